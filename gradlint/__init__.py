@@ -1,0 +1,105 @@
+"""gradlint: a static model-graph linter for PyTorch.
+
+Importing it imports no torch; recording a set-up does. Names are loaded when they are first used, so that the command
+starts fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gradlint._version import __version__
+
+if TYPE_CHECKING:
+    from gradlint.api import check, trace
+    from gradlint.cost import in_bytes, in_flops, weight_gradient_flops
+    from gradlint.cuts import cut_findings
+    from gradlint.errors import GradlintError, TargetError, UsageError
+    from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
+    from gradlint.flow import (
+        CHECKPOINT,
+        DETACH,
+        FUNCTION,
+        NO_GRAD,
+        NONDIFFERENTIABLE,
+        ROUNDTRIP,
+        Cut,
+        Flow,
+        region_location,
+    )
+    from gradlint.rule import Context, Rule
+    from gradlint.setup import Setup
+    from gradlint.sites import Frame, is_project
+    from gradlint.trace import Event, Group, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
+
+_HOMES = {
+    "api": "check trace",
+    "cost": "in_bytes in_flops weight_gradient_flops",
+    "cuts": "cut_findings",
+    "errors": "GradlintError TargetError UsageError",
+    "findings": "Edit Finding Fix Location Related Report Severity",
+    "flow": "CHECKPOINT DETACH FUNCTION NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow region_location",
+    "rule": "Context Rule",
+    "setup": "Setup",
+    "sites": "Frame is_project",
+    "trace": "Event Group Module ModuleCall Op Optimizer Parameter Trace Value",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'gradlint' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"gradlint.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})
+
+
+__all__ = [
+    "CHECKPOINT",
+    "DETACH",
+    "FUNCTION",
+    "NONDIFFERENTIABLE",
+    "NO_GRAD",
+    "ROUNDTRIP",
+    "Context",
+    "Cut",
+    "Edit",
+    "Event",
+    "Finding",
+    "Fix",
+    "Flow",
+    "Frame",
+    "GradlintError",
+    "Group",
+    "Location",
+    "Module",
+    "ModuleCall",
+    "Op",
+    "Optimizer",
+    "Parameter",
+    "Related",
+    "Report",
+    "Rule",
+    "Setup",
+    "Severity",
+    "TargetError",
+    "Trace",
+    "UsageError",
+    "Value",
+    "__version__",
+    "check",
+    "cut_findings",
+    "in_bytes",
+    "in_flops",
+    "is_project",
+    "region_location",
+    "trace",
+    "weight_gradient_flops",
+]

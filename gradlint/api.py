@@ -1,0 +1,70 @@
+"""The two functions of the Python API. Importing it imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradlint.findings import Report
+    from gradlint.trace import Trace
+
+
+def check(
+    setup: Any,
+    *,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    extend_select: Iterable[str] = (),
+    inputs: Sequence[str] = (),
+    strict: bool = False,
+    show_info: bool = False,
+    name: str = "",
+) -> Report:
+    """Record a set-up, judge it by the rules, and give everything of it back as it was.
+
+    Args:
+        setup: a target as text (``"model.py:build"``), a function that builds a set-up (it is called under the
+            recorder, so that findings know the lines of the build), or what such a function returns: a Setup, a module,
+            ``(model, optimizer)`` or a dict.
+        select, ignore, extend_select: rules by code, prefix or name, as on the command line.
+        inputs: inputs of the forward as after ``--input``, for example ``["2,3,224,224"]``.
+        strict: whether what could not be recorded counts as a finding (GL003).
+        show_info: whether findings of severity info are given too.
+        name: how to name the set-up in the report.
+
+    Raises:
+        UsageError: a selector fits no rule.
+        GradlintError: a rule is malformed.
+
+    A fault in the user's code raises nothing: it is in `Report.errors`.
+    """
+    from gradlint import engine, registry, selection
+
+    chosen = selection.select(registry.load(), select, ignore, extend_select)
+    options = engine.Options(inputs=tuple(inputs), strict=strict)
+    if isinstance(setup, str):
+        report = engine.check_target(setup, chosen.rules, options)
+    else:
+        report = engine.check_setup(setup, chosen.rules, options, name or _name_of(setup))
+    return chosen.apply(report, show_info=show_info)
+
+
+def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
+    """Record a set-up (as for `check`) and return the record.
+
+    Raises:
+        TargetError: the user's code, or what it returned, kept the recording from being made.
+    """
+    from gradlint import engine
+
+    options = engine.Options(inputs=tuple(inputs))
+    if isinstance(setup, str):
+        with engine.record_target(setup, options) as made:
+            return made
+    with engine.record_made(setup, options, name or _name_of(setup)) as made:
+        return made
+
+
+def _name_of(setup: Any) -> str:
+    return getattr(setup, "__qualname__", "") or f"<{type(setup).__name__}>"

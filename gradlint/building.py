@@ -1,0 +1,208 @@
+"""From the named object to what it returns, with the user's exceptions told as theirs. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import re
+import site
+import sysconfig
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradlint.errors import GradlintError, TargetError
+from gradlint.setup import Setup
+
+_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_TORCH_GLUE = frozenset(
+    {"_call_impl", "_wrapped_call_impl", "__torch_function__", "handle_torch_function", "decorate_context", "inner"}
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the user asked to check."""
+
+    text: str
+    """As the user wrote it."""
+    path: Path | None = None
+    """The file or folder, where one was named."""
+    module: str | None = None
+    """The dotted module, where one was named."""
+    attribute: str | None = None
+    """The dotted attribute; None means that no attribute was named."""
+
+    @property
+    def file_label(self) -> str:
+        """The file or module as the user wrote it."""
+        return self.text if self.attribute is None else self.text[: -len(self.attribute) - 1]
+
+    @property
+    def label(self) -> str:
+        """The attribute as a call, for messages: ``build()``."""
+        return f"{self.attribute or 'build'}()"
+
+
+def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = None) -> Any:
+    """What the named object gives: itself if it is a set-up already, else what calling it returns.
+
+    Args:
+        obj: what `loaded` yielded.
+        target: names it in messages.
+        stack: a generator's teardown is left to it; without one the generator is closed at once.
+
+    Raises:
+        TargetError: it needs arguments, or raised; `traceback` holds the user's frames.
+    """
+    import torch
+
+    if isinstance(obj, (torch.nn.Module, Setup, Mapping, tuple, list)) or not callable(obj):
+        return obj
+    if isinstance(obj, type) and not issubclass(obj, (torch.nn.Module, Setup)):
+        raise TargetError(
+            f"{target.attribute} is a class that is no nn.Module: name a function that builds the model and returns it"
+        )
+    call = obj
+    if isinstance(obj, InstanceMethod):
+        _demand_no_arguments(obj.owner, obj.owner.__name__, target)
+        call = obj.bind
+    else:
+        _demand_no_arguments(obj, str(target.attribute), target)
+    try:
+        result = call()
+        if isinstance(result, _Bound):
+            _demand_no_arguments(result.function, str(target.attribute), target)
+            result = result.function()
+        return _settle(result, target, stack)
+    except GradlintError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise raised(target.label, error) from error
+
+
+def _settle(result: Any, target: Target, stack: contextlib.ExitStack | None) -> Any:
+    """Run a coroutine to its end; take the first value of a generator."""
+    if inspect.iscoroutine(result):
+        return asyncio.run(result)
+    if inspect.isasyncgen(result):
+        loop = asyncio.new_event_loop()
+        closing = contextlib.ExitStack()
+        closing.callback(loop.close)
+        closing.callback(lambda: loop.run_until_complete(result.aclose()))
+        return _first(lambda: loop.run_until_complete(result.__anext__()), closing.close, target, stack)
+    if inspect.isgenerator(result):
+        return _first(lambda: next(result), result.close, target, stack)
+    if isinstance(result, contextlib._GeneratorContextManager):
+        return _first(result.__enter__, lambda: result.__exit__(None, None, None), target, stack)
+    return result
+
+
+def _first(take: Any, close: Any, target: Target, stack: contextlib.ExitStack | None) -> Any:
+    def teardown() -> None:
+        try:
+            close()
+        except (Exception, SystemExit) as error:
+            raise raised(f"the teardown of {target.label}", error) from error
+
+    try:
+        value = take()
+    except (StopIteration, StopAsyncIteration) as error:
+        raise TargetError(f"{target.label} is a generator that yields nothing: yield or return the model") from error
+    if stack is None:
+        teardown()
+    else:
+        stack.callback(teardown)
+    return value
+
+
+def _demand_no_arguments(function: Any, name: str, target: Target) -> None:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if needed:
+        listed = ", ".join(needed)
+        raise TargetError(
+            f"{name} needs arguments ({listed}): write a build() without arguments that calls {name}({listed})"
+            f" and returns the result"
+        )
+
+
+class InstanceMethod:
+    """An instance method named through its class; the instance is made when the build is recorded, not before."""
+
+    def __init__(self, owner: type, name: str) -> None:
+        self.owner = owner
+        self.name = name
+
+    def __call__(self) -> Any:
+        return getattr(self.owner(), self.name)()
+
+    def bind(self) -> _Bound:
+        return _Bound(getattr(self.owner(), self.name))
+
+
+@dataclass(frozen=True)
+class _Bound:
+    function: Any
+
+
+def user_traceback(exc: BaseException) -> str:
+    """The traceback as text without frames of gradlint, importlib and torch's call glue; chained causes are kept."""
+    shown = traceback.TracebackException.from_exception(exc)
+    seen: set[int] = set()
+    todo: list[traceback.TracebackException | None] = [shown]
+    while todo:
+        part = todo.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        part.stack[:] = [frame for frame in part.stack if not _is_glue(frame)]
+        todo += [part.__cause__, part.__context__]
+    text = "".join(shown.format())
+    return re.sub(r"^Traceback \(most recent call last\):\n(?! )", "", text, flags=re.M).rstrip() + "\n"
+
+
+def raised(what: str, exc: BaseException) -> TargetError:
+    """The error for an exception of the user's code: ``<what> raised ValueError: ...`` with their traceback."""
+    if isinstance(exc, SystemExit):
+        message = f"{what} called sys.exit({'' if exc.code is None else repr(exc.code)})"
+    else:
+        first = next((line for line in str(exc).splitlines() if line.strip()), "")
+        message = f"{what} raised {type(exc).__name__}" + (f": {first}" if first else "")
+    return TargetError(message, user_traceback(exc))
+
+
+def _is_glue(frame: traceback.FrameSummary) -> bool:
+    file = frame.filename
+    if file.startswith((_OWN, "<frozen importlib", "<frozen runpy")):
+        return True
+    slashed = file.replace("\\", "/")
+    if "/importlib/" in slashed and is_library_file(file):
+        return True
+    if slashed.endswith(("asyncio/runners.py", "asyncio/base_events.py")):
+        return True
+    if "/torch/" not in slashed:
+        return False
+    return slashed.endswith(("torch/overrides.py", "torch/utils/_device.py")) or frame.name in _TORCH_GLUE
+
+
+def _library_folders() -> tuple[str, ...]:
+    paths = [sysconfig.get_path(k) for k in ("stdlib", "platstdlib", "purelib", "platlib")]
+    with contextlib.suppress(AttributeError):  # old virtualenvs have no getsitepackages
+        paths += [*site.getsitepackages(), site.getusersitepackages()]
+    return tuple(sorted({p.rstrip(os.sep) + os.sep for p in paths if p}))
+
+
+_LIBRARIES = _library_folders()
+
+
+def is_library_file(file: str) -> bool:
+    """Whether a file belongs to the standard library or to an installed package."""
+    return file.startswith(_LIBRARIES) or f"{os.sep}site-packages{os.sep}" in file or "dist-packages" in file

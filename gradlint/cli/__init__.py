@@ -1,0 +1,81 @@
+"""The command line: arguments become engine calls, findings become exit codes. The only part that prints or exits."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from gradlint.cli import streams
+from gradlint.cli.app import app
+from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
+from gradlint.errors import GradlintError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code, without exiting.
+
+    With ``--output-format json`` stdout holds one JSON document, also when the options are wrong.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; the interpreter must not stumble over it when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app.main(arguments, prog_name="gradlint", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.Abort, KeyboardInterrupt, Interrupted) as stop:
+        streams.tell("gradlint: interrupted\n")
+        if not isinstance(stop, Interrupted):
+            _json_error(arguments, "interrupted")
+        return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        streams.tell(error.format_message() + "\n")
+        return FAILED
+    except click.ClickException as error:
+        usage = f"{error.ctx.get_usage()}\n" if isinstance(error, click.UsageError) and error.ctx else ""
+        return _fail(arguments, error.format_message(), usage)
+    except GradlintError as error:
+        return _fail(arguments, str(error))
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        import traceback  # not needed unless gradlint itself is at fault
+
+        return _fail(arguments, f"gradlint itself failed ({type(error).__name__}: {error}); please report it",
+                     traceback.format_exc())  # fmt: skip
+
+
+def _fail(arguments: list[str], message: str, before: str = "") -> int:
+    streams.tell(f"{before}error: {message}\n")
+    _json_error(arguments, message)
+    return FAILED
+
+
+def _json_error(arguments: list[str], message: str) -> None:
+    pairs = itertools.pairwise(arguments)
+    if "--output-format=json" in arguments or ("--output-format", "json") in pairs:
+        from gradlint.findings import Failure, Report  # loads what --version need not
+        from gradlint.report import as_json
+
+        streams.write(as_json.render(Report(errors=[Failure("", message)]), Path()))
+
+
+def run() -> NoReturn:
+    """Run the command line and exit: what the command ``gradlint`` calls."""
+    code = main()
+    streams.seal_stdout()
+    sys.exit(code)

@@ -1,0 +1,103 @@
+"""Targets handed to the engine one by one, so that the fault of one does not stop the others."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from gradlint.cli.exits import Interrupted
+from gradlint.cli.streams import progress, stdout_for_the_report
+from gradlint.cli.targets import missing_attribute
+from gradlint.errors import GradlintError, TargetError
+from gradlint.findings import Failure, Report
+from gradlint.selection import Selection
+
+if TYPE_CHECKING:
+    from gradlint.report.explanations import Explanation
+
+T = TypeVar("T")
+
+
+def check_targets(
+    targets: Sequence[str], selection: Selection, *, inputs: Sequence[str] = (), strict: bool = False
+) -> Report:
+    """Check each target once, in the order given.
+
+    Raises:
+        Interrupted: on Ctrl-C.
+    """
+    report = Report()
+    unique = list(dict.fromkeys(targets))
+    for number, target in enumerate(unique, 1):
+        place = f" ({number} of {len(unique)})" if len(unique) > 1 else ""
+        problem = missing_attribute(target)
+        if problem:
+            report.errors.append(Failure(target, problem))
+            continue
+        try:
+            with progress(f"gradlint: checking {target}{place}"), stdout_for_the_report():
+                outcome = _guarded(target, partial(_check, target, selection, inputs, strict))
+        except KeyboardInterrupt:
+            report.errors.append(Failure(target, "interrupted"))
+            raise Interrupted(report) from None
+        if isinstance(outcome, Failure):
+            report.errors.append(outcome)
+        else:
+            report.extend(outcome)
+    return report
+
+
+def explain(target: str, pattern: str, *, inputs: Sequence[str] = ()) -> list[Explanation] | Failure:
+    """What is known about the parameters of a target that a glob pattern names.
+
+    Raises:
+        Interrupted: on Ctrl-C.
+    """
+    problem = missing_attribute(target)
+    if problem:
+        return Failure(target, problem)
+    try:
+        with progress(f"gradlint: recording {target}"), stdout_for_the_report():
+            return _guarded(target, partial(_explain, target, pattern, inputs))
+    except KeyboardInterrupt:
+        raise Interrupted(Report(errors=[Failure(target, "interrupted")])) from None
+
+
+# The engine needs torch, which takes seconds to import: only once something is checked.
+def _check(target: str, selection: Selection, inputs: Sequence[str], strict: bool) -> Report:
+    engine = importlib.import_module("gradlint.engine")
+    report: Report = engine.check_target(target, selection.rules, engine.Options(inputs=tuple(inputs), strict=strict))
+    return report
+
+
+def _explain(target: str, pattern: str, inputs: Sequence[str]) -> list[Explanation]:
+    engine = importlib.import_module("gradlint.engine")
+    why = importlib.import_module("gradlint.why")
+    explanations: list[Explanation] = why.explain(target, pattern, engine.Options(inputs=tuple(inputs)))
+    return explanations
+
+
+def _guarded(target: str, work: Callable[[], T]) -> T | Failure:
+    """The result of `work`, or the failure that its exception means."""
+    try:
+        return work()
+    except TargetError as error:
+        return Failure(target, str(error), error.traceback)
+    except GradlintError as error:
+        return Failure(target, str(error))
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            return _own_fault(target, error)
+        return Failure(target, "torch is not installed here; install it, for example with: pip install torch")
+    except SystemExit as error:
+        return Failure(target, f"the code under check called sys.exit({error.code!r})")
+    except Exception as error:
+        return _own_fault(target, error)
+
+
+def _own_fault(target: str, error: Exception) -> Failure:
+    message = f"gradlint itself failed on this target ({type(error).__name__}: {error}); please report it"
+    return Failure(target, message, traceback.format_exc())

@@ -1,0 +1,146 @@
+"""Where the report goes and how it may look, and how stdout is kept for it alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from gradlint.report.text import View
+
+_user_code_ran = False
+
+
+def view_of_stdout(color: str = "auto", *, verbose: bool = False) -> View:
+    """The view that fits stdout; `color` is auto, always or never. NO_COLOR and FORCE_COLOR count for auto."""
+    from gradlint.report.text import View  # loads what --version need not
+
+    terminal = _is_terminal(sys.stdout)
+    return View(
+        width=max(shutil.get_terminal_size((80, 24)).columns, 20),
+        color=color == "always" or (color == "auto" and _auto_color(terminal)),
+        terminal=terminal,
+        encoding=getattr(sys.stdout, "encoding", None) or "utf-8",
+        verbose=verbose,
+        root=Path.cwd(),
+    )
+
+
+def _auto_color(terminal: bool) -> bool:
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR", "") not in ("", "0", "false"):
+        return True
+    return terminal and os.environ.get("TERM") != "dumb"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def write(text: str) -> None:
+    """Write to stdout, with escapes for what its encoding lacks."""
+    _write(sys.stdout, text)
+
+
+def tell(text: str) -> None:
+    """Write to stderr, with escapes for what its encoding lacks. Nothing happens where it is closed."""
+    with contextlib.suppress(OSError, ValueError):
+        _write(sys.stderr, text)
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+    stream.flush()
+
+
+@contextlib.contextmanager
+def stdout_for_the_report() -> Iterator[None]:
+    """While active, all that is written to stdout goes to stderr: by Python, by C code and by child processes."""
+    global _user_code_ran
+    _user_code_ran = True
+    _flush()
+    saved = _point_stdout_at_stderr()
+    try:
+        with contextlib.ExitStack() as stack:
+            quiet = sys.stderr or stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(quiet))
+            yield
+    finally:
+        _flush()
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def seal_stdout() -> None:
+    """Send to stderr what the user's code still writes when the interpreter shuts down. Not undone.
+
+    Does nothing where none of it was run.
+    """
+    if not _user_code_ran:
+        return
+    _flush()
+    saved = _point_stdout_at_stderr()
+    if saved is not None:
+        os.close(saved)
+    sys.stdout = sys.stderr
+
+
+def _point_stdout_at_stderr() -> int | None:
+    """Returns a copy of what file descriptor 1 was; None, with nothing changed, where it is closed."""
+    try:
+        saved = os.dup(1)
+    except OSError:
+        return None
+    try:
+        os.dup2(2, 1)
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+    return saved
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__):
+        with contextlib.suppress(Exception):
+            if stream is not None:
+                stream.flush()
+    # C's own buffer of stdout would otherwise reach the report when the process ends.
+    with contextlib.suppress(Exception):
+        import ctypes  # not everywhere there, and not needed before user code runs
+
+        ctypes.CDLL(None).fflush(None)
+
+
+@contextlib.contextmanager
+def progress(text: str, after: float = 1.0) -> Iterator[None]:
+    """Say on stderr what is being done if it takes longer than `after` seconds; only on a terminal.
+
+    A whole line: what the user's code prints, tqdm's bars for one, must not meet a half-written one.
+    """
+    if not _is_terminal(sys.stderr):
+        yield
+        return
+    timer = threading.Timer(after, tell, [text + "\n"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,51 @@
+"""What a parameter's gradient costs, in bytes and floating-point operations. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+
+from gradlint.trace import Parameter, Trace
+
+_WEIGHTED = ("linear", "conv1d", "conv2d", "conv3d", "addmm", "matmul", "mm", "__matmul__")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+
+
+def weight_gradient_flops(trace: Trace, parameter: Parameter) -> int:
+    """Floating-point operations of a weight's gradient in one backward: as many as its multiply-adds in the forward,
+    times two. Zero for biases and for operations other than linear maps and convolutions.
+    """
+    if len(parameter.shape) < 2:
+        return 0
+    values = {v for v, i in trace.owners.items() if i == parameter.index}
+    total = 0
+    for op in trace.ops[trace.forward_start :]:
+        if not values.intersection(op.inputs) or not op.outputs:
+            continue
+        if op.name in _WEIGHTED:
+            rows = math.prod(trace.values[op.outputs[0]].shape) // max(1, parameter.shape[0])
+        elif op.name in _TRANSPOSED:
+            rows = math.prod(trace.values[op.inputs[0]].shape) // max(1, parameter.shape[0])
+        else:
+            continue
+        total += 2 * parameter.numel * rows
+    return total
+
+
+def in_bytes(number: int) -> str:
+    """Bytes for reading: ``512 B``, ``1.5 KiB``, ``340.2 MiB``."""
+    size = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def in_flops(number: int) -> str:
+    """Floating-point operations for reading: ``1.8 MFLOP``."""
+    size = float(number)
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"):
+        if size < 1000 or unit == "TFLOP":
+            return f"{size:.0f} {unit}" if unit == "FLOP" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TFLOP"

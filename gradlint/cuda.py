@@ -1,0 +1,359 @@
+"""A stand-in for CUDA, so that code hard-wired to it can be recorded on a machine that has none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+
+_Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+_HERE = __name__.split(".")[0]
+
+
+class CpuStandIn:
+    """While entered on a machine without CUDA, lets code written for CUDA run on the CPU.
+
+    Two parts. The public functions of ``torch.cuda`` that would raise are replaced, and put back at exit;
+    ``torch.cuda.is_available`` and ``device_count`` keep telling the truth. And `rewrite`, which the owner of a
+    TorchFunctionMode calls for each call that names a device, turns CUDA devices into the CPU. Where CUDA is
+    available, or before entering, both do nothing.
+
+    Known limits: ``tensor.is_cuda`` and ``tensor.device`` say what is true, so ``assert x.is_cuda`` fails; CUDA
+    graphs, extensions and Triton kernels do not run.
+
+    Attributes:
+        used: whether anything was rewritten or stood in for.
+        path: the user's file of the first use; empty while there was none.
+        line: its line, counted from 1.
+    """
+
+    functions: ClassVar[frozenset[Any]] = frozenset(
+        {
+            torch.Tensor.cuda,
+            torch.Tensor.to,
+            torch.Tensor.type,
+            torch.Tensor.pin_memory,
+        }
+    )
+    """Functions to hand to `rewrite` whatever their arguments are."""
+
+    keywords: ClassVar[frozenset[str]] = frozenset({"device", "pin_memory"})
+    """Keyword arguments that make any other call one for `rewrite`."""
+
+    def __init__(self) -> None:
+        self.used = False
+        self.path = ""
+        self.line = 0
+        self.active = False
+        self._undo: list[tuple[Any, str, Any]] = []
+        self._moved: set[int] = set()
+
+    def __enter__(self) -> CpuStandIn:
+        if torch.cuda.is_available() or self.active:
+            return self
+        self.active = True
+        try:
+            self._replace_all()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.active = False
+        while self._undo:
+            owner, name, old = self._undo.pop()
+            if old is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, old)
+        self._moved.clear()
+
+    def rewrite(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> _Call | None:
+        """The call to make instead on the CPU as (func, args, kwargs); None: the call is fine as it is."""
+        if not self.active:
+            return None
+        kwargs = kwargs or {}
+        if func in self.functions:
+            return self._rewrite_method(func, args, kwargs)
+        changed = None
+        if names_cuda(kwargs.get("device"), index=True):
+            changed = {**kwargs, "device": "cpu"}
+        if kwargs.get("pin_memory") is True:
+            changed = {**(changed or kwargs), "pin_memory": False}
+        if changed is None:
+            return None
+        self.use()
+        return func, args, changed
+
+    def use(self) -> None:
+        """Note that the stand-in was needed, with the user's line the first time."""
+        if self.used:
+            return
+        self.used = True
+        frame = sys._getframe(1)
+        while frame is not None:
+            name = frame.f_globals.get("__name__", "")
+            if name.split(".")[0] not in ("torch", _HERE) and frame.f_code.co_name != "__torch_function__":
+                self.path, self.line = frame.f_code.co_filename, frame.f_lineno
+                return
+            frame = frame.f_back  # type: ignore[assignment]
+
+    def _rewrite_method(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call | None:
+        tensor, rest = args[0], args[1:]
+        if func is torch.Tensor.cuda:
+            self.use()
+            return self._moved_to_cpu(tensor, (), {k: v for k, v in kwargs.items() if k == "memory_format"})
+        if func is torch.Tensor.to:
+            if "device" in kwargs and names_cuda(kwargs["device"], index=True):
+                kwargs = {k: v for k, v in kwargs.items() if k != "device"}
+            elif rest and names_cuda(rest[0], index=True):
+                rest = rest[1:]
+            else:
+                return None
+            self.use()
+            return self._moved_to_cpu(tensor, rest, kwargs)
+        if func is torch.Tensor.type:
+            name = rest[0] if rest else kwargs.get("dtype")
+            if not isinstance(name, str) or not name.startswith("torch.cuda."):
+                return None
+            self.use()
+            plain = name.replace("torch.cuda.", "torch.")
+            return func, (tensor, plain, *rest[1:]), {k: v for k, v in kwargs.items() if k != "dtype"}
+        if func is torch.Tensor.pin_memory:
+            self.use()
+            return _itself, args, kwargs
+        return None
+
+    def _moved_to_cpu(self, tensor: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        # Moving a leaf that requires grad gives a copy that is no leaf, which is a classic mistake: the copy is
+        # made here too. Module.cuda moves under no_grad and keeps its parameters; what was moved once stays.
+        storage = _storage(tensor)
+        leaf = tensor.is_leaf and tensor.requires_grad and torch.is_grad_enabled()
+        if storage is not None and not leaf:
+            self._moved.add(storage)
+        if leaf and storage not in self._moved and len(rest) < 3:
+            kwargs = {**kwargs, "copy": True}
+        return torch.Tensor.to, (tensor, "cpu", *rest), kwargs
+
+    def _replace(self, owner: Any, name: str, new: Any) -> None:
+        """Replace a public name if it exists."""
+        if not hasattr(owner, name):
+            return
+        self._undo.append((owner, name, vars(owner).get(name, _ABSENT)))
+        setattr(owner, name, new)
+
+    def _replace_all(self) -> None:
+        cuda = torch.cuda
+        for name, answer in _ANSWERS.items():
+            self._replace(cuda, name, self._answering(answer))
+            if hasattr(cuda, "memory") and hasattr(cuda.memory, name):
+                self._replace(cuda.memory, name, getattr(cuda, name))
+        for name, stand_in in (("Stream", _Stream), ("Event", _Event), ("device", _Block), ("device_of", _Block)):
+            self._replace(cuda, name, stand_in)
+        self._replace(cuda, "ExternalStream", _Stream)
+        for name in ("range_push", "range_pop", "range_start", "range_end", "mark"):
+            self._replace(cuda.nvtx, name, lambda *args, **kwargs: 0)
+        self._replace(cuda.nvtx, "range", _Block)
+        for name in ("Float", "Double", "Half", "BFloat16", "Byte", "Char", "Short", "Int", "Long", "Bool"):
+            self._replace(cuda, name + "Tensor", getattr(torch, name + "Tensor"))
+        self._replace(torch.UntypedStorage, "cuda", lambda storage, *args, **kwargs: storage)
+        self._replace(torch.TypedStorage, "cuda", lambda storage, *args, **kwargs: storage)
+        # The argument parser refuses a stand-in stream before a function mode sees the call.
+        self._replace(torch.Tensor, "record_stream", _nothing)
+        self._replace_load()
+        self._replace_generator()
+        self._replace_default_device()
+
+    def _answering(self, answer: Callable[[], Any]) -> Callable[..., Any]:
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            self.use()
+            return answer()
+
+        return stand_in
+
+    def _replace_load(self) -> None:
+        load = torch.load
+
+        def cpu_load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+            """torch.load onto the CPU."""
+            if isinstance(map_location, dict):
+                map_location = {k: "cpu" if names_cuda(v) else v for k, v in map_location.items()}
+            elif map_location is None or names_cuda(map_location):
+                if map_location is not None:
+                    self.use()
+                map_location = "cpu"
+            return load(f, map_location, *args, **kwargs)
+
+        self._replace(torch, "load", cpu_load)
+        self._replace(torch.serialization, "load", cpu_load)
+
+    def _replace_generator(self) -> None:
+        real, stand_in = torch.Generator, self
+
+        class Meta(type(real)):  # type: ignore[misc]
+            def __instancecheck__(cls, instance: object) -> bool:
+                return isinstance(instance, real)
+
+            def __call__(cls, device: Any = "cpu") -> torch.Generator:
+                if names_cuda(device, index=True):
+                    stand_in.use()
+                    device = "cpu"
+                return real(device=device)
+
+        self._replace(torch, "Generator", Meta("Generator", (), {"__doc__": real.__doc__}))
+
+    def _replace_default_device(self) -> None:
+        # Both torch.set_default_device and `with torch.device(...)` come here, the latter from C++.
+        try:
+            from torch.utils._device import DeviceContext
+        except ImportError:
+            return
+        init, stand_in = DeviceContext.__init__, self
+
+        def on_cpu(context: Any, device: Any) -> None:
+            if names_cuda(device, index=True):
+                stand_in.use()
+                device = "cpu"
+            init(context, device)
+
+        self._replace(DeviceContext, "__init__", on_cpu)
+
+
+def names_cuda(device: Any, index: bool = False) -> bool:
+    """Whether a device argument means CUDA.
+
+    Args:
+        device: a string, a torch.device, or anything else.
+        index: whether a plain integer counts as the index of a CUDA device.
+    """
+    if isinstance(device, str):
+        return device == "cuda" or device.startswith("cuda:")
+    if isinstance(device, torch.device):
+        return device.type == "cuda"
+    return index and isinstance(device, int) and not isinstance(device, bool)
+
+
+def _storage(tensor: torch.Tensor) -> int | None:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # sparse, wrapper subclasses
+        return None
+
+
+def _itself(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    return tensor
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+class _Absent:
+    pass
+
+
+_ABSENT = _Absent()
+
+
+class _Block:
+    """A context manager that does nothing: torch.cuda.device, torch.cuda.stream."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.idx = 0
+
+    def __enter__(self) -> _Block:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None
+
+
+class _Stream(_Block):
+    """A stream on which everything is done at once."""
+
+    device = torch.device("cpu")
+    cuda_stream = 0
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def wait_stream(self, stream: Any) -> None:
+        """Nothing to wait for."""
+
+    def wait_event(self, event: Any) -> None:
+        """Nothing to wait for."""
+
+    def record_event(self, event: Any = None) -> Any:
+        """The event, recorded."""
+        event = event or _Event()
+        event.record(self)
+        return event
+
+    def query(self) -> bool:
+        """True: all work is done."""
+        return True
+
+
+class _Event:
+    """An event that keeps the time at which it was recorded."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._at = 0.0
+
+    def record(self, stream: Any = None) -> None:
+        """Keep the time."""
+        self._at = time.perf_counter()
+
+    def wait(self, stream: Any = None) -> None:
+        """Nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def query(self) -> bool:
+        """True: it has happened."""
+        return True
+
+    def elapsed_time(self, end: Any) -> float:
+        """Milliseconds until `end` was recorded."""
+        return 1e3 * float(end._at - self._at)
+
+
+def _properties() -> Any:
+    return SimpleNamespace(
+        name="cpu", major=0, minor=0, total_memory=1 << 34, multi_processor_count=1, is_integrated=0, warp_size=32
+    )
+
+
+# Only what raises without CUDA: the memory counters, manual_seed and empty_cache work by themselves.
+_ANSWERS: dict[str, Callable[[], Any]] = {
+    **dict.fromkeys(
+        ("init", "set_device", "synchronize", "ipc_collect", "set_stream", "set_rng_state", "reset_peak_memory_stats",
+         "reset_max_memory_allocated", "reset_max_memory_cached", "reset_accumulated_memory_stats",
+         "set_per_process_memory_fraction", "set_sync_debug_mode"),
+        lambda: None,
+    ),
+    **dict.fromkeys(
+        ("current_device", "utilization", "temperature", "power_draw", "clock_rate", "memory_usage",
+         "get_sync_debug_mode", "initial_seed"),
+        lambda: 0,
+    ),
+    "get_device_name": lambda: "cpu",
+    "get_device_capability": lambda: (0, 0),
+    "get_device_properties": _properties,
+    "get_rng_state": torch.get_rng_state,
+    "mem_get_info": lambda: (1 << 34, 1 << 34),
+    "memory_summary": str,
+    "memory_snapshot": list,
+    "can_device_access_peer": lambda: False,
+    "is_current_stream_capturing": lambda: False,
+    "current_stream": _Stream,
+    "default_stream": _Stream,
+    "stream": _Block,
+}  # fmt: skip

@@ -1,0 +1,156 @@
+"""Check and trace: the engine as a library. Never prints, never exits."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gradlint.errors import GradlintError, TargetError
+from gradlint.findings import Failure, Note, Report, Skipped, TargetSummary, sorted_findings
+from gradlint.flow import Flow
+from gradlint.load import call_build, loaded, parse_target
+from gradlint.rule import Context, Rule
+
+if TYPE_CHECKING:
+    from gradlint.trace import Trace
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to check."""
+
+    inputs: tuple[str, ...] = ()
+    """The inputs to use instead of those of the set-up, as written after ``--input``."""
+    strict: bool = False
+    """Whether what could not be recorded counts as a finding."""
+
+
+def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None) -> Report:
+    """Record a target and judge it by `rules`. What goes wrong in the user's code is in `Report.errors`."""
+    options = options or Options()
+    return _check(target, rules, lambda: record_target(target, options))
+
+
+def check_setup(setup: Any, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "<setup>") -> Report:
+    """Judge what a build() returns, or a build function itself; in the latter case lines of the build are known."""
+    options = options or Options()
+    return _check(name, rules, lambda: record_made(setup, options, name))
+
+
+@contextlib.contextmanager
+def record_target(target: str, options: Options) -> Iterator[Trace]:
+    """The trace of a target; see `gradlint.record.session.recording`."""
+    parsed = parse_target(target)
+    if parsed.attribute is None:
+        raise TargetError(f"{target} names no attribute: write {target}:build")
+
+    def make(stack: contextlib.ExitStack) -> Any:
+        found = stack.enter_context(loaded(parsed))
+        return call_build(found, parsed, stack)
+
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise TargetError(
+            f'checking a model needs torch, which cannot be imported ({error}): pip install "torch-gradlint[torch]"'
+        ) from error
+    with _recording(target, make, options) as trace:
+        yield trace
+
+
+@contextlib.contextmanager
+def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator[Trace]:
+    """The trace of what a build() returns, or of a build function, which is then called under the recorder."""
+    import torch
+
+    def make(stack: contextlib.ExitStack) -> Any:
+        builds = callable(setup) and not isinstance(setup, torch.nn.Module)
+        return setup() if builds else setup
+
+    with _recording(name, make, options) as trace:
+        yield trace
+
+
+def _recording(
+    target: str, make: Callable[[contextlib.ExitStack], Any], options: Options
+) -> contextlib.AbstractContextManager[Trace]:
+    from gradlint.record.session import recording
+
+    given: Callable[[Any], Any] | None = None
+    if options.inputs:
+        from gradlint.inputs import Inputs, parse_inputs
+
+        spec = parse_inputs(options.inputs)
+
+        def given(_: Any) -> Any:
+            return Inputs(*spec.materialize(), "given by --input")
+
+    return recording(target, make, given)
+
+
+def _check(
+    target: str, rules: Sequence[type[Rule]], open_recording: Callable[[], contextlib.AbstractContextManager[Trace]]
+) -> Report:
+    report = Report()
+    started = time.perf_counter()
+    try:
+        with open_recording() as trace:
+            flow = Flow(trace)
+            _judge(report, trace, flow, rules)
+            report.targets.append(_summary(trace, flow))
+        report.notes += [Note(target, text) for text in trace.notes]
+    except TargetError as error:
+        report.errors.append(Failure(target, str(error), error.traceback))
+    except GradlintError as error:
+        report.errors.append(Failure(target, str(error)))
+    seconds = time.perf_counter() - started
+    report.targets = [_timed(t, seconds) for t in report.targets]
+    return report
+
+
+def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]) -> None:
+    context = Context(trace, flow)
+    findings = []
+    for rule in rules:
+        missing = next((reason for need in sorted(rule.needs) if (reason := context.has(need))), None)
+        if missing:
+            report.skipped.append(Skipped(trace.target, rule.code, missing))
+        else:
+            findings += list(rule().check(context))
+    report.findings += sorted_findings(findings)
+    seen: dict[tuple[str, Any], Note] = {}
+    for what, site in trace.unseen:
+        note = Note(trace.target, f"not recorded: {what}", "GL003", trace.location(site))
+        seen.setdefault((what, note.location), note)
+    if flow.undecided:
+        names = context.names(flow.by_index(flow.undecided))
+        text = f"not decided: values of {names} left torch, and {flow.why_undecided}"
+        seen[text, None] = Note(trace.target, text, "GL003")
+    report.notes += seen.values()
+
+
+def _summary(trace: Trace, flow: Flow) -> TargetSummary:
+    mine = [p for p in trace.parameters if p.in_tree]
+    trainable = [p for p in mine if p.requires_grad]
+    return TargetSummary(
+        target=trace.target,
+        inputs=trace.inputs_described,
+        loss=trace.loss_described,
+        parameters=len(mine),
+        trainable=len(trainable),
+        frozen=len(mine) - len(trainable),
+        starved=len(flow.starved),
+        unused=len(flow.unused),
+        reached=sum(p.index in flow.reached for p in trainable),
+        numel=sum(p.numel for p in mine),
+        optimizers=tuple((o.type, sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
+    )
+
+
+def _timed(summary: TargetSummary, seconds: float) -> TargetSummary:
+    import dataclasses
+
+    return dataclasses.replace(summary, seconds=round(seconds, 3))

@@ -1,0 +1,177 @@
+"""What a check gives back: findings, and the report that holds them. Plain data, no torch."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+class Severity(enum.IntEnum):
+    """How much a finding weighs. Ordered: INFO < WARNING < ERROR."""
+
+    INFO = 0
+    """True, often intended; hidden unless asked for."""
+    WARNING = 1
+    """Work is wasted, or a trap is set."""
+    ERROR = 2
+    """Training is wrong."""
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A span of source text. Lines and columns count from 1; the end column is exclusive."""
+
+    path: str
+    """Absolute path of the file."""
+    line: int
+    column: int = 1
+    end_line: int = 0
+    """0: the same as `line`."""
+    end_column: int = 0
+    """0: unknown; show the whole line."""
+
+
+@dataclass(frozen=True)
+class Related:
+    """A second place that explains a finding: where the parameter was frozen, where the optimizer was made."""
+
+    message: str
+    location: Location
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace the text of `location` (its end included) by `text`."""
+
+    location: Location
+    text: str
+
+
+@dataclass(frozen=True)
+class Fix:
+    """What to do about a finding, in words and, where that is safe to say, as edits."""
+
+    description: str
+    safe: bool = False
+    """Whether the edits keep the program's meaning apart from the mistake itself."""
+    edits: tuple[Edit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mistake, at the place that caused it."""
+
+    target: str
+    """What was checked, as the user named it."""
+    code: str
+    """For example ``GL401``."""
+    name: str
+    """For example ``detached-upstream``."""
+    severity: Severity
+    message: str
+    location: Location | None
+    """None only where no line of any source file can be named."""
+    parameters: tuple[str, ...] = ()
+    """Fully qualified names of the parameters it hits, in the model's order."""
+    related: tuple[Related, ...] = ()
+    fix: Fix | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A rule that could not judge, and why."""
+
+    target: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A target that ended in an error instead of a verdict."""
+
+    target: str
+    message: str
+    """One sentence."""
+    traceback: str = ""
+    """The user's own traceback as text, without gradlint's frames; empty when the fault is not in their code."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something the user should know that is no finding: what was assumed, what could not be seen."""
+
+    target: str
+    message: str
+    code: str = ""
+    """``GL003`` where a part of the set-up could not be recorded; else empty."""
+    location: Location | None = None
+
+
+@dataclass(frozen=True)
+class TargetSummary:
+    """What was seen of one target, so that silence is never mistaken for blindness. Counts are numbers of tensors."""
+
+    target: str
+    inputs: str
+    """The inputs that were used, in words, for example ``float32[2, 3, 224, 224] (searched)``."""
+    loss: str
+    """What the gradient was followed from, in words."""
+    parameters: int
+    trainable: int
+    frozen: int
+    starved: int
+    unused: int
+    reached: int
+    """Trainable parameters that gradient reaches."""
+    numel: int
+    """Number of scalars in all parameters."""
+    optimizers: tuple[tuple[str, int], ...] = ()
+    """(class name, number of parameters held) for each optimizer."""
+    seconds: float = 0.0
+
+
+@dataclass
+class Report:
+    """The outcome of a check over one or more targets."""
+
+    findings: list[Finding] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    errors: list[Failure] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    targets: list[TargetSummary] = field(default_factory=list)
+    hidden: int = 0
+    """Findings of severity info that were left out because they were not asked for."""
+
+    def extend(self, other: Report) -> None:
+        """Append what another report holds."""
+        self.findings += other.findings
+        self.skipped += other.skipped
+        self.errors += other.errors
+        self.notes += other.notes
+        self.targets += other.targets
+        self.hidden += other.hidden
+
+    def worst(self) -> Severity | None:
+        """The highest severity among the findings; None when there are none."""
+        return max((f.severity for f in self.findings), default=None)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every target got a verdict and nothing above info was found."""
+        return not self.errors and (self.worst() or Severity.INFO) < Severity.WARNING
+
+
+def sort_key(finding: Finding) -> tuple[str, int, int, str]:
+    """Order findings by place, then code."""
+    where = finding.location
+    return (where.path, where.line, where.column, finding.code) if where else ("", 0, 0, finding.code)
+
+
+def sorted_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings ordered by path, line, column and code."""
+    return sorted(findings, key=sort_key)

@@ -1,0 +1,334 @@
+"""Which parameters the loss depends on, which its gradient reaches, and the cuts that explain the difference.
+
+Computed once from a trace and shared by rules, summaries and explanations. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from gradlint.findings import Location
+from gradlint.provenance import Masks, ancestors, indices, propagate
+from gradlint.sites import decorator_location, is_project
+from gradlint.trace import (
+    GRAD_ON,
+    IN_FUNCTION,
+    KIND_ALIAS,
+    KIND_EXTRACT,
+    KIND_OPAQUE,
+    NO_SITE,
+    Event,
+    Op,
+    Parameter,
+    Trace,
+)
+
+DETACH = "detach"
+NO_GRAD = "no_grad"
+ROUNDTRIP = "roundtrip"
+NONDIFFERENTIABLE = "nondifferentiable"
+FUNCTION = "function"
+CHECKPOINT = "checkpoint"
+
+_DETACHES = frozenset(("detach", "detach_"))
+_ROUNDTRIPS = frozenset(
+    ("data", "Variable", "tensor", "as_tensor", "asarray", "new_tensor", "from_numpy", "alias", "set_", "sparse_coo_tensor")
+)
+_CONTROL = frozenset(("__bool__", "__contains__", "is_nonzero", "equal", "allclose", "__len__"))
+"""Ways out of torch that decide what runs rather than what flows."""
+
+
+@dataclass
+class Cut:
+    """A place where gradient stops and data goes on."""
+
+    kind: str
+    """DETACH, NO_GRAD, ROUNDTRIP, NONDIFFERENTIABLE, FUNCTION or CHECKPOINT."""
+    name: str
+    """The op (``argmax``, ``data``, ``round``) or the switch (``no_grad``, ``inference_mode``)."""
+    location: Location | None
+    """The line to blame."""
+    site: int
+    """The call chain of its first op; for a region, of the switch."""
+    op: int
+    """Number of its first op."""
+    starved: list[Parameter]
+    """The parameters whose gradient ends here first."""
+    later: list[Location] = field(default_factory=list)
+    """Further cuts downstream, which would starve them just the same."""
+    zero: bool = False
+    """Whether gradient passes and is zero everywhere, rather than not passing at all."""
+    held: list[Parameter] = field(default_factory=list)
+    """The parameters used inside a grad-mode region."""
+    returned: Location | None = None
+    """Where the value came back into torch, for a ROUNDTRIP."""
+    project: bool = True
+    """Whether the place is the user's own code."""
+
+
+class Flow:
+    """The facts about a trace.
+
+    Attributes:
+        judged: indices of the parameters that the recorded loss is expected to train.
+        starved: those that data reaches the loss from and no gradient returns to.
+        unused: those that no data flows from to the loss.
+        cuts: the places that starve parameters, in the order of execution.
+        undecided: those of which neither can be said, because values left torch and the run is not reproducible.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.waits_for_step = trace.setup.step is not None and trace.setup.loss is None
+        self.masks: Masks = propagate(trace.ops, trace.values, trace.owners, trace.forward_start)
+        self.on_path = ancestors(trace.ops, trace.roots)
+        self.reached = trace.reached
+        self.judged = frozenset(self._judged())
+        root = 0
+        for value in trace.roots:
+            root |= self.masks.data.get(value, 0)
+        self.depends = frozenset(indices(root))
+        lost = self.judged - self.reached
+        self.starved = {i for i in lost if i in self.depends}
+        self.unused = set(lost - self.starved)
+        self.undecided: set[int] = set()
+        self.proven: dict[int, int] = {}
+        """Parameter → number of the op through which its value left torch on the way to the loss."""
+        self.why_undecided = ""
+        self._settle()
+        self.cuts: list[Cut] = sorted(self._cuts(), key=lambda c: c.op)
+
+    # -- who is judged ------------------------------------------------------------------------------------------
+
+    def _judged(self) -> Iterator[int]:
+        """Trainable parameters that this loss is expected to train (RULES, what a recording may judge)."""
+        trace = self.trace
+        active = {
+            number
+            for parameter in trace.parameters
+            if parameter.index in self.reached
+            for number, _ in parameter.groups
+        } or {o.number for o in trace.optimizers}
+        for parameter in trace.parameters:
+            if not parameter.requires_grad or parameter.written or not parameter.in_tree or not parameter.numel:
+                continue
+            if trace.optimizers and not any(number in active for number, _ in parameter.groups):
+                continue
+            yield parameter.index
+
+    # -- what left torch ----------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Nudge the unused parameters whose values left torch: if the loss moves, they are starved, not unused."""
+        exits: dict[int, list[int]] = {}
+        for number in range(self.trace.forward_start, len(self.trace.ops)):
+            op = self.trace.ops[number]
+            if op.kind == KIND_EXTRACT and op.name not in _CONTROL:
+                depends = 0
+                for value in op.inputs:
+                    depends |= self.masks.data.get(value, 0)
+                for index in indices(depends):
+                    if index in self.unused:
+                        exits.setdefault(index, []).append(number)
+        if not exits:
+            return
+        if self.trace.rerun is None:
+            self.why_undecided = "the set-up is not at hand any more"
+            self._undecide(exits)
+            return
+        from gradlint.nudge import settle
+
+        names = {p.fqn: p.tensor for p in self.trace.parameters}
+        suspects = [self.trace.parameters[i].fqn for i in sorted(exits)]
+        verdicts = settle(self.trace.rerun, names, suspects, contextlib.nullcontext)
+        for index, numbers in exits.items():
+            verdict = verdicts[self.trace.parameters[index].fqn]
+            if verdict.outcome == "reaches":
+                self.starved.add(index)
+                self.unused.discard(index)
+                self.proven[index] = numbers[0]
+            elif verdict.outcome == "unknown":
+                self.why_undecided = verdict.reason
+                self._undecide([index])
+
+    def _undecide(self, found: Iterable[int]) -> None:
+        self.undecided |= set(found)
+        self.unused -= self.undecided
+
+    # -- the cuts -----------------------------------------------------------------------------------------------
+
+    def _cuts(self) -> list[Cut]:
+        trace = self.trace
+        wanted = 0
+        for index in self.starved:
+            wanted |= 1 << index
+        found: dict[tuple[str, Location | None, int], Cut] = {}
+        paths: dict[int, set[int]] = {}
+        for index, number in self.proven.items():
+            paths[index] = ancestors(trace.ops[: number + 1], trace.ops[number].inputs)
+        blamed = 0
+        for number, output, lost in self.masks.cuts:
+            mask = lost & wanted
+            if not mask:
+                continue
+            for index in indices(mask):
+                if output in self.on_path or output in paths.get(index, ()):
+                    if index in self.proven and output not in self.on_path:
+                        cut = self._place(number, output, leaving=self.proven[index])
+                    else:
+                        cut = self._place(number, output)
+                    blamed |= 1 << index
+                    self._add(found, cut, trace.parameters[index])
+        for index, number in self.proven.items():
+            if not blamed >> index & 1:
+                self._add(found, self._place(number, -1, leaving=number), trace.parameters[index])
+        for cut in found.values():
+            cut.later = self._later(cut)
+        return list(found.values())
+
+    def _add(self, found: dict[tuple[str, Location | None, int], Cut], cut: Cut, parameter: Parameter) -> None:
+        key = (cut.kind, cut.location, -1 if cut.location else cut.op)
+        known = found.setdefault(key, cut)
+        known.op = min(known.op, cut.op)
+        if parameter not in known.starved:
+            known.starved.append(parameter)
+
+    def _place(self, number: int, output: int, leaving: int | None = None) -> Cut:
+        """What kind of cut an op's output is, and which line is to blame."""
+        trace = self.trace
+        op = trace.ops[number]
+        if op.region not in (GRAD_ON, IN_FUNCTION):
+            return self._region_cut(number, trace.events[op.region])
+        if leaving is not None and (op.kind == KIND_EXTRACT or op.name in _DETACHES):
+            # ``x.detach().numpy()``: what matters is that the value left torch
+            op = trace.ops[leaving]
+            cut = self._op_cut(ROUNDTRIP, leaving, op)
+            cut.returned = self._return(leaving)
+            return cut
+        if op.kind == KIND_OPAQUE:
+            kind = CHECKPOINT if op.name == "CheckpointFunction" else FUNCTION
+        elif op.name in _DETACHES:
+            kind = DETACH
+        elif op.name in _ROUNDTRIPS or op.kind == KIND_ALIAS:
+            kind = ROUNDTRIP
+        else:
+            kind = NONDIFFERENTIABLE
+        cut = self._op_cut(kind, number, op)
+        cut.zero = output >= 0 and trace.values[output].requires_grad
+        return cut
+
+    def _op_cut(self, kind: str, number: int, op: Op) -> Cut:
+        frame = self.trace.frame(op.site)
+        return Cut(kind, op.name, frame.location if frame else None, op.site, number, [], project=frame is not None and frame.project)
+
+    def _region_cut(self, number: int, event: Event) -> Cut:
+        trace = self.trace
+        library = event.data["library"]
+        decorated = event.data["decorated"]
+        if library is not None or (decorated is not None and not is_project(decorated.co_filename)):
+            code = library or decorated  # torch.distributions' sample(), say: the user's call is to blame
+            if code.co_filename.replace("\\", "/").rpartition("/torch/")[1]:
+                frame = trace.frame(event.site)
+                return Cut(
+                    NONDIFFERENTIABLE, code.co_name, frame.location if frame else None, event.site, number, [],
+                    project=frame is not None and frame.project,
+                )  # fmt: skip
+        where = region_location(trace, event)
+        frame = trace.frame(event.site)
+        project = is_project(where.path) if where else frame is not None and frame.project
+        cut = Cut(NO_GRAD, event.data["how"], where, event.site, number, [], project=project)
+        cut.held = self._held(event.number)
+        return cut
+
+    def _held(self, region: int) -> list[Parameter]:
+        """The parameters used inside a region (or another run of the same line)."""
+        where = region_location(self.trace, self.trace.events[region])
+        found: set[int] = set()
+        for op in self.trace.ops[self.trace.forward_start :]:
+            if op.region >= 0 and region_location(self.trace, self.trace.events[op.region]) == where:
+                found.update(self.trace.owners[v] for v in op.inputs if v in self.trace.owners)
+        return [self.trace.parameters[i] for i in sorted(found)]
+
+    def _return(self, leaving: int) -> Location | None:
+        """Where a tensor was made from what had left torch: the first making of one after that."""
+        for op in self.trace.ops[leaving + 1 :]:
+            if op.name in ("tensor", "as_tensor", "full", "from_numpy", "FloatTensor", "scalar_tensor", "asarray"):
+                return self.trace.location(op.site)
+        return None
+
+    def _later(self, cut: Cut) -> list[Location]:
+        """Detaches and regions downstream of a cut, on the way to the loss: the next ones to be met if it went."""
+        trace = self.trace
+        wanted = 0
+        for parameter in cut.starved:
+            wanted |= 1 << parameter.index
+        places: dict[Location, None] = {}
+        for number in range(cut.op + 1, len(trace.ops)):
+            op = trace.ops[number]
+            detaches = op.name in _DETACHES or op.name == "data"
+            if not detaches and op.region < 0:
+                continue
+            if not any(o in self.on_path for o in op.outputs):
+                continue
+            depends = 0
+            for value in op.inputs:
+                depends |= self.masks.data.get(value, 0) & ~self.masks.live.get(value, 0)
+            if depends & wanted:
+                other = self._place(number, op.outputs[0])
+                if other.location is not None and other.location != cut.location:
+                    places.setdefault(other.location)
+        return list(places)[:5]
+
+    @property
+    def loss_lacks_gradient(self) -> bool:
+        """Whether nothing that the gradient is followed from requires grad, in a set-up that is meant to train."""
+        trace = self.trace
+        if not trace.roots or any(trace.values[r].requires_grad for r in trace.roots):
+            return False
+        return bool(trace.optimizers) or any(p.requires_grad and p.in_tree for p in trace.parameters)
+
+    # -- for rules and explanations -----------------------------------------------------------------------------
+
+    def by_index(self, found: Iterable[int]) -> list[Parameter]:
+        """Parameters in the model's order."""
+        return [self.trace.parameters[i] for i in sorted(found)]
+
+    def state(self, parameter: Parameter) -> str:
+        """``frozen``, ``reached``, ``starved``, ``unused``, ``undecided`` or ``unjudged``."""
+        index = parameter.index
+        if not parameter.requires_grad:
+            return "frozen"
+        if index in self.reached:
+            return "reached"
+        if index in self.starved:
+            return "starved"
+        if index in self.unused:
+            return "unused"
+        return "undecided" if index in self.undecided else "unjudged"
+
+    def readers(self, parameter: Parameter) -> list[int]:
+        """Numbers of the ops of forward and loss that read a parameter."""
+        values = {v for v, i in self.trace.owners.items() if i == parameter.index}
+        ops = self.trace.ops
+        return [n for n in range(self.trace.forward_start, len(ops)) if values.intersection(ops[n].inputs)]
+
+    def dropped_at(self, parameter: Parameter) -> Op | None:
+        """The last op whose result depends on a parameter and is not used by any other op; None if it never ran."""
+        bit = 1 << parameter.index
+        consumed: set[int] = set()
+        for op in reversed(self.trace.ops[self.trace.forward_start :]):
+            depends = [o for o in op.outputs if self.masks.data.get(o, 0) & bit]
+            if depends and op.site != NO_SITE and not consumed.intersection(op.outputs):
+                return op
+            consumed.update(op.inputs)
+        return None
+
+
+def region_location(trace: Trace, event: Event) -> Location | None:
+    """The ``with`` or decorator line that switched grad mode off."""
+    decorated = event.data["decorated"]
+    if decorated is not None and is_project(decorated.co_filename):
+        return decorator_location(decorated, frozenset((event.data["how"], "no_grad", "inference_mode", "set_grad_enabled")))
+    return trace.location(event.site)

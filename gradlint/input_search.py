@@ -1,0 +1,310 @@
+"""The input search: guess from the first layers, try, look at which layer got what and why it failed, guess again."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import inspect
+import itertools
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+
+from gradlint.input_shapes import BATCH, LENGTH, entry_layers, is_sequence_model, parameter_shapes, shapes_of
+from gradlint.input_steering import steer
+from gradlint.input_values import Guess, describe, generator
+
+Run = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+
+MAX_TRIES = 300
+MAX_SECONDS = 20.0
+_CHILDREN = 14
+
+
+@dataclass
+class Attempt:
+    """What one try showed."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    error: BaseException | None
+    completed: int = 0
+    """How many modules had finished when it ended."""
+    received: dict[str, nn.Module] = field(default_factory=dict)
+    """Argument → the first telling layer that got it, or a view of it."""
+    degenerate: bool = False
+    """A normalisation saw a single spatial position, so that it hides its input."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A parameter of the forward that needs a value."""
+
+    name: str
+    keyword: bool = False
+    annotation: Any = None
+
+
+def arguments_of(model: nn.Module) -> tuple[list[Argument], list[Argument]]:
+    """The required and the optional arguments of the forward; ``*args`` without others counts as one required."""
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return [Argument("input")], []
+    plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    made = [Argument(p.name, p.kind is p.KEYWORD_ONLY, p.annotation) for p in plain]
+    required = [a for a, p in zip(made, plain, strict=True) if p.default is p.empty]
+    optional = [a for a, p in zip(made, plain, strict=True) if p.default is not p.empty]
+    if not plain and any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        required = [Argument("input")]
+    return required, optional
+
+
+class Search:
+    """Finds arguments with which a forward runs.
+
+    Attributes:
+        tries: number of forwards run so far.
+        best: the failed try that came farthest.
+    """
+
+    def __init__(self, model: nn.Module, run: Run) -> None:
+        self.model = model
+        self.run = run
+        self.tries = 0
+        self.best: Attempt | None = None
+        self.sequence = is_sequence_model(model)
+        first = next((p for p in model.parameters() if p.is_floating_point() or p.is_complex()), None)
+        self.dtype = first.dtype if first is not None and first.dtype.itemsize > 1 else torch.get_default_dtype()
+        self.device = first.device if first is not None else torch.device("cpu")
+        widths = [getattr(m, "out_channels", getattr(m, "out_features", None)) for m in model.modules()]
+        self.outputs = list(dict.fromkeys(w for w in widths if isinstance(w, int)))[:3]
+        self._deadline = time.monotonic() + MAX_SECONDS
+
+    def search(self, arguments: list[Argument]) -> Attempt | None:
+        """The first arguments that run, from small to large; None if none was found within the bounds."""
+        seen: set[tuple[tuple[str, Guess], ...]] = set()
+        waiting = self._initial(arguments)
+        steered: list[tuple[int, int, dict[str, Guess]]] = []
+        order = itertools.count()
+        turn = 0
+        while not self._over():
+            # Steered guesses go first, but every third try is an unsteered one, so that no false lead takes all.
+            turn += 1
+            guesses = None
+            if not steered or turn % 3 == 0:
+                guesses = next(waiting, None)
+            if guesses is None:
+                if not steered:
+                    return None
+                guesses = heapq.heappop(steered)[2]
+            key = tuple(guesses.items())
+            if key in seen:
+                continue
+            seen.add(key)
+            attempt = self._try_guesses(arguments, guesses)
+            if attempt.error is None:
+                return self._less_degenerate(arguments, guesses, attempt) if attempt.degenerate else attempt
+            children = itertools.chain(self._from_layers(guesses, attempt), steer(guesses, str(attempt.error)))
+            for child in itertools.islice(children, _CHILDREN):
+                heapq.heappush(steered, (-attempt.completed, next(order), child))
+        return None
+
+    def attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: dict[str, Any] | None = None) -> Attempt:
+        """Run the forward once and watch which modules it goes through."""
+        self.tries += 1
+        result = Attempt(args, kwargs, None)
+        storages = {_storage(v): k for k, v in (names or {}).items() if isinstance(v, torch.Tensor) and v.numel()}
+
+        def entering(module: nn.Module, inputs: Any) -> None:
+            tensors = [t for t in inputs if isinstance(t, torch.Tensor)] if isinstance(inputs, tuple) else []
+            for tensor in tensors:
+                name = storages.get(_storage(tensor)) if storages else None
+                if name is not None and name not in result.received and shapes_of(module, self.sequence):
+                    result.received[name] = module
+            if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)) and tensors:
+                result.degenerate |= tensors[0].dim() > 2 and tensors[0].shape[2:].numel() == 1
+
+        def leaving(module: nn.Module, inputs: Any, output: Any) -> None:
+            result.completed += 1
+
+        handles = [
+            hooks.register_module_forward_pre_hook(entering),
+            hooks.register_module_forward_hook(leaving),
+        ]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                output = self.run(args, kwargs)
+            if not usable(output):
+                result.error = ValueError(f"the forward returned {'None' if output is None else 'an empty result'}")
+        except (Exception, SystemExit) as error:
+            result.error = error
+        finally:
+            for handle in handles:
+                handle.remove()
+        if result.error is not None and (self.best is None or result.completed > self.best.completed):
+            self.best = result
+        return result
+
+    def _over(self) -> bool:
+        return self.tries >= MAX_TRIES or time.monotonic() > self._deadline
+
+    def _try_guesses(self, arguments: list[Argument], guesses: dict[str, Guess]) -> Attempt:
+        source = generator()
+        values = {a.name: guesses[a.name].make(source, self.dtype, self.device) for a in arguments}
+        args = tuple(values[a.name] for a in arguments if not a.keyword)
+        return self.attempt(args, {a.name: values[a.name] for a in arguments if a.keyword}, values)
+
+    def _less_degenerate(self, arguments: list[Argument], guesses: dict[str, Guess], found: Attempt) -> Attempt:
+        """A larger input if that gives normalisation layers something to normalise, else what was found."""
+        for size in (32, 64):
+            larger = {n: g.resized(size) if len(g.shape) > 3 and g.shape[2] < size else g for n, g in guesses.items()}
+            if larger != guesses and not self._over():
+                attempt = self._try_guesses(arguments, larger)
+                if attempt.error is None and not attempt.degenerate:
+                    return attempt
+        return found
+
+    def _from_layers(self, guesses: dict[str, Guess], attempt: Attempt) -> Iterator[dict[str, Guess]]:
+        for name, layer in attempt.received.items():
+            likely = shapes_of(layer, self.sequence)
+            if not any(_fits(guesses[name], g) for g in likely):
+                for guess in likely[:4]:
+                    yield {**guesses, name: guess}
+        # An argument that no layer got is likely set against another one, or against the output: same form.
+        for name, guess in guesses.items():
+            if attempt.received and name not in attempt.received and guess.kind == "float":
+                like = guesses[next(iter(attempt.received))]
+                if like.kind == "float" and len(like.shape) > 1:
+                    dim = 1 if len(like.shape) > 3 else -1
+                    for other in [like, *(like.at(dim, n) for n in self.outputs)]:
+                        yield {**guesses, name: other}
+
+    def _initial(self, arguments: list[Argument]) -> Iterator[dict[str, Guess]]:
+        """Combinations of the arguments' candidates, by the sum of their ranks."""
+        layers = list(itertools.islice(entry_layers(self.model), 8))
+        choices = [self._candidates(a, i, layers) for i, a in enumerate(arguments)]
+        cap = 48 if len(choices) == 1 else max(3, round(400 ** (1 / len(choices))))
+        ranks = itertools.product(*(range(min(cap, len(c))) for c in choices))
+        for picked in sorted(ranks, key=sum):
+            yield {a.name: c[k] for a, c, k in zip(arguments, choices, picked, strict=True)}
+
+    def _candidates(self, argument: Argument, index: int, layers: list[nn.Module]) -> list[Guess]:
+        told = _from_annotation(argument.annotation)
+        if told:
+            return told
+        hinted = self._from_name(argument.name, layers, index)
+        sizes = _own_sizes(self.model)
+        shapes: list[list[Guess]] = []
+        for layer in layers[index:] + layers[:index]:
+            found = shapes_of(layer, self.sequence)
+            if sizes and found and len(found[0].shape) == 4:
+                found = [found[0].resized(s) for s in sizes] + found
+            shapes.append(found)
+        # What a container holds itself comes last: it may be a scale or a token, added long after the input.
+        containers = [m for m in self.model.modules() if next(m.children(), None) is not None]
+        shapes += [found for m in containers[:8] if (found := parameter_shapes(m, self.sequence))]
+        # The first layer's sizes in full, then the best of the others.
+        listed = (shapes[0][:4] if shapes else []) + [g for s in shapes[1:] for g in s[:2]]
+        rest = (shapes[0][4:] if shapes else []) + [Guess((BATCH, LENGTH)), Guess((BATCH,))]
+        return list(dict.fromkeys([*hinted, *listed, *rest]))
+
+    def _from_name(self, name: str, layers: list[nn.Module], index: int) -> list[Guess]:
+        """What the name of an argument suggests."""
+        embeddings = [m for m in self.model.modules() if isinstance(m, nn.Embedding)]
+        high = embeddings[min(index, len(embeddings) - 1)].num_embeddings if embeddings else 2
+        heads = [m.out_features for m in self.model.modules() if isinstance(m, nn.Linear)]
+        tokens, single = Guess((BATCH, LENGTH), "int", high), Guess((BATCH,), "int", high)
+        if re.search(r"edge_index", name):
+            return [Guess((2, 6), "int", BATCH)]
+        if re.fullmatch(r"adj\w*", name):
+            return [Guess((BATCH, BATCH)), Guess((BATCH, LENGTH, LENGTH))]
+        if re.search(r"mask", name):
+            masks = [Guess((BATCH, LENGTH), "ones"), Guess((LENGTH, LENGTH), "ones"), Guess((BATCH, LENGTH))]
+            return [*masks, Guess((BATCH, 1, LENGTH, LENGTH), "ones")]
+        if re.search(r"len(gth)?s?$", name):
+            return [Guess((BATCH,), "full", LENGTH), Guess(kind="value", value=LENGTH)]
+        if re.fullmatch(r"t|ts|times?|timesteps?|steps?|sigmas?|noise_levels?", name):
+            return [Guess((BATCH,), "int", min(high, 10) if embeddings else 10), Guess((BATCH,)), Guess((BATCH, 1))]
+        if re.fullmatch(r"y|labels?|targets?|gt|ground_truth", name) and index:
+            classes = heads[-1] if heads else 2
+            return [Guess((BATCH,), "int", classes), Guess((BATCH, LENGTH), "int", classes), Guess((BATCH, classes))]
+        if not embeddings and re.search(r"(^|_)(ids|idx|index|indices)(_|$)", name):
+            return [tokens, single]
+        if embeddings and re.search(
+            r"ids?$|tokens?|words?|text|src|tgt|seq|ind(ex|ices)|idx|users?|items?|nodes?", name
+        ):
+            pair = re.search(r"users?|items?|nodes?|_id$", name)
+            return [single, tokens] if pair else [tokens, single]
+        if re.fullmatch(r"h|hx|hidden|h0|state|h_prev", name) and index:
+            hidden = next((m.hidden_size for m in layers if isinstance(m, (nn.RNNBase, nn.RNNCellBase))), 0)
+            return [Guess((BATCH, hidden)), Guess((1, BATCH, hidden))] if hidden else []
+        return []
+
+
+def usable(output: Any) -> bool:
+    """Whether a forward's result holds something: not None, and not only empty tensors."""
+    tensors = list(_tensors(output))
+    return output is not None and (not tensors or any(t.numel() for t in tensors))
+
+
+def summary(attempt: Attempt) -> str:
+    """The arguments of a try in words."""
+    return describe(attempt.args, attempt.kwargs)
+
+
+def _tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth < 4 and isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item, depth + 1)
+    elif depth < 4 and isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item, depth + 1)
+    elif depth < 4 and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for item in dataclasses.fields(value):
+            yield from _tensors(getattr(value, item.name, None), depth + 1)
+
+
+def _from_annotation(annotation: Any) -> list[Guess]:
+    simple: dict[Any, list[Any]] = {bool: [False], int: [1, LENGTH], float: [0.5], str: [""]}
+    for kind, values in simple.items():
+        if annotation is kind or annotation == kind.__name__:
+            return [Guess(kind="value", value=v) for v in values]
+    return []
+
+
+def _own_sizes(model: nn.Module) -> list[int]:
+    """Image sizes that the model itself keeps as attributes."""
+    found = []
+    for name, value in vars(model).items():
+        if re.search(r"(image|img|input)_?(size|resolution|dim)|resolution", name):
+            value = value[0] if isinstance(value, (tuple, list)) and value else value
+            if isinstance(value, int) and not isinstance(value, bool) and 4 <= value <= 1024:
+                found.append(value)
+    return found
+
+
+def _fits(guess: Guess, like: Guess) -> bool:
+    """Whether two guesses differ at most in lengths and spatial sizes."""
+    if guess.kind != like.kind or len(guess.shape) != len(like.shape):
+        return False
+    if len(guess.shape) > 3:
+        return guess.shape[1] == like.shape[1]
+    return guess.kind == "int" or guess.shape[-1] == like.shape[-1] or guess.shape[1:2] == like.shape[1:2]
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr() or id(tensor)
+    except (RuntimeError, NotImplementedError):  # sparse, wrapper subclasses
+        return id(tensor)

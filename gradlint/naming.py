@@ -1,0 +1,58 @@
+"""Parameters in words: groups, counts and sizes. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Named(Protocol):
+    """What is needed of a parameter to name it."""
+
+    @property
+    def fqn(self) -> str: ...
+    @property
+    def numel(self) -> int: ...
+
+
+def count(number: int) -> str:
+    """A number of scalars for reading: ``740``, ``85.1 k``, ``7.1 M``, ``1.2 B``."""
+    for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (10_000, "k")):
+        if number >= size:
+            return f"{number / (1000 if unit == 'k' else size):.1f} {unit}"
+    return f"{number:,}"
+
+
+def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: int = 4) -> str:
+    """Name parameters, whole subtrees as ``prefix.*``; at most `limit` names, then how many more.
+
+    `everything` are all parameters of the set-up: a subtree is named by its prefix only if it is hit whole.
+    """
+    if not parameters:
+        return "no parameter"
+    wanted = {p.fqn for p in parameters}
+    names: list[str] = []
+    done: set[str] = set()
+    for parameter in parameters:
+        if parameter.fqn in done:
+            continue
+        group, members = _largest(parameter.fqn, wanted, everything)
+        done |= members
+        names.append(group)
+    total = sum(p.numel for p in parameters)
+    listed = ", ".join(names[:limit])
+    if len(names) > limit:
+        listed += f" and {len(names) - limit} more"
+    noun = "parameter" if len(parameters) == 1 else "parameters"
+    return f"{listed} ({len(parameters)} {noun}, {count(total)})"
+
+
+def _largest(fqn: str, wanted: set[str], everything: Sequence[Named]) -> tuple[str, set[str]]:
+    """The widest prefix of a name whose parameters are all wanted, with those parameters."""
+    parts = fqn.split(".")
+    for depth in range(1, len(parts)):
+        prefix = ".".join(parts[:depth]) + "."
+        members = {p.fqn for p in everything if p.fqn.startswith(prefix)}
+        if len(members) > 1 and members <= wanted:
+            return prefix + "*", members
+    return fqn, {fqn}

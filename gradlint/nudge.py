@@ -1,0 +1,264 @@
+"""Settles by perturbation whether data reaches the loss from parameters by ways that no torch call shows.
+
+A value that leaves torch (``.item()``, numpy, a list of floats) and comes back is absent from the recorded graph. If
+the loss moves when only the parameter is changed, its data arrives all the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from gradlint.switches import functions_pass, isolated_rng
+from gradlint.tensor_state import storage_of
+
+__all__ = ["SCALES", "Verdict", "Verdicts", "settle"]
+
+Outcome = Literal["reaches", "no_evidence", "unknown"]
+
+SCALES: tuple[tuple[float, bool], ...] = ((1e-3, True), (1.0, False), (10.0, False))
+"""The nudges, in this order: size, and whether it is relative to the parameter's root mean square."""
+
+_NOISE = 0.02
+"""Standard deviation of the second baseline's noise, in the parameters' own unit."""
+_PATTERN_LENGTH = 65_521
+"""A prime, so that the repeated pattern does not line up with the rows of a matrix."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say about one parameter."""
+
+    outcome: Outcome
+    """``no_evidence`` is no proof of absence: no nudge that was tried moved the loss."""
+    group: bool = False
+    """The verdict is that of several parameters nudged together; the bound on runs left no room to part them."""
+    reason: str = ""
+    """Why the outcome is ``unknown``; empty otherwise."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The verdicts by parameter name, and what they cost."""
+
+    by_name: Mapping[str, Verdict] = field(default_factory=dict)
+    runs: int = 0
+    """How often the model was run."""
+
+    def __getitem__(self, name: str) -> Verdict:
+        """The verdict on the suspect `name`; raises KeyError for a parameter that was none."""
+        return self.by_name[name]
+
+    def reaching(self) -> list[str]:
+        """The suspects whose data reaches the loss, in the order in which they were given."""
+        return [name for name, verdict in self.by_name.items() if verdict.outcome == "reaches"]
+
+
+_IRREPRODUCIBLE = Verdict("unknown", reason="the model gives different results in equal runs")
+
+
+class _OutOfRunsError(Exception):
+    """The bound on runs is spent."""
+
+
+def settle(
+    run: Callable[[], Tensor | Sequence[Tensor] | None],
+    parameters: Mapping[str, Tensor],
+    suspects: Sequence[str],
+    preserve: Callable[[], AbstractContextManager[Any]],
+    *,
+    max_runs: int = 40,
+) -> Verdicts:
+    """Runs the model with the suspects nudged and says for each whether the loss, or any output, moved.
+
+    Two baselines are tried: the model as it is, and one where all other parameters carry a little noise, because a
+    zero-initialised layer downstream lets nothing through. Parameters are restored bit for bit, after exceptions too.
+
+    Args:
+        run: runs forward and loss once; returns the loss, or the output tensors, or None if there is neither.
+        parameters: name → tensor, all of the model's.
+        suspects: the names to settle; those that are not floating point or have no memory come out as ``unknown``.
+        preserve: a fresh context that undoes all that a run changes; random states are put back here as well.
+        max_runs: bound on the number of runs, the two un-nudged ones included.
+
+    Returns:
+        A verdict for each suspect. All are ``unknown``, with the reason, if un-nudged runs fail or differ.
+    """
+    suspects = list(dict.fromkeys(suspects))
+    movable = [name for name in suspects if _can_move(parameters[name])]
+    runner = _Runner(run, parameters, preserve, max_runs)
+    verdicts: dict[str, Verdict] = {}
+    if movable:
+        first, second = runner.outcome(), runner.outcome()
+        if first is None or second is None:
+            verdicts = dict.fromkeys(movable, Verdict("unknown", reason=runner.fault))
+        elif not _same(first, second):
+            verdicts = dict.fromkeys(movable, _IRREPRODUCIBLE)
+        else:
+            verdicts = _search(runner, movable, first)
+    ignored = Verdict("unknown", reason="not a floating-point tensor with values")
+    return Verdicts({name: verdicts.get(name, ignored) for name in suspects}, runner.runs)
+
+
+def _search(runner: _Runner, suspects: list[str], plain: list[Tensor]) -> dict[str, Verdict]:
+    """All unsettled suspects at once, under each baseline and scale; where the loss moves, the group is parted."""
+    found: dict[str, Verdict] = {}
+    finite = False
+    unsettled = Verdict("no_evidence")
+    for noise in (False, True):
+        if len(found) == len(suspects):
+            break
+        before = len(found)
+        with runner.noised() if noise else nullcontext():
+            baseline: list[Tensor] | None = None
+            try:
+                baseline = runner.outcome(bounded=True) if noise else plain
+                if baseline is None:
+                    continue
+                finite = finite or any(bool(tensor.isfinite().any()) for tensor in baseline)
+                for scale in SCALES:
+                    rest = [name for name in suspects if name not in found]
+                    if rest and runner.moves(rest, scale, baseline):
+                        _split(runner, rest, scale, baseline, found)
+            except _OutOfRunsError:
+                unsettled = Verdict("unknown", reason=f"the bound of {runner.max_runs} runs was reached")
+            # A result that changes now and then may have stood still in the first two runs.
+            if baseline is not None and len(found) > before and not _same(baseline, runner.outcome()):
+                return dict.fromkeys(suspects, _IRREPRODUCIBLE)
+    if not finite and not found:
+        unsettled = Verdict("unknown", reason="the loss is not finite, so nothing can move it")
+    return {name: found.get(name, unsettled) for name in suspects}
+
+
+def _split(
+    runner: _Runner, group: list[str], scale: tuple[float, bool], baseline: list[Tensor], found: dict[str, Verdict]
+) -> None:
+    """Parts a group that moves the loss into members that do; notes them in `found`."""
+    pending = deque([group])
+    while pending:
+        group = pending.popleft()
+        if len(group) == 1:
+            found[group[0]] = Verdict("reaches")
+            continue
+        halves = [group[: len(group) // 2], group[len(group) // 2 :]]
+        try:
+            moving = [half for half in halves if runner.moves(half, scale, baseline)]
+        except _OutOfRunsError:
+            moving = []
+        pending.extend(moving)
+        if not moving:
+            # Out of runs, or the members move the loss only together.
+            found.update(dict.fromkeys(group, Verdict("reaches", group=True)))
+
+
+class _Runner:
+    """Runs the model under equal conditions, with parameters moved for the time of a run."""
+
+    def __init__(
+        self,
+        run: Callable[[], Tensor | Sequence[Tensor] | None],
+        parameters: Mapping[str, Tensor],
+        preserve: Callable[[], AbstractContextManager[Any]],
+        max_runs: int,
+    ) -> None:
+        self.parameters = parameters
+        self.max_runs = max_runs
+        self.runs = 0
+        self.fault = ""
+        self._run = run
+        self._preserve = preserve
+        self._pattern = torch.randn(_PATTERN_LENGTH, generator=torch.Generator().manual_seed(0), device="cpu")
+
+    def outcome(self, *, bounded: bool = False) -> list[Tensor] | None:
+        """What one run gives; None if it raised or gave nothing, and then `fault` says which."""
+        # One run stays in hand, to see in the end whether the baseline repeats.
+        if bounded and self.runs + 1 >= self.max_runs:
+            raise _OutOfRunsError
+        self.runs += 1
+        try:
+            with isolated_rng(), self._preserve():
+                # Cloned before the restoring: an output may share memory with a buffer.
+                result = _cloned(self._run())
+        except Exception as error:
+            self.fault = f"running the model again raised {type(error).__name__}: {error}"
+            return None
+        if not result:
+            self.fault = "a run gives no loss and no output to compare"
+            return None
+        return result
+
+    def moves(self, names: Sequence[str], scale: tuple[float, bool], baseline: list[Tensor]) -> bool:
+        """Whether the outcome differs from the baseline with these parameters nudged; a run that raises says no."""
+        with self._shifted(names, *scale):
+            nudged = self.outcome(bounded=True)
+        return nudged is not None and not _same(baseline, nudged)
+
+    def noised(self) -> AbstractContextManager[None]:
+        """A little noise on every parameter, suspects too: a zero suspect may stand behind another."""
+        return self._shifted([name for name, tensor in self.parameters.items() if _can_move(tensor)], _NOISE, False)
+
+    @contextmanager
+    def _shifted(self, names: Sequence[str], size: float, relative: bool) -> Iterator[None]:
+        # In place, not by exchanging `.data`: numpy arrays, views and tied storages must see it too. Through `.data`,
+        # because it leaves the parameter's version counter alone.
+        saved: list[tuple[Tensor, Tensor]] = []
+        try:
+            with functions_pass(), torch.no_grad():
+                for tensor in {id(self.parameters[name]): self.parameters[name] for name in names}.values():
+                    alias = tensor.data
+                    saved.append((alias, alias.clone()))
+                    with suppress(RuntimeError):
+                        self._add(alias, size, relative, len(saved))
+            yield
+        finally:
+            with functions_pass(), torch.no_grad():
+                for alias, copy in reversed(saved):
+                    with _writable(alias), suppress(RuntimeError):
+                        alias.copy_(copy)
+
+    def _add(self, tensor: Tensor, size: float, relative: bool, salt: int) -> None:
+        if relative:
+            root_mean_square = float(torch.linalg.vector_norm(tensor)) / tensor.numel() ** 0.5
+            size *= root_mean_square if 0.0 < root_mean_square < float("inf") else 1.0
+        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        # Tensors of one shape must not all move alike: a difference of two would stand still.
+        pattern = self._pattern.roll(salt * 7919)[: real.numel()]
+        repeated = pattern.repeat(-(-real.numel() // pattern.numel()))[: real.numel()]
+        with _writable(tensor):
+            real.add_(repeated.view(real.shape).to(real.device, real.dtype), alpha=size)
+
+
+def _writable(tensor: Tensor) -> AbstractContextManager[Any]:
+    return torch.inference_mode() if tensor.is_inference() else nullcontext()
+
+
+def _can_move(tensor: Tensor) -> bool:
+    """Whether the tensor has values that addition works on (8-bit floats have none)."""
+    floating = tensor.is_floating_point() or tensor.is_complex()
+    return floating and tensor.dtype.itemsize > 1 and not is_lazy(tensor) and storage_of(tensor) is not None
+
+
+def _cloned(result: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
+    found = [result] if isinstance(result, Tensor) else list(result or ())
+    with functions_pass(), torch.no_grad():
+        # to_dense copies only what is not dense already
+        return [tensor.detach().to_dense().clone() for tensor in found if isinstance(tensor, Tensor)]
+
+
+def _same(left: list[Tensor], right: list[Tensor] | None) -> bool:
+    """Equal in shape, type and value; NaN equals NaN."""
+    if right is None or len(left) != len(right):
+        return False
+    for a, b in zip(left, right, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+            return False
+        if not torch.equal(a, b) and not bool(((a == b) | (a.isnan() & b.isnan())).all()):
+            return False
+    return True

@@ -1,0 +1,117 @@
+"""Which parameters each recorded value depends on, and which of them its gradient would return to.
+
+Sets of parameters are bit masks: bit *i* is the parameter at index *i*. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gradlint.trace import KIND_WRITE, Op, Value
+
+VALUE_FREE = frozenset(
+    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full "
+    "empty_strided new_empty_strided zero_ uniform_ normal_ exponential_ random_ cauchy_ log_normal_ geometric_ "
+    "kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ trunc_normal_ zeros_ ones_ eye_ orthogonal_ "
+    "dirac_ sparse_ constant_ result_type can_cast promote_types broadcast_shapes".split()
+)
+"""Functions whose result depends on the shape or type of a tensor argument but not on its values."""
+
+OVERWRITES = frozenset("copy_ fill_ set_ data".split())
+"""Writes after which nothing of the old content is left, only that of the other arguments."""
+
+ZERO_GRADIENT = frozenset(
+    "round round_ floor floor_ ceil ceil_ sign sign_ sgn sgn_ trunc trunc_ fix fix_ bernoulli bernoulli_ poisson "
+    "heaviside".split()
+)
+"""Functions that keep a grad_fn and whose gradient is zero everywhere."""
+
+
+@dataclass
+class Masks:
+    """Per value: the parameters it depends on, and those that gradient returns to from it."""
+
+    data: dict[int, int]
+    live: dict[int, int]
+    cuts: list[tuple[int, int, int]]
+    """(number of the op, its output, parameters whose gradient ends there)."""
+
+
+def propagate(ops: Sequence[Op], values: Sequence[Value], owners: Mapping[int, int], start: int = 0) -> Masks:
+    """Push both sets through the ops in order.
+
+    A cut is an *output* that depends on a parameter and carries no gradient for it while an input does.
+    """
+    data: dict[int, int] = {}
+    live: dict[int, int] = {}
+    cuts: list[tuple[int, int, int]] = []
+    for value, index in owners.items():
+        data[value] = 1 << index
+        if values[value].requires_grad:
+            live[value] = 1 << index
+    for number in range(len(ops)):
+        op = ops[number]
+        _, _, _, _, inputs, outputs, _, _, kind = op
+        depends = 0
+        returns = 0
+        for i in inputs:
+            depends |= data.get(i, 0)
+            returns |= live.get(i, 0)
+        if not depends:
+            continue
+        name = op.name
+        if name in VALUE_FREE:
+            continue
+        kept = returns
+        if name in ZERO_GRADIENT or _rounds(op):
+            kept = 0
+        if kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
+            depends = kept = returns = 0
+            for i in inputs[1:]:
+                depends |= data.get(i, 0)
+                returns |= live.get(i, 0)
+            kept = returns
+        for output in outputs:
+            if output in inputs:
+                continue  # given back as it was
+            own = owners.get(output)
+            mine = 0 if own is None else 1 << own
+            data[output] = depends | mine
+            carries = kept if values[output].requires_grad else 0
+            if mine and values[output].requires_grad:
+                carries = mine  # a leaf stays a leaf, whatever was written to it
+            live[output] = carries
+            lost = returns & depends & ~carries & ~mine
+            if lost and number >= start:
+                cuts.append((number, output, lost))
+    return Masks(data, live, cuts)
+
+
+def _rounds(op: Op) -> bool:
+    return bool(op.kwargs) and op.name in ("div", "div_", "divide", "divide_") and bool(op.kwargs.get("rounding_mode"))  # type: ignore[union-attr]
+
+
+def ancestors(ops: Sequence[Op], roots: Sequence[int]) -> set[int]:
+    """The values on a data path to the roots, the roots included."""
+    wanted = set(roots)
+    for op in reversed(ops):
+        if any(o in wanted for o in op.outputs) and op.name not in VALUE_FREE:
+            inputs = op.inputs
+            if op.kind == KIND_WRITE and op.name in OVERWRITES and len(inputs) > 1:
+                inputs = inputs[1:]
+            wanted.update(inputs)
+    return wanted
+
+
+def indices(mask: int) -> list[int]:
+    """The set bits of a mask, lowest first."""
+    found = []
+    while mask:
+        low = mask & -mask
+        found.append(low.bit_length() - 1)
+        mask ^= low
+    return found
+
+
+

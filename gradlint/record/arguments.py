@@ -1,0 +1,134 @@
+"""What the source of a constructor's call says about its arguments: where the parameters were chosen."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FrameType, MethodType
+from typing import Any
+
+from gradlint.findings import Location
+from gradlint.sites import Sites, definition_location, is_project, node_location, syntax_tree
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The call that made an optimizer."""
+
+    site: int
+    event: int
+    chosen_at: tuple[Location, ...] = ()
+    """Where the parameters were put together: assignments of the names in the call, definitions of the user's
+    functions called for them."""
+    group_locations: tuple[Location, ...] = ()
+    """The places of the groups, where they are written out one by one."""
+    parameters_of: Location | None = None
+    """The span of the argument where it is literally ``X.parameters()``."""
+
+
+def constructor_arguments(
+    sites: Sites, site: int, frame: FrameType | None
+) -> tuple[tuple[Location, ...], tuple[Location, ...], Location | None]:
+    """(chosen_at, group_locations, parameters_of) of a constructor's call; empty where the source does not tell."""
+    blamed = sites.innermost(site)
+    if blamed is None or frame is None:
+        return (), (), None
+    call = call_at(blamed.path, blamed.location)
+    if call is None:
+        return (), (), None
+    argument = next((k.value for k in call.keywords if k.arg == "params"), call.args[0] if call.args else None)
+    if argument is None:
+        return (), (), None
+    chosen: list[Location] = []
+    groups: tuple[Location, ...] = ()
+    function = _enclosing(blamed.path, frame.f_code)
+    pending: list[ast.expr] = [argument]
+    seen: set[str] = set()
+    while pending:
+        expression = pending.pop(0)
+        if isinstance(expression, (ast.List, ast.Tuple)) and not groups and expression.elts:
+            groups = tuple(node_location(blamed.path, e) for e in expression.elts)
+        for node in ast.walk(expression):
+            if isinstance(node, ast.Call):
+                code = _called(node.func, frame)
+                if code is not None:
+                    chosen.append(definition_location(code))
+            elif isinstance(node, ast.Name) and node.id not in seen and function is not None:
+                seen.add(node.id)
+                for statement in _assignments(function, node.id, call.lineno):
+                    chosen.append(node_location(blamed.path, statement))
+                    value = statement.value
+                    if value is not None:
+                        pending.append(value)
+    literal = None
+    if (
+        isinstance(argument, ast.Call)
+        and isinstance(argument.func, ast.Attribute)
+        and argument.func.attr == "parameters"
+        and not argument.args
+        and not argument.keywords
+    ):
+        literal = node_location(blamed.path, argument)
+    return tuple(dict.fromkeys(chosen)), groups, literal
+
+
+def call_at(path: str, location: Location) -> ast.Call | None:
+    """The call expression that stands exactly at a location, else the only or widest one that starts on its line."""
+    calls = [n for n in ast.walk(syntax_tree(path)) if isinstance(n, ast.Call) and n.lineno == location.line]
+    for call in calls:
+        if node_location(path, call) == location:
+            return call
+    return max(calls, key=lambda c: (c.end_lineno or 0, c.end_col_offset or 0, -c.col_offset), default=None)
+
+
+def _enclosing(path: str, code: CodeType) -> ast.AST | None:
+    tree = syntax_tree(path)
+    if code.co_name == "<module>":
+        return tree
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
+            first = min([d.lineno for d in node.decorator_list], default=node.lineno)
+            if first == code.co_firstlineno:
+                return node
+    return None
+
+
+def _assignments(scope: ast.AST, name: str, before: int) -> Iterator[ast.Assign | ast.AnnAssign | ast.AugAssign]:
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.lineno < before:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(t, ast.Name) and t.id == name for t in targets) and not _makes_module(node.value):
+                yield node
+
+
+def _makes_module(value: ast.expr | None) -> bool:
+    """Whether an assignment looks like the making of a model (``Net(...)``) rather than a choice of parameters."""
+    if not isinstance(value, ast.Call):
+        return False
+    name = value.func.attr if isinstance(value.func, ast.Attribute) else getattr(value.func, "id", "")
+    return name[:1].isupper()
+
+
+def _called(function: ast.expr, frame: FrameType) -> CodeType | None:
+    """The code of the user's function that an expression names; found without running any of their code."""
+    found = _static(function, frame)
+    if isinstance(found, MethodType):
+        found = found.__func__
+    if isinstance(found, (staticmethod, classmethod)):
+        found = found.__func__
+    code = getattr(found, "__code__", None)
+    return code if isinstance(code, CodeType) and is_project(code.co_filename) else None
+
+
+def _static(expression: ast.expr, frame: FrameType) -> Any:
+    if isinstance(expression, ast.Name):
+        return frame.f_locals.get(expression.id, frame.f_globals.get(expression.id))
+    if isinstance(expression, ast.Attribute):
+        owner = _static(expression.value, frame)
+        if owner is None:
+            return None
+        children = getattr(owner, "__dict__", {}).get("_modules", {})
+        return children.get(expression.attr) or inspect.getattr_static(owner, expression.attr, None)
+    return None

@@ -1,0 +1,253 @@
+"""The hooks that tell the recorder what is no torch call: registrations, module calls, optimizers, modes.
+
+`installed` puts them in place for the time of a recording and takes every one of them out again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.grad_mode import inference_mode
+from torch.nn.modules import module as module_hooks
+from torch.optim import Optimizer
+from torch.optim import optimizer as optimizer_hooks
+
+from gradlint.record.arguments import Arguments, constructor_arguments
+from gradlint.record.recorder import _MODULE_CALL, Recorder, _tensors
+from gradlint.sites import is_standard_library
+from gradlint.trace import GRAD_ON, KIND_PLAIN, ModuleCall
+
+
+class Log:
+    """What the hooks gather besides the recorder's events. Holds the objects, so that identities stay theirs."""
+
+    def __init__(self) -> None:
+        self.calls: list[ModuleCall] = []
+        self.modules: list[nn.Module] = []
+        self.numbers: dict[int, int] = {}
+        self.optimizers: list[Optimizer] = []
+        self.arguments: dict[int, Arguments] = {}
+        """Optimizer's identity → what its constructor's call says."""
+        self.group_events: dict[int, list[tuple[int, int]]] = {}
+        """Optimizer's identity → (site, event number) of each group in order."""
+
+    def number(self, module: nn.Module) -> int:
+        """The number of a module, the same for the whole recording."""
+        number = self.numbers.get(id(module))
+        if number is None:
+            number = self.numbers[id(module)] = len(self.modules)
+            self.modules.append(module)
+        return number
+
+
+@contextlib.contextmanager
+def installed(recorder: Recorder, log: Log) -> Iterator[None]:
+    """Have the recorder told of everything that passes no function hook; undone at exit in every case."""
+    with contextlib.ExitStack() as stack:
+        for handle in (
+            module_hooks.register_module_parameter_registration_hook(_on_parameter(recorder, log)),
+            module_hooks.register_module_module_registration_hook(_on_module(recorder, log)),
+            module_hooks.register_module_forward_pre_hook(_before_forward(recorder, log)),
+            module_hooks.register_module_forward_hook(_after_forward(recorder, log), always_call=True),
+            optimizer_hooks.register_optimizer_step_pre_hook(_before_step(recorder)),
+        ):
+            stack.callback(handle.remove)
+        _patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log))
+        _patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
+        _patch(stack, nn.Module, "train", _train(recorder, log))
+        _patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
+        _patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
+        _patch_variable(stack, recorder)
+        yield
+
+
+def _patch(stack: contextlib.ExitStack, owner: type, name: str, wrapper: Callable[[Any], Any]) -> None:
+    original = owner.__dict__[name]
+    setattr(owner, name, wrapper(original))
+    stack.callback(setattr, owner, name, original)
+
+
+def _on_parameter(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any], None]:
+    def hook(module: nn.Module, name: str, parameter: Any) -> None:
+        if parameter is None or recorder.paused:
+            return
+        first = recorder.watch(parameter)
+        recorder.event(
+            "register",
+            {"module": log.number(module), "name": name, "parameter": id(parameter), "first": first},
+        )
+
+    return hook
+
+
+def _on_module(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any], None]:
+    def hook(module: nn.Module, name: str, child: Any) -> None:
+        if child is not None and not recorder.paused:
+            recorder.event(
+                "register", {"module": log.number(module), "name": name, "child": log.number(child), "first": False}
+            )
+
+    return hook
+
+
+def _call_frame(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and frame.f_code is not _MODULE_CALL:
+        frame = frame.f_back
+    return frame
+
+
+def _before_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any], None]:
+    def hook(module: nn.Module, args: Any) -> None:
+        if recorder.paused:
+            return
+        frame = _call_frame(sys._getframe(1))
+        chain = recorder.walk(sys._getframe(1))
+        tag = recorder._applied(chain.apply, chain) if chain.apply is not None else chain.tag
+        parent = recorder.stack[-1][0] if recorder.stack else -1
+        log.calls.append(
+            ModuleCall(log.number(module), parent, chain.site, bool(module.training), len(recorder.ops))
+        )
+        recorder.stack.append((len(log.calls) - 1, id(frame), chain.site, tag))
+
+    return hook
+
+
+def _after_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        if recorder.paused:
+            return
+        frame = id(_call_frame(sys._getframe(1)))
+        while recorder.stack and recorder.stack[-1][1] != frame:
+            recorder.stack.pop()  # calls that ended in a BaseException told nobody
+        if not recorder.stack:
+            return
+        _, _, site, tag = recorder.stack[-1]
+        if isinstance(module, torch.jit.ScriptModule):
+            recorder.opaque(f"scripted {type(module).__name__}", _tensors(args), list(module.parameters()), output, site, tag)
+            recorder.note_unseen("a scripted module: what runs inside it was not seen op by op", site)
+        recorder.stack.pop()
+
+    return hook
+
+
+def _before_step(recorder: Recorder) -> Callable[[Optimizer, Any, Any], None]:
+    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not recorder.paused:
+            recorder.event("step", {"optimizer": id(optimizer)})
+
+    return hook
+
+
+def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameType | None:
+    """The frame that asked for the optimizer, above the ``__init__`` of the user's own subclass."""
+    while frame is not None:
+        code = frame.f_code
+        own = code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is optimizer
+        if not own and not is_standard_library(code.co_filename):
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def __init__(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+            if recorder.paused or any(o is self for o in log.optimizers):
+                return original(self, *args, **kwargs)  # type: ignore[no-any-return]
+            frame = _constructor_frame(self, sys._getframe(1))
+            site = recorder.walk(frame).site
+            log.optimizers.append(self)
+            log.group_events[id(self)] = []
+            event = recorder.event("optimizer", {"optimizer": id(self)}, site=site)
+            log.arguments[id(self)] = Arguments(site, event.number, *constructor_arguments(recorder.sites, site, frame))
+            recorder.building.append(id(self))
+            try:
+                original(self, *args, **kwargs)
+            finally:
+                recorder.building.pop()
+            return None
+
+        return __init__
+
+    return wrap
+
+
+def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
+            result = original(self, param_group)
+            if not recorder.paused:
+                site = log.arguments[id(self)].site if id(self) in recorder.building else recorder.walk(sys._getframe(1)).site
+                event = recorder.event("group", {"optimizer": id(self), "index": len(self.param_groups) - 1}, site=site)
+                log.group_events.setdefault(id(self), []).append((site, event.number))
+            return result
+
+        return add_param_group
+
+    return wrap
+
+
+def _train(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        depth = 0
+
+        def train(self: nn.Module, mode: bool = True) -> Any:
+            nonlocal depth
+            if depth == 0 and not recorder.paused and not isinstance(self, torch.jit.ScriptModule):
+                recorder.event("mode", {"module": log.number(self), "training": bool(mode)})
+            depth += 1
+            try:
+                return original(self, mode)
+            finally:
+                depth -= 1
+
+        return train
+
+    return wrap
+
+
+def _inference_enter(recorder: Recorder) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def __enter__(self: Any) -> Any:
+            recorder.inference.append(recorder.region)
+            if getattr(self, "mode", True):
+                recorder.switch_off("inference_mode", recorder.walk(sys._getframe(1)))
+            return original(self)
+
+        return __enter__
+
+    return wrap
+
+
+def _inference_exit(recorder: Recorder) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def __exit__(self: Any, *exception: Any) -> Any:
+            recorder.region = recorder.inference.pop() if recorder.inference else GRAD_ON
+            return original(self, *exception)
+
+        return __exit__
+
+    return wrap
+
+
+def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
+    """Catch ``Variable(t)``, which detaches and passes no function hook, under whatever name it was imported."""
+    meta: Any = type(torch.autograd.Variable)
+    if meta is type or "__call__" in meta.__dict__:
+        return
+
+    def __call__(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        result = type.__call__(cls, *args, **kwargs)
+        if recorder.active and args and isinstance(args[0], Tensor) and isinstance(result, Tensor):
+            site = recorder.walk(sys._getframe(1)).site
+            recorder.opaque("Variable", [args[0]], [], result, site, -1, kind=KIND_PLAIN)
+        return result
+
+    meta.__call__ = __call__
+    stack.callback(delattr, meta, "__call__")

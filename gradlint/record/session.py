@@ -1,0 +1,451 @@
+"""One recording from start to end: build, forward, loss, and the tables made of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradlint.building import raised
+from gradlint.cuda import CpuStandIn
+from gradlint.errors import GradlintError, TargetError
+from gradlint.inputs import Inputs, find_inputs
+from gradlint.preserve import Preserved
+from gradlint.provenance import indices, propagate
+from gradlint.record import autograd
+from gradlint.record.hooks import Log, installed
+from gradlint.record.recorder import Recorder, _tensors
+from gradlint.record.tree import buffers, measure, places, tables
+from gradlint.setup import Setup, modules_of, normalize, optimizers_of
+from gradlint.sites import NO_SITE
+from gradlint.trace import Event, Group, Optimizer, Parameter, Trace
+
+SEED = 0
+"""Forwards run under this seed, so that a verdict does not depend on the luck of a dropout or a router."""
+
+
+def gradlint_runs_user_code(function: Callable[..., Any], *args: Any) -> Any:
+    """Call user code; the user's call chains begin above this frame."""
+    return function(*args)
+
+
+@contextlib.contextmanager
+def recording(
+    target: str, make: Callable[[contextlib.ExitStack], Any], inputs: Callable[[nn.Module], Inputs] | None = None
+) -> Iterator[Trace]:
+    """Record a set-up and yield its trace; while the context lasts, `Trace.rerun` works.
+
+    Args:
+        target: what the user named.
+        make: gives what build() returns; loads and runs the user's code. The stack is closed at the end.
+        inputs: gives the inputs of a module, instead of those of the set-up or found ones.
+
+    Everything of the user's is put back at exit.
+
+    Raises:
+        TargetError: the user's code, or what it returned, keeps the recording from being made.
+    """
+    session = _Session(target)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Preserved(()))  # random states, switches and filters that build() changes
+        standin = stack.enter_context(CpuStandIn())
+        session.recorder.rewrite = standin.rewrite if standin.active else None
+        session.recorder.rewritten = standin.functions
+        session.recorder.keywords = standin.keywords
+        stack.enter_context(installed(session.recorder, session.log))
+        stack.callback(session.recorder.reset_links)
+        stack.enter_context(_eager(session))
+        with session.recorder:
+            result = gradlint_runs_user_code(make, stack)
+        setup = normalize(result)
+        session.notes += setup.notes
+        trace = stack.enter_context(session.forward(setup, inputs))
+        if standin.used:
+            trace.notes.append("CUDA is asked for and absent here: recorded on the CPU")
+        yield trace
+
+
+@contextlib.contextmanager
+def _eager(session: _Session) -> Iterator[None]:
+    """Keep torch.compile'd parts eager, where the user's code has any."""
+
+    def force() -> None:
+        compiler = getattr(torch, "compiler", None)
+        stance = getattr(compiler, "set_stance", None)  # torch 2.6 and newer
+        if stance is not None and "torch._dynamo" in sys.modules:
+            session.stack.enter_context(stance("force_eager"))
+
+    session.force_eager = force
+    with session.stack:
+        yield
+
+
+class _Session:
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.recorder = Recorder()
+        self.log = Log()
+        self.stack = contextlib.ExitStack()
+        self.force_eager: Callable[[], None] = lambda: None
+        self.notes: list[str] = []
+
+    @contextlib.contextmanager
+    def forward(self, setup: Setup, given: Callable[[nn.Module], Inputs] | None) -> Iterator[Trace]:
+        """Run forward and loss, and yield the trace; the user's objects are put back at exit."""
+        roots = modules_of(setup)
+        optimizers = optimizers_of(setup)
+        recorder = self.recorder
+        preserved = Preserved(roots, optimizers=optimizers.values(), extra_tensors=_tensors(setup.inputs))
+        with preserved:
+            recorder.before_call = preserved.before_call
+            self.force_eager()
+            self._modes(setup, roots)
+            for place in places(roots):
+                self.log.number(place.module)
+            called = self._inputs(setup, roots, given)
+            _seed()
+            trace = self._run(setup, roots, optimizers, called)
+            yield trace
+            trace.rerun = None
+        if preserved.unrestored:
+            trace.notes.append("could not be put back as it was: " + ", ".join(preserved.unrestored[:3]))
+
+    # -- before the forward -------------------------------------------------------------------------------------
+
+    def _modes(self, setup: Setup, roots: Mapping[str, nn.Module]) -> None:
+        for name, root in roots.items():
+            flag = setup.train
+            if flag is None and not root.training:
+                flag = True
+                self.notes.append(f"{name or 'the model'} was left in eval mode: put in train mode for the recording")
+            if flag is not None:
+                with self.recorder, _as_theirs("train()"):
+                    gradlint_runs_user_code(root.train, bool(flag))
+
+    def _inputs(
+        self, setup: Setup, roots: Mapping[str, nn.Module], given: Callable[[nn.Module], Inputs] | None
+    ) -> dict[str, Inputs]:
+        """The inputs of every module that is to be called."""
+        keyed = isinstance(setup.model, Mapping)
+        called: dict[str, Inputs] = {}
+        for name, root in roots.items():
+            theirs = setup.inputs
+            if keyed:
+                theirs = setup.inputs.get(name) if isinstance(setup.inputs, Mapping) else None
+            if given is not None and (len(roots) == 1 or not called):
+                called[name] = given(root)
+            elif theirs is not None:
+                called[name] = _theirs(theirs)
+            elif not keyed and (setup.step is None or setup.loss is not None):
+                called[name] = self._search(root, roots, name)
+        return called
+
+    def _search(self, root: nn.Module, roots: Mapping[str, nn.Module], name: str) -> Inputs:
+        recorder = self.recorder
+
+        def attempt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            with Preserved(roots) as preserved:
+                recorder.paused += 1
+                before = recorder.before_call
+                recorder.before_call = preserved.before_call
+                try:
+                    _seed()
+                    with recorder, torch.no_grad():
+                        return root(*args, **kwargs)
+                finally:
+                    recorder.before_call = before
+                    recorder.paused -= 1
+
+        return find_inputs(root, attempt, name)
+
+    # -- the forward --------------------------------------------------------------------------------------------
+
+    def _run(
+        self, setup: Setup, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any], called: Mapping[str, Inputs]
+    ) -> Trace:
+        recorder = self.recorder
+        held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
+        tensors = {id(p): p for root in roots.values() for p in root.parameters()} | {id(p): p for p in held}
+        earlier = recorder.rebase(tensors.values())
+        flags = {key: bool(p.requires_grad) for key, p in tensors.items()}
+        modes = {id(p.module): bool(p.module.training) for p in places(roots)}
+        before = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
+        named_buffers = {recorder.read(t): name for name, (t, _) in before.items()}
+        named_inputs = _name_inputs(recorder, called)
+        start = len(recorder.ops)
+        recorder.event("phase", {"name": "forward"}, site=NO_SITE)
+        calls_before = len(self.log.calls)
+        outputs: dict[str, Any] = {}
+        with recorder:
+            for name, inputs in called.items():
+                where = f" of {name!r}" if name else ""
+                with _as_theirs(f"the forward{where} with {inputs.description or 'no inputs'}"):
+                    outputs[name] = gradlint_runs_user_code(_call, roots[name], inputs)
+        loss_start = len(recorder.ops)
+        recorder.event("phase", {"name": "loss"}, site=NO_SITE)
+        output = outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()), None)
+        found = self._roots(setup, output, bool(outputs))
+        moved = frozenset(
+            name for name, t in buffers(roots).items() if name in before and not _same(t, before[name][1])
+        )
+        root_values = tuple(recorder.read(t) for t in found.tensors)
+        recorder.event("phase", {"name": "end"}, site=NO_SITE)
+
+        outside = self._outside(roots, calls_before)
+        for place in places(roots):
+            self.log.number(place.module)
+        modules, parameters = tables(roots, outside, self.log.numbers, self.log.modules, recorder.events)
+        for module in modules:
+            module.training = modes.get(id(module.module), module.training)
+        self._count_calls(modules, calls_before)
+        rows = self._optimizers(optimizers)
+        for parameter in parameters:
+            parameter.requires_grad = flags.get(parameter.key, parameter.requires_grad)
+            measure(parameter)
+            parameter.groups = tuple((o.number, g.index) for o in rows for g in o.groups if parameter.key in g.keys)
+        self._histories(parameters, start, earlier)
+        by_key = {p.key: p.index for p in parameters}
+        trainable = [p.tensor for p in parameters if p.tensor.requires_grad]
+        recorder.paused += 1
+        try:
+            verdict = autograd.gradient([t for t in found.tensors if t.requires_grad], trainable)
+        finally:
+            recorder.paused -= 1
+        if verdict.failure:
+            recorder.note_unseen(f"the backward raised {verdict.failure}: verdicts come from the recorded graph", NO_SITE)
+        return Trace(
+            target=self.target,
+            setup=setup,
+            sites=recorder.sites,
+            ops=recorder.ops,
+            values=recorder.values,
+            events=recorder.events,
+            calls=self.log.calls,
+            modules=modules,
+            parameters=parameters,
+            optimizers=rows,
+            forward_start=start,
+            loss_start=loss_start,
+            roots=root_values,
+            loss_described=found.described,
+            loss_given=found.scalar,
+            owners={v: by_key[key] for v, key in recorder.owners.items() if key in by_key},
+            buffers=named_buffers,
+            inputs=named_inputs,
+            buffers_moved=moved,
+            inputs_described="; ".join(f"{f'{n}: ' if n else ''}{i.description or 'none'} ({i.how})" for n, i in called.items()),
+            unseen=recorder.unseen,
+            reached=frozenset(by_key[k] for k in verdict.reached if k in by_key),
+            reached_zero=frozenset(by_key[k] for k in verdict.zero if k in by_key),
+            proven_by=verdict.proven,
+            notes=self.notes,
+            rerun=self._rerun(setup, roots, called) if called else None,
+        )
+
+    def _roots(self, setup: Setup, output: Any, ran: bool) -> _Roots:
+        """Where the gradient is followed from."""
+        if not ran:
+            return _Roots((), "nothing was run: the set-up gives no inputs", False)
+        if setup.loss is not None:
+            with self.recorder, _as_theirs("the loss"):
+                loss = gradlint_runs_user_code(setup.loss, output)
+            return _loss_roots(loss)
+        own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        if isinstance(own, Tensor):
+            return _Roots((own,), "the output's own loss", True)
+        floating = [t for t in _all_tensors(output) if t.is_floating_point() or t.is_complex()]
+        if len(floating) == 1 and floating[0].dim() == 0:
+            return _Roots((floating[0],), "the model's scalar output", True)
+        live = [t for t in floating if t.requires_grad]
+        chosen = live or floating
+        many = "output" if len(chosen) == 1 else f"{len(chosen)} outputs"
+        return _Roots(tuple(chosen), f"no loss given: every differentiable output ({many})", False)
+
+    def _outside(self, roots: Mapping[str, nn.Module], first: int) -> list[nn.Module]:
+        """Modules that ran and that no root holds, outermost first."""
+        inside = {id(m) for root in roots.values() for m in root.modules()}
+        return list(
+            {
+                call.module: self.log.modules[call.module]
+                for call in self.log.calls[first:]
+                if id(self.log.modules[call.module]) not in inside
+            }.values()
+        )
+
+    def _count_calls(self, modules: Sequence[Any], first: int) -> None:
+        for call in self.log.calls[first:]:
+            modules[call.module].calls += 1
+
+    def _optimizers(self, optimizers: Mapping[str, Any]) -> list[Optimizer]:
+        rows = []
+        for number, (name, optimizer) in enumerate(optimizers.items()):
+            arguments = self.log.arguments.get(id(optimizer))
+            given = self.log.group_events.get(id(optimizer), [])
+            groups = []
+            for index, group in enumerate(optimizer.param_groups):
+                site, event = given[index] if index < len(given) else (NO_SITE, -1)
+                groups.append(
+                    Group(
+                        index=index,
+                        lr=_number(group.get("lr")),
+                        site=site,
+                        event=event,
+                        scheduled="initial_lr" in group,
+                        keys=tuple(id(p) for p in group["params"]),
+                    )
+                )
+            rows.append(
+                Optimizer(
+                    name=name,
+                    type=type(optimizer).__name__,
+                    number=number,
+                    site=arguments.site if arguments else NO_SITE,
+                    event=arguments.event if arguments else -1,
+                    groups=groups,
+                    arguments=arguments,
+                    optimizer=optimizer,
+                )
+            )
+        return rows
+
+    def _histories(self, parameters: Sequence[Parameter], start: int, earlier: Mapping[int, int]) -> None:
+        """Give every parameter its events, what it was copied from, and whether the forward wrote to it."""
+        by_key = {p.key: p for p in parameters}
+        owners = {v: by_key[key].index for v, key in self.recorder.owners.items() if key in by_key}
+        events: list[Event] = self.recorder.events
+        for event in events:
+            parameter = by_key.get(event.data.get("parameter", -1))
+            if parameter is not None:
+                parameter.history.append(event)
+                if event.kind == "write" and event.op >= start and event.site != NO_SITE:
+                    parameter.written = True
+        masks = propagate(self.recorder.ops[:start], self.recorder.values, owners)
+        for parameter in parameters:
+            if parameter.key in earlier:
+                depends = masks.data.get(earlier[parameter.key], 0)
+                parameter.twin_of = frozenset(indices(depends)) - {parameter.index}
+
+    def _rerun(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> Callable[[], list[Tensor]]:
+        """Forward and loss once more, unrecorded; all it changes is put back."""
+        recorder = self.recorder
+
+        def rerun() -> list[Tensor]:
+            before = recorder.before_call
+            recorder.paused += 1
+            try:
+                with Preserved(roots) as preserved, recorder:
+                    recorder.before_call = preserved.before_call
+                    _seed()
+                    outputs = {name: _call(roots[name], inputs) for name, inputs in called.items()}
+                    output = outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()))
+                    return [t.detach().clone() for t in self._roots(setup, output, True).tensors]
+            finally:
+                recorder.before_call = before
+                recorder.paused -= 1
+
+        return rerun
+
+
+@dataclasses.dataclass(frozen=True)
+class _Roots:
+    tensors: tuple[Tensor, ...]
+    described: str
+    scalar: bool
+
+
+def _loss_roots(loss: Any) -> _Roots:
+    if isinstance(loss, (list, tuple)) and loss and isinstance(loss[0], Tensor):
+        loss = loss[0]
+    elif isinstance(loss, Mapping) and isinstance(loss.get("loss"), Tensor):
+        loss = loss["loss"]
+    if not isinstance(loss, Tensor):
+        raise TargetError(
+            f"the loss gave {type(loss).__name__} instead of a tensor: return the scalar tensor that backward() is called on"
+        )
+    if loss.numel() != 1:
+        return _Roots((loss,), f"the loss, of shape {list(loss.shape)} rather than a scalar", True)
+    return _Roots((loss,), "the loss", True)
+
+
+@contextlib.contextmanager
+def _as_theirs(what: str) -> Iterator[None]:
+    """Report an exception of the user's code as theirs."""
+    try:
+        yield
+    except GradlintError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise raised(what, error) from error
+
+
+def _call(module: nn.Module, inputs: Inputs) -> Any:
+    return module(*inputs.args, **inputs.kwargs)
+
+
+def _theirs(inputs: Any) -> Inputs:
+    if isinstance(inputs, Mapping):
+        return Inputs((), dict(inputs))
+    if isinstance(inputs, (tuple, list)):
+        return Inputs(tuple(inputs))
+    return Inputs((inputs,))
+
+
+def _name_inputs(recorder: Recorder, called: Mapping[str, Inputs]) -> dict[int, str]:
+    named: dict[int, str] = {}
+    for name, inputs in called.items():
+        prefix = f"{name}." if name else ""
+        for key, thing in [*enumerate(inputs.args), *inputs.kwargs.items()]:
+            for tensor in _tensors(thing):
+                named.setdefault(recorder.read(tensor), f"{prefix}{key}")
+    return named
+
+
+def _all_tensors(thing: Any, seen: set[int] | None = None, depth: int = 0) -> list[Tensor]:
+    """The tensors in an output: nested containers, dataclasses, plain objects."""
+    seen = set() if seen is None else seen
+    if isinstance(thing, Tensor):
+        if id(thing) in seen:
+            return []
+        seen.add(id(thing))
+        return [thing]
+    if thing is None or depth > 6 or id(thing) in seen or isinstance(thing, (str, bytes, int, float, bool, nn.Module)):
+        return []
+    seen.add(id(thing))
+    parts: list[Any] = []
+    if isinstance(thing, Mapping):
+        parts = list(thing.values())
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        parts = list(thing)
+    elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        parts = [getattr(thing, f.name, None) for f in dataclasses.fields(thing)]
+    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
+        parts = list(vars(thing).values())
+    return [t for part in parts for t in _all_tensors(part, seen, depth + 1)]
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    if left.shape != right.shape or left.dtype != right.dtype or left.is_meta:
+        return False
+    with torch.no_grad():
+        return bool(torch.equal(left.detach(), right)) or bool(torch.equal(torch.nan_to_num(left.detach()), torch.nan_to_num(right)))
+
+
+def _seed() -> None:
+    random.seed(SEED)
+    torch.manual_seed(SEED)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(SEED)

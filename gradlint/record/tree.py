@@ -1,0 +1,147 @@
+"""The parameter and module tables: names as the user knows them, whatever wraps the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from gradlint.sites import NO_SITE, class_is_project
+from gradlint.trace import Event, Module, Parameter
+
+_WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
+             "FullyShardedDataParallel": "_fsdp_wrapped_module", "AveragedModel": "module"}  # fmt: skip
+"""Classes of torch that hold the user's model under an attribute which is no part of its names."""
+
+
+class Place:
+    """A module at one of its places in the tree."""
+
+    __slots__ = ("fqn", "module", "parent", "project")
+
+    def __init__(self, fqn: str, module: nn.Module, parent: int, project: bool) -> None:
+        self.fqn = fqn
+        self.module = module
+        self.parent = parent
+        """Identity of the module that holds it; 0 for a root."""
+        self.project = project
+        """Whether it or a module above it, below the root, is of a class of the user's own."""
+
+
+def places(roots: Mapping[str, nn.Module]) -> Iterator[Place]:
+    """Every place of every module, parents first; a shared module comes once for each of its places."""
+    for key, root in roots.items():
+        yield from _places(root, key, 0, class_is_project(type(root)), frozenset(), top=True)
+
+
+def _places(
+    module: nn.Module, fqn: str, parent: int, project: bool, above: frozenset[int], top: bool = False
+) -> Iterator[Place]:
+    if id(module) in above:
+        return  # a module that holds itself
+    yield Place(fqn, module, parent, project)
+    hidden = _WRAPPERS.get(type(module).__name__) if type(module).__module__.startswith("torch") else None
+    for name, child in module._modules.items():
+        if child is None:
+            continue
+        inner = fqn if name == hidden else f"{fqn}.{name}" if fqn else name
+        owned = class_is_project(type(child)) or (project and not top)
+        yield from _places(child, inner, id(module), owned, above | {id(module)}, top and name == hidden)
+
+
+def tables(
+    roots: Mapping[str, nn.Module],
+    outside: list[nn.Module],
+    numbers: Mapping[int, int],
+    modules_seen: list[nn.Module],
+    events: list[Event],
+) -> tuple[list[Module], list[Parameter]]:
+    """The module table (indexed by the log's numbers) and the parameter table of a set-up.
+
+    `outside` are modules that ran and are in no root; their parameters are named after their class.
+    """
+    rows: dict[int, Module] = {}
+    parameters: dict[int, Parameter] = {}
+    names: dict[int, list[str]] = {}
+    registered = {(e.data["module"], e.data["child"]): e.site for e in events if e.kind == "register" and "child" in e.data}
+
+    def visit(place: Place, in_tree: bool) -> None:
+        module = place.module
+        number = numbers[id(module)]
+        first = number not in rows
+        if first:
+            parent = numbers.get(place.parent, -1)
+            rows[number] = Module(
+                fqn=place.fqn,
+                number=number,
+                parent=parent,
+                type=type(module),
+                training=bool(module.training),
+                in_tree=in_tree,
+                registered_at=registered.get((parent, number), NO_SITE),
+                module=module,
+            )
+        own: list[int] = []
+        for name, tensor in module._parameters.items():
+            if tensor is None:
+                continue
+            fqn = f"{place.fqn}.{name}" if place.fqn else name
+            known = parameters.get(id(tensor))
+            if known is None:
+                parameters[id(tensor)] = known = Parameter(
+                    fqn=fqn,
+                    aliases=(),
+                    key=id(tensor),
+                    index=len(parameters),
+                    requires_grad=bool(tensor.requires_grad),
+                    shape=(),
+                    numel=0,
+                    bytes=0,
+                    groups=(),
+                    module=number,
+                    project=place.project,
+                    in_tree=in_tree,
+                    tensor=tensor,
+                )
+            known.project = known.project or place.project
+            names.setdefault(id(tensor), []).append(fqn)
+            own.append(known.index)
+        if first:
+            rows[number].parameters = tuple(own)
+
+    for place in places(roots):
+        visit(place, True)
+    for module in outside:
+        if numbers[id(module)] not in rows:
+            for place in _places(module, type(module).__name__, 0, class_is_project(type(module)), frozenset()):
+                visit(place, False)
+    for module in modules_seen:  # built, and neither in the model nor run
+        number = numbers[id(module)]
+        if number not in rows:
+            rows[number] = Module(f"?{type(module).__name__}", number, -1, type(module), bool(getattr(module, "training", False)), False, NO_SITE)
+    for key, parameter in parameters.items():
+        parameter.aliases = tuple(dict.fromkeys(names[key]))
+        measure(parameter)
+    return [rows[n] for n in sorted(rows)], list(parameters.values())
+
+
+def measure(parameter: Parameter) -> None:
+    """Fill in shape and size; a lazy parameter that no forward has initialised has none."""
+    tensor: Any = parameter.tensor
+    if isinstance(tensor, UninitializedTensorMixin):
+        return
+    parameter.shape = tuple(tensor.shape)
+    parameter.numel = tensor.numel()
+    parameter.bytes = parameter.numel * tensor.element_size()
+
+
+def buffers(roots: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The buffers by canonical name."""
+    found: dict[str, Tensor] = {}
+    for place in places(roots):
+        for name, tensor in place.module._buffers.items():
+            if isinstance(tensor, Tensor):
+                found[f"{place.fqn}.{name}" if place.fqn else name] = tensor
+    return found

@@ -1,0 +1,259 @@
+"""The rules that are known: the built-in folder, installed rule packs and folders named by the user. Imports no torch.
+
+There is no list of rules: each folder is read, one rule per file. A file that is no proper rule stops the start.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from gradlint.errors import GradlintError
+from gradlint.findings import Severity
+from gradlint.rule import Rule
+
+ENTRY_POINTS = "gradlint.rules"
+"""The entry-point group in which installed packages name a module that is a rule, or a package that holds rules."""
+HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known limits", "References")
+"""The headings that the docstring of every rule has."""
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """A code that gradlint gives by itself, without a rule."""
+
+    code: str
+    name: str
+    severity: Severity
+    doc: str
+
+
+OWN_CODES = (
+    OwnCode(
+        "GL003",
+        "partial-recording",
+        Severity.WARNING,
+        "A part of the set-up could not be recorded: scripted modules, other threads, custom C++ operators.\n\n"
+        "What it does\n\nSays what is therefore unknown. It is a note, and a finding with --strict.\n",
+    ),
+)
+"""Codes that can be selected and explained, though no rule file stands behind them."""
+
+
+Entry = type[Rule] | OwnCode
+"""What has a code, a name, a severity and documentation."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The rules that one start of gradlint knows, ordered by code."""
+
+    rules: tuple[type[Rule], ...]
+    origins: dict[type[Rule], Path] = field(default_factory=dict)
+    """The file that each rule came from."""
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The rules and gradlint's own codes, ordered by code."""
+        entries: list[Entry] = [*OWN_CODES, *self.rules]
+        return sorted(entries, key=lambda entry: entry.code)
+
+
+def load(folders: Sequence[str | Path] = (), *, packs: bool = True) -> Registry:
+    """Load the built-in rules, those of installed packs (unless `packs` is False) and those in `folders`.
+
+    A file is loaded once per process: loading again gives the same classes.
+
+    Raises:
+        GradlintError: a folder is missing or empty, a rule is malformed or two have the same code or name; the message
+            names file and line.
+    """
+    origins: dict[type[Rule], Path] = {}
+    for rule, path in _all_rules(folders, packs):
+        if rule not in origins:
+            _check_unique(rule, path, origins)
+            origins[rule] = path
+    return Registry(tuple(sorted(origins, key=lambda rule: rule.code)), origins)
+
+
+def builtin_folder() -> Path:
+    """Where the built-in rules are: inside the installed package, else in the checkout that the package stands in.
+
+    Raises:
+        GradlintError: they are in neither place.
+    """
+    package = Path(__file__).resolve().parent
+    installed, checkout = package / "rules", package.parent / "rules"
+    if installed.is_dir():
+        return installed
+    if checkout.is_dir() and (package.parent / "pyproject.toml").is_file():
+        return checkout
+    raise GradlintError(f"gradlint's own rules are missing: neither {installed} nor {checkout} is there; reinstall it")
+
+
+def _all_rules(folders: Sequence[str | Path], packs: bool) -> Iterator[tuple[type[Rule], Path]]:
+    builtin = list(_folder_rules(builtin_folder()))
+    if not builtin:
+        raise GradlintError(f"gradlint's own rules are missing: {builtin_folder()} holds none; reinstall it")
+    yield from builtin
+    if packs:
+        yield from _pack_rules()
+    for folder in folders:
+        path = Path(folder).resolve()
+        if not path.is_dir():
+            raise GradlintError(f"--rules-dir {folder}: there is no such folder")
+        found = list(_folder_rules(path))
+        if not found:
+            raise GradlintError(f"--rules-dir {folder}: it holds no rule files (*.py)")
+        yield from found
+
+
+def _rule_files(folder: Path) -> list[Path]:
+    """The rule files of a folder; names that begin with an underscore are for helpers."""
+    return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+
+
+def _folder_rules(folder: Path) -> Iterator[tuple[type[Rule], Path]]:
+    for path in _rule_files(folder):
+        # The folder is part of the module's name, so that equal stems in two folders do not meet in sys.modules.
+        digest = hashlib.sha1(str(folder).encode(), usedforsecurity=False).hexdigest()[:8]
+        yield _rule_of(_load_file(path, f"_gradlint_rules_{digest}_{path.stem}"), path), path
+
+
+def _load_file(path: Path, name: str) -> ModuleType:
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise GradlintError(f"{path}: cannot be loaded as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise GradlintError(_import_failure(error, path)) from error
+    return module
+
+
+def _pack_rules() -> Iterator[tuple[type[Rule], Path]]:
+    from importlib.metadata import entry_points  # slow to import, and not needed by every command
+
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        module = _import_pack(entry.module, f"rule pack {entry.name} ({entry.value})")
+        if not hasattr(module, "__path__"):
+            path = Path(module.__file__ or entry.module)
+            yield _rule_of(module, path), path
+            continue
+        for folder in module.__path__:
+            for path in _rule_files(Path(folder)):
+                yield _rule_of(_import_pack(f"{entry.module}.{path.stem}", str(path)), path), path
+
+
+def _import_pack(name: str, what: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise GradlintError(_import_failure(error, Path(what))) from error
+
+
+def _import_failure(error: Exception, path: Path) -> str:
+    line = error.lineno if isinstance(error, SyntaxError) else None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if Path(frame.filename) == path:
+            line = frame.lineno
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{path}:{line or 1}: this rule cannot be loaded: {type(error).__name__}: {text}"
+
+
+def _rule_of(module: ModuleType, path: Path) -> type[Rule]:
+    """The one rule that a file defines, checked."""
+    rules = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Rule)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
+    ]
+    if len(rules) != 1:
+        line = _line(path, rules[1].__name__) if rules else 1
+        raise GradlintError(f"{path}:{line}: a rule file defines exactly one subclass of Rule, this one {len(rules)}")
+    rule = rules[0]
+    for attribute, problem in _problems(rule, path):
+        raise GradlintError(f"{path}:{_line(path, rule.__name__, attribute)}: {rule.__name__}: {problem}")
+    return rule
+
+
+def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
+    """(the attribute at fault, what is wrong) for each thing that keeps a class from being a rule."""
+    code, name = getattr(rule, "code", None), getattr(rule, "name", None)
+    severity, doc = getattr(rule, "severity", None), rule.__dict__.get("__doc__")
+    if not isinstance(code, str) or not re.fullmatch(r"[A-Z]{2,}\d{3}", code):
+        yield "code", f"its code {code!r} is not capital letters and three digits, as in 'GL401'"
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        yield "name", f"its name {name!r} is not kebab-case, as in 'detached-upstream'"
+    elif path.stem != name.replace("-", "_"):
+        yield "name", f"the file of the rule {name!r} must be called {name.replace('-', '_')}.py"
+    if not isinstance(severity, Severity):
+        yield "severity", f"its severity {severity!r} is not a gradlint.Severity"
+    if rule.check is Rule.check or not callable(rule.check):
+        yield "check", "it has no check() of its own"
+    missing = [heading for heading in HEADINGS if not has_heading(doc or "", heading)]
+    if missing:
+        yield "", f"its docstring lacks the heading {', '.join(map(repr, missing))}"
+
+
+def heading_of(line: str) -> str | None:
+    """The heading that a docstring line is, without its markup; None when it is none."""
+    text = line.strip().lstrip("#").strip().removesuffix("::").removesuffix(":").strip("*").strip()
+    return next((heading for heading in HEADINGS if text.lower() == heading.lower()), None)
+
+
+def has_heading(doc: str, heading: str) -> bool:
+    """Whether a line of the docstring is that heading."""
+    return any(heading_of(line) == heading for line in doc.splitlines())
+
+
+def _check_unique(rule: type[Rule], path: Path, origins: dict[type[Rule], Path]) -> None:
+    for own in OWN_CODES:
+        if rule.code == own.code or rule.name == own.name:
+            raise GradlintError(f"{path}:{_line(path, rule.__name__, 'code')}: {own.code} {own.name} is gradlint's own")
+    for other, origin in origins.items():
+        for attribute in ("code", "name"):
+            value = getattr(rule, attribute)
+            if value == getattr(other, attribute):
+                place = f"{path}:{_line(path, rule.__name__, attribute)}"
+                raise GradlintError(f"{place}: the {attribute} {value} is taken by {origin}")
+
+
+def _line(path: Path, class_name: str, attribute: str = "") -> int:
+    """The line of a class, or of an attribute or method in its body; the class's where the attribute is not there."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return 1
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            for statement in node.body:
+                if attribute and attribute in _defined(statement):
+                    return statement.lineno
+            return node.lineno
+    return 1
+
+
+def _defined(statement: ast.stmt) -> list[str]:
+    """The names that a statement of a class body defines."""
+    if isinstance(statement, ast.Assign):
+        return [target.id for target in statement.targets if isinstance(target, ast.Name)]
+    return [getattr(statement, "name", ""), getattr(getattr(statement, "target", None), "id", "")]

@@ -1,0 +1,100 @@
+"""The report for programs. The keys and their meaning are part of the interface; `schema` counts their changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gradlint.findings import Edit, Finding, Fix, Note, Related, Report, TargetSummary, sorted_findings
+from gradlint.report.text import shown_path
+
+SCHEMA = 1
+
+
+def render(report: Report, root: Path) -> str:
+    """The report as JSON in ASCII, so that no encoding of stdout can break it; paths relative to `root` when below."""
+    return json.dumps(document(report, root), indent=1) + "\n"
+
+
+def document(report: Report, root: Path) -> dict[str, Any]:
+    """The report as plain dicts and lists. Where no place is known, its path is empty and its numbers are 0."""
+    return {
+        "schema": SCHEMA,
+        "findings": [_finding(finding, root) for finding in sorted_findings(report.findings)],
+        "skipped": [{"target": skip.target, "code": skip.code, "reason": skip.reason} for skip in report.skipped],
+        "errors": [{"target": failure.target, "message": failure.message} for failure in report.errors],
+        "notes": [_note(note, root) for note in report.notes],
+        "targets": [_target(target) for target in report.targets],
+    }
+
+
+def _finding(finding: Finding, root: Path) -> dict[str, Any]:
+    place = finding.location
+    return {
+        "target": finding.target,
+        "code": finding.code,
+        "name": finding.name,
+        "severity": str(finding.severity),
+        "message": finding.message,
+        "path": shown_path(place.path, root) if place else "",
+        "line": place.line if place else 0,
+        "column": place.column if place else 0,
+        "end_line": (place.end_line or place.line) if place else 0,
+        "end_column": place.end_column if place else 0,
+        "parameters": list(finding.parameters),
+        "related": [_related(related, root) for related in finding.related],
+        "fix": _fix(finding.fix, root) if finding.fix else None,
+    }
+
+
+def _related(related: Related, root: Path) -> dict[str, Any]:
+    place = related.location
+    return {
+        "message": related.message,
+        "path": shown_path(place.path, root),
+        "line": place.line,
+        "column": place.column,
+    }
+
+
+def _fix(fix: Fix, root: Path) -> dict[str, Any]:
+    return {"description": fix.description, "safe": fix.safe, "edits": [_edit(edit, root) for edit in fix.edits]}
+
+
+def _edit(edit: Edit, root: Path) -> dict[str, Any]:
+    place = edit.location
+    return {
+        "path": shown_path(place.path, root),
+        "start": [place.line, place.column],
+        "end": [place.end_line or place.line, place.end_column or place.column],
+        "text": edit.text,
+    }
+
+
+def _note(note: Note, root: Path) -> dict[str, Any]:
+    place = note.location
+    return {
+        "target": note.target,
+        "code": note.code,
+        "message": note.message,
+        "path": shown_path(place.path, root) if place else "",
+        "line": place.line if place else 0,
+    }
+
+
+def _target(target: TargetSummary) -> dict[str, Any]:
+    return {
+        "target": target.target,
+        "inputs": target.inputs,
+        "loss": target.loss,
+        "parameters": target.parameters,
+        "trainable": target.trainable,
+        "frozen": target.frozen,
+        "starved": target.starved,
+        "unused": target.unused,
+        "reached": target.reached,
+        "numel": target.numel,
+        "optimizers": [{"name": name, "parameters": count} for name, count in target.optimizers],
+        "seconds": round(target.seconds, 3),
+    }

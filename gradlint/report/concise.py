@@ -1,0 +1,35 @@
+"""One line per finding, for editors and for grep."""
+
+from __future__ import annotations
+
+from gradlint.findings import Finding, Report, sorted_findings
+from gradlint.report.summary import summary
+from gradlint.report.text import View, shown_path
+
+
+def render(report: Report, view: View) -> str:
+    """``path:line:col: CODE message`` for each finding; a finding without a place starts with its target."""
+    return "".join(f"{_line(finding, view)}\n" for finding in sorted_findings(report.findings))
+
+
+def aside(report: Report, view: View) -> str:
+    """What the lines of `render` cannot hold, meant for stderr: what was seen of each target."""
+    lines = [view.clean(f"{target.target}: {summary(target)}") for target in report.targets]
+    if report.hidden:
+        lines.append(f"{report.hidden} info hidden (--show-info)")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def errors(report: Report, view: View) -> str:
+    """The targets that could not be checked, each with the user's traceback above its message."""
+    lines = []
+    for failure in report.errors:
+        lines += view.lines(failure.traceback.rstrip("\n")) if failure.traceback.strip() else []
+        lines.append(view.clean(f"error: {failure.target}: {failure.message}" if failure.target else failure.message))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _line(finding: Finding, view: View) -> str:
+    place = finding.location
+    where = f"{shown_path(place.path, view.root)}:{place.line}:{place.column}" if place else finding.target
+    return view.clean(f"{where}: {finding.code} {finding.message}")

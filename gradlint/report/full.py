@@ -1,0 +1,216 @@
+"""The report for people: each finding with its source, then what was seen, assumed and left out."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from rich.console import Console
+from rich.text import Text
+
+from gradlint.findings import (
+    Failure,
+    Finding,
+    Location,
+    Note,
+    Report,
+    Severity,
+    Skipped,
+    TargetSummary,
+    sorted_findings,
+)
+from gradlint.report.grouping import describe
+from gradlint.report.source import excerpt
+from gradlint.report.summary import summary
+from gradlint.report.text import View, cells, plural, shown_path, wrap
+
+SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
+LISTED = 12
+"""Parameter groups listed before the rest is folded."""
+BRIEF = 3
+"""With more targets than this, clean ones take one line each unless the report is verbose."""
+
+
+def render(report: Report, view: View) -> str:
+    """The whole report as text for `view`, with colour codes if the view has colour."""
+    page = Page(view)
+    for finding in sorted_findings(report.findings):
+        _finding(page, finding)
+    for failure in report.errors:
+        _failure(page, failure)
+    brief = len(report.targets) > BRIEF and not view.verbose
+    page.gap()
+    for target in report.targets:
+        _target(page, target, report, brief)
+    judged = {target.target for target in report.targets}
+    for note in report.notes:
+        if note.target not in judged:
+            _note(page, note)
+    page.gap()
+    page.line(_closing(report, brief), wrapped=True)
+    return page.text()
+
+
+class Page:
+    """Lines of styled text, collected and then rendered at once."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._lines: list[tuple[Text, bool]] = []
+
+    def line(self, *parts: Text | str, wrapped: bool = False) -> None:
+        """Add one line; unless `wrapped` is set it is never broken."""
+        self._lines.append((Text.assemble(*parts), wrapped))
+
+    def gap(self) -> None:
+        """Leave one empty line, unless there is one already or the page is empty."""
+        if self._lines and self._lines[-1][0].plain:
+            self.line()
+
+    def paragraph(self, text: str, *, label: str = "", style: str = "", indent: int = 2) -> None:
+        """Add wrapped text.
+
+        A short `label` stands before the first line, and the others hang below the text; a long one is part of it.
+        """
+        text, label = self.view.clean(text), self.view.clean(label)
+        hang = indent + 2 if label else indent
+        if 0 < cells(label) <= self.view.width // 4:
+            hang = indent + cells(label) + 1
+            head, *rest = wrap(text, self.view.width - hang)
+            self.line(" " * indent, Text(label, style=style), " ", head)
+        else:
+            head, *rest = wrap(f"{label} {text}".strip(), self.view.width - hang)
+            self.line(" " * indent, Text(head[: len(label)], style=style), head[len(label) :])
+        for line in rest:
+            self.line(" " * hang, line)
+
+    def where(self, location: Location, label: str = "", indent: int = 2) -> None:
+        """Add ``label path:line:column``, over several lines where it is too long for one."""
+        place = f"{shown_path(location.path, self.view.root)}:{location.line}:{location.column}"
+        self.paragraph(place, label=label, style="blue", indent=indent)
+
+    def source(self, location: Location, style: str, context: int, indent: int = 2) -> None:
+        """Add the source excerpt of a location, or a line saying that it cannot be shown."""
+        rows = excerpt(location, self.view, self.view.width - indent, context)
+        if not rows and context:
+            self.line(" " * indent, Text("(source not available)", style="dim"))
+        for row in rows:
+            blank = " " * len(row.gutter)
+            self.line(" " * indent, Text(f"{row.gutter} {self.view.bar} ", style="blue"), row.text)
+            if row.marks.strip():
+                self.line(" " * indent, Text(f"{blank} {self.view.bar} ", style="blue"), Text(row.marks, style=style))
+
+    def text(self) -> str:
+        """The page, each line without spaces at its end."""
+        buffer = io.StringIO()
+        color = self.view.color
+        console = Console(
+            file=buffer, width=self.view.width, force_terminal=color, color_system="standard" if color else None,
+            no_color=not color, legacy_windows=False, highlight=False, markup=False, emoji=False,
+        )  # fmt: skip
+        for line, wrapped in self._lines:
+            line.rstrip()
+            console.print(line, no_wrap=not wrapped, overflow="fold" if wrapped else "ignore", crop=False)
+        return "".join(line.rstrip() + "\n" for line in buffer.getvalue().split("\n")[:-1])
+
+
+def _finding(page: Page, finding: Finding) -> None:
+    page.gap()
+    style = SEVERITY_STYLE[finding.severity]
+    view = page.view
+    title = f"{view.clean(finding.code)} {view.clean(finding.name)}"
+    apart = "  " if cells(title) + 2 + len(str(finding.severity)) <= view.width else "\n  "
+    page.line(Text(title, style="bold"), apart, Text(str(finding.severity), style=style))
+    if finding.location:
+        page.where(finding.location)
+        page.source(finding.location, style, context=2)
+    else:
+        page.paragraph(finding.target)
+    page.gap()
+    page.paragraph(finding.message)
+    _parameters(page, finding)
+    for related in finding.related:
+        page.where(related.location, label=f"{related.message}:")
+        page.source(related.location, "blue", context=0, indent=4)
+    if finding.fix:
+        page.paragraph(finding.fix.description, label="fix:", style="bold green")
+
+
+def _parameters(page: Page, finding: Finding) -> None:
+    """List the parameters that the message does not name already."""
+    if _names_all(finding.message, finding.parameters):
+        return
+    labels = describe(finding.parameters)
+    listed = labels if len(labels) <= LISTED + 1 else labels[:LISTED]
+    rest = len(labels) - len(listed)
+    more = f", {page.view.dots} and {rest} more" if rest else ""
+    page.paragraph(", ".join(listed) + more, label="parameters:", style="bold")
+
+
+def _names_all(message: str, parameters: Sequence[str]) -> bool:
+    """Whether each parameter stands in the message, by its name or under a pattern."""
+    words = {word.strip(".") for word in re.findall(r"[\w.*\[\]]+", message)}
+    patterns = [word for word in words if "*" in word and word.strip("*.")]
+    return all(name in words or any(fnmatchcase(name, pattern) for pattern in patterns) for name in parameters)
+
+
+def _failure(page: Page, failure: Failure) -> None:
+    page.gap()
+    page.paragraph(failure.target, label="error", style="bold red", indent=0)
+    page.paragraph(failure.message)
+    if failure.traceback.strip():
+        page.gap()
+        for line in page.view.lines(failure.traceback.rstrip("\n")):
+            page.line(Text("  " + line, style="dim"))
+
+
+def _target(page: Page, target: TargetSummary, report: Report, brief: bool) -> None:
+    if not brief:
+        page.gap()
+    page.paragraph(summary(target), label=f"{target.target}:", style="bold", indent=0)
+    if not brief:
+        page.paragraph(target.inputs, label="inputs:", style="dim")
+        page.paragraph(target.loss, label="loss:", style="dim")
+    for note in report.notes:
+        if note.target == target.target:
+            _note(page, note)
+    if not brief:
+        _skipped(page, [skip for skip in report.skipped if skip.target == target.target])
+
+
+def _note(page: Page, note: Note) -> None:
+    place = note.location
+    where = f" ({shown_path(place.path, page.view.root)}:{place.line})" if place else ""
+    page.paragraph(note.message + where, label=f"note {note.code}:" if note.code else "note:", style="cyan")
+
+
+def _skipped(page: Page, skipped: Iterable[Skipped]) -> None:
+    reasons: dict[str, list[str]] = {}
+    for skip in skipped:
+        reasons.setdefault(skip.reason, []).append(skip.code)
+    for reason, codes in reasons.items():
+        which = ", ".join(codes) if page.view.verbose or len(codes) <= 3 else plural(len(codes), "rule")
+        page.paragraph(f"{which} ({reason})", label="skipped:", style="dim")
+
+
+def _closing(report: Report, brief: bool) -> Text:
+    counts = {severity: sum(f.severity == severity for f in report.findings) for severity in reversed(Severity)}
+    parts = []
+    if report.errors:
+        parts.append(Text(f"{plural(len(report.errors), 'target')} could not be checked", style="bold red"))
+    for severity, count in counts.items():
+        if count:
+            noun = "info finding" if severity is Severity.INFO else str(severity)
+            parts.append(Text(plural(count, noun), style=SEVERITY_STYLE[severity]))
+    if not report.findings and report.targets:
+        parts.append(Text("no findings", style="" if report.errors else "bold green"))
+    if report.hidden:
+        parts.append(Text(f"{report.hidden} info hidden (--show-info)", style="dim"))
+    if report.skipped and brief:
+        parts.append(Text(f"{plural(len(report.skipped), 'rule run')} skipped (-v says why)", style="dim"))
+    if not parts:
+        parts.append(Text("nothing was checked"))
+    line = Text(", ").join(parts)
+    return line if len(report.targets) < 2 else Text.assemble(line, f" in {plural(len(report.targets), 'target')}")

@@ -1,0 +1,18 @@
+"""What was seen of a target, in one line."""
+
+from __future__ import annotations
+
+from gradlint.findings import TargetSummary
+from gradlint.report.text import plural
+
+
+def summary(target: TargetSummary) -> str:
+    """What was seen of a target: ``412 parameters: 410 train, 2 frozen, 0 starved; AdamW holds 410``."""
+    parts = [f"{target.reached} train", f"{target.frozen} frozen", f"{target.starved} starved"]
+    if target.unused:
+        parts.append(f"{target.unused} unused")
+    unjudged = target.trainable - target.reached - target.starved - target.unused
+    if unjudged > 0:
+        parts.append(f"{unjudged} not judged")
+    held = [f"{name} holds {count}" for name, count in target.optimizers] or ["no optimizer"]
+    return "; ".join([f"{plural(target.parameters, 'parameter')}: {', '.join(parts)}", *held])

@@ -1,0 +1,139 @@
+"""Text that may be shown anywhere: made printable, measured in terminal cells, wrapped."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+_BOXES = {ord(char): plain for char, plain in zip("─━│┃┏┓┗┛┌┐└┘├┤•▌", "--||++++++++++*|", strict=True)}
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a report will be read."""
+
+    width: int = 80
+    """Columns."""
+    color: bool = False
+    terminal: bool = False
+    """Whether a person looks at it; box characters are used only then."""
+    encoding: str = "utf-8"
+    verbose: bool = False
+    root: Path = Path()
+    """Paths below it are shown relative to it."""
+
+    @cached_property
+    def unicode(self) -> bool:
+        """Whether box characters and the like may be used."""
+        return self.terminal and self.encoding.lower().replace("-", "").replace("_", "") in ("utf8", "utf8sig")
+
+    @property
+    def bar(self) -> str:
+        """The line between line numbers and source."""
+        return "│" if self.unicode else "|"
+
+    @property
+    def dots(self) -> str:
+        """What stands for something left out."""
+        return "…" if self.unicode else "..."
+
+    def char(self, char: str) -> str:
+        """The character as it can be shown: control characters and what the encoding lacks become escapes."""
+        if " " <= char <= "~":
+            return char
+        if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+            return char.encode("ascii", "backslashreplace").decode() if ord(char) > 127 else f"\\x{ord(char):02x}"
+        try:
+            char.encode(self.encoding)
+        except (UnicodeEncodeError, LookupError):
+            return char.encode("ascii", "backslashreplace").decode()
+        return char
+
+    def clean(self, text: str) -> str:
+        """One line of text, safe to show: tabs and line ends become spaces, the rest as `char`."""
+        return "".join(map(self.char, re.sub(r"[\t\r\n\v\f]+", " ", text)))
+
+    def keep(self, text: str) -> str:
+        """Text that may hold colour codes, with what the encoding lacks as escapes and box characters in ASCII."""
+        if not self.unicode:
+            text = text.translate(_BOXES)
+        return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+
+    def lines(self, text: str) -> list[str]:
+        """Lines of text, each safe to show, tabs expanded."""
+        return ["".join(map(self.char, line.expandtabs(4))) for line in re.split(r"\r\n|\r|\n", text)]
+
+
+def cells(text: str) -> int:
+    """Width of printable text in terminal cells."""
+    if text.isascii():
+        return len(text)
+    return sum(map(char_cells, text))
+
+
+def char_cells(char: str) -> int:
+    """Width of one character: 0 for combining marks, 2 for wide ones, else 1."""
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break printable text at spaces into lines of at most `width` cells; longer words are broken anywhere.
+
+    Returns:
+        At least one line.
+    """
+    width = max(width, 8)
+    lines, line, used = [], "", 0
+    for word in text.split():
+        need = cells(word)
+        if line and used + 1 + need > width:
+            lines.append(line)
+            line, used = "", 0
+        elif line:
+            line, used = line + " ", used + 1
+        while used + need > width:
+            head, word = _cut(word, width - used)
+            lines.append(line + head)
+            line, used, need = "", 0, cells(word)
+        line, used = line + word, used + need
+    return [*lines, line] if line or not lines else lines
+
+
+def _cut(word: str, width: int) -> tuple[str, str]:
+    """Split so that the head fits and, where possible, ends after a dot, slash, comma or underscore."""
+    used = end = 0
+    while end < len(word) and (used := used + char_cells(word[end])) <= width:
+        end += 1
+    nice = max((word.rfind(mark, end // 2, end) for mark in "./,_\\:"), default=-1) + 1
+    end = nice or max(end, 1)
+    return word[:end], word[end:]
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 error``, ``2 errors``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def shown_path(path: str, root: Path) -> str:
+    """The path as reports show it: relative to `root` where it lies below, with forward slashes."""
+    if not path or path.startswith("<"):
+        return path
+    base = root.absolute()
+    for candidate, below in ((Path(path), base), (_resolved(path), _resolved(str(base)))):
+        try:
+            return candidate.relative_to(below).as_posix()
+        except ValueError:
+            continue
+    return Path(path).as_posix()
+
+
+def _resolved(path: str) -> Path:
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return Path(path)

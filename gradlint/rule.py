@@ -1,0 +1,111 @@
+"""What a rule is. Everything that a rule needs is reached from here; importing it imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from gradlint.findings import Finding, Fix, Location, Related, Severity
+
+if TYPE_CHECKING:
+    from gradlint.flow import Flow
+    from gradlint.trace import Event, Parameter, Trace
+
+
+class Rule:
+    """One mistake that gradlint looks for.
+
+    A subclass states its class attributes, a docstring under the headings *What it does*, *Why it is bad*, *Example*,
+    *Use instead*, *Known limits*, *References*, and `check`.
+    """
+
+    code: ClassVar[str]
+    """For example ``GL401``; never changes once released."""
+    name: ClassVar[str]
+    """In kebab case; reads naturally after "allow …"."""
+    severity: ClassVar[Severity]
+    """The usual severity; a single finding may weigh less."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``."""
+
+    def check(self, context: Context) -> Iterable[Finding]:
+        """Yield what is wrong with one recorded set-up."""
+        raise NotImplementedError(f"{type(self).__name__}.check")
+
+
+class Context:
+    """One recorded set-up and what was worked out about it, as a rule sees them."""
+
+    def __init__(self, trace: Trace, flow: Flow) -> None:
+        self.trace = trace
+        """The recording: ops, events, parameters, modules, optimizers."""
+        self.flow = flow
+        """Which parameters data flows from and gradient flows to, and the cuts between."""
+
+    def has(self, need: str) -> str | None:
+        """None if the set-up has what a rule needs, else the reason why it has not."""
+        if need == "optimizer" and not self.trace.optimizers:
+            return "no optimizer given"
+        if need == "forward" and self.trace.forward_start >= len(self.trace.ops) and not self.trace.roots:
+            return "no forward was run"
+        if need == "loss" and self.flow.waits_for_step:
+            return "the set-up has a step and no loss: it is judged from recorded steps only"
+        return None
+
+    def finding(
+        self,
+        rule: Rule,
+        message: str,
+        at: Location | int | None,
+        parameters: Iterable[Parameter] = (),
+        related: Iterable[Related | None] = (),
+        fix: Fix | None = None,
+        severity: Severity | None = None,
+    ) -> Finding:
+        """A finding of a rule. `at` is a location or a site; parameters are ordered as in the model.
+
+        Related places that are unknown (None), doubled, or the primary location itself are left out.
+        """
+        where = self.trace.location(at) if isinstance(at, int) else at
+        named = sorted({p.index: p for p in parameters}.values(), key=lambda p: p.index)
+        places: dict[tuple[str, int], Related] = {}
+        for place in related:
+            if place is not None and (where is None or place.location != where):
+                places.setdefault((place.location.path, place.location.line), place)
+        return Finding(
+            target=self.trace.target,
+            code=rule.code,
+            name=rule.name,
+            severity=rule.severity if severity is None else severity,
+            message=message,
+            location=where,
+            parameters=tuple(p.fqn for p in named),
+            related=tuple(places.values()),
+            fix=fix,
+        )
+
+    def related(self, message: str, at: Location | int | Event | None) -> Related | None:
+        """A related place; None where it is not known."""
+        if at is None:
+            return None
+        if not isinstance(at, (int, Location)):
+            at = at.site
+        where = self.trace.location(at) if isinstance(at, int) else at
+        return Related(message, where) if where is not None else None
+
+    def callers(self, site: int, message: str = "called here", limit: int = 3) -> Iterator[Related]:
+        """The user's frames above the one that is blamed for a site, innermost first."""
+        blamed = self.trace.frame(site)
+        passed = False
+        given = 0
+        for frame in self.trace.sites.chain(site):
+            if passed and frame.project and given < limit:
+                given += 1
+                yield Related(message, frame.location)
+            passed = passed or frame is blamed
+
+    def names(self, parameters: Iterable[Parameter]) -> str:
+        """Parameters in words, grouped: ``encoder.* (148 parameters, 85.1 M)``."""
+        from gradlint.naming import in_words
+
+        return in_words(list(parameters), self.trace.parameters)

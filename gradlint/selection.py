@@ -1,0 +1,119 @@
+"""Which rules run, and whose findings of severity info are shown. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from gradlint.errors import UsageError
+from gradlint.findings import Finding, Report, Severity
+from gradlint.registry import Entry, Registry
+from gradlint.rule import Rule
+
+EVERYTHING = "ALL"
+"""The selector that means every rule."""
+_EXACT = 1000
+"""How specific a full code or a name is; a prefix is as specific as it is long."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The outcome of --select, --ignore and --extend-select."""
+
+    rules: tuple[type[Rule], ...]
+    """The rules to run, ordered by code."""
+    codes: frozenset[str]
+    """The codes whose findings count: those of `rules` and gradlint's own."""
+    asked_for: frozenset[str] = frozenset()
+    """Codes selected by their full code or name, whose info findings are shown."""
+
+    def apply(self, report: Report, *, show_info: bool = False) -> Report:
+        """The report without findings that were not selected or, being info, not asked for; those are counted."""
+        selected = [finding for finding in report.findings if finding.code in self.codes]
+        shown = [finding for finding in selected if show_info or self._is_shown(finding)]
+        return replace(report, findings=shown, hidden=report.hidden + len(selected) - len(shown))
+
+    def _is_shown(self, finding: Finding) -> bool:
+        return finding.severity > Severity.INFO or finding.code in self.asked_for
+
+
+def select(
+    registry: Registry,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    extend_select: Iterable[str] = (),
+) -> Selection:
+    """Decide for every rule whether it runs.
+
+    Selectors are full codes, prefixes of codes (``GL4``, ``GL40``), names, or ``ALL``; each string may hold several,
+    separated by commas. Without `select` all rules are selected. The most specific selector decides about a rule; of
+    equally specific ones, ignoring wins. `extend_select` counts as selecting.
+
+    Raises:
+        UsageError: a selector fits no rule; the message names the nearest that does.
+    """
+    known = registry.entries
+    chosen, added, ignored = split(select), split(extend_select), split(ignore)
+    wanted = _strengths([*(chosen or [EVERYTHING]), *added], known)
+    unwanted = _strengths(ignored, known)
+    codes = frozenset(code for code, strength in wanted.items() if strength > unwanted.get(code, -1))
+    exact = frozenset(code for code, strength in _strengths([*chosen, *added], known).items() if strength == _EXACT)
+    return Selection(tuple(rule for rule in registry.rules if rule.code in codes), codes, exact & codes)
+
+
+def split(selectors: Iterable[str]) -> list[str]:
+    """The selectors in lists separated by commas, without empty ones."""
+    return [part for text in selectors for part in re.split(r"[,\s]+", text) if part]
+
+
+def lookup(registry: Registry, code_or_name: str) -> Entry:
+    """The rule, or gradlint's own code, of that code or name.
+
+    Raises:
+        UsageError: there is none; the message names the nearest.
+    """
+    found = _matching(code_or_name, registry.entries)
+    if found is None or found[1] != _EXACT:
+        raise UsageError(_unknown(code_or_name, registry.entries, prefixes=False))
+    return found[0][0]
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most like `word`, compared without case; None when none comes close."""
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.6)
+    return by_folded[close[0]] if close else None
+
+
+def _strengths(selectors: Iterable[str], known: Sequence[Entry]) -> dict[str, int]:
+    """Code → how specific the most specific of the selectors that mean it is."""
+    strengths: dict[str, int] = {}
+    for selector in selectors:
+        found = _matching(selector, known)
+        if found is None:
+            raise UsageError(_unknown(selector, known))
+        for rule in found[0]:
+            strengths[rule.code] = max(strengths.get(rule.code, 0), found[1])
+    return strengths
+
+
+def _matching(selector: str, known: Sequence[Entry]) -> tuple[list[Entry], int] | None:
+    """The rules a selector means and how specific it is; None when it means none."""
+    upper = selector.strip().upper()
+    if upper == EVERYTHING:
+        return list(known), 0
+    exact = [rule for rule in known if upper == rule.code or selector.strip().lower() == rule.name]
+    if exact:
+        return exact, _EXACT
+    prefixed = [rule for rule in known if rule.code.startswith(upper)] if re.fullmatch(r"[A-Z]+\d*", upper) else []
+    return (prefixed, len(upper)) if prefixed else None
+
+
+def _unknown(selector: str, known: Sequence[Entry], *, prefixes: bool = True) -> str:
+    codes = [rule.code for rule in known]
+    starts = {code[:length] for code in codes for length in (3, 4) if prefixes and length >= len(selector)}
+    near = nearest(selector, [*codes, *(rule.name for rule in known), *sorted(starts)])
+    hint = f"; did you mean {near}?" if near else "; `gradlint rules` lists them"
+    return f"no rule has the code{', the prefix' if prefixes else ''} or the name {selector!r}{hint}"

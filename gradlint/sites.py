@@ -1,0 +1,226 @@
+"""Where in the user's source something happened: call chains, kept compact while recording and resolved afterwards.
+
+A *site* is a number that stands for one chain of user frames: the innermost frame and the number of the chain above
+it. Frames of torch, of the standard library and of gradlint itself are left out while recording. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+import os
+import site as site_module
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType
+
+from gradlint.findings import Location
+
+NO_SITE = -1
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a chain."""
+
+    path: str
+    function: str
+    code: CodeType
+    location: Location
+
+    @property
+    def project(self) -> bool:
+        """Whether the frame is the user's own code rather than an installed library's."""
+        return is_project(self.path)
+
+
+class Sites:
+    """The interned call chains of one recording."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[CodeType, int, int]] = []
+        """(code, last instruction, number of the chain above)."""
+        self.numbers: dict[tuple[int, int, int], int] = {}
+        self._frames: dict[tuple[int, int], Frame] = {}
+
+    def intern(self, code: CodeType, instruction: int, above: int) -> int:
+        """The number of the chain made of this frame on top of the chain `above`."""
+        key = (id(code), instruction, above)  # the code objects stay alive in `rows`, so their ids stay theirs
+        number = self.numbers.get(key)
+        if number is None:
+            number = self.numbers[key] = len(self.rows)
+            self.rows.append((code, instruction, above))
+        return number
+
+    def chain(self, number: int) -> Iterator[Frame]:
+        """The frames of a site, innermost first."""
+        while number >= 0:
+            code, instruction, number = self.rows[number]
+            # by identity: equal code objects of two files compare equal
+            key = (id(code), instruction)
+            if key not in self._frames:
+                self._frames[key] = _frame(code, instruction)
+            yield self._frames[key]
+
+    def innermost(self, number: int) -> Frame | None:
+        """The innermost frame that is not torch's or the standard library's; None where there is none."""
+        return next(self.chain(number), None)
+
+    def blamed(self, number: int) -> Frame | None:
+        """The innermost frame of the user's own project, else the innermost of all."""
+        first = None
+        for frame in self.chain(number):
+            if frame.project:
+                return frame
+            first = first or frame
+        return first
+
+
+def _frame(code: CodeType, instruction: int) -> Frame:
+    path = os.path.abspath(code.co_filename)
+    return Frame(path, getattr(code, "co_qualname", code.co_name), code, _location(path, code, instruction))
+
+
+def _location(path: str, code: CodeType, instruction: int) -> Location:
+    positions = getattr(code, "co_positions", None)  # Python 3.11 and newer
+    if positions is not None:
+        line, end_line, column, end_column = next(
+            (p for i, p in enumerate(positions()) if i == instruction // 2), (None, None, None, None)
+        )
+        if line is not None and column is not None and end_column is not None:
+            return Location(
+                path,
+                line,
+                _characters(path, line, column) + 1,
+                end_line or line,
+                _characters(path, end_line or line, end_column) + 1,
+            )
+        if line is not None:
+            return statement_location(path, line)
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= instruction < end and number is not None:
+            line = number
+    return statement_location(path, line)
+
+
+def _characters(path: str, line: int, offset: int) -> int:
+    """A byte offset into a line of source as a count of characters."""
+    text = linecache.getline(path, line)
+    if text.isascii():
+        return offset
+    return len(text.encode()[:offset].decode(errors="replace"))
+
+
+def statement_location(path: str, line: int) -> Location:
+    """The span of the text of one line, without its indentation and trailing comment-free blanks."""
+    text = linecache.getline(path, line).rstrip("\n")
+    stripped = text.strip()
+    if not stripped:
+        return Location(path, line)
+    start = len(text) - len(text.lstrip())
+    return Location(path, line, start + 1, line, start + len(stripped) + 1)
+
+
+def decorator_location(code: CodeType, names: frozenset[str]) -> Location:
+    """The line of the decorator (one of `names`, for example ``no_grad``) on the function that `code` belongs to.
+
+    Falls back on the function's first line, which is its topmost decorator's.
+    """
+    path = os.path.abspath(code.co_filename)
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
+            first = min([d.lineno for d in node.decorator_list], default=node.lineno)
+            if first != code.co_firstlineno:
+                continue
+            for decorator in node.decorator_list:
+                if any(_last_name(part) in names for part in ast.walk(decorator)):
+                    return node_location(path, decorator, before=1)
+    return statement_location(path, code.co_firstlineno)
+
+
+def definition_location(code: CodeType) -> Location:
+    """The ``def`` line of the function that `code` belongs to."""
+    path = os.path.abspath(code.co_filename)
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
+            first = min([d.lineno for d in node.decorator_list], default=node.lineno)
+            if code.co_firstlineno in (first, node.lineno):
+                return statement_location(path, node.lineno)
+    return statement_location(path, code.co_firstlineno)
+
+
+def node_location(path: str, node: ast.expr | ast.stmt, before: int = 0) -> Location:
+    """The span of a syntax-tree node, widened by `before` characters to the left."""
+    end_line = node.end_lineno or node.lineno
+    end = node.end_col_offset
+    return Location(
+        path,
+        node.lineno,
+        max(1, _characters(path, node.lineno, node.col_offset) + 1 - before),
+        end_line,
+        0 if end is None else _characters(path, end_line, end) + 1,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def syntax_tree(path: str) -> ast.Module:
+    """The syntax tree of a source file; an empty module where it cannot be read or parsed."""
+    try:
+        return ast.parse("".join(linecache.getlines(path)))
+    except (SyntaxError, ValueError):
+        return ast.Module(body=[], type_ignores=[])
+
+
+def _last_name(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _library_folders() -> tuple[str, ...]:
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    paths |= set(site_module.getsitepackages() if hasattr(site_module, "getsitepackages") else [])
+    paths.add(site_module.getusersitepackages())
+    return tuple(sorted(os.path.abspath(p) + os.sep for p in paths if p))
+
+
+LIBRARY_FOLDERS = _library_folders()
+STDLIB = tuple(os.path.abspath(p) + os.sep for p in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")} if p)
+GRADLINT = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def is_standard_library(path: str) -> bool:
+    """Whether a file belongs to Python's standard library."""
+    if path.startswith("<frozen "):
+        return True
+    return path.startswith(STDLIB) and not _installed(path)
+
+
+def _installed(path: str) -> bool:
+    return f"{os.sep}site-packages{os.sep}" in path or f"{os.sep}dist-packages{os.sep}" in path
+
+
+@functools.lru_cache(maxsize=4096)
+def is_project(path: str) -> bool:
+    """Whether a file is the user's own code: not installed, not the standard library, not made up (``<string>``)."""
+    if path.startswith("<") or os.path.basename(path).startswith("<"):
+        return False
+    full = os.path.abspath(path)
+    if full.startswith(GRADLINT) or _installed(full):
+        return False
+    return not full.startswith(LIBRARY_FOLDERS)
+
+
+@functools.lru_cache(maxsize=4096)
+def class_is_project(cls: type) -> bool:
+    """Whether a class was defined in the user's own code."""
+    module = sys.modules.get(cls.__module__)
+    path = getattr(module, "__file__", None)
+    if path is None:
+        # a module that was loaded for one target only is gone from sys.modules; its functions still know their file
+        path = next((f.__code__.co_filename for f in vars(cls).values() if hasattr(f, "__code__")), None)
+    return path is not None and is_project(path)

@@ -1,0 +1,325 @@
+"""The record of building and running a set-up: plain data that rules, flow and reports read.
+
+Tensors are named by *value numbers*: each result of an op gets a new one, and so does a tensor that an in-place op
+wrote to. What a value was (its producer, whether it required grad, shape, dtype) stands in `Trace.values`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gradlint.findings import Location
+from gradlint.sites import NO_SITE, Frame, Sites
+
+if TYPE_CHECKING:
+    import torch
+    import torch.fx
+
+    from gradlint.record.arguments import Arguments
+    from gradlint.setup import Setup
+
+GRAD_ON = -1
+"""`Op.region` of an op that ran with grad mode on."""
+IN_FUNCTION = -2
+"""`Op.region` of an op inside the forward of a custom autograd.Function, where grad mode is off by design."""
+
+
+class Op(NamedTuple):
+    """One recorded torch call."""
+
+    func: Any
+    """What torch dispatched: a function, a method descriptor, an autograd.Function class, or a name (see `name`)."""
+    site: int
+    """The user's call chain (`Trace.sites`)."""
+    call: int
+    """The module call it ran in (`Trace.calls`); -1 outside any."""
+    region: int
+    """Number of the event that switched grad mode off, or GRAD_ON or IN_FUNCTION."""
+    inputs: tuple[int, ...]
+    """Values read, in the order of the arguments."""
+    outputs: tuple[int, ...]
+    """Values made or written; empty where values left torch (``.item()``)."""
+    args: tuple[Any, ...]
+    """The positional arguments, each tensor replaced by TENSOR."""
+    kwargs: Mapping[str, Any] | None
+    """The keyword arguments likewise; None for none."""
+    kind: int = 0
+    """One of the KIND_ constants."""
+
+    @property
+    def name(self) -> str:
+        """The plain name: ``add_``, ``softmax``, ``data`` for an attribute, a class's name for a custom Function."""
+        func = self.func
+        if isinstance(func, str):
+            return func
+        name = getattr(func, "__name__", None) or type(func).__name__
+        return str(func.__self__.__name__) if name in ("__get__", "__set__") else str(name)
+
+
+class _Tensor:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<tensor>"
+
+
+TENSOR = _Tensor()
+"""Stands for a tensor in `Op.args`; the values are `Op.inputs`, in order."""
+
+KIND_PLAIN = 0
+KIND_WRITE = 1
+"""Wrote to an existing tensor: an in-place op, ``out=``, ``x[i] = y``, ``x.data = y``."""
+KIND_EXTRACT = 2
+"""Gave no tensor: values left torch."""
+KIND_OPAQUE = 3
+"""A custom autograd.Function, a scripted module, or something else whose inside was not judged op by op."""
+KIND_ALIAS = 4
+"""No call of torch's: a tensor was found to share memory with another (a view, a numpy buffer, a re-wrapping)."""
+
+
+class Value(NamedTuple):
+    """What is known of one value."""
+
+    producer: int
+    """Number of the op that made it; -1 for what was there before (parameters, buffers, inputs, constants)."""
+    requires_grad: bool
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One run of a module's forward."""
+
+    module: int
+    """Number in `Trace.modules`."""
+    parent: int
+    """The module call it ran in; -1 for none."""
+    site: int
+    """Where it was called."""
+    training: bool
+    start: int
+    """Number of ops recorded before it."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened and is no op. `kind` tells which fields of `data` are set.
+
+    ========== ====================================================================================================
+    kind       data
+    ========== ====================================================================================================
+    grad_off   ``how`` (no_grad, inference_mode, set_grad_enabled, unknown), ``decorated`` (code object or None),
+               ``library`` (code object of the torch or library function that holds the switch, or None)
+    freeze     ``parameter`` (key), ``method`` (bool)
+    thaw       the same
+    register   ``module`` (number), ``name``, ``parameter`` (key) or ``child`` (module number), ``first`` (bool)
+    optimizer  ``optimizer`` (number)
+    group      ``optimizer`` (number), ``index`` (of the group)
+    mode       ``module`` (number), ``training`` (bool)
+    write      ``parameter`` (key), ``name`` (of the op), ``sources`` (keys of parameters copied from)
+    backward
+    step       ``optimizer`` (number)
+    phase      ``name`` (build, forward, loss, end)
+    ========== ====================================================================================================
+    """
+
+    kind: str
+    number: int
+    op: int
+    """Number of ops recorded before it: the clock."""
+    site: int
+    region: int
+    """As `Op.region`: the grad-mode region it happened in."""
+    data: Mapping[str, Any]
+
+
+@dataclass
+class Parameter:
+    """One parameter tensor of the set-up."""
+
+    fqn: str
+    """The canonical name: the first in the model's order, wrapper prefixes stripped."""
+    aliases: tuple[str, ...]
+    """Every name, the canonical one first."""
+    key: int
+    """Identity of the tensor within the recording."""
+    index: int
+    """Position in `Trace.parameters`."""
+    requires_grad: bool
+    """At the start of the forward."""
+    shape: tuple[int, ...]
+    numel: int
+    bytes: int
+    groups: tuple[tuple[int, int], ...]
+    """(optimizer number, group index) of every group that holds it."""
+    module: int
+    """Number of the module that registers it."""
+    project: bool
+    """Whether the class that registers it, or that of a module above it below the root, is the user's own."""
+    in_tree: bool = True
+    """Whether the model holds it; False for a loss module's that was only seen running."""
+    history: list[Event] = field(default_factory=list)
+    """Its registrations, freezes, thaws and writes, in order."""
+    twin_of: frozenset[int] = frozenset()
+    """Indices of parameters that its value was copied from before the forward (deepcopy, load_state_dict, copy_)."""
+    written: bool = False
+    """Whether the user's code wrote or replaced its value during the forward or the loss."""
+    tensor: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def frozen_by(self) -> Event | None:
+        """The event that froze it last; None where it was born frozen or is not frozen."""
+        if self.requires_grad:
+            return None
+        return next((e for e in reversed(self.history) if e.kind == "freeze"), None)
+
+    @property
+    def registered_by(self) -> Event | None:
+        """The event that put it into the module it is in now; None where that was before the recording."""
+        return next((e for e in reversed(self.history) if e.kind == "register"), None)
+
+
+@dataclass
+class Module:
+    """One module of the set-up."""
+
+    fqn: str
+    """Canonical name; empty for a single root. Outside the tree: the class's name."""
+    number: int
+    parent: int
+    """Number of the module that holds it; -1 for a root or a module outside the tree."""
+    type: type
+    training: bool
+    """At the start of the forward."""
+    in_tree: bool
+    registered_at: int
+    """Site where it was put into its parent last; NO_SITE if that was not seen."""
+    parameters: tuple[int, ...] = ()
+    """Indices of the parameters registered by itself."""
+    calls: int = 0
+    """How often it ran in the forward and the loss."""
+    module: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass
+class Group:
+    """One parameter group of an optimizer."""
+
+    index: int
+    lr: float | None
+    site: int
+    """Where it was given: the constructor's or ``add_param_group``'s site."""
+    event: int
+    """Number of the event that added it; -1 if unseen."""
+    scheduled: bool
+    """Whether a learning-rate scheduler is attached."""
+    keys: tuple[int, ...]
+    """Keys of the tensors it holds."""
+
+
+@dataclass
+class Optimizer:
+    """One optimizer of the set-up."""
+
+    name: str
+    """The key in the set-up's dict; empty for a single one."""
+    type: str
+    number: int
+    site: int
+    """Its constructor's call; NO_SITE if it was made before the recording."""
+    event: int
+    """Number of the event of its making; -1 if unseen."""
+    groups: list[Group]
+    arguments: Arguments | None = None
+    """What the source of its constructor's call says; None if it was made before the recording."""
+    optimizer: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass
+class Trace:
+    """The record of one set-up."""
+
+    target: str
+    setup: Setup
+    sites: Sites
+    ops: list[Op]
+    values: list[Value]
+    """By value number."""
+    events: list[Event]
+    calls: list[ModuleCall]
+    modules: list[Module]
+    parameters: list[Parameter]
+    optimizers: list[Optimizer]
+    forward_start: int
+    """Number of the first op of the forward."""
+    loss_start: int
+    """Number of the first op after the forward."""
+    roots: tuple[int, ...]
+    """Values that the gradient is followed from: the loss, or every differentiable floating output."""
+    loss_described: str
+    loss_given: bool
+    """Whether the roots are one scalar loss rather than all outputs."""
+    owners: dict[int, int]
+    """Value → index of the parameter whose content it is."""
+    buffers: dict[int, str]
+    """Value → fqn of the buffer whose content it was at the start of the forward."""
+    inputs: dict[int, str]
+    """Value → name of the model input."""
+    buffers_moved: frozenset[str]
+    """fqns of the buffers whose content changed in the forward."""
+    inputs_described: str
+    unseen: list[tuple[str, int]] = field(default_factory=list)
+    """(what could not be recorded, site)."""
+    reached: frozenset[int] = frozenset()
+    """Indices of the parameters that gradient returns to: autograd's own word."""
+    reached_zero: frozenset[int] = frozenset()
+    """Indices of those that only operations with a gradient of zero everywhere lead back to."""
+    proven_by: str = "walk"
+    """``walk`` of grad_fn, or ``backward`` where custom Functions made the walk ambiguous."""
+    notes: list[str] = field(default_factory=list)
+    """What was assumed, in words."""
+    rerun: Any = field(default=None, repr=False, compare=False)
+    """Runs forward and loss once more, unrecorded, and gives the roots' tensors; None where that is not possible."""
+
+    @cached_property
+    def by_fqn(self) -> dict[str, Parameter]:
+        """Parameter by any of its names."""
+        return {name: p for p in self.parameters for name in p.aliases}
+
+    @cached_property
+    def by_key(self) -> dict[int, Parameter]:
+        """Parameter by the identity of its tensor."""
+        return {p.key: p for p in self.parameters}
+
+    def module_of(self, op: Op) -> Module | None:
+        """The module whose forward an op ran in."""
+        return self.modules[self.calls[op.call].module] if op.call >= 0 else None
+
+    def frame(self, site: int) -> Frame | None:
+        """The frame to blame for a site: the innermost of the user's project, else the innermost at all."""
+        return self.sites.blamed(site) if site != NO_SITE else None
+
+    def location(self, site: int) -> Location | None:
+        """Where to point for a site."""
+        frame = self.frame(site)
+        return frame.location if frame else None
+
+    def events_of(self, kind: str) -> Iterator[Event]:
+        """The events of one kind, in order."""
+        return (e for e in self.events if e.kind == kind)
+
+    @cached_property
+    def graph(self) -> torch.fx.Graph:
+        """The forward and the loss as a torch.fx Graph, made on first use.
+
+        Each node's ``meta`` holds ``op`` (the Op), ``module`` (fqn), ``location``, ``grad_mode`` (bool),
+        ``requires_grad_in`` and ``requires_grad_out`` (tuples of bool). For reading and analysis: re-executing it is
+        not a substitute for the recording.
+        """
+        from gradlint.graph import build_graph
+
+        return build_graph(self)

@@ -1,0 +1,125 @@
+"""GL301 frozen-parameter-in-optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Edit, Finding, Fix, Optimizer, Parameter, Rule, Severity
+
+
+class FrozenParameterInOptimizer(Rule):
+    """An optimizer holds parameters that are frozen.
+
+    ## What it does
+    Finds parameters with `requires_grad=False` in an optimizer's groups, and says where they were frozen, where they
+    were given, and in which order.
+
+    ## Why it is bad
+    Nothing moves while `.grad` stays None, but the code says two things at once. If the parameters had gradients
+    before they were frozen, momentum and weight decay go on moving them; a checkpoint of the optimizer no longer fits
+    once one of the two is corrected. (`state_dict()` of the *model* holds frozen parameters too: it says nothing about
+    what trains.)
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        model[0].requires_grad_(False)
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        model[0].requires_grad_(False)
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)}
+    ```
+
+    ## Known limits
+    Parameters that were made frozen (`nn.Parameter(table, requires_grad=False)`) weigh info: a fixed table in
+    `model.parameters()` is common and harmless.
+
+    ## References
+    https://pytorch.org/docs/stable/optim.html#per-parameter-options
+    """
+
+    code = "GL301"
+    name = "frozen-parameter-in-optimizer"
+    severity = Severity.WARNING
+    needs = frozenset({"optimizer"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        for optimizer in trace.optimizers:
+            by_place: dict[tuple[int, bool], list[Parameter]] = {}
+            for group in optimizer.groups:
+                for key in group.keys:
+                    parameter = trace.by_key.get(key)
+                    if parameter is None or parameter.requires_grad or parameter.tensor.requires_grad:
+                        continue
+                    born = parameter.frozen_by is None
+                    by_place.setdefault((group.site, born), []).append(parameter)
+            for (site, born), parameters in by_place.items():
+                yield self._finding(context, optimizer, site, born, parameters)
+
+    def _finding(
+        self, context: Context, optimizer: Optimizer, site: int, born: bool, parameters: list[Parameter]
+    ) -> Finding:
+        names = context.names(parameters)
+        who = optimizer.type + (f" {optimizer.name!r}" if optimizer.name else "")
+        if born:
+            return context.finding(
+                self,
+                f"{who} holds {names}, made with requires_grad=False: they never move.",
+                at=site,
+                parameters=parameters,
+                related=[context.related("made here", parameters[0].registered_by)],
+                fix=Fix("Give the optimizer only what trains, or make it a buffer."),
+                severity=Severity.INFO,
+            )
+        freezes = {e.number: e for p in parameters if (e := p.frozen_by) is not None}
+        after = [e for e in freezes.values() if optimizer.event >= 0 and e.number > optimizer.event]
+        order = "frozen after it was made" if after else "frozen before it was made"
+        places: dict[object, object] = {}
+        for event in freezes.values():
+            where = context.trace.location(event.site)
+            late = optimizer.event >= 0 and event.number > optimizer.event
+            text = f"frozen here, after {optimizer.type} was made" if late else "frozen here"
+            if where is not None:
+                places.setdefault(where, context.related(text, event))
+        edits: tuple[Edit, ...] = ()
+        literal = optimizer.arguments.parameters_of if optimizer.arguments else None
+        if literal is not None and not after and len(optimizer.groups) == 1:
+            text = _source(literal)
+            if text:
+                edits = (Edit(literal, f"filter(lambda p: p.requires_grad, {text})"),)
+        return context.finding(
+            self,
+            f"{who} holds frozen parameters: {names}, {order}. They stay as they are while their .grad is None.",
+            at=site,
+            parameters=parameters,
+            related=[*list(places.values())[:3], *context.callers(next(iter(freezes.values())).site, "frozen from here", 1)],  # type: ignore[list-item]
+            fix=Fix(
+                "Freeze first, then give the optimizer only what trains: filter(lambda p: p.requires_grad, ...).",
+                safe=bool(edits),
+                edits=edits,
+            ),
+        )
+
+
+def _source(location) -> str:  # type: ignore[no-untyped-def]
+    """The text of a span on one line; empty if it is longer."""
+    import linecache
+
+    if location.end_line not in (0, location.line) or not location.end_column:
+        return ""
+    return linecache.getline(location.path, location.line)[location.column - 1 : location.end_column - 1]

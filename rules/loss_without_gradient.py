@@ -1,0 +1,104 @@
+"""GL406 loss-without-gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Rule, Severity
+
+
+class LossWithoutGradient(Rule):
+    """The loss does not require grad.
+
+    ## What it does
+    Finds losses that `backward()` would refuse, and says why: everything is frozen, every path is cut, or the loss does
+    not depend on any parameter. It stands for the findings of GL401 to GL405 on the same set-up.
+
+    ## Why it is bad
+    `backward()` raises "element 0 of tensors does not require grad", or, where that was silenced by hand, nothing
+    trains.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Linear(4, 2)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+                "loss": lambda out: (out.argmax(-1) != 0).float().mean()}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Linear(4, 2)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+                "loss": lambda out: nn.functional.cross_entropy(out, torch.zeros(2, dtype=torch.long))}
+    ```
+
+    ## Known limits
+    A wholly frozen model without an optimizer is not judged: it is not meant to train.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.Tensor.backward.html
+    """
+
+    code = "GL406"
+    name = "loss-without-gradient"
+    severity = Severity.ERROR
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace, flow = context.trace, context.flow
+        if not flow.loss_lacks_gradient:
+            return
+        what = "the loss" if trace.loss_given else "no output"
+        lacks = f"{what} does not require grad" if trace.loss_given else "no output requires grad"
+        starved = [p for cut in flow.cuts for p in cut.starved]
+        if starved:
+            cut = flow.cuts[0]
+            yield context.finding(
+                self,
+                f"{lacks}: every way back is cut, here by {cut.name}, before the gradient reaches {context.names(starved)}.",
+                at=cut.location,
+                parameters=starved,
+                related=[
+                    *(context.related(f"cut here too, by {c.name}", c.location) for c in flow.cuts[1:4]),
+                    context.related("the loss", self._loss_site(context)),
+                    *context.callers(cut.site),
+                ],
+                fix=Fix("Compute the loss by differentiable operations with grad mode on."),
+            )
+            return
+        trainable = [p for p in trace.parameters if p.requires_grad and p.in_tree]
+        if trainable:
+            yield context.finding(
+                self,
+                f"{lacks}, and does not depend on any of {context.names(trainable)}.",
+                at=self._loss_site(context),
+                parameters=trainable,
+                fix=Fix("Compute the loss from the model's output."),
+            )
+        elif trace.optimizers:
+            frozen = [p for p in trace.parameters if p.in_tree]
+            freeze = next((e for p in frozen if (e := p.frozen_by)), None)
+            yield context.finding(
+                self,
+                f"{lacks}: every parameter is frozen, {context.names(frozen)}.",
+                at=trace.optimizers[0].site,
+                parameters=frozen,
+                related=[context.related("frozen here", freeze)],
+                fix=Fix("Leave something to train: unfreeze a part, or add a head."),
+            )
+
+    def _loss_site(self, context: Context) -> int:
+        trace = context.trace
+        for root in trace.roots:
+            producer = trace.values[root].producer
+            if producer >= 0:
+                return trace.ops[producer].site
+        return -1

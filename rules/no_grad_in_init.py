@@ -1,0 +1,136 @@
+"""GL101 no-grad-in-init."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, is_project, region_location
+
+
+class NoGradInInit(Rule):
+    """Layers created under `no_grad` still train.
+
+    ## What it does
+    Finds layers and `nn.Parameter`s that were created while grad mode was off (`no_grad`, `inference_mode`,
+    `set_grad_enabled(False)`; as `with` or decorator) and whose parameters require grad all the same.
+
+    ## Why it is bad
+    Grad mode decides whether *operations* are recorded. `nn.Parameter` sets `requires_grad=True` whatever the mode, so
+    the block freezes nothing and the layer trains. Under `inference_mode` it is worse: the parameters become inference
+    tensors, and the first training step that saves them for backward fails.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            with torch.no_grad():
+                self.base = nn.Linear(3, 3)
+            self.head = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return self.head(self.base(x))
+
+    def build():
+        return {"model": Net(), "inputs": (torch.randn(2, 3),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base = nn.Linear(3, 3).requires_grad_(False)
+            self.head = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return self.head(self.base(x))
+
+    def build():
+        return {"model": Net(), "inputs": (torch.randn(2, 3),)}
+    ```
+
+    ## Known limits
+    Silent where the region also writes to the new parameters outside their own constructor (`new.weight[:, :3] =
+    old.weight`, `nn.init` calls): such a region has a purpose. Layers made before the recording are not seen.
+
+    ## References
+    https://pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradient-computation
+    """
+
+    code = "GL101"
+    name = "no-grad-in-init"
+    severity = Severity.ERROR
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        created: dict[object, list[Parameter]] = {}
+        regions: dict[object, Event] = {}
+        for parameter in trace.parameters:
+            first = next((e for e in parameter.history if e.kind == "register"), None)
+            if first is None or not first.data["first"] or first.region < 0 or not parameter.requires_grad:
+                continue
+            region = trace.events[first.region]
+            where = region_location(trace, region)
+            if where is None or not is_project(where.path) or _written_on_purpose(context, parameter, first):
+                continue
+            created.setdefault(where, []).append(parameter)
+            regions[where] = region
+        for where, parameters in created.items():
+            how = regions[where].data["how"]
+            if any(_written_on_purpose(context, p, p.history[0]) for p in parameters):
+                continue
+            extra = (
+                " Created under inference_mode they are inference tensors, which training cannot use."
+                if how == "inference_mode"
+                else ""
+            )
+            yield context.finding(
+                self,
+                f"{context.names(parameters)} still train: grad mode does not matter to the creation of layers, so "
+                f"this {how} freezes nothing.{extra}",
+                at=where,  # type: ignore[arg-type]
+                parameters=parameters,
+                related=[context.related("created here", p.history[0]) for p in parameters[:1]],
+                fix=Fix("Create the layer outside of the block; to freeze it, call requires_grad_(False) on it."),
+            )
+
+
+def _written_on_purpose(context: Context, parameter: Parameter, first: Event) -> bool:
+    """Whether the region wrote to the parameter other than in the constructor that made it."""
+    rows = context.trace.sites.rows
+    for event in parameter.history:
+        if event.kind != "write" or event.region != first.region or event.site == first.site:
+            continue
+        if not _constructors(rows, event.site) & _constructors(rows, first.site):
+            return True
+        if not _below_region(context, event, first):
+            return True
+    return False
+
+
+def _constructors(rows: list[tuple], site: int) -> set[tuple[int, int]]:  # type: ignore[type-arg]
+    """The constructor frames of a chain: (identity of the code, chain above)."""
+    found = set()
+    while site >= 0:
+        code, _, above = rows[site]
+        if code.co_name == "__init__":
+            found.add((id(code), above))
+        site = above
+    return found
+
+
+def _below_region(context: Context, event: Event, first: Event) -> bool:
+    """Whether a constructor that both events are in was itself called inside the region."""
+    rows = context.trace.sites.rows
+    region = context.trace.events[first.region]
+    outer = _constructors(rows, region.site)
+    decorated = region.data["decorated"]
+    shared = _constructors(rows, event.site) & _constructors(rows, first.site)
+    return any(c not in outer and (decorated is None or c[0] != id(decorated)) for c in shared)

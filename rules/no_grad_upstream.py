@@ -1,0 +1,92 @@
+"""GL402 no-grad-upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import NO_GRAD, Context, Cut, Finding, Fix, Rule, Severity, cut_findings
+
+
+class NoGradUpstream(Rule):
+    """A region without grad mode starves the parameters in it or before it.
+
+    ## What it does
+    Finds `no_grad`, `inference_mode` and `set_grad_enabled(False)` regions (`with` or decorator) on the only ways from a
+    trainable parameter to the loss.
+
+    ## Why it is bad
+    Nothing that runs in the region is recorded by autograd. Its parameters are not trained, and neither is anything
+    before it: a frozen layer lets gradient pass, a region without grad mode does not.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Linear(4, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            with torch.no_grad():
+                features = self.encoder(x)
+            return self.head(features)
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Linear(4, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.encoder(x))
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Known limits
+    As for GL401. Where grad mode was switched off by something that cannot be seen (C++), the first operation is blamed.
+
+    ## References
+    https://pytorch.org/docs/stable/notes/autograd.html#grad-modes
+    """
+
+    code = "GL402"
+    name = "no-grad-upstream"
+    severity = Severity.ERROR
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        yield from cut_findings(
+            self,
+            context,
+            lambda cut: cut.kind == NO_GRAD,
+            _message,
+            Fix("Take the call out of the block; to keep layers fixed, freeze them with requires_grad_(False) instead."),
+        )
+
+
+def _message(cut: Cut) -> str:
+    starved = {p.index for p in cut.starved}
+    if cut.held and not any(p.requires_grad for p in cut.held) and not starved & {p.index for p in cut.held}:
+        return (
+            f"{cut.name} holds only frozen layers, and freezing needs no {cut.name}: requires_grad_(False) is enough, "
+            "and lets the gradient pass to what is before them. Here it stops on its only way back to"
+        )
+    return f"{cut.name} stops the gradient on its only way back to"

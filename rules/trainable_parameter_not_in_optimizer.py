@@ -1,0 +1,130 @@
+"""GL302 trainable-parameter-not-in-optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity, in_bytes, in_flops, weight_gradient_flops
+
+
+class TrainableParameterNotInOptimizer(Rule):
+    """Gradient reaches a parameter that no optimizer holds.
+
+    ## What it does
+    Finds parameters that require grad, that the loss's gradient reaches, and that are in no optimizer's groups.
+
+    ## Why it is bad
+    Their gradient is computed in every step and never applied: the layer stays at its initial values, and the time and
+    memory for its gradient are wasted. Where the layer was created after the optimizer, the optimizer trains what it
+    replaced.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model[2].parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Known limits
+    Copies of a network that trains (target networks) and loss networks in eval mode weigh info: gradient is wasted on
+    them, and nothing is lost. Parameters that an optimizer outside of the set-up steps are not known.
+
+    ## References
+    https://pytorch.org/docs/stable/optim.html#constructing-it
+    """
+
+    code = "GL302"
+    name = "trainable-parameter-not-in-optimizer"
+    severity = Severity.WARNING
+    needs = frozenset({"optimizer", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        missing = [
+            p for p in trace.parameters if p.requires_grad and not p.groups and p.index in context.flow.reached
+        ]
+        groups: dict[tuple[int, Severity], list[Parameter]] = {}
+        for parameter in missing:
+            optimizer = _nearest(context, parameter)
+            groups.setdefault((optimizer.number, _severity(context, parameter)), []).append(parameter)
+        for (number, severity), parameters in groups.items():
+            yield self._finding(context, trace.optimizers[number], severity, parameters)
+
+    def _finding(
+        self, context: Context, optimizer: Optimizer, severity: Severity, parameters: list[Parameter]
+    ) -> Finding:
+        first = next((e for e in parameters[0].history if e.kind == "register"), None)
+        created = first.site if first else context.trace.modules[parameters[0].module].registered_at
+        saved = f"{in_bytes(sum(p.bytes for p in parameters))} of gradients"
+        flops = sum(weight_gradient_flops(context.trace, p) for p in parameters)
+        if flops:
+            saved += f" and {in_flops(flops)} per step"
+        late = severity == Severity.ERROR
+        what = "was created after the optimizer and is" if late else "is"
+        if len(parameters) > 1:
+            what = "were created after the optimizer and are" if late else "are"
+        several = len(context.trace.optimizers) > 1
+        arguments = optimizer.arguments
+        return context.finding(
+            self,
+            f"{context.names(parameters)} {what} in {'none of the optimizers' if several else 'no optimizer'}: the "
+            f"gradient is computed in every step and never applied.",
+            at=optimizer.site,
+            parameters=parameters,
+            related=[
+                context.related("created here", created if created >= 0 else None),
+                *(context.related("its parameters are chosen here", at) for at in (arguments.chosen_at if arguments else ())),
+                *context.callers(optimizer.site, "made from here", 1),
+            ],
+            fix=Fix(f"Add them to a group; or, if they are meant to stay, freeze them, which saves {saved}."),
+            severity=severity,
+        )
+
+
+def _severity(context: Context, parameter: Parameter) -> Severity:
+    trace = context.trace
+    if any(trace.parameters[i].requires_grad for i in parameter.twin_of) or parameter.written:
+        return Severity.INFO
+    module = trace.modules[parameter.module]
+    if not parameter.in_tree and not module.training:
+        return Severity.INFO
+    first = next((e for e in parameter.history if e.kind == "register"), None)
+    made = [o.event for o in trace.optimizers if o.event >= 0]
+    if first is not None and first.data["first"] and made and first.number > max(made):
+        return Severity.ERROR
+    return Severity.WARNING
+
+
+def _nearest(context: Context, parameter: Parameter) -> Optimizer:
+    """The optimizer whose parameters stand nearest by name: the one that was probably meant to hold it."""
+
+    def kinship(optimizer: Optimizer) -> int:
+        best = 0
+        for group in optimizer.groups:
+            for key in group.keys:
+                other = context.trace.by_key.get(key)
+                if other is not None:
+                    shared = 0
+                    for a, b in zip(parameter.fqn.split("."), other.fqn.split("."), strict=False):
+                        if a != b:
+                            break
+                        shared += 1
+                    best = max(best, shared)
+        return best
+
+    return max(context.trace.optimizers, key=kinship)

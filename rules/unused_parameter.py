@@ -1,0 +1,155 @@
+"""GL405 unused-parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Location, Module, Parameter, Rule, Severity
+
+_CONTAINERS = ("ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict")
+
+
+class UnusedParameter(Rule):
+    """A parameter that the loss does not depend on.
+
+    ## What it does
+    Finds trainable parameters, given to an optimizer where one is known, from which no data flows to the loss in this
+    forward: their module never ran, or its result was dropped.
+
+    ## Why it is bad
+    The layer does not take part in training: a call was forgotten, a result overwritten, a loss term not added. In
+    DistributedDataParallel the first backward fails on it.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 8)
+            self.adapter = nn.Linear(8, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 8)
+            self.adapter = nn.Linear(8, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.adapter(self.body(x)))
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Known limits
+    One forward is judged. Where a sibling of the same class ran (routing, layer drop) or the parameter was registered
+    by library code, it weighs info.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html (find_unused_parameters)
+    """
+
+    code = "GL405"
+    name = "unused-parameter"
+    severity = Severity.WARNING
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        if context.flow.loss_lacks_gradient:
+            return
+        unused = context.flow.by_index(context.flow.unused)
+        groups: dict[tuple[Location | None, bool, Severity], list[Parameter]] = {}
+        places: dict[tuple[Location | None, bool, Severity], Location | None] = {}
+        for parameter in unused:
+            dropped = context.flow.dropped_at(parameter)
+            made = _made_at(context, parameter)
+            if dropped is not None:
+                frame = context.trace.frame(dropped.site)
+                key = (frame.location if frame else made[0], True, _dropped_severity(context, parameter, frame))
+            else:
+                key = (made[0], False, Severity.WARNING if made[1] and not _alternates(context, parameter) else Severity.INFO)
+            groups.setdefault(key, []).append(parameter)
+            places.setdefault(key, made[0])
+        for key, parameters in groups.items():
+            where, ran, severity = key
+            names = context.names(parameters)
+            if ran:
+                message = f"the loss does not depend on {names}: the result that this line computes from them is dropped."
+            else:
+                message = f"the loss does not depend on {names}: {'it' if len(parameters) == 1 else 'they'} never ran in this forward."
+            yield context.finding(
+                self,
+                message,
+                at=where,
+                parameters=parameters,
+                related=[context.related("made here", places[key])],
+                fix=Fix("Use the result, add the loss term, or remove the layer; if it is meant to rest, freeze it."),
+                severity=severity,
+            )
+
+
+def _made_at(context: Context, parameter: Parameter) -> tuple[Location | None, bool]:
+    """Where the widest subtree around a parameter that is wholly unused was put into its parent, and whether the
+    user's own code did that."""
+    trace = context.trace
+    lost = context.flow.unused
+    site = parameter.registered_by.site if parameter.registered_by else -1
+    module = trace.modules[parameter.module]
+    while module.fqn and all(i in lost for i in _trainable_below(context, module)):
+        if module.registered_at >= 0:
+            site = module.registered_at
+        if module.parent < 0:
+            break
+        module = trace.modules[module.parent]
+    frame = trace.sites.innermost(site) if site >= 0 else None
+    return trace.location(site), frame is not None and frame.project
+
+
+def _trainable_below(context: Context, module: Module) -> list[int]:
+    prefix = f"{module.fqn}."
+    return [p.index for p in context.trace.parameters if p.requires_grad and p.fqn.startswith(prefix)]
+
+
+def _alternates(context: Context, parameter: Parameter) -> bool:
+    """Whether a sibling of the same class in the same container ran: routing, layer drop, task heads."""
+    trace = context.trace
+    module = trace.modules[parameter.module]
+    while module.parent >= 0:
+        parent = trace.modules[module.parent]
+        if parent.type.__name__ in _CONTAINERS:
+            for sibling in trace.modules:
+                if sibling.parent == parent.number and sibling.type is module.type and sibling.number != module.number:
+                    if sibling.calls:
+                        return True
+                    if any(i in context.flow.depends for i in _trainable_below(context, sibling)):
+                        return True
+        module = parent
+    return False
+
+
+def _dropped_severity(context: Context, parameter: Parameter, frame) -> Severity:  # type: ignore[no-untyped-def]
+    made = _made_at(context, parameter)
+    if not made[1] and not (frame is not None and frame.project and parameter.project):
+        return Severity.INFO
+    return Severity.INFO if _alternates(context, parameter) else Severity.WARNING

@@ -1,0 +1,100 @@
+"""GL403 value-roundtrip-upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import ROUNDTRIP, Context, Cut, Finding, Fix, Rule, Severity, cut_findings
+
+
+class ValueRoundtripUpstream(Rule):
+    """A value leaves autograd and comes back without its history.
+
+    ## What it does
+    Finds `.data`, `.item()`, `.tolist()`, `float(t)`, `.numpy()`, `torch.tensor(t)`, `torch.as_tensor([...])`,
+    `new_tensor` and `Variable(t)` on the only ways from a trainable parameter to the loss. Whether a value that left
+    torch came back is settled by nudging the parameter: if the loss moves, it did.
+
+    ## Why it is bad
+    The numbers are the same and the history is gone: everything upstream gets no gradient.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Linear(4, 1)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            factor = torch.tensor(self.scale(x).mean().item())
+            return self.head(x) * factor
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Linear(4, 1)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(x) * self.scale(x).mean()
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Known limits
+    Silent on values used only for logging, shapes and control flow. Where the forward is not reproducible under a fixed
+    seed, the nudge proves nothing, and a note says so.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.tensor.html (copies data, and detaches)
+    """
+
+    code = "GL403"
+    name = "value-roundtrip-upstream"
+    severity = Severity.ERROR
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        yield from cut_findings(
+            self,
+            context,
+            lambda cut: cut.kind == ROUNDTRIP,
+            _message,
+            Fix("Stay in torch: use torch operations and torch.stack or torch.cat, which keep the history."),
+        )
+
+
+_WRITTEN = {
+    "data": ".data gives the value without its history",
+    "item": ".item() takes the value out of autograd",
+    "tolist": ".tolist() takes the values out of autograd",
+    "numpy": ".numpy() takes the values out of autograd",
+    "__array__": "the conversion to a numpy array takes the values out of autograd",
+    "__float__": "float() takes the value out of autograd",
+    "__int__": "int() takes the value out of autograd",
+    "Variable": "Variable(t) gives the value without its history",
+    "alias": "the value comes back without its history",
+}
+
+
+def _message(cut: Cut) -> str:
+    what = _WRITTEN.get(cut.name, f"{cut.name}(...) copies the values without their history")
+    return f"{what}: it stops the gradient on its only way back to"

@@ -1,0 +1,83 @@
+"""GL303 zero-learning-rate-group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Rule, Severity
+
+
+class ZeroLearningRateGroup(Rule):
+    """A parameter group with learning rate 0.
+
+    ## What it does
+    Finds groups with `lr` 0 that hold trainable parameters which gradient reaches, where no scheduler is attached.
+
+    ## Why it is bad
+    The gradient of the whole group is computed in every step and multiplied by zero. If freezing is meant,
+    `requires_grad_(False)` says so and saves the work; weight decay that is not scaled by the learning rate would still
+    move the parameters.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD([
+            {"params": model[0].parameters(), "lr": 0.0},
+            {"params": model[2].parameters()},
+        ], lr=0.1)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": optimizer}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        model[0].requires_grad_(False)
+        optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": optimizer}
+    ```
+
+    ## Known limits
+    A scheduler is recognised by the `initial_lr` that it writes into the group; one that sets rates by other means is
+    not.
+
+    ## References
+    https://pytorch.org/docs/stable/optim.html#per-parameter-options
+    """
+
+    code = "GL303"
+    name = "zero-learning-rate-group"
+    severity = Severity.WARNING
+    needs = frozenset({"optimizer", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        for optimizer in trace.optimizers:
+            written_out = optimizer.arguments.group_locations if optimizer.arguments else ()
+            constructed = sum(g.site == optimizer.site for g in optimizer.groups)
+            for group in optimizer.groups:
+                parameters = [
+                    p
+                    for key in group.keys
+                    if (p := trace.by_key.get(key)) is not None and p.requires_grad and p.index in context.flow.reached
+                ]
+                if group.lr != 0 or group.scheduled or not parameters:
+                    continue
+                literal = len(written_out) == constructed and group.index < constructed
+                which = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
+                yield context.finding(
+                    self,
+                    f"{which} has learning rate 0: {context.names(parameters)} get a gradient in every step and never "
+                    "move.",
+                    at=written_out[group.index] if literal else group.site,
+                    parameters=parameters,
+                    related=[context.related(f"{optimizer.type} is made here", optimizer.site)],
+                    fix=Fix("Freeze them with requires_grad_(False) and leave them out, or give the group a rate."),
+                )

@@ -1,0 +1,249 @@
+"""Proves by plain torch, without gradlint, that what a fixture is annotated to give is true of it.
+
+The builder is run, its loss is propagated back and its optimizers step. A claim about gradient is held against
+``.grad``; a claim about data ("it reaches the loss", "it does not") against the loss after the parameter was moved.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from table import Annotation, Builder, expand
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+CUTS = {"detached-upstream", "no-grad-upstream", "value-roundtrip-upstream"}
+ZERO = "nondifferentiable-upstream"
+SEED = 1234
+
+
+@dataclass
+class Parts:
+    """A builder's result in one shape."""
+
+    model: nn.Module
+    inputs: Any
+    optimizers: list[torch.optim.Optimizer]
+    loss: Callable[[Any], torch.Tensor]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter under its first name, wrapper prefixes stripped."""
+        named = self.model.named_parameters()
+        return {name.removeprefix("module.").replace("_orig_mod.", ""): p for name, p in named}
+
+    def forward(self) -> Any:
+        """Call the model under a fixed seed."""
+        torch.manual_seed(SEED)
+        with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+            warnings.simplefilter("ignore")
+            if isinstance(self.inputs, Mapping):
+                return self.model(**self.inputs)
+            return self.model(*self.inputs)
+
+    def value(self) -> torch.Tensor:
+        """Forward and loss under a fixed seed."""
+        output = self.forward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self.loss(output)
+
+
+def total(output: Any) -> torch.Tensor:
+    """The loss that stands in where a builder gives none: its own, else the sum of all differentiable outputs."""
+    own = getattr(output, "loss", None)
+    if own is None and isinstance(output, Mapping):
+        own = output.get("loss")
+    if isinstance(own, torch.Tensor):
+        return own
+    fields = vars(output) if hasattr(output, "__dataclass_fields__") else output
+    leaves = [t for t in tree_leaves(fields) if isinstance(t, torch.Tensor) and t.requires_grad]
+    return sum((t.abs().pow(2).sum() for t in leaves), torch.zeros(()))
+
+
+def searched(model: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Inputs for a builder that gives none."""
+    example = getattr(model, "example_input_array", None)
+    if example is not None:
+        return (example,)
+    first = next(m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
+    shape = (4, first.in_features) if isinstance(first, nn.Linear) else (4, first.in_channels, 8, 8)
+    return (torch.randn(*shape),)
+
+
+def parts(result: Any) -> Parts:
+    """Bring whatever a builder returned into one shape."""
+    if isinstance(result, nn.Module):
+        result = {"model": result}
+    elif isinstance(result, tuple):
+        result = {"model": result[0], "optimizer": result[1]}
+    elif not isinstance(result, Mapping):
+        result = {name: getattr(result, name) for name in ("model", "inputs", "optimizer", "loss", "train")}
+    model = result["model"]
+    optimizer = result.get("optimizer")
+    several = list(optimizer.values()) if isinstance(optimizer, Mapping) else optimizer
+    optimizers = several if isinstance(several, list) else [several] if several is not None else []
+    if result.get("train") is not None:
+        model.train(result["train"])
+    elif not model.training:
+        model.train()
+    inputs = result.get("inputs")
+    return Parts(model, searched(model) if inputs is None else inputs, optimizers, result.get("loss") or total)
+
+
+def values(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of every parameter and buffer."""
+    return {name: t.detach().clone() for name, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+@dataclass
+class Run:
+    """What one real training step showed."""
+
+    parts: Parts
+    loss: torch.Tensor
+    written: set[str] = field(default_factory=set)
+    """Parameters and buffers that the forward itself changed."""
+    moved: set[str] = field(default_factory=set)
+    """Parameters that the optimizers changed."""
+    step_failed: bool = False
+    had_grad: dict[str, bool] = field(default_factory=dict)
+    """Parameter → whether it had a gradient that is not zero everywhere; absent where it had none."""
+    held: dict[str, float] = field(default_factory=dict)
+    """Parameter → the learning rate at which an optimizer holds it."""
+
+
+def run(builder: Builder) -> Run:
+    """Build, forward, backward, step."""
+    here = parts(builder.load()())
+    before = values(here.model)
+    loss = here.value()
+    forward = values(here.model)
+    result = Run(here, loss)
+    result.written = {name for name, t in forward.items() if name in before and changed(t, before[name])}
+    if loss.requires_grad:
+        loss.backward()
+    rates = {id(p): float(g["lr"]) for o in here.optimizers for g in o.param_groups for p in g["params"]}
+    for name, p in here.parameters.items():
+        if p.grad is not None:
+            grad = p.grad.coalesce().values() if p.grad.is_sparse else p.grad
+            result.had_grad[name] = bool(grad.count_nonzero())
+        if id(p) in rates:
+            result.held[name] = rates[id(p)]
+    old = {name: p.detach().clone() for name, p in here.parameters.items()}
+    try:
+        for optimizer in here.optimizers:
+            if not isinstance(optimizer, torch.optim.LBFGS):
+                optimizer.step()
+    except RuntimeError:
+        result.step_failed = True
+    result.moved = {name for name, p in here.parameters.items() if changed(p.detach(), old[name])}
+    return result
+
+
+def changed(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors differ anywhere, or in shape."""
+    return a.shape != b.shape or not torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+
+
+def reaches_loss(builder: Builder, name: str) -> bool:
+    """Whether moving a parameter, a little or a lot, moves the loss."""
+    base = parts(builder.load()()).value().detach()
+    for scale in (0.05, 3.0):
+        here = parts(builder.load()())
+        with torch.no_grad():
+            p = here.parameters[name]
+            p.add_(scale * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(7)))
+        if changed(here.value().detach(), base):
+            return True
+    return False
+
+
+def untruths(builder: Builder, *, nudge: bool = True) -> Iterator[str]:
+    """What is annotated and not so; for a builder with no error or warning, also what should have been annotated.
+
+    Without `nudge`, what data reaches the loss is taken on trust: it costs several forwards for each parameter, and
+    in real models some biases cancel out exactly.
+    """
+    done = run(builder)
+    told = set()
+    for annotation in builder.annotations:
+        for name in expand(annotation.patterns, list(done.parts.parameters)):
+            told.add(name)
+            if name not in done.parts.parameters:
+                yield f"no such parameter: {name} ({annotation})"
+            else:
+                yield from false_claim(builder, done, annotation, name, nudge)
+    if any(a.rule == "loss-without-gradient" for a in builder.annotations) and done.loss.requires_grad:
+        yield "the loss requires grad"
+    if not builder.bad:
+        yield from hidden_faults(done, told)
+
+
+def false_claim(builder: Builder, done: Run, annotation: Annotation, name: str, nudge: bool) -> Iterator[str]:
+    """Why one annotation does not hold for one parameter."""
+    p, rule, grad = done.parts.parameters[name], annotation.rule, done.had_grad.get(name)
+    checks: list[tuple[str, bool]] = []
+    if rule == "no-grad-in-init":
+        checks = [
+            ("does not require grad", not p.requires_grad),
+            ("does not train after all", name not in done.moved and not (p.is_inference() and done.step_failed)),
+        ]
+    elif rule == "frozen-norm-updates-stats":
+        owner = name.rpartition(".")[0]
+        norm = done.parts.model.get_submodule(owner)
+        moving = getattr(norm, "running_mean", None) is not None and getattr(norm, "momentum", 0.1) != 0.0
+        checks = [
+            ("is not frozen", p.requires_grad),
+            ("its statistics stand still", moving and f"{owner}.running_mean" not in done.written),
+        ]
+    elif rule == "frozen-parameter-in-optimizer":
+        checks = [
+            ("is not frozen", p.requires_grad),
+            ("is in no optimizer", name not in done.held),
+            ("moves", name in done.moved),
+        ]
+    elif rule == "trainable-parameter-not-in-optimizer":
+        checks = [
+            ("gets no gradient", grad is None),
+            ("is in an optimizer", name in done.held),
+            ("moves", name in done.moved),
+        ]
+    elif rule == "zero-learning-rate-group":
+        checks = [
+            ("gets no gradient", grad is None),
+            ("its learning rate is not 0", done.held.get(name) != 0.0),
+            ("moves", name in done.moved),
+        ]
+    elif rule in CUTS or rule == ZERO:
+        checks = [
+            ("is frozen", not p.requires_grad),
+            ("gets gradient", grad is True or (grad is False and rule != ZERO)),
+            ("does not reach the loss", nudge and not reaches_loss(builder, name)),
+        ]
+    elif rule == "unused-parameter":
+        checks = [("gets gradient", grad is not None), ("reaches the loss", nudge and reaches_loss(builder, name))]
+    for reason, false in checks:
+        if false:
+            yield f"{name} {reason} ({annotation})"
+
+
+def hidden_faults(done: Run, told: set[str]) -> Iterator[str]:
+    """What is wrong with a set-up that claims to be right."""
+    scheduled = any(hasattr(o.step, "_wrapped_by_lr_sched") for o in done.parts.optimizers)
+    for name, p in done.parts.parameters.items():
+        if name in told or name in done.written:
+            continue
+        expected = name in done.held if done.parts.optimizers else p.requires_grad
+        if expected and p.requires_grad and name not in done.had_grad:
+            yield f"{name} should train and gets no gradient"
+        if expected and not p.requires_grad:
+            yield f"{name} is frozen and in an optimizer"
+        if done.parts.optimizers and name in done.had_grad and name not in done.held:
+            yield f"{name} gets gradient and is in no optimizer"
+        if done.held.get(name) == 0.0 and not scheduled:
+            yield f"{name} has learning rate 0"

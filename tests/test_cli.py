@@ -1,0 +1,491 @@
+"""The command line: arguments to engine calls, findings to exit codes, stdout kept for the report.
+
+The engine is replaced: what is tested here needs no torch. One test at the end runs the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradlint import registry
+from gradlint.cli import main
+from gradlint.cli.targets import builders, missing_attribute
+from gradlint.errors import GradlintError, TargetError
+from gradlint.findings import Failure, Finding, Report, Severity, Skipped, TargetSummary
+
+ROOT = Path(__file__).resolve().parent.parent
+RULE = '''
+from gradlint.findings import Severity
+from gradlint.rule import Rule
+
+class {cls}(Rule):
+    """Says {name}.
+
+    What it does
+    Why it is bad
+    Example
+    Use instead
+    Known limits
+    References
+    """
+    code = "{code}"
+    name = "{name}"
+    severity = Severity.ERROR
+
+    def check(self, context):
+        return []
+'''
+
+
+@dataclass(frozen=True)
+class Options:
+    inputs: tuple[str, ...] = ()
+    strict: bool = False
+
+
+def found(target: str, code: str, severity: Severity) -> Report:
+    seen = TargetSummary(target, "float32[2]", "output", 3, 3, 0, 0, 0, 3, 9)
+    findings = [Finding(target, code, "some-rule", severity, f"{code} here", None)]
+    return Report(findings=findings, targets=[seen], skipped=[Skipped(target, "GL301", "no optimizer given")])
+
+
+class Engine:
+    """Answers by what the target is called, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[str], Options]] = []
+
+    def check_target(self, target: str, rules: Any, options: Options) -> Report:
+        self.calls.append((target, [rule.code for rule in rules], options))
+        answer = ANSWERS[target.rpartition(":")[2]]
+        return answer(target)
+
+
+def fail(error: BaseException) -> Callable[[str], Report]:
+    def answer(target: str) -> Report:
+        raise error
+
+    return answer
+
+
+def prints(target: str) -> Report:
+    print("noise from print")
+    os.write(1, b"noise from C\n")
+    subprocess.run(["echo", "noise from a child"], check=True)
+    return found(target, "GL401", Severity.ERROR)
+
+
+ANSWERS: dict[str, Callable[[str], Report]] = {
+    "clean": lambda target: Report(targets=found(target, "", Severity.INFO).targets),
+    "info": lambda target: found(target, "GL401", Severity.INFO),
+    "warning": lambda target: found(target, "GL401", Severity.WARNING),
+    "error": lambda target: found(target, "GL401", Severity.ERROR),
+    "unseen": lambda target: found(target, "GL003", Severity.WARNING),
+    "broken": lambda target: Report(errors=[Failure(target, "build() raised ValueError: no", "Traceback of the user")]),
+    "raises": fail(TargetError("it cannot be loaded", "Traceback of the user")),
+    "refuses": fail(GradlintError("an input makes no sense")),
+    "bug": fail(ZeroDivisionError("division by zero")),
+    "exits": fail(SystemExit(3)),
+    "interrupted": fail(KeyboardInterrupt()),
+    "prints": prints,
+}
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    for code, name in (("GL301", "frozen-parameter-in-optimizer"), ("GL401", "detached-upstream")):
+        path = tmp_path / "rules" / f"{name.replace('-', '_')}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(RULE.format(cls=name.title().replace("-", ""), code=code, name=name))
+    monkeypatch.setattr(registry, "builtin_folder", lambda: tmp_path / "rules")
+    monkeypatch.chdir(tmp_path)
+    fake = Engine()
+    module = types.ModuleType("gradlint.engine")
+    module.__dict__.update(check_target=fake.check_target, Options=Options)
+    monkeypatch.setitem(sys.modules, "gradlint.engine", module)
+    return fake
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(engine: Engine, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    def run(*arguments: str) -> Result:
+        code = main(arguments)
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+Run = Callable[..., Result]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["m:clean"], 0),
+        (["m:info"], 0),
+        (["m:info", "--show-info"], 0),
+        (["m:info", "--fail-on", "info"], 1),
+        (["m:warning"], 1),
+        (["m:warning", "--fail-on", "error"], 0),
+        (["m:error", "--fail-on", "error"], 1),
+        (["m:clean", "m:error"], 1),
+        (["m:error", "--ignore", "GL4"], 0),
+        (["m:broken"], 2),
+        (["m:broken", "m:error"], 2),
+        (["m:raises"], 2),
+        (["m:refuses"], 2),
+        (["m:bug"], 2),
+        (["m:exits"], 2),
+        (["m:interrupted"], 130),
+        (["m"], 2),
+        ([], 2),
+        (["m:clean", "--nonsense"], 2),
+        (["m:clean", "--select", "GL999"], 2),
+        (["m:clean", "--rules-dir", "nowhere"], 2),
+        (["m:clean", "--output-format", "xml"], 2),
+    ],
+)
+@pytest.mark.parametrize("output_format", ["full", "concise", "json"])
+def test_exit_code(run: Run, arguments: list[str], code: int, output_format: str) -> None:
+    assert run("check", "--output-format", output_format, *arguments).code == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["m:clean"], None),
+        (["m:error"], None),
+        (["m:prints"], None),
+        (["m:broken"], "build() raised ValueError: no"),
+        (["m:raises"], "it cannot be loaded"),
+        (["m:bug"], "please report it"),
+        (["m:exits"], "sys.exit(3)"),
+        (["m:interrupted"], "interrupted"),
+        (["m"], "needs an attribute"),
+        ([], "Missing argument"),
+        (["m:clean", "--nonsense"], "No such option"),
+        (["m:clean", "--select", "GL999"], "GL999"),
+        (["m:clean", "--rules-dir", "nowhere"], "there is no such folder"),
+        (["m:clean", "--fail-on", "never"], "'never' is not one of"),
+    ],
+)
+@pytest.mark.parametrize("spelling", [["--output-format", "json"], ["--output-format=json"]])
+def test_json_in_every_case(run: Run, spelling: list[str], arguments: list[str], error: str | None) -> None:
+    errors = json.loads(run("check", *spelling, *arguments).out)["errors"]
+    assert [error in found["message"] for found in errors] == ([] if error is None else [True])
+
+
+@pytest.mark.parametrize("command", [["rules"], ["rule", "GL401"], ["check", "m:clean"], ["check", "m:error"]])
+def test_nothing_but_the_report_is_printed(run: Run, command: list[str]) -> None:
+    assert run(*command).err == ""
+
+
+def test_fault_of_one_target_does_not_stop_the_others(run: Run) -> None:
+    document = json.loads(run("check", "m:bug", "m:exits", "m", "m:error", "--output-format", "json").out)
+    assert [entry["target"] for entry in document["errors"]] == ["m:bug", "m:exits", "m"]
+    assert [entry["target"] for entry in document["findings"]] == ["m:error"]
+
+
+def test_interrupt_keeps_what_was_found(run: Run) -> None:
+    document = json.loads(run("check", "m:error", "m:interrupted", "m:clean", "--output-format", "json").out)
+    assert [entry["target"] for entry in document["findings"]] == ["m:error"]
+
+
+def test_interrupt_says_one_line(run: Run) -> None:
+    assert run("check", "m:error", "m:interrupted") == Result(130, "", "gradlint: interrupted\n")
+
+
+@pytest.mark.parametrize("output_format", ["full", "concise", "json"])
+def test_what_user_code_prints_goes_to_stderr(run: Run, output_format: str) -> None:
+    result = run("check", "m:prints", "--output-format", output_format)
+    assert "noise" not in result.out
+    assert [f"noise from {who}" in result.err for who in ("print", "C", "a child")] == [True] * 3
+
+
+@pytest.mark.parametrize("target", ["m:broken", "m:raises"])
+@pytest.mark.parametrize(("output_format", "stream"), [("full", "out"), ("concise", "err"), ("json", "err")])
+def test_users_traceback_is_shown(run: Run, target: str, output_format: str, stream: str) -> None:
+    result = run("check", target, "--output-format", output_format)
+    assert "Traceback of the user" in getattr(result, stream)
+    assert "session.py" not in result.out + result.err
+
+
+def test_options_reach_the_engine(run: Run, engine: Engine) -> None:
+    run("check", "m:clean", "--input", "2,3", "--input", "mask=2:bool", "--strict", "--select", "detached-upstream")
+    assert engine.calls == [("m:clean", ["GL401"], Options(("2,3", "mask=2:bool"), True))]
+
+
+def test_repeated_target_is_checked_once(run: Run, engine: Engine) -> None:
+    run("check", "m:clean", "m:error", "m:clean")
+    assert [target for target, *_ in engine.calls] == ["m:clean", "m:error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [([], False), (["--show-info"], True), (["--fail-on", "info"], True), (["--select", "GL401"], True),
+     (["--select", "GL4"], False), (["--extend-select", "detached-upstream"], True)],
+)  # fmt: skip
+def test_info_is_shown_when_asked_for(run: Run, arguments: list[str], shown: bool) -> None:
+    assert ("GL401 here" in run("check", "m:info", *arguments).out) is shown
+
+
+def test_own_finding_passes_the_selection(run: Run) -> None:
+    assert "GL003 here" in run("check", "m:unseen").out
+
+
+def test_rules_dir_adds_rules(run: Run, engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "my_rule.py").write_text(RULE.format(cls="MyRule", code="ME101", name="my-rule"))
+    run("check", "m:clean", "--rules-dir", "mine")
+    assert engine.calls[0][1] == ["GL301", "GL401", "ME101"]
+
+
+def test_verbose_says_what_was_skipped(run: Run) -> None:
+    assert "skipped: GL301 (no optimizer given)" in run("check", "m:error", "-v").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["chek"], "Did you mean `gradlint check`?"),
+        (["m.py:build"], "Did you mean `gradlint check m.py:build`?"),
+        (["check", "m:clean", "--selct", "GL4"], "'--select'"),
+        (["check", "m:clean", "--select", "GL410"], "did you mean GL401?"),
+        (["check", "m:clean", "--ignore", "detached-upsteam"], "did you mean detached-upstream?"),
+        (["rule", "GL410"], "did you mean GL401?"),
+    ],
+)
+def test_nearest_match(run: Run, arguments: list[str], hint: str) -> None:
+    assert hint in run(*arguments).err
+
+
+@pytest.mark.parametrize(
+    ("environment", "option", "colored"),
+    [
+        ({}, [], False),
+        ({"FORCE_COLOR": "1"}, [], True),
+        ({"FORCE_COLOR": "0"}, [], False),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, [], False),
+        ({"NO_COLOR": "1"}, ["--color", "always"], True),
+        ({"FORCE_COLOR": "1"}, ["--color", "never"], False),
+    ],
+)
+@pytest.mark.parametrize("command", [["check", "m:error"]])
+def test_color(
+    run: Run, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], option: list[str], colored: bool,
+    command: list[str],
+) -> None:  # fmt: skip
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert ("\x1b[" in run(*command, *option).out) is colored
+
+
+def test_rules_lists_every_code(run: Run) -> None:
+    assert [line.split()[0] for line in run("rules").out.splitlines()] == ["GL003", "GL301", "GL401"]
+
+
+def test_rules_as_json(run: Run) -> None:
+    rules = json.loads(run("rules", "--output-format", "json").out)["rules"]
+    assert rules[2]["summary"] == "Says detached-upstream."
+
+
+@pytest.mark.parametrize("name", ["GL401", "gl401", "detached-upstream"])
+def test_rule_prints_its_documentation(run: Run, name: str) -> None:
+    expected = "GL401 detached-upstream (error)\n\nSays detached-upstream.\n\nWhat it does\n"
+    assert run("rule", name).out.startswith(expected)
+
+
+def test_own_code_has_documentation(run: Run) -> None:
+    assert run("rule", "GL003").out.startswith("GL003 partial-recording (warning)\n")
+
+
+@pytest.fixture
+def why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explain(target: str, pattern: str, options: Options) -> list[Any]:
+        lines = [("cut by detach()", None)]
+        known = [types.SimpleNamespace(parameter="enc.w", state="starved", lines=lines)]
+        if target.endswith(":raises"):
+            raise TargetError("it cannot be loaded", "Traceback of the user")
+        return known if pattern == "enc.*" else []
+
+    module = types.ModuleType("gradlint.why")
+    module.__dict__.update(explain=explain)
+    monkeypatch.setitem(sys.modules, "gradlint.why", module)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("m:build", "enc.*"), Result(0, "enc.w: starved\n  cut by detach()\n", "")),
+        (("m:build", "dec.*"), Result(2, "", "error: no parameter of m:build matches 'dec.*'\n")),
+        (("m:raises", "enc.*"), Result(2, "", "Traceback of the user\nerror: m:raises: it cannot be loaded\n")),
+    ],
+)
+def test_why(run: Run, why: None, arguments: tuple[str, str], expected: Result) -> None:
+    assert run("why", *arguments) == expected
+
+
+# Targets without an attribute
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "net.py").write_text("def make_net(): ...\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "plain.py").write_text("x = 1\n")
+    (tmp_path / "bad.py").write_text("def build(:\n")
+    (tmp_path / "model.py").write_text(
+        textwrap.dedent("""
+            raise RuntimeError("never imported")
+            def helper(x): return x
+            def other(): return 1
+            def create_model(width=3): return width
+            def build_small(): return 1
+            def build(): return create_model()
+            def make_layer(width): return width
+            class Model: ...
+        """)
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "target", ["model.py:build", "model.py:Model.small", "pkg.mod:build", "src/net.py:make_net", "C:\\m.py:build"]
+)
+def test_target_with_an_attribute(project: Path, target: str) -> None:
+    assert missing_attribute(target) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("model.py", "try model.py:build (it also has build_small, create_model)"),
+        ("model.py:", "try model.py:build (it also has build_small, create_model)"),
+        ("./model.py", "try ./model.py:build"),
+        ("plain.py", "as in plain.py:build; no function in it looks like one"),
+        ("bad.py", "as in bad.py:build; no function in it looks like one"),
+        ("src", "src is a folder; name the function in it that builds what you train: try src/net.py:make_net"),
+        ("empty", "as in empty/model.py:build"),
+        ("gone.py", "there is no file gone.py"),
+        ("C:\\gone\\m.py", "there is no file"),
+        ("pkg.mod", "try pkg.mod:build"),
+        ("", "write it as in model.py:build"),
+    ],
+)
+def test_target_without_an_attribute(project: Path, target: str, hint: str) -> None:
+    assert hint in (missing_attribute(target) or "")
+
+
+def test_builders_are_found_without_importing(project: Path) -> None:
+    assert builders(project / "model.py") == ["build", "build_small", "create_model"]
+
+
+# The real process
+
+
+DRIVER = '''
+import atexit, os, sys, types
+from dataclasses import dataclass
+from gradlint.findings import Report
+
+@dataclass
+class Options:
+    inputs: tuple = ()
+    strict: bool = False
+
+def check_target(target, rules, options):
+    atexit.register(print, "noise at exit")
+    print("noise")
+    os.write(1, b"raw noise")
+    sys.__stdout__.write("noise past the redirection")
+    {action}
+    return Report()
+
+engine = types.ModuleType("gradlint.engine")
+engine.check_target, engine.Options = check_target, Options
+sys.modules["gradlint.engine"] = engine
+from gradlint import registry
+registry._all_rules = lambda *_: []
+from gradlint.cli import run
+run()
+'''
+
+
+def drive(*arguments: str, action: str = "pass", **more: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", DRIVER.format(action=action), *arguments]
+    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=120, **more)
+
+
+def test_stdout_of_the_process_is_json_alone() -> None:
+    assert json.loads(drive("check", "m:build", "--output-format", "json").stdout)["schema"] == 1
+
+
+def test_noise_of_the_process_is_kept_on_stderr() -> None:
+    assert drive("check", "m:build", "--output-format", "json").stderr.count(b"noise") == 4
+
+
+@pytest.mark.parametrize("action", ["os.close(1)", "os.close(2)", "sys.stdout = None", "sys.stderr = None"])
+def test_stdout_survives_what_user_code_does_to_it(action: str) -> None:
+    assert json.loads(drive("check", "m:build", "--output-format", "json", action=action).stdout)["schema"] == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_encoding_of_stdout_does_not_matter(encoding: str) -> None:
+    done = drive("check", "日本.py", "--color", "always", env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
+
+
+def test_closed_pipe_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "gradlint", "--help"], stdout=write, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(write)
+    assert done.stderr == b""
+
+
+def test_version_names_the_distribution() -> None:
+    done = subprocess.run([sys.executable, "-m", "gradlint", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("torch-gradlint ")
+
+
+@pytest.mark.parametrize("module", ["torch", "rich", "importlib.metadata"])
+def test_version_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys; from gradlint.cli import main; main(['--version']); sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c() -> None:
+    done = drive("check", "m:build", action="import signal; os.kill(os.getpid(), signal.SIGINT)")
+    assert (done.returncode, done.stdout, done.stderr.count(b"gradlint: interrupted\n")) == (130, b"", 1)
+
+
+def test_shipped_example_end_to_end() -> None:
+    target = "fixtures/founding/detach_in_chain.py:build"
+    command = [sys.executable, "-m", "gradlint", "check", target, "--output-format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    findings = json.loads(done.stdout)["findings"]
+    assert (done.returncode, [finding["code"] for finding in findings]) == (1, ["GL401"])
