@@ -140,18 +140,27 @@ class Flow:
             return
         from gradlint.nudge import settle
 
-        names = {p.fqn: p.tensor for p in self.trace.parameters}
-        suspects = [self.trace.parameters[i].fqn for i in sorted(exits)]
-        verdicts = settle(self.trace.rerun, names, suspects, contextlib.nullcontext)
+        tensors = {p.fqn: p.tensor for p in self.trace.parameters}
+        groups: dict[tuple[int, ...], list[int]] = {}
         for index, numbers in exits.items():
-            verdict = verdicts[self.trace.parameters[index].fqn]
-            if verdict.outcome == "reaches":
-                self.starved.add(index)
-                self.unused.discard(index)
-                self.proven[index] = numbers[0]
-            elif verdict.outcome == "unknown":
-                self.why_undecided = verdict.reason
-                self._undecide([index])
+            groups.setdefault(tuple(numbers), []).append(index)
+        # Parameters that left by the same exits share their fate: one verdict serves them all.
+        for numbers, members in groups.items():
+            fqns = [self.trace.parameters[i].fqn for i in members]
+            verdicts = settle(self.trace.rerun, tensors, fqns, contextlib.nullcontext, max_runs=12, apart=False)
+            outcomes = {verdicts[fqn].outcome for fqn in fqns}
+            if "reaches" in outcomes:
+                self.starved.update(members)
+                self.unused.difference_update(members)
+                self.proven.update(dict.fromkeys(members, self._exit(numbers)))
+            elif "unknown" in outcomes:
+                self.why_undecided = next(v.reason for fqn in fqns if (v := verdicts[fqn]).reason)
+                self._undecide(members)
+
+    def _exit(self, numbers: tuple[int, ...]) -> int:
+        """The exit to blame: whole arrays and lists rather than single numbers, which are often only logged."""
+        whole = [n for n in numbers if self.trace.ops[n].name in ("numpy", "__array__", "tolist", "__dlpack__")]
+        return (whole or list(numbers))[0]
 
     def _undecide(self, found: Iterable[int]) -> None:
         self.undecided |= set(found)

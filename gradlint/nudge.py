@@ -75,6 +75,7 @@ def settle(
     preserve: Callable[[], AbstractContextManager[Any]],
     *,
     max_runs: int = 40,
+    apart: bool = True,
 ) -> Verdicts:
     """Runs the model with the suspects nudged and says for each whether the loss, or any output, moved.
 
@@ -87,6 +88,7 @@ def settle(
         suspects: the names to settle; those that are not floating point or have no memory come out as ``unknown``.
         preserve: a fresh context that undoes all that a run changes; random states are put back here as well.
         max_runs: bound on the number of runs, the two un-nudged ones included.
+        apart: whether each suspect gets a verdict of its own; else one verdict, found together, holds for all.
 
     Returns:
         A verdict for each suspect. All are ``unknown``, with the reason, if un-nudged runs fail or differ.
@@ -102,12 +104,12 @@ def settle(
         elif not _same(first, second):
             verdicts = dict.fromkeys(movable, _IRREPRODUCIBLE)
         else:
-            verdicts = _search(runner, movable, first)
+            verdicts = _search(runner, movable, first, apart)
     ignored = Verdict("unknown", reason="not a floating-point tensor with values")
     return Verdicts({name: verdicts.get(name, ignored) for name in suspects}, runner.runs)
 
 
-def _search(runner: _Runner, suspects: list[str], plain: list[Tensor]) -> dict[str, Verdict]:
+def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bool) -> dict[str, Verdict]:
     """All unsettled suspects at once, under each baseline and scale; where the loss moves, the group is parted."""
     found: dict[str, Verdict] = {}
     finite = False
@@ -125,8 +127,12 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor]) -> dict[s
                 finite = finite or any(bool(tensor.isfinite().any()) for tensor in baseline)
                 for scale in SCALES:
                     rest = [name for name in suspects if name not in found]
-                    if rest and runner.moves(rest, scale, baseline):
+                    if not rest or not runner.moves(rest, scale, baseline):
+                        continue
+                    if apart:
                         _split(runner, rest, scale, baseline, found)
+                    else:
+                        found.update(dict.fromkeys(rest, Verdict("reaches", group=len(rest) > 1)))
             except _OutOfRunsError:
                 unsettled = Verdict("unknown", reason=f"the bound of {runner.max_runs} runs was reached")
             # A result that changes now and then may have stood still in the first two runs.

@@ -166,6 +166,8 @@ class Parameter:
     """Its registrations, freezes, thaws and writes, in order."""
     twin_of: frozenset[int] = frozenset()
     """Indices of parameters that its value was copied from before the forward (deepcopy, load_state_dict, copy_)."""
+    computed: bool = False
+    """Whether it was created with values computed from another parameter."""
     written: bool = False
     """Whether the user's code wrote or replaced its value during the forward or the loss."""
     tensor: Any = field(default=None, repr=False, compare=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Location, Module, Parameter, Rule, Severity
 
 
 class FrozenNormUpdatesStats(Rule):
@@ -73,9 +73,9 @@ class FrozenNormUpdatesStats(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        groups: dict[object, list[tuple[Module, list[Parameter], Event | None]]] = {}
+        groups: dict[tuple[Location | None, bool], list[tuple[Module, list[Parameter], Event | None]]] = {}
         for module in trace.modules:
-            if not module.in_tree or not _moved(context, module):
+            if not module.in_tree or not (_moved(context, module) or _by_batch(module)):
                 continue
             own = [trace.parameters[i] for i in module.parameters]
             judged = own or _subtree(context, module)
@@ -83,18 +83,27 @@ class FrozenNormUpdatesStats(Rule):
                 continue
             freeze = next((e for p in judged if (e := p.frozen_by) is not None), None)
             where = trace.location(freeze.site) if freeze else trace.location(module.registered_at)
-            groups.setdefault(where, []).append((module, own, freeze))
-        for where, members in groups.items():
+            groups.setdefault((where, _by_batch(module)), []).append((module, judged, freeze))
+        for (where, by_batch), members in groups.items():
             modules = [m for m, _, _ in members]
-            parameters = [p for _, own, _ in members for p in own]
+            parameters = [p for _, judged, _ in members for p in judged]
             freeze = members[0][2]
             listed = ", ".join(m.fqn for m in modules[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
             layers = "norm layer" if len(modules) == 1 else "norm layers"
+            message = (
+                f"{len(modules)} frozen {layers} still update running statistics in train mode: {listed}. "
+                "requires_grad=False does not stop buffers."
+            )
+            if by_batch:
+                message = (
+                    f"{len(modules)} frozen {layers} of momentum 0 in train mode: {listed}. The running statistics stay, "
+                    "and the layer normalises by the batch all the same."
+                )
             yield context.finding(
                 self,
-                f"{len(modules)} frozen {layers} still update running statistics in train mode: {listed}. "
-                "requires_grad=False does not stop buffers.",
-                at=where,  # type: ignore[arg-type]
+                message,
+                at=where,
+                severity=Severity.INFO if by_batch else None,
                 parameters=parameters,
                 related=[
                     *(context.callers(freeze.site) if freeze else ()),
@@ -111,6 +120,15 @@ def _moved(context: Context, module: Module) -> bool:
     prefix = f"{module.fqn}." if module.fqn else ""
     moved = context.trace.buffers_moved
     return f"{prefix}running_mean" in moved or f"{prefix}running_var" in moved
+
+
+def _by_batch(module: Module) -> bool:
+    """Whether a norm layer ran in train mode with a momentum of 0: it keeps its statistics and does not use them."""
+    layer = module.module
+    return bool(
+        module.calls and layer.training and getattr(layer, "momentum", None) == 0
+        and getattr(layer, "running_mean", None) is not None
+    )  # fmt: skip
 
 
 def _subtree(context: Context, module: Module) -> list[Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Edit, Finding, Fix, Optimizer, Parameter, Rule, Severity
+from gradlint import Context, Edit, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity
 
 
 class FrozenParameterInOptimizer(Rule):
@@ -45,8 +45,8 @@ class FrozenParameterInOptimizer(Rule):
     ```
 
     ## Known limits
-    Parameters that were made frozen (`nn.Parameter(table, requires_grad=False)`) weigh info: a fixed table in
-    `model.parameters()` is common and harmless.
+    Parameters that were made frozen (`nn.Parameter(table, requires_grad=False)`), or that a library froze in a model of
+    its own (peft's base model), weigh info: they are common in `model.parameters()` and harmless.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#per-parameter-options
@@ -59,6 +59,8 @@ class FrozenParameterInOptimizer(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
+        if context.flow.loss_lacks_gradient:
+            return  # where everything is frozen, GL406 speaks
         for optimizer in trace.optimizers:
             by_place: dict[tuple[int, bool], list[Parameter]] = {}
             for group in optimizer.groups:
@@ -66,7 +68,7 @@ class FrozenParameterInOptimizer(Rule):
                     parameter = trace.by_key.get(key)
                     if parameter is None or parameter.requires_grad or parameter.tensor.requires_grad:
                         continue
-                    born = parameter.frozen_by is None
+                    born = parameter.frozen_by is None or _by_library(context, parameter)
                     by_place.setdefault((group.site, born), []).append(parameter)
             for (site, born), parameters in by_place.items():
                 yield self._finding(context, optimizer, site, born, parameters)
@@ -79,17 +81,17 @@ class FrozenParameterInOptimizer(Rule):
         if born:
             return context.finding(
                 self,
-                f"{who} holds {names}, made with requires_grad=False: they never move.",
+                f"{who} holds {names}, which were made frozen: they never move.",
                 at=site,
                 parameters=parameters,
-                related=[context.related("made here", parameters[0].registered_by)],
+                related=[context.related("made here", parameters[0].frozen_by or parameters[0].registered_by)],
                 fix=Fix("Give the optimizer only what trains, or make it a buffer."),
                 severity=Severity.INFO,
             )
         freezes = {e.number: e for p in parameters if (e := p.frozen_by) is not None}
         after = [e for e in freezes.values() if optimizer.event >= 0 and e.number > optimizer.event]
         order = "frozen after it was made" if after else "frozen before it was made"
-        places: dict[object, object] = {}
+        places: dict[Location, Related | None] = {}
         for event in freezes.values():
             where = context.trace.location(event.site)
             late = optimizer.event >= 0 and event.number > optimizer.event
@@ -107,7 +109,7 @@ class FrozenParameterInOptimizer(Rule):
             f"{who} holds frozen parameters: {names}, {order}. They stay as they are while their .grad is None.",
             at=site,
             parameters=parameters,
-            related=[*list(places.values())[:3], *context.callers(next(iter(freezes.values())).site, "frozen from here", 1)],  # type: ignore[list-item]
+            related=[*list(places.values())[:3], *context.callers(next(iter(freezes.values())).site, "frozen from here", 1)],
             fix=Fix(
                 "Freeze first, then give the optimizer only what trains: filter(lambda p: p.requires_grad, ...).",
                 safe=bool(edits),
@@ -116,7 +118,14 @@ class FrozenParameterInOptimizer(Rule):
         )
 
 
-def _source(location) -> str:  # type: ignore[no-untyped-def]
+def _by_library(context: Context, parameter: Parameter) -> bool:
+    """Whether library code froze a parameter of its own (an adapter library's base model, a table of positions)."""
+    freeze = parameter.frozen_by
+    frame = context.trace.sites.innermost(freeze.site) if freeze else None
+    return frame is not None and not frame.project and not parameter.project
+
+
+def _source(location: Location) -> str:
     """The text of a span on one line; empty if it is longer."""
     import linecache
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, is_project, region_location
+from gradlint import Context, Event, Finding, Fix, Location, Parameter, Rule, Severity, is_project, region_location
 
 
 class NoGradInInit(Rule):
@@ -70,8 +70,8 @@ class NoGradInInit(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        created: dict[object, list[Parameter]] = {}
-        regions: dict[object, Event] = {}
+        created: dict[Location, list[Parameter]] = {}
+        regions: dict[Location, Event] = {}
         for parameter in trace.parameters:
             first = next((e for e in parameter.history if e.kind == "register"), None)
             if first is None or not first.data["first"] or first.region < 0 or not parameter.requires_grad:
@@ -95,7 +95,7 @@ class NoGradInInit(Rule):
                 self,
                 f"{context.names(parameters)} still train: grad mode does not matter to the creation of layers, so "
                 f"this {how} freezes nothing.{extra}",
-                at=where,  # type: ignore[arg-type]
+                at=where,
                 parameters=parameters,
                 related=[context.related("created here", p.history[0]) for p in parameters[:1]],
                 fix=Fix("Create the layer outside of the block; to freeze it, call requires_grad_(False) on it."),
@@ -103,7 +103,9 @@ class NoGradInInit(Rule):
 
 
 def _written_on_purpose(context: Context, parameter: Parameter, first: Event) -> bool:
-    """Whether the region wrote to the parameter other than in the constructor that made it."""
+    """Whether the region wrote to the parameter other than in the constructor that made it, or computed its value."""
+    if parameter.computed:
+        return True
     rows = context.trace.sites.rows
     for event in parameter.history:
         if event.kind != "write" or event.region != first.region or event.site == first.site:

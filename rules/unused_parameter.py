@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Location, Module, Parameter, Rule, Severity
+from gradlint import Context, Finding, Fix, Frame, Location, Module, Parameter, Rule, Severity
 
 _CONTAINERS = ("ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict")
 
@@ -126,9 +126,13 @@ def _made_at(context: Context, parameter: Parameter) -> tuple[Location | None, b
     return trace.location(site), frame is not None and frame.project
 
 
-def _trainable_below(context: Context, module: Module) -> list[int]:
+def _below(context: Context, module: Module) -> list[int]:
     prefix = f"{module.fqn}."
-    return [p.index for p in context.trace.parameters if p.requires_grad and p.fqn.startswith(prefix)]
+    return [p.index for p in context.trace.parameters if p.fqn.startswith(prefix)]
+
+
+def _trainable_below(context: Context, module: Module) -> list[int]:
+    return [i for i in _below(context, module) if context.trace.parameters[i].requires_grad]
 
 
 def _alternates(context: Context, parameter: Parameter) -> bool:
@@ -139,16 +143,14 @@ def _alternates(context: Context, parameter: Parameter) -> bool:
         parent = trace.modules[module.parent]
         if parent.type.__name__ in _CONTAINERS:
             for sibling in trace.modules:
-                if sibling.parent == parent.number and sibling.type is module.type and sibling.number != module.number:
-                    if sibling.calls:
-                        return True
-                    if any(i in context.flow.depends for i in _trainable_below(context, sibling)):
-                        return True
+                twin = sibling.parent == parent.number and sibling.type is module.type and sibling is not module
+                if twin and any(i in context.flow.depends for i in _below(context, sibling)):
+                    return True
         module = parent
     return False
 
 
-def _dropped_severity(context: Context, parameter: Parameter, frame) -> Severity:  # type: ignore[no-untyped-def]
+def _dropped_severity(context: Context, parameter: Parameter, frame: Frame | None) -> Severity:
     made = _made_at(context, parameter)
     if not made[1] and not (frame is not None and frame.project and parameter.project):
         return Severity.INFO

@@ -17,7 +17,7 @@ from gradlint.cuda import CpuStandIn
 from gradlint.errors import GradlintError, TargetError
 from gradlint.inputs import Inputs, find_inputs
 from gradlint.preserve import Preserved
-from gradlint.provenance import indices, propagate
+from gradlint.provenance import ancestors, indices, propagate
 from gradlint.record import autograd
 from gradlint.record.hooks import Log, installed
 from gradlint.record.recorder import Recorder, _tensors
@@ -326,7 +326,12 @@ class _Session:
                 if event.kind == "write" and event.op >= start and event.site != NO_SITE:
                     parameter.written = True
         masks = propagate(self.recorder.ops[:start], self.recorder.values, owners)
+        watched = self.recorder.owners
+        first = {key: value for value, key in reversed(watched.items())}
         for parameter in parameters:
+            if parameter.history and parameter.history[0].region >= 0 and parameter.key in first:
+                made_of = ancestors(self.recorder.ops[:start], (first[parameter.key],))
+                parameter.computed = any(watched.get(v, parameter.key) != parameter.key for v in made_of)
             if parameter.key in earlier:
                 depends = masks.data.get(earlier[parameter.key], 0)
                 parameter.twin_of = frozenset(indices(depends)) - {parameter.index}
