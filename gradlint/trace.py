@@ -90,8 +90,7 @@ class Value(NamedTuple):
     dtype: Any
 
 
-@dataclass(frozen=True)
-class ModuleCall:
+class ModuleCall(NamedTuple):
     """One run of a module's forward."""
 
     module: int
@@ -105,8 +104,7 @@ class ModuleCall:
     """Number of ops recorded before it."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """Something that happened and is no op. `kind` tells which fields of `data` are set.
 
     ========== ====================================================================================================

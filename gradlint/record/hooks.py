@@ -106,8 +106,9 @@ def _before_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any], 
     def hook(module: nn.Module, args: Any) -> None:
         if recorder.paused:
             return
-        frame = _call_frame(sys._getframe(1))
-        chain = recorder.walk(sys._getframe(1))
+        caller = sys._getframe(1)
+        frame = _call_frame(caller)
+        chain = recorder.walk(caller)
         tag = recorder._applied(chain.apply, chain) if chain.apply is not None else chain.tag
         parent = recorder.stack[-1][0] if recorder.stack else -1
         log.calls.append(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 from gradlint.record import tables
@@ -49,6 +50,13 @@ def _code_of(function: Any) -> CodeType | None:
 
 _FUNCTION_APPLY = _code_of(torch.autograd.Function.apply)
 _MODULE_CALL = _code_of(getattr(torch.nn.Module, "_call_impl", None))
+
+
+_PLAIN = frozenset(
+    (int, float, str, bool, type(None), complex, slice, type(Ellipsis))
+    + (torch.dtype, torch.device, torch.layout, torch.memory_format)
+)
+"""Types of arguments that are kept as they are."""
 
 
 class _Known:
@@ -118,12 +126,15 @@ class Recorder(TorchFunctionMode):
         self.keywords: frozenset[str] = frozenset()
         self.thread = threading.get_ident()
         self._known: dict[int, _Known] = {}
+        self._keys: dict[int, int] = {}
+        """Identity of a weak reference → identity of its tensor."""
         self._storages: dict[int, int] = {}
         self._writes: dict[int, tuple[int, int]] = {}
         self._exports: list[tuple[int, int, int, Any]] = []
         self._watched: dict[int, Tensor] = {}
         self._kinds: dict[int, tuple[int, CodeType]] = {}
         self._table = dict(tables.TABLE)
+        self._forget = self._forgetting()
         self._last_off = GRAD_ON
         self._seen_unseen: set[tuple[str, int]] = set()
         self._watched_storages: dict[int, int] = {}
@@ -169,7 +180,16 @@ class Recorder(TorchFunctionMode):
 
     def _op(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None, kind: int) -> Any:
         inputs: list[Tensor] = []
-        template = tuple([self._strip(a, inputs) for a in args])
+        stripped: list[Any] = []
+        for argument in args:
+            given = type(argument)
+            if given is Tensor or given is Parameter:
+                inputs.append(argument)
+                stripped.append(TENSOR)
+            elif given in _PLAIN:
+                stripped.append(argument)
+            else:
+                stripped.append(self._strip(argument, inputs))
         named = {k: self._strip(v, inputs) for k, v in kwargs.items()} if kwargs else None
         targets: list[Tensor] = []
         if kind == tables.WRITE:
@@ -177,7 +197,7 @@ class Recorder(TorchFunctionMode):
             targets = [first] if isinstance(first, Tensor) else [t for t in _tensors(first)]
         if kwargs and kwargs.get("out") is not None:
             targets += _tensors(kwargs["out"])
-        chain = self.walk(sys._getframe(1))
+        chain = self.walk(sys._getframe(2))
         site = chain.site
         tag = self._applied(chain.apply, chain) if chain.apply is not None else chain.tag
         if tag >= 0:
@@ -194,7 +214,7 @@ class Recorder(TorchFunctionMode):
 
         number = len(self.ops)
         outputs: list[Tensor] = []
-        if isinstance(result, Tensor):
+        if type(result) is Tensor or isinstance(result, Tensor):
             outputs.append(result)
         elif result is not None and not isinstance(result, (int, float, bool, str)):
             outputs = _tensors(result)
@@ -206,9 +226,8 @@ class Recorder(TorchFunctionMode):
             made = [self._written(t, number, func, read, inputs) for t in targets]
             outputs = [t for t in outputs if id(t) not in ids]
         if outputs:
-            same = {id(t) for t in inputs}
             for t in outputs:
-                if id(t) not in same:
+                if not any(t is i for i in inputs):
                     made.append(self.add(t, number))
                 elif _in_place(args, kwargs):
                     op_kind = KIND_WRITE
@@ -225,19 +244,19 @@ class Recorder(TorchFunctionMode):
         self.ops.append(
             tuple.__new__(
                 Op,
-                (func, site, self.stack[-1][0] if self.stack else -1, region, read, tuple(made), template, named, op_kind),
+                (func, site, self.stack[-1][0] if self.stack else -1, region, read, tuple(made), tuple(stripped), named, op_kind),
             )
         )
         return result
 
     def _strip(self, argument: Any, found: list[Tensor]) -> Any:
         """The argument with its tensors (collected into `found`) replaced by a placeholder."""
+        kind = type(argument)
+        if kind in _PLAIN:
+            return argument
         if isinstance(argument, Tensor):
             found.append(argument)
             return TENSOR
-        kind = type(argument)
-        if kind is int or kind is float or argument is None or kind is str or kind is bool:
-            return argument
         if isinstance(argument, (list, tuple)):
             if len(argument) > 64 and not isinstance(argument[0], (Tensor, list, tuple)):
                 return f"<{len(argument)} items>"
@@ -245,41 +264,48 @@ class Recorder(TorchFunctionMode):
             return tuple(stripped) if isinstance(argument, tuple) else stripped
         if isinstance(argument, dict):
             return {k: self._strip(v, found) for k, v in argument.items()}
-        if isinstance(argument, (torch.dtype, torch.device, torch.layout, torch.memory_format, slice, type(Ellipsis), complex)):
-            return argument
         return f"<{kind.__name__}>"  # anything else could keep the user's objects alive
 
     # -- values -------------------------------------------------------------------------------------------------
 
     def add(self, tensor: Tensor, producer: int) -> int:
         """Give a tensor object that was not known (or is made anew) a value; returns the value's number."""
-        storage = _storage(tensor)
+        try:
+            storage = tensor.untyped_storage()._cdata
+        except (RuntimeError, NotImplementedError, AttributeError):
+            storage = _storage(tensor)
         value = len(self.values)
         requires_grad = tensor.requires_grad
-        self.values.append(tuple.__new__(Value, (producer, requires_grad, tuple(tensor.shape), tensor.dtype)))
+        self.values.append(tuple.__new__(Value, (producer, requires_grad, tensor.shape, tensor.dtype)))
         key = id(tensor)
-        known = self._known
-        storages = self._storages
-
-        def forget(_: Any) -> None:
-            if key in known and known[key].weak is weak:
-                last = known.pop(key)
-                if storages.get(last.storage) == last.value:
-                    del storages[last.storage]
-
-        weak = weakref.ref(tensor, forget)
-        known[key] = _Known(value, storage, requires_grad, weak)
+        weak = weakref.ref(tensor, self._forget)
+        self._known[key] = _Known(value, storage, requires_grad, weak)
+        self._keys[id(weak)] = key
         if storage:
-            storages[storage] = value
+            self._storages[storage] = value
             if self._all_storages is not None:
                 self._all_storages[storage] = value
         return value
+
+    def _forgetting(self) -> Callable[[Any], None]:
+        """What weak references call when their tensor dies: its identity and its memory may be reused from then on."""
+        keys, known, storages = self._keys, self._known, self._storages
+
+        def forget(weak: Any) -> None:
+            key = keys.pop(id(weak), None)
+            entry = known.get(key)  # type: ignore[arg-type]
+            if entry is not None and entry.weak is weak:
+                del known[key]  # type: ignore[arg-type]
+                if storages.get(entry.storage) == entry.value:
+                    del storages[entry.storage]
+
+        return forget
 
     def _renew(self, tensor: Tensor, entry: _Known, producer: int) -> int:
         """A new value for a known tensor object whose content or autograd state has changed."""
         value = len(self.values)
         entry.requires_grad = tensor.requires_grad
-        self.values.append(tuple.__new__(Value, (producer, entry.requires_grad, tuple(tensor.shape), tensor.dtype)))
+        self.values.append(tuple.__new__(Value, (producer, entry.requires_grad, tensor.shape, tensor.dtype)))
         key = id(tensor)
         if key in self._watched:
             self.owners[value] = key
@@ -558,6 +584,8 @@ class Recorder(TorchFunctionMode):
     def walk(self, frame: FrameType | None) -> Chain:
         """The user's call chain from a frame upwards, cut short at the nearest recorded module call."""
         kinds = self._kinds
+        stack = self.stack
+        enclosing = stack[-1][1] if stack else 0
         found: list[tuple[CodeType, int]] = []
         above = NO_SITE
         tag = -1
@@ -569,13 +597,13 @@ class Recorder(TorchFunctionMode):
             kind = entry[0] if entry is not None else self._kind_of(code)
             if kind == _USER:
                 found.append((code, frame.f_lasti))
-            elif kind == _CALL:
-                if self.stack and self.stack[-1][1] == id(frame):
-                    _, _, above, tag = self.stack[-1]
-                    break
             elif kind == _SKIP:
-                if not found and library is None:
+                if library is None and not found:
                     library = code
+            elif kind == _CALL:
+                if id(frame) == enclosing:
+                    _, _, above, tag = stack[-1]
+                    break
             elif kind == _FUNCTION:
                 if apply is None:
                     apply = frame
@@ -620,6 +648,7 @@ class Recorder(TorchFunctionMode):
         self._storages.clear()
         self._writes.clear()
         self._exports.clear()
+        self._keys.clear()
         self.keep.clear()
 
 
