@@ -5,6 +5,7 @@ This is the hot path: it runs once per torch call of the user's model, so it app
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from gradlint.record import tables
@@ -256,17 +258,25 @@ class Recorder(TorchFunctionMode):
         storage = _storage(tensor)
         value = len(self.values)
         requires_grad = tensor.requires_grad
-        self.values.append(tuple.__new__(Value, (producer, requires_grad, tuple(tensor.shape), tensor.dtype)))
+        wrapped = _is_wrapped is not None and _is_wrapped(tensor)
+        needs = requires_grad or (wrapped and _unwrapped(tensor).requires_grad)
+        self.values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), tensor.dtype)))
         key = id(tensor)
         known = self._known
         storages = self._storages
+        pinned = False
 
         def forget(_: Any) -> None:
             if key in known and known[key].weak is weak:
                 last = known.pop(key)
-                if storages.get(last.storage) == last.value:
+                if not pinned and storages.get(last.storage) == last.value:
                     del storages[last.storage]
 
+        if wrapped:
+            # torch.func gives back what is inside after the wrapper died: keep the memory's identity from being reused
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                self.keep.append(StorageWeakRef(_unwrapped(tensor).untyped_storage()))
+                pinned = True
         weak = weakref.ref(tensor, forget)
         known[key] = _Known(value, storage, requires_grad, weak)
         if storage:
@@ -279,7 +289,8 @@ class Recorder(TorchFunctionMode):
         """A new value for a known tensor object whose content or autograd state has changed."""
         value = len(self.values)
         entry.requires_grad = tensor.requires_grad
-        self.values.append(tuple.__new__(Value, (producer, entry.requires_grad, tuple(tensor.shape), tensor.dtype)))
+        needs = entry.requires_grad or _unwrapped(tensor).requires_grad
+        self.values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), tensor.dtype)))
         key = id(tensor)
         if key in self._watched:
             self.owners[value] = key
@@ -397,8 +408,11 @@ class Recorder(TorchFunctionMode):
             found[entry.value if entry is not None else self.add(leaf, -1)] = None
         return tuple(found)
 
-    def watch(self, tensor: Tensor) -> bool:
-        """Follow a parameter's identity: its values get an owner, its writes become events. True when it is new."""
+    def watch(self, tensor: Tensor, copied: Tensor | None = None) -> bool:
+        """Follow a parameter's identity: its values get an owner, its writes become events. True when it is new.
+
+        `copied` is what it was made from, where that is known and no call of torch's tells.
+        """
         key = id(tensor)
         if key in self._watched:
             return False
@@ -409,9 +423,13 @@ class Recorder(TorchFunctionMode):
         entry = self._known.get(key)
         if entry is None:
             sources = (self._storages[storage],) if storage in self._storages else ()
+            if copied is not None:
+                sources = (self.read(copied),)
             value = self.add(tensor, len(self.ops) if sources else -1)
             if sources:
-                self._synthetic("alias", KIND_ALIAS, sources, value, NO_SITE, self.region)
+                site = NO_SITE if copied is None else self.walk(sys._getframe(1)).site
+                name = "alias" if copied is None else "deepcopy"
+                self._synthetic(name, KIND_ALIAS, sources, value, site, self.region)
             self.owners[value] = key
         else:
             self.owners[entry.value] = key
@@ -548,7 +566,8 @@ class Recorder(TorchFunctionMode):
         if outer.apply is not None:
             outer_tag = self._applied(outer.apply, outer)
             region = IN_FUNCTION
-        tensors = _tensors((args, local.get("kwargs", {})))
+        own = [a for a in args if isinstance(a, Tensor)]  # in the order of its node's edges
+        tensors = own + _tensors(([a for a in args if not isinstance(a, Tensor)], local.get("kwargs", {})))
         inputs = tuple(self.read(t, outer_tag, outer.site, region) for t in tensors)
         self.applies.append(_Apply(local.get("cls"), inputs, outer.site, region, marker))
         return len(self.applies) - 1
@@ -684,11 +703,18 @@ def _unwrapped(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    try:
+        return tuple(tensor.shape)
+    except RuntimeError:
+        return ()  # a lazy parameter
+
+
 def _storage(tensor: Tensor) -> int:
     """An identity of the memory behind a tensor; 0 where it has none to speak of."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError, AttributeError):
+    except (RuntimeError, NotImplementedError, AttributeError, ValueError):  # ValueError: a lazy parameter
         pass
     plain = _unwrapped(tensor)
     if plain is not tensor:
