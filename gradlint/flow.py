@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gradlint.findings import Location
-from gradlint.provenance import Masks, ancestors, indices, propagate
+from gradlint.provenance import VALUE_FREE, Masks, ancestors, indices, propagate
 from gradlint.sites import decorator_location, is_project
 from gradlint.trace import (
     GRAD_ON,
@@ -24,6 +25,9 @@ from gradlint.trace import (
     Parameter,
     Trace,
 )
+
+if TYPE_CHECKING:
+    from gradlint.nudge import Verdict
 
 DETACH = "detach"
 NO_GRAD = "no_grad"
@@ -82,7 +86,7 @@ class Flow:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.waits_for_step = trace.setup.step is not None and trace.setup.loss is None
-        self.masks: Masks = propagate(trace.ops, trace.values, trace.owners, trace.forward_start)
+        self.masks: Masks = propagate(trace.ops, trace.values, trace.owners, trace.forward_start, trace.dropped)
         self.on_path = ancestors(trace.ops, trace.roots)
         self.reached = trace.reached
         self.judged = frozenset(self._judged())
@@ -134,33 +138,40 @@ class Flow:
                         exits.setdefault(index, []).append(number)
         if not exits:
             return
-        if self.trace.rerun is None:
-            self.why_undecided = "the set-up is not at hand any more"
-            self._undecide(exits)
-            return
-        from gradlint.nudge import settle
-
-        tensors = {p.fqn: p.tensor for p in self.trace.parameters}
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, numbers in exits.items():
             groups.setdefault(tuple(numbers), []).append(index)
         # Parameters that left by the same exits share their fate: one verdict serves them all.
         for numbers, members in groups.items():
-            fqns = [self.trace.parameters[i].fqn for i in members]
-            verdicts = settle(self.trace.rerun, tensors, fqns, contextlib.nullcontext, max_runs=12, apart=False)
-            outcomes = {verdicts[fqn].outcome for fqn in fqns}
+            verdicts = self._nudged(members, together=True).values()
+            outcomes = {v.outcome for v in verdicts}
             if "reaches" in outcomes:
                 self.starved.update(members)
                 self.unused.difference_update(members)
                 self.proven.update(dict.fromkeys(members, self._exit(numbers)))
             elif "unknown" in outcomes:
-                self.why_undecided = next(v.reason for fqn in fqns if (v := verdicts[fqn]).reason)
+                self.why_undecided = next(v.reason for v in verdicts if v.reason)
                 self._undecide(members)
 
     def _exit(self, numbers: tuple[int, ...]) -> int:
         """The exit to blame: whole arrays and lists rather than single numbers, which are often only logged."""
         whole = [n for n in numbers if self.trace.ops[n].name in ("numpy", "__array__", "tolist", "__dlpack__")]
         return (whole or list(numbers))[0]
+
+    def _nudged(self, suspects: Iterable[int], together: bool = False) -> dict[int, Verdict]:
+        """Whether the loss moves when they are moved: each by itself, or all of them together."""
+        from gradlint.nudge import Verdict, settle
+
+        parameters = self.by_index(suspects)
+        if self.trace.rerun is None:
+            return {p.index: Verdict("unknown", reason="the set-up is not at hand any more") for p in parameters}
+        names = {p.fqn: p.tensor for p in self.trace.parameters}
+        fqns = [p.fqn for p in parameters]
+        runs = 12 if together else 40
+        verdicts = settle(
+            self.trace.rerun, names, fqns, contextlib.nullcontext, max_runs=runs, apart=not together
+        )
+        return {p.index: verdicts[p.fqn] for p in parameters}
 
     def _undecide(self, found: Iterable[int]) -> None:
         self.undecided |= set(found)
@@ -193,9 +204,42 @@ class Flow:
         for index, number in self.proven.items():
             if not blamed >> index & 1:
                 self._add(found, self._place(number, -1, leaving=number), trace.parameters[index])
+        self._unexplained({i for i in self.starved if not blamed >> i & 1} - set(self.proven), found)
         for cut in found.values():
             cut.later = self._later(cut)
         return list(found.values())
+
+    def _unexplained(self, left: set[int], found: dict[tuple[str, Location | None, int], Cut]) -> None:
+        """Find the cut inside of what was taken as a whole; without any, a nudge tells whether the path is real."""
+        trace = self.trace
+        for index in sorted(left):
+            bit = 1 << index
+            whole = inside = -1
+            for number in range(trace.forward_start, len(trace.ops)):
+                op = trace.ops[number]
+                if not any(o in self.on_path and self.masks.data.get(o, 0) & bit for o in op.outputs):
+                    continue
+                if not any(self.masks.data.get(i, 0) & bit for i in op.inputs):
+                    continue
+                if op.region == IN_FUNCTION and inside < 0 and (op.name in _DETACHES or op.name in _ROUNDTRIPS):
+                    inside = number
+                elif op.kind == KIND_OPAQUE:
+                    whole = number
+            number = inside if inside >= 0 else whole
+            if number >= 0:
+                left.discard(index)
+                self._add(found, self._place(number, -1), trace.parameters[index])
+        if not left:
+            return
+        for index, verdict in self._nudged(left).items():
+            if verdict.outcome == "reaches":
+                continue
+            self.starved.discard(index)
+            if verdict.outcome == "unknown":
+                self.why_undecided = verdict.reason
+                self.undecided.add(index)
+            else:
+                self.unused.add(index)  # an autograd.grad, say, whose result its value has no part in
 
     def _add(self, found: dict[tuple[str, Location | None, int], Cut], cut: Cut, parameter: Parameter) -> None:
         key = (cut.kind, cut.location, -1 if cut.location else cut.op)
@@ -217,7 +261,11 @@ class Flow:
             cut.returned = self._return(leaving)
             return cut
         if op.kind == KIND_OPAQUE:
-            kind = CHECKPOINT if op.name == "CheckpointFunction" else FUNCTION
+            kind = FUNCTION
+            if op.name == "CheckpointFunction":
+                kind = CHECKPOINT
+            elif output >= 0 and not trace.values[output].requires_grad:
+                kind = NONDIFFERENTIABLE
         elif op.name in _DETACHES:
             kind = DETACH
         elif op.name in _ROUNDTRIPS or op.kind == KIND_ALIAS:
@@ -326,12 +374,13 @@ class Flow:
     def dropped_at(self, parameter: Parameter) -> Op | None:
         """The last op whose result depends on a parameter and is not used by any other op; None if it never ran."""
         bit = 1 << parameter.index
-        consumed: set[int] = set()
+        consumed = set(self.trace.roots)
         for op in reversed(self.trace.ops[self.trace.forward_start :]):
             depends = [o for o in op.outputs if self.masks.data.get(o, 0) & bit]
             if depends and op.site != NO_SITE and not consumed.intersection(op.outputs):
                 return op
-            consumed.update(op.inputs)
+            if op.name not in VALUE_FREE:
+                consumed.update(op.inputs)
         return None
 
 

@@ -5,10 +5,11 @@ Sets of parameters are bit masks: bit *i* is the parameter at index *i*. Imports
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from gradlint.trace import KIND_WRITE, Op, Value
+from gradlint.trace import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Value
 
 VALUE_FREE = frozenset(
     "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full "
@@ -28,6 +29,10 @@ ZERO_GRADIENT = frozenset(
 """Functions that keep a grad_fn and whose gradient is zero everywhere."""
 
 
+PAIRWISE = frozenset("broadcast_tensors meshgrid align_tensors atleast_1d atleast_2d atleast_3d".split())
+"""Functions that give as many tensors as they take, each made from its own one (so do all of ``_foreach_``)."""
+
+
 @dataclass
 class Masks:
     """Per value: the parameters it depends on, and those that gradient returns to from it."""
@@ -38,10 +43,20 @@ class Masks:
     """(number of the op, its output, parameters whose gradient ends there)."""
 
 
-def propagate(ops: Sequence[Op], values: Sequence[Value], owners: Mapping[int, int], start: int = 0) -> Masks:
+def propagate(
+    ops: Sequence[Op],
+    values: Sequence[Value],
+    owners: Mapping[int, int],
+    start: int = 0,
+    dropped: Container[tuple[Any, int]] = (),
+) -> Masks:
     """Push both sets through the ops in order.
 
-    A cut is an *output* that depends on a parameter and carries no gradient for it while an input does.
+    A cut is an *output* that depends on a parameter and carries no gradient for it while an input does. Inside a
+    custom Function, where grad mode is off by design, the gradient counts as kept; what comes out of it tells.
+
+    Args:
+        dropped: as `Trace.dropped`.
     """
     data: dict[int, int] = {}
     live: dict[int, int] = {}
@@ -52,7 +67,7 @@ def propagate(ops: Sequence[Op], values: Sequence[Value], owners: Mapping[int, i
             live[value] = 1 << index
     for number in range(len(ops)):
         op = ops[number]
-        _, _, _, _, inputs, outputs, _, _, kind = op
+        _, _, _, region, inputs, outputs, _, _, kind = op
         depends = 0
         returns = 0
         for i in inputs:
@@ -63,7 +78,25 @@ def propagate(ops: Sequence[Op], values: Sequence[Value], owners: Mapping[int, i
         name = op.name
         if name in VALUE_FREE:
             continue
+        if len(outputs) > 1 and (name in PAIRWISE or name.startswith("_foreach_")):
+            for position, output in enumerate(outputs):
+                if output in inputs:
+                    continue
+                mine = 0 if output not in owners else 1 << owners[output]
+                data[output] = mine
+                live[output] = mine if values[output].requires_grad else 0
+                for i in inputs[position :: len(outputs)]:
+                    data[output] |= data.get(i, 0)
+                    live[output] |= live.get(i, 0) if values[output].requires_grad or region == IN_FUNCTION else 0
+            continue
         kept = returns
+        if region == IN_FUNCTION:
+            for output in outputs:
+                data[output] = data.get(output, 0) | depends
+                live[output] = live.get(output, 0) | returns
+            continue
+        if kind == KIND_OPAQUE and dropped:
+            kept = _kept(op, live, dropped)
         if name in ZERO_GRADIENT or _rounds(op):
             kept = 0
         if kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
@@ -86,6 +119,20 @@ def propagate(ops: Sequence[Op], values: Sequence[Value], owners: Mapping[int, i
             if lost and number >= start:
                 cuts.append((number, output, lost))
     return Masks(data, live, cuts)
+
+
+def _kept(op: Op, live: Mapping[int, int], dropped: Container[tuple[Any, int]]) -> int:
+    """What gradient returns to through a custom Function some of whose inputs get None."""
+    lost = kept = 0
+    for position, value in enumerate(op.inputs):
+        if (op.func, position) in dropped:
+            lost |= live.get(value, 0)
+    for position, value in enumerate(op.inputs):
+        if (op.func, position) not in dropped:
+            # the last input of all is what was computed inside: it depends on all the others
+            inner = position == len(op.inputs) - 1
+            kept |= live.get(value, 0) & (~lost if inner else -1)
+    return kept
 
 
 def _rounds(op: Op) -> bool:
@@ -112,6 +159,3 @@ def indices(mask: int) -> list[int]:
         found.append(low.bit_length() - 1)
         mask ^= low
     return found
-
-
-

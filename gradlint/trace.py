@@ -278,6 +278,9 @@ class Trace:
     """Indices of the parameters that gradient returns to: autograd's own word."""
     reached_zero: frozenset[int] = frozenset()
     """Indices of those that only operations with a gradient of zero everywhere lead back to."""
+    dropped: frozenset[tuple[Any, int]] = frozenset()
+    """(class of a custom autograd.Function, number of a tensor argument) whose backward gave None for an input that
+    needs gradient."""
     proven_by: str = "walk"
     """``walk`` of grad_fn, or ``backward`` where custom Functions made the walk ambiguous."""
     notes: list[str] = field(default_factory=list)

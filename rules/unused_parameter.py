@@ -79,25 +79,24 @@ class UnusedParameter(Rule):
         if context.flow.loss_lacks_gradient:
             return
         unused = context.flow.by_index(context.flow.unused)
-        groups: dict[tuple[Location | None, bool, Severity], list[Parameter]] = {}
-        places: dict[tuple[Location | None, bool, Severity], Location | None] = {}
+        groups: dict[tuple[Location | None, str, Severity], list[Parameter]] = {}
+        places: dict[tuple[Location | None, str, Severity], Location | None] = {}
         for parameter in unused:
             dropped = context.flow.dropped_at(parameter)
             made = _made_at(context, parameter)
             if dropped is not None:
                 frame = context.trace.frame(dropped.site)
-                key = (frame.location if frame else made[0], True, _dropped_severity(context, parameter, frame))
+                key = (frame.location if frame else made[0], _DROPPED, _dropped_severity(context, parameter, frame))
+            elif context.flow.readers(parameter):
+                key = (made[0], _CANCELS, Severity.INFO)
             else:
-                key = (made[0], False, Severity.WARNING if made[1] and not _alternates(context, parameter) else Severity.INFO)
+                key = (made[0], _NEVER, Severity.WARNING if made[1] and not _alternates(context, parameter) else Severity.INFO)
             groups.setdefault(key, []).append(parameter)
             places.setdefault(key, made[0])
         for key, parameters in groups.items():
-            where, ran, severity = key
-            names = context.names(parameters)
-            if ran:
-                message = f"the loss does not depend on {names}: the result that this line computes from them is dropped."
-            else:
-                message = f"the loss does not depend on {names}: {'it' if len(parameters) == 1 else 'they'} never ran in this forward."
+            where, why, severity = key
+            they = "it" if len(parameters) == 1 else "they"
+            message = f"the loss does not depend on {context.names(parameters)}: {why.format(they=they)}."
             yield context.finding(
                 self,
                 message,
@@ -107,6 +106,11 @@ class UnusedParameter(Rule):
                 fix=Fix("Use the result, add the loss term, or remove the layer; if it is meant to rest, freeze it."),
                 severity=severity,
             )
+
+
+_DROPPED = "the result that this line computes from them is dropped"
+_CANCELS = "{they} ran, and no value of theirs makes a difference"
+_NEVER = "{they} never ran in this forward"
 
 
 def _made_at(context: Context, parameter: Parameter) -> tuple[Location | None, bool]:

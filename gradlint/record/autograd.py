@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ class Verdict:
     """``walk`` of grad_fn, or ``backward`` where custom Functions made the walk ambiguous."""
     failure: str = ""
     """What a backward raised, if one was needed and raised."""
+    dropped: frozenset[tuple[Any, int]] = frozenset()
+    """(class of a custom Function, number of a tensor argument) whose backward gave None where gradient was due."""
 
 
 def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
@@ -41,12 +43,40 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     if not customs or not unsure:
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk")
     hidden = any(id(p) not in live for p in unsure)
+    dropped: set[tuple[Any, int]] = set()
+    handles = [node.register_hook(_noting(node, dropped)) for node in _custom_nodes(roots)]
     try:
         proven = _backward(roots, unsure) if hidden else _grad(roots, unsure)
     except Exception as error:  # the user's backward may raise anything
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk", f"{type(error).__name__}: {error}")
+    finally:
+        for handle in handles:
+            handle.remove()
     reached = {i for i in ids if i in sure} | proven
-    return Verdict(frozenset(reached), frozenset(zero - reached), "backward")
+    return Verdict(frozenset(reached), frozenset(zero - reached), "backward", dropped=frozenset(dropped))
+
+
+def _custom_nodes(roots: Iterable[Tensor]) -> list[Any]:
+    pending: list[Any] = [r.grad_fn for r in roots if r.grad_fn is not None]
+    seen = set(pending)
+    while pending:
+        for following, _ in pending.pop().next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                pending.append(following)
+    return [node for node in seen if isinstance(node, torch.autograd.function.BackwardCFunction)]
+
+
+def _noting(node: Any, dropped: set[tuple[Any, int]]) -> Callable[[Any, Any], None]:
+    """A hook that notes the inputs for which a custom Function gave None though its own output had a gradient."""
+    following = [n for n, _ in node.next_functions]
+    function = getattr(type(node), "_forward_cls", None)
+
+    def hook(given: Any, received: Any) -> None:
+        if any(g is not None for g in received):
+            dropped.update((function, i) for i, g in enumerate(given) if g is None and following[i] is not None)
+
+    return hook
 
 
 def _walk(roots: Iterable[Tensor], *, zero: bool, custom: bool) -> tuple[set[int], bool]:

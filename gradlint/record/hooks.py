@@ -61,6 +61,7 @@ def installed(recorder: Recorder, log: Log) -> Iterator[None]:
         _patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log))
         _patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
         _patch(stack, nn.Module, "train", _train(recorder, log))
+        _patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
         _patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
         _patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
         _patch_variable(stack, recorder)
@@ -209,6 +210,19 @@ def _train(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
                 depth -= 1
 
         return train
+
+    return wrap
+
+
+def _deepcopy(recorder: Recorder) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def __deepcopy__(self: nn.Parameter, memo: Any) -> Any:
+            result = original(self, memo)
+            if recorder.active and result is not self:
+                recorder.watch(result, copied=self)
+            return result
+
+        return __deepcopy__
 
     return wrap
 

@@ -5,6 +5,7 @@ This is the hot path: it runs once per torch call of the user's model, so it app
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
@@ -128,6 +130,8 @@ class Recorder(TorchFunctionMode):
         self._known: dict[int, _Known] = {}
         self._keys: dict[int, int] = {}
         """Identity of a weak reference → identity of its tensor."""
+        self._pinned: set[int] = set()
+        """Identities of the weak references of wrapped tensors, whose memory outlives them."""
         self._storages: dict[int, int] = {}
         self._writes: dict[int, tuple[int, int]] = {}
         self._exports: list[tuple[int, int, int, Any]] = []
@@ -276,9 +280,16 @@ class Recorder(TorchFunctionMode):
             storage = _storage(tensor)
         value = len(self.values)
         requires_grad = tensor.requires_grad
-        self.values.append(tuple.__new__(Value, (producer, requires_grad, tensor.shape, tensor.dtype)))
-        key = id(tensor)
+        needs = requires_grad
         weak = weakref.ref(tensor, self._forget)
+        if _is_wrapped is not None and _is_wrapped(tensor):
+            needs = requires_grad or _unwrapped(tensor).requires_grad
+            # torch.func gives back what is inside after the wrapper died: keep the memory's identity from being reused
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                self.keep.append(StorageWeakRef(_unwrapped(tensor).untyped_storage()))
+                self._pinned.add(id(weak))
+        self.values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), tensor.dtype)))
+        key = id(tensor)
         self._known[key] = _Known(value, storage, requires_grad, weak)
         self._keys[id(weak)] = key
         if storage:
@@ -289,14 +300,16 @@ class Recorder(TorchFunctionMode):
 
     def _forgetting(self) -> Callable[[Any], None]:
         """What weak references call when their tensor dies: its identity and its memory may be reused from then on."""
-        keys, known, storages = self._keys, self._known, self._storages
+        keys, known, storages, pinned = self._keys, self._known, self._storages, self._pinned
 
         def forget(weak: Any) -> None:
             key = keys.pop(id(weak), None)
             entry = known.get(key)  # type: ignore[arg-type]
             if entry is not None and entry.weak is weak:
                 del known[key]  # type: ignore[arg-type]
-                if storages.get(entry.storage) == entry.value:
+                if id(weak) in pinned:
+                    pinned.discard(id(weak))
+                elif storages.get(entry.storage) == entry.value:
                     del storages[entry.storage]
 
         return forget
@@ -305,7 +318,8 @@ class Recorder(TorchFunctionMode):
         """A new value for a known tensor object whose content or autograd state has changed."""
         value = len(self.values)
         entry.requires_grad = tensor.requires_grad
-        self.values.append(tuple.__new__(Value, (producer, entry.requires_grad, tensor.shape, tensor.dtype)))
+        needs = entry.requires_grad or _unwrapped(tensor).requires_grad
+        self.values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), tensor.dtype)))
         key = id(tensor)
         if key in self._watched:
             self.owners[value] = key
@@ -423,8 +437,11 @@ class Recorder(TorchFunctionMode):
             found[entry.value if entry is not None else self.add(leaf, -1)] = None
         return tuple(found)
 
-    def watch(self, tensor: Tensor) -> bool:
-        """Follow a parameter's identity: its values get an owner, its writes become events. True when it is new."""
+    def watch(self, tensor: Tensor, copied: Tensor | None = None) -> bool:
+        """Follow a parameter's identity: its values get an owner, its writes become events. True when it is new.
+
+        `copied` is what it was made from, where that is known and no call of torch's tells.
+        """
         key = id(tensor)
         if key in self._watched:
             return False
@@ -435,9 +452,13 @@ class Recorder(TorchFunctionMode):
         entry = self._known.get(key)
         if entry is None:
             sources = (self._storages[storage],) if storage in self._storages else ()
+            if copied is not None:
+                sources = (self.read(copied),)
             value = self.add(tensor, len(self.ops) if sources else -1)
             if sources:
-                self._synthetic("alias", KIND_ALIAS, sources, value, NO_SITE, self.region)
+                site = NO_SITE if copied is None else self.walk(sys._getframe(1)).site
+                name = "alias" if copied is None else "deepcopy"
+                self._synthetic(name, KIND_ALIAS, sources, value, site, self.region)
             self.owners[value] = key
         else:
             self.owners[entry.value] = key
@@ -574,7 +595,8 @@ class Recorder(TorchFunctionMode):
         if outer.apply is not None:
             outer_tag = self._applied(outer.apply, outer)
             region = IN_FUNCTION
-        tensors = _tensors((args, local.get("kwargs", {})))
+        own = [a for a in args if isinstance(a, Tensor)]  # in the order of its node's edges
+        tensors = own + _tensors(([a for a in args if not isinstance(a, Tensor)], local.get("kwargs", {})))
         inputs = tuple(self.read(t, outer_tag, outer.site, region) for t in tensors)
         self.applies.append(_Apply(local.get("cls"), inputs, outer.site, region, marker))
         return len(self.applies) - 1
@@ -713,11 +735,18 @@ def _unwrapped(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    try:
+        return tuple(tensor.shape)
+    except RuntimeError:
+        return ()  # a lazy parameter
+
+
 def _storage(tensor: Tensor) -> int:
     """An identity of the memory behind a tensor; 0 where it has none to speak of."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError, AttributeError):
+    except (RuntimeError, NotImplementedError, AttributeError, ValueError):  # ValueError: a lazy parameter
         pass
     plain = _unwrapped(tensor)
     if plain is not tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradlint.building import raised
 from gradlint.cuda import CpuStandIn
@@ -173,6 +174,7 @@ class _Session:
         held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
         tensors = {id(p): p for root in roots.values() for p in root.parameters()} | {id(p): p for p in held}
         earlier = recorder.rebase(tensors.values())
+        lazy = {key for key, p in tensors.items() if is_lazy(p)}
         flags = {key: bool(p.requires_grad) for key, p in tensors.items()}
         modes = {id(p.module): bool(p.module.training) for p in places(roots)}
         before = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
@@ -209,7 +211,7 @@ class _Session:
             parameter.requires_grad = flags.get(parameter.key, parameter.requires_grad)
             measure(parameter)
             parameter.groups = tuple((o.number, g.index) for o in rows for g in o.groups if parameter.key in g.keys)
-        self._histories(parameters, start, earlier)
+        self._histories(parameters, start, earlier, lazy)
         by_key = {p.key: p.index for p in parameters}
         trainable = [p.tensor for p in parameters if p.tensor.requires_grad]
         recorder.paused += 1
@@ -243,6 +245,7 @@ class _Session:
             unseen=recorder.unseen,
             reached=frozenset(by_key[k] for k in verdict.reached if k in by_key),
             reached_zero=frozenset(by_key[k] for k in verdict.zero if k in by_key),
+            dropped=verdict.dropped,
             proven_by=verdict.proven,
             notes=self.notes,
             rerun=self._rerun(setup, roots, called) if called else None,
@@ -314,7 +317,7 @@ class _Session:
             )
         return rows
 
-    def _histories(self, parameters: Sequence[Parameter], start: int, earlier: Mapping[int, int]) -> None:
+    def _histories(self, parameters: Sequence[Parameter], start: int, earlier: Mapping[int, int], lazy: set[int]) -> None:
         """Give every parameter its events, what it was copied from, and whether the forward wrote to it."""
         by_key = {p.key: p for p in parameters}
         owners = {v: by_key[key].index for v, key in self.recorder.owners.items() if key in by_key}
@@ -323,17 +326,23 @@ class _Session:
             parameter = by_key.get(event.data.get("parameter", -1))
             if parameter is not None:
                 parameter.history.append(event)
-                if event.kind == "write" and event.op >= start and event.site != NO_SITE:
+                made = parameter.key in lazy  # its first values are written by torch
+                if event.kind == "write" and event.op >= start and event.site != NO_SITE and not made:
                     parameter.written = True
         masks = propagate(self.recorder.ops[:start], self.recorder.values, owners)
-        watched = self.recorder.owners
-        first = {key: value for value, key in reversed(watched.items())}
+        first: dict[int, int] = {}
+        for value, key in self.recorder.owners.items():
+            first.setdefault(key, value)
+        if any(p.key not in earlier for p in parameters):  # copies made in the forward
+            masks.data |= propagate(self.recorder.ops, self.recorder.values, owners).data
         for parameter in parameters:
             if parameter.history and parameter.history[0].region >= 0 and parameter.key in first:
                 made_of = ancestors(self.recorder.ops[:start], (first[parameter.key],))
+                watched = self.recorder.owners
                 parameter.computed = any(watched.get(v, parameter.key) != parameter.key for v in made_of)
-            if parameter.key in earlier:
-                depends = masks.data.get(earlier[parameter.key], 0)
+            value = earlier.get(parameter.key, first.get(parameter.key, -1))
+            if value >= 0:
+                depends = masks.data.get(value, 0)
                 parameter.twin_of = frozenset(indices(depends)) - {parameter.index}
 
     def _rerun(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> Callable[[], list[Tensor]]:

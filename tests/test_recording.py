@@ -1,0 +1,95 @@
+"""Awkward models: what gradlint says of each against what a real backward on a fresh copy says."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import proof
+import pytest
+import table
+import torch
+from table import Builder
+
+from gradlint import registry
+from gradlint.engine import Options, _judge, record_target
+from gradlint.findings import Report
+from gradlint.flow import CHECKPOINT, FUNCTION, Flow
+
+FOLDER = Path(__file__).parent / "awkward"
+CASES = [b for path in sorted(FOLDER.glob("*.py")) for b in table.builders(path, "case_")]
+
+
+def built(case: Builder) -> proof.Parts:
+    """What a case builds, in one shape."""
+    return proof.parts(getattr(table.load(case.path), case.name)())
+
+
+def truth(case: Builder) -> tuple[set[str], set[str]]:
+    """The parameters that a real backward gives a gradient, and those whose gradient is zero everywhere."""
+    torch.manual_seed(0)
+    here = built(case)
+    torch.manual_seed(0)
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = here.model(**here.inputs) if isinstance(here.inputs, dict) else here.model(*here.inputs)
+        loss = here.loss(out)
+        if loss.requires_grad:
+            loss.backward()
+    names = {n.removeprefix("module.").replace("_orig_mod.", ""): p for n, p in here.model.named_parameters()}
+    given = {name: p.grad for name, p in names.items() if p.grad is not None}
+    return set(given), {name for name, g in given.items() if not (g.to_dense() if g.is_sparse else g).any()}
+
+
+def marks(case: Builder) -> Iterator[tuple[str, int]]:
+    """The cuts that no rule reports yet: ``# cut: kind`` on the lines that are to blame."""
+    source = case.path.read_text(encoding="utf-8")
+    names = table.definitions(ast.parse(source))
+    spans = [range(table.first_line(n), (n.end_lineno or 0) + 1) for n in table.closure(case.name, names)]
+    for number, line in enumerate(source.splitlines(), 1):
+        mark = re.search(r"# cut: (\w+)$", line)
+        if mark and any(number in span for span in spans):
+            yield mark[1], number
+
+
+def record(case: Builder) -> tuple[Any, Flow, Report]:
+    """The trace, the flow and the findings of all rules."""
+    report = Report()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with record_target(case.target, Options()) as trace:
+            flow = Flow(trace)
+            _judge(report, trace, flow, registry.load(packs=False).rules)
+    return trace, flow, report
+
+
+def disagreements(case: Builder) -> Iterator[str]:
+    """Where gradlint is wrong about a case."""
+    given, zero = truth(case)
+    trace, flow, report = record(case)
+    names = [p.fqn for p in trace.parameters]
+    reached = {names[i] for i in trace.reached | trace.reached_zero if trace.parameters[i].in_tree}
+    if reached != given:
+        yield f"reached: only gradlint {sorted(reached - given)}, only backward {sorted(given - reached)}"
+    if not {names[i] for i in trace.reached_zero} <= zero:
+        yield f"said to be zero and is not: {sorted({names[i] for i in trace.reached_zero} - zero)}"
+    if flow.undecided:
+        yield f"undecided: {[names[i] for i in flow.undecided]} {flow.why_undecided}"
+    for index in flow.starved:
+        if not any(trace.parameters[index] in cut.starved for cut in flow.cuts):
+            yield f"starved without a cut: {names[index]}"
+    marked = set(marks(case))
+    cuts = {(c.kind, c.location.line if c.location else 0) for c in flow.cuts if c.kind in (FUNCTION, CHECKPOINT)}
+    if cuts != marked:
+        yield f"cuts: {sorted(cuts)} instead of {sorted(marked)}"
+    yield from table.differences(case, report, names)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_awkward_model(case: Builder) -> None:
+    wrong = list(disagreements(case))
+    assert not wrong, "\n".join([*wrong, table.names_of(case.id, record(case)[2])])
