@@ -276,7 +276,7 @@ class Recorder(TorchFunctionMode):
         """Give a tensor object that was not known (or is made anew) a value; returns the value's number."""
         try:
             storage = tensor.untyped_storage()._cdata
-        except (RuntimeError, NotImplementedError, AttributeError):
+        except (RuntimeError, NotImplementedError, AttributeError, ValueError):
             storage = _storage(tensor)
         value = len(self.values)
         requires_grad = tensor.requires_grad
