@@ -61,8 +61,10 @@ class Context:
         related: Iterable[Related | None] = (),
         fix: Fix | None = None,
         severity: Severity | None = None,
+        aliases: bool = False,
     ) -> Finding:
-        """A finding of a rule. `at` is a location or a site; parameters are ordered as in the model.
+        """A finding of a rule. `at` is a location or a site; parameters are ordered as in the model, and with `aliases`
+        each stands under all of its names.
 
         Related places that are unknown (None), doubled, or the primary location itself are left out.
         """
@@ -79,7 +81,7 @@ class Context:
             severity=rule.severity if severity is None else severity,
             message=message,
             location=where,
-            parameters=tuple(p.fqn for p in named),
+            parameters=tuple(name for p in named for name in (p.aliases if aliases else (p.fqn,))),
             related=tuple(places.values()),
             fix=fix,
         )

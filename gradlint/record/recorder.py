@@ -134,6 +134,8 @@ class Recorder(TorchFunctionMode):
         """Identities of the optimizers whose constructor is running."""
         self.inference: list[int] = []
         """The regions that the inference_mode contexts now open began in."""
+        self.through = -1
+        """Number of the module whose ``requires_grad_`` is running."""
         self.paused = 0
         """Above zero: calls pass through unrecorded."""
 
@@ -493,7 +495,10 @@ class Recorder(TorchFunctionMode):
                 site = self.walk(sys._getframe(1)).site
                 self._synthetic("requires_grad_", KIND_PLAIN, (old,), value, site, self.region)
         if tensor.is_leaf:
-            self.event("thaw" if wanted else "freeze", {"parameter": id(tensor), "method": method})
+            self.event(
+                "thaw" if wanted else "freeze",
+                {"parameter": id(tensor), "method": method, "through": self.through},
+            )
             self.keep.append(tensor)
 
     def _grad_mode(self, enabled: bool) -> None:
