@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         best_write,
         dotted,
         executed_functions,
+        function_of,
+        given_at,
         idle_statements,
     )
     from gradlint.trace import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
@@ -53,7 +55,8 @@ _HOMES = {
     "rule": "Context Rule",
     "setup": "Setup",
     "sites": "Frame is_project",
-    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions idle_statements",
+    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
+    "idle_statements",
     "trace": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -116,6 +119,8 @@ __all__ = [
     "cut_findings",
     "dotted",
     "executed_functions",
+    "function_of",
+    "given_at",
     "idle_statements",
     "in_bytes",
     "in_flops",

@@ -223,3 +223,24 @@ def idle_statements(trace: Trace) -> list[tuple[str, Write]]:
 def best_write(writes: Iterable[Write], fqn: str) -> Write | None:
     """The write that is most likely the one about a name; None where none can be."""
     return max((w for w in writes if w.fits(fqn) >= 0), key=lambda w: w.fits(fqn), default=None)
+
+
+def given_at(trace: Trace, site: int) -> Location | None:
+    """Where the list that a call is given was made, if the call names it: the ``layers = [...]`` before
+    ``nn.Sequential(*layers)``."""
+    frame = trace.frame(site)
+    function = function_of(frame.code) if frame is not None else None
+    if frame is None or function is None:
+        return None
+    place = frame.location
+    call = next((n for n in function.nodes() if isinstance(n, ast.Call) and function.location(n) == place), None)
+    if call is None:
+        return None
+    arguments = [a.value if isinstance(a, ast.Starred) else a for a in call.args]
+    names = {a.id for a in arguments if isinstance(a, ast.Name)}
+    found = None
+    for node in function.nodes():
+        if isinstance(node, ast.Assign) and node.lineno < call.lineno:
+            if any(isinstance(t, ast.Name) and t.id in names for t in node.targets):
+                found = function.location(node)
+    return found

@@ -121,7 +121,8 @@ class Event:
     optimizer  ``optimizer`` (number)
     group      ``optimizer`` (number), ``index`` (of the group), ``exhausted`` (its iterator was used up before)
     mode       ``module`` (number), ``training`` (bool)
-    write      ``parameter`` (key), ``name`` (of the op), ``sources`` (keys of parameters copied from)
+    write      ``parameter`` (key), ``name`` (of the op), ``sources`` (values copied from), ``loading`` (number of the
+               module whose ``load_state_dict`` it was; -1 for none)
     backward
     step       ``optimizer`` (number)
     phase      ``name`` (build, forward, loss, end)

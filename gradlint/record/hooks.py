@@ -65,6 +65,7 @@ def installed(recorder: Recorder, log: Log) -> Iterator[None]:
         _patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
         _patch(stack, nn.Module, "train", _train(recorder, log))
         _patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
+        _patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
         _patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
         _patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
         _patch_variable(stack, recorder)
@@ -230,6 +231,20 @@ def _requires_grad(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
                 recorder.through = outer
 
         return requires_grad_
+
+    return wrap
+
+
+def _load_state_dict(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            outer, recorder.loading = recorder.loading, log.number(self)
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                recorder.loading = outer
+
+        return load_state_dict
 
     return wrap
 

@@ -136,6 +136,8 @@ class Recorder(TorchFunctionMode):
         """The regions that the inference_mode contexts now open began in."""
         self.through = -1
         """Number of the module whose ``requires_grad_`` is running."""
+        self.loading = -1
+        """Number of the module whose ``load_state_dict`` is running."""
         self.paused = 0
         """Above zero: calls pass through unrecorded."""
 
@@ -314,7 +316,7 @@ class Recorder(TorchFunctionMode):
         if name == "__set__":
             name = "data"
         sources = tuple(v for v, t in zip(read, inputs, strict=False) if t is not tensor)
-        self.event("write", {"parameter": id(tensor), "name": name, "sources": sources})
+        self.event("write", {"parameter": id(tensor), "name": name, "sources": sources, "loading": self.loading})
 
     def read(self, tensor: Tensor, tag: int = -1, site: int = NO_SITE, region: int = GRAD_ON) -> int:
         """The value number of a tensor that is about to be used."""
