@@ -105,7 +105,7 @@ class AliasedNetwork(Rule):
                 places[e.data["module"], e.data["name"]] = e
         events = list(places.values())
         where = events[1].site if len(events) > 1 else event.site if event else -1
-        names = sorted({a.rpartition(".")[0] for a in parameters[0].aliases})
+        names = sorted({a[: -len(parameters[0].fqn) + len(module.fqn)] for a in parameters[0].aliases})
         return context.finding(
             self,
             f"{' and '.join(names)} are one network, with {context.names(parameters)}: {why}.",
