@@ -21,7 +21,9 @@ from gradlint.trace import (
     KIND_OPAQUE,
     NO_SITE,
     Event,
+    Group,
     Op,
+    Optimizer,
     Parameter,
     Trace,
 )
@@ -316,6 +318,25 @@ class Flow:
             if not p.in_tree and p.module in trace.held and p.module in ran and not p.groups and p.requires_grad
             if p.index in self.reached and p.index not in trace.recreated
         )
+
+    @functools.cached_property
+    def exhausted(self) -> list[tuple[Optimizer, Group]]:
+        """The groups that are empty because the iterator they were given had been used up."""
+        trace = self.trace
+        return [
+            (o, g)
+            for o in trace.optimizers
+            for g in o.groups
+            if not g.keys and g.event >= 0 and trace.events[g.event].data.get("exhausted")
+        ]
+
+    @property
+    def lost_to_iterators(self) -> frozenset[int]:
+        """Indices of the trainable parameters that no optimizer holds where a group came out empty. GL307 speaks of
+        them; GL302 does not."""
+        if not self.exhausted:
+            return frozenset()
+        return frozenset(p.index for p in self.trace.parameters if p.requires_grad and p.in_tree and not p.groups)
 
     @property
     def replaced(self) -> frozenset[int]:
