@@ -31,7 +31,19 @@ if TYPE_CHECKING:
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
     from gradlint.sites import Frame, is_project
-    from gradlint.trace import Event, Group, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
+    from gradlint.source import (
+        Function,
+        Write,
+        assigned_at,
+        attribute_writes,
+        best_write,
+        dotted,
+        executed_functions,
+        function_of,
+        given_at,
+        idle_statements,
+    )
+    from gradlint.trace import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
 
 _HOMES = {
     "api": "check trace",
@@ -43,7 +55,9 @@ _HOMES = {
     "rule": "Context Rule",
     "setup": "Setup",
     "sites": "Frame is_project",
-    "trace": "Event Group Module ModuleCall Op Optimizer Parameter Trace Value",
+    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
+    "idle_statements",
+    "trace": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -76,9 +90,12 @@ __all__ = [
     "Fix",
     "Flow",
     "Frame",
+    "Function",
     "GradlintError",
     "Group",
+    "Held",
     "Location",
+    "Loose",
     "Module",
     "ModuleCall",
     "Op",
@@ -93,9 +110,18 @@ __all__ = [
     "Trace",
     "UsageError",
     "Value",
+    "Write",
     "__version__",
+    "assigned_at",
+    "attribute_writes",
+    "best_write",
     "check",
     "cut_findings",
+    "dotted",
+    "executed_functions",
+    "function_of",
+    "given_at",
+    "idle_statements",
     "in_bytes",
     "in_flops",
     "is_project",

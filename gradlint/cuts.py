@@ -24,8 +24,8 @@ def cut_findings(
     if context.flow.loss_lacks_gradient:
         return
     for cut in context.flow.cuts:
-        if not wanted(cut) or not cut.starved:
-            continue
+        if not wanted(cut) or not cut.starved or context.trace.ops[cut.op].region in context.trace.left_off:
+            continue  # GL106 speaks of a grad mode that was left off
         foreign = not cut.project and not any(p.project for p in cut.starved)
         innermost = context.trace.sites.innermost(cut.site)
         library = None

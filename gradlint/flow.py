@@ -6,6 +6,7 @@ Computed once from a trace and shared by rules, summaries and explanations. Impo
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,7 +22,9 @@ from gradlint.trace import (
     KIND_OPAQUE,
     NO_SITE,
     Event,
+    Group,
     Op,
+    Optimizer,
     Parameter,
     Trace,
 )
@@ -70,6 +73,20 @@ class Cut:
     """Where the value came back into torch, for a ROUNDTRIP."""
     project: bool = True
     """Whether the place is the user's own code."""
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A tensor in an optimizer that stood in the model when it was given, and was replaced afterwards."""
+
+    optimizer: int
+    """Number of the optimizer."""
+    fqn: str
+    """The name it had."""
+    replaced: Event
+    """The registration that took its place."""
+    now: Parameter | None
+    """What has the name now."""
 
 
 class Flow:
@@ -345,6 +362,91 @@ class Flow:
         if not trace.roots or any(trace.values[r].requires_grad for r in trace.roots):
             return False
         return bool(trace.optimizers) or any(p.requires_grad and p.in_tree for p in trace.parameters)
+
+    @property
+    def unregistered(self) -> frozenset[int]:
+        """Indices of the parameters of modules that ran in the forward, that the model holds and does not register,
+        that no optimizer holds, and that gradient reaches. GL104 speaks of them; GL302 does not."""
+        trace = self.trace
+        ran = {c.module for c in trace.calls if trace.forward_start <= c.start < trace.loss_start}
+        return frozenset(
+            p.index
+            for p in trace.parameters
+            if not p.in_tree and p.module in trace.held and p.module in ran and not p.groups and p.requires_grad
+            if p.index in self.reached and p.index not in trace.recreated
+        )
+
+    @functools.cached_property
+    def exhausted(self) -> list[tuple[Optimizer, Group]]:
+        """The groups that are empty because the iterator they were given had been used up."""
+        trace = self.trace
+        return [
+            (o, g)
+            for o in trace.optimizers
+            for g in o.groups
+            if not g.keys and g.event >= 0 and trace.events[g.event].data.get("exhausted")
+        ]
+
+    @property
+    def lost_to_iterators(self) -> frozenset[int]:
+        """Indices of the trainable parameters that no optimizer holds where a group came out empty. GL307 speaks of
+        them; GL302 does not."""
+        if not self.exhausted:
+            return frozenset()
+        return frozenset(p.index for p in self.trace.parameters if p.requires_grad and p.in_tree and not p.groups)
+
+    @property
+    def replaced(self) -> frozenset[int]:
+        """Indices of the parameters that took the place of ones an optimizer still holds. GL304 speaks of them."""
+        return frozenset(s.now.index for s in self.stale if s.now is not None)
+
+    @functools.cached_property
+    def stale(self) -> list[Stale]:
+        """The tensors that optimizers hold and the model no longer does."""
+        trace = self.trace
+        unknown = [
+            (optimizer, group, key)
+            for optimizer in trace.optimizers
+            for group in optimizer.groups
+            for key in group.keys
+            if key not in trace.by_key and group.event >= 0
+        ]
+        return [s for o, g, key in unknown if (s := self._stale(o.number, g.event, key)) is not None]
+
+    def _stale(self, optimizer: int, given: int, key: int) -> Stale | None:
+        trace = self.trace
+        events = [e for e in trace.events if e.kind == "register"]
+        last = next((e for e in reversed(events) if e.data.get("parameter") == key), None)
+        names: list[str] = []
+        while last is not None:
+            module, name = last.data["module"], last.data["name"]
+            names.insert(0, name)
+            if trace.modules[module].in_tree:
+                slot = [e for e in events if e.data["module"] == module and e.data["name"] == name]
+                if slot[-1] is last or slot[-1].number < given:
+                    return None
+                prefix = trace.modules[module].fqn
+                return self._replaced_by(optimizer, ".".join([prefix, *names] if prefix else names), slot[-1])
+            above = next((e for e in reversed(events) if e.data.get("child") == module), None)
+            if above is None:
+                return self._rebuilt(optimizer, given, module, ".".join(names))
+            last = above
+        return None
+
+    def _replaced_by(self, optimizer: int, fqn: str, event: Event) -> Stale:
+        return Stale(optimizer, fqn, event, self.trace.by_fqn.get(fqn))
+
+    def _rebuilt(self, optimizer: int, given: int, module: int, fqn: str) -> Stale | None:
+        """The case that the whole model was built a second time, after the optimizer."""
+        trace = self.trace
+        old = trace.modules[module]
+        root = next((m for m in trace.modules if m.in_tree and m.parent < 0), None)
+        if root is None or root.fqn or root.type is not old.type or old.calls or fqn not in trace.by_fqn:
+            return None
+        if any(p.groups for p in trace.parameters if p.in_tree):
+            return None
+        first = next((e for e in trace.events if e.kind == "register" and e.data["module"] == root.number), None)
+        return self._replaced_by(optimizer, fqn, first) if first is not None and first.number > given else None
 
     # -- for rules and explanations -----------------------------------------------------------------------------
 

@@ -61,13 +61,16 @@ class Context:
         related: Iterable[Related | None] = (),
         fix: Fix | None = None,
         severity: Severity | None = None,
+        aliases: bool = False,
+        named: Iterable[str] = (),
     ) -> Finding:
-        """A finding of a rule. `at` is a location or a site; parameters are ordered as in the model.
+        """A finding of a rule. `at` is a location or a site; parameters are ordered as in the model, and with `aliases`
+        each stands under all of its names. `named` are names of what is no parameter of the set-up.
 
         Related places that are unknown (None), doubled, or the primary location itself are left out.
         """
         where = self.trace.location(at) if isinstance(at, int) else at
-        named = sorted({p.index: p for p in parameters}.values(), key=lambda p: p.index)
+        ordered = sorted({p.index: p for p in parameters}.values(), key=lambda p: p.index)
         places: dict[tuple[str, int], Related] = {}
         for place in related:
             if place is not None and (where is None or place.location != where):
@@ -79,7 +82,7 @@ class Context:
             severity=rule.severity if severity is None else severity,
             message=message,
             location=where,
-            parameters=tuple(p.fqn for p in named),
+            parameters=(*(name for p in ordered for name in (p.aliases if aliases else (p.fqn,))), *named),
             related=tuple(places.values()),
             fix=fix,
         )

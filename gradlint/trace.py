@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlint.findings import Location
@@ -112,13 +113,14 @@ class Event(NamedTuple):
     ========== ====================================================================================================
     grad_off   ``how`` (no_grad, inference_mode, set_grad_enabled, unknown), ``decorated`` (code object or None),
                ``library`` (code object of the torch or library function that holds the switch, or None)
-    freeze     ``parameter`` (key), ``method`` (bool)
+    freeze     ``parameter`` (key), ``method`` (bool), ``through`` (number of the module whose ``requires_grad_`` it was)
     thaw       the same
     register   ``module`` (number), ``name``, ``parameter`` (key) or ``child`` (module number), ``first`` (bool)
     optimizer  ``optimizer`` (number)
-    group      ``optimizer`` (number), ``index`` (of the group)
+    group      ``optimizer`` (number), ``index`` (of the group), ``exhausted`` (its iterator was used up before)
     mode       ``module`` (number), ``training`` (bool)
-    write      ``parameter`` (key), ``name`` (of the op), ``sources`` (keys of parameters copied from)
+    write      ``parameter`` (key), ``name`` (of the op), ``sources`` (values copied from), ``loading`` (number of the
+               module whose ``load_state_dict`` it was; -1 for none)
     backward
     step       ``optimizer`` (number)
     phase      ``name`` (build, forward, loss, end)
@@ -239,6 +241,33 @@ class Optimizer:
     optimizer: Any = field(default=None, repr=False, compare=False)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A module or tensor that a plain attribute of a module holds (a list, a dict), where nothing registers it."""
+
+    fqn: str
+    """By way of the attribute: ``stack.0.1``."""
+    holder: int
+    """Number of the module of the tree whose attribute it is in."""
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Loose:
+    """A tensor that needs grad, that a plain attribute holds, and that is neither registered nor in an optimizer."""
+
+    held: Held
+    leaf: bool
+    parameter: bool
+    """Whether it is, or was computed from, an nn.Parameter that is not registered."""
+    reached: bool
+    """Whether the loss's gradient comes to it, or to the leaves that it was computed from."""
+    differentiated: bool
+    """Whether the user's code asks for the gradient by it (``autograd.grad``)."""
+    site: int
+    """Where it was computed; NO_SITE if that was not seen."""
+
+
 @dataclass
 class Trace:
     """The record of one set-up."""
@@ -285,6 +314,17 @@ class Trace:
     """``walk`` of grad_fn, or ``backward`` where custom Functions made the walk ambiguous."""
     notes: list[str] = field(default_factory=list)
     """What was assumed, in words."""
+    executed: tuple[CodeType, ...] = ()
+    """The functions that ran while recording, by their code; the user's and others'."""
+    left_off: frozenset[int] = frozenset()
+    """Numbers of the events that switched grad mode off for good: it was still off after build() or the forward."""
+    held: dict[int, Held] = field(default_factory=dict)
+    """Module number → where the tree holds it without registering it."""
+    loose: tuple[Loose, ...] = ()
+    recreated: frozenset[int] = frozenset()
+    """Indices of the parameters that every forward creates anew."""
+    undone_by_train: frozenset[int] = frozenset()
+    """Numbers of the modules in eval mode that the root's ``train()`` would put back in train mode."""
     rerun: Any = field(default=None, repr=False, compare=False)
     """Runs forward and loss once more, unrecorded, and gives the roots' tensors; None where that is not possible."""
 
@@ -297,6 +337,13 @@ class Trace:
     def by_key(self) -> dict[int, Parameter]:
         """Parameter by the identity of its tensor."""
         return {p.key: p for p in self.parameters}
+
+    def below(self, module: Module) -> list[Parameter]:
+        """The parameters of a module and of the modules in it, under any of their names."""
+        if module.in_tree and not module.fqn:
+            return [p for p in self.parameters if p.in_tree]
+        prefix = f"{module.fqn}."
+        return [p for p in self.parameters if any(name.startswith(prefix) for name in p.aliases)]
 
     def module_of(self, op: Op) -> Module | None:
         """The module whose forward an op ran in."""

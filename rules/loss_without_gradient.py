@@ -54,8 +54,8 @@ class LossWithoutGradient(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
-        if not flow.loss_lacks_gradient:
-            return
+        if not flow.loss_lacks_gradient or trace.left_off:
+            return  # a grad mode that was left off is GL106's
         what = "the loss" if trace.loss_given else "no output"
         lacks = f"{what} does not require grad" if trace.loss_given else "no output requires grad"
         starved = [p for cut in flow.cuts for p in cut.starved]

@@ -76,6 +76,8 @@ class NoGradInInit(Rule):
             first = next((e for e in parameter.history if e.kind == "register"), None)
             if first is None or not first.data["first"] or first.region < 0 or not parameter.requires_grad:
                 continue
+            if first.region in trace.left_off:
+                continue  # GL106 speaks
             region = trace.events[first.region]
             where = region_location(trace, region)
             if where is None or not is_project(where.path) or _written_on_purpose(context, parameter, first):

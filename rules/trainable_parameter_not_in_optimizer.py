@@ -55,8 +55,13 @@ class TrainableParameterNotInOptimizer(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
+        flow = context.flow
+        # GL104, GL107, GL304 and GL307 speak of these
+        elsewhere = flow.unregistered | trace.recreated | flow.replaced | flow.lost_to_iterators
         missing = [
-            p for p in trace.parameters if p.requires_grad and not p.groups and p.index in context.flow.reached
+            p
+            for p in trace.parameters
+            if p.requires_grad and not p.groups and p.index in flow.reached and p.index not in elsewhere
         ]
         groups: dict[tuple[int, Severity], list[Parameter]] = {}
         for parameter in missing:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -36,6 +37,8 @@ class Log:
         """Optimizer's identity → what its constructor's call says."""
         self.group_events: dict[int, list[tuple[int, int]]] = {}
         """Optimizer's identity → (site, event number) of each group in order."""
+        self.registrations: list[int] | None = None
+        """Where parameters were registered in an unrecorded run, while somebody asks."""
 
     def number(self, module: nn.Module) -> int:
         """The number of a module, the same for the whole recording."""
@@ -62,6 +65,8 @@ def installed(recorder: Recorder, log: Log) -> Iterator[None]:
         _patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
         _patch(stack, nn.Module, "train", _train(recorder, log))
         _patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
+        _patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
+        _patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
         _patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
         _patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
         _patch_variable(stack, recorder)
@@ -76,6 +81,8 @@ def _patch(stack: contextlib.ExitStack, owner: type, name: str, wrapper: Callabl
 
 def _on_parameter(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any], None]:
     def hook(module: nn.Module, name: str, parameter: Any) -> None:
+        if parameter is not None and recorder.paused and log.registrations is not None:
+            log.registrations.append(recorder.walk(sys._getframe(1)).site)
         if parameter is None or recorder.paused:
             return
         first = recorder.watch(parameter)
@@ -183,10 +190,12 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
 def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
+            exhausted = _exhausted(param_group.get("params")) if isinstance(param_group, dict) else False
             result = original(self, param_group)
             if not recorder.paused:
                 site = log.arguments[id(self)].site if id(self) in recorder.building else recorder.walk(sys._getframe(1)).site
-                event = recorder.event("group", {"optimizer": id(self), "index": len(self.param_groups) - 1}, site=site)
+                data = {"optimizer": id(self), "index": len(self.param_groups) - 1, "exhausted": exhausted}
+                event = recorder.event("group", data, site=site)
                 log.group_events.setdefault(id(self), []).append((site, event.number))
             return result
 
@@ -225,6 +234,45 @@ def _deepcopy(recorder: Recorder) -> Callable[[Any], Any]:
         return __deepcopy__
 
     return wrap
+
+
+def _requires_grad(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def requires_grad_(self: nn.Module, requires_grad: bool = True) -> Any:
+            outer, recorder.through = recorder.through, log.number(self)
+            try:
+                return original(self, requires_grad)
+            finally:
+                recorder.through = outer
+
+        return requires_grad_
+
+    return wrap
+
+
+def _load_state_dict(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            outer, recorder.loading = recorder.loading, log.number(self)
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                recorder.loading = outer
+
+        return load_state_dict
+
+    return wrap
+
+
+def _exhausted(given: Any) -> bool:
+    """Whether an iterator was used up before: a generator that has ended, or a filter or map over one."""
+    for _ in range(8):
+        if inspect.isgenerator(given):
+            return inspect.getgeneratorstate(given) == inspect.GEN_CLOSED
+        if not isinstance(given, (filter, map)):
+            return False
+        given = given.__reduce__()[1][1]
+    return False
 
 
 def _inference_enter(recorder: Recorder) -> Callable[[Any], Any]:

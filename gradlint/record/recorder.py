@@ -149,6 +149,10 @@ class Recorder(TorchFunctionMode):
         """Identities of the optimizers whose constructor is running."""
         self.inference: list[int] = []
         """The regions that the inference_mode contexts now open began in."""
+        self.through = -1
+        """Number of the module whose ``requires_grad_`` is running."""
+        self.loading = -1
+        """Number of the module whose ``load_state_dict`` is running."""
         self.paused = 0
         """Above zero: calls pass through unrecorded."""
 
@@ -352,7 +356,7 @@ class Recorder(TorchFunctionMode):
         if name == "__set__":
             name = "data"
         sources = tuple(v for v, t in zip(read, inputs, strict=False) if t is not tensor)
-        self.event("write", {"parameter": id(tensor), "name": name, "sources": sources})
+        self.event("write", {"parameter": id(tensor), "name": name, "sources": sources, "loading": self.loading})
 
     def read(self, tensor: Tensor, tag: int = -1, site: int = NO_SITE, region: int = GRAD_ON) -> int:
         """The value number of a tensor that is about to be used."""
@@ -540,7 +544,10 @@ class Recorder(TorchFunctionMode):
                 site = self.walk(sys._getframe(1)).site
                 self._synthetic("requires_grad_", KIND_PLAIN, (old,), value, site, self.region)
         if tensor.is_leaf:
-            self.event("thaw" if wanted else "freeze", {"parameter": id(tensor), "method": method})
+            self.event(
+                "thaw" if wanted else "freeze",
+                {"parameter": id(tensor), "method": method, "through": self.through},
+            )
             self.keep.append(tensor)
 
     def _grad_mode(self, enabled: bool) -> None:

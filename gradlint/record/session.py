@@ -7,6 +7,7 @@ import dataclasses
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import torch
@@ -20,12 +21,14 @@ from gradlint.inputs import Inputs, find_inputs
 from gradlint.preserve import Preserved
 from gradlint.provenance import ancestors, indices, propagate
 from gradlint.record import autograd
+from gradlint.record.executed import executed
+from gradlint.record.held import Find, plain_attributes
 from gradlint.record.hooks import Log, installed
-from gradlint.record.recorder import Recorder, _tensors
+from gradlint.record.recorder import Recorder, _tensors, autograd_leaves
 from gradlint.record.tree import buffers, measure, places, tables
 from gradlint.setup import Setup, modules_of, normalize, optimizers_of
 from gradlint.sites import NO_SITE
-from gradlint.trace import Event, Group, Optimizer, Parameter, Trace
+from gradlint.trace import Event, Group, Held, Loose, Optimizer, Parameter, Trace
 
 SEED = 0
 """Forwards run under this seed, so that a verdict does not depend on the luck of a dropout or a router."""
@@ -62,8 +65,9 @@ def recording(
         stack.enter_context(installed(session.recorder, session.log))
         stack.callback(session.recorder.reset_links)
         stack.enter_context(_eager(session))
-        with session.recorder:
+        with session.recorder, executed(session.codes):
             result = gradlint_runs_user_code(make, stack)
+        session.note_left_off()
         setup = normalize(result)
         session.notes += setup.notes
         trace = stack.enter_context(session.forward(setup, inputs))
@@ -95,6 +99,13 @@ class _Session:
         self.stack = contextlib.ExitStack()
         self.force_eager: Callable[[], None] = lambda: None
         self.notes: list[str] = []
+        self.codes: dict[int, CodeType] = {}
+        self.left_off: set[int] = set()
+
+    def note_left_off(self) -> None:
+        """Grad mode should be on here: remember the switch if it is off."""
+        if not torch.is_grad_enabled() and self.recorder.region >= 0:
+            self.left_off.add(self.recorder.region)
 
     @contextlib.contextmanager
     def forward(self, setup: Setup, given: Callable[[nn.Module], Inputs] | None) -> Iterator[Trace]:
@@ -180,11 +191,12 @@ class _Session:
         before = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
         named_buffers = {recorder.read(t): name for name, (t, _) in before.items()}
         named_inputs = _name_inputs(recorder, called)
+        loose = self._loose_tensors(roots, tensors)
         start = len(recorder.ops)
         recorder.event("phase", {"name": "forward"}, site=NO_SITE)
         calls_before = len(self.log.calls)
         outputs: dict[str, Any] = {}
-        with recorder:
+        with recorder, executed(self.codes, hot=True):
             for name, inputs in called.items():
                 where = f" of {name!r}" if name else ""
                 with _as_theirs(f"the forward{where} with {inputs.description or 'no inputs'}"):
@@ -193,6 +205,7 @@ class _Session:
         recorder.event("phase", {"name": "loss"}, site=NO_SITE)
         output = outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()), None)
         found = self._roots(setup, output, bool(outputs))
+        self.note_left_off()
         moved = frozenset(
             name for name, t in buffers(roots).items() if name in before and not _same(t, before[name][1])
         )
@@ -202,7 +215,8 @@ class _Session:
         outside = self._outside(roots, calls_before)
         for place in places(roots):
             self.log.number(place.module)
-        modules, parameters = tables(roots, outside, self.log.numbers, self.log.modules, recorder.events)
+        finds = self._held(roots, outside)
+        modules, parameters = tables(roots, outside, self.log.numbers, self.log.modules, recorder.events, finds)
         for module in modules:
             module.training = modes.get(id(module.module), module.training)
         self._count_calls(modules, calls_before)
@@ -248,6 +262,16 @@ class _Session:
             dropped=verdict.dropped,
             proven_by=verdict.proven,
             notes=self.notes,
+            executed=(*self.codes.values(), *(code for code, _, _ in recorder.sites.rows)),
+            left_off=frozenset(self.left_off),
+            held={
+                self.log.number(module): Held(find.fqn, self.log.number(find.holder), find.attribute)
+                for find in finds
+                for module in find.thing.modules()
+            },
+            loose=tuple(self._judged_loose(loose, found.tensors, tensors, start)),
+            recreated=self._recreated(setup, roots, called, parameters, start),
+            undone_by_train=self._undone_by_train(setup, roots, modes),
             rerun=self._rerun(setup, roots, called) if called else None,
         )
 
@@ -269,6 +293,94 @@ class _Session:
         chosen = live or floating
         many = "output" if len(chosen) == 1 else f"{len(chosen)} outputs"
         return _Roots(tuple(chosen), f"no loss given: every differentiable output ({many})", False)
+
+    def _held(self, roots: Mapping[str, nn.Module], outside: Sequence[nn.Module]) -> list[Find]:
+        """Where the tree's modules hold modules that ran and that nothing registers."""
+        if not outside:
+            return []
+        ran = {id(m) for m in outside}
+        found = [f for f in plain_attributes(roots) if isinstance(f.thing, nn.Module)]
+        finds = [f for f in found if any(id(m) in ran for m in f.thing.modules())]
+        for find in finds:
+            for module in find.thing.modules():
+                self.log.number(module)
+        return finds
+
+    def _loose_tensors(self, roots: Mapping[str, nn.Module], registered: Mapping[int, Tensor]) -> list[tuple[Find, int]]:
+        """Tensors that need grad and that plain attributes hold before the forward, with their values."""
+        found = [f for f in plain_attributes(roots) if isinstance(f.thing, Tensor) and f.thing.requires_grad]
+        return [(f, self.recorder.read(f.thing)) for f in found if id(f.thing) not in registered]
+
+    def _judged_loose(
+        self, found: Sequence[tuple[Find, int]], roots: Sequence[Tensor], registered: Mapping[int, Tensor], start: int
+    ) -> Iterator[Loose]:
+        if not found:
+            return
+        ops, values = self.recorder.ops, self.recorder.values
+        reached = {id(t) for t in autograd_leaves([t for t in roots if t.requires_grad])}
+        asked = {v for op in ops[start:] if op.name == "grad" for v in op.inputs}
+        for find, value in found:
+            tensor = find.thing
+            leaves = [t for t in autograd_leaves([tensor]) if id(t) not in registered]
+            if leaves:
+                producer = values[value].producer
+                yield Loose(
+                    held=Held(find.fqn, self.log.number(find.holder), find.attribute),
+                    leaf=tensor.grad_fn is None,
+                    parameter=any(isinstance(t, nn.Parameter) for t in leaves),
+                    reached=any(id(t) in reached for t in leaves),
+                    differentiated=value in asked,
+                    site=ops[producer].site if producer >= 0 else NO_SITE,
+                )
+
+    def _recreated(
+        self,
+        setup: Setup,
+        roots: Mapping[str, nn.Module],
+        called: Mapping[str, Inputs],
+        parameters: Sequence[Parameter],
+        start: int,
+    ) -> frozenset[int]:
+        """Parameters made by the forward, where a second forward makes them again."""
+        rows = self.recorder.sites.rows
+        made: dict[int, tuple[int, int]] = {}
+        for parameter in parameters:
+            first = next((e for e in parameter.history if e.kind == "register"), None)
+            begun = next(e.number for e in self.recorder.events if e.kind == "phase" and e.data["name"] == "forward")
+            if first is not None and first.number > begun and first.data["first"] and first.site >= 0:
+                made[parameter.index] = rows[first.site][:2]
+        rerun = self._rerun(setup, roots, called) if made else None
+        if rerun is None:
+            return frozenset()
+        self.log.registrations = again = []
+        try:
+            rerun()
+        except Exception:  # a forward that works once only: what it does the second time is not known
+            return frozenset()
+        finally:
+            self.log.registrations = None
+        places_again = {rows[site][:2] for site in again if site >= 0}
+        return frozenset(index for index, place in made.items() if place in places_again)
+
+    def _undone_by_train(
+        self, setup: Setup, roots: Mapping[str, nn.Module], modes: Mapping[int, bool]
+    ) -> frozenset[int]:
+        """The modules in eval mode that the roots' own train() would put back; asked only where there is a step."""
+        if setup.step is None or all(modes.values()):
+            return frozenset()
+        self.recorder.paused += 1
+        try:
+            with Preserved(roots):
+                for root in roots.values():
+                    if modes.get(id(root)):
+                        root.train()
+                return frozenset(
+                    self.log.number(p.module) for p in places(roots) if not modes.get(id(p.module), True) and p.module.training
+                )
+        except Exception:  # the user's train() may raise; then nothing is known
+            return frozenset()
+        finally:
+            self.recorder.paused -= 1
 
     def _outside(self, roots: Mapping[str, nn.Module], first: int) -> list[nn.Module]:
         """Modules that ran and that no root holds, outermost first."""
@@ -356,7 +468,7 @@ class _Session:
                 with Preserved(roots) as preserved, recorder:
                     recorder.before_call = preserved.before_call
                     _seed()
-                    outputs = {name: _call(roots[name], inputs) for name, inputs in called.items()}
+                    outputs = {n: gradlint_runs_user_code(_call, roots[n], i) for n, i in called.items()}
                     output = outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()))
                     return [t.detach().clone() for t in self._roots(setup, output, True).tensors]
             finally:

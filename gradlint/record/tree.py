@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
 from gradlint.sites import NO_SITE, class_is_project
 from gradlint.trace import Event, Module, Parameter
+
+if TYPE_CHECKING:
+    from gradlint.record.held import Find
 
 _WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
              "FullyShardedDataParallel": "_fsdp_wrapped_module", "AveragedModel": "module"}  # fmt: skip
@@ -57,10 +60,12 @@ def tables(
     numbers: Mapping[int, int],
     modules_seen: list[nn.Module],
     events: list[Event],
+    held: Sequence[Find] = (),
 ) -> tuple[list[Module], list[Parameter]]:
     """The module table (indexed by the log's numbers) and the parameter table of a set-up.
 
-    `outside` are modules that ran and are in no root; their parameters are named after their class.
+    `outside` are modules that ran and are in no root; their parameters are named by the attribute that holds them
+    (`held`), else after their class.
     """
     rows: dict[int, Module] = {}
     parameters: dict[int, Parameter] = {}
@@ -113,6 +118,10 @@ def tables(
 
     for place in places(roots):
         visit(place, True)
+    for find in held:
+        if numbers[id(find.thing)] not in rows:
+            for place in _places(find.thing, find.fqn, 0, class_is_project(type(find.holder)), frozenset()):
+                visit(place, False)
     for module in outside:
         if numbers[id(module)] not in rows:
             for place in _places(module, type(module).__name__, 0, class_is_project(type(module)), frozenset()):

@@ -1,0 +1,110 @@
+"""GL206 freeze-undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity
+
+
+class FreezeUndone(Rule):
+    """A freeze that a later line takes back whole.
+
+    ## What it does
+    Finds parameters that one line froze and that a later line set training again, all of them, with nothing in between
+    that used them.
+
+    ## Why it is bad
+    The freeze has no effect: a general `requires_grad_(True)` after it, or an order of calls that was turned round.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        model[0].requires_grad_(False)
+        model.requires_grad_(True)
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        model.requires_grad_(True)
+        model[0].requires_grad_(False)
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Known limits
+    Silent where only a part is set training again (freeze all, then thaw the head), where an optimizer was made, a step
+    taken or the parameters used in between, and on tied weights, of which GL205 speaks.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.requires_grad_
+    """
+
+    code = "GL206"
+    name = "freeze-undone"
+    severity = Severity.WARNING
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        frozen: dict[int, list[tuple[Parameter, Event]]] = {}
+        for parameter in trace.parameters:
+            for event in parameter.history:
+                if event.kind == "freeze" and event.op <= trace.forward_start:
+                    frozen.setdefault(event.site, []).append((parameter, event))
+        done: set[tuple[object, int]] = set()
+        for site, members in frozen.items():
+            frame = trace.frame(site)
+            if frame is None or not frame.project or any(len(p.aliases) > 1 for p, _ in members):
+                continue
+            thaws = [_undone(context, p, e) for p, e in members]
+            sites = {e.site for e in thaws if e is not None}
+            if None in thaws or len(sites) != 1 or not all(p.requires_grad for p, _ in members):
+                continue
+            back = thaws[0]
+            assert back is not None
+            frame = trace.frame(back.site)
+            last = max(e.number for e in thaws if e is not None)
+            if frame is None or not frame.project or _busy(context, members[0][1], last, [p for p, _ in members]):
+                continue
+            parameters = [p for p, _ in members]
+            key = (trace.location(back.site), parameters[0].index)
+            if key in done:
+                continue
+            done.add(key)
+            yield context.finding(
+                self,
+                f"this sets {context.names(parameters)} training again, all that was frozen before: the freeze has no effect.",
+                at=back.site,
+                parameters=parameters,
+                related=[context.related("frozen here", site), *context.callers(back.site), *context.callers(site, "frozen from here", 1)],
+                fix=Fix("Thaw first and freeze last, or drop the freeze."),
+            )
+
+
+def _undone(context: Context, parameter: Parameter, freeze: Event) -> Event | None:
+    """The thaw that follows a freeze next."""
+    changes = [e for e in parameter.history if e.kind in ("freeze", "thaw") and e.number > freeze.number]
+    if not changes or changes[0].kind != "thaw" or changes[0].op > context.trace.forward_start:
+        return None
+    return changes[0]
+
+
+def _busy(context: Context, freeze: Event, last: int, parameters: list[Parameter]) -> bool:
+    """Whether something happened between that a passing freeze may have been for."""
+    trace = context.trace
+    between = trace.events[freeze.number : last]
+    if any(e.kind in ("optimizer", "group", "step", "backward", "phase") for e in between):
+        return True
+    indices = {p.index for p in parameters}
+    end = trace.events[last].op
+    used = {trace.owners.get(v) for op in trace.ops[freeze.op : end] for v in op.inputs}
+    return bool(used & indices) or any(freeze.op <= c.start < end for c in trace.calls)

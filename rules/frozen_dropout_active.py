@@ -1,0 +1,146 @@
+"""GL203 frozen-dropout-active."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Event, Finding, Fix, Location, Module, Parameter, Rule, Severity
+
+
+class FrozenDropoutActive(Rule):
+    """Dropout that is active inside a frozen network.
+
+    ## What it does
+    Finds dropout layers in wholly frozen subtrees that ran in train mode. It weighs warning where the frozen network
+    gives the loss its target (a teacher), info where it feeds what trains.
+
+    ## Why it is bad
+    A frozen network is meant to be a function; with dropout its features, or worse, the targets that the student is
+    held against, change at random in every step.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Distill(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = nn.Linear(4, 2)
+            self.teacher = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)).requires_grad_(False)
+
+        def forward(self, x):
+            return (self.student(x) - self.teacher(x)).square().mean()
+
+    def build():
+        return {"model": Distill(), "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Distill(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = nn.Linear(4, 2)
+            self.teacher = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)).requires_grad_(False)
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.teacher.eval()
+            return self
+
+        def forward(self, x):
+            return (self.student(x) - self.teacher(x)).square().mean()
+
+    def build():
+        return {"model": Distill().train(), "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Known limits
+    Functional dropout is not looked at.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.nn.Dropout.html
+    """
+
+    code = "GL203"
+    name = "frozen-dropout-active"
+    severity = Severity.INFO
+    needs = frozenset({"forward"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        ran = {c.module for c in trace.calls if c.training and c.start >= trace.forward_start}
+        groups: dict[tuple[Location | None, int], list[Module]] = {}
+        frozen: dict[int, tuple[list[Parameter], Event | None]] = {}
+        for module in trace.modules:
+            if module.number not in ran or not module.in_tree or not _drops(module):
+                continue
+            top = _frozen_top(context, module)
+            if top is None:
+                continue
+            parameters = trace.below(top)
+            freeze = next((e for p in parameters if (e := p.frozen_by) is not None), None)
+            frozen[top.number] = (parameters, freeze)
+            where = trace.location(freeze.site if freeze else top.registered_at)
+            groups.setdefault((where, top.number), []).append(module)
+        for (where, number), modules in groups.items():
+            parameters, freeze = frozen[number]
+            target = _gives_target(context, parameters)
+            what = "the targets of the loss change at random" if target else "its output changes at random"
+            yield context.finding(
+                self,
+                f"{len(modules)} dropout {'layer is' if len(modules) == 1 else 'layers are'} active inside the frozen "
+                f"{trace.modules[number].fqn}: {what} in every step.",
+                at=where,
+                parameters=parameters,
+                related=context.callers(freeze.site) if freeze else (),
+                fix=Fix("Put the frozen network in eval mode, and keep it there by overriding train()."),
+                severity=Severity.WARNING if target else None,
+            )
+
+
+def _drops(module: Module) -> bool:
+    kinds = {cls.__name__ for cls in module.type.__mro__}
+    return bool(kinds & {"_DropoutNd", "DropPath"}) and bool(getattr(module.module, "p", getattr(module.module, "drop_prob", 0)))
+
+
+def _frozen_top(context: Context, module: Module) -> Module | None:
+    """The widest subtree around a module, short of the root, that has parameters and all of them frozen throughout."""
+    trace = context.trace
+    top = None
+    while module.parent >= 0:
+        module = trace.modules[module.parent]
+        parameters = trace.below(module)
+        if any(p.requires_grad or p.tensor.requires_grad or p.written for p in parameters):
+            break
+        if parameters and module.parent >= 0:
+            top = module
+    return top
+
+
+def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
+    """Whether the loss depends on a frozen network, no trainable parameter is applied to what it gives, and its side
+    meets one that trains."""
+    trace = context.trace
+    mine = 0
+    for parameter in parameters:
+        mine |= 1 << parameter.index
+    data, live = context.flow.masks.data, context.flow.masks.live
+    if not any(data.get(r, 0) & mine for r in trace.roots):
+        return False
+    meets = False
+    for op in trace.ops[trace.forward_start :]:
+        given = [v for v in op.inputs if data.get(v, 0) & mine and v not in trace.owners]
+        alone = [v for v in given if not live.get(v, 0)]
+        if not alone:
+            continue
+        others = [v for v in op.inputs if v not in given and live.get(v, 0)]
+        if any(v in trace.owners for v in others):
+            return False
+        meets = meets or (bool(others) and any(o in context.flow.on_path for o in op.outputs))
+        meets = meets or any(live.get(v, 0) for v in given)
+    return meets

@@ -1,0 +1,67 @@
+"""GL106 grad-mode-left-off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Rule, Severity
+
+
+class GradModeLeftOff(Rule):
+    """Grad mode is still off after build() or the forward.
+
+    ## What it does
+    Finds switches of grad mode (`torch.set_grad_enabled(False)` as a statement, a context that was entered by hand)
+    that nothing took back by the end of build() or of the forward.
+
+    ## Why it is bad
+    Everything that runs later in the process runs without gradient: the next loss has no grad_fn, or trains only what
+    happens to switch grad mode on again.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        torch.set_grad_enabled(False)
+        model[0].weight.mul_(0.5)
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        with torch.no_grad():
+            model[0].weight.mul_(0.5)
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Known limits
+    Only the thread that builds is looked at.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.autograd.grad_mode.set_grad_enabled.html
+    """
+
+    code = "GL106"
+    name = "grad-mode-left-off"
+    severity = Severity.ERROR
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        for number in sorted(trace.left_off):
+            event = trace.events[number]
+            when = "build()" if event.op < trace.forward_start or not trace.calls else "the forward"
+            yield context.finding(
+                self,
+                f"grad mode is switched off here and still off after {when}: nothing that runs later gets a gradient.",
+                at=event.site,
+                related=context.callers(event.site),
+                fix=Fix("Use it as a context: with torch.no_grad(): ..."),
+            )

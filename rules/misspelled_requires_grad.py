@@ -1,0 +1,144 @@
+"""GL103 misspelled-requires-grad."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from gradlint import (
+    Context,
+    Edit,
+    Finding,
+    Fix,
+    Location,
+    Parameter,
+    Rule,
+    Severity,
+    Write,
+    attribute_writes,
+    best_write,
+    idle_statements,
+)
+
+
+class MisspelledRequiresGrad(Rule):
+    """`param.require_grad = False` freezes nothing.
+
+    ## What it does
+    Finds a near-miss of `requires_grad` that was set on parameters or modules, and statements that name
+    `requires_grad` and do nothing: `p.requires_grad == False`, `p.requires_grad_` without a call.
+
+    ## Why it is bad
+    Tensors and modules take any attribute: the misspelled one is stored and read by nobody, and the parameters train.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        for param in model[0].parameters():
+            param.require_grad = False
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        for param in model[0].parameters():
+            param.requires_grad = False
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Known limits
+    Silent where the parameters are as the attribute says anyway. Tensors that are no parameters are not looked at.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html
+    """
+
+    code = "GL103"
+    name = "misspelled-requires-grad"
+    severity = Severity.ERROR
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        yield from self._attributes(context)
+        yield from self._statements(context)
+
+    def _attributes(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        wrong: dict[tuple[str, bool], list[Parameter]] = {}
+        on_modules: dict[tuple[str, bool], bool] = {}
+        for parameter in trace.parameters:
+            for name, value in _near_misses(parameter.tensor):
+                if parameter.requires_grad != value and parameter.tensor.requires_grad != value:
+                    wrong.setdefault((name, value), []).append(parameter)
+        for module in trace.modules:
+            for name, value in _near_misses(module.module) if module.in_tree else ():
+                found = [p for p in trace.below(module) if p.requires_grad != value and p.tensor.requires_grad != value]
+                if found:
+                    wrong.setdefault((name, value), []).extend(found)
+                    on_modules[name, value] = True
+        for (name, value), parameters in wrong.items():
+            writes = attribute_writes(trace, name)
+            places: dict[Location | None, tuple[Write | None, list[Parameter]]] = {}
+            for parameter in parameters:
+                write = best_write(writes, parameter.fqn)
+                places.setdefault(write.location if write else None, (write, []))[1].append(parameter)
+            for where, (write, mine) in places.items():
+                if where is None:
+                    continue
+                right = f"requires_grad_({value})" if on_modules.get((name, value)) else f"requires_grad = {value}"
+                yield context.finding(
+                    self,
+                    f"{name} is not requires_grad: {context.names(mine)} {'stay frozen' if value else 'still train'}.",
+                    at=where,
+                    parameters=mine,
+                    fix=_fix(write, right),
+                )
+
+    def _statements(self, context: Context) -> Iterator[Finding]:
+        for kind, write in idle_statements(context.trace):
+            value = write.value.value if isinstance(write.value, ast.Constant) else None
+            mine = [
+                p
+                for p in context.trace.parameters
+                if write.fits(p.fqn) >= 0 and (kind == "uncalled" or p.requires_grad != value)
+            ]
+            if not mine or (kind == "==" and not isinstance(value, bool)):
+                continue
+            what = "this compares and drops the result" if kind == "==" else "this names the method and does not call it"
+            state = "are as they were" if kind != "==" or value else "still train"
+            yield context.finding(
+                self,
+                f"{what}: {context.names(mine)} {state}.",
+                at=write.location,
+                parameters=mine,
+                fix=_fix(write, f"requires_grad = {value}") if kind == "==" else Fix("Call it: requires_grad_(False)."),
+            )
+
+
+def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:
+    """Attributes of an object, not of its class, that look like requires_grad, with their values."""
+    for name, value in list(getattr(thing, "__dict__", {}).items()):
+        if name == "requires_grad" or not isinstance(value, bool):
+            continue
+        if hasattr(type(thing), name) and name != "requires_grad_":
+            continue
+        plain = name.lower().replace("_", "")
+        if difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() >= 0.85 and "grad" in plain[-8:]:
+            yield name, value
+
+
+def _fix(write: Write | None, right: str) -> Fix:
+    edits: tuple[Edit, ...] = ()
+    if write is not None and write.simple:
+        edits = (Edit(write.location, f"{write.function.text(write.base)}.{right}"),)
+    return Fix(f"Write {right}.", safe=bool(edits), edits=edits)

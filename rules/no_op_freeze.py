@@ -1,0 +1,143 @@
+"""GL110 no-op-freeze."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+
+from gradlint import (
+    Context,
+    Finding,
+    Fix,
+    Function,
+    Parameter,
+    Rule,
+    Severity,
+    dotted,
+    executed_functions,
+    region_location,
+)
+
+
+class NoOpFreeze(Rule):
+    """A line that means to freeze or load, and does nothing.
+
+    ## What it does
+    Finds grad-mode regions that hold nothing but assignments of names (`with torch.no_grad(): self.body = body`), and
+    `from_pretrained` called on a layer with the result dropped.
+
+    ## Why it is bad
+    Grad mode concerns operations, and there are none in the block: what is assigned trains on. `from_pretrained` is a
+    class method that returns a new layer: the layer it is called on keeps its random weights and stays trainable.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(10, 4)
+            self.embed.from_pretrained(torch.randn(10, 4), freeze=True)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, ids):
+            return self.head(self.embed(ids))
+
+    def build():
+        return {"model": Net(), "inputs": (torch.tensor([1, 2]),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding.from_pretrained(torch.randn(10, 4), freeze=True)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, ids):
+            return self.head(self.embed(ids))
+
+    def build():
+        return {"model": Net(), "inputs": (torch.tensor([1, 2]),)}
+    ```
+
+    ## Known limits
+    Silent on blocks that call or write anything, on parameters that are frozen otherwise, and on classes whose
+    `from_pretrained` is a method of the instance.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.nn.Embedding.html#torch.nn.Embedding.from_pretrained
+    """
+
+    code = "GL110"
+    name = "no-op-freeze"
+    severity = Severity.WARNING
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        regions = {region_location(trace, e) for e in trace.events_of("grad_off")}
+        lines = {(place.path, place.line) for place in regions if place is not None}
+        for function in executed_functions(trace):
+            for node in function.nodes():
+                if isinstance(node, ast.With) and (function.path, node.lineno) in lines:
+                    yield from self._region(context, function, node)
+                elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                    yield from self._dropped(context, function, node.value)
+
+    def _region(self, context: Context, function: Function, node: ast.With) -> Iterator[Finding]:
+        targets: list[ast.expr] = []
+        for statement in node.body:
+            if not isinstance(statement, ast.Assign) or not _is_name(statement.value):
+                return
+            targets += statement.targets
+        named = [p for t in targets for p in _held_by(context, dotted(t)[-1:])]
+        wrong = [p for p in named if p.requires_grad]
+        if wrong:
+            yield context.finding(
+                self,
+                f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} still train.",
+                at=function.location(node.items[0].context_expr),
+                parameters=wrong,
+                fix=Fix("Call requires_grad_(False) on what is meant to stay."),
+            )
+
+    def _dropped(self, context: Context, function: Function, call: ast.Call) -> Iterator[Finding]:
+        if not isinstance(call.func, ast.Attribute) or call.func.attr != "from_pretrained":
+            return
+        parts = dotted(call.func.value)
+        wrong = [p for p in _held_by(context, parts[1:], "from_pretrained") if p.requires_grad] if len(parts) > 1 else []
+        if wrong:
+            yield context.finding(
+                self,
+                f"from_pretrained makes a new layer, and it is dropped here: {context.names(wrong)} keep their own "
+                f"values and train.",
+                at=function.location(call),
+                parameters=wrong,
+                fix=Fix("Use the result: assign it to the attribute."),
+            )
+
+
+def _is_name(value: ast.expr) -> bool:
+    if isinstance(value, ast.Tuple | ast.List):
+        return all(_is_name(v) for v in value.elts)
+    return isinstance(value, ast.Attribute | ast.Subscript | ast.Name) and bool(dotted(value))
+
+
+def _held_by(context: Context, parts: list[str], class_method: str = "") -> list[Parameter]:
+    """The parameters of the modules whose names end so; only of classes with that class method, if one is given."""
+    trace = context.trace
+    found: list[Parameter] = []
+    for module in trace.modules:
+        if not parts or not module.in_tree or module.fqn.split(".")[-len(parts) :] != parts:
+            continue
+        if class_method and not isinstance(inspect.getattr_static(module.type, class_method, None), classmethod):
+            continue
+        found += trace.below(module)
+    return found

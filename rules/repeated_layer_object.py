@@ -1,0 +1,133 @@
+"""GL108 repeated-layer-object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Module, Rule, Severity, given_at
+
+
+class RepeatedLayerObject(Rule):
+    """One layer object that stands where several were meant.
+
+    ## What it does
+    Finds a module with trainable parameters that stands at several places of one container and whose output there
+    feeds the next place; and two containers of the same child objects, one feeding the other (the decoder built from
+    the encoder's list).
+
+    ## Why it is bad
+    `[layer] * 3` repeats the object, not its making: there is one set of weights where three were meant, and norm
+    layers mix the statistics of all places.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(*[nn.Linear(4, 4)] * 3, nn.Linear(4, 2))
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(3)], nn.Linear(4, 2))
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Known limits
+    A layer that also has a name of its own outside of the container is taken for shared on purpose, as is one that is
+    called repeatedly from one place.
+
+    ## References
+    https://docs.python.org/3/faq/programming.html#how-do-i-create-a-multidimensional-list
+    """
+
+    code = "GL108"
+    name = "repeated-layer-object"
+    severity = Severity.WARNING
+    needs = frozenset({"forward"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        held: dict[int, list[tuple[Module, str, int]]] = {}
+        for event in trace.events_of("register"):
+            if "child" in event.data and trace.modules[event.data["module"]].in_tree:
+                holder = trace.modules[event.data["module"]]
+                if holder.module._modules.get(event.data["name"]) is trace.modules[event.data["child"]].module:
+                    held.setdefault(event.data["child"], []).append((holder, event.data["name"], event.site))
+        done: set[tuple[int, ...]] = set()
+        for number, places in held.items():
+            places = list({(h.number, n): (h, n, s) for h, n, s in places}.values())
+            holders = tuple(sorted({h.number for h, _, _ in places}))
+            parameters = [p for p in trace.below(trace.modules[number]) if p.requires_grad and p.in_tree]
+            if len(places) < 2 or not parameters or holders in done:
+                continue
+            if len(holders) == 1:
+                if not _is_container(places[0][0]) or not _feeds(context, self._calls(context, number)):
+                    continue
+                fqns = [f"{h.fqn}.{n}" if h.fqn else n for h, n, _ in places]
+                message = f"{', '.join(fqns)} are one object and run one after the other"
+            elif len(holders) == 2 and self._same_children(context, holders):
+                done.add(holders)
+                first, second = (trace.modules[n] for n in holders)
+                shared = {id(c) for c in second.module._modules.values()}
+                parameters = [
+                    p for p in trace.below(first) if p.requires_grad and id(trace.modules[p.module].module) in shared
+                ]
+                message = f"{first.fqn} and {second.fqn} hold the same layer objects, and one feeds the other"
+            else:
+                continue
+            site = places[-1][2]
+            yield context.finding(
+                self,
+                f"{message}: they share {context.names(parameters)}.",
+                at=given_at(trace, site) or site,
+                parameters=parameters,
+                aliases=True,
+                related=[context.related("put into the container here", site), *context.callers(site, limit=1)],
+                fix=Fix("Make one layer for each place: [layer() for _ in range(n)], or copy.deepcopy the list."),
+            )
+
+    def _calls(self, context: Context, number: int) -> list[int]:
+        return [i for i, call in enumerate(context.trace.calls) if call.module == number]
+
+    def _same_children(self, context: Context, holders: tuple[int, ...]) -> bool:
+        """Whether two containers that are called themselves hold the same layers in the same order, one feeding the
+        other."""
+        first, second = (context.trace.modules[n] for n in holders)
+        layers = [[id(c) for c in h.module._modules.values() if any(True for _ in c.parameters())] for h in (first, second)]
+        if layers[0] != layers[1] or not (_is_container(first) and _is_container(second)):
+            return False
+        return _feeds(context, sorted([*self._calls(context, first.number), *self._calls(context, second.number)]))
+
+
+def _is_container(module: Module) -> bool:
+    return any(cls.__name__ in ("Sequential", "ModuleList", "ModuleDict") for cls in module.type.__mro__)
+
+
+def _feeds(context: Context, calls: list[int]) -> bool:
+    """Whether what comes out of one of the calls goes into the next one."""
+    trace = context.trace
+    if len(calls) < 2:
+        return False
+    inside: dict[int, int] = {}
+    for number, call in enumerate(trace.calls):
+        inside[number] = number if number in calls else inside.get(call.parent, -1)
+    tainted: dict[int, set[int]] = {}
+    for op in trace.ops[trace.forward_start :]:
+        here = inside.get(op.call, -1)
+        origin: set[int] = set()
+        for value in op.inputs:
+            origin |= tainted.get(value, set())
+        if here >= 0 and origin - {here}:
+            return True
+        if here >= 0:
+            origin = origin | {here}
+        for output in op.outputs:
+            tainted[output] = origin
+    return False

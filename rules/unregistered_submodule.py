@@ -1,0 +1,95 @@
+"""GL104 unregistered-submodule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Held, Parameter, Rule, Severity, assigned_at
+
+
+class UnregisteredSubmodule(Rule):
+    """Layers in a Python list are no part of the model.
+
+    ## What it does
+    Finds modules that ran in the forward and whose parameters get gradient, but that the model holds in a plain list,
+    tuple, dict or object: `parameters()` does not contain them, and no optimizer holds them.
+
+    ## Why it is bad
+    They are never trained, never moved by `.to(device)`, not switched by `train()` and `eval()`, and not saved.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = [nn.Linear(4, 4) for _ in range(2)]
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x).relu()
+            return self.head(x)
+
+    def build():
+        return {"model": Net(), "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x).relu()
+            return self.head(x)
+
+    def build():
+        return {"model": Net(), "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Known limits
+    Silent on modules that an optimizer holds by themselves, that are frozen, or that gradient does not reach (a teacher
+    hidden from `state_dict()` on purpose). Modules held by a closure or a global only are GL302's.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.nn.ModuleList.html
+    """
+
+    code = "GL104"
+    name = "unregistered-submodule"
+    severity = Severity.ERROR
+    needs = frozenset({"forward"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        groups: dict[tuple[int, str], list[Parameter]] = {}
+        for parameter in context.flow.by_index(context.flow.unregistered):
+            held: Held = trace.held[parameter.module]
+            groups.setdefault((held.holder, held.attribute), []).append(parameter)
+        for (number, attribute), parameters in groups.items():
+            holder = trace.modules[number]
+            where = assigned_at(trace, holder.type.__mro__, attribute)
+            made = next((e for p in parameters for e in p.history if e.kind == "register"), None)
+            container = type(vars(holder.module).get(attribute)).__name__
+            yield context.finding(
+                self,
+                f"{context.names(parameters)} run in the forward and are no part of the model: {attribute} is a plain "
+                f"{container}, which registers nothing.",
+                at=where if where is not None or made is None else made.site,
+                parameters=parameters,
+                related=[
+                    context.related("made here", made),
+                    *(context.related(f"{o.type} is made here, without them", o.site) for o in trace.optimizers[:1]),
+                ],
+                fix=Fix("Hold them in an nn.ModuleList or nn.ModuleDict."),
+            )
