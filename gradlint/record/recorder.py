@@ -275,7 +275,7 @@ class Recorder(TorchFunctionMode):
         if wrapped:
             # torch.func gives back what is inside after the wrapper died: keep the memory's identity from being reused
             with contextlib.suppress(RuntimeError, NotImplementedError):
-                self.keep.append(StorageWeakRef(_unwrapped(tensor).untyped_storage()))
+                self.keep.append(_weak_storage(_unwrapped(tensor).untyped_storage()))
                 pinned = True
         weak = weakref.ref(tensor, forget)
         known[key] = _Known(value, storage, requires_grad, weak)
@@ -689,6 +689,7 @@ def _tensors(thing: Any) -> list[Tensor]:
     return []
 
 
+_weak_storage: Any = StorageWeakRef
 _functorch = getattr(torch._C, "_functorch", None)
 _is_wrapped = getattr(_functorch, "is_functorch_wrapped_tensor", None)
 _unwrap_once = getattr(_functorch, "get_unwrapped", None)
