@@ -206,11 +206,12 @@ class Flow:
         for index, number in self.proven.items():
             paths[index] = ancestors(trace.ops[: number + 1], trace.ops[number].inputs)
         blamed = 0
-        for number, output, lost in self.masks.cuts:
+        for cut_at, output, lost in self.masks.cuts:
             mask = lost & wanted
             if not mask:
                 continue
             for index in indices(mask):
+                number = self._detached_inside(cut_at, 1 << index)
                 if output in self.on_path or output in paths.get(index, ()):
                     if index in self.proven and output not in self.on_path:
                         cut = self._place(number, output, leaving=self.proven[index])
@@ -231,21 +232,18 @@ class Flow:
         trace = self.trace
         for index in sorted(left):
             bit = 1 << index
-            whole = inside = -1
+            whole = -1
             for number in range(trace.forward_start, len(trace.ops)):
                 op = trace.ops[number]
                 if not any(o in self.on_path and self.masks.data.get(o, 0) & bit for o in op.outputs):
                     continue
                 if not any(self.masks.data.get(i, 0) & bit for i in op.inputs):
                     continue
-                if op.region == IN_FUNCTION and inside < 0 and (op.name in _DETACHES or op.name in _ROUNDTRIPS):
-                    inside = number
-                elif op.kind == KIND_OPAQUE:
+                if op.kind == KIND_OPAQUE:
                     whole = number
-            number = inside if inside >= 0 else whole
-            if number >= 0:
+            if whole >= 0:
                 left.discard(index)
-                self._add(found, self._place(number, -1), trace.parameters[index])
+                self._add(found, self._place(self._detached_inside(whole, bit), -1), trace.parameters[index])
         if not left:
             return
         for index, verdict in self._nudged(left).items():
@@ -257,6 +255,23 @@ class Flow:
                 self.undecided.add(index)
             else:
                 self.unused.add(index)  # an autograd.grad, say, whose result its value has no part in
+
+    def _detached_inside(self, number: int, bit: int) -> int:
+        """The number of the detach inside a reentrant checkpoint that a parameter's data passed, else `number`."""
+        ops = self.trace.ops
+        if ops[number].name != "CheckpointFunction" or ops[number].kind != KIND_OPAQUE:
+            return number
+        pending = [ops[number].inputs[-1]]
+        seen: set[int] = set()
+        while pending:
+            producer = self.trace.values[pending.pop()].producer
+            if 0 <= producer < number and producer not in seen and ops[producer].region == IN_FUNCTION:
+                seen.add(producer)
+                op = ops[producer]
+                if op.name in _DETACHES and any(self.masks.data.get(i, 0) & bit for i in op.inputs):
+                    return producer
+                pending += op.inputs
+        return number
 
     def _add(self, found: dict[tuple[str, Location | None, int], Cut], cut: Cut, parameter: Parameter) -> None:
         key = (cut.kind, cut.location, -1 if cut.location else cut.op)

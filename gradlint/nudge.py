@@ -23,7 +23,7 @@ __all__ = ["SCALES", "Verdict", "Verdicts", "settle"]
 
 Outcome = Literal["reaches", "no_evidence", "unknown"]
 
-SCALES: tuple[tuple[float, bool], ...] = ((1e-3, True), (1.0, False), (10.0, False))
+SCALES: tuple[tuple[float, bool], ...] = ((1e-3, True), (1.0, False), (-10.0, False))
 """The nudges, in this order: size, and whether it is relative to the parameter's root mean square."""
 
 _NOISE = 0.02

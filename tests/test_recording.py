@@ -93,3 +93,52 @@ def disagreements(case: Builder) -> Iterator[str]:
 def test_awkward_model(case: Builder) -> None:
     wrong = list(disagreements(case))
     assert not wrong, "\n".join([*wrong, table.names_of(case.id, record(case)[2])])
+
+
+LIBRARY = """
+import torch
+
+def features(layer, x):
+    with torch.no_grad():
+        return layer(x)
+
+@torch.no_grad()
+def decorated(layer, x):
+    return layer(x)
+"""
+
+USER = """
+import torch
+from torch import nn
+import {name}
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.head({name}.{function}(self.a, x) + self.b(x))  # blamed
+
+def build():
+    model = Net()
+    return {{"model": model, "inputs": (torch.randn(2, 4),), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}}
+"""
+
+
+@pytest.mark.parametrize("function", ["features", "decorated"])
+def test_a_cut_in_a_library_is_blamed_on_the_call(function, tmp_path, monkeypatch):
+    name = f"gradlint_test_library_{function}"
+    folder = tmp_path / "lib" / "site-packages"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(LIBRARY)
+    user = tmp_path / "project" / "model.py"
+    user.parent.mkdir()
+    user.write_text(USER.format(name=name, function=function))
+    monkeypatch.syspath_prepend(str(folder))
+    report = table.report(f"{user}:build")
+    found = [(f.code, f.location.line if f.location else 0, f.parameters) for f in report.findings]
+    line = next(n for n, text in enumerate(user.read_text().splitlines(), 1) if "# blamed" in text)
+    assert found == [("GL402", line, ("a.weight", "a.bias"))]
+    if function == "features":
+        assert any(Path(r.location.path).parent == folder for r in report.findings[0].related)

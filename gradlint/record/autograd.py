@@ -38,21 +38,24 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     live, customs = _walk(roots, zero=False, custom=True)
     everything, _ = _walk(roots, zero=True, custom=True)
     zero = everything - live
+    doubtful = zero - _walk(roots, zero=True, custom=False)[0]
     ids = [id(p) for p in parameters if p.requires_grad]
-    unsure = [p for p in parameters if p.requires_grad and id(p) not in sure and id(p) not in zero]
-    if not customs or not unsure:
+    unsure = [p for p in parameters if p.requires_grad and id(p) not in sure and id(p) not in zero - doubtful]
+    if not unsure or not (customs or doubtful):
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk")
-    hidden = any(id(p) not in live for p in unsure)
+    hidden = any(id(p) not in everything for p in unsure)
     dropped: set[tuple[Any, int]] = set()
     handles = [node.register_hook(_noting(node, dropped)) for node in _custom_nodes(roots)]
     try:
         proven = _backward(roots, unsure) if hidden else _grad(roots, unsure)
     except Exception as error:  # the user's backward may raise anything
-        return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk", f"{type(error).__name__}: {error}")
+        failure = f"{type(error).__name__}: {error}"
+        return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk", failure)
     finally:
         for handle in handles:
             handle.remove()
-    reached = {i for i in ids if i in sure} | proven
+    zero -= doubtful - proven
+    reached = {i for i in ids if i in sure} | (proven - zero)
     return Verdict(frozenset(reached), frozenset(zero - reached), "backward", dropped=frozenset(dropped))
 
 

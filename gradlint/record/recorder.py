@@ -290,7 +290,7 @@ class Recorder(TorchFunctionMode):
             needs = requires_grad or _unwrapped(tensor).requires_grad
             # torch.func gives back what is inside after the wrapper died: keep the memory's identity from being reused
             with contextlib.suppress(RuntimeError, NotImplementedError):
-                self.keep.append(StorageWeakRef(_unwrapped(tensor).untyped_storage()))
+                self.keep.append(_weak_storage(_unwrapped(tensor).untyped_storage()))
                 self._pinned.add(id(weak))
         self.values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), tensor.dtype)))
         key = id(tensor)
@@ -728,6 +728,7 @@ def _tensors(thing: Any) -> list[Tensor]:
     return []
 
 
+_weak_storage: Any = StorageWeakRef
 _functorch = getattr(torch._C, "_functorch", None)
 _is_wrapped = getattr(_functorch, "is_functorch_wrapped_tensor", None)
 _unwrap_once = getattr(_functorch, "get_unwrapped", None)

@@ -577,7 +577,8 @@ def case_attention():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.inp, self.att, self.out = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 2)
+            self.inp, self.out = nn.Linear(6, 8), nn.Linear(8, 2)
+            self.att = nn.MultiheadAttention(8, 2, batch_first=True)
 
         def forward(self, x):
             h = self.inp(x)

@@ -98,7 +98,9 @@ def case_set_output():
 class OwnLoss(Base):
     def forward(self, x, labels=None):
         logits = self.head(self.layers[0](x))
-        return Out(logits, 0) if labels is None else collections.OrderedDict(loss=F.cross_entropy(logits, labels), logits=logits)
+        if labels is None:
+            return Out(logits, 0)
+        return collections.OrderedDict(loss=F.cross_entropy(logits, labels), logits=logits)
 
 
 def case_output_has_its_loss():
@@ -352,7 +354,8 @@ class Collected(nn.Module):
     def __init__(self):
         super().__init__()
         self.list = nn.ParameterList([nn.Parameter(torch.randn(6, 6)) for _ in range(3)])
-        self.dict = nn.ParameterDict({"scale": nn.Parameter(torch.ones(6)), "rest": nn.Parameter(torch.ones(6))})  # warning: [unused-parameter] dict.rest
+        self.dict = nn.ParameterDict({"scale": nn.Parameter(torch.ones(6))})
+        self.dict["rest"] = nn.Parameter(torch.ones(6))  # warning: [unused-parameter] dict.rest
 
     def forward(self, x):
         for p in self.list:
@@ -441,7 +444,8 @@ class Criterion(nn.Module):
 def case_criterion_with_parameters():
     model, criterion = Plain(), Criterion()
     both = [*model.parameters(), *criterion.parameters()]
-    return {"model": model, "inputs": (torch.randn(4, 6),), "optimizer": torch.optim.SGD(both, lr=0.1), "loss": criterion}
+    optimizer = torch.optim.SGD(both, lr=0.1)
+    return {"model": model, "inputs": (torch.randn(4, 6),), "optimizer": optimizer, "loss": criterion}
 
 
 class Adapted(Base):
