@@ -47,7 +47,7 @@ class FrozenParameterInOptimizer(Rule):
     ## Known limits
     Parameters that rest by design weigh info: made frozen (`nn.Parameter(table, requires_grad=False)`), frozen by a
     library while it built its own module (a detector's backbone, the base model under peft's adapters), or copied from
-    a trainable network and moved by hand (momentum encoders). All of `model.parameters()` is common there, and harmless.
+    a trainable network and moved by hand (momentum encoders). `model.parameters()` is common there, and harmless.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#per-parameter-options

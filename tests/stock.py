@@ -40,7 +40,11 @@ HEADS = (
 WIDTH, HEAD, HEADS_MADE, INNER, VOCABULARY, POSITIONS = 32, 8, 4, 64, 128, 64
 
 RULES: tuple[tuple[str, Callable[[int, int], int]], ...] = (
-    (r"type_vocab_size|num_labels|num_feat_extract_layers|.*_(stride|kernel_size|kernel)|num_channels|conv_.*|patch_stride", lambda v, n: v),
+    (
+        r"type_vocab_size|num_labels|num_feat_extract_layers|.*_(stride|kernel_size|kernel)|num_channels|"
+        r"conv_.*|patch_stride",
+        lambda v, n: v,
+    ),
     (r".*vocab_size(_per_layer_input)?|vocab_size.*|n_vocab", lambda v, n: min(v, VOCABULARY)),
     (r"rotary_dim|.*_rotary_dim", lambda v, n: min(v, HEAD // 2)),
     (r"mamba_d_ssm", lambda v, n: min(v, INNER)),
@@ -49,21 +53,46 @@ RULES: tuple[tuple[str, Callable[[int, int], int]], ...] = (
     (r"(q|kv|o)_lora_rank|.*low_rank.*|.*lora.*(rank|dim)", lambda v, n: min(v, 16)),
     (r"mamba_(d_|n_)?(heads|num_heads)|mamba_num_heads|mamba_n_heads", lambda v, n: 4),
     (r"mamba_(d_head|head_dim)", lambda v, n: 16),
-    (r".*(qk_rope|qk_nope|v|qk|index|rope|attention)?_?head_dim|v_head_dim|d_kv|.*head_size|kv_channels|.*_d_head", lambda v, n: min(v, HEAD)),
+    (
+        r".*(qk_rope|qk_nope|v|qk|index|rope|attention)?_?head_dim|v_head_dim|d_kv|.*head_size|"
+        r"kv_channels|.*_d_head",
+        lambda v, n: min(v, HEAD),
+    ),
     (r".*(key_value_heads|kv_heads|num_kv.*|n_head_kv|multi_query_group_num|index_n_heads)", lambda v, n: min(v, 2)),
     (r".*(attention_heads|num_heads|n_heads?|num_attention_heads|heads)", lambda v, n: min(v, HEADS_MADE)),
     (r"num_experts_per_tok|.*top_?k|moe_topk|num_selected_experts|.*experts_per_tok.*", lambda v, n: min(v, 2)),
     (r"n_group|n_groups|num_expert_group|mamba_n_groups|topk_group|.*shared_experts", lambda v, n: min(v, 1)),
     (r".*(experts|n_routed_experts|num_local_experts)", lambda v, n: min(v, 4)),
-    (r".*(intermediate_size.*|ffn_dim|ffn_hidden_size|mlp_dim|feedforward.*|d_ff|d_inner|n_inner|dim_feedforward|ff_dim|intermediate_dim|encoder_ffn_dim|decoder_ffn_dim|ffn_embed_dim|hidden_dim_ffn|lru_width)", lambda v, n: min(v, INNER)),
+    (
+        r".*(intermediate_size.*|ffn_dim|ffn_hidden_size|mlp_dim|feedforward.*|d_ff|d_inner|n_inner|"
+        r"dim_feedforward|ff_dim|intermediate_dim|encoder_ffn_dim|decoder_ffn_dim|ffn_embed_dim|"
+        r"hidden_dim_ffn|lru_width)",
+        lambda v, n: min(v, INNER),
+    ),
     (r"first_k_dense_replace|.*_offset", lambda v, n: min(v, 1)),
     (r".*(_period|_interval|_every_n_layers|_every)", lambda v, n: min(v, 2)),
-    (r"(.*_)?(layers?|n_layers?|num_layers|depth|num_hidden_layers|num_blocks|n_blocks|repeats)", lambda v, n: min(v, n)),
+    (
+        r"(.*_)?(layers?|n_layers?|num_layers|depth|num_hidden_layers|num_blocks|n_blocks|repeats)",
+        lambda v, n: min(v, n),
+    ),
     (r".*(image_size|img_size)", lambda v, n: min(v, 32)),
     (r"patch_size", lambda v, n: min(v, 8)),
-    (r".*(position_embeddings|positions|n_ctx|max_seq_len|max_sequence_length|seq_length|relative_position.*|position_buckets|position_embedding_size)", lambda v, n: min(v, POSITIONS)),
-    (r"(.*state_size|.*d_state|num_queries|num_query_tokens|num_latents|.*num_mel_bins|chunk_size|.*chunk_length)", lambda v, n: min(v, 16)),
-    (r"(.*_)?(hidden_size.*|d_model|n_embd|embed_dim|hidden_dim|embedding_size|dim|emb_dim|projection_dim|model_dim|width|hidden_channels|mm_hidden_size|embedding_dim|.*_hidden_size|.*hidden_dim|.*embed_dim|output_dim|out_hidden_size|.*_dim)", lambda v, n: min(v, WIDTH)),
+    (
+        r".*(position_embeddings|positions|n_ctx|max_seq_len|max_sequence_length|seq_length|"
+        r"relative_position.*|position_buckets|position_embedding_size)",
+        lambda v, n: min(v, POSITIONS),
+    ),
+    (
+        r"(.*state_size|.*d_state|num_queries|num_query_tokens|num_latents|.*num_mel_bins|chunk_size|"
+        r".*chunk_length)",
+        lambda v, n: min(v, 16),
+    ),
+    (
+        r"(.*_)?(hidden_size.*|d_model|n_embd|embed_dim|hidden_dim|embedding_size|dim|emb_dim|"
+        r"projection_dim|model_dim|width|hidden_channels|mm_hidden_size|embedding_dim|.*_hidden_size|"
+        r".*hidden_dim|.*embed_dim|output_dim|out_hidden_size|.*_dim)",
+        lambda v, n: min(v, WIDTH),
+    ),
 )  # fmt: skip
 """Name of a whole-number setting → its small value, given the old one and the number of layers."""
 
@@ -88,7 +117,13 @@ def small(config: Any, level: int) -> Any:
     vocabulary = min([v for k, v in given.items() if k == "vocab_size" and isinstance(v, int)] + [VOCABULARY])
     identifiers = iter(range(vocabulary - 1, 3, -1))
     for name, value in given.items():
-        if name.startswith("_") or name in ("transformers_version", "model_type", "id2label", "label2id", "architectures"):
+        if name.startswith("_") or name in (
+            "transformers_version",
+            "model_type",
+            "id2label",
+            "label2id",
+            "architectures",
+        ):
             continue
         made = value
         if name == "head_dim" and value is None and level < 2:
@@ -119,13 +154,25 @@ def small(config: Any, level: int) -> Any:
         elif isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value):
             if re.fullmatch(r"(.*_)?(depths?|layer_depths|num_blocks|layers|block_repeats)", name):
                 made = [min(v, 2) for v in value]
-            elif name.endswith(("out_indices", "out_layers", "layer_indices", "feature_layer", "_layers_idx")) and level < 2:
-                made = [min(v, layers) if v >= 0 else v for v in value] if level == 0 else list(range(1, len(value) + 1))
+            elif (
+                name.endswith(("out_indices", "out_layers", "layer_indices", "feature_layer", "_layers_idx"))
+                and level < 2
+            ):
+                made = (
+                    [min(v, layers) if v >= 0 else v for v in value] if level == 0 else list(range(1, len(value) + 1))
+                )
         elif name in ("rope_parameters", "rope_scaling") and isinstance(value, dict) and level < 2:
             made = _rope(value)
         if made is value and name in plain and _equal(plain[name], value):
             continue
-        if name in ("layer_types", "mlp_layer_types", "out_features", "stage_names", "attention_layers", "layers_block_type"):
+        if name in (
+            "layer_types",
+            "mlp_layer_types",
+            "out_features",
+            "stage_names",
+            "attention_layers",
+            "layers_block_type",
+        ):
             continue
         settings[name] = made
     return kind(**settings)
@@ -135,9 +182,7 @@ def _backbone() -> Any:
     """What stands in for a backbone of timm, which is not installed."""
     from transformers import ResNetConfig
 
-    return ResNetConfig(
-        embedding_size=16, hidden_sizes=[16, 16, 32, 32], depths=[1, 1, 1, 1], out_indices=[1, 2, 3, 4]
-    )
+    return ResNetConfig(embedding_size=16, hidden_sizes=[16, 16, 32, 32], depths=[1, 1, 1, 1], out_indices=[1, 2, 3, 4])
 
 
 def _number(name: str, value: int, layers: int, only_depth: bool) -> int:
@@ -303,7 +348,7 @@ def summary(findings: list[Any]) -> str:
 
 
 def snapshot() -> dict[str, Any]:
-    """The reviewed findings: ``ran`` is architecture → [class, size, findings], ``not run`` is architecture → reason."""
+    """The reviewed findings: ``ran`` is architecture → [class, size, findings], ``not run`` architecture → reason."""
     kept: dict[str, Any] = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
     return kept
 
@@ -349,7 +394,8 @@ def main() -> None:
         results[kind] = entry
     if options.write:
         write(results)
-    print(f"{sum('class' in e for e in results.values())} run, {sum('class' not in e for e in results.values())} not run")
+    ran = sum("class" in entry for entry in results.values())
+    print(f"{ran} run, {len(results) - ran} not run")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import nn
 
 import gradlint
 
-LIBRARY = '''
+LIBRARY = """
 import torch
 from torch import nn
 
@@ -35,7 +35,7 @@ class Encoder(nn.Module):
 
     def freeze(self):
         self.body.requires_grad_(False)
-'''
+"""
 
 
 @pytest.fixture
