@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from gradlint.findings import Finding, Fix, Severity
 from gradlint.flow import Cut
 from gradlint.rule import Context, Rule
+from gradlint.sites import class_is_project
 
 
 def cut_findings(
@@ -19,7 +20,8 @@ def cut_findings(
     """A finding for each cut that a rule is about.
 
     Silent where the loss has no gradient at all: that is GL406's. Info where neither the place nor any of the
-    parameters is the user's own.
+    parameters is the user's own, and where a library's module cuts off parts of itself (an indexer trained by a loss
+    of its own), however deep the user's own modules hold it.
     """
     if context.flow.loss_lacks_gradient:
         return
@@ -27,6 +29,7 @@ def cut_findings(
         if not wanted(cut) or not cut.starved or context.trace.ops[cut.op].region in context.trace.left_off:
             continue  # GL106 speaks of a grad mode that was left off
         foreign = not cut.project and not any(p.project for p in cut.starved)
+        foreign = foreign or _internal(context, cut)
         innermost = context.trace.sites.innermost(cut.site)
         library = None
         if innermost is not None and not innermost.project:
@@ -45,3 +48,32 @@ def cut_findings(
             fix=fix,
             severity=Severity.INFO if foreign else None,
         )
+
+
+def _internal(context: Context, cut: Cut) -> bool:
+    """Whether a library cuts off what it made itself, in the forward of a module of its own that holds it.
+
+    A library method that the user calls instead of the forward (``encode()`` under no_grad) is the user's choice.
+    """
+    trace = context.trace
+    in_forward = False
+    for frame in trace.sites.chain(cut.site):
+        if frame.project:
+            break
+        in_forward = in_forward or frame.code.co_name == "forward"
+    if not in_forward:
+        return False
+    for parameter in cut.starved:
+        made = parameter.registered_by
+        maker = trace.sites.innermost(made.site) if made is not None else None
+        if parameter.project if maker is None else maker.project:
+            return False
+    call = trace.ops[cut.op].call
+    while call >= 0:
+        module = trace.modules[trace.calls[call].module]
+        if class_is_project(module.type):
+            return False
+        if module.in_tree and all(p.fqn.startswith(f"{module.fqn}.") for p in cut.starved):
+            return True
+        call = trace.calls[call].parent
+    return False

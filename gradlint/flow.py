@@ -493,8 +493,9 @@ class Flow:
         bit = 1 << parameter.index
         consumed = set(self.trace.roots)
         for op in reversed(self.trace.ops[self.trace.forward_start :]):
-            depends = [o for o in op.outputs if self.masks.data.get(o, 0) & bit]
-            if depends and op.site != NO_SITE and not consumed.intersection(op.outputs):
+            if not any(self.masks.data.get(o, 0) & bit for o in op.outputs):
+                continue  # reads a shape, or takes a number out for a log or a branch: that is no use of the result
+            if op.site != NO_SITE and not consumed.intersection(op.outputs):
                 return op
             if op.name not in VALUE_FREE:
                 consumed.update(op.inputs)

@@ -173,7 +173,7 @@ class _Maker:
                 if isinstance(frames, int):
                     yield {"pixel_values": self.normal((self.batch, frames, *shape[1:]))}
                 yield {"pixel_values": self.normal(shape)}
-        audio = ("audio_config", "audio_encoder", "encoder")
+        audio = ("audio_config", "audio_encoder", "encoder", "encoder_config")
         if "input_features" in self.accepts:
             mels = int(self.setting(("num_mel_bins", "input_feat_per_channel", "feature_size"), audio, 80))
             longest = self.setting(("max_source_positions",), audio, None)

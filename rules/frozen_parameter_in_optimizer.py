@@ -45,8 +45,9 @@ class FrozenParameterInOptimizer(Rule):
     ```
 
     ## Known limits
-    Parameters that were made frozen (`nn.Parameter(table, requires_grad=False)`), or that a library froze in a model of
-    its own (peft's base model), weigh info: they are common in `model.parameters()` and harmless.
+    Parameters that rest by design weigh info: made frozen (`nn.Parameter(table, requires_grad=False)`), frozen by a
+    library while it built its own module (a detector's backbone, the base model under peft's adapters), or copied from
+    a trainable network and moved by hand (momentum encoders). `model.parameters()` is common there, and harmless.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#per-parameter-options
@@ -68,7 +69,7 @@ class FrozenParameterInOptimizer(Rule):
                     parameter = trace.by_key.get(key)
                     if parameter is None or parameter.requires_grad or parameter.tensor.requires_grad:
                         continue
-                    born = parameter.frozen_by is None or _by_library(context, parameter)
+                    born = _meant(context, parameter)
                     by_place.setdefault((group.site, born), []).append(parameter)
             for (site, born), parameters in by_place.items():
                 yield self._finding(context, optimizer, site, born, parameters)
@@ -79,12 +80,17 @@ class FrozenParameterInOptimizer(Rule):
         names = context.names(parameters)
         who = optimizer.type + (f" {optimizer.name!r}" if optimizer.name else "")
         if born:
+            freeze = parameters[0].frozen_by
+            how = "made with requires_grad=False" if freeze is None else "which rest by design"
             return context.finding(
                 self,
-                f"{who} holds {names}, which were made frozen: they never move.",
+                f"{who} holds {names}, {how}: it never moves them.",
                 at=site,
                 parameters=parameters,
-                related=[context.related("made here", parameters[0].frozen_by or parameters[0].registered_by)],
+                related=[
+                    context.related("made here", parameters[0].registered_by),
+                    context.related("frozen here", freeze),
+                ],
                 fix=Fix("Give the optimizer only what trains, or make it a buffer."),
                 severity=Severity.INFO,
             )
@@ -118,11 +124,19 @@ class FrozenParameterInOptimizer(Rule):
         )
 
 
-def _by_library(context: Context, parameter: Parameter) -> bool:
-    """Whether library code froze a parameter of its own (an adapter library's base model, a table of positions)."""
+def _meant(context: Context, parameter: Parameter) -> bool:
+    """Whether resting is part of the design: made frozen, frozen by a library while that built its own module, or the
+    copy of a trainable network that is moved by hand (a momentum encoder)."""
     freeze = parameter.frozen_by
-    frame = context.trace.sites.innermost(freeze.site) if freeze else None
-    return frame is not None and not frame.project and not parameter.project
+    trace = context.trace
+    if freeze is None or parameter.written or any(trace.parameters[i].requires_grad for i in parameter.twin_of):
+        return True
+    for frame in trace.sites.chain(freeze.site):
+        if frame.project:
+            return False
+        if frame.code.co_name == "__init__":
+            return True
+    return False
 
 
 def _source(location: Location) -> str:

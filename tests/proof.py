@@ -234,11 +234,15 @@ def false_claim(builder: Builder, done: Run, annotation: Annotation, name: str, 
 
 def hidden_faults(done: Run, told: set[str]) -> Iterator[str]:
     """What is wrong with a set-up that claims to be right."""
+    held = [{id(p) for g in o.param_groups for p in g["params"]} for o in done.parts.optimizers]
+    reached = {id(done.parts.parameters[name]) for name in done.had_grad}
+    # of several optimizers, only those that this loss trains (a GAN's other half waits for its own)
+    active = set().union(*(ids for ids in held if len(held) == 1 or ids & reached))
     scheduled = any(hasattr(o.step, "_wrapped_by_lr_sched") for o in done.parts.optimizers)
     for name, p in done.parts.parameters.items():
         if name in told or name in done.written:
             continue
-        expected = name in done.held if done.parts.optimizers else p.requires_grad
+        expected = id(p) in active if done.parts.optimizers else p.requires_grad
         if expected and p.requires_grad and name not in done.had_grad:
             yield f"{name} should train and gets no gradient"
         if expected and not p.requires_grad:

@@ -405,6 +405,8 @@ class Recorder(TorchFunctionMode):
             storage = _storage(plain)
             if storage in self._storages:
                 sources.append(self._storages[storage])
+            elif (copied := self._copied(storage)) is not None:
+                sources.append(copied)  # a deepcopy: Parameter(data.clone())
             elif self._exports and storage:
                 address = _address(plain)
                 sources += [v for start, end, v, _ in self._exports if start <= address < end]
@@ -432,6 +434,14 @@ class Recorder(TorchFunctionMode):
         if id(tensor) in self._watched:
             self.owners[value] = id(tensor)
         return value
+
+    def _copied(self, storage: int) -> int | None:
+        """While the set-up is built: the value once held by a storage that was filled from other tensors."""
+        value = self._all_storages.get(storage) if self._all_storages else None
+        if value is None:
+            return None
+        producer = self.values[value].producer
+        return value if 0 <= producer < len(self.ops) and self.ops[producer].inputs else None
 
     def _leaves(self, tensor: Tensor) -> tuple[int, ...]:
         """The values of the leaf tensors that autograd reaches from a tensor."""
