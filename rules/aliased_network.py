@@ -124,8 +124,10 @@ class AliasedNetwork(Rule):
 def _from_itself(context: Context, parameter: Parameter, event: Event) -> bool:
     """Whether a write put a parameter's own value into it."""
     trace = context.trace
-    if event.data["name"] not in ("copy_", "lerp_", "data") or not event.data["sources"]:
+    if event.data["name"] not in ("copy_", "lerp_", "data"):
         return False
+    if not event.data["sources"]:
+        return event.data["name"] != "data"  # the only tensor that was read is the one that was written
     for value in event.data["sources"]:
         while trace.owners.get(value) is None:
             producer = trace.values[value].producer

@@ -260,7 +260,7 @@ class Recorder(TorchFunctionMode):
         storage = _storage(tensor)
         value = len(self.values)
         requires_grad = tensor.requires_grad
-        self.values.append(tuple.__new__(Value, (producer, requires_grad, tuple(tensor.shape), tensor.dtype)))
+        self.values.append(tuple.__new__(Value, (producer, requires_grad, _shape(tensor), tensor.dtype)))
         key = id(tensor)
         known = self._known
         storages = self._storages
@@ -283,7 +283,7 @@ class Recorder(TorchFunctionMode):
         """A new value for a known tensor object whose content or autograd state has changed."""
         value = len(self.values)
         entry.requires_grad = tensor.requires_grad
-        self.values.append(tuple.__new__(Value, (producer, entry.requires_grad, tuple(tensor.shape), tensor.dtype)))
+        self.values.append(tuple.__new__(Value, (producer, entry.requires_grad, _shape(tensor), tensor.dtype)))
         key = id(tensor)
         if key in self._watched:
             self.owners[value] = key
@@ -691,11 +691,19 @@ def _unwrapped(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape; empty for a lazy parameter that has none yet."""
+    try:
+        return tuple(tensor.shape)
+    except (RuntimeError, ValueError):
+        return ()
+
+
 def _storage(tensor: Tensor) -> int:
     """An identity of the memory behind a tensor; 0 where it has none to speak of."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError, AttributeError):
+    except (RuntimeError, NotImplementedError, AttributeError, ValueError):  # ValueError: a lazy parameter
         pass
     plain = _unwrapped(tensor)
     if plain is not tensor:
