@@ -135,12 +135,13 @@ def assigned_at(trace: Trace, classes: Iterable[type], attribute: str) -> Locati
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             flat = [t for target in targets for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
             for target in flat:
-                if isinstance(target, ast.Attribute) and target.attr == attribute and isinstance(target.value, ast.Name):
-                    if target.value.id == function.self_name:
-                        if function.owner in names:
-                            return function.location(node)
-                    elif elsewhere is None:
-                        elsewhere = function.location(node)
+                if not isinstance(target, ast.Attribute) or target.attr != attribute:
+                    continue
+                if isinstance(target.value, ast.Name) and target.value.id == function.self_name:
+                    if function.owner in names:
+                        return function.location(node)
+                elif elsewhere is None:
+                    elsewhere = function.location(node)
     return elsewhere
 
 
@@ -212,9 +213,10 @@ def idle_statements(trace: Trace) -> list[tuple[str, Write]]:
             if not isinstance(node, ast.Expr):
                 continue
             value = node.value
-            if isinstance(value, ast.Compare) and isinstance(value.ops[0], ast.Eq) and isinstance(value.left, ast.Attribute):
-                if value.left.attr == "requires_grad":
-                    found.append(("==", Write(function, node, value.left.value, value.comparators[0], True)))
+            if isinstance(value, ast.Compare) and isinstance(value.ops[0], ast.Eq):
+                left = value.left
+                if isinstance(left, ast.Attribute) and left.attr == "requires_grad":
+                    found.append(("==", Write(function, node, left.value, value.comparators[0], True)))
             elif isinstance(value, ast.Attribute) and value.attr == "requires_grad_":
                 found.append(("uncalled", Write(function, node, value.value, None, True)))
     return found

@@ -113,7 +113,8 @@ class Event(NamedTuple):
     ========== ====================================================================================================
     grad_off   ``how`` (no_grad, inference_mode, set_grad_enabled, unknown), ``decorated`` (code object or None),
                ``library`` (code object of the torch or library function that holds the switch, or None)
-    freeze     ``parameter`` (key), ``method`` (bool), ``through`` (number of the module whose ``requires_grad_`` it was)
+    freeze     ``parameter`` (key), ``method`` (bool), ``through`` (number of the module whose
+               ``requires_grad_`` it was; -1 for none)
     thaw       the same
     register   ``module`` (number), ``name``, ``parameter`` (key) or ``child`` (module number), ``first`` (bool)
     optimizer  ``optimizer`` (number)

@@ -124,8 +124,10 @@ class AliasedNetwork(Rule):
 def _from_itself(context: Context, parameter: Parameter, event: Event) -> bool:
     """Whether a write put a parameter's own value into it."""
     trace = context.trace
-    if event.data["name"] not in ("copy_", "lerp_", "data") or not event.data["sources"]:
+    if event.data["name"] not in ("copy_", "lerp_", "data"):
         return False
+    if not event.data["sources"]:
+        return bool(event.data["name"] != "data")  # the only tensor that was read is the one that was written
     for value in event.data["sources"]:
         while trace.owners.get(value) is None:
             producer = trace.values[value].producer
@@ -144,10 +146,10 @@ def _shared_module(context: Context, parameter: Parameter, event: Event) -> Modu
     shared = _top_alias(context, parameter)
     if not all(len(p.aliases) > 1 for p in trace.below(shared)):
         return None
-    loading = event.data["loading"]
+    loading: int = event.data["loading"]
     if loading < 0:
         return shared
-    above: int = loading
+    above = loading
     while above >= 0:
         if above == shared.number:
             return shared

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Rule, Severity, dotted, function_of
+from gradlint import Context, Event, Finding, Fix, Function, Location, Module, Rule, Severity, dotted, function_of
 
 
 class EvalUndoneByTrain(Rule):
@@ -117,13 +117,24 @@ def _sensitive(context: Context, part: Module) -> bool:
     trace = context.trace
     for number in _inner(context, part):
         module = trace.modules[number]
-        if getattr(module.module, "track_running_stats", False) and getattr(module.module, "running_mean", None) is not None:
+        if getattr(module.module, "running_mean", None) is not None:
             own = [trace.parameters[i] for i in module.parameters]
             if not own or any(p.requires_grad for p in own):
                 return True
-        if any(cls.__name__ in ("_DropoutNd", "DropPath") for cls in module.type.__mro__) and getattr(module.module, "p", 1):
+        kinds = {cls.__name__ for cls in module.type.__mro__}
+        if kinds & {"_DropoutNd", "DropPath"} and getattr(module.module, "p", True):
             return True
     return False
+
+
+def _evals(function: Function, name: str) -> bool:
+    """Whether a function of that name in the same file, other than train(), puts something in eval mode."""
+    return any(
+        isinstance(inner, ast.Attribute) and inner.attr in ("eval", "training")
+        for node in ast.walk(function.module_tree)
+        if isinstance(node, ast.FunctionDef) and node.name == name != "train"
+        for inner in ast.walk(node)
+    )
 
 
 def _train_in_step(context: Context) -> Location | None:
@@ -137,7 +148,7 @@ def _train_in_step(context: Context) -> Location | None:
     for node in function.nodes():
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if any(word in name.lower() for word in ("eval", "freeze", "mode", "apply", "epoch")):
+            if any(word in name.lower() for word in ("eval", "freeze")) or name == "apply" or _evals(function, name):
                 return None
             plain = not node.args or (isinstance(node.args[0], ast.Constant) and node.args[0].value is True)
             if name == "train" and plain and isinstance(node.func, ast.Attribute) and dotted(node.func.value):

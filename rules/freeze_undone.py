@@ -82,10 +82,15 @@ class FreezeUndone(Rule):
             done.add(key)
             yield context.finding(
                 self,
-                f"this sets {context.names(parameters)} training again, all that was frozen before: the freeze has no effect.",
+                f"this sets {context.names(parameters)} training again, all that was frozen before: the freeze has no "
+                f"effect.",
                 at=back.site,
                 parameters=parameters,
-                related=[context.related("frozen here", site), *context.callers(back.site), *context.callers(site, "frozen from here", 1)],
+                related=[
+                    context.related("frozen here", site),
+                    *context.callers(back.site),
+                    *context.callers(site, "frozen from here", 1),
+                ],
                 fix=Fix("Thaw first and freeze last, or drop the freeze."),
             )
 

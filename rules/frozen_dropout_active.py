@@ -105,7 +105,8 @@ class FrozenDropoutActive(Rule):
 
 def _drops(module: Module) -> bool:
     kinds = {cls.__name__ for cls in module.type.__mro__}
-    return bool(kinds & {"_DropoutNd", "DropPath"}) and bool(getattr(module.module, "p", getattr(module.module, "drop_prob", 0)))
+    chance = getattr(module.module, "p", getattr(module.module, "drop_prob", 0))
+    return bool(kinds & {"_DropoutNd", "DropPath"}) and bool(chance)
 
 
 def _frozen_top(context: Context, module: Module) -> Module | None:

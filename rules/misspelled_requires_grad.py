@@ -106,15 +106,15 @@ class MisspelledRequiresGrad(Rule):
 
     def _statements(self, context: Context) -> Iterator[Finding]:
         for kind, write in idle_statements(context.trace):
-            value = write.value.value if isinstance(write.value, ast.Constant) else None
+            value = bool(write.value.value) if isinstance(write.value, ast.Constant) else None
             mine = [
                 p
                 for p in context.trace.parameters
                 if write.fits(p.fqn) >= 0 and (kind == "uncalled" or p.requires_grad != value)
             ]
-            if not mine or (kind == "==" and not isinstance(value, bool)):
+            if not mine or (kind == "==" and value is None):
                 continue
-            what = "this compares and drops the result" if kind == "==" else "this names the method and does not call it"
+            what = "this compares and drops the result" if kind == "==" else "this names the method without a call"
             state = "are as they were" if kind != "==" or value else "still train"
             yield context.finding(
                 self,

@@ -102,7 +102,8 @@ class NoOpFreeze(Rule):
         if wrong:
             yield context.finding(
                 self,
-                f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} still train.",
+                f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} still "
+                f"train.",
                 at=function.location(node.items[0].context_expr),
                 parameters=wrong,
                 fix=Fix("Call requires_grad_(False) on what is meant to stay."),
@@ -112,7 +113,7 @@ class NoOpFreeze(Rule):
         if not isinstance(call.func, ast.Attribute) or call.func.attr != "from_pretrained":
             return
         parts = dotted(call.func.value)
-        wrong = [p for p in _held_by(context, parts[1:], "from_pretrained") if p.requires_grad] if len(parts) > 1 else []
+        wrong = [p for p in _held_by(context, parts[1:], "from_pretrained") if p.requires_grad]
         if wrong:
             yield context.finding(
                 self,

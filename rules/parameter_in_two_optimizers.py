@@ -83,8 +83,8 @@ class ParameterInTwoOptimizers(Rule):
             both = [trace.by_key[k] for k in keys if k in trace.by_key]
             yield context.finding(
                 self,
-                f"this {optimizer.type} holds what another one holds already, {context.names(both)}, while no optimizer "
-                f"holds {context.names(left)}.",
+                f"this {optimizer.type} holds what another one holds already, {context.names(both)}, while no "
+                f"optimizer holds {context.names(left)}.",
                 at=optimizer.site,
                 parameters=both,
                 related=[context.related("the first one is made here", first.site if first.site >= 0 else None)],

@@ -96,7 +96,7 @@ class PartlyFrozenNorm(Rule):
             if missed:
                 wrong = [p for m in missed for p in _own(context, m)]
                 kind = members[0].type.__name__
-                text = f"this freezes {len(whole)} {kind} layers and misses {len(missed)} beside them: {context.names(wrong)}."
+                text = f"this freezes {len(whole)} {kind} layers and misses {len(missed)}: {context.names(wrong)}."
             elif halves:
                 wrong = halves
                 text = f"this freezes norm layers by half: {context.names(wrong)} still train."

@@ -100,7 +100,10 @@ class RepeatedLayerObject(Rule):
         """Whether two containers that are called themselves hold the same layers in the same order, one feeding the
         other."""
         first, second = (context.trace.modules[n] for n in holders)
-        layers = [[id(c) for c in h.module._modules.values() if any(True for _ in c.parameters())] for h in (first, second)]
+        layers = [
+            [id(c) for c in holder.module._modules.values() if next(c.parameters(), None) is not None]
+            for holder in (first, second)
+        ]
         if layers[0] != layers[1] or not (_is_container(first) and _is_container(second)):
             return False
         return _feeds(context, sorted([*self._calls(context, first.number), *self._calls(context, second.number)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
+from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
 
 
 class StaleParameterInOptimizer(Rule):
@@ -56,9 +56,9 @@ class StaleParameterInOptimizer(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        groups: dict[tuple[int, object], list[str]] = {}
+        groups: dict[tuple[int, Location | None], list[str]] = {}
         events = {}
-        successors: dict[tuple[int, object], list[Parameter]] = {}
+        successors: dict[tuple[int, Location | None], list[Parameter]] = {}
         for stale in context.flow.stale:
             key = (stale.optimizer, trace.location(stale.replaced.site))
             groups.setdefault(key, []).append(stale.fqn)
@@ -68,11 +68,11 @@ class StaleParameterInOptimizer(Rule):
         for key, names in groups.items():
             optimizer = trace.optimizers[key[0]]
             new = [p for p in successors.get(key, []) if p.requires_grad and not p.groups]
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             what = f"; what has taken their place is in no optimizer: {context.names(new)}" if new else ""
             yield context.finding(
                 self,
-                f"{optimizer.type} holds {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''} "
-                f"as they were before they were replaced{what}.",
+                f"{optimizer.type} holds {', '.join(names[:4])}{more} as they were before they were replaced{what}.",
                 at=optimizer.site,
                 parameters=new,
                 named=[n for n in names if n not in {p.fqn for p in new}],

@@ -96,14 +96,20 @@ class TiedParameterFrozen(Rule):
                         break
 
     def _finding(
-        self, context: Context, parameter: Parameter, event: Event, freeze: Event | None, rest: list[Parameter] | None = None
+        self,
+        context: Context,
+        parameter: Parameter,
+        event: Event,
+        freeze: Event | None,
+        rest: list[Parameter] | None = None,
     ) -> Finding:
         names = " and ".join(parameter.aliases)
         tie = next((e for e in reversed(parameter.history) if e.kind == "register"), None)
         if freeze is not None:
             text = f"{names} are one tensor: this sets it training again, though it was frozen under its other name."
         else:
-            text = f"{names} are one tensor: this freezes it under both names, while {context.names(rest or [])} train on."
+            others = context.names(rest or [])
+            text = f"{names} are one tensor: this freezes it under both names, while {others} train on."
         return context.finding(
             self,
             text,

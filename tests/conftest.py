@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def grad_mode_is_put_back():
+    """Some fixtures leave grad mode off: that is their mistake, and not the next test's."""
+    import torch
+
+    before = torch.is_grad_enabled()
+    yield
+    torch.set_grad_enabled(before)

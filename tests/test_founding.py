@@ -22,7 +22,7 @@ EXPECTED = {
     "f0b": [("GL401", "self.l1(x).detach()", "l1.weight l1.bias")],
     "f0c": [("GL101", "with torch.no_grad():", "l1.weight l1.bias")],
     "f0d": [("GL402", "with torch.no_grad():", "l1.weight l1.bias")],
-    "f1": [("GL201", "param.requires_grad = False", None)],
+    "f1": [("GL201", "param.requires_grad = False", None), ("GL202", "param.requires_grad = False", None)],
     "f2a": [],
     "f2b": [("GL301", "optim.SGD(", "fc1.weight fc1.bias")],
     "f2c": [("GL302", "optim.SGD(", "fc1.weight fc1.bias")],

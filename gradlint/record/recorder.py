@@ -754,10 +754,11 @@ def _unwrapped(tensor: Tensor) -> Tensor:
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape; empty for a lazy parameter that has none yet."""
     try:
-        return tuple(tensor.shape)
-    except RuntimeError:
-        return ()  # a lazy parameter
+        return tensor.shape
+    except (RuntimeError, ValueError):
+        return ()
 
 
 def _storage(tensor: Tensor) -> int:

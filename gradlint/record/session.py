@@ -306,7 +306,9 @@ class _Session:
                 self.log.number(module)
         return finds
 
-    def _loose_tensors(self, roots: Mapping[str, nn.Module], registered: Mapping[int, Tensor]) -> list[tuple[Find, int]]:
+    def _loose_tensors(
+        self, roots: Mapping[str, nn.Module], registered: Mapping[int, Tensor]
+    ) -> list[tuple[Find, int]]:
         """Tensors that need grad and that plain attributes hold before the forward, with their values."""
         found = [f for f in plain_attributes(roots) if isinstance(f.thing, Tensor) and f.thing.requires_grad]
         return [(f, self.recorder.read(f.thing)) for f in found if id(f.thing) not in registered]
@@ -343,7 +345,7 @@ class _Session:
     ) -> frozenset[int]:
         """Parameters made by the forward, where a second forward makes them again."""
         rows = self.recorder.sites.rows
-        made: dict[int, tuple[int, int]] = {}
+        made: dict[int, tuple[CodeType, int]] = {}
         for parameter in parameters:
             first = next((e for e in parameter.history if e.kind == "register"), None)
             begun = next(e.number for e in self.recorder.events if e.kind == "phase" and e.data["name"] == "forward")
@@ -352,7 +354,8 @@ class _Session:
         rerun = self._rerun(setup, roots, called) if made else None
         if rerun is None:
             return frozenset()
-        self.log.registrations = again = []
+        again: list[int] = []
+        self.log.registrations = again
         try:
             rerun()
         except Exception:  # a forward that works once only: what it does the second time is not known
@@ -375,7 +378,9 @@ class _Session:
                     if modes.get(id(root)):
                         root.train()
                 return frozenset(
-                    self.log.number(p.module) for p in places(roots) if not modes.get(id(p.module), True) and p.module.training
+                    self.log.number(p.module)
+                    for p in places(roots)
+                    if not modes.get(id(p.module), True) and p.module.training
                 )
         except Exception:  # the user's train() may raise; then nothing is known
             return frozenset()
