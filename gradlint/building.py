@@ -81,7 +81,9 @@ def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = No
         return _settle(result, target, stack)
     except GradlintError:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and what test runners and event loops raise
         raise raised(target.label, error) from error
 
 
@@ -106,7 +108,9 @@ def _first(take: Any, close: Any, target: Target, stack: contextlib.ExitStack | 
     def teardown() -> None:
         try:
             close()
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise raised(f"the teardown of {target.label}", error) from error
 
     try:
@@ -165,7 +169,10 @@ def user_traceback(exc: BaseException) -> str:
         seen.add(id(part))
         part.stack[:] = [frame for frame in part.stack if not _is_glue(frame)]
         todo += [part.__cause__, part.__context__]
-    text = "".join(shown.format())
+    try:
+        text = "".join(shown.format())
+    except Exception:  # an exception of the user's whose own __str__ raises
+        text = "".join(traceback.format_list(shown.stack)) + type(exc).__name__
     return re.sub(r"^Traceback \(most recent call last\):\n(?! )", "", text, flags=re.M).rstrip() + "\n"
 
 
@@ -174,9 +181,17 @@ def raised(what: str, exc: BaseException) -> TargetError:
     if isinstance(exc, SystemExit):
         message = f"{what} called sys.exit({'' if exc.code is None else repr(exc.code)})"
     else:
-        first = next((line for line in str(exc).splitlines() if line.strip()), "")
+        first = first_line(exc)
         message = f"{what} raised {type(exc).__name__}" + (f": {first}" if first else "")
     return TargetError(message, user_traceback(exc))
+
+
+def first_line(exc: BaseException) -> str:
+    """The first line of an exception's message; empty where it has none, or where asking for it raises."""
+    try:
+        return next((line.strip() for line in str(exc).splitlines() if line.strip()), "")
+    except Exception:
+        return ""
 
 
 def _is_glue(frame: traceback.FrameSummary) -> bool:
@@ -190,7 +205,9 @@ def _is_glue(frame: traceback.FrameSummary) -> bool:
         return True
     if "/torch/" not in slashed:
         return False
-    return slashed.endswith(("torch/overrides.py", "torch/utils/_device.py")) or frame.name in _TORCH_GLUE
+    if slashed.endswith(("torch/overrides.py", "torch/utils/_device.py")) or frame.name in _TORCH_GLUE:
+        return True
+    return "handle_torch_function(" in (frame.line or "")
 
 
 def _library_folders() -> tuple[str, ...]:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import GradlintError, TargetError
-from gradlint.findings import Failure, Note, Report, Skipped, TargetSummary, sorted_findings
+from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.flow import Flow
-from gradlint.load import call_build, loaded, parse_target
+from gradlint.load import Target, call_build, loaded, parse_target
+from gradlint.naming import in_words
+from gradlint.remarks import nothing_to_judge, remarks
 from gradlint.rule import Context, Rule
 
 if TYPE_CHECKING:
@@ -31,13 +33,13 @@ class Options:
 def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None) -> Report:
     """Record a target and judge it by `rules`. What goes wrong in the user's code is in `Report.errors`."""
     options = options or Options()
-    return _check(target, rules, lambda: record_target(target, options))
+    return _check(target, rules, options, lambda: record_target(target, options))
 
 
 def check_setup(setup: Any, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "<setup>") -> Report:
     """Judge what a build() returns, or a build function itself; in the latter case lines of the build are known."""
     options = options or Options()
-    return _check(name, rules, lambda: record_made(setup, options, name))
+    return _check(name, rules, options, lambda: record_made(setup, options, name))
 
 
 @contextlib.contextmanager
@@ -57,7 +59,7 @@ def record_target(target: str, options: Options) -> Iterator[Trace]:
         raise TargetError(
             f'checking a model needs torch, which cannot be imported ({error}): pip install "torch-gradlint[torch]"'
         ) from error
-    with _recording(target, make, options) as trace:
+    with _recording(target, make, options, parsed.label) as trace:
         yield trace
 
 
@@ -66,16 +68,17 @@ def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator
     """The trace of what a build() returns, or of a build function, which is then called under the recorder."""
     import torch
 
-    def make(stack: contextlib.ExitStack) -> Any:
-        builds = callable(setup) and not isinstance(setup, torch.nn.Module)
-        return setup() if builds else setup
+    builds = callable(setup) and not isinstance(setup, torch.nn.Module)
 
-    with _recording(name, make, options) as trace:
+    def make(stack: contextlib.ExitStack) -> Any:
+        return call_build(setup, Target(name, attribute=name), stack) if builds else setup
+
+    with _recording(name, make, options, f"{name}()" if builds else name) as trace:
         yield trace
 
 
 def _recording(
-    target: str, make: Callable[[contextlib.ExitStack], Any], options: Options
+    target: str, make: Callable[[contextlib.ExitStack], Any], options: Options, label: str
 ) -> contextlib.AbstractContextManager[Trace]:
     from gradlint.record.session import recording
 
@@ -88,11 +91,14 @@ def _recording(
         def given(_: Any) -> Any:
             return Inputs(*spec.materialize(), "given by --input")
 
-    return recording(target, make, given)
+    return recording(target, make, given, label)
 
 
 def _check(
-    target: str, rules: Sequence[type[Rule]], open_recording: Callable[[], contextlib.AbstractContextManager[Trace]]
+    target: str,
+    rules: Sequence[type[Rule]],
+    options: Options,
+    open_recording: Callable[[], contextlib.AbstractContextManager[Trace]],
 ) -> Report:
     report = Report()
     started = time.perf_counter()
@@ -100,8 +106,13 @@ def _check(
         with open_recording() as trace:
             flow = Flow(trace)
             _judge(report, trace, flow, rules)
+            _account_for_the_unseen(report, trace, flow, options.strict)
+            problem = nothing_to_judge(trace)
+            if problem and not report.findings:
+                raise TargetError(problem)
             report.targets.append(_summary(trace, flow))
-        report.notes += [Note(target, text) for text in trace.notes]
+            said = remarks(trace)
+        report.notes += [Note(target, text) for text in (*trace.notes, *said)]
     except TargetError as error:
         report.errors.append(Failure(target, str(error), error.traceback))
     except GradlintError as error:
@@ -121,15 +132,33 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
         else:
             findings += list(rule().check(context))
     report.findings += sorted_findings(findings)
+
+
+def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bool) -> None:
+    """Say what could not be recorded or decided: as notes or, where the user is strict, as findings."""
     seen: dict[tuple[str, Any], Note] = {}
     for what, site in trace.unseen:
         note = Note(trace.target, f"not recorded: {what}", "GL003", trace.location(site))
         seen.setdefault((what, note.location), note)
     if flow.undecided:
-        names = context.names(flow.by_index(flow.undecided))
+        names = in_words(flow.by_index(flow.undecided), trace.parameters)
         text = f"not decided: values of {names} left torch, and {flow.why_undecided}"
         seen[text, None] = Note(trace.target, text, "GL003")
-    report.notes += seen.values()
+    if not strict:
+        report.notes += seen.values()
+        return
+    report.findings += [
+        Finding(
+            target=note.target,
+            code=note.code,
+            name="partial-recording",
+            severity=Severity.WARNING,
+            message=note.message,
+            location=note.location,
+            fix=Fix("Check this part by hand, or leave out --strict, which makes a note of it."),
+        )
+        for note in seen.values()
+    ]
 
 
 def _summary(trace: Trace, flow: Flow) -> TargetSummary:

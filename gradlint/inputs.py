@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -242,7 +243,8 @@ def _own(model: Any) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
 
 
 def _has_forward(model: Any) -> bool:
-    return getattr(type(model).forward, "__name__", "") != "_forward_unimplemented" or "forward" in vars(model)
+    forward = inspect.getattr_static(type(model), "forward", None)  # statically: a scripted module computes it
+    return getattr(forward, "__name__", "") != "_forward_unimplemented" or "forward" in vars(model)
 
 
 def _missing_optional(best: Any) -> bool:
@@ -251,15 +253,14 @@ def _missing_optional(best: Any) -> bool:
 
 
 def _nothing_runs(who: str, tries: int, best: Any) -> TargetError:
-    from gradlint.building import user_traceback
+    from gradlint.building import first_line, user_traceback
     from gradlint.input_search import summary
 
     remedy = "pin them with --input 2,3,224,224 (or 2,16:int64:1000), or return 'inputs' from build()"
     if best is None:
         return TargetError(f"found no inputs that {who} runs with: {remedy}")
-    first = next((line for line in str(best.error).splitlines() if line.strip()), "")
     return TargetError(
         f"found no inputs that {who} runs with, in {tries} tries; the farthest, {summary(best)}, ended in "
-        f"{type(best.error).__name__}: {first}. Please {remedy}",
+        f"{type(best.error).__name__}: {first_line(best.error)}. Please {remedy}",
         user_traceback(best.error),
     )

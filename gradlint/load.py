@@ -250,12 +250,15 @@ def _execute(target: Target, place: _Place) -> ModuleType:
             f"{file} has a syntax error at line {error.lineno}: {error.msg}", user_traceback(error)
         ) from error
     except ModuleNotFoundError as error:
-        raise TargetError(_not_found(where, target, place, error), user_traceback(error)) from error
+        own = place.file is None and _names_target(target, error)
+        raise TargetError(_not_found(where, target, place, error), "" if own else user_traceback(error)) from error
     except SystemExit as error:
         problem = raised(f"importing {where}", error)
         advice = 'put the script part under `if __name__ == "__main__":`, or use `gradlint run`'
         raise TargetError(f"{problem}: {advice}", problem.traceback) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise raised(f"importing {where}", error) from error
 
 
@@ -269,11 +272,16 @@ def _import_by_name(place: _Place) -> ModuleType:
     return importlib.import_module(place.name)
 
 
+def _names_target(target: Target, error: ModuleNotFoundError) -> bool:
+    """Whether the module that is missing is the target itself or a package above it."""
+    missing = error.name or "?"
+    return target.module is not None and f"{target.module}.".startswith(f"{missing}.")
+
+
 def _not_found(where: str, target: Target, place: _Place, error: ModuleNotFoundError) -> str:
     missing = error.name or "?"
-    own = target.module is not None and (target.module == missing or target.module.startswith(missing + "."))
     near = _near_module(missing, place)
-    if own:
+    if _names_target(target, error):
         return f"there is no module {missing!r}: " + (f"did you mean {near}?" if near else "write file.py:build")
     hint = f"did you mean {near}?" if near else "install it, or run gradlint where the model trains"
     return f"{where} imports {missing!r}, which is not installed here: {hint}"
@@ -301,7 +309,9 @@ def _attribute(target: Target, module: ModuleType) -> Any:
             value = getattr(owner, name)
         except AttributeError as error:
             raise TargetError(_no_attribute(done, name, owner, owner is module)) from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise raised(f"reading {name} of {done}", error) from error
         done = f"{done}:{name}" if owner is module else f"{done}.{name}"
     if isinstance(owner, type) and inspect.isfunction(value) and inspect.isfunction(_static(owner, names[-1])):

@@ -203,6 +203,8 @@ def _model(setup: Setup, name: str) -> torch.nn.Module | Mapping[str, torch.nn.M
         return dict(model)
     if isinstance(model, type):
         raise TargetError(f"{name}: the model is the class {model.__name__}, not an instance: write {model.__name__}()")
+    if isinstance(model, Mapping):
+        raise TargetError(f"{name}: 'model' is an empty dict: give at least one module under its name")
     raise TargetError(f"{name}: 'model' is {_named(model)}, expected an nn.Module or a dict name → module")
 
 
@@ -231,6 +233,8 @@ def _one_optimizer(given: Any, where: str) -> Any:
 
 def _inputs(setup: Setup, name: str) -> Any:
     given = setup.inputs
+    if hasattr(given, "__next__") or type(given).__name__.endswith("DataLoader"):
+        raise TargetError(f"{name}: 'inputs' is {_named(given)}: give one batch of it, next(iter(...)), as the forward takes it")
     if given is None or not isinstance(setup.model, Mapping):
         return _call_arguments(given)
     if not isinstance(given, Mapping):

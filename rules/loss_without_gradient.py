@@ -74,7 +74,8 @@ class LossWithoutGradient(Rule):
                 fix=Fix("Compute the loss by differentiable operations with grad mode on."),
             )
             return
-        trainable = [p for p in trace.parameters if p.requires_grad and p.in_tree]
+        mine = [p for p in trace.parameters if p.in_tree]
+        trainable = [p for p in mine if p.requires_grad]
         if trainable:
             yield context.finding(
                 self,
@@ -83,14 +84,13 @@ class LossWithoutGradient(Rule):
                 parameters=trainable,
                 fix=Fix("Compute the loss from the model's output."),
             )
-        elif trace.optimizers:
-            frozen = [p for p in trace.parameters if p.in_tree]
-            freeze = next((e for p in frozen if (e := p.frozen_by)), None)
+        elif mine and trace.optimizers:
+            freeze = next((e for p in mine if (e := p.frozen_by)), None)
             yield context.finding(
                 self,
-                f"{lacks}: every parameter is frozen, {context.names(frozen)}.",
+                f"{lacks}: every parameter is frozen, {context.names(mine)}.",
                 at=trace.optimizers[0].site,
-                parameters=frozen,
+                parameters=mine,
                 related=[context.related("frozen here", freeze)],
                 fix=Fix("Leave something to train: unfreeze a part, or add a head."),
             )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.grad_mode import inference_mode
 from torch.nn.modules import module as module_hooks
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim import optimizer as optimizer_hooks
 
@@ -85,7 +86,8 @@ def _on_parameter(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any
             log.registrations.append(recorder.walk(sys._getframe(1)).site)
         if parameter is None or recorder.paused:
             return
-        first = recorder.watch(parameter)
+        # A lazy parameter has neither shape nor memory yet: it is followed from the forward on.
+        first = is_lazy(parameter) or recorder.watch(parameter)
         recorder.event(
             "register",
             {"module": log.number(module), "name": name, "parameter": id(parameter), "first": first},

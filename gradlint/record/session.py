@@ -26,6 +26,7 @@ from gradlint.record.held import Find, plain_attributes
 from gradlint.record.hooks import Log, installed
 from gradlint.record.recorder import Recorder, _tensors, autograd_leaves
 from gradlint.record.tree import buffers, measure, places, tables
+from gradlint.remarks import not_finite
 from gradlint.setup import Setup, modules_of, normalize, optimizers_of
 from gradlint.sites import NO_SITE
 from gradlint.trace import Event, Group, Held, Loose, Optimizer, Parameter, Trace
@@ -41,7 +42,10 @@ def gradlint_runs_user_code(function: Callable[..., Any], *args: Any) -> Any:
 
 @contextlib.contextmanager
 def recording(
-    target: str, make: Callable[[contextlib.ExitStack], Any], inputs: Callable[[nn.Module], Inputs] | None = None
+    target: str,
+    make: Callable[[contextlib.ExitStack], Any],
+    inputs: Callable[[nn.Module], Inputs] | None = None,
+    label: str = "build()",
 ) -> Iterator[Trace]:
     """Record a set-up and yield its trace; while the context lasts, `Trace.rerun` works.
 
@@ -49,6 +53,7 @@ def recording(
         target: what the user named.
         make: gives what build() returns; loads and runs the user's code. The stack is closed at the end.
         inputs: gives the inputs of a module, instead of those of the set-up or found ones.
+        label: what messages call that which gave the set-up.
 
     Everything of the user's is put back at exit.
 
@@ -68,7 +73,7 @@ def recording(
         with session.recorder, executed(session.codes):
             result = gradlint_runs_user_code(make, stack)
         session.note_left_off()
-        setup = normalize(result)
+        setup = normalize(result, label)
         session.notes += setup.notes
         trace = stack.enter_context(session.forward(setup, inputs))
         if standin.used:
@@ -121,6 +126,7 @@ class _Session:
             for place in places(roots):
                 self.log.number(place.module)
             called = self._inputs(setup, roots, given)
+            self._materialize(roots, called)
             _seed()
             trace = self._run(setup, roots, optimizers, called)
             yield trace
@@ -157,6 +163,24 @@ class _Session:
             elif not keyed and (setup.step is None or setup.loss is not None):
                 called[name] = self._search(root, roots, name)
         return called
+
+    def _materialize(self, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> None:
+        """Let lazy layers take their shapes, as the user's first batch would."""
+        for name, inputs in called.items():
+            if any(is_lazy(p) for p in roots[name].parameters()):
+                with self._aside(), torch.no_grad(), _as_theirs("the first forward, which gives lazy layers their shapes,"):
+                    _seed()
+                    _call(roots[name], inputs)
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Run the user's code under the recorder's rewriting without writing it down."""
+        self.recorder.paused += 1
+        try:
+            with self.recorder:
+                yield
+        finally:
+            self.recorder.paused -= 1
 
     def _search(self, root: nn.Module, roots: Mapping[str, nn.Module], name: str) -> Inputs:
         recorder = self.recorder
@@ -199,7 +223,7 @@ class _Session:
         with recorder, executed(self.codes, hot=True):
             for name, inputs in called.items():
                 where = f" of {name!r}" if name else ""
-                with _as_theirs(f"the forward{where} with {inputs.description or 'no inputs'}"):
+                with _as_theirs(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):
                     outputs[name] = gradlint_runs_user_code(_call, roots[name], inputs)
         loss_start = len(recorder.ops)
         recorder.event("phase", {"name": "loss"}, site=NO_SITE)
@@ -261,7 +285,7 @@ class _Session:
             reached_zero=frozenset(by_key[k] for k in verdict.zero if k in by_key),
             dropped=verdict.dropped,
             proven_by=verdict.proven,
-            notes=self.notes,
+            notes=[*self.notes, *not_finite(found.tensors, parameters)],
             executed=(*self.codes.values(), *(code for code, _, _ in recorder.sites.rows)),
             left_off=frozenset(self.left_off),
             held={
@@ -278,21 +302,25 @@ class _Session:
     def _roots(self, setup: Setup, output: Any, ran: bool) -> _Roots:
         """Where the gradient is followed from."""
         if not ran:
-            return _Roots((), "nothing was run: the set-up gives no inputs", False)
+            return _Roots((), "none: nothing was run, the set-up gives no inputs", False)
         if setup.loss is not None:
             with self.recorder, _as_theirs("the loss"):
                 loss = gradlint_runs_user_code(setup.loss, output)
             return _loss_roots(loss)
         own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if isinstance(own, Tensor):
-            return _Roots((own,), "the output's own loss", True)
+            return _Roots((own,), "the output's own", True)
         floating = [t for t in _all_tensors(output) if t.is_floating_point() or t.is_complex()]
         if len(floating) == 1 and floating[0].dim() == 0:
             return _Roots((floating[0],), "the model's scalar output", True)
         live = [t for t in floating if t.requires_grad]
         chosen = live or floating
-        many = "output" if len(chosen) == 1 else f"{len(chosen)} outputs"
-        return _Roots(tuple(chosen), f"no loss given: every differentiable output ({many})", False)
+        if not chosen:
+            what = "None" if output is None else f"a {type(output).__name__} without a floating-point tensor"
+            self.notes.append(f"the forward returned {what}, and no loss is given: is a `return` missing?")
+            return _Roots((), "none given, and no output to follow gradient from", False)
+        each = "the output" if len(chosen) == 1 else f"each of {len(chosen)} outputs"
+        return _Roots(tuple(chosen), f"none given: gradient is followed from {each}", False)
 
     def _held(self, roots: Mapping[str, nn.Module], outside: Sequence[nn.Module]) -> list[Find]:
         """Where the tree's modules hold modules that ran and that nothing registers."""
@@ -496,12 +524,13 @@ def _loss_roots(loss: Any) -> _Roots:
     elif isinstance(loss, Mapping) and isinstance(loss.get("loss"), Tensor):
         loss = loss["loss"]
     if not isinstance(loss, Tensor):
-        raise TargetError(
-            f"the loss gave {type(loss).__name__} instead of a tensor: return the scalar tensor that backward() is called on"
-        )
+        got = "None" if loss is None else f"a {type(loss).__name__}"
+        advice = "drop its .item() or float()" if isinstance(loss, (int, float)) else "return what backward() is called on"
+        raise TargetError(f"the loss function returned {got} instead of a scalar tensor: {advice}")
     if loss.numel() != 1:
-        return _Roots((loss,), f"the loss, of shape {list(loss.shape)} rather than a scalar", True)
-    return _Roots((loss,), "the loss", True)
+        shape = ", ".join(map(str, loss.shape))
+        return _Roots((loss,), f"given, a tensor[{shape}] where backward() needs a scalar", True)
+    return _Roots((loss,), "given", True)
 
 
 @contextlib.contextmanager
@@ -511,7 +540,9 @@ def _as_theirs(what: str) -> Iterator[None]:
         yield
     except GradlintError:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise raised(what, error) from error
 
 
