@@ -172,7 +172,7 @@ def _summary(trace: Trace, flow: Flow) -> TargetSummary:
         trainable=len(trainable),
         frozen=len(mine) - len(trainable),
         starved=len(flow.starved),
-        unused=len(flow.unused),
+        unused=len(flow.unused) if trace.roots or len(trace.ops) > trace.forward_start else 0,
         reached=sum(p.index in flow.reached for p in trainable),
         numel=sum(p.numel for p in mine),
         optimizers=tuple((o.type, sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),

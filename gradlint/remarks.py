@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 def nothing_to_judge(trace: Trace) -> str | None:
     """Why no verdict on a set-up means anything; None where one does."""
-    if trace.parameters or trace.setup.model is None:
+    if trace.parameters:
         return None
     model = trace.setup.model
+    if model is None:
+        return "the set-up gives no model: add 'model', and 'inputs' and 'loss' if they cannot be found"
     named = " and ".join(type(m).__name__ for m in model.values()) if isinstance(model, dict) else type(model).__name__
     return (
         f"{named} has no parameters, so there is nothing to check: return the module that trains (layers kept in a plain "
@@ -26,6 +28,8 @@ def nothing_to_judge(trace: Trace) -> str | None:
 def remarks(trace: Trace) -> list[str]:
     """What the user should know about how a set-up trains, one sentence each."""
     said = []
+    if trace.setup.step is not None and not trace.roots:
+        said.append("'step' is not run, and no 'loss' is given: only what needs no forward was judged")
     mine = [p for p in trace.parameters if p.in_tree]
     if mine and not trace.optimizers and not any(p.requires_grad for p in mine):
         said.append("no parameter is trainable: all are frozen, so nothing was judged that could train")

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gradlint.engine import Options, record_target
+from gradlint.errors import UsageError
 from gradlint.findings import Location
-from gradlint.flow import Flow, region_location
+from gradlint.flow import Cut, Flow, region_location
 from gradlint.naming import count
 from gradlint.provenance import ancestors
-from gradlint.trace import Op, Parameter, Trace
+from gradlint.selection import nearest
+from gradlint.trace import Event, Op, Parameter, Trace
+
+SHOWN = 12
+"""Steps shown of a way to the loss; of a longer one the first and the last."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that is known of a parameter."""
+
+    text: str
+    location: Location | None = None
+    important: bool = False
+    """Whether it decides what becomes of the parameter."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Steps that belong together, in order."""
+
+    title: str
+    steps: Sequence[Step]
 
 
 @dataclass(frozen=True)
@@ -19,9 +43,10 @@ class Explanation:
 
     parameter: str
     state: str
-    """One line: what becomes of it."""
-    lines: list[tuple[str, Location | None]] = field(default_factory=list)
-    """The reasons in order, each with the place it speaks of."""
+    """What becomes of it, and why."""
+    about: str
+    """Its shape and its other names."""
+    sections: Sequence[Section] = ()
 
 
 def explain(target: str, pattern: str, options: Options | None = None) -> list[Explanation]:
@@ -29,26 +54,38 @@ def explain(target: str, pattern: str, options: Options | None = None) -> list[E
 
     Raises:
         TargetError: the target could not be recorded.
+        UsageError: the pattern matches no parameter; the message names the nearest.
     """
     with record_target(target, options or Options()) as trace:
+        wanted = [p for p in trace.parameters if any(fnmatch.fnmatchcase(name, pattern) for name in p.aliases)]
+        if not wanted:
+            raise UsageError(_no_match(trace, pattern))
         flow = Flow(trace)
-        return [
-            _explain(trace, flow, parameter)
-            for parameter in trace.parameters
-            if any(fnmatch.fnmatchcase(name, pattern) for name in parameter.aliases)
-        ]
+        return [_explain(trace, flow, parameter) for parameter in wanted]
+
+
+def _no_match(trace: Trace, pattern: str) -> str:
+    names = [name for p in trace.parameters for name in p.aliases]
+    if any(name.startswith(f"{pattern}.") for name in names):
+        hint = f"it is a module, write '{pattern}.*'"
+    elif near := nearest(pattern, names):
+        hint = f"did you mean {near}?"
+    else:
+        hint = f"there are {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "it has none"
+    return f"no parameter of {trace.target} matches {pattern!r}: {hint}"
 
 
 def _explain(trace: Trace, flow: Flow, parameter: Parameter) -> Explanation:
-    lines: list[tuple[str, Location | None]] = []
     shape = "x".join(map(str, parameter.shape)) or "scalar"
-    lines.append((f"{shape}, {count(parameter.numel)} scalars", None))
+    about = f"{shape}, {count(parameter.numel)} {'scalar' if parameter.numel == 1 else 'scalars'}"
     if len(parameter.aliases) > 1:
-        lines.append(("also named " + ", ".join(parameter.aliases[1:]), None))
-    lines += _history(trace, parameter)
-    lines += _optimizer(trace, parameter)
-    lines += _way(trace, flow, parameter)
-    return Explanation(parameter.fqn, _state(trace, flow, parameter), lines)
+        about += "; also named " + ", ".join(parameter.aliases[1:])
+    sections = [
+        Section("history", _history(trace, parameter)),
+        Section("optimizer", _optimizer(trace, parameter)),
+        Section("way to the loss" if trace.loss_given else "way to the output", _way(trace, flow, parameter)),
+    ]
+    return Explanation(parameter.fqn, _state(trace, flow, parameter), about, [s for s in sections if s.steps])
 
 
 def _state(trace: Trace, flow: Flow, parameter: Parameter) -> str:
@@ -83,90 +120,146 @@ def _unjudged(trace: Trace, parameter: Parameter) -> str:
     return "this loss does not train what its optimizer holds"
 
 
-def _history(trace: Trace, parameter: Parameter) -> list[tuple[str, Location | None]]:
-    lines: list[tuple[str, Location | None]] = []
-    said: set[tuple[str, Location | None]] = set()
+def _history(trace: Trace, parameter: Parameter) -> list[Step]:
+    steps: list[Step] = []
+    registered: Location | None = None
     for event in parameter.history:
-        text = {
-            "register": "registered here",
-            "freeze": "frozen here",
-            "thaw": "set trainable here",
-            "write": f"written to here ({event.data.get('name', '')})",
-        }[event.kind]
         where = trace.location(event.site)
-        if where is not None and (text, where) not in said:
-            said.add((text, where))
-            lines.append((text, where))
-    if not lines:
-        module = trace.modules[parameter.module]
-        where = trace.location(module.registered_at)
+        if where is None or (event.kind == "write" and where == registered):
+            continue  # the second: a layer that initialises itself while it is made
+        if event.kind == "register":
+            registered = where
+        step = Step(_told(trace, event), where, event is parameter.frozen_by)
+        if step not in steps:
+            steps.append(step)
+    if not steps:
+        where = trace.location(trace.modules[parameter.module].registered_at)
         if where is not None:
-            lines.append(("its module was put into the model here", where))
+            steps.append(Step("its module is put into the model", where))
     if parameter.twin_of:
         names = ", ".join(trace.parameters[i].fqn for i in sorted(parameter.twin_of)[:3])
-        lines.append((f"its value was copied from {names}", None))
-    return lines
+        steps.append(Step(f"its value was copied from {names}"))
+    if not parameter.requires_grad and parameter.frozen_by is None:
+        steps.append(Step("it never required grad: it was made frozen"))
+    return steps
 
 
-def _optimizer(trace: Trace, parameter: Parameter) -> list[tuple[str, Location | None]]:
-    lines: list[tuple[str, Location | None]] = []
+def _told(trace: Trace, event: Event) -> str:
+    if event.kind == "write":
+        late = event.op >= trace.forward_start
+        return f"{'written in the forward' if late else 'written'} ({event.data.get('name', '')})"
+    return {"register": "registered", "freeze": "frozen", "thaw": "set trainable"}[event.kind]
+
+
+def _optimizer(trace: Trace, parameter: Parameter) -> list[Step]:
+    steps: list[Step] = []
     for number, index in parameter.groups:
         optimizer = trace.optimizers[number]
         group = optimizer.groups[index]
-        rate = "" if group.lr is None else f", lr {group.lr:g}"
-        lines.append((f"held by {optimizer.type}, group {index}{rate}", trace.location(group.site)))
-    if trace.optimizers and not lines:
-        lines.append(("held by no optimizer", None))
-    return lines
+        name = f"{optimizer.type} {optimizer.name!r}" if optimizer.name else optimizer.type
+        which = f", group {index}" if len(optimizer.groups) > 1 else ""
+        rate = "" if group.lr is None else f", lr {group.lr:g}" + (" (scheduled)" if group.scheduled else "")
+        still = group.lr == 0 and not group.scheduled
+        steps.append(Step(f"{name}{which}{rate}", trace.location(group.site), still))
+    if trace.optimizers and not steps:
+        for optimizer in trace.optimizers:
+            steps.append(Step(f"not held by {optimizer.type}", trace.location(optimizer.site), parameter.requires_grad))
+    return steps
 
 
-def _way(trace: Trace, flow: Flow, parameter: Parameter) -> list[tuple[str, Location | None]]:
-    lines: list[tuple[str, Location | None]] = []
+def _way(trace: Trace, flow: Flow, parameter: Parameter) -> list[Step]:
     readers = flow.readers(parameter)
     if not readers:
-        lines.append(("no operation of the forward reads it", None))
-        return lines
-    seen: set[tuple[str, Location | None]] = set()
-    for number in _path(trace, flow, parameter, readers[0]):
-        op = trace.ops[number]
-        where = trace.location(op.site)
-        text = f"{op.name}" + (f" in {module.fqn}" if (module := trace.module_of(op)) and module.fqn else "")
-        if (text, where) not in seen:
-            seen.add((text, where))
-            lines.append((text, where))
-    for cut in flow.cuts:
-        if parameter in cut.starved:
-            lines.append((f"gradient stops here ({cut.name})", cut.location))
-    for number in readers:
-        region = trace.ops[number].region
-        if region >= 0 and flow.state(parameter) == "frozen":
-            lines.append(("runs without grad mode", region_location(trace, trace.events[region])))
-            break
+        return [Step("no operation of the forward reads it")]
+    cuts = [cut for cut in flow.cuts if parameter in cut.starved]
+    steps: list[Step] = []
+    path = _path(trace, parameter, readers[0], by_gradient=flow.state(parameter) == "reached")
+    for run in _runs(trace, path, cuts):
+        op = trace.ops[run[0]]
+        cut = _cut_at(trace, cuts, op)
+        text = _in_words(trace, run)
+        if cut is not None:
+            cuts.remove(cut)
+            text += ": gradient stops here"
+        elif run[-1] == path[-1] and flow.state(parameter) != "unused":
+            text += ": the loss" if trace.loss_given else ": the output"
+        steps.append(Step(text, cut.location if cut is not None else _place(trace, op), cut is not None))
+    steps = _shortened(steps)
+    steps += [Step(f"gradient stops here too ({cut.name})", cut.location, True) for cut in cuts]
+    if flow.state(parameter) == "frozen":
+        region = next((trace.ops[n].region for n in readers if trace.ops[n].region >= 0), None)
+        if region is not None:
+            steps.append(Step("runs without grad mode", region_location(trace, trace.events[region])))
     dropped = flow.dropped_at(parameter) if flow.state(parameter) == "unused" else None
     if dropped is not None:
-        lines.append(("what is computed from it is dropped here", trace.location(dropped.site)))
-    return lines
+        steps.append(Step(f"{dropped.name}: its result is used no further", trace.location(dropped.site), True))
+    return steps
 
 
-def _path(trace: Trace, flow: Flow, parameter: Parameter, first: int, limit: int = 12) -> list[int]:
-    """Ops on one way from a parameter to the loss: the first ones and the last, at most `limit`."""
-    wanted = ancestors(trace.ops, trace.roots)
-    current = {v for v, i in trace.owners.items() if i == parameter.index}
-    path: list[int] = []
+def _runs(trace: Trace, path: Sequence[int], cuts: Sequence[Cut]) -> list[list[int]]:
+    """The ops of a path, those together that one line of the user's made inside a library."""
+    runs: list[list[int]] = []
+    for number in path:
+        op = trace.ops[number]
+        alone = _cut_at(trace, cuts, op) is not None
+        before = trace.ops[runs[-1][-1]] if runs else None
+        if before is None or alone or _cut_at(trace, cuts, before) or _place(trace, op) != _place(trace, before):
+            runs.append([number])
+        else:
+            runs[-1].append(number)
+    return [part for run in runs for part in ([run] if len(run) > 3 else [[n] for n in run])]
+
+
+def _place(trace: Trace, op: Op) -> Location | None:
+    """The user's line of an op; None for one that only libraries' lines lead to."""
+    frame = trace.frame(op.site)
+    return frame.location if frame is not None and frame.project else None
+
+
+def _in_words(trace: Trace, run: Sequence[int]) -> str:
+    names = [trace.ops[n].name for n in run]
+    modules = [m.fqn.split(".") if (m := trace.module_of(trace.ops[n])) is not None else [] for n in run]
+    shared = ".".join(part[0] for part in zip(*modules, strict=False) if len(set(part)) == 1)
+    text = names[0] if len(run) == 1 else f"{names[0]} ... {names[-1]}, {len(run)} operations"
+    return f"{text} in {shared}" if shared else text
+
+
+def _shortened(steps: list[Step]) -> list[Step]:
+    """The first and the last of many steps, and all that matter."""
+    if len(steps) <= SHOWN:
+        return steps
+    first, last = range(SHOWN - 4), range(len(steps) - 3, len(steps))
+    kept = [s for i, s in enumerate(steps) if i in first or i in last or s.important]
+    between = Step(f"... {len(steps) - len(kept)} steps more ...")
+    return [*kept[: SHOWN - 4], between, *kept[SHOWN - 4 :]]
+
+
+def _cut_at(trace: Trace, cuts: Sequence[Cut], op: Op) -> Cut | None:
+    where = trace.location(op.site)
+    return next((cut for cut in cuts if where is not None and cut.location == where and cut.name == op.name), None)
+
+
+def _path(trace: Trace, parameter: Parameter, first: int, *, by_gradient: bool) -> list[int]:
+    """Ops on one way from a parameter to the loss; one that gradient comes back by, where there is such a way."""
+    ops = trace.ops
+    live = [op for op in ops if any(trace.values[o].requires_grad for o in op.outputs)] if by_gradient else ops
+    wanted = ancestors(live, trace.roots)
     following: dict[int, list[int]] = {}
-    for number in range(first, len(trace.ops)):
-        for value in trace.ops[number].inputs:
-            following.setdefault(value, []).append(number)
+    for number in range(first, len(ops)):
+        if not by_gradient or any(trace.values[o].requires_grad for o in ops[number].outputs):
+            for value in ops[number].inputs:
+                following.setdefault(value, []).append(number)
 
     def step(values: set[int], after: int) -> int | None:
-        found = [n for v in values for n in following.get(v, ()) if n > after and _leads(trace.ops[n], wanted)]
+        found = [n for v in values for n in following.get(v, ()) if n > after and _leads(ops[n], wanted)]
         return min(found, default=None)
 
-    number = step(current, first - 1)
+    path: list[int] = []
+    number = step({v for v, i in trace.owners.items() if i == parameter.index}, first - 1)
     while number is not None:
         path.append(number)
-        number = step(set(trace.ops[number].outputs), number)
-    return path if len(path) <= limit else [*path[: limit - 3], *path[-3:]]
+        number = step(set(ops[number].outputs), number)
+    return path
 
 
 def _leads(op: Op, wanted: set[int]) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any
@@ -63,6 +64,8 @@ def recording(
     session = _Session(target)
     with contextlib.ExitStack() as stack:
         stack.enter_context(Preserved(()))  # random states, switches and filters that build() changes
+        # Said because of the recorder's own hooks; the filters are put back by Preserved.
+        warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
         standin = stack.enter_context(CpuStandIn())
         session.recorder.rewrite = standin.rewrite if standin.active else None
         session.recorder.rewritten = standin.functions
@@ -162,6 +165,8 @@ class _Session:
                 called[name] = _theirs(theirs)
             elif not keyed and (setup.step is None or setup.loss is not None):
                 called[name] = self._search(root, roots, name)
+        if keyed and not called and setup.step is None:
+            raise TargetError(f"no model is given inputs: add 'inputs', a dict with keys of 'model' ({', '.join(roots)})")
         return called
 
     def _materialize(self, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> None:
@@ -279,7 +284,7 @@ class _Session:
             buffers=named_buffers,
             inputs=named_inputs,
             buffers_moved=moved,
-            inputs_described="; ".join(f"{f'{n}: ' if n else ''}{i.description or 'none'} ({i.how})" for n, i in called.items()),
+            inputs_described="; ".join(f"{f'{n}: ' if n else ''}{i.description or 'none'} ({i.how})" for n, i in called.items()) or "none",
             unseen=recorder.unseen,
             reached=frozenset(by_key[k] for k in verdict.reached if k in by_key),
             reached_zero=frozenset(by_key[k] for k in verdict.zero if k in by_key),
