@@ -1,0 +1,145 @@
+"""The Python API: what may be given to check and trace, what comes back, and that nothing of the user's is changed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.fx
+from torch import nn
+
+import gradlint
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = f"{ROOT / 'fixtures' / 'founding' / 'detach_in_chain.py'}:build"
+
+
+class Cut(nn.Module):
+    """Detaches between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.first(x)).detach()
+        return self.last(hidden.relu())
+
+
+def build() -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = Cut()
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def given(kind: str) -> Any:
+    model, optimizer = build()
+    return {
+        "model": model,
+        "pair": (model, optimizer),
+        "dict": {"model": model, "inputs": (torch.ones(2, 4),), "loss": torch.mean},
+        "setup": gradlint.Setup(model, (torch.ones(2, 4),), optimizer, torch.mean),
+        "function": build,
+        "class": Cut,
+        "target": SHIPPED,
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["model", "pair", "dict", "setup", "function", "class", "target"])
+def test_check(kind: str) -> None:
+    report = gradlint.check(given(kind))
+    assert isinstance(report, gradlint.Report) and not report.clean
+    [finding] = report.findings
+    assert (finding.code, finding.severity) == ("GL401", gradlint.Severity.ERROR)
+    assert finding.location is not None and finding.location.line > 0
+    assert (report.errors, len(report.targets)) == ([], 1)
+
+
+@pytest.mark.parametrize("kind", ["model", "pair", "dict", "setup", "function", "target"])
+def test_trace(kind: str) -> None:
+    trace = gradlint.trace(given(kind))
+    assert isinstance(trace, gradlint.Trace)
+    graph = trace.graph
+    assert isinstance(graph, torch.fx.Graph)
+    graph.lint()
+    assert "detach" in str(graph)
+    cut = next(node for node in graph.nodes if "detach" in node.name)
+    assert cut.meta["requires_grad_in"] == (True,) and cut.meta["requires_grad_out"] == (False,)
+    assert cut.meta["location"].path.endswith(".py") and cut.meta["op"] in trace.ops
+
+
+def test_clean() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    report = gradlint.check((model, torch.optim.SGD(model.parameters(), lr=0.1)), name="mine")
+    assert report.clean, report.findings
+    assert report.targets[0].target == "mine" and report.targets[0].optimizers == (("SGD", 4),)
+
+
+def test_options() -> None:
+    assert gradlint.check(build, ignore=["GL4"]).findings == []
+    assert gradlint.check(build, select=["unused-parameter"]).findings == []
+    assert gradlint.check(build, inputs=["3,4"]).targets[0].inputs == "float32[3, 4] (given by --input)"
+    with pytest.raises(gradlint.UsageError, match="did you mean GL401"):
+        gradlint.check(build, select=["GL4O1"])
+
+
+def test_fault_of_the_users_is_in_the_report() -> None:
+    def raises() -> None:
+        raise ValueError("no data")
+
+    [failure] = gradlint.check(raises).errors
+    assert "raised ValueError: no data" in failure.message
+    assert "in raises" in failure.traceback and "engine.py" not in failure.traceback
+    with pytest.raises(gradlint.TargetError, match="no data"):
+        gradlint.trace(raises)
+
+
+def test_generator_is_closed() -> None:
+    log: list[str] = []
+
+    def make() -> Any:
+        try:
+            yield build()
+        finally:
+            log.append("closed")
+
+    assert [f.code for f in gradlint.check(make).findings] == ["GL401"] and log == ["closed"]
+
+
+def test_users_objects_are_unchanged() -> None:
+    model, optimizer = build()
+    model.norm.eval()
+    model.first.weight.grad = torch.full_like(model.first.weight, 7.0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    state = torch.random.get_rng_state()
+    group = dict(optimizer.param_groups[0])
+    parameters = list(model.parameters())
+
+    gradlint.check((model, optimizer))
+    gradlint.trace((model, optimizer))
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert all(now is then for now, then in zip(model.parameters(), parameters, strict=True))
+    assert model.first.weight.grad is not None and bool((model.first.weight.grad == 7).all())
+    assert all(p.grad is None for p in parameters if p is not model.first.weight)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert {key: optimizer.param_groups[0][key] for key in group} == group and not optimizer.state
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("module", ["torch", "rich", "click", "numpy", "importlib.metadata"])
+def test_import_is_light(module: str) -> None:
+    code = f"import sys, gradlint; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_every_public_name_is_there() -> None:
+    for name in gradlint.__all__:
+        assert getattr(gradlint, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = gradlint.nothing  # type: ignore[attr-defined]
