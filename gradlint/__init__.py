@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         given_at,
         idle_statements,
     )
-    from gradlint.trace import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
+    from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
 
 _HOMES = {
     "api": "check trace",
@@ -57,7 +57,7 @@ _HOMES = {
     "sites": "Frame is_project",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
     "idle_statements",
-    "trace": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
+    "traces": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradlint.findings import Report
-    from gradlint.trace import Trace
+    from gradlint.traces import Trace
 
 
 def check(

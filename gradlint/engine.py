@@ -17,7 +17,7 @@ from gradlint.remarks import nothing_to_judge, remarks
 from gradlint.rule import Context, Rule
 
 if TYPE_CHECKING:
-    from gradlint.trace import Trace
+    from gradlint.traces import Trace
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gradlint.findings import Location
 from gradlint.provenance import VALUE_FREE, Masks, ancestors, indices, propagate
 from gradlint.sites import decorator_location, is_project
-from gradlint.trace import (
+from gradlint.traces import (
     GRAD_ON,
     IN_FUNCTION,
     KIND_ALIAS,

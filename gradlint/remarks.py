@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gradlint.naming import in_words
 
 if TYPE_CHECKING:
-    from gradlint.trace import Parameter, Trace
+    from gradlint.traces import Parameter, Trace
 
 
 def nothing_to_judge(trace: Trace) -> str | None:

@@ -9,7 +9,7 @@ from gradlint.findings import Finding, Fix, Location, Related, Severity
 
 if TYPE_CHECKING:
     from gradlint.flow import Flow
-    from gradlint.trace import Event, Parameter, Trace
+    from gradlint.traces import Event, Parameter, Trace
 
 
 class Rule:

@@ -15,7 +15,7 @@ from gradlint.findings import Location
 from gradlint.sites import is_project, node_location, syntax_tree
 
 if TYPE_CHECKING:
-    from gradlint.trace import Trace
+    from gradlint.traces import Trace
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _SCOPES = (*_FUNCTIONS, ast.ClassDef)

@@ -13,7 +13,7 @@ from gradlint.flow import Cut, Flow, region_location
 from gradlint.naming import count
 from gradlint.provenance import ancestors
 from gradlint.selection import nearest
-from gradlint.trace import Event, Op, Parameter, Trace
+from gradlint.traces import Event, Op, Parameter, Trace
 
 SHOWN = 12
 """Steps shown of a way to the loss; of a longer one the first and the last."""

@@ -138,6 +138,11 @@ def test_import_is_light(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_no_module_hides_a_public_name() -> None:
+    # Importing gradlint.x binds gradlint.x to the module, whatever it was before.
+    assert not {path.stem for path in (ROOT / "gradlint").glob("*")} & set(gradlint.__all__)
+
+
 def test_every_public_name_is_there() -> None:
     for name in gradlint.__all__:
         assert getattr(gradlint, name) is not None

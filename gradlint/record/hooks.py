@@ -23,7 +23,7 @@ from torch.optim import optimizer as optimizer_hooks
 from gradlint.record.arguments import Arguments, constructor_arguments
 from gradlint.record.recorder import _MODULE_CALL, Recorder, _tensors
 from gradlint.sites import is_standard_library
-from gradlint.trace import GRAD_ON, KIND_PLAIN, ModuleCall
+from gradlint.traces import GRAD_ON, KIND_PLAIN, ModuleCall
 
 
 class Log:

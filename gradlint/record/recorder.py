@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlint.record import tables
 from gradlint.sites import GRADLINT, NO_SITE, Sites, is_standard_library
-from gradlint.trace import (
+from gradlint.traces import (
     GRAD_ON,
     IN_FUNCTION,
     KIND_ALIAS,

@@ -30,7 +30,7 @@ from gradlint.record.tree import buffers, measure, places, tables
 from gradlint.remarks import not_finite
 from gradlint.setup import Setup, modules_of, normalize, optimizers_of
 from gradlint.sites import NO_SITE
-from gradlint.trace import Event, Group, Held, Loose, Optimizer, Parameter, Trace
+from gradlint.traces import Event, Group, Held, Loose, Optimizer, Parameter, Trace
 
 SEED = 0
 """Forwards run under this seed, so that a verdict does not depend on the luck of a dropout or a router."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
 from gradlint.sites import NO_SITE, class_is_project
-from gradlint.trace import Event, Module, Parameter
+from gradlint.traces import Event, Module, Parameter
 
 if TYPE_CHECKING:
     from gradlint.record.held import Find
