@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 from gradlint.findings import Location
 from gradlint.provenance import VALUE_FREE, Masks, ancestors, indices, propagate
-from gradlint.sites import decorator_location, is_project
+from gradlint.sites import NO_SITE, decorator_location, is_project
 from gradlint.traces import (
     GRAD_ON,
     IN_FUNCTION,
     KIND_ALIAS,
     KIND_EXTRACT,
     KIND_OPAQUE,
-    NO_SITE,
     Event,
     Group,
     Op,
@@ -492,6 +491,7 @@ class Flow:
         """The last op whose result depends on a parameter and is not used by any other op; None if it never ran."""
         bit = 1 << parameter.index
         consumed = set(self.trace.roots)
+        op: Op
         for op in reversed(self.trace.ops[self.trace.forward_start :]):
             if not any(self.masks.data.get(o, 0) & bit for o in op.outputs):
                 continue  # reads a shape, or takes a number out for a log or a branch: that is no use of the result

@@ -16,6 +16,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
+from typing import Any
 
 from gradlint.findings import Location
 
@@ -215,9 +216,13 @@ def is_project(path: str) -> bool:
     return not full.startswith(LIBRARY_FOLDERS)
 
 
-@functools.lru_cache(maxsize=4096)
 def class_is_project(cls: type) -> bool:
     """Whether a class was defined in the user's own code."""
+    return _class_is_project(cls)
+
+
+@functools.lru_cache(maxsize=4096)
+def _class_is_project(cls: Any) -> bool:
     module = sys.modules.get(cls.__module__)
     path = getattr(module, "__file__", None)
     if path is None:

@@ -255,10 +255,10 @@ def _path(trace: Trace, parameter: Parameter, first: int, *, by_gradient: bool) 
         return min(found, default=None)
 
     path: list[int] = []
-    number = step({v for v, i in trace.owners.items() if i == parameter.index}, first - 1)
-    while number is not None:
-        path.append(number)
-        number = step(set(ops[number].outputs), number)
+    following_op = step({v for v, i in trace.owners.items() if i == parameter.index}, first - 1)
+    while following_op is not None:
+        path.append(following_op)
+        following_op = step(set(ops[following_op].outputs), following_op)
     return path
 
 

@@ -141,14 +141,14 @@ def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]
         for key, (p, _) in before.items():
             p.grad = None
             if hooks[key]:
-                p._post_accumulate_grad_hooks = None  # type: ignore[attr-defined]
+                p._post_accumulate_grad_hooks = None  # type: ignore[assignment]
         torch.autograd.backward(live, seeds, retain_graph=True)
         return {id(p) for p in parameters if p.grad is not None}
     finally:
         for key, (p, grad) in before.items():
             p.grad = grad
             if hooks[key]:
-                p._post_accumulate_grad_hooks = hooks[key]  # type: ignore[attr-defined]
+                p._post_accumulate_grad_hooks = hooks[key]  # type: ignore[assignment]
 
 
 def _leaf_tensors(roots: Iterable[Tensor]) -> list[Tensor]:

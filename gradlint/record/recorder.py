@@ -592,9 +592,10 @@ class Recorder(TorchFunctionMode):
         tensor = inputs[0]
         address = _address(tensor)
         if address:
-            size = tensor.untyped_storage().nbytes()
+            size = int(tensor.untyped_storage().nbytes())
             weak = weakref.ref(tensor, lambda w: self._exports.__setitem__(slice(None), [e for e in self._exports if e[3] is not w]))
-            self._exports.append((address - tensor.storage_offset() * tensor.element_size(), address + size, read[0], weak))
+            start = address - int(tensor.storage_offset()) * tensor.element_size()
+            self._exports.append((start, address + size, read[0], weak))
 
     def _applied(self, frame: FrameType, chain: Chain) -> int:
         """The number of the custom Function run that a frame of ``Function.apply`` belongs to."""
@@ -721,7 +722,7 @@ def _exports(func: Any) -> bool:
 
 
 def _undecorated(local: Mapping[str, Any]) -> Any:
-    function = local.get("func")
+    function: Any = local.get("func")
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     return function

@@ -47,7 +47,7 @@ def _table() -> dict[Any, int]:
     for name in ("grad", "name", "names", "volatile", "_backward_hooks", "_post_accumulate_grad_hooks", "retains_grad", "grad_dtype"):
         member = inspect.getattr_static(Tensor, name, None)
         if hasattr(member, "__set__"):
-            table[member.__set__] = PASS  # type: ignore[union-attr]
+            table[member.__set__] = PASS
     table[Tensor.requires_grad_] = REQUIRES_GRAD
     table[Tensor.requires_grad.__set__] = REQUIRES_GRAD  # type: ignore[attr-defined]
     table[Tensor.data.__set__] = WRITE  # type: ignore[attr-defined]

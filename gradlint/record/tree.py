@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from gradlint.sites import NO_SITE, class_is_project
 from gradlint.traces import Event, Module, Parameter
@@ -139,7 +139,7 @@ def tables(
 def measure(parameter: Parameter) -> None:
     """Fill in shape and size; a lazy parameter that no forward has initialised has none."""
     tensor: Any = parameter.tensor
-    if isinstance(tensor, UninitializedTensorMixin):
+    if is_lazy(tensor):
         return
     parameter.shape = tuple(tensor.shape)
     parameter.numel = tensor.numel()
