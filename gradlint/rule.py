@@ -96,6 +96,11 @@ class Context:
         where = self.trace.location(at) if isinstance(at, int) else at
         return Related(message, where) if where is not None else None
 
+    def by_user(self, site: int) -> bool:
+        """Whether the innermost frame of a site is the user's own code: it was not done for them by a library."""
+        frame = self.trace.sites.innermost(site) if site >= 0 else None
+        return frame is not None and frame.project
+
     def callers(self, site: int, message: str = "called here", limit: int = 3) -> Iterator[Related]:
         """The user's frames above the one that is blamed for a site, innermost first."""
         blamed = self.trace.frame(site)

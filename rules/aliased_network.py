@@ -79,7 +79,7 @@ class AliasedNetwork(Rule):
             if len(parameter.aliases) < 2 or not parameter.in_tree:
                 continue
             for event in parameter.history:
-                if event.kind == "write" and _from_itself(context, parameter, event):
+                if event.kind == "write" and context.by_user(event.site) and _from_itself(context, parameter, event):
                     shared = _shared_module(context, parameter, event)
                     if shared is not None:
                         found.setdefault(shared.number, (shared, event))

@@ -66,8 +66,7 @@ class EvalUndoneByTrain(Rule):
             if event.data["training"] or not part.in_tree or part.parent < 0 or event.op > trace.forward_start:
                 continue
             where = trace.location(event.site)
-            frame = trace.frame(event.site)
-            if frame is None or not frame.project or not _sensitive(context, part):
+            if not context.by_user(event.site) or not _sensitive(context, part):
                 continue
             following = [e for e in modes if e.number > event.number and _holds(context, e.data["module"], part)]
             undone: Event | Location | None = None
@@ -148,7 +147,10 @@ def _train_in_step(context: Context) -> Location | None:
     for node in function.nodes():
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if any(word in name.lower() for word in ("eval", "freeze")) or name == "apply" or _evals(function, name):
+            own = isinstance(node.func, ast.Name) or isinstance(getattr(node.func, "value", None), ast.Name)
+            if any(word in name.lower() for word in ("eval", "freeze")) or name == "apply":
+                return None
+            if own and _evals(function, name):
                 return None
             plain = not node.args or (isinstance(node.args[0], ast.Constant) and node.args[0].value is True)
             if name == "train" and plain and isinstance(node.func, ast.Attribute) and dotted(node.func.value):

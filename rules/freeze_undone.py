@@ -62,8 +62,7 @@ class FreezeUndone(Rule):
                     frozen.setdefault(event.site, []).append((parameter, event))
         done: set[tuple[object, int]] = set()
         for site, members in frozen.items():
-            frame = trace.frame(site)
-            if frame is None or not frame.project or any(len(p.aliases) > 1 for p, _ in members):
+            if not context.by_user(site) or any(len(p.aliases) > 1 for p, _ in members):
                 continue
             thaws = [_undone(context, p, e) for p, e in members]
             sites = {e.site for e in thaws if e is not None}
@@ -71,9 +70,8 @@ class FreezeUndone(Rule):
                 continue
             back = thaws[0]
             assert back is not None
-            frame = trace.frame(back.site)
             last = max(e.number for e in thaws if e is not None)
-            if frame is None or not frame.project or _busy(context, members[0][1], last, [p for p, _ in members]):
+            if not context.by_user(back.site) or _busy(context, members[0][1], last, [p for p, _ in members]):
                 continue
             parameters = [p for p, _ in members]
             key = (trace.location(back.site), parameters[0].index)

@@ -79,6 +79,7 @@ class LayerCreatedInForward(Rule):
                 parameters=parameters,
                 related=context.callers(site, "in the forward called here", 1),
                 fix=Fix("Create the layer once, in __init__."),
+                severity=None if context.by_user(site) else Severity.INFO,
             )
 
 

@@ -65,7 +65,7 @@ class RepeatedLayerObject(Rule):
             places = list({(h.number, n): (h, n, s) for h, n, s in places}.values())
             holders = tuple(sorted({h.number for h, _, _ in places}))
             parameters = [p for p in trace.below(trace.modules[number]) if p.requires_grad and p.in_tree]
-            if len(places) < 2 or not parameters or holders in done:
+            if len(places) < 2 or not parameters or holders in done or not context.by_user(places[-1][2]):
                 continue
             if len(holders) == 1:
                 if not _is_container(places[0][0]) or not _feeds(context, self._calls(context, number)):

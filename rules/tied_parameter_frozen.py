@@ -80,14 +80,14 @@ class TiedParameterFrozen(Rule):
             if len(parameter.aliases) < 2 or not parameter.in_tree:
                 continue
             ends = _ends(context, parameter)
-            if len(ends) < 2:
-                continue
             changes = [e for e in parameter.history if e.kind in ("freeze", "thaw")]
+            if len(ends) < 2 or not changes or not context.by_user(changes[-1].site):
+                continue
             if parameter.requires_grad and len(changes) > 1 and changes[-1].kind == "thaw":
                 freeze = next((e for e in reversed(changes) if e.kind == "freeze"), None)
                 if freeze is not None and _other_end(context, freeze, changes[-1], ends):
                     yield self._finding(context, parameter, changes[-1], freeze)
-            elif not parameter.requires_grad and changes:
+            elif not parameter.requires_grad:
                 named = _end_of(context, changes[-1], ends)
                 for end in ends:
                     rest = [trace.parameters[i] for i in end.parameters if i != parameter.index]

@@ -90,5 +90,6 @@ class UnregisteredParameter(Rule):
                 at=where if where is not None else first.site,
                 named=[m.held.fqn for m in members],
                 related=[context.related("made here", first.site)],
+                severity=None if where is not None or context.by_user(first.site) else Severity.INFO,
                 fix=Fix("Register it: compute the value and move it first, wrap it in nn.Parameter last."),
             )

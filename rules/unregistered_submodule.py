@@ -92,4 +92,5 @@ class UnregisteredSubmodule(Rule):
                     *(context.related(f"{o.type} is made here, without them", o.site) for o in trace.optimizers[:1]),
                 ],
                 fix=Fix("Hold them in an nn.ModuleList or nn.ModuleDict."),
+                severity=None if where is not None or any(p.project for p in parameters) else Severity.INFO,
             )
