@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -62,6 +63,7 @@ def installed(recorder: Recorder, log: Log) -> Iterator[None]:
         _patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
         _patch(stack, nn.Module, "train", _train(recorder, log))
         _patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
+        _patch(stack, threading.Thread, "start", _thread_start(recorder))
         _patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
         _patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
         _patch_variable(stack, recorder)
@@ -105,7 +107,7 @@ def _call_frame(frame: FrameType | None) -> FrameType | None:
 
 def _before_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any], None]:
     def hook(module: nn.Module, args: Any) -> None:
-        if recorder.paused:
+        if not recorder.active:
             return
         frame = _call_frame(sys._getframe(1))
         chain = recorder.walk(sys._getframe(1))
@@ -121,7 +123,7 @@ def _before_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any], 
 
 def _after_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any, Any], None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        if recorder.paused:
+        if not recorder.active:
             return
         frame = id(_call_frame(sys._getframe(1)))
         while recorder.stack and recorder.stack[-1][1] != frame:
@@ -222,6 +224,18 @@ def _deepcopy(recorder: Recorder) -> Callable[[Any], Any]:
             return result
 
         return __deepcopy__
+
+    return wrap
+
+
+def _thread_start(recorder: Recorder) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def start(self: threading.Thread) -> None:
+            if recorder.active:
+                recorder.note_unseen("another thread: its operations are not seen", recorder.walk(sys._getframe(1)).site)
+            original(self)
+
+        return start
 
     return wrap
 
