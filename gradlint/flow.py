@@ -141,17 +141,26 @@ class Flow:
     # -- what left torch ----------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Nudge the unused parameters whose values left torch: if the loss moves, they are starved, not unused."""
+        """Nudge the unused parameters whose values left torch, or went where the recording does not tell: if the loss
+        moves, they are starved, not unused."""
         exits: dict[int, list[int]] = {}
+        steering = 0
         for number in range(self.trace.forward_start, len(self.trace.ops)):
             op = self.trace.ops[number]
-            if op.kind == KIND_EXTRACT and op.name not in _CONTROL:
+            if op.kind == KIND_EXTRACT:
                 depends = 0
                 for value in op.inputs:
                     depends |= self.masks.data.get(value, 0)
+                if op.name in _CONTROL:
+                    steering |= depends
+                    continue
                 for index in indices(depends):
                     if index in self.unused:
                         exits.setdefault(index, []).append(number)
+        for index in self.unused - set(exits):
+            lost = self._lost_at(1 << index)
+            if not steering >> index & 1 and (lost >= 0 or self.trace.unseen):
+                exits[index] = [lost]
         if not exits:
             return
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -203,13 +212,16 @@ class Flow:
         found: dict[tuple[str, Location | None, int], Cut] = {}
         paths: dict[int, set[int]] = {}
         for index, number in self.proven.items():
-            paths[index] = ancestors(trace.ops[: number + 1], trace.ops[number].inputs)
+            if number >= 0:
+                paths[index] = ancestors(trace.ops[: number + 1], trace.ops[number].inputs)
         blamed = 0
         for cut_at, output, lost in self.masks.cuts:
             mask = lost & wanted
             if not mask:
                 continue
             for index in indices(mask):
+                if self.proven.get(index, 0) < 0:
+                    continue
                 number = self._detached_inside(cut_at, 1 << index)
                 if output in self.on_path or output in paths.get(index, ()):
                     if index in self.proven and output not in self.on_path:
@@ -219,7 +231,11 @@ class Flow:
                     blamed |= 1 << index
                     self._add(found, cut, trace.parameters[index])
         for index, number in self.proven.items():
-            if not blamed >> index & 1:
+            if not blamed >> index & 1 and number < 0:
+                site = trace.unseen[0][1]
+                cut = Cut(ROUNDTRIP, "unseen", trace.location(site), site, len(trace.ops), [])
+                self._add(found, cut, trace.parameters[index])
+            elif not blamed >> index & 1:
                 self._add(found, self._place(number, -1, leaving=number), trace.parameters[index])
         self._unexplained({i for i in self.starved if not blamed >> i & 1} - set(self.proven), found)
         for cut in found.values():
@@ -285,11 +301,14 @@ class Flow:
         op = trace.ops[number]
         if op.region not in (GRAD_ON, IN_FUNCTION):
             return self._region_cut(number, trace.events[op.region])
-        if leaving is not None and (op.kind == KIND_EXTRACT or op.name in _DETACHES):
+        if leaving is not None and (op.kind == KIND_EXTRACT or op.name in _DETACHES or output < 0):
             # ``x.detach().numpy()``: what matters is that the value left torch
             op = trace.ops[leaving]
             cut = self._op_cut(ROUNDTRIP, leaving, op)
-            cut.returned = self._return(leaving)
+            if op.kind == KIND_EXTRACT:
+                cut.returned = self._return(leaving)
+            else:
+                cut.name = "unseen"
             return cut
         if op.kind == KIND_OPAQUE:
             kind = FUNCTION
@@ -489,17 +508,20 @@ class Flow:
 
     def dropped_at(self, parameter: Parameter) -> Op | None:
         """The last op whose result depends on a parameter and is not used by any other op; None if it never ran."""
-        bit = 1 << parameter.index
+        number = self._lost_at(1 << parameter.index)
+        return self.trace.ops[number] if number >= 0 else None
+
+    def _lost_at(self, bit: int) -> int:
         consumed = set(self.trace.roots)
-        op: Op
-        for op in reversed(self.trace.ops[self.trace.forward_start :]):
+        for number in range(len(self.trace.ops) - 1, self.trace.forward_start - 1, -1):
+            op = self.trace.ops[number]
             if not any(self.masks.data.get(o, 0) & bit for o in op.outputs):
                 continue  # reads a shape, or takes a number out for a log or a branch: that is no use of the result
             if op.site != NO_SITE and not consumed.intersection(op.outputs):
-                return op
+                return number
             if op.name not in VALUE_FREE:
                 consumed.update(op.inputs)
-        return None
+        return -1
 
 
 def region_location(trace: Trace, event: Event) -> Location | None:

@@ -91,6 +91,7 @@ _WRITTEN = {
     "__float__": "float() takes the value out of autograd",
     "__int__": "int() takes the value out of autograd",
     "Variable": "Variable(t) gives the value without its history",
+    "unseen": "the value goes on from here by a way that could not be recorded, and comes back without its history",
     "alias": "the value comes back without its history",
 }
 

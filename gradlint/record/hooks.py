@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -68,6 +69,7 @@ def installed(recorder: Recorder, log: Log) -> Iterator[None]:
         _patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
         _patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
         _patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
+        _patch(stack, threading.Thread, "start", _thread_start(recorder))
         _patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
         _patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
         _patch_variable(stack, recorder)
@@ -114,7 +116,7 @@ def _call_frame(frame: FrameType | None) -> FrameType | None:
 
 def _before_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any], None]:
     def hook(module: nn.Module, args: Any) -> None:
-        if recorder.paused:
+        if not recorder.active:
             return
         caller = sys._getframe(1)
         frame = _call_frame(caller)
@@ -131,7 +133,7 @@ def _before_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any], 
 
 def _after_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any, Any], None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        if recorder.paused:
+        if not recorder.active:
             return
         frame = id(_call_frame(sys._getframe(1)))
         while recorder.stack and recorder.stack[-1][1] != frame:
@@ -234,6 +236,20 @@ def _deepcopy(recorder: Recorder) -> Callable[[Any], Any]:
             return result
 
         return __deepcopy__
+
+    return wrap
+
+
+def _thread_start(recorder: Recorder) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def start(self: threading.Thread) -> None:
+            # a daemon keeps watch (a progress bar's); what takes part in the forward is waited for
+            if recorder.active and recorder.running and not self.daemon:
+                site = recorder.walk(sys._getframe(1)).site
+                recorder.note_unseen("another thread: its operations are not seen", site)
+            original(self)
+
+        return start
 
     return wrap
 

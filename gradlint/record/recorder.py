@@ -145,6 +145,8 @@ class Recorder(TorchFunctionMode):
         self._all_storages: dict[int, int] | None = {}
         self.keep: list[Any] = []
         """Objects kept alive until the recording ends, so that their identity stays theirs."""
+        self.running = False
+        """Whether the forward or the loss is being recorded, rather than the build."""
         self.building: list[int] = []
         """Identities of the optimizers whose constructor is running."""
         self.inference: list[int] = []

@@ -223,6 +223,7 @@ class _Session:
         loose = self._loose_tensors(roots, tensors)
         start = len(recorder.ops)
         recorder.event("phase", {"name": "forward"}, site=NO_SITE)
+        recorder.running = True
         calls_before = len(self.log.calls)
         outputs: dict[str, Any] = {}
         with recorder, executed(self.codes, hot=True):

@@ -295,7 +295,7 @@ class SeveralOutputs(Function):
 
 class UsesSeveral(Two):
     def forward(self, x):
-        p, q, _ = SeveralOutputs.apply(self.a(x))
+        _, q, _ = SeveralOutputs.apply(self.a(x))
         return self.head(self.b(q))
 
 

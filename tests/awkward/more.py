@@ -575,3 +575,54 @@ def case_frozen_part_under_no_grad():
     model = Frozen()
     trainable = [p for p in model.parameters() if p.requires_grad]
     return {"model": model, "inputs": (torch.randn(4, 6),), "optimizer": torch.optim.SGD(trainable, lr=0.1)}
+
+
+class CutInThread(Base):
+    def forward(self, x):
+        h, found = self.a(x), []  # error: [value-roundtrip-upstream] a.*
+        thread = threading.Thread(target=lambda: found.append(h.detach() * 2))
+        thread.start()
+        thread.join()
+        return self.head(found[0] + self.b(x))
+
+
+def case_cut_in_a_thread():
+    return setup(CutInThread())
+
+
+class WorkInThread(Base):
+    def forward(self, x):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(self.a(x).argmax(-1)))
+        thread.start()  # error: [value-roundtrip-upstream] a.*
+        thread.join()
+        return self.head(self.b(x) * found[0][:, None])
+
+
+def case_work_in_a_thread():
+    return setup(WorkInThread())
+
+
+class CopyOfResult(Base):
+    def forward(self, x):
+        h = self.a(x)  # error: [value-roundtrip-upstream] a.*
+        return self.head(copy.copy(h) + self.b(x))
+
+
+def case_copy_of_a_result():
+    return setup(CopyOfResult())
+
+
+@torch.jit.script
+def scripted_stop(x):
+    return x.detach() * 2
+
+
+class CutInScript(Base):
+    def forward(self, x):
+        h = self.a(x)  # error: [value-roundtrip-upstream] a.*
+        return self.head(scripted_stop(h) + self.b(x))
+
+
+def case_cut_in_a_scripted_function():
+    return setup(CutInScript())

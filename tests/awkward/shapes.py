@@ -3,6 +3,7 @@
 import collections
 import copy
 import dataclasses
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ class Base(nn.Module):
     def __init__(self, *widths, last=3):
         super().__init__()
         widths = widths or (6, 8)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.head = nn.Linear(widths[-1], last)
 
 
