@@ -115,7 +115,10 @@ class FrozenParameterInOptimizer(Rule):
             f"{who} holds frozen parameters: {names}, {order}. They stay as they are while their .grad is None.",
             at=site,
             parameters=parameters,
-            related=[*list(places.values())[:3], *context.callers(next(iter(freezes.values())).site, "frozen from here", 1)],
+            related=[
+                *list(places.values())[:3],
+                *context.callers(next(iter(freezes.values())).site, "frozen from here", 1),
+            ],
             fix=Fix(
                 "Freeze first, then give the optimizer only what trains: filter(lambda p: p.requires_grad, ...).",
                 safe=bool(edits),

@@ -1,0 +1,31 @@
+"""What the README says of the rules and of the command line is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gradlint import registry
+from gradlint.cli.app import check
+from gradlint.report.catalogue import summary
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_rules_listed_are_as_listed() -> None:
+    rows = re.findall(r"^\| (GL\d+) \| `([a-z-]+)` \| (\w+) \| (.+) \|$", README, re.M)
+    known = {e.code: (e.name, str(e.severity), summary(e)) for e in registry.load(packs=False).entries}
+    assert rows and {code: tuple(rest) for code, *rest in rows}.items() <= known.items()
+
+
+def test_options_listed_exist_and_are_all_listed() -> None:
+    [table] = re.findall(r"\| option of `check` \| meaning \|\n((?:\|.*\n)+)", README)
+    real = {o for p in check.params for o in p.opts if o.startswith("--")}
+    assert set(re.findall(r"--[a-z-]+[a-z]", re.sub(r"(?m)^\|([^|]*)\|.*$", r"\1", table.replace(r"\|", "/")))) == real
+
+
+def test_exit_codes_are_as_listed() -> None:
+    from gradlint.cli import exits
+
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.M)}
+    assert listed == {exits.CLEAN, exits.FOUND, exits.FAILED, exits.INTERRUPTED}
