@@ -21,16 +21,20 @@ if TYPE_CHECKING:
         CHECKPOINT,
         DETACH,
         FUNCTION,
+        GRADIENT,
         NO_GRAD,
         NONDIFFERENTIABLE,
         ROUNDTRIP,
         Cut,
         Flow,
+        Relabel,
         region_location,
     )
+    from gradlint.rearrange import origin
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
     from gradlint.sites import Frame, is_project
+    from gradlint.terms import ConstantTerm, DroppedTerm
     from gradlint.trace import Event, Group, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
 
 _HOMES = {
@@ -39,10 +43,12 @@ _HOMES = {
     "cuts": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
-    "flow": "CHECKPOINT DETACH FUNCTION NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow region_location",
+    "flow": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow Relabel region_location",
+    "rearrange": "origin",
     "rule": "Context Rule",
     "setup": "Setup",
     "sites": "Frame is_project",
+    "terms": "ConstantTerm DroppedTerm",
     "trace": "Event Group Module ModuleCall Op Optimizer Parameter Trace Value",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -65,11 +71,14 @@ __all__ = [
     "CHECKPOINT",
     "DETACH",
     "FUNCTION",
+    "GRADIENT",
     "NONDIFFERENTIABLE",
     "NO_GRAD",
     "ROUNDTRIP",
+    "ConstantTerm",
     "Context",
     "Cut",
+    "DroppedTerm",
     "Edit",
     "Event",
     "Finding",
@@ -85,6 +94,7 @@ __all__ = [
     "Optimizer",
     "Parameter",
     "Related",
+    "Relabel",
     "Report",
     "Rule",
     "Setup",
@@ -99,6 +109,7 @@ __all__ = [
     "in_bytes",
     "in_flops",
     "is_project",
+    "origin",
     "region_location",
     "trace",
     "weight_gradient_flops",

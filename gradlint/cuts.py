@@ -18,13 +18,14 @@ def cut_findings(
 ) -> Iterator[Finding]:
     """A finding for each cut that a rule is about.
 
-    Silent where the loss has no gradient at all: that is GL406's. Info where neither the place nor any of the
+    Silent where the loss has no gradient at all (that is GL406's), and where requires_grad was set afterwards to hide
+    it (GL410's). Info where neither the place nor any of the
     parameters is the user's own.
     """
     if context.flow.loss_lacks_gradient:
         return
     for cut in context.flow.cuts:
-        if not wanted(cut) or not cut.starved:
+        if not wanted(cut) or not cut.starved or cut.relabelled is not None:
             continue
         foreign = not cut.project and not any(p.project for p in cut.starved)
         innermost = context.trace.sites.innermost(cut.site)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gradlint.trace import KIND_WRITE, Op, Value
+from gradlint.trace import IN_FUNCTION, KIND_WRITE, Op, Value
 
 VALUE_FREE = frozenset(
     "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full "
@@ -26,6 +26,12 @@ ZERO_GRADIENT = frozenset(
     "heaviside".split()
 )
 """Functions that keep a grad_fn and whose gradient is zero everywhere."""
+
+NEW_LEAF = frozenset("Variable tensor new_tensor requires_grad_".split())
+"""Makers of a leaf, whatever they are given: if it requires grad, that gradient is its own and goes no further."""
+
+_SEVERS = frozenset("detach detach_ data numpy".split()) | NEW_LEAF
+"""What ends the gradient inside a checkpoint too, whose ops all run with grad mode off."""
 
 
 @dataclass
@@ -64,7 +70,10 @@ def propagate(ops: Sequence[Op], values: Sequence[Value], owners: Mapping[int, i
         if name in VALUE_FREE:
             continue
         kept = returns
-        if name in ZERO_GRADIENT or _rounds(op):
+        if name in ZERO_GRADIENT or name in NEW_LEAF or _rounds(op):
+            kept = 0
+        hidden = op.region == IN_FUNCTION  # grad mode is off in there by design and tells nothing
+        if hidden and name in _SEVERS:
             kept = 0
         if kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
             depends = kept = returns = 0
@@ -78,7 +87,7 @@ def propagate(ops: Sequence[Op], values: Sequence[Value], owners: Mapping[int, i
             own = owners.get(output)
             mine = 0 if own is None else 1 << own
             data[output] = depends | mine
-            carries = kept if values[output].requires_grad else 0
+            carries = kept if hidden or values[output].requires_grad else 0
             if mine and values[output].requires_grad:
                 carries = mine  # a leaf stays a leaf, whatever was written to it
             live[output] = carries

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class Verdict:
     """``walk`` of grad_fn, or ``backward`` where custom Functions made the walk ambiguous."""
     failure: str = ""
     """What a backward raised, if one was needed and raised."""
+    dropped: tuple[tuple[int, frozenset[int]], ...] = ()
+    """(identity of a custom Function's node, leaves behind an input that its backward gave None for)."""
 
 
 def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
@@ -41,12 +44,57 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     if not customs or not unsure:
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk")
     hidden = any(id(p) not in live for p in unsure)
+    drops: list[tuple[int, frozenset[int]]] = []
     try:
-        proven = _backward(roots, unsure) if hidden else _grad(roots, unsure)
+        with _watching(roots, drops):
+            proven = _backward(roots, unsure) if hidden else _grad(roots, unsure)
     except Exception as error:  # the user's backward may raise anything
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk", f"{type(error).__name__}: {error}")
     reached = {i for i in ids if i in sure} | proven
-    return Verdict(frozenset(reached), frozenset(zero - reached), "backward")
+    return Verdict(frozenset(reached), frozenset(zero - reached), "backward", dropped=tuple(drops))
+
+
+@contextlib.contextmanager
+def _watching(roots: Sequence[Tensor], drops: list[tuple[int, frozenset[int]]]) -> Iterator[None]:
+    """Note which custom Functions give None, in the backward that runs meanwhile, for an input that needs grad."""
+
+    def watch(node: Any) -> Any:
+        def hook(inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:
+            if all(g is None for g in outputs):
+                return
+            behind = [
+                id(leaf)
+                for gradient, (following, _) in zip(inputs, node.next_functions, strict=False)
+                if gradient is None and following is not None
+                for leaf in _leaves_behind([following])
+            ]
+            if behind:
+                drops.append((id(node), frozenset(behind)))
+
+        return node.register_hook(hook)
+
+    nodes = [n for n in _nodes([r.grad_fn for r in roots]) if isinstance(n, torch.autograd.function.BackwardCFunction)]
+    handles = [watch(node) for node in nodes]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _nodes(starts: Iterable[Any]) -> list[Any]:
+    pending = [n for n in starts if n is not None]
+    seen = dict.fromkeys(pending)
+    while pending:
+        for following, _ in pending.pop().next_functions:
+            if following is not None and following not in seen:
+                seen[following] = None
+                pending.append(following)
+    return list(seen)
+
+
+def _leaves_behind(starts: Iterable[Any]) -> list[Tensor]:
+    return [v for n in _nodes(starts) if isinstance(v := getattr(n, "variable", None), Tensor)]
 
 
 def _walk(roots: Iterable[Tensor], *, zero: bool, custom: bool) -> tuple[set[int], bool]:
@@ -100,7 +148,7 @@ def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]
     """A real backward: the only way to see parameters that a custom Function holds inside (reentrant checkpoint)."""
     live, seeds = _seeds(roots)
     leaves = {id(p): p for p in parameters}
-    for node_leaf in _leaf_tensors(live):
+    for node_leaf in _leaves_behind([r.grad_fn for r in live]):
         leaves.setdefault(id(node_leaf), node_leaf)
     before = {key: (p, p.grad) for key, p in leaves.items()}
     hooks = {key: getattr(p, "_post_accumulate_grad_hooks", None) for key, p in leaves.items()}
@@ -116,19 +164,3 @@ def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]
             p.grad = grad
             if hooks[key]:
                 p._post_accumulate_grad_hooks = hooks[key]  # type: ignore[attr-defined]
-
-
-def _leaf_tensors(roots: Iterable[Tensor]) -> list[Tensor]:
-    found: list[Tensor] = []
-    pending = [r.grad_fn for r in roots if r.grad_fn is not None]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor):
-            found.append(variable)
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                pending.append(following)
-    return found

@@ -244,9 +244,18 @@ class _Session:
             reached=frozenset(by_key[k] for k in verdict.reached if k in by_key),
             reached_zero=frozenset(by_key[k] for k in verdict.zero if k in by_key),
             proven_by=verdict.proven,
+            dropped=self._dropped(verdict, by_key),
             notes=self.notes,
             rerun=self._rerun(setup, roots, called) if called else None,
         )
+
+    def _dropped(self, verdict: autograd.Verdict, by_key: Mapping[int, int]) -> dict[int, frozenset[int]]:
+        dropped: dict[int, frozenset[int]] = {}
+        for node, leaves in verdict.dropped:
+            op = self.recorder.nodes.get(node)
+            if op is not None:
+                dropped[op] = dropped.get(op, frozenset()) | {by_key[key] for key in leaves if key in by_key}
+        return dropped
 
     def _roots(self, setup: Setup, output: Any, ran: bool) -> _Roots:
         """Where the gradient is followed from."""
