@@ -52,7 +52,7 @@ class Cut:
     """A place where gradient stops and data goes on."""
 
     kind: str
-    """DETACH, NO_GRAD, ROUNDTRIP, NONDIFFERENTIABLE, GRADIENT (a result of autograd.grad), FUNCTION or CHECKPOINT."""
+    """DETACH, NO_GRAD, ROUNDTRIP, NONDIFFERENTIABLE, GRADIENT (of autograd.grad), FUNCTION or CHECKPOINT."""
     name: str
     """The op (``argmax``, ``data``, ``round``) or the switch (``no_grad``, ``inference_mode``)."""
     location: Location | None
@@ -271,7 +271,8 @@ class Flow:
 
     def _op_cut(self, kind: str, number: int, op: Op) -> Cut:
         frame = self.trace.frame(op.site)
-        cut = Cut(kind, op.name, frame.location if frame else None, op.site, number, [], project=frame is not None and frame.project)
+        where = frame.location if frame else None
+        cut = Cut(kind, op.name, where, op.site, number, [], project=frame is not None and frame.project)
         code = getattr(getattr(op.func, "backward", None), "__code__", None)
         if kind == FUNCTION and code is not None:
             cut.defined = definition_location(code)

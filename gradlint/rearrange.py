@@ -14,9 +14,11 @@ _SAME = frozenset(
     "contiguous clone to float double half bfloat16 type type_as cuda cpu alias identity pin_memory "
     "expand_as view_as_real positive __pos__".split()
 )
-_RESHAPES = frozenset("view reshape flatten unflatten squeeze squeeze_ unsqueeze unsqueeze_ view_as reshape_as ravel".split())
+_RESHAPES = frozenset(
+    "view reshape flatten unflatten squeeze squeeze_ unsqueeze unsqueeze_ view_as reshape_as ravel".split()
+)
 _SWAPS = frozenset("transpose transpose_ swapaxes swapdims".split())
-_DROPOUTS = frozenset("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout".split())
+_DROPOUTS = frozenset("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split())
 
 
 def origin(trace: Trace, value: int, axis: int | None = None) -> tuple[int, int | None]:
@@ -89,7 +91,9 @@ def _off(op: Op) -> bool:
     return op.argument(2, "training", True) is False or op.argument(1, "p", 0.5) == 0
 
 
-def _dim(op: Op, position: int, names: tuple[str, ...], shape: tuple[int, ...], default: int | None = None) -> int | None:
+def _dim(
+    op: Op, position: int, names: tuple[str, ...], shape: tuple[int, ...], default: int | None = None
+) -> int | None:
     given = next((d for n in names if (d := op.argument(position, n)) is not None), default)
     return given % len(shape) if type(given) is int and shape else None
 

@@ -176,7 +176,9 @@ def _used_live(flow: Flow, value: int) -> bool:
         return False
     for number in flow.consumers.get(value, ()):
         op = flow.trace.ops[number]
-        if any(o in flow.on_path and flow.trace.values[o].requires_grad for o in op.outputs):
+        if op.name not in NEW_LEAF and any(
+            o in flow.on_path and flow.trace.values[o].requires_grad for o in op.outputs
+        ):
             return True
     return False
 
@@ -224,7 +226,7 @@ def dropped_terms(flow: Flow) -> list[DroppedTerm]:
 
 
 def _return_without(flow: Flow, site: int) -> Location | None:
-    """The only ``return`` of the function a scalar is computed in, where the scalar has a name that it does not give."""
+    """The only ``return`` of the function that computes a scalar, where the scalar has a name that it does not give."""
     frame = flow.trace.frame(site)
     if frame is None:
         return None

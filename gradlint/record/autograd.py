@@ -43,33 +43,33 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     unsure = [p for p in parameters if p.requires_grad and id(p) not in sure and id(p) not in zero]
     if not customs or not unsure:
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk")
+    asked = {id(p) for p in unsure}  # a Function may rightly give None for what is not asked for
     hidden = any(id(p) not in live for p in unsure)
-    drops: list[tuple[int, frozenset[int]]] = []
+    drops: list[tuple[tuple[Any, int], frozenset[int]]] = []
     try:
         with _watching(roots, drops):
             proven = _backward(roots, unsure) if hidden else _grad(roots, unsure)
     except Exception as error:  # the user's backward may raise anything
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk", f"{type(error).__name__}: {error}")
-    reached = {i for i in ids if i in sure} | proven
-    return Verdict(frozenset(reached), frozenset(zero - reached), "backward", dropped=tuple(drops))
+    # what a custom Function further up makes of a missing gradient is zeros: nothing that trains
+    behind = everything - _walk(roots, zero=True, custom=True, without=frozenset(e for e, _ in drops))[0]
+    reached = {i for i in ids if i in sure} | (proven - behind)
+    dropped = tuple((id(node), leaves & asked) for (node, _), leaves in drops)
+    return Verdict(frozenset(reached), frozenset(zero - reached), "backward", dropped=dropped)
 
 
 @contextlib.contextmanager
-def _watching(roots: Sequence[Tensor], drops: list[tuple[int, frozenset[int]]]) -> Iterator[None]:
-    """Note which custom Functions give None, in the backward that runs meanwhile, for an input that needs grad."""
+def _watching(roots: Sequence[Tensor], drops: list[tuple[tuple[Any, int], frozenset[int]]]) -> Iterator[None]:
+    """Note which custom Functions give None, in the backward that runs meanwhile, for which input that needs grad, and
+    the leaves behind it."""
 
     def watch(node: Any) -> Any:
         def hook(inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:
             if all(g is None for g in outputs):
                 return
-            behind = [
-                id(leaf)
-                for gradient, (following, _) in zip(inputs, node.next_functions, strict=False)
-                if gradient is None and following is not None
-                for leaf in _leaves_behind([following])
-            ]
-            if behind:
-                drops.append((id(node), frozenset(behind)))
+            for number, (gradient, (following, _)) in enumerate(zip(inputs, node.next_functions, strict=False)):
+                if gradient is None and following is not None:
+                    drops.append(((node, number), frozenset(id(leaf) for leaf in _leaves_behind([following]))))
 
         return node.register_hook(hook)
 
@@ -97,9 +97,11 @@ def _leaves_behind(starts: Iterable[Any]) -> list[Tensor]:
     return [v for n in _nodes(starts) if isinstance(v := getattr(n, "variable", None), Tensor)]
 
 
-def _walk(roots: Iterable[Tensor], *, zero: bool, custom: bool) -> tuple[set[int], bool]:
-    """Identities of the leaves that grad_fn leads to, through zero-gradient and custom nodes or not; and whether a
-    custom Function was met."""
+def _walk(
+    roots: Iterable[Tensor], *, zero: bool, custom: bool, without: frozenset[tuple[Any, int]] = frozenset()
+) -> tuple[set[int], bool]:
+    """Identities of the leaves that grad_fn leads to, through zero-gradient and custom nodes or not and not along some
+    edges (node, input); and whether a custom Function was met."""
     found: set[int] = set()
     pending: list[Any] = []
     met = False
@@ -119,10 +121,10 @@ def _walk(roots: Iterable[Tensor], *, zero: bool, custom: bool) -> tuple[set[int
             met = True
             if not custom:
                 continue
-        if not zero and (node.name() in _ZERO_NODES or _rounds(node)):
+        elif not zero and (node.name() in _ZERO_NODES or _rounds(node)):
             continue
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
+        for number, (following, _) in enumerate(node.next_functions):
+            if following is not None and following not in seen and (node, number) not in without:
                 seen.add(following)
                 pending.append(following)
     return found, met
