@@ -82,7 +82,8 @@ class BiasBeforeNorm(Rule):
         for where, parameters in found.items():
             yield context.finding(
                 self,
-                f"the norm behind it subtracts the mean, and so the bias: gradient is zero for {context.names(parameters)}.",
+                "the norm behind it subtracts the mean, and so the bias: gradient is zero for "
+                f"{context.names(parameters)}.",
                 at=where or norms[parameters[0].index],
                 parameters=parameters,
                 related=[context.related("normalised here", norms[p.index]) for p in parameters[:1]],

@@ -79,7 +79,7 @@ class DroppedLossTerm(Rule):
             return
         for term in context.flow.dropped_terms:
             names = context.names(term.parameters)
-            message = f"a scalar computed from {names} reaches neither the loss nor the output: nothing else trains them."
+            message = f"a scalar reaches neither the loss nor the output, and alone depends on {names}."
             if term.returned is not None:
                 message = f"this leaves behind the sum that alone depends on {names}."
             yield context.finding(

@@ -85,7 +85,10 @@ class NllWithoutLogSoftmax(Rule):
                 f"{context.names(trained)}.",
                 at=trace.location(op.site) or trace.location(producer.site),
                 parameters=trained,
-                related=[context.related(f"computed here, by {producer.name}", producer.site), *context.callers(op.site)],
+                related=[
+                    context.related(f"computed here, by {producer.name}", producer.site),
+                    *context.callers(op.site),
+                ],
                 fix=Fix("Use cross_entropy on the logits, or put log_softmax before nll_loss."),
             )
 

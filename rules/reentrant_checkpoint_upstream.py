@@ -79,7 +79,8 @@ class ReentrantCheckpointUpstream(Rule):
             context,
             lambda cut: cut.kind == CHECKPOINT,
             lambda cut: (
-                "no input of this reentrant checkpoint requires grad, so its result does not either: no gradient returns to"
+                "no input of this reentrant checkpoint requires grad, so its result does not either: "
+                "no gradient returns to"
             ),
             Fix(
                 "Pass use_reentrant=False, or let an input require grad (enable_input_require_grads() in transformers "

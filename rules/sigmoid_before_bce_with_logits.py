@@ -75,15 +75,18 @@ class SigmoidBeforeBceWithLogits(Rule):
             if not trained:
                 continue
             module = trace.module_of(sigmoid)
-            made = trace.location(module.registered_at) if module else None
+            layer = module if module is not None and module.type.__module__.startswith("torch.nn") else None
+            name = layer.type.__name__ if layer else ""
+            made = trace.location(layer.registered_at) if layer else None
             yield context.finding(
                 self,
-                f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed for {context.names(trained)}.",
+                f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed for "
+                f"{context.names(trained)}.",
                 at=trace.location(sigmoid.site) or made or trace.location(loss.site),
                 parameters=trained,
                 related=[
                     context.related("the loss is given it here", loss.site),
-                    context.related(f"the {module.type.__name__} was put into the model here", made) if module else None,
+                    context.related(f"the {name} was put into the model here", made),
                     *context.callers(sigmoid.site),
                 ],
                 fix=Fix("Give the loss the logits and leave the sigmoid out; apply it where probabilities are needed."),

@@ -93,13 +93,15 @@ class SoftmaxBeforeCrossEntropy(Rule):
                 continue
             harmless = softmax.name == "log_softmax"
             what = (
-                "log_softmax before cross_entropy is done twice, which changes nothing; upstream are"
+                "cross_entropy applies log_softmax itself; doing it twice changes nothing, upstream are"
                 if harmless
-                else "cross_entropy applies log_softmax itself: on softmax's probabilities its gradient is squashed for"
+                else "cross_entropy applies log_softmax itself: on probabilities its gradient is squashed for"
             )
             where = trace.location(softmax.site)
             module = trace.module_of(softmax)
-            made = trace.location(module.registered_at) if module else None
+            layer = module if module is not None and module.type.__module__.startswith("torch.nn") else None
+            name = layer.type.__name__ if layer else ""
+            made = trace.location(layer.registered_at) if layer else None
             yield context.finding(
                 self,
                 f"{what} {context.names(trained)}.",
@@ -107,7 +109,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
                 parameters=trained,
                 related=[
                     context.related("cross_entropy is given it here", loss.site),
-                    context.related(f"the {module.type.__name__} was put into the model here", made) if module else None,
+                    context.related(f"the {name} was put into the model here", made),
                     *context.callers(softmax.site),
                 ],
                 fix=Fix(
