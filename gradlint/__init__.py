@@ -21,13 +21,16 @@ if TYPE_CHECKING:
         CHECKPOINT,
         DETACH,
         FUNCTION,
+        GRADIENT,
         NO_GRAD,
         NONDIFFERENTIABLE,
         ROUNDTRIP,
         Cut,
         Flow,
+        Relabel,
         region_location,
     )
+    from gradlint.rearrange import origin
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
     from gradlint.sites import Frame, is_project
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
         idle_statements,
     )
     from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
+    from gradlint.terms import ConstantTerm, DroppedTerm
 
 _HOMES = {
     "api": "check trace",
@@ -51,10 +55,12 @@ _HOMES = {
     "cuts": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
-    "flow": "CHECKPOINT DETACH FUNCTION NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow region_location",
+    "flow": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow Relabel region_location",
+    "rearrange": "origin",
     "rule": "Context Rule",
     "setup": "Setup",
     "sites": "Frame is_project",
+    "terms": "ConstantTerm DroppedTerm",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
     "idle_statements",
     "traces": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
@@ -79,11 +85,14 @@ __all__ = [
     "CHECKPOINT",
     "DETACH",
     "FUNCTION",
+    "GRADIENT",
     "NONDIFFERENTIABLE",
     "NO_GRAD",
     "ROUNDTRIP",
+    "ConstantTerm",
     "Context",
     "Cut",
+    "DroppedTerm",
     "Edit",
     "Event",
     "Finding",
@@ -101,6 +110,7 @@ __all__ = [
     "Op",
     "Optimizer",
     "Parameter",
+    "Relabel",
     "Related",
     "Report",
     "Rule",
@@ -125,6 +135,7 @@ __all__ = [
     "in_bytes",
     "in_flops",
     "is_project",
+    "origin",
     "region_location",
     "trace",
     "weight_gradient_flops",

@@ -26,7 +26,9 @@ def cut_findings(
     if context.flow.loss_lacks_gradient:
         return
     for cut in context.flow.cuts:
-        if not wanted(cut) or not cut.starved or context.trace.ops[cut.op].region in context.trace.left_off:
+        if not wanted(cut) or not cut.starved or cut.relabelled is not None:
+            continue  # GL410 speaks of what was relabelled
+        if context.trace.ops[cut.op].region in context.trace.left_off:
             continue  # GL106 speaks of a grad mode that was left off
         foreign = not cut.project and not any(p.project for p in cut.starved)
         foreign = foreign or _internal(context, cut)

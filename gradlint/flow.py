@@ -9,11 +9,13 @@ import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gradlint.findings import Location
-from gradlint.provenance import VALUE_FREE, Masks, ancestors, indices, propagate
-from gradlint.sites import NO_SITE, decorator_location, is_project
+from gradlint.provenance import NEW_LEAF, VALUE_FREE, Masks, ancestors, indices, propagate
+from gradlint.rearrange import origin
+from gradlint.sites import NO_SITE, decorator_location, definition_location, is_project
 from gradlint.traces import (
     GRAD_ON,
     IN_FUNCTION,
@@ -30,11 +32,13 @@ from gradlint.traces import (
 
 if TYPE_CHECKING:
     from gradlint.nudge import Verdict
+    from gradlint.terms import ConstantTerm, DroppedTerm
 
 DETACH = "detach"
 NO_GRAD = "no_grad"
 ROUNDTRIP = "roundtrip"
 NONDIFFERENTIABLE = "nondifferentiable"
+GRADIENT = "gradient"
 FUNCTION = "function"
 CHECKPOINT = "checkpoint"
 
@@ -51,7 +55,7 @@ class Cut:
     """A place where gradient stops and data goes on."""
 
     kind: str
-    """DETACH, NO_GRAD, ROUNDTRIP, NONDIFFERENTIABLE, FUNCTION or CHECKPOINT."""
+    """DETACH, NO_GRAD, ROUNDTRIP, NONDIFFERENTIABLE, GRADIENT (of autograd.grad), FUNCTION or CHECKPOINT."""
     name: str
     """The op (``argmax``, ``data``, ``round``) or the switch (``no_grad``, ``inference_mode``)."""
     location: Location | None
@@ -72,6 +76,22 @@ class Cut:
     """Where the value came back into torch, for a ROUNDTRIP."""
     project: bool = True
     """Whether the place is the user's own code."""
+    defined: Location | None = None
+    """Where the backward of a custom Function is defined, for a FUNCTION."""
+    relabelled: int | None = None
+    """Number of the op that set requires_grad on what comes after, on every way from here to the loss."""
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """A computed tensor that was made to require grad after its gradient was lost (GL410)."""
+
+    name: str
+    site: int
+    parameters: list[Parameter]
+    """Those that data flows from to it and gradient does not return to."""
+    cuts: list[Cut]
+    """Where the gradient really ended; empty where the relabelling itself ended it."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +230,10 @@ class Flow:
         for index in self.starved:
             wanted |= 1 << index
         found: dict[tuple[str, Location | None, int], Cut] = {}
+        relabels = self._relabel_ops()
+        direct = self.on_path
+        if relabels:
+            direct = ancestors([op for n, op in enumerate(trace.ops) if n not in relabels], trace.roots)
         paths: dict[int, set[int]] = {}
         for index, number in self.proven.items():
             if number >= 0:
@@ -217,7 +241,7 @@ class Flow:
         blamed = 0
         for cut_at, output, lost in self.masks.cuts:
             mask = lost & wanted
-            if not mask:
+            if not mask or self._inside_function(number):
                 continue
             for index in indices(mask):
                 if self.proven.get(index, 0) < 0:
@@ -228,6 +252,8 @@ class Flow:
                         cut = self._place(number, output, leaving=self.proven[index])
                     else:
                         cut = self._place(number, output)
+                    if number in relabels or (output in self.on_path and output not in direct):
+                        cut.relabelled = number if number in relabels else self._relabelled_after(relabels, output)
                     blamed |= 1 << index
                     self._add(found, cut, trace.parameters[index])
         for index, number in self.proven.items():
@@ -292,6 +318,8 @@ class Flow:
         key = (cut.kind, cut.location, -1 if cut.location else cut.op)
         known = found.setdefault(key, cut)
         known.op = min(known.op, cut.op)
+        if cut.relabelled is None:
+            known.relabelled = None
         if parameter not in known.starved:
             known.starved.append(parameter)
 
@@ -320,6 +348,8 @@ class Flow:
             kind = DETACH
         elif op.name in _ROUNDTRIPS or op.kind == KIND_ALIAS:
             kind = ROUNDTRIP
+        elif op.name == "grad":
+            kind = GRADIENT
         else:
             kind = NONDIFFERENTIABLE
         cut = self._op_cut(kind, number, op)
@@ -328,7 +358,81 @@ class Flow:
 
     def _op_cut(self, kind: str, number: int, op: Op) -> Cut:
         frame = self.trace.frame(op.site)
-        return Cut(kind, op.name, frame.location if frame else None, op.site, number, [], project=frame is not None and frame.project)
+        where = frame.location if frame else None
+        cut = Cut(kind, op.name, where, op.site, number, [], project=frame is not None and frame.project)
+        code = getattr(getattr(op.func, "backward", None), "__code__", None)
+        if kind == FUNCTION and code is not None:
+            cut.defined = definition_location(code)
+        return cut
+
+    def _inside_function(self, number: int) -> bool:
+        """Whether an op belongs to the forward of a custom Function whose backward is the user's affair (all but a
+        checkpoint's, which runs the forward again)."""
+        if self.trace.ops[number].region != IN_FUNCTION:
+            return False
+        ops = self.trace.ops
+        held = next((n for n in range(number + 1, len(ops)) if ops[n].kind == KIND_OPAQUE), None)
+        return held is None or ops[held].name != "CheckpointFunction"
+
+    def _relabel_ops(self) -> set[int]:
+        """Ops that made a computed tensor a leaf that requires grad, on the way to the loss; not those whose own
+        gradient is then asked for (penalties, saliency, forces, cached gradients)."""
+        trace = self.trace
+        if any(e.op >= trace.forward_start for e in trace.events_of("backward")):
+            return set()
+        found = set()
+        for number in range(trace.forward_start, len(trace.ops)):
+            op = trace.ops[number]
+            if op.name not in NEW_LEAF or not op.outputs or not trace.values[op.outputs[0]].requires_grad:
+                continue
+            asked = any(trace.ops[n].name == "grad" for n in self.consumers.get(op.outputs[0], ()))
+            if not asked and op.outputs[0] in self.on_path and self.masks.data.get(op.outputs[0]):
+                found.add(number)
+        return found
+
+    def _relabelled_after(self, relabels: set[int], output: int) -> int:
+        ops = self.trace.ops
+        return next(n for n in sorted(relabels) if output in ancestors(ops[:n], ops[n].inputs))
+
+    @cached_property
+    def relabels(self) -> list[Relabel]:
+        """The relabelled tensors on the way to the loss that starve parameters or a term of the loss."""
+        found: dict[Location | None, Relabel] = {}
+        lost: list[tuple[int, list[Cut], list[Parameter]]] = [
+            (cut.relabelled, [cut], cut.starved) for cut in self.cuts if cut.relabelled is not None
+        ]
+        lost += [(t.relabelled, t.cuts, t.parameters) for t in self.constant_terms if t.relabelled is not None]
+        for number, cuts, parameters in sorted(lost, key=lambda entry: entry[0]):
+            op = self.trace.ops[number]
+            known = found.setdefault(self.trace.location(op.site), Relabel(op.name, op.site, [], []))
+            known.parameters.extend(p for p in parameters if p not in known.parameters)
+            known.cuts.extend(c for c in cuts if c.op != number)
+        return list(found.values())
+
+    @cached_property
+    def constant_terms(self) -> list[ConstantTerm]:
+        """The terms of the loss that depend on trainable parameters and carry no gradient, and that no starving cut
+        tells about."""
+        from gradlint.terms import constant_terms
+
+        return constant_terms(self)
+
+    @cached_property
+    def dropped_terms(self) -> list[DroppedTerm]:
+        """Scalars with a gradient that reach neither loss nor output, with the parameters nothing else uses."""
+        from gradlint.terms import dropped_terms
+
+        return dropped_terms(self)
+
+    def first_cuts(self, value: int, wanted: int) -> list[tuple[Cut, int]]:
+        """The cuts before a value that end the gradient of some parameters (a mask), and of which each does."""
+        ops = self.trace.ops
+        before = ancestors(ops[: self.trace.values[value].producer + 1], [value])
+        return [
+            (self._place(number, output), lost & wanted)
+            for number, output, lost in self.masks.cuts
+            if output in before and lost & wanted and not self._inside_function(number)
+        ]
 
     def _region_cut(self, number: int, event: Event) -> Cut:
         trace = self.trace
@@ -505,6 +609,39 @@ class Flow:
         values = {v for v, i in self.trace.owners.items() if i == parameter.index}
         ops = self.trace.ops
         return [n for n in range(self.trace.forward_start, len(ops)) if values.intersection(ops[n].inputs)]
+
+    @cached_property
+    def consumers(self) -> dict[int, list[int]]:
+        """Value → numbers of the ops of forward and loss that read it, in order."""
+        found: dict[int, list[int]] = {}
+        for number in range(self.trace.forward_start, len(self.trace.ops)):
+            for value in dict.fromkeys(self.trace.ops[number].inputs):
+                found.setdefault(value, []).append(number)
+        return found
+
+    def only_leads_to(self, value: int, number: int) -> bool:
+        """Whether all that is done with a value is to rearrange it and give it to one op."""
+        trace = self.trace
+        pending = [value]
+        while pending:
+            value = pending.pop()
+            if value in trace.roots:
+                return False
+            for reader in self.consumers.get(value, ()):
+                outputs = trace.ops[reader].outputs
+                if reader == number or not self.on_path.intersection(outputs):
+                    continue  # what does not reach the loss does not count
+                if origin(trace, outputs[0])[0] != origin(trace, value)[0]:
+                    return False
+                pending.extend(o for o in outputs if o != value)
+        return True
+
+    def trained_by(self, values: Iterable[int]) -> list[Parameter]:
+        """The trainable parameters that gradient is recorded to return to from any of some values."""
+        live = 0
+        for value in values:
+            live |= self.masks.live.get(value, 0)
+        return [p for p in self.by_index(indices(live)) if p.requires_grad and p.index in self.reached]
 
     def dropped_at(self, parameter: Parameter) -> Op | None:
         """The last op whose result depends on a parameter and is not used by any other op; None if it never ran."""

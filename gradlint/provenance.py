@@ -28,6 +28,8 @@ ZERO_GRADIENT = frozenset(
 )
 """Functions that keep a grad_fn and whose gradient is zero everywhere."""
 
+NEW_LEAF = frozenset("Variable tensor new_tensor requires_grad_".split())
+"""Makers of a leaf, whatever they are given: if it requires grad, that gradient is its own and goes no further."""
 
 PAIRWISE = frozenset("broadcast_tensors meshgrid align_tensors atleast_1d atleast_2d atleast_3d".split())
 """Functions that give as many tensors as they take, each made from its own one (so do all of ``_foreach_``)."""
@@ -97,7 +99,7 @@ def propagate(
             continue
         if kind == KIND_OPAQUE and dropped:
             kept = _kept(op, live, dropped)
-        if name in ZERO_GRADIENT or _rounds(op):
+        if name in ZERO_GRADIENT or name in NEW_LEAF or _rounds(op):
             kept = 0
         if kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
             depends = kept = returns = 0

@@ -154,6 +154,15 @@ def definition_location(code: CodeType) -> Location:
     return statement_location(path, code.co_firstlineno)
 
 
+def enclosing_function(code: CodeType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The syntax tree of the ``def`` that `code` belongs to."""
+    for node in ast.walk(syntax_tree(os.path.abspath(code.co_filename))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
+            if code.co_firstlineno in (min([d.lineno for d in node.decorator_list], default=node.lineno), node.lineno):
+                return node
+    return None
+
+
 def node_location(path: str, node: ast.expr | ast.stmt, before: int = 0) -> Location:
     """The span of a syntax-tree node, widened by `before` characters to the left."""
     end_line = node.end_lineno or node.lineno

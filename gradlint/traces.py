@@ -6,6 +6,7 @@ wrote to. What a value was (its producer, whether it required grad, shape, dtype
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,6 +60,22 @@ class Op(NamedTuple):
         name = getattr(func, "__name__", None) or type(func).__name__
         return str(func.__self__.__name__) if name in ("__get__", "__set__") else str(name)
 
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """What was given for one argument, by position or by name; TENSOR for a tensor."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default) if self.kwargs else default
+
+    def tensor(self, position: int, name: str) -> int | None:
+        """The value that was given for one argument; None where no tensor was."""
+        if self.argument(position, name) is not TENSOR:
+            return None
+        before: list[Any] = list(self.args[:position])
+        if position >= len(self.args) and self.kwargs:
+            before += [v for _, v in itertools.takewhile(lambda item: item[0] != name, self.kwargs.items())]
+        number = _count(before)
+        return self.inputs[number] if number < len(self.inputs) else None
+
 
 class _Tensor:
     __slots__ = ()
@@ -69,6 +86,15 @@ class _Tensor:
 
 TENSOR = _Tensor()
 """Stands for a tensor in `Op.args`; the values are `Op.inputs`, in order."""
+
+
+def _count(template: Any) -> int:
+    """How many tensors an argument holds."""
+    if template is TENSOR:
+        return 1
+    if isinstance(template, dict):
+        return sum(_count(part) for part in template.values())
+    return sum(_count(part) for part in template) if isinstance(template, (list, tuple)) else 0
 
 KIND_PLAIN = 0
 KIND_WRITE = 1

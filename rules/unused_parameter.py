@@ -78,7 +78,8 @@ class UnusedParameter(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         if context.flow.loss_lacks_gradient:
             return
-        unused = context.flow.by_index(context.flow.unused)
+        told = {p.index for term in context.flow.dropped_terms for p in term.parameters}  # GL412
+        unused = context.flow.by_index(context.flow.unused - told)
         groups: dict[tuple[Location | None, str, Severity], list[Parameter]] = {}
         places: dict[tuple[Location | None, str, Severity], Location | None] = {}
         for parameter in unused:

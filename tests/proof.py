@@ -16,7 +16,13 @@ from table import Annotation, Builder, expand
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-CUTS = {"detached-upstream", "no-grad-upstream", "value-roundtrip-upstream"}
+CUTS = {
+    "detached-upstream",
+    "no-grad-upstream",
+    "value-roundtrip-upstream",
+    "reentrant-checkpoint-upstream",
+}
+WRONG_LOSS = {"softmax-before-cross-entropy", "sigmoid-before-bce-with-logits", "nll-without-log-softmax"}
 ZERO = "nondifferentiable-upstream"
 SEED = 1234
 
@@ -225,7 +231,24 @@ def false_claim(builder: Builder, done: Run, annotation: Annotation, name: str, 
             ("gets gradient", grad is True or (grad is False and rule != ZERO)),
             ("does not reach the loss", nudge and not reaches_loss(builder, name)),
         ]
-    elif rule == "unused-parameter":
+    elif rule in WRONG_LOSS:
+        checks = [("gets no gradient", grad is None)]
+    elif rule == "bias-before-norm":
+        size = None if p.grad is None else float(p.grad.abs().max())
+        checks = [("gets no gradient", size is None), ("its gradient is not zero", size is not None and size > 1e-6)]
+    elif rule == "requires-grad-relabel":
+        checks = [("is frozen", not p.requires_grad)]
+    elif rule == "function-drops-gradient":  # what another Function makes of None is zeros
+        checks = [
+            ("gets gradient", grad is True),
+            ("does not reach the loss", nudge and not reaches_loss(builder, name)),
+        ]
+    elif rule in ("constant-loss-term", "missing-create-graph"):
+        checks = [
+            ("is frozen", not p.requires_grad),
+            ("does not reach the loss", nudge and not reaches_loss(builder, name)),
+        ]
+    elif rule in ("unused-parameter", "dropped-loss-term"):
         checks = [("gets gradient", grad is not None), ("reaches the loss", nudge and reaches_loss(builder, name))]
     for reason, false in checks:
         if false:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 _ZERO = ("Round", "Floor", "Ceil", "Sign", "Sgn", "Trunc", "Normal", "Bernoulli", "Poisson")
-_ZERO_NODES = frozenset(f"{name}Backward{n}" for name in _ZERO for n in range(6)) | {
-    f"{name}Backward" for name in _ZERO
-}
+_ZERO_NODES = frozenset(f"{name}Backward{n}" for name in _ZERO for n in range(6))
 """Nodes of autograd whose gradient is zero everywhere (torch's derivatives.yaml: ``self: zeros_like(grad)``)."""
 
 

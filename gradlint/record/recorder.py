@@ -119,6 +119,8 @@ class Recorder(TorchFunctionMode):
         self.tags: dict[int, int] = {}
         """Op → number of the custom Function run it is inside of."""
         self.applies: list[_Apply] = []
+        self.nodes: dict[int, int] = {}
+        """Identity of a custom Function's node of autograd → the op that stands for that run of it."""
         self.unseen: list[tuple[str, int]] = []
         self.before_call: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None = None
         """Told of every call before it runs, recorded or not."""
@@ -378,6 +380,7 @@ class Recorder(TorchFunctionMode):
                 call = self.applies[inner]
                 old = entry.value
                 value = self._renew(tensor, entry, len(self.ops))
+                self.nodes[id(tensor.grad_fn)] = len(self.ops)
                 if tag >= 0:
                     self.tags[len(self.ops)] = tag
                 self._synthetic(call.cls, KIND_OPAQUE, (*call.inputs, old), value, call.site, call.region)
@@ -419,10 +422,13 @@ class Recorder(TorchFunctionMode):
             if inner:
                 call = self.applies[inner.pop()]
                 value = self.add(tensor, len(self.ops))
+                self.nodes[id(tensor.grad_fn)] = len(self.ops)
                 self._synthetic(call.cls, KIND_OPAQUE, (*call.inputs, *sources), value, call.site, call.region)
                 return value
             if not sources:
                 value = self.add(tensor, len(self.ops))
+                if custom is not None:
+                    self.nodes[id(tensor.grad_fn)] = len(self.ops)
                 self._synthetic(custom or "unseen", KIND_OPAQUE, leaves, value, site, region)
                 if custom is None and plain is tensor:
                     self.note_unseen(f"an operation that no recorded call made ({tensor.grad_fn.name()})", site)

@@ -1,0 +1,247 @@
+"""The terms of a scalar loss: what it is the sum of, and what is wrong with some. Imports no torch."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradlint.findings import Location
+from gradlint.provenance import NEW_LEAF, indices
+from gradlint.rearrange import origin
+from gradlint.sites import NO_SITE, enclosing_function, node_location
+from gradlint.traces import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
+
+if TYPE_CHECKING:
+    from gradlint.flow import Cut, Flow
+
+_ADD = frozenset("add add_ __add__ __radd__ __iadd__".split())
+_SUBTRACT = frozenset("sub sub_ subtract subtract_ __sub__ __isub__".split())
+_REVERSED = frozenset("rsub __rsub__".split())
+_NEGATE = frozenset("neg neg_ negative __neg__".split())
+_MULTIPLY = frozenset("mul mul_ multiply multiply_ __mul__ __rmul__ __imul__".split())
+_DIVIDE = frozenset("div div_ divide divide_ true_divide __truediv__ __itruediv__".split())
+_KEEPS = frozenset(("mean", "sum", "view", "reshape", "squeeze"))
+DETACHES = frozenset(("detach", "detach_", "data", "Variable"))
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a scalar."""
+
+    value: int
+    factor: float | None
+    """What it is multiplied by; None where that is a tensor, whose number was not recorded."""
+
+
+def terms(trace: Trace, data: Mapping[int, int], value: int, *, through_detach: bool = False) -> list[Term]:
+    """Take a 0-dim value apart through sums, differences and constant factors of 0-dim values.
+
+    Args:
+        trace: the recording.
+        data: value → parameters it depends on; a factor that depends on any is no constant.
+        value: the value to take apart.
+        through_detach: whether to look behind a detach.
+    """
+    found: list[Term] = []
+    pending = [Term(value, 1.0)]
+    while pending:
+        term = pending.pop()
+        parts = _parts(trace, data, term, through_detach)
+        if parts is None:
+            found.append(term)
+        else:
+            pending.extend(reversed(parts))
+    return found
+
+
+def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bool) -> list[Term] | None:
+    """What a term is made of; None if it is one by itself."""
+    known = trace.values[term.value]
+    if known.shape or known.producer < trace.forward_start:
+        return None
+    op = trace.ops[known.producer]
+    name = op.name
+    if any(trace.values[v].shape for v in op.inputs):
+        return None
+    if len(op.inputs) == 1 and (name in _KEEPS or (through_detach and name in DETACHES)):
+        return [Term(op.inputs[0], term.factor)]
+    if name in _NEGATE:
+        return [Term(op.inputs[0], _times(term.factor, -1.0))]
+    if name in _ADD or name in _SUBTRACT or name in _REVERSED:
+        alpha = op.argument(2, "alpha", 1)
+        scale = float(alpha) if isinstance(alpha, (int, float)) else None
+        signs: tuple[float | None, float | None] = (1.0, scale)
+        if name in _SUBTRACT:
+            signs = (1.0, _times(scale, -1.0))
+        elif name in _REVERSED:
+            signs = (_times(scale, -1.0), 1.0)
+        operands = (op.tensor(0, "input"), op.tensor(1, "other"))
+        return [Term(v, _times(term.factor, s)) for v, s in zip(operands, signs, strict=True) if v is not None]
+    if name in _MULTIPLY or name in _DIVIDE:
+        return _scaled(data, term, op)
+    source, _ = origin(trace, term.value)
+    return [Term(source, term.factor)] if source != term.value and not trace.values[source].shape else None
+
+
+def _scaled(data: Mapping[int, int], term: Term, op: Op) -> list[Term] | None:
+    """The one operand of a product that is no constant, with the other in its factor."""
+    operands = [(op.tensor(0, "input"), op.argument(0, "input")), (op.tensor(1, "other"), op.argument(1, "other"))]
+    if op.name in _DIVIDE and op.argument(2, "rounding_mode") is not None:
+        return None
+    for (value, _), (other, number) in (operands, operands[::-1]):
+        if value is None or (other is not None and data.get(other)):
+            continue
+        if op.name in _DIVIDE and value != operands[0][0]:
+            return None
+        if other is None and number is not TENSOR:
+            if not isinstance(number, (int, float)):
+                return None
+            factor = (1 / number if number else None) if op.name in _DIVIDE else float(number)
+            return [Term(value, _times(term.factor, factor))]
+        return [Term(value, None)]
+    return None
+
+
+def _times(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first * second
+
+
+@dataclass(frozen=True)
+class ConstantTerm:
+    """Terms of the loss that depend on trainable parameters and carry no gradient, for one cause."""
+
+    parameters: list[Parameter]
+    cuts: list[Cut]
+    """Where their gradient ended, the first one first."""
+    site: int
+    """Where the first of them was computed."""
+    count: int
+    relabelled: int | None = None
+    """Number of the op that made it require grad again."""
+
+
+def constant_terms(flow: Flow) -> list[ConstantTerm]:
+    """See `Flow.constant_terms`. Empty where a detached part takes away what a live one adds: the sum then has the
+    value of the one and the gradient of the other, on purpose."""
+    trace, data = flow.trace, flow.masks.data
+    if not trace.loss_given or len(trace.roots) != 1 or trace.values[trace.roots[0]].shape:
+        return []
+    judged = sum(1 << index for index in flow.judged)
+    parts = terms(trace, data, trace.roots[0])
+    made = {t.value: trace.values[t.value].producer for t in parts}
+    fresh = {v: n for v, n in made.items() if n >= 0 and trace.ops[n].name in NEW_LEAF}
+    live = {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}
+    lost = [t for t in parts if t.value not in live and data.get(t.value, 0) & judged]
+    if not live or not lost:
+        return []
+    for term in lost:
+        inner = terms(trace, data, term.value, through_detach=True)
+        if any(t.value in live or _used_live(flow, t.value) for t in inner):
+            return []
+    told = {cut.location for cut in flow.cuts if cut.starved}
+    found: dict[tuple[object, int | None], ConstantTerm] = {}
+    for term in lost:
+        mask = data[term.value] & judged
+        source, relabelled = term.value, fresh.get(term.value)
+        if not term.factor or mask & ~sum(1 << i for i in flow.starved) == 0:
+            continue
+        cuts = flow.first_cuts(source, mask)
+        if not cuts or any(cut.location in told for cut, _ in cuts):
+            continue
+        hit = 0
+        for _, behind in cuts:
+            hit |= behind
+        key = (cuts[0][0].location, relabelled)
+        known = found.get(key)
+        parameters = flow.by_index(indices(hit | (0 if known is None else _mask(known.parameters))))
+        found[key] = ConstantTerm(
+            parameters,
+            [cut for cut, _ in cuts],
+            trace.ops[made[source]].site if known is None else known.site,
+            1 if known is None else known.count + 1,
+            relabelled,
+        )
+    return list(found.values())
+
+
+def _mask(parameters: list[Parameter]) -> int:
+    return sum(1 << p.index for p in parameters)
+
+
+def _used_live(flow: Flow, value: int) -> bool:
+    """Whether a value with a gradient reaches the loss with it by another way than a detach."""
+    if not flow.trace.values[value].requires_grad:
+        return False
+    for number in flow.consumers.get(value, ()):
+        op = flow.trace.ops[number]
+        if op.name not in NEW_LEAF and any(
+            o in flow.on_path and flow.trace.values[o].requires_grad for o in op.outputs
+        ):
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class DroppedTerm:
+    """A scalar with a gradient that nothing was made of."""
+
+    parameters: list[Parameter]
+    """Those that are used for nothing else."""
+    computed: int
+    """Site of its computation."""
+    returned: Location | None
+    """The ``return`` that leaves it behind; None where that cannot be told."""
+
+
+def dropped_terms(flow: Flow) -> list[DroppedTerm]:
+    """See `Flow.dropped_terms`. What is only looked at (``.item()``, a detach) counts as a metric, unless it is a sum
+    with a term of the loss in it."""
+    trace = flow.trace
+    unused = sum(1 << index for index in flow.unused)
+    found: dict[int, list[Parameter]] = {}
+    for number in range(len(trace.ops) - 1, trace.forward_start - 1, -1):
+        op = trace.ops[number]
+        if not op.outputs or op.region >= 0 or op.site == NO_SITE:
+            continue
+        value = op.outputs[0]
+        mask = flow.masks.live.get(value, 0) & unused
+        known = trace.values[value]
+        if not mask or known.shape or not known.requires_grad or value in flow.on_path:
+            continue
+        readers = [trace.ops[n] for n in flow.consumers.get(value, ())]
+        looks = [r for r in readers if r.kind == KIND_EXTRACT or r.name in DETACHES]
+        if len(looks) < len(readers):
+            continue  # not the last of it
+        parts = terms(trace, flow.masks.data, value)
+        if looks and not (len(parts) > 1 and any(t.value in flow.on_path for t in parts)):
+            continue
+        found[number] = flow.by_index(indices(mask))
+        unused &= ~mask
+    return [
+        DroppedTerm(parameters, trace.ops[number].site, _return_without(flow, trace.ops[number].site))
+        for number, parameters in sorted(found.items())
+    ]
+
+
+def _return_without(flow: Flow, site: int) -> Location | None:
+    """The only ``return`` of the function that computes a scalar, where the scalar has a name that it does not give."""
+    frame = flow.trace.frame(site)
+    if frame is None:
+        return None
+    function = enclosing_function(frame.code)
+    if function is None:
+        return None
+    name = None
+    returns = []
+    for node in ast.walk(function):
+        if isinstance(node, ast.Return):
+            returns.append(node)
+        if isinstance(node, ast.Assign) and node.lineno <= frame.location.line <= (node.end_lineno or node.lineno):
+            name = node.targets[0].id if isinstance(node.targets[0], ast.Name) else None
+    if name is None or len(returns) != 1 or returns[0].value is None:
+        return None
+    if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(returns[0].value)):
+        return None
+    return node_location(frame.path, returns[0])

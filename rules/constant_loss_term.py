@@ -1,0 +1,89 @@
+"""GL409 constant-loss-term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import DETACH, GRADIENT, NO_GRAD, Context, Cut, Finding, Fix, Rule, Severity
+
+
+class ConstantLossTerm(Rule):
+    """A term of the loss that trains nothing.
+
+    ## What it does
+    Takes the scalar loss apart through sums, differences and constant factors, and finds terms that are computed from
+    trainable parameters and carry no gradient: detached, under no_grad, or made by an op without one.
+
+    ## Why it is bad
+    The term shows in the printed loss and its weight can be tuned, and neither changes a single update.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Linear(4, 3)
+        def loss(out):
+            total = nn.functional.cross_entropy(out, torch.arange(6) % 3)
+            total = total + 0.1 * out.abs().mean().detach()
+            return total
+        return {"model": model, "inputs": (torch.randn(6, 4),), "loss": loss,
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Linear(4, 3)
+        def loss(out):
+            total = nn.functional.cross_entropy(out, torch.arange(6) % 3)
+            total = total + 0.1 * out.abs().mean()
+            return total
+        return {"model": model, "inputs": (torch.randn(6, 4),), "loss": loss,
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Known limits
+    Sees sums of 0-dim tensors only. Silent on a term whose weight is 0 or a tensor, on `s + (m - s).detach()`, on terms
+    that became Python numbers, and where a cut starves parameters outright: then the rule for that cut speaks.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.Tensor.detach.html
+    """
+
+    code = "GL409"
+    name = "constant-loss-term"
+    severity = Severity.ERROR
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        for term in context.flow.constant_terms:
+            cut = term.cuts[0]
+            if cut.kind == GRADIENT or term.relabelled is not None:
+                continue
+            what = "a term" if term.count == 1 else f"{term.count} terms"
+            yield context.finding(
+                self,
+                f"{what} of the loss carries no gradient, {_because(cut)}: it does not train "
+                f"{context.names(term.parameters)}.",
+                at=cut.location,
+                parameters=term.parameters,
+                related=[
+                    *(context.related("the gradient ends here too", c.location) for c in term.cuts[1:4]),
+                    context.related("the term is computed here", term.site),
+                    *context.callers(cut.site),
+                ],
+                fix=Fix("Keep the term's gradient; if it is only to be watched, log it and leave it out of the loss."),
+            )
+
+
+def _because(cut: Cut) -> str:
+    if cut.kind == DETACH:
+        return f"because of this {cut.name}()"
+    if cut.kind == NO_GRAD:
+        return f"because it is computed under {cut.name}"
+    return f"because of {cut.name}"

@@ -1,0 +1,85 @@
+"""GL411 missing-create-graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import GRADIENT, Context, Finding, Fix, Parameter, Rule, Severity
+
+
+class MissingCreateGraph(Rule):
+    """A loss on a gradient that cannot be differentiated.
+
+    ## What it does
+    Finds terms of the loss that are computed from the result of `torch.autograd.grad` without `create_graph=True`, and
+    parameters whose only way to the loss is such a result.
+
+    ## Why it is bad
+    Without create_graph the gradient is a constant: the penalty shows in the loss and never changes an update.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        x = torch.randn(6, 4, requires_grad=True)
+        def loss(out):
+            (slope,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+            return out.mean() + (slope.norm(dim=1) - 1).square().mean()
+        return {"model": model, "inputs": (x,), "loss": loss,
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1, bias=False))
+        x = torch.randn(6, 4, requires_grad=True)
+        def loss(out):
+            (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+            return out.mean() + (slope.norm(dim=1) - 1).square().mean()
+        return {"model": model, "inputs": (x,), "loss": loss,
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Known limits
+    Sees the forward and the loss, not the user's own training step. Silent where the gradient is a factor (adaptive
+    weights) and where what follows also has a gradient of its own (first-order meta-learning).
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.autograd.grad.html (create_graph)
+    """
+
+    code = "GL411"
+    name = "missing-create-graph"
+    severity = Severity.ERROR
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        flow = context.flow
+        if flow.loss_lacks_gradient:
+            return
+        found: list[tuple[str, int, int | None, list[Parameter]]] = [
+            ("the loss sees them only through it, and they never train:", cut.site, None, cut.starved)
+            for cut in flow.cuts
+            if cut.kind == GRADIENT and cut.relabelled is None
+        ]
+        found += [
+            ("a term of the loss that does not train", term.cuts[0].site, term.site, term.parameters)
+            for term in flow.constant_terms
+            if term.cuts[0].kind == GRADIENT and term.relabelled is None
+        ]
+        for effect, site, computed, parameters in found:
+            yield context.finding(
+                self,
+                f"without create_graph=True this gradient is a constant: {effect} {context.names(parameters)}.",
+                at=site,
+                parameters=parameters,
+                related=[context.related("the term is computed here", computed), *context.callers(site)],
+                fix=Fix("Pass create_graph=True to torch.autograd.grad."),
+            )

@@ -1,0 +1,89 @@
+"""GL407 reentrant-checkpoint-upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import CHECKPOINT, Context, Finding, Fix, Rule, Severity, cut_findings
+
+
+class ReentrantCheckpointUpstream(Rule):
+    """A reentrant checkpoint none of whose inputs needs grad.
+
+    ## What it does
+    Finds `torch.utils.checkpoint` with `use_reentrant=True` around trainable layers, where no tensor it is given
+    requires grad.
+
+    ## Why it is bad
+    Its result then does not require grad either: the layers inside it, and what else leads only through it, get no
+    gradient. torch says so in a warning that is easily lost.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+    from torch.utils.checkpoint import checkpoint
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(checkpoint(self.body, x, use_reentrant=True))
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+    from torch.utils.checkpoint import checkpoint
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Known limits
+    Where the loss has no gradient at all, loss-without-gradient says it. A no_grad region inside a reentrant checkpoint
+    is not told apart from the checkpoint's own.
+
+    ## References
+    https://pytorch.org/docs/stable/checkpoint.html (use_reentrant)
+    """
+
+    code = "GL407"
+    name = "reentrant-checkpoint-upstream"
+    severity = Severity.ERROR
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        yield from cut_findings(
+            self,
+            context,
+            lambda cut: cut.kind == CHECKPOINT,
+            lambda cut: (
+                "no input of this reentrant checkpoint requires grad, so its result does not either: "
+                "no gradient returns to"
+            ),
+            Fix(
+                "Pass use_reentrant=False, or let an input require grad (enable_input_require_grads() in transformers "
+                "and peft)."
+            ),
+        )

@@ -1,0 +1,79 @@
+"""GL410 requires-grad-relabel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Rule, Severity
+
+
+class RequiresGradRelabel(Rule):
+    """requires_grad set on a result that had lost its gradient.
+
+    ## What it does
+    Finds `loss.requires_grad = True`, `.requires_grad_()` and `Variable(t, requires_grad=True)` on a tensor that was
+    computed from trainable parameters and has no way back to them.
+
+    ## Why it is bad
+    It silences "element 0 of tensors does not require grad" and repairs nothing: the tensor becomes a leaf of its own,
+    `backward()` succeeds, and no parameter gets a gradient.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Linear(4, 3)
+        def loss(out):
+            wrong = (out.argmax(-1) != 0).float().mean()
+            wrong.requires_grad = True
+            return wrong
+        return {"model": model, "inputs": (torch.randn(6, 4),), "loss": loss,
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Linear(4, 3)
+        def loss(out):
+            return nn.functional.cross_entropy(out, torch.zeros(6, dtype=torch.long))
+        return {"model": model, "inputs": (torch.randn(6, 4),), "loss": loss,
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Known limits
+    Silent on inputs, on tensors whose own gradient is asked for with `autograd.grad`, and where a backward runs inside
+    the forward or the loss.
+
+    ## References
+    https://pytorch.org/docs/stable/notes/autograd.html#setting-requires-grad
+    """
+
+    code = "GL410"
+    name = "requires-grad-relabel"
+    severity = Severity.ERROR
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        for relabel in context.flow.relabels:
+            how = {
+                "requires_grad_": "setting requires_grad",
+                "Variable": "Variable(..., requires_grad=True)",
+            }.get(relabel.name, f"{relabel.name}(..., requires_grad=True)")
+            yield context.finding(
+                self,
+                f"{how} on a computed tensor makes it a leaf and gives it no way back: backward() succeeds and trains "
+                f"nothing of {context.names(relabel.parameters)}.",
+                at=relabel.site,
+                parameters=relabel.parameters,
+                related=[
+                    *(context.related(f"the gradient ended here, at {c.name}", c.location) for c in relabel.cuts[:3]),
+                    *context.callers(relabel.site),
+                ],
+                fix=Fix("Remove it, and make what comes before differentiable: keep the history instead of the flag."),
+            )

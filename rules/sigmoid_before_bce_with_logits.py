@@ -1,0 +1,93 @@
+"""GL602 sigmoid-before-bce-with-logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Op, Rule, Severity, origin
+
+_LOSS = "binary_cross_entropy_with_logits"
+_SIGMOIDS = ("sigmoid", "sigmoid_", "expit")
+
+
+class SigmoidBeforeBceWithLogits(Rule):
+    """Probabilities where binary_cross_entropy_with_logits wants logits.
+
+    ## What it does
+    Finds a sigmoid whose result reaches `binary_cross_entropy_with_logits` (BCEWithLogitsLoss) through ops that only
+    rearrange it.
+
+    ## Why it is bad
+    The loss applies the sigmoid itself. Its second sigmoid maps probabilities to between 0.5 and 0.73: no input is ever
+    called negative, the loss cannot fall below a floor, and the gradient is squashed.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+        criterion = nn.BCEWithLogitsLoss()
+        return {"model": model, "inputs": (torch.randn(6, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+                "loss": lambda out: criterion(torch.sigmoid(out), torch.ones(6))}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+        criterion = nn.BCEWithLogitsLoss()
+        return {"model": model, "inputs": (torch.randn(6, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+                "loss": lambda out: criterion(out, torch.ones(6))}
+    ```
+
+    ## Known limits
+    Silent where anything is computed between the two, and where the loss was written out by hand.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
+    """
+
+    code = "GL602"
+    name = "sigmoid-before-bce-with-logits"
+    severity = Severity.ERROR
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace, flow = context.trace, context.flow
+        losses: dict[int, Op] = {}
+        for op in trace.ops[trace.forward_start :]:
+            given = op.tensor(0, "input")
+            if op.name != _LOSS or given is None or not flow.on_path.intersection(op.outputs):
+                continue
+            producer = trace.values[origin(trace, given)[0]].producer
+            if producer >= 0 and trace.ops[producer].name in _SIGMOIDS:
+                losses.setdefault(producer, op)
+        for producer, loss in losses.items():
+            sigmoid = trace.ops[producer]
+            trained = flow.trained_by(sigmoid.inputs)
+            if not trained:
+                continue
+            module = trace.module_of(sigmoid)
+            layer = module if module is not None and module.type.__module__.startswith("torch.nn") else None
+            name = layer.type.__name__ if layer else ""
+            made = trace.location(layer.registered_at) if layer else None
+            yield context.finding(
+                self,
+                f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed for "
+                f"{context.names(trained)}.",
+                at=trace.location(sigmoid.site) or made or trace.location(loss.site),
+                parameters=trained,
+                related=[
+                    context.related("the loss is given it here", loss.site),
+                    context.related(f"the {name} was put into the model here", made),
+                    *context.callers(sigmoid.site),
+                ],
+                fix=Fix("Give the loss the logits and leave the sigmoid out; apply it where probabilities are needed."),
+            )

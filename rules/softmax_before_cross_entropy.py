@@ -1,0 +1,130 @@
+"""GL601 softmax-before-cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Op, Rule, Severity, origin
+
+_LOSSES = ("cross_entropy", "cross_entropy_loss")
+_SOFTMAX = ("softmax", "log_softmax")
+
+
+class SoftmaxBeforeCrossEntropy(Rule):
+    """Probabilities where cross_entropy wants logits.
+
+    ## What it does
+    Finds a softmax along the class dimension whose result reaches `cross_entropy` through ops that only rearrange it
+    (view, permute, squeeze, slices, dropout that is off). A log_softmax there is harmless and weighs info.
+
+    ## Why it is bad
+    cross_entropy applies log_softmax itself. On probabilities, which lie between 0 and 1, it cannot come near zero, and
+    its gradient is a small fraction of the right one: training crawls and stalls.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(x).softmax(dim=-1)
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(6, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+                "loss": lambda out: nn.functional.cross_entropy(out, torch.arange(6) % 3)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(x)
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(6, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+                "loss": lambda out: nn.functional.cross_entropy(out, torch.arange(6) % 3)}
+    ```
+
+    ## Known limits
+    Silent where anything is computed between the two (a temperature, a clamp), where the softmax runs along another
+    dimension, and where the loss was written out by hand.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html (input: unnormalized logits)
+    """
+
+    code = "GL601"
+    name = "softmax-before-cross-entropy"
+    severity = Severity.ERROR
+    needs = frozenset({"forward", "loss"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace, flow = context.trace, context.flow
+        losses: dict[int, Op] = {}
+        for op in trace.ops[trace.forward_start :]:
+            given = op.tensor(0, "input")
+            if op.name not in _LOSSES or given is None or not flow.on_path.intersection(op.outputs):
+                continue
+            classes = 1 if len(trace.values[given].shape) > 1 else 0
+            value, axis = origin(trace, given, classes)
+            producer = trace.values[value].producer
+            if axis is not None and producer >= 0 and _along(trace.ops[producer], len(trace.values[value].shape), axis):
+                losses.setdefault(producer, op)
+        for producer, loss in losses.items():
+            softmax = trace.ops[producer]
+            trained = context.flow.trained_by(softmax.inputs)
+            if not trained:
+                continue
+            harmless = softmax.name == "log_softmax"
+            what = (
+                "cross_entropy applies log_softmax itself; doing it twice changes nothing, upstream are"
+                if harmless
+                else "cross_entropy applies log_softmax itself: on probabilities its gradient is squashed for"
+            )
+            where = trace.location(softmax.site)
+            module = trace.module_of(softmax)
+            layer = module if module is not None and module.type.__module__.startswith("torch.nn") else None
+            name = layer.type.__name__ if layer else ""
+            made = trace.location(layer.registered_at) if layer else None
+            yield context.finding(
+                self,
+                f"{what} {context.names(trained)}.",
+                at=where or made or trace.location(loss.site),
+                parameters=trained,
+                related=[
+                    context.related("cross_entropy is given it here", loss.site),
+                    context.related(f"the {name} was put into the model here", made),
+                    *context.callers(softmax.site),
+                ],
+                fix=Fix(
+                    f"Give cross_entropy the logits and leave the {softmax.name} out; apply it where probabilities are "
+                    "needed, at inference. Or keep log_softmax and use nll_loss."
+                ),
+                severity=Severity.INFO if harmless else None,
+            )
+
+
+def _along(op: Op, dims: int, axis: int) -> bool:
+    """Whether an op is a softmax along an axis of its result."""
+    if op.name not in _SOFTMAX:
+        return False
+    dim = op.argument(1, "dim")
+    if dim is None:
+        dim = 0 if dims in (0, 1, 3) else 1  # torch's own, deprecated choice
+    return type(dim) is int and dim % max(dims, 1) == axis
