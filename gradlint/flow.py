@@ -167,13 +167,13 @@ class Flow:
         for index, numbers in exits.items():
             groups.setdefault(tuple(numbers), []).append(index)
         # Parameters that left by the same exits share their fate: one verdict serves them all.
-        for numbers, members in groups.items():
+        for leaving, members in groups.items():
             verdicts = self._nudged(members, together=True).values()
             outcomes = {v.outcome for v in verdicts}
             if "reaches" in outcomes:
                 self.starved.update(members)
                 self.unused.difference_update(members)
-                self.proven.update(dict.fromkeys(members, self._exit(numbers)))
+                self.proven.update(dict.fromkeys(members, self._exit(leaving)))
             elif "unknown" in outcomes:
                 self.why_undecided = next(v.reason for v in verdicts if v.reason)
                 self._undecide(members)
