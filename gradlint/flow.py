@@ -40,7 +40,18 @@ CHECKPOINT = "checkpoint"
 
 _DETACHES = frozenset(("detach", "detach_"))
 _ROUNDTRIPS = frozenset(
-    ("data", "Variable", "tensor", "as_tensor", "asarray", "new_tensor", "from_numpy", "alias", "set_", "sparse_coo_tensor")
+    (
+        "data",
+        "Variable",
+        "tensor",
+        "as_tensor",
+        "asarray",
+        "new_tensor",
+        "from_numpy",
+        "alias",
+        "set_",
+        "sparse_coo_tensor",
+    )
 )
 _CONTROL = frozenset(("__bool__", "__contains__", "is_nonzero", "equal", "allclose", "__len__"))
 """Ways out of torch that decide what runs rather than what flows."""
@@ -145,6 +156,8 @@ class Flow:
         moves, they are starved, not unused."""
         exits: dict[int, list[int]] = {}
         steering = 0
+        if not self.trace.roots:
+            return  # there is no loss to move
         for number in range(self.trace.forward_start, len(self.trace.ops)):
             op = self.trace.ops[number]
             if op.kind == KIND_EXTRACT:
@@ -193,9 +206,7 @@ class Flow:
         names = {p.fqn: p.tensor for p in self.trace.parameters}
         fqns = [p.fqn for p in parameters]
         runs = 12 if together else 40
-        verdicts = settle(
-            self.trace.rerun, names, fqns, contextlib.nullcontext, max_runs=runs, apart=not together
-        )
+        verdicts = settle(self.trace.rerun, names, fqns, contextlib.nullcontext, max_runs=runs, apart=not together)
         return {p.index: verdicts[p.fqn] for p in parameters}
 
     def _undecide(self, found: Iterable[int]) -> None:
@@ -232,7 +243,7 @@ class Flow:
                     self._add(found, cut, trace.parameters[index])
         for index, number in self.proven.items():
             if not blamed >> index & 1 and number < 0:
-                site = trace.unseen[0][1]
+                site = trace.unseen[0][1] if trace.unseen else NO_SITE
                 cut = Cut(ROUNDTRIP, "unseen", trace.location(site), site, len(trace.ops), [])
                 self._add(found, cut, trace.parameters[index])
             elif not blamed >> index & 1:
@@ -328,7 +339,15 @@ class Flow:
 
     def _op_cut(self, kind: str, number: int, op: Op) -> Cut:
         frame = self.trace.frame(op.site)
-        return Cut(kind, op.name, frame.location if frame else None, op.site, number, [], project=frame is not None and frame.project)
+        return Cut(
+            kind,
+            op.name,
+            frame.location if frame else None,
+            op.site,
+            number,
+            [],
+            project=frame is not None and frame.project,
+        )
 
     def _region_cut(self, number: int, event: Event) -> Cut:
         trace = self.trace
@@ -528,5 +547,7 @@ def region_location(trace: Trace, event: Event) -> Location | None:
     """The ``with`` or decorator line that switched grad mode off."""
     decorated = event.data["decorated"]
     if decorated is not None and is_project(decorated.co_filename):
-        return decorator_location(decorated, frozenset((event.data["how"], "no_grad", "inference_mode", "set_grad_enabled")))
+        return decorator_location(
+            decorated, frozenset((event.data["how"], "no_grad", "inference_mode", "set_grad_enabled"))
+        )
     return trace.location(event.site)
