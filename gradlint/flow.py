@@ -244,7 +244,7 @@ class Flow:
         for index, number in self.proven.items():
             if not blamed >> index & 1 and number < 0:
                 site = trace.unseen[0][1] if trace.unseen else NO_SITE
-                cut = Cut(ROUNDTRIP, "unseen", trace.location(site), site, len(trace.ops), [])
+                cut = Cut(ROUNDTRIP, "unseen", trace.location(site), site, len(trace.ops) - 1, [])
                 self._add(found, cut, trace.parameters[index])
             elif not blamed >> index & 1:
                 self._add(found, self._place(number, -1, leaving=number), trace.parameters[index])

@@ -144,6 +144,6 @@ def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
         others = [v for v in op.inputs if v not in given and live.get(v, 0)]
         if any(v in trace.owners for v in others):
             return False
-        if others and number >= trace.loss_start:
+        if number >= trace.loss_start and (others or any(live.get(v, 0) for v in given)):
             meets = meets or any(o in context.flow.on_path for o in op.outputs)
     return meets
