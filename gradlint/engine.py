@@ -36,7 +36,9 @@ def check_target(target: str, rules: Sequence[type[Rule]], options: Options | No
     return _check(target, rules, options, lambda: record_target(target, options))
 
 
-def check_setup(setup: Any, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "<setup>") -> Report:
+def check_setup(
+    setup: Any, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "<setup>"
+) -> Report:
     """Judge what a build() returns, or a build function itself; in the latter case lines of the build are known."""
     options = options or Options()
     return _check(name, rules, options, lambda: record_made(setup, options, name))

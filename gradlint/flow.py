@@ -44,7 +44,18 @@ CHECKPOINT = "checkpoint"
 
 _DETACHES = frozenset(("detach", "detach_"))
 _ROUNDTRIPS = frozenset(
-    ("data", "Variable", "tensor", "as_tensor", "asarray", "new_tensor", "from_numpy", "alias", "set_", "sparse_coo_tensor")
+    (
+        "data",
+        "Variable",
+        "tensor",
+        "as_tensor",
+        "asarray",
+        "new_tensor",
+        "from_numpy",
+        "alias",
+        "set_",
+        "sparse_coo_tensor",
+    )
 )
 _CONTROL = frozenset(("__bool__", "__contains__", "is_nonzero", "equal", "allclose", "__len__"))
 """Ways out of torch that decide what runs rather than what flows."""
@@ -165,6 +176,8 @@ class Flow:
         moves, they are starved, not unused."""
         exits: dict[int, list[int]] = {}
         steering = 0
+        if not self.trace.roots:
+            return  # there is no loss to move
         for number in range(self.trace.forward_start, len(self.trace.ops)):
             op = self.trace.ops[number]
             if op.kind == KIND_EXTRACT:
@@ -187,13 +200,13 @@ class Flow:
         for index, numbers in exits.items():
             groups.setdefault(tuple(numbers), []).append(index)
         # Parameters that left by the same exits share their fate: one verdict serves them all.
-        for numbers, members in groups.items():
+        for leaving, members in groups.items():
             verdicts = self._nudged(members, together=True).values()
             outcomes = {v.outcome for v in verdicts}
             if "reaches" in outcomes:
                 self.starved.update(members)
                 self.unused.difference_update(members)
-                self.proven.update(dict.fromkeys(members, self._exit(numbers)))
+                self.proven.update(dict.fromkeys(members, self._exit(leaving)))
             elif "unknown" in outcomes:
                 self.why_undecided = next(v.reason for v in verdicts if v.reason)
                 self._undecide(members)
@@ -213,9 +226,7 @@ class Flow:
         names = {p.fqn: p.tensor for p in self.trace.parameters}
         fqns = [p.fqn for p in parameters]
         runs = 12 if together else 40
-        verdicts = settle(
-            self.trace.rerun, names, fqns, contextlib.nullcontext, max_runs=runs, apart=not together
-        )
+        verdicts = settle(self.trace.rerun, names, fqns, contextlib.nullcontext, max_runs=runs, apart=not together)
         return {p.index: verdicts[p.fqn] for p in parameters}
 
     def _undecide(self, found: Iterable[int]) -> None:
@@ -241,7 +252,7 @@ class Flow:
         blamed = 0
         for cut_at, output, lost in self.masks.cuts:
             mask = lost & wanted
-            if not mask or self._inside_function(number):
+            if not mask:
                 continue
             for index in indices(mask):
                 if self.proven.get(index, 0) < 0:
@@ -258,8 +269,8 @@ class Flow:
                     self._add(found, cut, trace.parameters[index])
         for index, number in self.proven.items():
             if not blamed >> index & 1 and number < 0:
-                site = trace.unseen[0][1]
-                cut = Cut(ROUNDTRIP, "unseen", trace.location(site), site, len(trace.ops), [])
+                site = trace.unseen[0][1] if trace.unseen else NO_SITE
+                cut = Cut(ROUNDTRIP, "unseen", trace.location(site), site, len(trace.ops) - 1, [])
                 self._add(found, cut, trace.parameters[index])
             elif not blamed >> index & 1:
                 self._add(found, self._place(number, -1, leaving=number), trace.parameters[index])
@@ -365,15 +376,6 @@ class Flow:
             cut.defined = definition_location(code)
         return cut
 
-    def _inside_function(self, number: int) -> bool:
-        """Whether an op belongs to the forward of a custom Function whose backward is the user's affair (all but a
-        checkpoint's, which runs the forward again)."""
-        if self.trace.ops[number].region != IN_FUNCTION:
-            return False
-        ops = self.trace.ops
-        held = next((n for n in range(number + 1, len(ops)) if ops[n].kind == KIND_OPAQUE), None)
-        return held is None or ops[held].name != "CheckpointFunction"
-
     def _relabel_ops(self) -> set[int]:
         """Ops that made a computed tensor a leaf that requires grad, on the way to the loss; not those whose own
         gradient is then asked for (penalties, saliency, forces, cached gradients)."""
@@ -431,7 +433,7 @@ class Flow:
         return [
             (self._place(number, output), lost & wanted)
             for number, output, lost in self.masks.cuts
-            if output in before and lost & wanted and not self._inside_function(number)
+            if output in before and lost & wanted
         ]
 
     def _region_cut(self, number: int, event: Event) -> Cut:
@@ -665,5 +667,7 @@ def region_location(trace: Trace, event: Event) -> Location | None:
     """The ``with`` or decorator line that switched grad mode off."""
     decorated = event.data["decorated"]
     if decorated is not None and is_project(decorated.co_filename):
-        return decorator_location(decorated, frozenset((event.data["how"], "no_grad", "inference_mode", "set_grad_enabled")))
+        return decorator_location(
+            decorated, frozenset((event.data["how"], "no_grad", "inference_mode", "set_grad_enabled"))
+        )
     return trace.location(event.site)

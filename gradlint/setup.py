@@ -234,7 +234,9 @@ def _one_optimizer(given: Any, where: str) -> Any:
 def _inputs(setup: Setup, name: str) -> Any:
     given = setup.inputs
     if hasattr(given, "__next__") or type(given).__name__.endswith("DataLoader"):
-        raise TargetError(f"{name}: 'inputs' is {_named(given)}: give one batch of it, next(iter(...)), as the forward takes it")
+        raise TargetError(
+            f"{name}: 'inputs' is {_named(given)}: give one batch of it, next(iter(...)), as the forward takes it"
+        )
     if given is None or not isinstance(setup.model, Mapping):
         return _call_arguments(given)
     if not isinstance(given, Mapping):

@@ -96,6 +96,7 @@ def _count(template: Any) -> int:
         return sum(_count(part) for part in template.values())
     return sum(_count(part) for part in template) if isinstance(template, (list, tuple)) else 0
 
+
 KIND_PLAIN = 0
 KIND_WRITE = 1
 """Wrote to an existing tensor: an in-place op, ``out=``, ``x[i] = y``, ``x.data = y``."""

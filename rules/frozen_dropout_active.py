@@ -124,24 +124,26 @@ def _frozen_top(context: Context, module: Module) -> Module | None:
 
 
 def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
-    """Whether the loss depends on a frozen network, no trainable parameter is applied to what it gives, and its side
-    meets one that trains."""
+    """Whether the loss function compares what a frozen network gives, as it is, with something that trains.
+
+    Not where the frozen network follows one that trains: a mean teacher is meant to be noisy.
+    """
     trace = context.trace
+    if any(trace.parameters[i].requires_grad for p in parameters for i in p.twin_of):
+        return False
     mine = 0
     for parameter in parameters:
         mine |= 1 << parameter.index
     data, live = context.flow.masks.data, context.flow.masks.live
-    if not any(data.get(r, 0) & mine for r in trace.roots):
-        return False
     meets = False
-    for op in trace.ops[trace.forward_start :]:
+    for number in range(trace.forward_start, len(trace.ops)):
+        op = trace.ops[number]
         given = [v for v in op.inputs if data.get(v, 0) & mine and v not in trace.owners]
-        alone = [v for v in given if not live.get(v, 0)]
-        if not alone:
+        if not any(not live.get(v, 0) for v in given):
             continue
         others = [v for v in op.inputs if v not in given and live.get(v, 0)]
         if any(v in trace.owners for v in others):
             return False
-        meets = meets or (bool(others) and any(o in context.flow.on_path for o in op.outputs))
-        meets = meets or any(live.get(v, 0) for v in given)
+        if number >= trace.loss_start and (others or any(live.get(v, 0) for v in given)):
+            meets = meets or any(o in context.flow.on_path for o in op.outputs)
     return meets

@@ -88,7 +88,9 @@ class FrozenNormUpdatesStats(Rule):
             modules = [m for m, _, _ in members]
             parameters = [p for _, judged, _ in members for p in judged]
             freeze = members[0][2]
-            listed = ", ".join(m.fqn for m in modules[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
+            listed = ", ".join(m.fqn for m in modules[:4]) + (
+                f" and {len(modules) - 4} more" if len(modules) > 4 else ""
+            )
             layers = "norm layer" if len(modules) == 1 else "norm layers"
             message = (
                 f"{len(modules)} frozen {layers} still update running statistics in train mode: {listed}. "

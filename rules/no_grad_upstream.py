@@ -78,7 +78,9 @@ class NoGradUpstream(Rule):
             context,
             lambda cut: cut.kind == NO_GRAD,
             _message,
-            Fix("Take the call out of the block; to keep layers fixed, freeze them with requires_grad_(False) instead."),
+            Fix(
+                "Take the call out of the block; to keep layers fixed, freeze them with requires_grad_(False) instead."
+            ),
         )
 
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity, in_bytes, in_flops, weight_gradient_flops
+from gradlint import (
+    Context,
+    Finding,
+    Fix,
+    Optimizer,
+    Parameter,
+    Rule,
+    Severity,
+    in_bytes,
+    in_flops,
+    weight_gradient_flops,
+)
 
 
 class TrainableParameterNotInOptimizer(Rule):
@@ -93,7 +104,10 @@ class TrainableParameterNotInOptimizer(Rule):
             parameters=parameters,
             related=[
                 context.related("created here", created if created >= 0 else None),
-                *(context.related("its parameters are chosen here", at) for at in (arguments.chosen_at if arguments else ())),
+                *(
+                    context.related("its parameters are chosen here", at)
+                    for at in (arguments.chosen_at if arguments else ())
+                ),
                 *context.callers(optimizer.site, "made from here", 1),
             ],
             fix=Fix(f"Add them to a group; or, if they are meant to stay, freeze them, which saves {saved}."),

@@ -91,7 +91,11 @@ class UnusedParameter(Rule):
             elif context.flow.readers(parameter):
                 key = (made[0], _CANCELS, Severity.INFO)
             else:
-                key = (made[0], _NEVER, Severity.WARNING if made[1] and not _alternates(context, parameter) else Severity.INFO)
+                key = (
+                    made[0],
+                    _NEVER,
+                    Severity.WARNING if made[1] and not _alternates(context, parameter) else Severity.INFO,
+                )
             groups.setdefault(key, []).append(parameter)
             places.setdefault(key, made[0])
         for key, parameters in groups.items():

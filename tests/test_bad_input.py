@@ -63,11 +63,20 @@ ERRORS = {
         "class E(Exception):\n    def __str__(self): raise ValueError\ndef build(): raise E",
         "build() raised E",
     ),
-    "exception that is no Exception": ("class E(BaseException): ...\ndef build(): raise E('no')", "build() raised E: no"),
+    "exception that is no Exception": (
+        "class E(BaseException): ...\ndef build(): raise E('no')",
+        "build() raised E: no",
+    ),
     "recursion": ("def build(): return build()", "build() raised RecursionError"),
     "exits": ("def build(): sys.exit(3)", "build() called sys.exit(3)"),
-    "exits in forward": (NET.format("sys.exit('bye')"), "the forward with float32[2, 4] (given) called sys.exit('bye')"),
-    "forward raises": (NET.format("raise KeyError('k')"), "the forward with float32[2, 4] (given) raised KeyError: 'k'"),
+    "exits in forward": (
+        NET.format("sys.exit('bye')"),
+        "the forward with float32[2, 4] (given) called sys.exit('bye')",
+    ),
+    "forward raises": (
+        NET.format("raise KeyError('k')"),
+        "the forward with float32[2, 4] (given) raised KeyError: 'k'",
+    ),
     "found inputs raise": (
         "class M(Net):\n    def forward(self, x, graph): return self.lin(x) + graph.nodes\ndef build(): return M()",
         "found no inputs that M runs with",
@@ -120,7 +129,7 @@ NOTES = {
     "optimizer of another model": (
         "def build(): return full(optimizer=sgd(nn.Linear(4, 2)))",
         "SGD holds none of the model's parameters",
-        ["GL302"],
+        ["GL304"],
     ),
     "NaN weights": (
         "def build():\n    setup = full()\n    setup['model'].weight.data.fill_(float('nan'))\n    return setup",

@@ -407,7 +407,7 @@ def test_builders_are_found_without_importing(project: Path) -> None:
 # The real process
 
 
-DRIVER = '''
+DRIVER = """
 import atexit, os, sys, types
 from dataclasses import dataclass
 from gradlint.findings import Report
@@ -432,7 +432,7 @@ from gradlint import registry
 registry._all_rules = lambda *_: []
 from gradlint.cli import run
 run()
-'''
+"""
 
 
 def drive(*arguments: str, action: str = "pass", **more: Any) -> subprocess.CompletedProcess[bytes]:

@@ -71,7 +71,8 @@ def test_the_way_taken_is_one_that_gradient_comes_back_by(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("pattern", "hint"), [("lin0.weigth", "did you mean lin0.weight"), ("lin0", r"write 'lin0\.\*'"), ("zz", "there are")]
+    ("pattern", "hint"),
+    [("lin0.weigth", "did you mean lin0.weight"), ("lin0", r"write 'lin0\.\*'"), ("zz", "there are")],
 )
 def test_no_match_says_what_there_is(pattern: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):

@@ -123,9 +123,7 @@ def _before_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any], 
         chain = recorder.walk(caller)
         tag = recorder._applied(chain.apply, chain) if chain.apply is not None else chain.tag
         parent = recorder.stack[-1][0] if recorder.stack else -1
-        log.calls.append(
-            ModuleCall(log.number(module), parent, chain.site, bool(module.training), len(recorder.ops))
-        )
+        log.calls.append(ModuleCall(log.number(module), parent, chain.site, bool(module.training), len(recorder.ops)))
         recorder.stack.append((len(log.calls) - 1, id(frame), chain.site, tag))
 
     return hook
@@ -142,7 +140,9 @@ def _after_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any, An
             return
         _, _, site, tag = recorder.stack[-1]
         if isinstance(module, torch.jit.ScriptModule):
-            recorder.opaque(f"scripted {type(module).__name__}", _tensors(args), list(module.parameters()), output, site, tag)
+            recorder.opaque(
+                f"scripted {type(module).__name__}", _tensors(args), list(module.parameters()), output, site, tag
+            )
             recorder.note_unseen("a scripted module: what runs inside it was not seen op by op", site)
         recorder.stack.pop()
 
@@ -197,7 +197,11 @@ def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             exhausted = _exhausted(param_group.get("params")) if isinstance(param_group, dict) else False
             result = original(self, param_group)
             if not recorder.paused:
-                site = log.arguments[id(self)].site if id(self) in recorder.building else recorder.walk(sys._getframe(1)).site
+                site = (
+                    log.arguments[id(self)].site
+                    if id(self) in recorder.building
+                    else recorder.walk(sys._getframe(1)).site
+                )
                 data = {"optimizer": id(self), "index": len(self.param_groups) - 1, "exhausted": exhausted}
                 event = recorder.event("group", data, site=site)
                 log.group_events.setdefault(id(self), []).append((site, event.number))

@@ -144,7 +144,7 @@ class Recorder(TorchFunctionMode):
         self._last_off = GRAD_ON
         self._seen_unseen: set[tuple[str, int]] = set()
         self._watched_storages: dict[int, int] = {}
-        self._all_storages: dict[int, int] | None = {}
+        self._all_storages: dict[int, int] = {}
         self.keep: list[Any] = []
         """Objects kept alive until the recording ends, so that their identity stays theirs."""
         self.running = False
@@ -256,7 +256,17 @@ class Recorder(TorchFunctionMode):
         self.ops.append(
             tuple.__new__(
                 Op,
-                (func, site, self.stack[-1][0] if self.stack else -1, region, read, tuple(made), tuple(stripped), named, op_kind),
+                (
+                    func,
+                    site,
+                    self.stack[-1][0] if self.stack else -1,
+                    region,
+                    read,
+                    tuple(made),
+                    tuple(stripped),
+                    named,
+                    op_kind,
+                ),
             )
         )
         return result
@@ -302,8 +312,7 @@ class Recorder(TorchFunctionMode):
         self._keys[id(weak)] = key
         if storage:
             self._storages[storage] = value
-            if self._all_storages is not None:
-                self._all_storages[storage] = value
+            self._all_storages[storage] = value
         return value
 
     def _forgetting(self) -> Callable[[Any], None]:
@@ -333,8 +342,7 @@ class Recorder(TorchFunctionMode):
             self.owners[value] = key
         if entry.storage:
             self._storages[entry.storage] = value
-            if self._all_storages is not None:
-                self._all_storages[entry.storage] = value
+            self._all_storages[entry.storage] = value
         entry.value = value
         return value
 
@@ -410,7 +418,7 @@ class Recorder(TorchFunctionMode):
             storage = _storage(plain)
             if storage in self._storages:
                 sources.append(self._storages[storage])
-            elif (copied := self._copied(storage)) is not None:
+            elif not self.running and (copied := self._copied(storage)) is not None:
                 sources.append(copied)  # a deepcopy: Parameter(data.clone())
             elif self._exports and storage:
                 address = _address(plain)
@@ -444,8 +452,11 @@ class Recorder(TorchFunctionMode):
         return value
 
     def _copied(self, storage: int) -> int | None:
-        """While the set-up is built: the value once held by a storage that was filled from other tensors."""
-        value = self._all_storages.get(storage) if self._all_storages else None
+        """The value once held by a storage that was filled from other tensors.
+
+        To be asked of parameters just made, and while the set-up is built: later, memory is reused too often.
+        """
+        value = self._all_storages.get(storage)
         if value is None:
             return None
         producer = self.values[value].producer
@@ -476,6 +487,8 @@ class Recorder(TorchFunctionMode):
             sources = (self._storages[storage],) if storage in self._storages else ()
             if copied is not None:
                 sources = (self.read(copied),)
+            elif not sources and (made := self._copied(storage)) is not None:
+                sources = (made,)  # Parameter(a + b): the sum has died, its memory is the parameter's
             value = self.add(tensor, len(self.ops) if sources else -1)
             if sources:
                 site = NO_SITE if copied is None else self.walk(sys._getframe(1)).site
@@ -491,7 +504,7 @@ class Recorder(TorchFunctionMode):
 
         Returns the value that each had before, by identity.
         """
-        made, self._all_storages = self._all_storages or {}, None
+        made = self._all_storages
         before: dict[int, int] = {}
         for tensor in tensors:
             storage = _storage(tensor)
@@ -519,7 +532,14 @@ class Recorder(TorchFunctionMode):
         return not self.paused and threading.get_ident() == self.thread
 
     def opaque(
-        self, name: str, given: list[Tensor], inside: list[Tensor], output: Any, site: int, tag: int, kind: int = KIND_OPAQUE
+        self,
+        name: str,
+        given: list[Tensor],
+        inside: list[Tensor],
+        output: Any,
+        site: int,
+        tag: int,
+        kind: int = KIND_OPAQUE,
     ) -> None:
         """Write down something that ran unseen, with the tensors it was given and those it holds."""
         region = GRAD_ON if torch.is_grad_enabled() else self.region
@@ -601,7 +621,9 @@ class Recorder(TorchFunctionMode):
         address = _address(tensor)
         if address:
             size = int(tensor.untyped_storage().nbytes())
-            weak = weakref.ref(tensor, lambda w: self._exports.__setitem__(slice(None), [e for e in self._exports if e[3] is not w]))
+            weak = weakref.ref(
+                tensor, lambda w: self._exports.__setitem__(slice(None), [e for e in self._exports if e[3] is not w])
+            )
             start = address - int(tensor.storage_offset()) * tensor.element_size()
             self._exports.append((start, address + size, read[0], weak))
 

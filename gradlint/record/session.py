@@ -166,14 +166,20 @@ class _Session:
             elif not keyed and (setup.step is None or setup.loss is not None):
                 called[name] = self._search(root, roots, name)
         if keyed and not called and setup.step is None:
-            raise TargetError(f"no model is given inputs: add 'inputs', a dict with keys of 'model' ({', '.join(roots)})")
+            raise TargetError(
+                f"no model is given inputs: add 'inputs', a dict with keys of 'model' ({', '.join(roots)})"
+            )
         return called
 
     def _materialize(self, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> None:
         """Let lazy layers take their shapes, as the user's first batch would."""
         for name, inputs in called.items():
             if any(is_lazy(p) for p in roots[name].parameters()):
-                with self._aside(), torch.no_grad(), _as_theirs("the first forward, which gives lazy layers their shapes,"):
+                with (
+                    self._aside(),
+                    torch.no_grad(),
+                    _as_theirs("the first forward, which gives lazy layers their shapes,"),
+                ):
                     _seed()
                     _call(roots[name], inputs)
 
@@ -233,7 +239,9 @@ class _Session:
                     outputs[name] = gradlint_runs_user_code(_call, roots[name], inputs)
         loss_start = len(recorder.ops)
         recorder.event("phase", {"name": "loss"}, site=NO_SITE)
-        output = outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()), None)
+        output = (
+            outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()), None)
+        )
         found = self._roots(setup, output, bool(outputs))
         self.note_left_off()
         moved = frozenset(
@@ -264,7 +272,9 @@ class _Session:
         finally:
             recorder.paused -= 1
         if verdict.failure:
-            recorder.note_unseen(f"the backward raised {verdict.failure}: verdicts come from the recorded graph", NO_SITE)
+            recorder.note_unseen(
+                f"the backward raised {verdict.failure}: verdicts come from the recorded graph", NO_SITE
+            )
         return Trace(
             target=self.target,
             setup=setup,
@@ -285,7 +295,10 @@ class _Session:
             buffers=named_buffers,
             inputs=named_inputs,
             buffers_moved=moved,
-            inputs_described="; ".join(f"{f'{n}: ' if n else ''}{i.description or 'none'} ({i.how})" for n, i in called.items()) or "none",
+            inputs_described="; ".join(
+                f"{f'{n}: ' if n else ''}{i.description or 'none'} ({i.how})" for n, i in called.items()
+            )
+            or "none",
             unseen=recorder.unseen,
             reached=frozenset(by_key[k] for k in verdict.reached if k in by_key),
             reached_zero=frozenset(by_key[k] for k in verdict.zero if k in by_key),
@@ -468,7 +481,9 @@ class _Session:
             )
         return rows
 
-    def _histories(self, parameters: Sequence[Parameter], start: int, earlier: Mapping[int, int], lazy: set[int]) -> None:
+    def _histories(
+        self, parameters: Sequence[Parameter], start: int, earlier: Mapping[int, int], lazy: set[int]
+    ) -> None:
         """Give every parameter its events, what it was copied from, and whether the forward wrote to it."""
         by_key = {p.key: p for p in parameters}
         owners = {v: by_key[key].index for v, key in self.recorder.owners.items() if key in by_key}
@@ -496,7 +511,9 @@ class _Session:
                 depends = masks.data.get(value, 0)
                 parameter.twin_of = frozenset(indices(depends)) - {parameter.index}
 
-    def _rerun(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> Callable[[], list[Tensor]]:
+    def _rerun(
+        self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]
+    ) -> Callable[[], list[Tensor]]:
         """Forward and loss once more, unrecorded; all it changes is put back."""
         recorder = self.recorder
 
@@ -508,7 +525,11 @@ class _Session:
                     recorder.before_call = preserved.before_call
                     _seed()
                     outputs = {n: gradlint_runs_user_code(_call, roots[n], i) for n, i in called.items()}
-                    output = outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()))
+                    output = (
+                        outputs
+                        if isinstance(setup.model, Mapping) and len(outputs) != 1
+                        else next(iter(outputs.values()))
+                    )
                     return [t.detach().clone() for t in self._roots(setup, output, True).tensors]
             finally:
                 recorder.before_call = before
@@ -531,7 +552,9 @@ def _loss_roots(loss: Any) -> _Roots:
         loss = loss["loss"]
     if not isinstance(loss, Tensor):
         got = "None" if loss is None else f"a {type(loss).__name__}"
-        advice = "drop its .item() or float()" if isinstance(loss, (int, float)) else "return what backward() is called on"
+        advice = (
+            "drop its .item() or float()" if isinstance(loss, (int, float)) else "return what backward() is called on"
+        )
         raise TargetError(f"the loss function returned {got} instead of a scalar tensor: {advice}")
     if loss.numel() != 1:
         shape = ", ".join(map(str, loss.shape))
@@ -608,7 +631,9 @@ def _same(left: Tensor, right: Tensor) -> bool:
     if left.shape != right.shape or left.dtype != right.dtype or left.is_meta:
         return False
     with torch.no_grad():
-        return bool(torch.equal(left.detach(), right)) or bool(torch.equal(torch.nan_to_num(left.detach()), torch.nan_to_num(right)))
+        return bool(torch.equal(left.detach(), right)) or bool(
+            torch.equal(torch.nan_to_num(left.detach()), torch.nan_to_num(right))
+        )
 
 
 def _seed() -> None:

@@ -44,7 +44,16 @@ def _table() -> dict[Any, int]:
             if isinstance(function, type):
                 continue
             table[function] = PASS
-    for name in ("grad", "name", "names", "volatile", "_backward_hooks", "_post_accumulate_grad_hooks", "retains_grad", "grad_dtype"):
+    for name in (
+        "grad",
+        "name",
+        "names",
+        "volatile",
+        "_backward_hooks",
+        "_post_accumulate_grad_hooks",
+        "retains_grad",
+        "grad_dtype",
+    ):
         member = inspect.getattr_static(Tensor, name, None)
         if hasattr(member, "__set__"):
             table[member.__set__] = PASS
@@ -64,6 +73,7 @@ def _table() -> dict[Any, int]:
 
 TABLE = _table()
 
+
 def classify(func: Any) -> int:
     """What to do with a function seen for the first time."""
     name = getattr(func, "__name__", "") or ""
@@ -73,6 +83,10 @@ def classify(func: Any) -> int:
         return PASS
     if (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__ior__", "__iand__", "__ixor__"):
         return WRITE
-    if name.startswith("__i") and name.endswith("__") and name not in ("__init__", "__iter__", "__int__", "__index__", "__invert__"):
+    if (
+        name.startswith("__i")
+        and name.endswith("__")
+        and name not in ("__init__", "__iter__", "__int__", "__index__", "__invert__")
+    ):
         return WRITE
     return RECORD

@@ -70,7 +70,9 @@ def tables(
     rows: dict[int, Module] = {}
     parameters: dict[int, Parameter] = {}
     names: dict[int, list[str]] = {}
-    registered = {(e.data["module"], e.data["child"]): e.site for e in events if e.kind == "register" and "child" in e.data}
+    registered = {
+        (e.data["module"], e.data["child"]): e.site for e in events if e.kind == "register" and "child" in e.data
+    }
 
     def visit(place: Place, in_tree: bool) -> None:
         module = place.module
@@ -129,7 +131,15 @@ def tables(
     for module in modules_seen:  # built, and neither in the model nor run
         number = numbers[id(module)]
         if number not in rows:
-            rows[number] = Module(f"?{type(module).__name__}", number, -1, type(module), bool(getattr(module, "training", False)), False, NO_SITE)
+            rows[number] = Module(
+                f"?{type(module).__name__}",
+                number,
+                -1,
+                type(module),
+                bool(getattr(module, "training", False)),
+                False,
+                NO_SITE,
+            )
     for key, parameter in parameters.items():
         parameter.aliases = tuple(dict.fromkeys(names[key]))
         measure(parameter)
