@@ -255,10 +255,11 @@ def test_ctrl_c_while_build_hangs(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "gradlint", "check", "m.py:build", "--output-format", "json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )  # fmt: skip
     while not (tmp_path / "started").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, json.loads(out)["errors"][0]["message"]) == (130, "interrupted")
     assert "Traceback" not in err

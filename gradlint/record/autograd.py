@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +42,8 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     if not unsure or not (customs or doubtful):
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk")
     hidden = any(id(p) not in everything for p in unsure)
-    dropped: set[tuple[Any, int]] = set()
-    handles = [node.register_hook(_noting(node, dropped)) for node in _custom_nodes(roots)]
+    edges: set[tuple[Any, int]] = set()
+    handles = [node.register_hook(_noting(node, edges)) for node in _custom_nodes(roots)]
     try:
         proven = _backward(roots, unsure) if hidden else _grad(roots, unsure)
     except Exception as error:  # the user's backward may raise anything
@@ -53,7 +53,10 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
         for handle in handles:
             handle.remove()
     zero -= doubtful - proven
-    reached = {i for i in ids if i in sure} | (proven - zero)
+    # what a custom Function further up makes of a missing gradient is zeros: nothing that trains
+    behind = everything - _walk(roots, zero=True, custom=True, without=edges)[0] if edges else set()
+    reached = {i for i in ids if i in sure} | (proven - zero - behind)
+    dropped = {(getattr(type(node), "_forward_cls", None), number) for node, number in edges}
     return Verdict(frozenset(reached), frozenset(zero - reached), "backward", dropped=frozenset(dropped))
 
 
@@ -71,18 +74,19 @@ def _custom_nodes(roots: Iterable[Tensor]) -> list[Any]:
 def _noting(node: Any, dropped: set[tuple[Any, int]]) -> Callable[[Any, Any], None]:
     """A hook that notes the inputs for which a custom Function gave None though its own output had a gradient."""
     following = [n for n, _ in node.next_functions]
-    function = getattr(type(node), "_forward_cls", None)
 
     def hook(given: Any, received: Any) -> None:
         if any(g is not None for g in received):
-            dropped.update((function, i) for i, g in enumerate(given) if g is None and following[i] is not None)
+            dropped.update((node, i) for i, g in enumerate(given) if g is None and following[i] is not None)
 
     return hook
 
 
-def _walk(roots: Iterable[Tensor], *, zero: bool, custom: bool) -> tuple[set[int], bool]:
-    """Identities of the leaves that grad_fn leads to, through zero-gradient and custom nodes or not; and whether a
-    custom Function was met."""
+def _walk(
+    roots: Iterable[Tensor], *, zero: bool, custom: bool, without: Container[tuple[Any, int]] = ()
+) -> tuple[set[int], bool]:
+    """Identities of the leaves that grad_fn leads to, through zero-gradient and custom nodes or not and not along some
+    edges (node, number of the input); and whether a custom Function was met."""
     found: set[int] = set()
     pending: list[Any] = []
     met = False
@@ -104,11 +108,16 @@ def _walk(roots: Iterable[Tensor], *, zero: bool, custom: bool) -> tuple[set[int
                 continue
         if not zero and (node.name() in _ZERO_NODES or _rounds(node)):
             continue
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
+        for number, (following, _) in enumerate(node.next_functions):
+            if following is not None and following not in seen and (node, number) not in without:
                 seen.add(following)
                 pending.append(following)
     return found, met
+
+
+def surely_reached(roots: Sequence[Tensor]) -> set[int]:
+    """Identities of the leaves that gradient returns to by torch's own operations alone."""
+    return _walk(roots, zero=False, custom=False)[0]
 
 
 def _rounds(node: Any) -> bool:

@@ -366,7 +366,7 @@ class _Session:
         if not found:
             return
         ops, values = self.recorder.ops, self.recorder.values
-        reached = {id(t) for t in autograd_leaves([t for t in roots if t.requires_grad])}
+        reached = autograd.surely_reached([t for t in roots if t.requires_grad])
         asked = {v for op in ops[start:] if op.name == "grad" for v in op.inputs}
         for find, value in found:
             tensor = find.thing

@@ -216,7 +216,9 @@ class HalfGradient(Function):
 
 class UsesHalf(Two):
     def forward(self, x):
-        return self.head(HalfGradient.apply(self.a(x), self.b(x)))  # cut: function
+        return self.head(
+            HalfGradient.apply(self.a(x), self.b(x))
+        )  # error: [function-drops-gradient] a.*  # cut: function
 
 
 def case_function_drops_one_gradient():
@@ -323,7 +325,10 @@ def case_checkpoint_reentrant():
 
 class Starving(Two):
     def forward(self, x):
-        return self.head(checkpoint(self.inside, x, use_reentrant=True) + self.b(x))  # cut: checkpoint
+        h = checkpoint(
+            self.inside, x, use_reentrant=True
+        )  # error: [reentrant-checkpoint-upstream] a.*  # cut: checkpoint
+        return self.head(h + self.b(x))
 
     def inside(self, x):
         return torch.relu(self.a(x))

@@ -359,7 +359,7 @@ def case_cut_in_the_loss():
 
 class Relabelled(Base):
     def forward(self, x):
-        h = self.a(x).detach().requires_grad_()  # error: [detached-upstream] a.*
+        h = self.a(x).detach().requires_grad_()  # error: [requires-grad-relabel] a.*
         return self.head(h + self.b(x))
 
 

@@ -336,7 +336,7 @@ class Stopped(Function):
 
 class StoppedInside(Base):
     def forward(self, x):
-        return self.head(Stopped.apply(self.a(x)) + self.b(x))  # cut: function
+        return self.head(Stopped.apply(self.a(x)) + self.b(x))  # error: [function-drops-gradient] a.*  # cut: function
 
 
 def case_function_stops_the_gradient():
@@ -345,8 +345,8 @@ def case_function_stops_the_gradient():
 
 class StoppedTwice(Base):
     def forward(self, x):
-        h = Stopped.apply(self.a(x))  # cut: function
-        h = h.detach() + Stopped.apply(self.b(x))  # cut: function
+        h = Stopped.apply(self.a(x))  # error: [function-drops-gradient] a.*  # cut: function
+        h = h.detach() + Stopped.apply(self.b(x))  # error: [function-drops-gradient] b.*  # cut: function
         return self.head(h)
 
 
@@ -378,7 +378,9 @@ class ListArgument(Function):
 
 class UsesListArgument(Base):
     def forward(self, x):
-        return self.head(ListArgument.apply(self.b(x), [self.a(x)]))  # cut: function
+        return self.head(
+            ListArgument.apply(self.b(x), [self.a(x)])
+        )  # error: [function-drops-gradient] a.*  # cut: function
 
 
 def case_function_with_tensors_in_a_list():
