@@ -46,8 +46,8 @@ if TYPE_CHECKING:
         given_at,
         idle_statements,
     )
-    from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
     from gradlint.terms import ConstantTerm, DroppedTerm
+    from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
 
 _HOMES = {
     "api": "check trace",

@@ -15,7 +15,7 @@ class TargetError(GradlintError):
     """A target could not be loaded, built or run.
 
     Attributes:
-        traceback: the user's own traceback as text, without gradlint's frames; empty when the fault is not in their code.
+        traceback: the user's own traceback as text, without gradlint's frames; empty when the fault is not theirs.
     """
 
     def __init__(self, message: str, traceback: str = "") -> None:

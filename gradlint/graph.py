@@ -63,7 +63,7 @@ def build_graph(trace: Trace) -> torch.fx.Graph:
 
 def _node(graph: torch.fx.Graph, op: Op, inputs: list[torch.fx.Node]) -> torch.fx.Node:
     """A node for an op; what cannot be called again is a call of a stand-in that carries its name."""
-    if op.kind == KIND_ALIAS or isinstance(op.func, (str, type)) or not op.args and not op.kwargs and inputs:
+    if op.kind == KIND_ALIAS or isinstance(op.func, (str, type)) or (not op.args and not op.kwargs and inputs):
         return graph.call_function(_opaque, (op.name, *inputs), name=_identifier(op.name))
     waiting = iter(inputs)
     args = tuple(_filled(a, waiting) for a in op.args)

@@ -20,7 +20,7 @@ def nothing_to_judge(trace: Trace) -> str | None:
         return "the set-up gives no model: add 'model', and 'inputs' and 'loss' if they cannot be found"
     named = " and ".join(type(m).__name__ for m in model.values()) if isinstance(model, dict) else type(model).__name__
     return (
-        f"{named} has no parameters, so there is nothing to check: return the module that trains (layers kept in a plain "
+        f"{named} has no parameters, so there is nothing to check: return the module that trains (layers in a plain "
         "list or dict do not count, nn.ModuleList and nn.ModuleDict do)"
     )
 

@@ -84,13 +84,9 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `word`, compared without case; None when none comes close."""
     by_folded = {candidate.casefold(): candidate for candidate in candidates}
     folded = word.casefold()
-    close = difflib.get_close_matches(folded, by_folded, n=5, cutoff=0.6)
-
-    def likeness(candidate: str) -> tuple[float, int]:
-        in_place = sum(a == b for a, b in zip(folded, candidate, strict=False))
-        return difflib.SequenceMatcher(None, candidate, folded).ratio(), in_place  # GL4O1: GL401 rather than GL412
-
-    return by_folded[max(close, key=likeness)] if close else None
+    meant = re.sub(r"(?<=\d)[oil]", lambda letter: {"o": "0"}.get(letter.group(), "1"), folded)  # GL4O1
+    close = difflib.get_close_matches(meant, by_folded, n=1, cutoff=0.6)
+    return by_folded[close[0]] if close else None
 
 
 def _strengths(selectors: Iterable[str], known: Sequence[Entry]) -> dict[str, int]:

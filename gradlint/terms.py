@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradlint.findings import Location
-from gradlint.flow import NONDIFFERENTIABLE
 from gradlint.provenance import NEW_LEAF, indices
 from gradlint.rearrange import origin
 from gradlint.sites import NO_SITE, enclosing_function, node_location
@@ -151,8 +150,6 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
         cuts = flow.first_cuts(source, mask)
         if not cuts or any(cut.location in told for cut, _ in cuts):
             continue
-        if relabelled is None and all(cut.kind == NONDIFFERENTIABLE for cut, _ in cuts):
-            continue  # counts and comparisons are added to be seen (ACT's number of steps): nothing was cut off
         hit = 0
         for _, behind in cuts:
             hit |= behind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import DETACH, GRADIENT, NO_GRAD, Context, Cut, Finding, Fix, Rule, Severity
+from gradlint import DETACH, GRADIENT, NO_GRAD, NONDIFFERENTIABLE, Context, Cut, Finding, Fix, Rule, Severity
 
 
 class ConstantLossTerm(Rule):
@@ -77,6 +77,8 @@ class ConstantLossTerm(Rule):
                     context.related("the term is computed here", term.site),
                     *context.callers(cut.site),
                 ],
+                # counts and comparisons may be added to be seen (ACT's number of steps): nothing was cut off
+                severity=Severity.INFO if all(c.kind == NONDIFFERENTIABLE for c in term.cuts) else None,
                 fix=Fix("Keep the term's gradient; if it is only to be watched, log it and leave it out of the loss."),
             )
 

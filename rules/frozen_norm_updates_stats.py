@@ -98,8 +98,8 @@ class FrozenNormUpdatesStats(Rule):
             )
             if by_batch:
                 message = (
-                    f"{len(modules)} frozen {layers} of momentum 0 in train mode: {listed}. The running statistics stay, "
-                    "and the layer normalises by the batch all the same."
+                    f"{len(modules)} frozen {layers} of momentum 0 in train mode: {listed}. The running statistics "
+                    "stay, and the layer normalises by the batch all the same."
                 )
             yield context.finding(
                 self,

@@ -25,7 +25,8 @@ class LossWithoutGradient(Rule):
 
     def build():
         model = nn.Linear(4, 2)
-        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
                 "loss": lambda out: (out.argmax(-1) != 0).float().mean()}
     ```
 
@@ -36,7 +37,8 @@ class LossWithoutGradient(Rule):
 
     def build():
         model = nn.Linear(4, 2)
-        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        return {"model": model, "inputs": (torch.randn(2, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
                 "loss": lambda out: nn.functional.cross_entropy(out, torch.zeros(2, dtype=torch.long))}
     ```
 
@@ -63,7 +65,8 @@ class LossWithoutGradient(Rule):
             cut = flow.cuts[0]
             yield context.finding(
                 self,
-                f"{lacks}: every way back is cut, here by {cut.name}, before the gradient reaches {context.names(starved)}.",
+                f"{lacks}: every way back is cut, here by {cut.name}, before the gradient reaches "
+                f"{context.names(starved)}.",
                 at=cut.location,
                 parameters=starved,
                 related=[

@@ -11,8 +11,8 @@ class NoGradUpstream(Rule):
     """A region without grad mode starves the parameters in it or before it.
 
     ## What it does
-    Finds `no_grad`, `inference_mode` and `set_grad_enabled(False)` regions (`with` or decorator) on the only ways from a
-    trainable parameter to the loss.
+    Finds `no_grad`, `inference_mode` and `set_grad_enabled(False)` regions (`with` or decorator) on the only ways from
+    a trainable parameter to the loss.
 
     ## Why it is bad
     Nothing that runs in the region is recorded by autograd. Its parameters are not trained, and neither is anything
@@ -61,7 +61,8 @@ class NoGradUpstream(Rule):
     ```
 
     ## Known limits
-    As for GL401. Where grad mode was switched off by something that cannot be seen (C++), the first operation is blamed.
+    As for GL401. Where grad mode was switched off by something that cannot be seen (C++), its first operation is
+    blamed.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#grad-modes

@@ -54,10 +54,8 @@ _FUNCTION_APPLY = _code_of(torch.autograd.Function.apply)
 _MODULE_CALL = _code_of(getattr(torch.nn.Module, "_call_impl", None))
 
 
-_PLAIN = frozenset(
-    (int, float, str, bool, type(None), complex, slice, type(Ellipsis))
-    + (torch.dtype, torch.device, torch.layout, torch.memory_format)
-)
+_PLAIN = frozenset((int, float, str, bool, complex, slice, type(None), type(Ellipsis)))
+_PLAIN |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 """Types of arguments that are kept as they are."""
 
 
@@ -206,7 +204,7 @@ class Recorder(TorchFunctionMode):
         targets: list[Tensor] = []
         if kind == tables.WRITE:
             first = args[0] if args else next(iter(kwargs.values())) if kwargs else None
-            targets = [first] if isinstance(first, Tensor) else [t for t in _tensors(first)]
+            targets = [first] if isinstance(first, Tensor) else list(_tensors(first))
         if kwargs and kwargs.get("out") is not None:
             targets += _tensors(kwargs["out"])
         chain = self.walk(sys._getframe(2))

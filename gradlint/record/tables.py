@@ -11,14 +11,15 @@ from torch import Tensor
 PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD, BACKWARD = range(6)
 
 _METADATA = """
-shape dtype device layout is_leaf grad_fn requires_grad ndim is_cuda is_sparse is_sparse_csr is_quantized is_meta is_cpu
-is_xla is_mps is_mkldnn is_vulkan is_xpu is_ipu is_hpu is_nested is_mtia is_maia names itemsize nbytes output_nr _version
-retains_grad _base _backward_hooks _cdata _post_accumulate_grad_hooks grad name volatile _has_symbolic_sizes_strides grad_dtype
-size dim stride numel nelement element_size is_floating_point is_complex is_contiguous is_signed storage_offset
-get_device __len__ __hash__ __repr__ __str__ __format__ __dir__ register_hook register_post_accumulate_grad_hook
-untyped_storage storage typed_storage _typed_storage data_ptr has_names is_set_to is_same_size is_shared is_pinned is_inference
-is_neg is_conj is_distributed is_coalesced sparse_dim dense_dim _nnz retain_grad _is_view ndimension nelement
-_is_zerotensor _use_count __dlpack_device__ dim_order _is_all_true _is_any_true __torch_dispatch__ __class__ element_size
+shape dtype device layout is_leaf grad_fn requires_grad ndim is_cuda is_sparse is_sparse_csr is_quantized is_meta
+is_cpu is_xla is_mps is_mkldnn is_vulkan is_xpu is_ipu is_hpu is_nested is_mtia is_maia names itemsize nbytes
+output_nr _version retains_grad _base _backward_hooks _cdata _post_accumulate_grad_hooks grad name volatile
+_has_symbolic_sizes_strides grad_dtype size dim stride numel nelement element_size is_floating_point is_complex
+is_contiguous is_signed storage_offset get_device __len__ __hash__ __repr__ __str__ __format__ __dir__ register_hook
+register_post_accumulate_grad_hook untyped_storage storage typed_storage _typed_storage data_ptr has_names is_set_to
+is_same_size is_shared is_pinned is_inference is_neg is_conj is_distributed is_coalesced sparse_dim dense_dim _nnz
+retain_grad _is_view ndimension _is_zerotensor _use_count __dlpack_device__ dim_order _is_all_true _is_any_true
+__torch_dispatch__ __class__
 """.split()
 
 
