@@ -10,6 +10,8 @@ transformers = pytest.importorskip("transformers")
 
 import stock  # noqa: E402
 
+from gradlint import Severity  # noqa: E402
+
 KEPT = stock.snapshot()
 SAME = transformers.__version__ == KEPT["transformers"]
 
@@ -38,4 +40,6 @@ def test_architecture_gives_what_was_reviewed(kind):
         warnings.simplefilter("ignore")
         findings, wrong = stock.judge(stock.builder(kind, name, level))
     assert not wrong, wrong
-    assert stock.summary(findings) == expected, [f.message for f in findings]
+    assert not [f.message for f in findings if f.severity > Severity.INFO]
+    reviewed = [f for f in findings if f.code in stock.REVIEWED]
+    assert stock.summary(reviewed) == expected, [f.message for f in reviewed]
