@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import random
 import sys
 import warnings
@@ -64,6 +65,7 @@ def recording(
     """
     session = _Session(target)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_heap_spared())
         stack.enter_context(Preserved(()))  # random states, switches and filters that build() changes
         # Said because of the recorder's own hooks; the filters are put back by Preserved.
         warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
@@ -83,6 +85,19 @@ def recording(
         if standin.used:
             trace.notes.append("CUDA is asked for and absent here: recorded on the CPU")
         yield trace
+
+
+@contextlib.contextmanager
+def _heap_spared() -> Iterator[None]:
+    """Keep the growing trace from making Python search all of torch for garbage again and again."""
+    if gc.get_freeze_count():  # somebody else's freeze: undoing ours would undo theirs
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextlib.contextmanager
