@@ -6,10 +6,11 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gradlint.blame import Cut, region_location
 from gradlint.engine import Options, record_target
 from gradlint.errors import UsageError
 from gradlint.findings import Location
-from gradlint.flow import Cut, Flow, region_location
+from gradlint.flow import Flow
 from gradlint.naming import count
 from gradlint.provenance import ancestors
 from gradlint.selection import nearest

@@ -16,9 +16,10 @@ import torch
 from table import Builder
 
 from gradlint import registry
+from gradlint.blame import CHECKPOINT, FUNCTION
 from gradlint.engine import Options, _judge, record_target
 from gradlint.findings import Report
-from gradlint.flow import CHECKPOINT, FUNCTION, Flow
+from gradlint.flow import Flow
 
 FOLDER = Path(__file__).parent / "awkward"
 CASES = [b for path in sorted(FOLDER.glob("*.py")) for b in table.builders(path, "case_")]
