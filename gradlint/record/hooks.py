@@ -179,7 +179,7 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             log.optimizers.append(self)
             log.group_events[id(self)] = []
             event = recorder.event("optimizer", {"optimizer": id(self)}, site=site)
-            arguments = constructor_arguments(recorder.tape.sites, site, frame)
+            arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
             log.arguments[id(self)] = Arguments(site, event.number, *arguments)
             recorder.building.append(id(self))
             try:

@@ -23,6 +23,7 @@ from gradlint.inputs import Inputs, find_inputs
 from gradlint.preserve import Preserved
 from gradlint.provenance import ancestors, indices, propagate
 from gradlint.record import autograd
+from gradlint.record.eager import eager
 from gradlint.record.executed import executed
 from gradlint.record.held import Find, plain_attributes
 from gradlint.record.hooks import Log, installed
@@ -75,7 +76,7 @@ def recording(
         session.recorder.keywords = standin.keywords
         stack.enter_context(installed(session.recorder, session.log))
         stack.callback(session.recorder.tensors.forget)
-        stack.enter_context(_eager(session))
+        session.force_eager = stack.enter_context(eager())
         with session.recorder, executed(session.codes):
             result = gradlint_runs_user_code(make, stack)
         session.note_left_off()
@@ -100,27 +101,11 @@ def _heap_spared() -> Iterator[None]:
         gc.unfreeze()
 
 
-@contextlib.contextmanager
-def _eager(session: _Session) -> Iterator[None]:
-    """Keep torch.compile'd parts eager, where the user's code has any."""
-
-    def force() -> None:
-        compiler = getattr(torch, "compiler", None)
-        stance = getattr(compiler, "set_stance", None)  # torch 2.6 and newer
-        if stance is not None and "torch._dynamo" in sys.modules:
-            session.stack.enter_context(stance("force_eager"))
-
-    session.force_eager = force
-    with session.stack:
-        yield
-
-
 class _Session:
     def __init__(self, target: str) -> None:
         self.target = target
         self.recorder = Recorder()
         self.log = Log()
-        self.stack = contextlib.ExitStack()
         self.force_eager: Callable[[], None] = lambda: None
         self.notes: list[str] = []
         self.codes: dict[int, CodeType] = {}
