@@ -237,7 +237,7 @@ def call_at(path: str, location: Location, names: Container[str] = ()) -> ast.Ca
     for call in calls:
         if node_location(path, call) == location:
             return call
-    calls = [c for c in calls if dotted(c.func).rpartition(".")[2] in names] or calls
+    calls = [c for c in calls if (dotted(c.func) or [""])[-1] in names] or calls
     return max(calls, key=lambda c: (c.end_lineno or 0, c.end_col_offset or 0, -c.col_offset), default=None)
 
 

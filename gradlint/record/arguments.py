@@ -32,7 +32,8 @@ class Arguments:
 def constructor_arguments(
     sites: Sites, site: int, frame: FrameType | None, cls: type
 ) -> tuple[tuple[Location, ...], tuple[Location, ...], Location | None]:
-    """(chosen_at, group_locations, parameters_of) of the call that makes a `cls`; empty where the source does not tell."""
+    """(chosen_at, group_locations, parameters_of) of the call that makes a `cls`; empty where the source does not
+    tell."""
     blamed = sites.innermost(site)
     if blamed is None or frame is None:
         return (), (), None
