@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gradlint.rearrange import origin
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
+    from gradlint.siblings import siblings
     from gradlint.sites import Frame, is_project
     from gradlint.source import (
         Function,
@@ -47,7 +48,22 @@ if TYPE_CHECKING:
         idle_statements,
     )
     from gradlint.terms import ConstantTerm, DroppedTerm
-    from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
+    from gradlint.traces import (
+        Event,
+        Gradient,
+        Group,
+        Held,
+        Loose,
+        Module,
+        ModuleCall,
+        Numeric,
+        Op,
+        Optimizer,
+        Parameter,
+        Stop,
+        Trace,
+        Value,
+    )
 
 _HOMES = {
     "api": "check trace",
@@ -59,11 +75,12 @@ _HOMES = {
     "rearrange": "origin",
     "rule": "Context Rule",
     "setup": "Setup",
+    "siblings": "siblings",
     "sites": "Frame is_project",
     "terms": "ConstantTerm DroppedTerm",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
     "idle_statements",
-    "traces": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
+    "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -100,6 +117,7 @@ __all__ = [
     "Flow",
     "Frame",
     "Function",
+    "Gradient",
     "GradlintError",
     "Group",
     "Held",
@@ -107,6 +125,7 @@ __all__ = [
     "Loose",
     "Module",
     "ModuleCall",
+    "Numeric",
     "Op",
     "Optimizer",
     "Parameter",
@@ -116,6 +135,7 @@ __all__ = [
     "Rule",
     "Setup",
     "Severity",
+    "Stop",
     "TargetError",
     "Trace",
     "UsageError",
@@ -137,6 +157,7 @@ __all__ = [
     "is_project",
     "origin",
     "region_location",
+    "siblings",
     "trace",
     "weight_gradient_flops",
 ]

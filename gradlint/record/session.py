@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from gradlint.inputs import Inputs, find_inputs
 from gradlint.preserve import Preserved
 from gradlint.provenance import ancestors, indices, propagate
 from gradlint.record import autograd
+from gradlint.record.again import Again, seed
 from gradlint.record.executed import executed
 from gradlint.record.held import Find, plain_attributes
 from gradlint.record.hooks import Log, installed
@@ -31,9 +31,6 @@ from gradlint.remarks import not_finite
 from gradlint.setup import Setup, modules_of, normalize, optimizers_of
 from gradlint.sites import NO_SITE
 from gradlint.traces import Event, Group, Held, Loose, Optimizer, Parameter, Trace
-
-SEED = 0
-"""Forwards run under this seed, so that a verdict does not depend on the luck of a dropout or a router."""
 
 
 def gradlint_runs_user_code(function: Callable[..., Any], *args: Any) -> Any:
@@ -130,7 +127,7 @@ class _Session:
                 self.log.number(place.module)
             called = self._inputs(setup, roots, given)
             self._materialize(roots, called)
-            _seed()
+            seed()
             trace = self._run(setup, roots, optimizers, called)
             yield trace
             trace.rerun = None
@@ -180,7 +177,7 @@ class _Session:
                     torch.no_grad(),
                     _as_theirs("the first forward, which gives lazy layers their shapes,"),
                 ):
-                    _seed()
+                    seed()
                     _call(roots[name], inputs)
 
     @contextlib.contextmanager
@@ -202,7 +199,7 @@ class _Session:
                 before = recorder.before_call
                 recorder.before_call = preserved.before_call
                 try:
-                    _seed()
+                    seed()
                     with recorder, torch.no_grad():
                         return root(*args, **kwargs)
                 finally:
@@ -511,31 +508,15 @@ class _Session:
                 depends = masks.data.get(value, 0)
                 parameter.twin_of = frozenset(indices(depends)) - {parameter.index}
 
-    def _rerun(
-        self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]
-    ) -> Callable[[], list[Tensor]]:
-        """Forward and loss once more, unrecorded; all it changes is put back."""
-        recorder = self.recorder
+    def _rerun(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> Again:
+        """Forward and loss once more, unrecorded."""
 
-        def rerun() -> list[Tensor]:
-            before = recorder.before_call
-            recorder.paused += 1
-            try:
-                with Preserved(roots) as preserved, recorder:
-                    recorder.before_call = preserved.before_call
-                    _seed()
-                    outputs = {n: gradlint_runs_user_code(_call, roots[n], i) for n, i in called.items()}
-                    output = (
-                        outputs
-                        if isinstance(setup.model, Mapping) and len(outputs) != 1
-                        else next(iter(outputs.values()))
-                    )
-                    return [t.detach().clone() for t in self._roots(setup, output, True).tensors]
-            finally:
-                recorder.before_call = before
-                recorder.paused -= 1
+        def run() -> list[Tensor]:
+            outputs = {n: gradlint_runs_user_code(_call, roots[n], i) for n, i in called.items()}
+            several = isinstance(setup.model, Mapping) and len(outputs) != 1
+            return list(self._roots(setup, outputs if several else next(iter(outputs.values())), True).tensors)
 
-        return rerun
+        return Again(self.recorder, dict(roots), run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -634,11 +615,3 @@ def _same(left: Tensor, right: Tensor) -> bool:
         return bool(torch.equal(left.detach(), right)) or bool(
             torch.equal(torch.nan_to_num(left.detach()), torch.nan_to_num(right))
         )
-
-
-def _seed() -> None:
-    random.seed(SEED)
-    torch.manual_seed(SEED)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(SEED)
