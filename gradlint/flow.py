@@ -115,8 +115,8 @@ class Stale:
     """The name it had."""
     replaced: Event
     """The registration that took its place."""
-    now: Parameter | None
-    """What has the name now."""
+    now: tuple[Parameter, ...]
+    """What has the name now, or what is in the module that took the place of its own."""
 
 
 class Flow:
@@ -537,7 +537,7 @@ class Flow:
     @property
     def replaced(self) -> frozenset[int]:
         """Indices of the parameters that took the place of ones an optimizer still holds. GL304 speaks of them."""
-        return frozenset(s.now.index for s in self.stale if s.now is not None)
+        return frozenset(p.index for s in self.stale for p in s.now)
 
     @functools.cached_property
     def stale(self) -> list[Stale]:
@@ -573,7 +573,11 @@ class Flow:
         return None
 
     def _replaced_by(self, optimizer: int, fqn: str, event: Event) -> Stale:
-        return Stale(optimizer, fqn, event, self.trace.by_fqn.get(fqn))
+        trace = self.trace
+        same = trace.by_fqn.get(fqn)
+        if same is not None or "child" not in event.data:
+            return Stale(optimizer, fqn, event, () if same is None else (same,))
+        return Stale(optimizer, fqn, event, tuple(trace.below(trace.modules[event.data["child"]])))
 
     def _rebuilt(self, optimizer: int, given: int, module: int, fqn: str) -> Stale | None:
         """The case that the whole model was built a second time, after the optimizer."""

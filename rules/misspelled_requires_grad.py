@@ -133,7 +133,9 @@ def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:
         if hasattr(type(thing), name) and name != "requires_grad_":
             continue
         plain = name.lower().replace("_", "")
-        if difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() >= 0.85 and "grad" in plain[-8:]:
+        like = difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() >= 0.85
+        # requires_grid may be a module's own word; letters in another order are nobody's
+        if like and ("grad" in plain[-8:] or sorted(plain[-4:]) == sorted("grad")):
             yield name, value
 
 
