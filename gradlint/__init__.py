@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         Relabel,
         region_location,
     )
-    from gradlint.rearrange import origin
+    from gradlint.rearrange import origin, origins
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
     from gradlint.siblings import siblings
@@ -72,7 +72,7 @@ _HOMES = {
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow Relabel region_location",
-    "rearrange": "origin",
+    "rearrange": "origin origins",
     "rule": "Context Rule",
     "setup": "Setup",
     "siblings": "siblings",
@@ -156,6 +156,7 @@ __all__ = [
     "in_flops",
     "is_project",
     "origin",
+    "origins",
     "region_location",
     "siblings",
     "trace",

@@ -47,6 +47,7 @@ _ROUNDTRIPS = frozenset(
     (
         "data",
         "Variable",
+        "Parameter",
         "tensor",
         "as_tensor",
         "asarray",

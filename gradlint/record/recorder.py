@@ -353,6 +353,10 @@ class Recorder(TorchFunctionMode):
             if getattr(func, "__name__", "") in ("__set__", "set_", "resize_"):
                 entry.storage = _storage(tensor)
             value = self._renew(tensor, entry, op)
+        if id(tensor) in self._watched and getattr(func, "__name__", "") == "detach_":
+            if read and self.values[read[0]].requires_grad:  # of a leaf, it only takes the flag away
+                self.event("freeze", {"parameter": id(tensor), "method": True, "through": self.through})
+            return value
         self._writes[entry.storage] = (op, value)
         if id(tensor) in self._watched:
             self._parameter_written(tensor, func, read, inputs)
