@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         function_of,
         given_at,
         idle_statements,
+        variable_assigned_at,
     )
     from gradlint.terms import ConstantTerm, DroppedTerm
     from gradlint.traces import (
@@ -79,7 +80,7 @@ _HOMES = {
     "sites": "Frame is_project",
     "terms": "ConstantTerm DroppedTerm",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
-    "idle_statements",
+    "idle_statements variable_assigned_at",
     "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -160,5 +161,6 @@ __all__ = [
     "region_location",
     "siblings",
     "trace",
+    "variable_assigned_at",
     "weight_gradient_flops",
 ]

@@ -271,13 +271,16 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Held:
-    """A module or tensor that a plain attribute of a module holds (a list, a dict), where nothing registers it."""
+    """A module or tensor that a plain attribute of a module holds (a list, a dict), or that its methods take from
+    around them, where nothing registers it."""
 
     fqn: str
     """By way of the attribute: ``stack.0.1``."""
     holder: int
-    """Number of the module of the tree whose attribute it is in."""
+    """Number of the module of the tree whose attribute, or whose code's variable, it is in."""
     attribute: str
+    variable: bool = False
+    """Whether it is no attribute but a variable that the holder's code takes from a closure or from the globals."""
 
 
 @dataclass(frozen=True)

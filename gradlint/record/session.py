@@ -23,7 +23,7 @@ from gradlint.provenance import ancestors, indices, propagate
 from gradlint.record import autograd
 from gradlint.record.again import Again, seed
 from gradlint.record.executed import executed
-from gradlint.record.held import Find, plain_attributes
+from gradlint.record.held import Find, plain_attributes, variables
 from gradlint.record.hooks import Log, installed
 from gradlint.record.recorder import Recorder, _tensors, autograd_leaves
 from gradlint.record.tree import buffers, measure, places, tables
@@ -223,7 +223,7 @@ class _Session:
         before = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
         named_buffers = {recorder.read(t): name for name, (t, _) in before.items()}
         named_inputs = _name_inputs(recorder, called)
-        loose = self._loose_tensors(roots, tensors)
+        loose = [(find, value) for find, value in self._loose_tensors(roots, tensors) if value not in named_inputs]
         start = len(recorder.ops)
         recorder.event("phase", {"name": "forward"}, site=NO_SITE)
         recorder.running = True
@@ -305,7 +305,7 @@ class _Session:
             executed=(*self.codes.values(), *(code for code, _, _ in recorder.sites.rows)),
             left_off=frozenset(self.left_off),
             held={
-                self.log.number(module): Held(find.fqn, self.log.number(find.holder), find.attribute)
+                self.log.number(module): Held(find.fqn, self.log.number(find.holder), find.attribute, find.variable)
                 for find in finds
                 for module in find.thing.modules()
             },
@@ -343,7 +343,7 @@ class _Session:
         if not outside:
             return []
         ran = {id(m) for m in outside}
-        found = [f for f in plain_attributes(roots) if isinstance(f.thing, nn.Module)]
+        found = [f for f in (*plain_attributes(roots), *variables(roots)) if isinstance(f.thing, nn.Module)]
         finds = [f for f in found if any(id(m) in ran for m in f.thing.modules())]
         for find in finds:
             for module in find.thing.modules():
@@ -353,8 +353,10 @@ class _Session:
     def _loose_tensors(
         self, roots: Mapping[str, nn.Module], registered: Mapping[int, Tensor]
     ) -> list[tuple[Find, int]]:
-        """Tensors that need grad and that plain attributes hold before the forward, with their values."""
-        found = [f for f in plain_attributes(roots) if isinstance(f.thing, Tensor) and f.thing.requires_grad]
+        """Tensors that need grad and that nothing registers, but the model's code has before the forward, with their
+        values."""
+        finds = (*plain_attributes(roots), *variables(roots))
+        found = [f for f in finds if isinstance(f.thing, Tensor) and f.thing.requires_grad]
         return [(f, self.recorder.read(f.thing)) for f in found if id(f.thing) not in registered]
 
     def _judged_loose(
@@ -371,7 +373,7 @@ class _Session:
             if leaves:
                 producer = values[value].producer
                 yield Loose(
-                    held=Held(find.fqn, self.log.number(find.holder), find.attribute),
+                    held=Held(find.fqn, self.log.number(find.holder), find.attribute, find.variable),
                     leaf=tensor.grad_fn is None,
                     parameter=any(isinstance(t, nn.Parameter) for t in leaves),
                     reached=any(id(t) in reached for t in leaves),
