@@ -16,6 +16,7 @@ import ast
 import copy
 import multiprocessing
 import os
+import signal
 import sys
 import types
 import warnings
@@ -29,6 +30,8 @@ import table
 HELPERS = ("cuts", "terms", "siblings", "flow", "rearrange", "source")
 """Modules of gradlint whose conditions are conditions of rules."""
 SETUPS = [table.FIXTURES, table.FIXTURES / "founding", table.FIXTURES / "real", table.ROOT / "tests" / "awkward"]
+PATIENCE = 20.0
+"""Seconds after which a mutant that does not come to an end counts as noticed."""
 _JUMPS = (ast.Continue, ast.Break, ast.Return)
 
 
@@ -118,6 +121,10 @@ def seen(builder: table.Builder, findings: Sequence[Any], hints: frozenset[str])
     return sorted(kept, key=repr)
 
 
+def _out_of_time(*_: Any) -> None:
+    raise TimeoutError
+
+
 def ask(path: Path, alive: Sequence[Mutant]) -> list[int]:
     """Numbers of the mutants that the set-ups of one file notice."""
     import torch
@@ -125,6 +132,7 @@ def ask(path: Path, alive: Sequence[Mutant]) -> list[int]:
     from gradlint import Severity, engine, flow, numeric, registry
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGALRM, _out_of_time)
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(path.parent))
     rules = registry.load(packs=False).rules
@@ -143,6 +151,7 @@ def ask(path: Path, alive: Sequence[Mutant]) -> list[int]:
                     if number in killed:
                         continue
                     try:
+                        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
                         if mutant.path in files:
                             if mutant.path not in before:
                                 before[mutant.path] = _judged(files[mutant.path], mutant.path, trace, found)
@@ -155,6 +164,8 @@ def ask(path: Path, alive: Sequence[Mutant]) -> list[int]:
                             killed.add(number)
                     except Exception:
                         killed.add(number)
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
         except Exception as error:  # set-ups that end in an error have no findings to compare
             print(f"  {builder.id}: {type(error).__name__}: {error}", file=sys.stderr)
         finally:
