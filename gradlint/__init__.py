@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from gradlint.errors import GradlintError, TargetError, UsageError
     from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
     from gradlint.flow import Flow, Relabel
-    from gradlint.rearrange import origin
+    from gradlint.rearrange import origin, origins
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
+    from gradlint.siblings import siblings
     from gradlint.sites import Frame, is_project
     from gradlint.source import (
         Function,
@@ -44,9 +45,25 @@ if TYPE_CHECKING:
         function_of,
         given_at,
         idle_statements,
+        variable_assigned_at,
     )
     from gradlint.terms import ConstantTerm, DroppedTerm
-    from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
+    from gradlint.traces import (
+        Event,
+        Gradient,
+        Group,
+        Held,
+        Loose,
+        Module,
+        ModuleCall,
+        Numeric,
+        Op,
+        Optimizer,
+        Parameter,
+        Stop,
+        Trace,
+        Value,
+    )
 
 _HOMES = {
     "api": "check trace",
@@ -56,14 +73,15 @@ _HOMES = {
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "Flow Relabel",
-    "rearrange": "origin",
+    "rearrange": "origin origins",
     "rule": "Context Rule",
     "setup": "Setup",
+    "siblings": "siblings",
     "sites": "Frame is_project",
     "terms": "ConstantTerm DroppedTerm",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
-    "idle_statements",
-    "traces": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
+    "idle_statements variable_assigned_at",
+    "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -100,6 +118,7 @@ __all__ = [
     "Flow",
     "Frame",
     "Function",
+    "Gradient",
     "GradlintError",
     "Group",
     "Held",
@@ -107,6 +126,7 @@ __all__ = [
     "Loose",
     "Module",
     "ModuleCall",
+    "Numeric",
     "Op",
     "Optimizer",
     "Parameter",
@@ -116,6 +136,7 @@ __all__ = [
     "Rule",
     "Setup",
     "Severity",
+    "Stop",
     "TargetError",
     "Trace",
     "UsageError",
@@ -136,7 +157,10 @@ __all__ = [
     "in_flops",
     "is_project",
     "origin",
+    "origins",
     "region_location",
+    "siblings",
     "trace",
+    "variable_assigned_at",
     "weight_gradient_flops",
 ]

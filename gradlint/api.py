@@ -18,6 +18,7 @@ def check(
     extend_select: Iterable[str] = (),
     inputs: Sequence[str] = (),
     strict: bool = False,
+    numeric: bool = False,
     show_info: bool = False,
     name: str = "",
 ) -> Report:
@@ -30,6 +31,7 @@ def check(
         select, ignore, extend_select: rules by code, prefix or name, as on the command line.
         inputs: inputs of the forward as after ``--input``, for example ``["2,3,224,224"]``.
         strict: whether what could not be recorded counts as a finding (GL003).
+        numeric: whether to train a few steps, which are taken back, and to measure the gradients (GL605).
         show_info: whether findings of severity info are given too.
         name: how to name the set-up in the report.
 
@@ -42,7 +44,7 @@ def check(
     from gradlint import engine, registry, selection
 
     chosen = selection.select(registry.load(), select, ignore, extend_select)
-    options = engine.Options(inputs=tuple(inputs), strict=strict)
+    options = engine.Options(inputs=tuple(inputs), strict=strict, numeric=numeric)
     if isinstance(setup, str):
         report = engine.check_target(setup, chosen.rules, options)
     else:

@@ -26,7 +26,7 @@ class Rule:
     severity: ClassVar[Severity]
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``."""
+    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``numeric``."""
 
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with one recorded set-up."""
@@ -50,6 +50,10 @@ class Context:
             return "no forward was run"
         if need == "loss" and self.flow.waits_for_step:
             return "the set-up has a step and no loss: it is judged from recorded steps only"
+        if need == "numeric" and self.trace.numeric is None:
+            return "gradients are measured with --numeric only"
+        if need == "numeric" and self.trace.numeric is not None and self.trace.numeric.failure:
+            return "no gradient could be measured"
         return None
 
     def finding(

@@ -58,7 +58,8 @@ class MisspelledRequiresGrad(Rule):
     ```
 
     ## Known limits
-    Silent where the parameters are as the attribute says anyway. Tensors that are no parameters are not looked at.
+    Silent where a tensor is as the attribute says anyway. Of tensors that are no parameters, buffers, plain attributes
+    and inputs are looked at, and weigh a warning.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html
@@ -70,6 +71,7 @@ class MisspelledRequiresGrad(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from self._attributes(context)
+        yield from self._plain_tensors(context)
         yield from self._statements(context)
 
     def _attributes(self, context: Context) -> Iterator[Finding]:
@@ -104,6 +106,26 @@ class MisspelledRequiresGrad(Rule):
                     fix=_fix(write, right),
                 )
 
+    def _plain_tensors(self, context: Context) -> Iterator[Finding]:
+        """Buffers, tensors in plain attributes and inputs: what they are for is not known, so it weighs less."""
+        trace = context.trace
+        places: dict[tuple[str, bool, Location], tuple[Write, list[str]]] = {}
+        for fqn, tensor in _tensors(context):
+            for name, value in _near_misses(tensor):
+                write = best_write(attribute_writes(trace, name), fqn) if tensor.requires_grad != value else None
+                if write is not None:
+                    places.setdefault((name, value, write.location), (write, []))[1].append(fqn)
+        for (name, value, where), (write, names) in places.items():
+            yield context.finding(
+                self,
+                f"{name} is not requires_grad: what is set so {'needs no grad' if value else 'still needs grad'}, "
+                f"{', '.join(names)}.",
+                at=where,
+                named=names,
+                fix=_fix(write, f"requires_grad = {value}"),
+                severity=Severity.WARNING,
+            )
+
     def _statements(self, context: Context) -> Iterator[Finding]:
         for kind, write in idle_statements(context.trace):
             value = bool(write.value.value) if isinstance(write.value, ast.Constant) else None
@@ -125,6 +147,29 @@ class MisspelledRequiresGrad(Rule):
             )
 
 
+def _tensors(context: Context) -> Iterator[tuple[str, Any]]:
+    """The tensors of a set-up that are no parameters, by the name that the code has for them."""
+    for module in context.trace.modules:
+        if module.in_tree:
+            prefix = f"{module.fqn}." if module.fqn else ""
+            for name, value in (*module.module._buffers.items(), *vars(module.module).items()):
+                if hasattr(value, "requires_grad_") and not hasattr(value, "parameters"):
+                    yield prefix + name, value
+    given = context.trace.setup.inputs
+    yield from _leaves("inputs", given)
+
+
+def _leaves(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, dict):
+        for key, part in thing.items():
+            yield from _leaves(str(key), part)
+    elif isinstance(thing, (list, tuple)):
+        for number, part in enumerate(thing):
+            yield from _leaves(f"{name}[{number}]", part)
+    elif hasattr(thing, "requires_grad_"):
+        yield name, thing
+
+
 def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:
     """Attributes of an object, not of its class, that look like requires_grad, with their values."""
     for name, value in list(getattr(thing, "__dict__", {}).items()):
@@ -133,7 +178,9 @@ def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:
         if hasattr(type(thing), name) and name != "requires_grad_":
             continue
         plain = name.lower().replace("_", "")
-        if difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() >= 0.85 and "grad" in plain[-8:]:
+        like = difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() >= 0.85
+        # requires_grid may be a module's own word; letters in another order are nobody's
+        if like and ("grad" in plain[-8:] or sorted(plain[-4:]) == sorted("grad")):
             yield name, value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Loose, Rule, Severity, assigned_at
+from gradlint import Context, Finding, Fix, Loose, Rule, Severity, assigned_at, variable_assigned_at
 
 
 class UnregisteredParameter(Rule):
@@ -57,7 +57,7 @@ class UnregisteredParameter(Rule):
 
     ## Known limits
     Silent on inputs, and on tensors by which the user's code differentiates (`torch.autograd.grad`): coordinates,
-    gradient penalties. Tensors held by closures and globals are not looked at.
+    gradient penalties. Of closures and globals, those are looked at that the model's own methods name.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.parameter.Parameter.html
@@ -83,7 +83,10 @@ class UnregisteredParameter(Rule):
                 what = "is an nn.Parameter in a place that registers nothing"
             else:
                 what = "needs grad and is a plain tensor"
-            where = assigned_at(trace, trace.modules[number].type.__mro__, attribute)
+            if first.held.variable:
+                where = trace.location(first.site) or variable_assigned_at(trace, attribute)
+            else:
+                where = assigned_at(trace, trace.modules[number].type.__mro__, attribute)
             yield context.finding(
                 self,
                 f"{names} {what}: its gradient is computed and no optimizer applies it.",

@@ -22,7 +22,12 @@ T = TypeVar("T")
 
 
 def check_targets(
-    targets: Sequence[str], selection: Selection, *, inputs: Sequence[str] = (), strict: bool = False
+    targets: Sequence[str],
+    selection: Selection,
+    *,
+    inputs: Sequence[str] = (),
+    strict: bool = False,
+    numeric: bool = False,
 ) -> Report:
     """Check each target once, in the order given.
 
@@ -39,7 +44,7 @@ def check_targets(
             continue
         try:
             with progress(f"gradlint: checking {target}{place}"), stdout_for_the_report():
-                outcome = _guarded(target, partial(_check, target, selection, inputs, strict))
+                outcome = _guarded(target, partial(_check, target, selection, inputs, strict, numeric))
         except KeyboardInterrupt:
             report.errors.append(Failure(target, "interrupted"))
             raise Interrupted(report) from None
@@ -67,9 +72,10 @@ def explain(target: str, pattern: str, *, inputs: Sequence[str] = ()) -> list[Ex
 
 
 # The engine needs torch, which takes seconds to import: only once something is checked.
-def _check(target: str, selection: Selection, inputs: Sequence[str], strict: bool) -> Report:
+def _check(target: str, selection: Selection, inputs: Sequence[str], strict: bool, numeric: bool) -> Report:
     engine = importlib.import_module("gradlint.engine")
-    report: Report = engine.check_target(target, selection.rules, engine.Options(inputs=tuple(inputs), strict=strict))
+    options = engine.Options(inputs=tuple(inputs), strict=strict, numeric=numeric)
+    report: Report = engine.check_target(target, selection.rules, options)
     return report
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import random
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
@@ -23,9 +21,10 @@ from gradlint.inputs import Inputs, find_inputs
 from gradlint.preserve import Preserved
 from gradlint.provenance import ancestors, indices, propagate
 from gradlint.record import autograd
+from gradlint.record.again import Again, seed
 from gradlint.record.eager import eager
 from gradlint.record.executed import executed
-from gradlint.record.held import Find, plain_attributes
+from gradlint.record.held import Find, plain_attributes, variables
 from gradlint.record.hooks import Log, installed
 from gradlint.record.recorder import Recorder
 from gradlint.record.tensors import tensors_in
@@ -34,9 +33,6 @@ from gradlint.remarks import not_finite
 from gradlint.setup import Setup, modules_of, normalize, optimizers_of
 from gradlint.sites import NO_SITE
 from gradlint.traces import Event, Group, Held, Loose, Optimizer, Parameter, Trace
-
-SEED = 0
-"""Forwards run under this seed, so that a verdict does not depend on the luck of a dropout or a router."""
 
 
 def gradlint_runs_user_code(function: Callable[..., Any], *args: Any) -> Any:
@@ -131,7 +127,7 @@ class _Session:
                 self.log.number(place.module)
             called = self._inputs(setup, roots, given)
             self._materialize(roots, called)
-            _seed()
+            seed()
             trace = self._run(setup, roots, optimizers, called)
             yield trace
             trace.rerun = None
@@ -181,7 +177,7 @@ class _Session:
                     torch.no_grad(),
                     _as_theirs("the first forward, which gives lazy layers their shapes,"),
                 ):
-                    _seed()
+                    seed()
                     _call(roots[name], inputs)
 
     @contextlib.contextmanager
@@ -203,7 +199,7 @@ class _Session:
                 before = recorder.before_call
                 recorder.before_call = preserved.before_call
                 try:
-                    _seed()
+                    seed()
                     with recorder, torch.no_grad():
                         return root(*args, **kwargs)
                 finally:
@@ -227,7 +223,7 @@ class _Session:
         before = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
         named_buffers = {recorder.tensors.read(t): name for name, (t, _) in before.items()}
         named_inputs = _name_inputs(recorder, called)
-        loose = self._loose_tensors(roots, tensors)
+        loose = [(find, value) for find, value in self._loose_tensors(roots, tensors) if value not in named_inputs]
         start = len(recorder.tape.ops)
         recorder.event("phase", {"name": "forward"}, site=NO_SITE)
         recorder.tensors.running = True
@@ -309,7 +305,7 @@ class _Session:
             executed=(*self.codes.values(), *(code for code, _, _ in recorder.tape.sites.rows)),
             left_off=frozenset(self.left_off),
             held={
-                self.log.number(module): Held(find.fqn, self.log.number(find.holder), find.attribute)
+                self.log.number(module): Held(find.fqn, self.log.number(find.holder), find.attribute, find.variable)
                 for find in finds
                 for module in find.thing.modules()
             },
@@ -347,7 +343,7 @@ class _Session:
         if not outside:
             return []
         ran = {id(m) for m in outside}
-        found = [f for f in plain_attributes(roots) if isinstance(f.thing, nn.Module)]
+        found = [f for f in (*plain_attributes(roots), *variables(roots)) if isinstance(f.thing, nn.Module)]
         finds = [f for f in found if any(id(m) in ran for m in f.thing.modules())]
         for find in finds:
             for module in find.thing.modules():
@@ -357,8 +353,10 @@ class _Session:
     def _loose_tensors(
         self, roots: Mapping[str, nn.Module], registered: Mapping[int, Tensor]
     ) -> list[tuple[Find, int]]:
-        """Tensors that need grad and that plain attributes hold before the forward, with their values."""
-        found = [f for f in plain_attributes(roots) if isinstance(f.thing, Tensor) and f.thing.requires_grad]
+        """Tensors that need grad and that nothing registers, but the model's code has before the forward, with their
+        values."""
+        finds = (*plain_attributes(roots), *variables(roots))
+        found = [f for f in finds if isinstance(f.thing, Tensor) and f.thing.requires_grad]
         return [(f, self.recorder.tensors.read(f.thing)) for f in found if id(f.thing) not in registered]
 
     def _judged_loose(
@@ -375,7 +373,7 @@ class _Session:
             if leaves:
                 producer = values[value].producer
                 yield Loose(
-                    held=Held(find.fqn, self.log.number(find.holder), find.attribute),
+                    held=Held(find.fqn, self.log.number(find.holder), find.attribute, find.variable),
                     leaf=tensor.grad_fn is None,
                     parameter=any(isinstance(t, nn.Parameter) for t in leaves),
                     reached=any(id(t) in reached for t in leaves),
@@ -513,31 +511,15 @@ class _Session:
                 depends = masks.data.get(value, 0)
                 parameter.twin_of = frozenset(indices(depends)) - {parameter.index}
 
-    def _rerun(
-        self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]
-    ) -> Callable[[], list[Tensor]]:
-        """Forward and loss once more, unrecorded; all it changes is put back."""
-        recorder = self.recorder
+    def _rerun(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> Again:
+        """Forward and loss once more, unrecorded."""
 
-        def rerun() -> list[Tensor]:
-            before = recorder.before_call
-            recorder.paused += 1
-            try:
-                with Preserved(roots) as preserved, recorder:
-                    recorder.before_call = preserved.before_call
-                    _seed()
-                    outputs = {n: gradlint_runs_user_code(_call, roots[n], i) for n, i in called.items()}
-                    output = (
-                        outputs
-                        if isinstance(setup.model, Mapping) and len(outputs) != 1
-                        else next(iter(outputs.values()))
-                    )
-                    return [t.detach().clone() for t in self._roots(setup, output, True).tensors]
-            finally:
-                recorder.before_call = before
-                recorder.paused -= 1
+        def run() -> list[Tensor]:
+            outputs = {n: gradlint_runs_user_code(_call, roots[n], i) for n, i in called.items()}
+            several = isinstance(setup.model, Mapping) and len(outputs) != 1
+            return list(self._roots(setup, outputs if several else next(iter(outputs.values())), True).tensors)
 
-        return rerun
+        return Again(self.recorder, dict(roots), run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -636,11 +618,3 @@ def _same(left: Tensor, right: Tensor) -> bool:
         return bool(torch.equal(left.detach(), right)) or bool(
             torch.equal(torch.nan_to_num(left.detach()), torch.nan_to_num(right))
         )
-
-
-def _seed() -> None:
-    random.seed(SEED)
-    torch.manual_seed(SEED)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(SEED)
