@@ -13,6 +13,7 @@ from gradlint._version import __version__
 
 if TYPE_CHECKING:
     from gradlint.api import check, trace
+    from gradlint.contracts import Contract, Declaration, no_match
     from gradlint.cost import in_bytes, in_flops, weight_gradient_flops
     from gradlint.cuts import cut_findings
     from gradlint.errors import GradlintError, TargetError, UsageError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         Relabel,
         region_location,
     )
+    from gradlint.paths import lines_of, path_to_loss
     from gradlint.rearrange import origin
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
@@ -46,20 +48,24 @@ if TYPE_CHECKING:
         given_at,
         idle_statements,
     )
+    from gradlint.states import Standing, made_site, moves, nearest_optimizer, replaced_frozen, standing
     from gradlint.terms import ConstantTerm, DroppedTerm
     from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
 
 _HOMES = {
     "api": "check trace",
+    "contracts": "Contract Declaration no_match",
     "cost": "in_bytes in_flops weight_gradient_flops",
     "cuts": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow Relabel region_location",
+    "paths": "lines_of path_to_loss",
     "rearrange": "origin",
     "rule": "Context Rule",
     "setup": "Setup",
     "sites": "Frame is_project",
+    "states": "Standing made_site moves nearest_optimizer replaced_frozen standing",
     "terms": "ConstantTerm DroppedTerm",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
     "idle_statements",
@@ -91,7 +97,9 @@ __all__ = [
     "ROUNDTRIP",
     "ConstantTerm",
     "Context",
+    "Contract",
     "Cut",
+    "Declaration",
     "DroppedTerm",
     "Edit",
     "Event",
@@ -116,6 +124,7 @@ __all__ = [
     "Rule",
     "Setup",
     "Severity",
+    "Standing",
     "TargetError",
     "Trace",
     "UsageError",
@@ -135,8 +144,16 @@ __all__ = [
     "in_bytes",
     "in_flops",
     "is_project",
+    "lines_of",
+    "made_site",
+    "moves",
+    "nearest_optimizer",
+    "no_match",
     "origin",
+    "path_to_loss",
     "region_location",
+    "replaced_frozen",
+    "standing",
     "trace",
     "weight_gradient_flops",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gradlint.contracts import own_declarations
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.flow import Flow
@@ -17,6 +18,7 @@ from gradlint.remarks import nothing_to_judge, remarks
 from gradlint.rule import Context, Rule
 
 if TYPE_CHECKING:
+    from gradlint.contracts import Declaration
     from gradlint.traces import Trace
 
 
@@ -28,6 +30,10 @@ class Options:
     """The inputs to use instead of those of the set-up, as written after ``--input``."""
     strict: bool = False
     """Whether what could not be recorded counts as a finding."""
+    contract: tuple[Declaration, ...] = ()
+    """What the parameters are declared to do, beside what the set-up itself declares."""
+    own_contract: bool = True
+    """Whether what the set-up itself declares counts."""
 
 
 def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None) -> Report:
@@ -107,7 +113,7 @@ def _check(
     try:
         with open_recording() as trace:
             flow = Flow(trace)
-            _judge(report, trace, flow, rules)
+            _judge(report, trace, flow, rules, options)
             _account_for_the_unseen(report, trace, flow, options.strict)
             problem = nothing_to_judge(trace)
             if problem and not report.findings:
@@ -124,8 +130,9 @@ def _check(
     return report
 
 
-def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]) -> None:
-    context = Context(trace, flow)
+def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> None:
+    own = own_declarations(trace) if options.own_contract else []
+    context = Context(trace, flow, [*own, *options.contract])
     findings = []
     for rule in rules:
         missing = next((reason for need in sorted(rule.needs) if (reason := context.has(need))), None)

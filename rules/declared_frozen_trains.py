@@ -1,0 +1,218 @@
+"""GL702 declared-frozen-trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import (
+    Context,
+    Declaration,
+    Finding,
+    Fix,
+    Location,
+    Module,
+    Parameter,
+    Related,
+    Rule,
+    Severity,
+    lines_of,
+    moves,
+    path_to_loss,
+    replaced_frozen,
+    standing,
+)
+
+
+class DeclaredFrozenTrains(Rule):
+    """A parameter that is declared frozen, and would move.
+
+    ## What it does
+    Holds the patterns under `frozen` against what happens: a parameter moves if gradient reaches it and an optimizer
+    holds it (or would, where no optimizer is known), and a norm layer moves if its running statistics change in the
+    forward. Gradient may pass through a frozen network; that moves nothing.
+
+    ## Why it is bad
+    What is meant to stay (a pretrained encoder, a perceptual loss, a teacher) drifts away during training, and nothing
+    fails.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": optimizer, "frozen": ["0.*"]}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        model[0].requires_grad_(False)
+        optimizer = torch.optim.SGD(filter(lambda p: p.requires_grad, model.parameters()), lr=0.1)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": optimizer, "frozen": ["0.*"]}
+    ```
+
+    ## Known limits
+    One forward and one loss are judged: what moves by another loss or by hand (a momentum encoder) is not seen. Of the
+    buffers only `running_mean` and `running_var` count.
+
+    ## References
+    README, "Contracts".
+    """
+
+    code = "GL702"
+    name = "declared-frozen-trains"
+    severity = Severity.ERROR
+    needs = frozenset({"contract"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        yield from self._parameters(context)
+        yield from self._statistics(context)
+
+    # -- by gradient --------------------------------------------------------------------------------------------
+
+    def _parameters(self, context: Context) -> Iterator[Finding]:
+        replaced = replaced_frozen(context.trace)
+        groups: dict[tuple[int, str, str], list[tuple[Parameter, Declaration]]] = {}
+        for parameter, declaration in context.contract.declared("frozen", context.trace):
+            how = moves(context.flow, parameter)
+            if how is None:
+                if standing(context.flow, parameter).state == "unknown" and parameter.groups:
+                    groups.setdefault((-1, "", "unknown"), []).append((parameter, declaration))
+                continue
+            thaw = _thawed_at(parameter)
+            if parameter.index in replaced:
+                key = (replaced[parameter.index].site, how, "made anew here after the freeze")
+            elif thaw is not None:
+                key = (thaw, how, "set trainable here after the freeze")
+            elif parameter.groups:
+                number, index = parameter.groups[0]
+                key = (context.trace.optimizers[number].groups[index].site, how, "")
+            else:
+                made = parameter.registered_by
+                key = (made.site if made else context.trace.modules[parameter.module].registered_at, how, "")
+            groups.setdefault(key, []).append((parameter, declaration))
+        for (site, how, what), members in groups.items():
+            yield (
+                self._unknown(context, members) if what == "unknown" else self._moves(context, site, how, what, members)
+            )
+
+    def _moves(
+        self, context: Context, site: int, how: str, what: str, members: list[tuple[Parameter, Declaration]]
+    ) -> Finding:
+        parameters = [p for p, _ in members]
+        one = len(parameters) == 1
+        clause = f"{what}, " if what else ""
+        if not one:
+            how = how.replace("reaches it", "reaches them").replace("holds it", "holds them")
+        path = _path(context, parameters)
+        optimizers = {number: None for p in parameters for number, _ in p.groups}
+        return context.finding(
+            self,
+            f"{_declared(context, members)} and would move: {clause}{how}.",
+            at=site,
+            parameters=parameters,
+            related=[
+                *(Related("gradient reaches them through here", place) for place in path),
+                *context.callers(site),
+                *(
+                    context.related(f"{context.trace.optimizers[n].type} made here", context.trace.optimizers[n].site)
+                    for n in optimizers
+                ),
+                context.related("frozen here, before", _frozen_before(parameters)),
+                *_declared_here(context, members),
+            ],
+            fix=Fix(
+                "Freeze them with requires_grad_(False) before the optimizer is made, or take back the declaration."
+            ),
+        )
+
+    def _unknown(self, context: Context, members: list[tuple[Parameter, Declaration]]) -> Finding:
+        why = standing(context.flow, members[0][0]).why
+        return context.finding(
+            self,
+            f"{_declared(context, members)}, and this recording cannot tell whether that holds: they require grad, an "
+            f"optimizer holds them, and {why}.",
+            at=None,
+            parameters=[p for p, _ in members],
+            related=_declared_here(context, members),
+            fix=Fix("Freeze them with requires_grad_(False), or give a loss that tells."),
+            severity=Severity.INFO,
+        )
+
+    # -- by statistics ------------------------------------------------------------------------------------------
+
+    def _statistics(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        groups: dict[Location | None, list[tuple[Module, Declaration]]] = {}
+        for module, declaration in context.contract.frozen_norms(trace):
+            prefix = f"{module.fqn}." if module.fqn else ""
+            if not trace.buffers_moved.isdisjoint((f"{prefix}running_mean", f"{prefix}running_var")):
+                groups.setdefault(trace.location(_norm_site(context, module)), []).append((module, declaration))
+        for where, members in groups.items():
+            modules = [m for m, _ in members]
+            parameters = [trace.parameters[i] for m in modules for i in m.parameters]
+            one = len(modules) == 1
+            listed = ", ".join(m.fqn for m in modules[:4]) + (f" and {len(modules) - 4} more" if modules[4:] else "")
+            patterns = ", ".join(dict.fromkeys(repr(d.pattern) for _, d in members))
+            yield context.finding(
+                self,
+                f"{listed} {'is' if one else 'are'} declared frozen ({patterns}) and {'moves' if one else 'move'}: in "
+                f"train mode {'its' if one else 'their'} running statistics follow every batch.",
+                at=where,
+                parameters=parameters,
+                related=[
+                    context.related(f"{modules[0].fqn} is made here", modules[0].registered_at),
+                    *_declared_here(context, members),
+                ],
+                fix=Fix("Put them in eval mode, and keep them there by overriding train()."),
+                named=()
+                if parameters
+                else [f"{m.fqn}.{name}" for m in modules for name in ("running_mean", "running_var")],
+            )
+
+
+def _declared(context: Context, members: list[tuple[Parameter, Declaration]]) -> str:
+    parameters = [p for p, _ in members]
+    patterns = ", ".join(dict.fromkeys(repr(d.pattern) for _, d in members))
+    return f"{context.names(parameters)} {'is' if len(parameters) == 1 else 'are'} declared frozen ({patterns})"
+
+
+def _declared_here(
+    context: Context, members: list[tuple[Parameter, Declaration]] | list[tuple[Module, Declaration]]
+) -> list[Related]:
+    places = dict.fromkeys(d.location for _, d in members if d.location is not None)
+    return [Related("declared here", place) for place in list(places)[:2]]
+
+
+def _thawed_at(parameter: Parameter) -> int | None:
+    """Site of the thaw that took back a freeze of a parameter."""
+    changes = [e for e in parameter.history if e.kind in ("freeze", "thaw")]
+    undone = len(changes) > 1 and changes[-1].kind == "thaw" and any(e.kind == "freeze" for e in changes)
+    return changes[-1].site if undone else None
+
+
+def _frozen_before(parameters: list[Parameter]) -> int | None:
+    return next((e.site for p in parameters for e in reversed(p.history) if e.kind == "freeze"), None)
+
+
+def _path(context: Context, parameters: list[Parameter]) -> list[Location]:
+    """The user's lines on the way by which gradient comes back to the parameters: the first two, the last."""
+    for parameter in reversed(parameters):
+        readers = context.flow.readers(parameter)
+        if readers:
+            lines = lines_of(context.trace, path_to_loss(context.trace, parameter, readers[0], by_gradient=True))
+            return lines if len(lines) <= 3 else [*lines[:2], lines[-1]]
+    return []
+
+
+def _norm_site(context: Context, module: Module) -> int:
+    """Where the parameters of a norm were frozen, else where the norm was put into the model."""
+    frozen = (context.trace.parameters[i].frozen_by for i in module.parameters)
+    return next((e.site for e in frozen if e is not None), module.registered_at)
