@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         given_at,
         idle_statements,
     )
-    from gradlint.states import Standing, made_site, moves, nearest_optimizer, replaced_frozen, standing
+    from gradlint.states import Standing, group_location, made_site, moves, nearest_optimizer, replaced_frozen, standing
     from gradlint.terms import ConstantTerm, DroppedTerm
     from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
 
@@ -65,7 +65,7 @@ _HOMES = {
     "rule": "Context Rule",
     "setup": "Setup",
     "sites": "Frame is_project",
-    "states": "Standing made_site moves nearest_optimizer replaced_frozen standing",
+    "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
     "terms": "ConstantTerm DroppedTerm",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
     "idle_statements",
@@ -140,6 +140,7 @@ __all__ = [
     "executed_functions",
     "function_of",
     "given_at",
+    "group_location",
     "idle_statements",
     "in_bytes",
     "in_flops",

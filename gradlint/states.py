@@ -20,7 +20,7 @@ from gradlint.flow import (
     Flow,
 )
 from gradlint.sites import NO_SITE
-from gradlint.traces import Event, Module, Optimizer, Parameter, Trace
+from gradlint.traces import Event, Group, Module, Optimizer, Parameter, Trace
 
 TRAINS = "trains"
 FROZEN = "frozen"
@@ -58,8 +58,7 @@ def standing(flow: Flow, parameter: Parameter) -> Standing:
     if trace.optimizers and not parameter.groups:
         return _unheld(flow, parameter)
     if parameter.groups and (still := _still_group(trace, parameter)) is not None:
-        group = trace.optimizers[still[0]].groups[still[1]]
-        return _at(trace, RESTS, "its learning rate is 0", group.site)
+        return _in_group(trace, RESTS, "its learning rate is 0", still)
     if (unknown := _why_unknown(flow, parameter)) is not None:
         return Standing(UNKNOWN, unknown)
     if parameter.index in flow.reached:
@@ -90,6 +89,14 @@ def moves(flow: Flow, parameter: Parameter) -> str | None:
 def titled(optimizer: Optimizer) -> str:
     """An optimizer in words: its class, and its name where there are several."""
     return f"{optimizer.type} {optimizer.name!r}" if optimizer.name else optimizer.type
+
+
+def group_location(trace: Trace, optimizer: Optimizer, group: Group) -> Location | None:
+    """Where a parameter group is written out in an optimizer's constructor call, else where it was given."""
+    written_out = optimizer.arguments.group_locations if optimizer.arguments else ()
+    constructed = sum(g.site == optimizer.site for g in optimizer.groups)
+    literal = len(written_out) == constructed and group.index < constructed
+    return written_out[group.index] if literal else trace.location(group.site)
 
 
 def nearest_optimizer(trace: Trace, parameter: Parameter) -> Optimizer:
@@ -199,8 +206,7 @@ def _trains(trace: Trace, parameter: Parameter) -> Standing:
     why = "gradient reaches it" + (f" and {titled(holders[0])} holds it" if holders else ", and no optimizer is known")
     if not holders:
         return Standing(TRAINS, why)
-    number, index = parameter.groups[0]
-    return _at(trace, TRAINS, why, trace.optimizers[number].groups[index].site)
+    return _in_group(trace, TRAINS, why, parameter.groups[0])
 
 
 def _starved(flow: Flow, parameter: Parameter) -> Standing:
@@ -260,6 +266,12 @@ def _still_group(trace: Trace, parameter: Parameter) -> tuple[int, int] | None:
 
 def _at(trace: Trace, state: str, why: str, site: int) -> Standing:
     return Standing(state, why, trace.location(site), site)
+
+
+def _in_group(trace: Trace, state: str, why: str, held: tuple[int, int]) -> Standing:
+    optimizer = trace.optimizers[held[0]]
+    group = optimizer.groups[held[1]]
+    return Standing(state, why, group_location(trace, optimizer, group), group.site)
 
 
 def _own(trace: Trace, module: Module) -> list[Parameter]:

@@ -15,7 +15,9 @@ from gradlint import (
     Related,
     Rule,
     Severity,
+    group_location,
     lines_of,
+    made_site,
     moves,
     path_to_loss,
     replaced_frozen,
@@ -78,45 +80,54 @@ class DeclaredFrozenTrains(Rule):
     # -- by gradient --------------------------------------------------------------------------------------------
 
     def _parameters(self, context: Context) -> Iterator[Finding]:
-        replaced = replaced_frozen(context.trace)
-        groups: dict[tuple[int, str, str], list[tuple[Parameter, Declaration]]] = {}
-        for parameter, declaration in context.contract.declared("frozen", context.trace):
+        trace = context.trace
+        replaced = replaced_frozen(trace)
+        groups: dict[tuple[Location | None, int, str, str], list[tuple[Parameter, Declaration]]] = {}
+        unknown: dict[str, list[tuple[Parameter, Declaration]]] = {}
+        for parameter, declaration in context.contract.declared("frozen", trace):
+            found = standing(context.flow, parameter)
             how = moves(context.flow, parameter)
             if how is None:
-                if standing(context.flow, parameter).state == "unknown" and parameter.groups:
-                    groups.setdefault((-1, "", "unknown"), []).append((parameter, declaration))
+                if found.state == "unknown" and parameter.groups:
+                    unknown.setdefault(found.why, []).append((parameter, declaration))
                 continue
+            where, site, what = found.location, found.site, ""
             thaw = _thawed_at(parameter)
             if parameter.index in replaced:
-                key = (replaced[parameter.index].site, how, "made anew here after the freeze")
+                site, what = replaced[parameter.index].site, "made anew here after the freeze, "
             elif thaw is not None:
-                key = (thaw, how, "set trainable here after the freeze")
+                site, what = thaw, "set trainable here after the freeze, "
             elif parameter.groups:
                 number, index = parameter.groups[0]
-                key = (context.trace.optimizers[number].groups[index].site, how, "")
+                where = group_location(trace, trace.optimizers[number], trace.optimizers[number].groups[index])
+                site = trace.optimizers[number].groups[index].site
             else:
-                made = parameter.registered_by
-                key = (made.site if made else context.trace.modules[parameter.module].registered_at, how, "")
-            groups.setdefault(key, []).append((parameter, declaration))
-        for (site, how, what), members in groups.items():
-            yield (
-                self._unknown(context, members) if what == "unknown" else self._moves(context, site, how, what, members)
-            )
+                site = made_site(trace, parameter)
+            where = where if what == "" and parameter.groups else trace.location(site)
+            groups.setdefault((where, site, how, what), []).append((parameter, declaration))
+        for (where, site, how, what), members in groups.items():
+            yield self._moves(context, where, site, what + how, members)
+        for why, members in unknown.items():
+            yield self._unknown(context, why, members)
 
     def _moves(
-        self, context: Context, site: int, how: str, what: str, members: list[tuple[Parameter, Declaration]]
+        self,
+        context: Context,
+        where: Location | None,
+        site: int,
+        how: str,
+        members: list[tuple[Parameter, Declaration]],
     ) -> Finding:
         parameters = [p for p, _ in members]
         one = len(parameters) == 1
-        clause = f"{what}, " if what else ""
         if not one:
             how = how.replace("reaches it", "reaches them").replace("holds it", "holds them")
         path = _path(context, parameters)
         optimizers = {number: None for p in parameters for number, _ in p.groups}
         return context.finding(
             self,
-            f"{_declared(context, members)} and would move: {clause}{how}.",
-            at=site,
+            f"{_declared(context, members)} and would move: {how}.",
+            at=where,
             parameters=parameters,
             related=[
                 *(Related("gradient reaches them through here", place) for place in path),
@@ -133,8 +144,7 @@ class DeclaredFrozenTrains(Rule):
             ),
         )
 
-    def _unknown(self, context: Context, members: list[tuple[Parameter, Declaration]]) -> Finding:
-        why = standing(context.flow, members[0][0]).why
+    def _unknown(self, context: Context, why: str, members: list[tuple[Parameter, Declaration]]) -> Finding:
         return context.finding(
             self,
             f"{_declared(context, members)}, and this recording cannot tell whether that holds: they require grad, an "
