@@ -40,7 +40,7 @@ class Standing:
     STARVED: the loss depends on it and no gradient returns. UNUSED: the loss does not depend on it. UNHELD: no
     optimizer holds it. RESTS: its learning rate is 0. UNKNOWN: this recording cannot tell."""
     why: str
-    """A clause that follows a colon: ``frozen here``, ``detach() stops its gradient``."""
+    """A clause that follows a colon: ``frozen``, ``detach() stops the gradient``."""
     location: Location | None = None
     """The line that decides it, where there is one."""
     site: int = NO_SITE
@@ -58,7 +58,7 @@ def standing(flow: Flow, parameter: Parameter) -> Standing:
     if trace.optimizers and not parameter.groups:
         return _unheld(flow, parameter)
     if parameter.groups and (still := _still_group(trace, parameter)) is not None:
-        return _in_group(trace, RESTS, "its learning rate is 0", still)
+        return _in_group(trace, RESTS, "the learning rate is 0", still)
     if (unknown := _why_unknown(flow, parameter)) is not None:
         return Standing(UNKNOWN, unknown)
     if parameter.index in flow.reached:
@@ -82,7 +82,7 @@ def moves(flow: Flow, parameter: Parameter) -> str | None:
         optimizer = flow.trace.optimizers[number]
         group = optimizer.optimizer.param_groups[index]
         if group.get("weight_decay") and (group.get("lr") or optimizer.groups[index].scheduled):
-            return f"its gradient is zero everywhere, and {titled(optimizer)} decays it all the same"
+            return f"the gradient is zero everywhere, and {titled(optimizer)} decays the weights all the same"
     return None
 
 
@@ -194,16 +194,16 @@ def _unheld(flow: Flow, parameter: Parameter) -> Standing:
     stale = next((s for s in flow.stale if s.now is parameter), None)
     if stale is not None:
         optimizer = trace.optimizers[stale.optimizer]
-        return _at(trace, UNHELD, f"{titled(optimizer)} holds what it replaced", optimizer.site)
+        return _at(trace, UNHELD, f"{titled(optimizer)} holds what stood here before", optimizer.site)
     optimizer = nearest_optimizer(trace, parameter)
     several = len(trace.optimizers) > 1
-    why = "in none of the optimizers" if several else f"{titled(optimizer)} does not hold it"
+    why = "held by none of the optimizers" if several else f"not held by {titled(optimizer)}"
     return _at(trace, UNHELD, why, optimizer.site)
 
 
 def _trains(trace: Trace, parameter: Parameter) -> Standing:
     holders = [trace.optimizers[number] for number, _ in parameter.groups]
-    why = "gradient reaches it" + (f" and {titled(holders[0])} holds it" if holders else ", and no optimizer is known")
+    why = "reached by gradient" + (f" and held by {titled(holders[0])}" if holders else ", with no optimizer known")
     if not holders:
         return Standing(TRAINS, why)
     return _in_group(trace, TRAINS, why, parameter.groups[0])
@@ -221,11 +221,11 @@ def _in_words(cut: Cut) -> str:
     if cut.zero:
         return f"the gradient of {cut.name} is zero everywhere"
     return {
-        DETACH: f"{cut.name}() stops its gradient",
-        NO_GRAD: f"{cut.name} keeps its gradient from being recorded",
-        ROUNDTRIP: f"its value leaves autograd through {cut.name}",
+        DETACH: f"{cut.name}() stops the gradient",
+        NO_GRAD: f"{cut.name} keeps the gradient from being recorded",
+        ROUNDTRIP: f"the value leaves autograd through {cut.name}",
         GRADIENT: "the result of autograd.grad carries no gradient without create_graph",
-        FUNCTION: f"the backward of {cut.name} gives it no gradient",
+        FUNCTION: f"the backward of {cut.name} gives no gradient",
         CHECKPOINT: "the reentrant checkpoint has no input that needs grad",
     }.get(cut.kind, f"{cut.name} has no gradient")
 
@@ -234,10 +234,10 @@ def _unused(flow: Flow, parameter: Parameter) -> Standing:
     trace = flow.trace
     dropped = flow.dropped_at(parameter)
     if dropped is not None:
-        return _at(trace, UNUSED, f"the result of {dropped.name} that it takes part in is dropped", dropped.site)
+        return _at(trace, UNUSED, f"the result of {dropped.name} is dropped", dropped.site)
     if flow.readers(parameter):
-        return _at(trace, UNUSED, "its value makes no difference to the loss", made_site(trace, parameter, flow.unused))
-    return _at(trace, UNUSED, "it never ran in this forward", made_site(trace, parameter, flow.unused))
+        return _at(trace, UNUSED, "without effect on the loss", made_site(trace, parameter, flow.unused))
+    return _at(trace, UNUSED, "never run in this forward", made_site(trace, parameter, flow.unused))
 
 
 def _why_unknown(flow: Flow, parameter: Parameter) -> str | None:
@@ -250,10 +250,14 @@ def _why_unknown(flow: Flow, parameter: Parameter) -> str | None:
     if index in flow.reached or index in flow.starved or index in flow.unused:
         return None
     if index in flow.undecided:
-        return f"its values left torch, and {flow.why_undecided}"
+        return f"the values left torch, and {flow.why_undecided}"
     if parameter.written:
-        return "the forward itself writes its value"
-    return "this loss trains nothing of what its optimizer holds" if parameter.groups else "this loss does not reach it"
+        return "the forward itself writes the value"
+    return (
+        "this loss trains nothing of what the optimizer holds"
+        if parameter.groups
+        else "this loss does not reach that far"
+    )
 
 
 def _still_group(trace: Trace, parameter: Parameter) -> tuple[int, int] | None:

@@ -119,9 +119,6 @@ class DeclaredFrozenTrains(Rule):
         members: list[tuple[Parameter, Declaration]],
     ) -> Finding:
         parameters = [p for p, _ in members]
-        one = len(parameters) == 1
-        if not one:
-            how = how.replace("reaches it", "reaches them").replace("holds it", "holds them")
         path = _path(context, parameters)
         optimizers = {number: None for p in parameters for number, _ in p.groups}
         return context.finding(
