@@ -117,11 +117,12 @@ def no_match(trace: Trace, pattern: str) -> str:
     names = [name for p in trace.parameters if p.in_tree for name in p.aliases]
     if any(name.startswith(f"{pattern}.") for name in names):
         return f"it is a module, write '{pattern}.*'"
-    near = nearest(pattern, names)
-    prefix = nearest(pattern.removesuffix(".*"), sorted({n.rpartition(".")[0] for n in names} - {""}))
-    if pattern.endswith(".*") and prefix is not None:
-        return f"did you mean '{prefix}.*'?"
-    if near:
+    if pattern.endswith(".*"):
+        parts = [name.split(".") for name in names]
+        above = dict.fromkeys(".".join(part[:depth]) for part in parts for depth in range(1, len(part)))
+        if near := nearest(pattern.removesuffix(".*"), above):
+            return f"did you mean '{near}.*'?"
+    elif near := nearest(pattern, names):
         return f"did you mean {near}?"
     return f"there are {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "it has none"
 

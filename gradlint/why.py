@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gradlint.contracts import matches, no_match
 from gradlint.engine import Options, record_target
 from gradlint.errors import UsageError
 from gradlint.findings import Location
 from gradlint.flow import Cut, Flow, region_location
 from gradlint.naming import count
 from gradlint.paths import path_to_loss
-from gradlint.selection import nearest
 from gradlint.states import FROZEN, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
 from gradlint.traces import Event, Op, Parameter, Trace
 
@@ -58,22 +57,11 @@ def explain(target: str, pattern: str, options: Options | None = None) -> list[E
         UsageError: the pattern matches no parameter; the message names the nearest.
     """
     with record_target(target, options or Options()) as trace:
-        wanted = [p for p in trace.parameters if any(fnmatch.fnmatchcase(name, pattern) for name in p.aliases)]
+        wanted = [p for p in trace.parameters if matches(pattern, p.aliases)]
         if not wanted:
-            raise UsageError(_no_match(trace, pattern))
+            raise UsageError(f"no parameter of {trace.target} matches {pattern!r}: {no_match(trace, pattern)}")
         flow = Flow(trace)
         return [_explain(trace, flow, parameter) for parameter in wanted]
-
-
-def _no_match(trace: Trace, pattern: str) -> str:
-    names = [name for p in trace.parameters for name in p.aliases]
-    if any(name.startswith(f"{pattern}.") for name in names):
-        hint = f"it is a module, write '{pattern}.*'"
-    elif near := nearest(pattern, names):
-        hint = f"did you mean {near}?"
-    else:
-        hint = f"there are {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "it has none"
-    return f"no parameter of {trace.target} matches {pattern!r}: {hint}"
 
 
 def _explain(trace: Trace, flow: Flow, parameter: Parameter) -> Explanation:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -14,6 +15,8 @@ from gradlint.errors import GradlintError
 
 if TYPE_CHECKING:
     from gradlint.findings import Report
+
+F = TypeVar("F", bound=Callable[..., object])
 
 _color = click.option(
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
@@ -26,6 +29,13 @@ _inputs = click.option(
     "--input", "inputs", multiple=True, metavar="SHAPE",
     help="An input of the forward, as in 2,3,224,224 or 2,16:int64:1000 or mask=2,16:bool; repeatable.",
 )  # fmt: skip
+
+
+def _contract(command: F) -> F:
+    """The options that declare what trains and what is frozen."""
+    trains = click.option("--trains", multiple=True, metavar="GLOB", help="Parameters that must train; repeatable.")
+    frozen = click.option("--frozen", multiple=True, metavar="GLOB", help="Parameters that must not move; repeatable.")
+    return trains(frozen(command))
 
 
 class Commands(click.Group):
@@ -76,14 +86,15 @@ def app() -> None:
     help="How the report is written to stdout.",
 )  # fmt: skip
 @_inputs
+@_contract
 @click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
 @_rules_dir
 @click.option("-v", "--verbose", is_flag=True, help="Say which rules were skipped, and why.")
 @_color
 def check(
     targets: tuple[str, ...], select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...],
-    show_info: bool, fail_on: str, output_format: str, inputs: tuple[str, ...], strict: bool,
-    rules_dirs: tuple[str, ...], verbose: bool, color: str,
+    show_info: bool, fail_on: str, output_format: str, inputs: tuple[str, ...], trains: tuple[str, ...],
+    frozen: tuple[str, ...], strict: bool, rules_dirs: tuple[str, ...], verbose: bool, color: str,
 ) -> int:  # fmt: skip
     """Build each TARGET, run it once, and report what does not train.
 
@@ -92,11 +103,13 @@ def check(
     """
     from gradlint import registry, selection  # loads what --version need not
     from gradlint.cli.session import check_targets
+    from gradlint.configured import declared
     from gradlint.findings import Severity
 
     chosen = selection.select(registry.load(rules_dirs), select, ignore, extend_select)
     try:
-        report = check_targets(targets, chosen, inputs=inputs, strict=strict)
+        contract = (*declared(trains=trains, origin="--trains"), *declared(frozen=frozen, origin="--frozen"))
+        report = check_targets(targets, chosen, inputs=inputs, contract=contract, strict=strict)
     except Interrupted as stop:
         if output_format == "json":
             _show(stop.report, output_format, color, verbose)

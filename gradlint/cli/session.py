@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.streams import progress, stdout_for_the_report
 from gradlint.cli.targets import missing_attribute
+from gradlint.config import Configuration
+from gradlint.configured import options
+from gradlint.contracts import Declaration
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Report
 from gradlint.selection import Selection
@@ -22,9 +25,14 @@ T = TypeVar("T")
 
 
 def check_targets(
-    targets: Sequence[str], selection: Selection, *, inputs: Sequence[str] = (), strict: bool = False
+    targets: Sequence[str],
+    selection: Selection,
+    *,
+    inputs: Sequence[str] = (),
+    contract: Sequence[Declaration] = (),
+    strict: bool = False,
 ) -> Report:
-    """Check each target once, in the order given.
+    """Check each target once, in the order given; what is configured for it counts.
 
     Raises:
         Interrupted: on Ctrl-C.
@@ -39,7 +47,7 @@ def check_targets(
             continue
         try:
             with progress(f"gradlint: checking {target}{place}"), stdout_for_the_report():
-                outcome = _guarded(target, partial(_check, target, selection, inputs, strict))
+                outcome = _guarded(target, partial(_check, target, selection, inputs, contract, strict))
         except KeyboardInterrupt:
             report.errors.append(Failure(target, "interrupted"))
             raise Interrupted(report) from None
@@ -67,9 +75,13 @@ def explain(target: str, pattern: str, *, inputs: Sequence[str] = ()) -> list[Ex
 
 
 # The engine needs torch, which takes seconds to import: only once something is checked.
-def _check(target: str, selection: Selection, inputs: Sequence[str], strict: bool) -> Report:
+def _check(
+    target: str, selection: Selection, inputs: Sequence[str], contract: Sequence[Declaration], strict: bool
+) -> Report:
     engine = importlib.import_module("gradlint.engine")
-    report: Report = engine.check_target(target, selection.rules, engine.Options(inputs=tuple(inputs), strict=strict))
+    settings = Configuration().of_target(target)
+    how = options(settings, target, inputs=inputs, contract=contract, strict=strict)
+    report: Report = engine.check_target(target, selection.rules, how)
     return report
 
 
