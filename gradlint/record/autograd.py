@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,15 +60,29 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     return Verdict(frozenset(reached), frozenset(zero - reached), "backward", dropped=frozenset(dropped))
 
 
-def _custom_nodes(roots: Iterable[Tensor]) -> list[Any]:
-    pending: list[Any] = [r.grad_fn for r in roots if r.grad_fn is not None]
+def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node of autograd's graph behind the roots, once."""
+    pending: list[Any] = list({t.grad_fn: None for t in roots if t.grad_fn is not None})
     seen = set(pending)
     while pending:
-        for following, _ in pending.pop().next_functions:
+        node = pending.pop()
+        yield node
+        for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
                 pending.append(following)
-    return [node for node in seen if isinstance(node, torch.autograd.function.BackwardCFunction)]
+
+
+def leaves(roots: Iterable[Tensor]) -> list[Tensor]:
+    """The leaf tensors that a walk of grad_fn reaches from the roots, which may be leaves themselves."""
+    roots = list(roots)
+    found = [t for t in roots if t.grad_fn is None and t.requires_grad]
+    variables = (getattr(node, "variable", None) for node in _nodes(roots))
+    return found + [v for v in variables if isinstance(v, Tensor)]
+
+
+def _custom_nodes(roots: Iterable[Tensor]) -> list[Any]:
+    return [node for node in _nodes(roots) if isinstance(node, torch.autograd.function.BackwardCFunction)]
 
 
 def _noting(node: Any, dropped: set[tuple[Any, int]]) -> Callable[[Any, Any], None]:
@@ -139,11 +153,11 @@ def _grad(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]:
 def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]:
     """A real backward: the only way to see parameters that a custom Function holds inside (reentrant checkpoint)."""
     live, seeds = _seeds(roots)
-    leaves = {id(p): p for p in parameters}
-    for node_leaf in _leaf_tensors(live):
-        leaves.setdefault(id(node_leaf), node_leaf)
-    before = {key: (p, p.grad) for key, p in leaves.items()}
-    hooks = {key: getattr(p, "_post_accumulate_grad_hooks", None) for key, p in leaves.items()}
+    touched = {id(p): p for p in parameters}
+    for leaf in leaves(live):
+        touched.setdefault(id(leaf), leaf)
+    before = {key: (p, p.grad) for key, p in touched.items()}
+    hooks = {key: getattr(p, "_post_accumulate_grad_hooks", None) for key, p in touched.items()}
     try:
         for key, (p, _) in before.items():
             p.grad = None
@@ -156,19 +170,3 @@ def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]
             p.grad = grad
             if hooks[key]:
                 p._post_accumulate_grad_hooks = hooks[key]  # type: ignore[assignment]
-
-
-def _leaf_tensors(roots: Iterable[Tensor]) -> list[Tensor]:
-    found: list[Tensor] = []
-    pending = [r.grad_fn for r in roots if r.grad_fn is not None]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor):
-            found.append(variable)
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                pending.append(following)
-    return found

@@ -25,7 +25,8 @@ from gradlint.record import autograd
 from gradlint.record.executed import executed
 from gradlint.record.held import Find, plain_attributes
 from gradlint.record.hooks import Log, installed
-from gradlint.record.recorder import Recorder, _tensors, autograd_leaves
+from gradlint.record.recorder import Recorder
+from gradlint.record.tensors import tensors_in
 from gradlint.record.tree import buffers, measure, places, tables
 from gradlint.remarks import not_finite
 from gradlint.setup import Setup, modules_of, normalize, optimizers_of
@@ -71,7 +72,7 @@ def recording(
         session.recorder.rewritten = standin.functions
         session.recorder.keywords = standin.keywords
         stack.enter_context(installed(session.recorder, session.log))
-        stack.callback(session.recorder.reset_links)
+        stack.callback(session.recorder.tensors.forget)
         stack.enter_context(_eager(session))
         with session.recorder, executed(session.codes):
             result = gradlint_runs_user_code(make, stack)
@@ -112,8 +113,8 @@ class _Session:
 
     def note_left_off(self) -> None:
         """Grad mode should be on here: remember the switch if it is off."""
-        if not torch.is_grad_enabled() and self.recorder.region >= 0:
-            self.left_off.add(self.recorder.region)
+        if not torch.is_grad_enabled() and self.recorder.tape.region >= 0:
+            self.left_off.add(self.recorder.tape.region)
 
     @contextlib.contextmanager
     def forward(self, setup: Setup, given: Callable[[nn.Module], Inputs] | None) -> Iterator[Trace]:
@@ -121,7 +122,7 @@ class _Session:
         roots = modules_of(setup)
         optimizers = optimizers_of(setup)
         recorder = self.recorder
-        preserved = Preserved(roots, optimizers=optimizers.values(), extra_tensors=_tensors(setup.inputs))
+        preserved = Preserved(roots, optimizers=optimizers.values(), extra_tensors=tensors_in(setup.inputs))
         with preserved:
             recorder.before_call = preserved.before_call
             self.force_eager()
@@ -219,17 +220,17 @@ class _Session:
         recorder = self.recorder
         held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
         tensors = {id(p): p for root in roots.values() for p in root.parameters()} | {id(p): p for p in held}
-        earlier = recorder.rebase(tensors.values())
+        earlier = recorder.tensors.rebase(tensors.values())
         lazy = {key for key, p in tensors.items() if is_lazy(p)}
         flags = {key: bool(p.requires_grad) for key, p in tensors.items()}
         modes = {id(p.module): bool(p.module.training) for p in places(roots)}
         before = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
-        named_buffers = {recorder.read(t): name for name, (t, _) in before.items()}
+        named_buffers = {recorder.tensors.read(t): name for name, (t, _) in before.items()}
         named_inputs = _name_inputs(recorder, called)
         loose = self._loose_tensors(roots, tensors)
-        start = len(recorder.ops)
+        start = len(recorder.tape.ops)
         recorder.event("phase", {"name": "forward"}, site=NO_SITE)
-        recorder.running = True
+        recorder.tensors.running = True
         calls_before = len(self.log.calls)
         outputs: dict[str, Any] = {}
         with recorder, executed(self.codes, hot=True):
@@ -237,7 +238,7 @@ class _Session:
                 where = f" of {name!r}" if name else ""
                 with _as_theirs(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):
                     outputs[name] = gradlint_runs_user_code(_call, roots[name], inputs)
-        loss_start = len(recorder.ops)
+        loss_start = len(recorder.tape.ops)
         recorder.event("phase", {"name": "loss"}, site=NO_SITE)
         output = (
             outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()), None)
@@ -247,14 +248,14 @@ class _Session:
         moved = frozenset(
             name for name, t in buffers(roots).items() if name in before and not _same(t, before[name][1])
         )
-        root_values = tuple(recorder.read(t) for t in found.tensors)
+        root_values = tuple(recorder.tensors.read(t) for t in found.tensors)
         recorder.event("phase", {"name": "end"}, site=NO_SITE)
 
         outside = self._outside(roots, calls_before)
         for place in places(roots):
             self.log.number(place.module)
         finds = self._held(roots, outside)
-        modules, parameters = tables(roots, outside, self.log.numbers, self.log.modules, recorder.events, finds)
+        modules, parameters = tables(roots, outside, self.log.numbers, self.log.modules, recorder.tape.events, finds)
         for module in modules:
             module.training = modes.get(id(module.module), module.training)
         self._count_calls(modules, calls_before)
@@ -272,16 +273,16 @@ class _Session:
         finally:
             recorder.paused -= 1
         if verdict.failure:
-            recorder.note_unseen(
+            recorder.tape.note_unseen(
                 f"the backward raised {verdict.failure}: verdicts come from the recorded graph", NO_SITE
             )
         return Trace(
             target=self.target,
             setup=setup,
-            sites=recorder.sites,
-            ops=recorder.ops,
-            values=recorder.values,
-            events=recorder.events,
+            sites=recorder.tape.sites,
+            ops=recorder.tape.ops,
+            values=recorder.tape.values,
+            events=recorder.tape.events,
             calls=self.log.calls,
             modules=modules,
             parameters=parameters,
@@ -291,7 +292,7 @@ class _Session:
             roots=root_values,
             loss_described=found.described,
             loss_given=found.scalar,
-            owners={v: by_key[key] for v, key in recorder.owners.items() if key in by_key},
+            owners={v: by_key[key] for v, key in recorder.tensors.owners.items() if key in by_key},
             buffers=named_buffers,
             inputs=named_inputs,
             buffers_moved=moved,
@@ -299,13 +300,13 @@ class _Session:
                 f"{f'{n}: ' if n else ''}{i.description or 'none'} ({i.how})" for n, i in called.items()
             )
             or "none",
-            unseen=recorder.unseen,
+            unseen=recorder.tape.unseen,
             reached=frozenset(by_key[k] for k in verdict.reached if k in by_key),
             reached_zero=frozenset(by_key[k] for k in verdict.zero if k in by_key),
             dropped=verdict.dropped,
             proven_by=verdict.proven,
             notes=[*self.notes, *not_finite(found.tensors, parameters)],
-            executed=(*self.codes.values(), *(code for code, _, _ in recorder.sites.rows)),
+            executed=(*self.codes.values(), *(code for code, _, _ in recorder.tape.sites.rows)),
             left_off=frozenset(self.left_off),
             held={
                 self.log.number(module): Held(find.fqn, self.log.number(find.holder), find.attribute)
@@ -358,19 +359,19 @@ class _Session:
     ) -> list[tuple[Find, int]]:
         """Tensors that need grad and that plain attributes hold before the forward, with their values."""
         found = [f for f in plain_attributes(roots) if isinstance(f.thing, Tensor) and f.thing.requires_grad]
-        return [(f, self.recorder.read(f.thing)) for f in found if id(f.thing) not in registered]
+        return [(f, self.recorder.tensors.read(f.thing)) for f in found if id(f.thing) not in registered]
 
     def _judged_loose(
         self, found: Sequence[tuple[Find, int]], roots: Sequence[Tensor], registered: Mapping[int, Tensor], start: int
     ) -> Iterator[Loose]:
         if not found:
             return
-        ops, values = self.recorder.ops, self.recorder.values
+        ops, values = self.recorder.tape.ops, self.recorder.tape.values
         reached = autograd.surely_reached([t for t in roots if t.requires_grad])
         asked = {v for op in ops[start:] if op.name == "grad" for v in op.inputs}
         for find, value in found:
             tensor = find.thing
-            leaves = [t for t in autograd_leaves([tensor]) if id(t) not in registered]
+            leaves = [t for t in autograd.leaves([tensor]) if id(t) not in registered]
             if leaves:
                 producer = values[value].producer
                 yield Loose(
@@ -391,11 +392,12 @@ class _Session:
         start: int,
     ) -> frozenset[int]:
         """Parameters made by the forward, where a second forward makes them again."""
-        rows = self.recorder.sites.rows
+        rows = self.recorder.tape.sites.rows
         made: dict[int, tuple[CodeType, int]] = {}
+        events = self.recorder.tape.events
+        begun = next(e.number for e in events if e.kind == "phase" and e.data["name"] == "forward")
         for parameter in parameters:
             first = next((e for e in parameter.history if e.kind == "register"), None)
-            begun = next(e.number for e in self.recorder.events if e.kind == "phase" and e.data["name"] == "forward")
             if first is not None and first.number > begun and first.data["first"] and first.site >= 0:
                 made[parameter.index] = rows[first.site][:2]
         rerun = self._rerun(setup, roots, called) if made else None
@@ -486,8 +488,8 @@ class _Session:
     ) -> None:
         """Give every parameter its events, what it was copied from, and whether the forward wrote to it."""
         by_key = {p.key: p for p in parameters}
-        owners = {v: by_key[key].index for v, key in self.recorder.owners.items() if key in by_key}
-        events: list[Event] = self.recorder.events
+        owners = {v: by_key[key].index for v, key in self.recorder.tensors.owners.items() if key in by_key}
+        events: list[Event] = self.recorder.tape.events
         for event in events:
             parameter = by_key.get(event.data.get("parameter", -1))
             if parameter is not None:
@@ -495,16 +497,16 @@ class _Session:
                 made = parameter.key in lazy  # its first values are written by torch
                 if event.kind == "write" and event.op >= start and event.site != NO_SITE and not made:
                     parameter.written = True
-        masks = propagate(self.recorder.ops[:start], self.recorder.values, owners)
+        masks = propagate(self.recorder.tape.ops[:start], self.recorder.tape.values, owners)
         first: dict[int, int] = {}
-        for value, key in self.recorder.owners.items():
+        for value, key in self.recorder.tensors.owners.items():
             first.setdefault(key, value)
         if any(p.key not in earlier for p in parameters):  # copies made in the forward
-            masks.data |= propagate(self.recorder.ops, self.recorder.values, owners).data
+            masks.data |= propagate(self.recorder.tape.ops, self.recorder.tape.values, owners).data
         for parameter in parameters:
             if parameter.history and parameter.history[0].region >= 0 and parameter.key in first:
-                made_of = ancestors(self.recorder.ops[:start], (first[parameter.key],))
-                watched = self.recorder.owners
+                made_of = ancestors(self.recorder.tape.ops[:start], (first[parameter.key],))
+                watched = self.recorder.tensors.owners
                 parameter.computed = any(watched.get(v, parameter.key) != parameter.key for v in made_of)
             value = earlier.get(parameter.key, first.get(parameter.key, -1))
             if value >= 0:
@@ -592,8 +594,8 @@ def _name_inputs(recorder: Recorder, called: Mapping[str, Inputs]) -> dict[int, 
     for name, inputs in called.items():
         prefix = f"{name}." if name else ""
         for key, thing in [*enumerate(inputs.args), *inputs.kwargs.items()]:
-            for tensor in _tensors(thing):
-                named.setdefault(recorder.read(tensor), f"{prefix}{key}")
+            for tensor in tensors_in(thing):
+                named.setdefault(recorder.tensors.read(tensor), f"{prefix}{key}")
     return named
 
 
