@@ -52,7 +52,7 @@ def check(
     if isinstance(setup, str):
         report = engine.check_target(setup, chosen.rules, options)
     else:
-        report = engine.check_setup(setup, chosen.rules, options, name or _name_of(setup))
+        report = engine.check_setup(setup, chosen.rules, options, name or name_of(setup))
     return chosen.apply(report, show_info=show_info)
 
 
@@ -68,12 +68,13 @@ def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
     if isinstance(setup, str):
         with engine.record_target(setup, options) as made:
             return made
-    with engine.record_made(setup, options, name or _name_of(setup)) as made:
+    with engine.record_made(setup, options, name or name_of(setup)) as made:
         return made
 
 
-def _name_of(setup: Any) -> str:
+def name_of(setup: Any) -> str:
+    """What reports call a set-up that has no name of its own."""
     if isinstance(setup, functools.partial):
         given = [*map(repr, setup.args), *(f"{key}={value!r}" for key, value in setup.keywords.items())]
-        return f"{_name_of(setup.func)}({', '.join(given)})"
+        return f"{name_of(setup.func)}({', '.join(given)})"
     return getattr(setup, "__qualname__", "") or f"<{type(setup).__name__}>"

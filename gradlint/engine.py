@@ -16,6 +16,7 @@ from gradlint.load import Target, call_build, loaded, parse_target
 from gradlint.naming import in_words
 from gradlint.remarks import nothing_to_judge, remarks
 from gradlint.rule import Context, Rule
+from gradlint.setup import Setup, normalize
 
 if TYPE_CHECKING:
     from gradlint.contracts import Declaration
@@ -34,12 +35,17 @@ class Options:
     """What the parameters are declared to do, beside what the set-up itself declares."""
     own_contract: bool = True
     """Whether what the set-up itself declares counts."""
+    amend: Callable[[Setup], Setup] | None = None
+    """Changes the normalised set-up before it is run."""
 
 
-def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None) -> Report:
-    """Record a target and judge it by `rules`. What goes wrong in the user's code is in `Report.errors`."""
+def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "") -> Report:
+    """Record a target and judge it by `rules`. What goes wrong in the user's code is in `Report.errors`.
+
+    `name` is what the report calls it, where that is not `target`.
+    """
     options = options or Options()
-    return _check(target, rules, options, lambda: record_target(target, options))
+    return _check(name or target, rules, options, lambda: record_target(target, options, name))
 
 
 def check_setup(
@@ -51,7 +57,7 @@ def check_setup(
 
 
 @contextlib.contextmanager
-def record_target(target: str, options: Options) -> Iterator[Trace]:
+def record_target(target: str, options: Options, name: str = "") -> Iterator[Trace]:
     """The trace of a target; see `gradlint.record.session.recording`."""
     parsed = parse_target(target)
     if parsed.attribute is None:
@@ -67,7 +73,7 @@ def record_target(target: str, options: Options) -> Iterator[Trace]:
         raise TargetError(
             f'checking a model needs torch, which cannot be imported ({error}): pip install "torch-gradlint[torch]"'
         ) from error
-    with _recording(target, make, options, parsed.label) as trace:
+    with _recording(name or target, make, options, parsed.label) as trace:
         yield trace
 
 
@@ -99,7 +105,11 @@ def _recording(
         def given(_: Any) -> Any:
             return Inputs(*spec.materialize(), "given by --input")
 
-    return recording(target, make, given, label)
+    def amended(stack: contextlib.ExitStack) -> Any:
+        made = make(stack)
+        return made if options.amend is None else options.amend(normalize(made, label))
+
+    return recording(target, amended, given, label)
 
 
 def _check(
