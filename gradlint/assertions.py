@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,19 @@ from gradlint.findings import Failure, Finding, Fix, Location, Related, Report, 
 
 if TYPE_CHECKING:
     from gradlint.contracts import Contract, Declaration
-    from gradlint.engine import Options
     from gradlint.flow import Flow
-    from gradlint.probe import Pick, Probe
+    from gradlint.probe import Pick
     from gradlint.rule import Rule
     from gradlint.traces import Parameter
 
 WIDTH = 96
 """Columns of a failure's text."""
+
+
+STOPPED, ARRIVED = "no-gradient", "gradient"
+"""What stands in the place of a code in the findings of `assert_gradient_flows` and `assert_no_gradient`."""
+Judge = Callable[["Flow", Sequence["Parameter"], Container[int], Container[int]], Iterator[Finding]]
+"""(flow, parameters, those that gradient reaches, those where it is zero) → findings."""
 
 
 class Assertions:
@@ -110,15 +115,9 @@ class Assertions:
             AssertionError: it does not come to some; says of each why and where it stops.
         """
         __tracebackhide__ = True
-        with self._probed("assert_gradient_flows", setup, to, from_output, inputs) as (flow, probe, parameters):
-            from gradlint.probe import reaching
-
-            reached, zero = reaching(flow, probe, parameters)
-            lost = [p for p in parameters if p.index not in reached]
-            findings = list(_stopped(flow, lost, zero))
-            target = flow.trace.target
-        if findings:
-            _fail("assert_gradient_flows", Report(findings=findings), f"gradient does not come to all of {target}")
+        report = self._probed(setup, to, from_output, inputs, _stopped)
+        if report.findings or report.errors:
+            _fail("assert_gradient_flows", report)
 
     def assert_no_gradient(
         self, setup: Any, *, to: str | Iterable[str], from_output: Pick = None, inputs: Sequence[str] = ()
@@ -130,14 +129,9 @@ class Assertions:
             AssertionError: it comes to some; says of each by which lines.
         """
         __tracebackhide__ = True
-        with self._probed("assert_no_gradient", setup, to, from_output, inputs) as (flow, probe, parameters):
-            from gradlint.probe import reaching
-
-            reached, _ = reaching(flow, probe, parameters)
-            findings = list(_arrived(flow, [p for p in parameters if p.index in reached]))
-            target = flow.trace.target
-        if findings:
-            _fail("assert_no_gradient", Report(findings=findings), f"gradient comes to parameters of {target}")
+        report = self._probed(setup, to, from_output, inputs, _arrived)
+        if report.findings or report.errors:
+            _fail("assert_no_gradient", report)
 
     # -- how ----------------------------------------------------------------------------------------------------
 
@@ -177,36 +171,35 @@ class Assertions:
                 how = engine.Options(self._inputs(target, inputs), strict, tuple(contract), own)
             return engine.check_target(target, rules, how, name or setup)
 
-    @contextlib.contextmanager
-    def _probed(
-        self, what: str, setup: Any, to: str | Iterable[str], pick: Pick, inputs: Sequence[str]
-    ) -> Iterator[tuple[Flow, Probe, list[Parameter]]]:
-        __tracebackhide__ = True
+    def _probed(self, setup: Any, to: str | Iterable[str], pick: Pick, inputs: Sequence[str], judge: Judge) -> Report:
+        """What a judge finds in a set-up whose gradient is followed from a part of its output."""
         from gradlint import api, engine
         from gradlint.configured import declared
         from gradlint.contracts import resolve
         from gradlint.flow import Flow
-        from gradlint.probe import Probe
+        from gradlint.probe import Probe, reaching
 
-        probe = Probe(pick)
-        target = self._found(setup) if isinstance(setup, str) else api.name_of(setup)
-        given = self._inputs(target, inputs) if isinstance(setup, str) else tuple(inputs)
-        how = engine.Options(given, amend=probe.amend)
         wanted = declared(trains=_patterns([to] if isinstance(to, str) else to))
+        probe = Probe(pick)
+        if isinstance(setup, str):
+            name, target = setup, self._found(setup)
+            how = engine.Options(self._inputs(target, inputs), amend=probe.amend)
+            recording = engine.record_target(target, how, setup)
+        else:
+            name = api.name_of(setup)
+            recording = engine.record_made(setup, engine.Options(tuple(inputs), amend=probe.amend), name)
         try:
-            with lenient_warnings(), _recorded(setup, target, how) as trace:
+            with lenient_warnings(), recording as trace:
                 contract = resolve(trace, wanted)
-                unmatched = list(_unmatched(trace, contract))
-                if unmatched:
-                    _fail(what, Report(findings=unmatched))
-                yield Flow(trace), probe, [p for p, _ in contract.declared("trains", trace)]
+                if contract.unmatched:
+                    return Report(findings=list(_unmatched(trace, contract)))
+                flow = Flow(trace)
+                parameters = [p for p, _ in contract.declared("trains", trace)]
+                return Report(findings=list(judge(flow, parameters, *reaching(flow, probe, parameters))))
         except TargetError as error:
-            _fail(
-                what,
-                Report(errors=[Failure(str(setup) if isinstance(setup, str) else target, str(error), error.traceback)]),
-            )
+            return Report(errors=[Failure(name, str(error), error.traceback)])
         except GradlintError as error:
-            _fail(what, Report(errors=[Failure(target, str(error))]))
+            return Report(errors=[Failure(name, str(error))])
 
     def _inputs(self, target: str, inputs: Sequence[str]) -> tuple[str, ...]:
         from gradlint.config import Configuration
@@ -242,33 +235,49 @@ def _expression(pattern: Any) -> str:
     return str(getattr(pattern, "pattern", pattern) or "")
 
 
-def text_of(report: Report, heading: str = "") -> str:
-    """A report as a failure shows it: every parameter named, paths relative to the working directory."""
+def text_of(report: Report, subject: str) -> str:
+    """A report as a failure shows it: every parameter named, paths relative to the working directory.
+
+    The first line is of the form ``subject: summary``.
+    """
     from gradlint.report import full
     from gradlint.report.text import View
 
     text = full.render(report, View(width=WIDTH, verbose=True, root=Path.cwd())).rstrip("\n")
-    return f"{heading}\n\n{text}" if heading else text
+    return f"{subject}: {_summary(report)}\n\n{text}"
 
 
-def _fail(what: str, report: Report, heading: str = "") -> None:
+def _fail(what: str, report: Report) -> None:
     __tracebackhide__ = True
-    raise AssertionError(text_of(report, f"{what}: {heading}" if heading else f"{what}: {_summary(report)}"))
+    raise AssertionError(text_of(report, what))
 
 
 def _summary(report: Report) -> str:
+    """What is wrong, in the few words that the last lines of a test run have room for."""
     if report.errors:
         return report.errors[0].message
-    names = dict.fromkeys(name for finding in report.findings for name in finding.parameters)
-    count = f"{len(names)} parameter{'s' if len(names) != 1 else ''}"
-    codes = {finding.code for finding in report.findings}
-    if "GL703" in codes:
-        return "a pattern matches no parameter"
-    if codes == {"GL701"}:
-        return f"{count} {'does' if len(names) == 1 else 'do'} not train, or cannot be judged"
-    if codes == {"GL702"}:
-        return f"{count} would move, or cannot be judged"
-    return f"{len(report.findings)} finding{'s' if len(report.findings) != 1 else ''}"
+    said = []
+    for code, clause in _CLAUSES.items():
+        for unknown in (False, True):
+            found = [f for f in report.findings if f.code == code and (f.severity is Severity.INFO) is unknown]
+            count = len({name for finding in found for name in finding.parameters})
+            if found:
+                said.append(_count(count, "parameter") + (" cannot be judged" if unknown else clause))
+    codes = dict.fromkeys(f.code for f in report.findings if f.code not in _CLAUSES and f.code != "GL703")
+    said += ["a pattern matches nothing"] * any(f.code == "GL703" for f in report.findings)
+    return ", ".join([*said, *codes])
+
+
+_CLAUSES = {
+    "GL701": " declared to train, not training",
+    "GL702": " declared frozen, moving",
+    STOPPED: " without gradient",
+    ARRIVED: " with gradient",
+}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _several(selectors: str | Iterable[str]) -> list[str]:
@@ -287,14 +296,6 @@ def _patterns(patterns: Iterable[str]) -> list[str]:
     return found
 
 
-def _recorded(setup: Any, target: str, how: Options) -> contextlib.AbstractContextManager[Any]:
-    from gradlint import engine
-
-    if isinstance(setup, str):
-        return engine.record_target(target, how, setup)
-    return engine.record_made(setup, how, target)
-
-
 def _unmatched(trace: Any, contract: Contract) -> Iterator[Finding]:
     from gradlint.contracts import no_match
 
@@ -303,12 +304,17 @@ def _unmatched(trace: Any, contract: Contract) -> Iterator[Finding]:
         yield Finding(trace.target, "GL703", "contract-matches-nothing", Severity.ERROR, message, None)
 
 
-def _stopped(flow: Flow, parameters: Sequence[Parameter], zero: set[int]) -> Iterator[Finding]:
+def _stopped(
+    flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
+) -> Iterator[Finding]:
+    """A finding for each cause that keeps gradient from parameters."""
     from gradlint.naming import in_words
     from gradlint.states import standing
 
     groups: dict[tuple[Location | None, str], list[Parameter]] = {}
     for parameter in parameters:
+        if parameter.index in reached:
+            continue
         found = standing(flow, parameter)
         where, why = found.location, found.why
         if parameter.index in zero and found.state == "trains":
@@ -317,7 +323,7 @@ def _stopped(flow: Flow, parameters: Sequence[Parameter], zero: set[int]) -> Ite
     for (where, why), members in groups.items():
         yield Finding(
             flow.trace.target,
-            "no-gradient",
+            STOPPED,
             "to what it should reach",
             Severity.ERROR,
             f"no gradient comes to {in_words(members, flow.trace.parameters)}: {why}.",
@@ -327,17 +333,21 @@ def _stopped(flow: Flow, parameters: Sequence[Parameter], zero: set[int]) -> Ite
         )
 
 
-def _arrived(flow: Flow, parameters: Sequence[Parameter]) -> Iterator[Finding]:
+def _arrived(
+    flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
+) -> Iterator[Finding]:
+    """A finding for each way by which gradient comes to parameters."""
     from gradlint.naming import in_words
 
     groups: dict[tuple[Location, ...], list[Parameter]] = {}
     for parameter in parameters:
-        groups.setdefault(tuple(_lines(flow, parameter)), []).append(parameter)
+        if parameter.index in reached:
+            groups.setdefault(tuple(_lines(flow, parameter)), []).append(parameter)
     for lines, members in groups.items():
         shown = lines if len(lines) <= 4 else (*lines[:3], lines[-1])
         yield Finding(
             flow.trace.target,
-            "gradient",
+            ARRIVED,
             "to what it should not reach",
             Severity.ERROR,
             f"gradient comes to {in_words(members, flow.trace.parameters)}.",

@@ -96,7 +96,7 @@ class TargetItem(pytest.Item):
         report = chosen.apply(report, show_info=settings.show_info)
         worst = report.worst()
         if report.errors or (worst is not None and worst >= settings.fail_on):
-            raise NotCleanError(text_of(report))
+            raise NotCleanError(text_of(report, self.name))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The report, without a traceback of gradlint's own."""
@@ -133,7 +133,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
             except GradlintError as error:
                 pytest.fail(f"@pytest.mark.gradlint({target!r}): {error}", pytrace=False)
             if not report.clean:
-                pytest.fail(text_of(report), pytrace=False)
+                pytest.fail(text_of(report, target), pytrace=False)
 
 
 @pytest.fixture(scope="session")
