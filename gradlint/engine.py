@@ -20,6 +20,7 @@ from gradlint.setup import Setup, normalize
 
 if TYPE_CHECKING:
     from gradlint.contracts import Declaration
+    from gradlint.snapshot import Snapshot
     from gradlint.traces import Trace
 
 
@@ -54,6 +55,22 @@ def check_setup(
     """Judge what a build() returns, or a build function itself; in the latter case lines of the build are known."""
     options = options or Options()
     return _check(name, rules, options, lambda: record_made(setup, options, name))
+
+
+def snapshot_target(target: str, options: Options | None = None, name: str = "") -> tuple[Snapshot, TargetSummary]:
+    """What trains in a target, for a lock or a comparison.
+
+    Raises:
+        TargetError: it cannot be recorded, or has nothing that could train.
+    """
+    from gradlint.snapshot import take
+
+    with record_target(target, options or Options(), name) as trace:
+        problem = nothing_to_judge(trace)
+        if problem:
+            raise TargetError(problem)
+        flow = Flow(trace)
+        return take(trace, flow), _summary(trace, flow)
 
 
 @contextlib.contextmanager

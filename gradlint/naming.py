@@ -23,8 +23,8 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: int = 4) -> str:
-    """Name parameters, whole subtrees as ``prefix.*``; at most `limit` names, then how many more.
+def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: int = 4, noun: str = "parameter") -> str:
+    """Name parameters, whole subtrees as ``prefix.*``; at most `limit` names, then how many more. `noun` names one.
 
     `everything` are all parameters of the set-up: a subtree is named by its prefix only if it is hit whole.
     """
@@ -43,8 +43,8 @@ def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: in
     listed = ", ".join(names[:limit])
     if len(names) > limit:
         listed += f" and {len(names) - limit} more"
-    noun = "parameter" if len(parameters) == 1 else "parameters"
-    return f"{listed} ({len(parameters)} {noun}, {count(total)})"
+    plural = "" if len(parameters) == 1 else "s"
+    return f"{listed} ({len(parameters)} {noun}{plural}, {count(total)})"
 
 
 def _largest(fqn: str, wanted: set[str], everything: Sequence[Named]) -> tuple[str, set[str]]:

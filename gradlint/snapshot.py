@@ -141,7 +141,7 @@ def changes(before: Snapshot, after: Snapshot) -> list[Change]:
     return [*found, *_norm_changes(before, after)]
 
 
-_VERBS = ("stopped", "started", "changed", "moved", "learn")
+_VERBS = ("stopped", "started", "changed", "moved")
 
 
 def _compare(
@@ -154,7 +154,9 @@ def _compare(
         elif new.state == TRAINS:
             note(new, 1, f"started training: {why}", place)
         else:
-            note(new, 2, f"now {why}, and {'was' if before.entries else ''} {_was(old)} before".replace("  ", " "), place)
+            note(
+                new, 2, f"now {why}, and {'was' if before.entries else ''} {_was(old)} before".replace("  ", " "), place
+            )
     elif old.by != new.by:
         note(new, 2, f"starved by {new.by} now, and by {old.by} before", place)
     if old.shape != new.shape:
@@ -180,7 +182,7 @@ def _rehold(old: tuple[str, ...], new: tuple[str, ...]) -> str:
     if not new:
         return f"held by {', '.join(old)} no longer"
     if [h.partition(" ")[0] for h in old] == [h.partition(" ")[0] for h in new]:
-        return f"learning at another rate: {', '.join(new)}, {', '.join(old)} before"
+        return f"changed learning rate: {', '.join(new)}, {', '.join(old)} before"
     return f"moved to {', '.join(new)}, from {', '.join(old)}"
 
 
@@ -197,12 +199,18 @@ def _norm_changes(before: Snapshot, after: Snapshot) -> Iterable[Change]:
                 groups.setdefault(f"of type {new.type} now, {old.type} before", []).append(name)
         elif _has_parameters(before, name) == _has_parameters(after, name):
             gone = old is not None
-            groups.setdefault("without running statistics now" if gone else "with running statistics now", []).append(name)
+            groups.setdefault("without running statistics now" if gone else "with running statistics now", []).append(
+                name
+            )
     for clause, names in groups.items():
         listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         noun = "norm layer" if len(names) == 1 else "norm layers"
         verb = "is" if len(names) == 1 else "are"
-        told = clause if len(names) > 1 else clause.replace("their", "its").replace("follow", "follows").replace("keep", "keeps")
+        told = (
+            clause
+            if len(names) > 1
+            else clause.replace("their", "its").replace("follow", "follows").replace("keep", "keeps")
+        )
         yield Change(tuple(names), f"{listed} ({len(names)} {noun}) {verb} {told}")
 
 
@@ -236,7 +244,9 @@ def sections_drift(locked: Mapping[str, Snapshot], now: Iterable[str], lock: Loc
     for name in dict.fromkeys([*known, *locked]):
         if name in locked and name in known:
             continue
-        text = f"{name} is locked, and no target any more." if name in locked else f"{name} is a target, and not locked."
+        text = (
+            f"{name} is locked, and no target any more." if name in locked else f"{name} is a target, and not locked."
+        )
         where = locked[name].places.get("", lock) if name in locked else lock
         fix = Fix("Run `gradlint lock` and commit what it writes.")
         found.append(Finding(name, "GL704", "lock-drift", Severity.ERROR, text, where, fix=fix))
