@@ -186,7 +186,7 @@ def _frozen(trace: Trace, parameter: Parameter) -> Standing:
         return _at(trace, FROZEN, "frozen", freeze.site)
     first = next((e for e in parameter.history if e.kind == "register"), None)
     site = first.site if first is not None else trace.modules[parameter.module].registered_at
-    return _at(trace, FROZEN, "made with requires_grad=False", site)
+    return _at(trace, FROZEN, "frozen" if first is None else "made with requires_grad=False", site)
 
 
 def _unheld(flow: Flow, parameter: Parameter) -> Standing:

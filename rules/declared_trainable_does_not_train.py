@@ -108,9 +108,11 @@ _FIXES = {
 
 
 def _told(found: Standing, one: bool) -> str:
-    if found.state == "frozen":
-        return f"{'it is' if one else 'they are'} {found.why}"
-    return found.why
+    if found.state != "frozen":
+        return found.why
+    if found.why.startswith("made"):
+        return f"{'it was' if one else 'they were'} {found.why}"
+    return f"{'it is' if one else 'they are'} {found.why}"
 
 
 def _later(found: Standing) -> list[Location]:
