@@ -24,6 +24,10 @@ _WORDS = {
 }
 
 
+LISTED = 8
+"""Names of parameters in one change before the rest is counted."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One parameter."""
@@ -134,7 +138,7 @@ def changes(before: Snapshot, after: Snapshot) -> list[Change]:
     found = []
     for (rank, clause, place), entries in sorted(groups.items(), key=lambda item: item[0][0]):
         everything = list((before if rank == 3 else after).entries.values())
-        subject = in_words(entries, everything, noun="tensor")
+        subject = in_words(entries, everything, LISTED, noun="tensor")
         verb = "" if clause.startswith(_VERBS) else "is " if len(entries) == 1 else "are "
         joint = " at " if entries[0].state in (FROZEN, STARVED) and rank < 3 else ", see "
         found.append(Change(tuple(e.fqn for e in entries), f"{subject} {verb}{clause}", place, joint))
@@ -154,9 +158,7 @@ def _compare(
         elif new.state == TRAINS:
             note(new, 1, f"started training: {why}", place)
         else:
-            note(
-                new, 2, f"now {why}, and {'was' if before.entries else ''} {_was(old)} before".replace("  ", " "), place
-            )
+            note(new, 2, f"{_was(old)} no longer: {why}", place)
     elif old.by != new.by:
         note(new, 2, f"starved by {new.by} now, and by {old.by} before", place)
     if old.shape != new.shape:

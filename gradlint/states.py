@@ -68,21 +68,24 @@ def standing(flow: Flow, parameter: Parameter) -> Standing:
     return _unused(flow, parameter)
 
 
-def moves(flow: Flow, parameter: Parameter) -> str | None:
-    """How training would change a parameter's value, as a clause; None where it would not, or nothing is known.
+def moves(flow: Flow, parameter: Parameter) -> Standing | None:
+    """How training would change a parameter's value, and the line that has it do so; None where it would not, or
+    nothing is known.
 
     Besides gradient that is weight decay: a gradient of zero is a gradient, and lets an optimizer decay the value.
     """
+    trace = flow.trace
     found = standing(flow, parameter)
     if found.state == TRAINS:
-        return found.why
-    if parameter.index not in flow.trace.reached_zero or found.state not in (STARVED, UNUSED):
+        return found
+    if parameter.index not in trace.reached_zero or found.state not in (STARVED, UNUSED):
         return None
     for number, index in parameter.groups:
-        optimizer = flow.trace.optimizers[number]
+        optimizer = trace.optimizers[number]
         group = optimizer.optimizer.param_groups[index]
         if group.get("weight_decay") and (group.get("lr") or optimizer.groups[index].scheduled):
-            return f"the gradient is zero everywhere, and {titled(optimizer)} decays the weights all the same"
+            why = f"the gradient is zero everywhere, and {titled(optimizer)} decays the weights all the same"
+            return _in_group(trace, TRAINS, why, (number, index))
     return None
 
 
@@ -122,6 +125,13 @@ def made_site(trace: Trace, parameter: Parameter, alike: Iterable[int] = ()) -> 
             break
         module = trace.modules[module.parent]
     return site
+
+
+def thawed_by(parameter: Parameter) -> Event | None:
+    """The event that made a parameter trainable after it had been frozen; None where none did."""
+    changes = [e for e in parameter.history if e.kind in ("freeze", "thaw")]
+    frozen = any(e.kind == "freeze" for e in changes)
+    return changes[-1] if frozen and changes[-1].kind == "thaw" else None
 
 
 def replaced_frozen(trace: Trace) -> dict[int, Event]:
@@ -204,8 +214,10 @@ def _unheld(flow: Flow, parameter: Parameter) -> Standing:
 def _trains(trace: Trace, parameter: Parameter) -> Standing:
     holders = [trace.optimizers[number] for number, _ in parameter.groups]
     why = "reached by gradient" + (f" and held by {titled(holders[0])}" if holders else ", with no optimizer known")
+    if (thaw := thawed_by(parameter)) is not None:
+        return _at(trace, TRAINS, f"set trainable after a freeze, {why}", thaw.site)
     if not holders:
-        return Standing(TRAINS, why)
+        return _at(trace, TRAINS, why, made_site(trace, parameter))
     return _in_group(trace, TRAINS, why, parameter.groups[0])
 
 

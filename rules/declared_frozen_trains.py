@@ -15,9 +15,7 @@ from gradlint import (
     Related,
     Rule,
     Severity,
-    group_location,
     lines_of,
-    made_site,
     moves,
     path_to_loss,
     replaced_frozen,
@@ -82,31 +80,22 @@ class DeclaredFrozenTrains(Rule):
     def _parameters(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         replaced = replaced_frozen(trace)
-        groups: dict[tuple[Location | None, int, str, str], list[tuple[Parameter, Declaration]]] = {}
+        groups: dict[tuple[Location | None, int, str], list[tuple[Parameter, Declaration]]] = {}
         unknown: dict[str, list[tuple[Parameter, Declaration]]] = {}
         for parameter, declaration in context.contract.declared("frozen", trace):
-            found = standing(context.flow, parameter)
-            how = moves(context.flow, parameter)
-            if how is None:
-                if found.state == "unknown" and parameter.groups:
-                    unknown.setdefault(found.why, []).append((parameter, declaration))
+            found = moves(context.flow, parameter)
+            if found is None:
+                told = standing(context.flow, parameter)
+                if told.state == "unknown" and parameter.groups:
+                    unknown.setdefault(told.why, []).append((parameter, declaration))
                 continue
-            where, site, what = found.location, found.site, ""
-            thaw = _thawed_at(parameter)
+            key = (found.location, found.site, found.why)
             if parameter.index in replaced:
-                site, what = replaced[parameter.index].site, "made anew here after the freeze, "
-            elif thaw is not None:
-                site, what = thaw, "set trainable here after the freeze, "
-            elif parameter.groups:
-                number, index = parameter.groups[0]
-                where = group_location(trace, trace.optimizers[number], trace.optimizers[number].groups[index])
-                site = trace.optimizers[number].groups[index].site
-            else:
-                site = made_site(trace, parameter)
-            where = where if what == "" and parameter.groups else trace.location(site)
-            groups.setdefault((where, site, how, what), []).append((parameter, declaration))
-        for (where, site, how, what), members in groups.items():
-            yield self._moves(context, where, site, what + how, members)
+                site = replaced[parameter.index].site
+                key = (trace.location(site), site, f"made anew here after the freeze, {found.why}")
+            groups.setdefault(key, []).append((parameter, declaration))
+        for (where, site, how), members in groups.items():
+            yield self._moves(context, where, site, how, members)
         for why, members in unknown.items():
             yield self._unknown(context, why, members)
 
@@ -196,13 +185,6 @@ def _declared_here(
 ) -> list[Related]:
     places = dict.fromkeys(d.location for _, d in members if d.location is not None)
     return [Related("declared here", place) for place in list(places)[:2]]
-
-
-def _thawed_at(parameter: Parameter) -> int | None:
-    """Site of the thaw that took back a freeze of a parameter."""
-    changes = [e for e in parameter.history if e.kind in ("freeze", "thaw")]
-    undone = len(changes) > 1 and changes[-1].kind == "thaw" and any(e.kind == "freeze" for e in changes)
-    return changes[-1].site if undone else None
 
 
 def _frozen_before(parameters: list[Parameter]) -> int | None:
