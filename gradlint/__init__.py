@@ -24,15 +24,17 @@ if TYPE_CHECKING:
         Cut,
         region_location,
     )
+    from gradlint.contracts import Contract, Declaration, no_match
     from gradlint.cost import in_bytes, in_flops, weight_gradient_flops
     from gradlint.cuts import cut_findings
     from gradlint.errors import GradlintError, TargetError, UsageError
     from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
     from gradlint.flow import Flow, Relabel
+    from gradlint.paths import lines_of, path_to_loss
     from gradlint.rearrange import origin, origins
+    from gradlint.relatives import siblings
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
-    from gradlint.siblings import siblings
     from gradlint.sites import Frame, is_project
     from gradlint.source import (
         Function,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         idle_statements,
         variable_assigned_at,
     )
+    from gradlint.states import Standing, group_location, made_site, moves, nearest_optimizer, replaced_frozen, standing
     from gradlint.terms import ConstantTerm, DroppedTerm
     from gradlint.traces import (
         Event,
@@ -67,20 +70,23 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": "check trace",
-    "blame": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut region_location",
+    "blame": "CHECKPOINT DETACH FUNCTION GRADIENT NONDIFFERENTIABLE NO_GRAD ROUNDTRIP Cut region_location",
+    "contracts": "Contract Declaration no_match",
     "cost": "in_bytes in_flops weight_gradient_flops",
     "cuts": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "Flow Relabel",
+    "paths": "lines_of path_to_loss",
     "rearrange": "origin origins",
     "rule": "Context Rule",
     "setup": "Setup",
-    "siblings": "siblings",
+    "relatives": "siblings",
     "sites": "Frame is_project",
+    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
+    "given_at idle_statements variable_assigned_at",
+    "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
     "terms": "ConstantTerm DroppedTerm",
-    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
-    "idle_statements variable_assigned_at",
     "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -109,7 +115,9 @@ __all__ = [
     "ROUNDTRIP",
     "ConstantTerm",
     "Context",
+    "Contract",
     "Cut",
+    "Declaration",
     "DroppedTerm",
     "Edit",
     "Event",
@@ -136,6 +144,7 @@ __all__ = [
     "Rule",
     "Setup",
     "Severity",
+    "Standing",
     "Stop",
     "TargetError",
     "Trace",
@@ -152,14 +161,23 @@ __all__ = [
     "executed_functions",
     "function_of",
     "given_at",
+    "group_location",
     "idle_statements",
     "in_bytes",
     "in_flops",
     "is_project",
+    "lines_of",
+    "made_site",
+    "moves",
+    "nearest_optimizer",
+    "no_match",
     "origin",
     "origins",
+    "path_to_loss",
     "region_location",
+    "replaced_frozen",
     "siblings",
+    "standing",
     "trace",
     "variable_assigned_at",
     "weight_gradient_flops",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint import Context, Finding, Fix, Rule, Severity, group_location
 
 
 class ZeroLearningRateGroup(Rule):
@@ -60,8 +60,6 @@ class ZeroLearningRateGroup(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         for optimizer in trace.optimizers:
-            written_out = optimizer.arguments.group_locations if optimizer.arguments else ()
-            constructed = sum(g.site == optimizer.site for g in optimizer.groups)
             for group in optimizer.groups:
                 parameters = [
                     p
@@ -70,13 +68,12 @@ class ZeroLearningRateGroup(Rule):
                 ]
                 if group.lr != 0 or group.scheduled or not parameters:
                     continue
-                literal = len(written_out) == constructed and group.index < constructed
                 which = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
                 yield context.finding(
                     self,
                     f"{which} has learning rate 0: {context.names(parameters)} get a gradient in every step and never "
                     "move.",
-                    at=written_out[group.index] if literal else group.site,
+                    at=group_location(trace, optimizer, group),
                     parameters=parameters,
                     related=[context.related(f"{optimizer.type} is made here", optimizer.site)],
                     fix=Fix("Freeze them with requires_grad_(False) and leave them out, or give the group a rate."),
