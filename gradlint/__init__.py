@@ -13,12 +13,7 @@ from gradlint._version import __version__
 
 if TYPE_CHECKING:
     from gradlint.api import check, trace
-    from gradlint.contracts import Contract, Declaration, no_match
-    from gradlint.cost import in_bytes, in_flops, weight_gradient_flops
-    from gradlint.cuts import cut_findings
-    from gradlint.errors import GradlintError, TargetError, UsageError
-    from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
-    from gradlint.flow import (
+    from gradlint.blame import (
         CHECKPOINT,
         DETACH,
         FUNCTION,
@@ -27,10 +22,14 @@ if TYPE_CHECKING:
         NONDIFFERENTIABLE,
         ROUNDTRIP,
         Cut,
-        Flow,
-        Relabel,
         region_location,
     )
+    from gradlint.contracts import Contract, Declaration, no_match
+    from gradlint.cost import in_bytes, in_flops, weight_gradient_flops
+    from gradlint.cuts import cut_findings
+    from gradlint.errors import GradlintError, TargetError, UsageError
+    from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
+    from gradlint.flow import Flow, Relabel
     from gradlint.paths import lines_of, path_to_loss
     from gradlint.rearrange import origin
     from gradlint.rule import Context, Rule
@@ -54,12 +53,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": "check trace",
+    "blame": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut region_location",
     "contracts": "Contract Declaration no_match",
     "cost": "in_bytes in_flops weight_gradient_flops",
     "cuts": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
-    "flow": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow Relabel region_location",
+    "flow": "Flow Relabel",
     "paths": "lines_of path_to_loss",
     "rearrange": "origin",
     "rule": "Context Rule",

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradlint.findings import Location
-from gradlint.flow import (
+from gradlint.blame import (
     CHECKPOINT,
     DETACH,
     FUNCTION,
@@ -17,8 +16,9 @@ from gradlint.flow import (
     NO_GRAD,
     ROUNDTRIP,
     Cut,
-    Flow,
 )
+from gradlint.findings import Location
+from gradlint.flow import Flow
 from gradlint.sites import NO_SITE
 from gradlint.traces import Event, Group, Module, Optimizer, Parameter, Trace
 

@@ -14,7 +14,8 @@ from gradlint.sites import NO_SITE, enclosing_function, node_location
 from gradlint.traces import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
 
 if TYPE_CHECKING:
-    from gradlint.flow import Cut, Flow
+    from gradlint.blame import Cut
+    from gradlint.flow import Flow
 
 _ADD = frozenset("add add_ __add__ __radd__ __iadd__".split())
 _SUBTRACT = frozenset("sub sub_ subtract subtract_ __sub__ __isub__".split())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gradlint.blame import Cut, region_location
 from gradlint.contracts import matches, no_match
 from gradlint.engine import Options, record_target
 from gradlint.errors import UsageError
 from gradlint.findings import Location
-from gradlint.flow import Cut, Flow, region_location
+from gradlint.flow import Flow
 from gradlint.naming import count
 from gradlint.paths import path_to_loss
 from gradlint.states import FROZEN, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
@@ -174,7 +175,7 @@ def _runs(trace: Trace, path: Sequence[int], cuts: Sequence[Cut]) -> list[list[i
         op = trace.ops[number]
         alone = _cut_at(trace, cuts, op) is not None
         before = trace.ops[runs[-1][-1]] if runs else None
-        if before is None or alone or _cut_at(trace, cuts, before) or _place(trace, op) != _place(trace, before):
+        if before is None or alone or _cut_at(trace, cuts, before) or not _same_call(trace, op, before):
             runs.append([number])
         else:
             runs[-1].append(number)
@@ -185,6 +186,12 @@ def _place(trace: Trace, op: Op) -> Location | None:
     """The user's line of an op; None for one that only libraries' lines lead to."""
     frame = trace.frame(op.site)
     return frame.location if frame is not None and frame.project else None
+
+
+def _same_call(trace: Trace, one: Op, other: Op) -> bool:
+    """Whether one call in the user's code led to both ops, or none in both cases."""
+    frames = [f if (f := trace.frame(op.site)) is not None and f.project else None for op in (one, other)]
+    return frames[0] is frames[1]  # frames of the same instruction are one object; two calls may share a line
 
 
 def _in_words(trace: Trace, run: Sequence[int]) -> str:

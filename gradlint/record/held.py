@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradlint.record.tree import places
 from gradlint.sites import class_is_project
 
 _DEPTH = 4
-_OWN = frozenset(("_parameters", "_buffers", "_modules"))
+_STANDARD = frozenset(vars(nn.Module()))
+"""The attributes that every module has."""
+_ATOMS = frozenset((type(None), str, bytes, int, float, bool, torch.dtype, torch.device))
 
 
 class Find:
@@ -34,14 +37,14 @@ def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
     seen: set[int] = set(inside)
     for place in places(roots):
         for name, value in list(vars(place.module).items()):
-            if name not in _OWN and "hook" not in name and value is not None:
+            if type(value) not in _ATOMS and name not in _STANDARD and "hook" not in name:
                 fqn = f"{place.fqn}.{name}" if place.fqn else name
                 for path, thing in _within(value, fqn, seen, 0):
                     yield Find(path, thing, place.module, name)
 
 
 def _within(value: Any, fqn: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (str, bytes, int, float, type)) or id(value) in seen or depth > _DEPTH:
+    if type(value) in _ATOMS or isinstance(value, type) or id(value) in seen or depth > _DEPTH:
         return
     if isinstance(value, (nn.Module, Tensor)):
         seen.add(id(value))

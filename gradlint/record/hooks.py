@@ -113,19 +113,22 @@ def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     """Around ``Module.__call__`` rather than hooks: those make torch take its slow path, and miss a BaseException."""
 
     def wrap(original: Any) -> Any:
-        calls = recorder.tape.calls
+        calls, ops = recorder.tape.calls, recorder.tape.ops
+        walk, thread = recorder.chains.walk, recorder.thread
+        get_ident = threading.get_ident
 
         def gradlint_sees_module_call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if not recorder.active:
+            if recorder.paused or get_ident() != thread:
                 return original(self, *args, **kwargs)
             frame = sys._getframe()
-            chain = recorder.walk(frame.f_back)
-            run = chain.run if chain.apply is None else recorder.function_run(chain.apply, chain)
+            site, apply, _, _, _, run = chain = walk(frame.f_back)
+            if apply is not None:
+                run = recorder.function_run(apply, chain)
             parent = calls[-1].number if calls else -1
-            site = chain.site
-            log.calls.append(ModuleCall(log.number(self), parent, site, self.training, len(recorder.tape.ops)))
+            number = len(log.calls)
+            log.calls.append(tuple.__new__(ModuleCall, (log.number(self), parent, site, self.training, len(ops))))
             depth = len(calls)
-            calls.append(OpenCall(len(log.calls) - 1, id(frame), site, run))
+            calls.append(tuple.__new__(OpenCall, (number, id(frame), site, run)))
             try:
                 result = original(self, *args, **kwargs)
                 if isinstance(self, torch.jit.ScriptModule):
@@ -176,7 +179,7 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             log.optimizers.append(self)
             log.group_events[id(self)] = []
             event = recorder.event("optimizer", {"optimizer": id(self)}, site=site)
-            arguments = constructor_arguments(recorder.tape.sites, site, frame)
+            arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
             log.arguments[id(self)] = Arguments(site, event.number, *arguments)
             recorder.building.append(id(self))
             try:

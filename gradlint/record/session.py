@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import random
 import sys
 import warnings
@@ -22,6 +23,7 @@ from gradlint.inputs import Inputs, find_inputs
 from gradlint.preserve import Preserved
 from gradlint.provenance import ancestors, indices, propagate
 from gradlint.record import autograd
+from gradlint.record.eager import eager
 from gradlint.record.executed import executed
 from gradlint.record.held import Find, plain_attributes
 from gradlint.record.hooks import Log, installed
@@ -64,6 +66,7 @@ def recording(
     """
     session = _Session(target)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_heap_spared())
         stack.enter_context(Preserved(()))  # random states, switches and filters that build() changes
         # Said because of the recorder's own hooks; the filters are put back by Preserved.
         warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
@@ -73,7 +76,7 @@ def recording(
         session.recorder.keywords = standin.keywords
         stack.enter_context(installed(session.recorder, session.log))
         stack.callback(session.recorder.tensors.forget)
-        stack.enter_context(_eager(session))
+        session.force_eager = stack.enter_context(eager())
         with session.recorder, executed(session.codes):
             result = gradlint_runs_user_code(make, stack)
         session.note_left_off()
@@ -86,18 +89,16 @@ def recording(
 
 
 @contextlib.contextmanager
-def _eager(session: _Session) -> Iterator[None]:
-    """Keep torch.compile'd parts eager, where the user's code has any."""
-
-    def force() -> None:
-        compiler = getattr(torch, "compiler", None)
-        stance = getattr(compiler, "set_stance", None)  # torch 2.6 and newer
-        if stance is not None and "torch._dynamo" in sys.modules:
-            session.stack.enter_context(stance("force_eager"))
-
-    session.force_eager = force
-    with session.stack:
+def _heap_spared() -> Iterator[None]:
+    """Keep the growing trace from making Python search all of torch for garbage again and again."""
+    if gc.get_freeze_count():  # somebody else's freeze: undoing ours would undo theirs
         yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Session:
@@ -105,7 +106,6 @@ class _Session:
         self.target = target
         self.recorder = Recorder()
         self.log = Log()
-        self.stack = contextlib.ExitStack()
         self.force_eager: Callable[[], None] = lambda: None
         self.notes: list[str] = []
         self.codes: dict[int, CodeType] = {}

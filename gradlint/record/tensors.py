@@ -286,9 +286,7 @@ class Tensors:
         value = self.add(tensor, len(tape.ops) if source is not None else -1)
         if source is not None:
             site = NO_SITE if copied is None else self._caller()
-            tape.synthetic(
-                "alias" if copied is None else "deepcopy", KIND_ALIAS, (source,), value, site, tape.region
-            )
+            tape.synthetic("alias" if copied is None else "deepcopy", KIND_ALIAS, (source,), value, site, tape.region)
         self.owners[value] = key
         return True
 
