@@ -79,9 +79,9 @@ _HOMES = {
     "flow": "Flow Relabel",
     "paths": "lines_of path_to_loss",
     "rearrange": "origin origins",
+    "relatives": "siblings",
     "rule": "Context Rule",
     "setup": "Setup",
-    "relatives": "siblings",
     "sites": "Frame is_project",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
     "given_at idle_statements variable_assigned_at",

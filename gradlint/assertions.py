@@ -311,25 +311,26 @@ def _stopped(
     from gradlint.naming import in_words
     from gradlint.states import standing
 
-    groups: dict[tuple[Location | None, str], list[Parameter]] = {}
+    groups: dict[tuple[tuple[Location, ...], str], list[Parameter]] = {}
     for parameter in parameters:
         if parameter.index in reached:
             continue
         found = standing(flow, parameter)
-        where, why = found.location, found.why
+        places, why = [found.location] if found.location is not None else [], found.why
         if parameter.index in zero and found.state == "trains":
-            where, why = _first_line(flow, parameter), "it is there, and zero in every element, whatever the weights"
-        groups.setdefault((where, why), []).append(parameter)
-    for (where, why), members in groups.items():
+            places, why = _lines(flow, parameter), "it is there, and zero in every element, whatever the weights"
+        groups.setdefault((tuple(places), why), []).append(parameter)
+    for (lines, why), members in groups.items():
         yield Finding(
             flow.trace.target,
             STOPPED,
             "to what it should reach",
             Severity.ERROR,
             f"no gradient comes to {in_words(members, flow.trace.parameters)}: {why}.",
-            where,
+            lines[0] if lines else None,
             tuple(p.fqn for p in members),
-            fix=Fix("Let the gradient through here, or do not expect it."),
+            tuple(Related("and by way of", place) for place in lines[1:6]),
+            Fix("Let the gradient through here, or do not expect it."),
         )
 
 
@@ -356,10 +357,6 @@ def _arrived(
             tuple(Related("and by way of", place) for place in shown[1:]),
             Fix("Detach on this way, or freeze the parameters with requires_grad_(False)."),
         )
-
-
-def _first_line(flow: Flow, parameter: Parameter) -> Location | None:
-    return next(iter(_lines(flow, parameter)), None)
 
 
 def _lines(flow: Flow, parameter: Parameter) -> list[Location]:

@@ -96,6 +96,8 @@ def group_location(trace: Trace, optimizer: Optimizer, group: Group) -> Location
 
 def nearest_optimizer(trace: Trace, parameter: Parameter) -> Optimizer:
     """The optimizer whose parameters stand nearest by name: the one that was probably meant to hold a parameter."""
+    if len(trace.optimizers) == 1:
+        return trace.optimizers[0]
 
     def kinship(optimizer: Optimizer) -> int:
         held = (trace.by_key.get(key) for group in optimizer.groups for key in group.keys)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import xml.etree.ElementTree as ElementTree
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -19,6 +21,8 @@ gradlint.check(nn.Linear(2, 2), trains="*", frozen="x")
 for module in ("pytest_plugin", "assertions", "configured", "probe", "report.full", "naming", "states"):
     importlib.import_module(f"gradlint.{module}")
 
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALLED = any(entry.value == "gradlint.pytest_plugin" for entry in entry_points(group="pytest11"))
 """Whether pytest finds the plugin by itself."""
 MODEL = """
@@ -319,6 +323,81 @@ def test_users_objects_stay_as_they_were(project: pytest.Pytester) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters()) and made['loss'] is not None""",
     ).assert_outcomes(passed=1)
+
+
+def test_founding_rows(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_it=f"""
+        import pytest
+
+        F4 = {str(ROOT / "fixtures" / "founding" / "encoder_generator.py")!r} + ":build_f4"
+
+        def test_a(gradlint):
+            gradlint.assert_clean(F4 + "a", frozen="encoder.*", trains="generator.*")
+            gradlint.assert_frozen(F4 + "a", "encoder.*")
+            gradlint.assert_trains(F4 + "a", "generator.*")
+            gradlint.assert_gradient_flows(F4 + "a", to="generator.*")
+            gradlint.assert_no_gradient(F4 + "a", to="encoder.*")
+
+        def test_b(gradlint):
+            gradlint.assert_trains(F4 + "b", "scale")
+            gradlint.assert_no_gradient(F4 + "b", to="generator.*")
+            gradlint.assert_trains(F4 + "b", "generator.*")
+
+        def test_c(gradlint):
+            gradlint.assert_frozen(F4 + "c", "encoder.*")
+        """
+    )
+    result = inside(project)
+    result.assert_outcomes(passed=1, failed=2)
+    text = words(result)
+    assert "generator.* (4 parameters, 164) are declared to train ('generator.*') and do not: no_grad keeps" in text
+    assert "| with torch.no_grad(): # error" in text
+    assert "encoder.* (4 parameters, 160) are declared frozen ('encoder.*') and would move" in text
+    assert "| return self.encoder(self.generator(code)), code" in text
+
+
+def test_readme(project: pytest.Pytester) -> None:
+    contract, test = (
+        re.search(rf"```{language}\n({first}.*?)```", README, re.S)
+        for language, first in (("toml", r"\[tool.gradlint.targets"), ("python", "def test_what_trains"))
+    )
+    assert contract is not None and test is not None
+    assert max(contract[1].count("\n"), test[1].count("\n")) <= 5
+    project.makepyprojecttoml(contract[1])
+    project.makepyfile(
+        test_it=test[1],
+        model="""
+        import torch
+        from torch import nn
+
+        class Adapted(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.base_layer = nn.Linear(4, 4).requires_grad_(False)
+                self.lora_a, self.lora_b = nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)
+                nn.init.zeros_(self.lora_b.weight)
+
+            def forward(self, x):
+                return self.base_layer(x) + self.lora_b(self.lora_a(x))
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.encoder = nn.Sequential(Adapted(), nn.Tanh(), Adapted())
+                self.classifier, self.teacher = nn.Linear(4, 2), nn.Linear(4, 2).requires_grad_(False)
+
+            def forward(self, x):
+                return {"logits": self.classifier(self.encoder(x)), "wanted": self.teacher(x)}
+
+        def build():
+            model = Net()
+            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+            return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": optimizer,
+                    "loss": lambda out: (out["logits"] - out["wanted"]).pow(2).mean()}
+        """,
+    )
+    inside(project, "--gradlint").assert_outcomes(passed=2)
 
 
 # -- marker -----------------------------------------------------------------------------------------------------
