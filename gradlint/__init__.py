@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Relabel,
         region_location,
     )
+    from gradlint.naming import agree
     from gradlint.rearrange import origin, origins
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
@@ -73,6 +74,7 @@ _HOMES = {
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow Relabel region_location",
+    "naming": "agree",
     "rearrange": "origin origins",
     "rule": "Context Rule",
     "setup": "Setup",
@@ -143,6 +145,7 @@ __all__ = [
     "Value",
     "Write",
     "__version__",
+    "agree",
     "assigned_at",
     "attribute_writes",
     "best_write",
