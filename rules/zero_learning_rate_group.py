@@ -74,8 +74,8 @@ class ZeroLearningRateGroup(Rule):
                 which = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
                 yield context.finding(
                     self,
-                    f"{which} has learning rate 0: {context.names(parameters)} {agree(parameters, 'get')} a gradient in "
-                    f"every step and never {agree(parameters, 'move')}.",
+                    f"{which} has learning rate 0: {context.names(parameters)} {agree(parameters, 'get')} a gradient "
+                    f"in every step and never {agree(parameters, 'move')}.",
                     at=written_out[group.index] if literal else group.site,
                     parameters=parameters,
                     related=[context.related(f"{optimizer.type} is made here", optimizer.site)],
