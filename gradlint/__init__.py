@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gradlint.errors import GradlintError, TargetError, UsageError
     from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
     from gradlint.flow import Flow, Relabel
+    from gradlint.naming import agree
     from gradlint.paths import lines_of, path_to_loss
     from gradlint.rearrange import origin, origins
     from gradlint.relatives import siblings
@@ -77,6 +78,7 @@ _HOMES = {
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "Flow Relabel",
+    "naming": "agree",
     "paths": "lines_of path_to_loss",
     "rearrange": "origin origins",
     "relatives": "siblings",
@@ -152,6 +154,7 @@ __all__ = [
     "Value",
     "Write",
     "__version__",
+    "agree",
     "assigned_at",
     "attribute_writes",
     "best_write",

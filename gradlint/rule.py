@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -117,6 +118,11 @@ class Context:
             at = at.site
         where = self.trace.location(at) if isinstance(at, int) else at
         return Related(message, where) if where is not None else None
+
+    def place(self, at: Location | int | Event | None) -> str:
+        """A place in words, for a message: ``train.py:31``; empty where it is not known."""
+        known = self.related("", at)
+        return f"{os.path.basename(known.location.path)}:{known.location.line}" if known is not None else ""
 
     def by_user(self, site: int) -> bool:
         """Whether the innermost frame of a site is the user's own code: it was not done for them by a library."""

@@ -17,6 +17,7 @@ from gradlint import (
     Rule,
     Severity,
     Write,
+    agree,
     attribute_writes,
     best_write,
     idle_statements,
@@ -100,7 +101,9 @@ class MisspelledRequiresGrad(Rule):
                 right = f"requires_grad_({value})" if on_modules.get((name, value)) else f"requires_grad = {value}"
                 yield context.finding(
                     self,
-                    f"{name} is not requires_grad: {context.names(mine)} {'stay frozen' if value else 'still train'}.",
+                    f"{name} is not requires_grad: {context.names(mine)} {agree(mine, 'stay')} frozen."
+                    if value
+                    else f"{name} is not requires_grad: {context.names(mine)} {agree(mine, 'still train')}.",
                     at=where,
                     parameters=mine,
                     fix=_fix(write, right),
@@ -137,7 +140,7 @@ class MisspelledRequiresGrad(Rule):
             if not mine or (kind == "==" and value is None):
                 continue
             what = "this compares and drops the result" if kind == "==" else "this names the method without a call"
-            state = "are as they were" if kind != "==" or value else "still train"
+            state = agree(mine, "stay") + " as before" if kind != "==" or value else agree(mine, "still train")
             yield context.finding(
                 self,
                 f"{what}: {context.names(mine)} {state}.",

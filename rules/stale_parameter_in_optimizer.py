@@ -69,10 +69,12 @@ class StaleParameterInOptimizer(Rule):
             optimizer = trace.optimizers[key[0]]
             new = [p for p in successors[key] if p.requires_grad and not p.groups]
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            place = context.place(events[key])
             what = f"; what has taken their place is in no optimizer: {context.names(new)}" if new else ""
             yield context.finding(
                 self,
-                f"{optimizer.type} holds {', '.join(names[:4])}{more} as they were before they were replaced{what}.",
+                f"{optimizer.type} holds {', '.join(names[:4])}{more} as they were before they were replaced"
+                f"{f' at {place}' if place else ''}{what}.",
                 at=optimizer.site,
                 parameters=new,
                 named=[n for n in names if n not in {p.fqn for p in new}],

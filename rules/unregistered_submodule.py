@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Held, Parameter, Rule, Severity, assigned_at, variable_assigned_at
+from gradlint import Context, Finding, Fix, Held, Parameter, Rule, Severity, agree, assigned_at, variable_assigned_at
 
 
 class UnregisteredSubmodule(Rule):
@@ -88,8 +88,8 @@ class UnregisteredSubmodule(Rule):
                 how = f"{attribute} is a plain {type(vars(holder.module).get(attribute)).__name__}"
             yield context.finding(
                 self,
-                f"{context.names(parameters)} run in the forward and are no part of the model: {how}, which registers "
-                "nothing.",
+                f"{context.names(parameters)} {agree(parameters, 'run')} in the forward and "
+                f"{agree(parameters, 'are')} no part of the model: {how}, which registers nothing.",
                 at=where if where is not None or made is None else made.site,
                 parameters=parameters,
                 related=[

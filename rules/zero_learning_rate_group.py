@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity, group_location
+from gradlint import Context, Finding, Fix, Rule, Severity, agree, group_location
 
 
 class ZeroLearningRateGroup(Rule):
@@ -71,8 +71,8 @@ class ZeroLearningRateGroup(Rule):
                 which = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
                 yield context.finding(
                     self,
-                    f"{which} has learning rate 0: {context.names(parameters)} get a gradient in every step and never "
-                    "move.",
+                    f"{which} has learning rate 0: {context.names(parameters)} {agree(parameters, 'get')} a gradient "
+                    f"in every step and never {agree(parameters, 'move')}.",
                     at=group_location(trace, optimizer, group),
                     parameters=parameters,
                     related=[context.related(f"{optimizer.type} is made here", optimizer.site)],
