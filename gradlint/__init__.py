@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gradlint.errors import GradlintError, TargetError, UsageError
     from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
     from gradlint.flow import Flow, Relabel
+    from gradlint.leaks import Leak, find_leaks
     from gradlint.rearrange import origin
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     )
     from gradlint.terms import ConstantTerm, DroppedTerm
     from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
+    from gradlint.training import Backward, Clear, Clip, Content, Kept, Schedule, Step, Training
 
 _HOMES = {
     "api": "check trace",
@@ -56,6 +58,7 @@ _HOMES = {
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "Flow Relabel",
+    "leaks": "Leak find_leaks",
     "rearrange": "origin",
     "rule": "Context Rule",
     "setup": "Setup",
@@ -64,6 +67,7 @@ _HOMES = {
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
     "idle_statements",
     "traces": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
+    "training": "Backward Clear Clip Content Kept Schedule Step Training",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -89,7 +93,11 @@ __all__ = [
     "NONDIFFERENTIABLE",
     "NO_GRAD",
     "ROUNDTRIP",
+    "Backward",
+    "Clear",
+    "Clip",
     "ConstantTerm",
+    "Content",
     "Context",
     "Cut",
     "DroppedTerm",
@@ -103,6 +111,8 @@ __all__ = [
     "GradlintError",
     "Group",
     "Held",
+    "Kept",
+    "Leak",
     "Location",
     "Loose",
     "Module",
@@ -114,10 +124,13 @@ __all__ = [
     "Related",
     "Report",
     "Rule",
+    "Schedule",
     "Setup",
     "Severity",
+    "Step",
     "TargetError",
     "Trace",
+    "Training",
     "UsageError",
     "Value",
     "Write",
@@ -129,6 +142,7 @@ __all__ = [
     "cut_findings",
     "dotted",
     "executed_functions",
+    "find_leaks",
     "function_of",
     "given_at",
     "idle_statements",

@@ -26,7 +26,7 @@ class Rule:
     severity: ClassVar[Severity]
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``."""
+    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``step``."""
 
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with one recorded set-up."""
@@ -49,7 +49,9 @@ class Context:
         if need == "forward" and self.trace.forward_start >= len(self.trace.ops) and not self.trace.roots:
             return "no forward was run"
         if need == "loss" and self.flow.waits_for_step:
-            return "the set-up has a step and no loss: it is judged from recorded steps only"
+            return "the set-up has a step and no loss, and its step ran no backward pass"
+        if need == "step" and (self.trace.training is None or not self.trace.training.backwards):
+            return "no step given" if self.trace.training is None else "the step ran no backward pass"
         return None
 
     def finding(
