@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gradlint.errors import GradlintError, TargetError, UsageError
     from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
     from gradlint.flow import Flow, Relabel
+    from gradlint.leaks import Leak, find_leaks
     from gradlint.naming import agree
     from gradlint.paths import lines_of, path_to_loss
     from gradlint.rearrange import origin, origins
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         Trace,
         Value,
     )
+    from gradlint.training import Backward, Clear, Clip, Content, Kept, Schedule, Step, Training
 
 _HOMES = {
     "api": "check trace",
@@ -78,6 +80,7 @@ _HOMES = {
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "Flow Relabel",
+    "leaks": "Leak find_leaks",
     "naming": "agree",
     "paths": "lines_of path_to_loss",
     "rearrange": "origin origins",
@@ -90,6 +93,7 @@ _HOMES = {
     "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
     "terms": "ConstantTerm DroppedTerm",
     "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
+    "training": "Backward Clear Clip Content Kept Schedule Step Training",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -115,7 +119,11 @@ __all__ = [
     "NONDIFFERENTIABLE",
     "NO_GRAD",
     "ROUNDTRIP",
+    "Backward",
+    "Clear",
+    "Clip",
     "ConstantTerm",
+    "Content",
     "Context",
     "Contract",
     "Cut",
@@ -132,6 +140,8 @@ __all__ = [
     "GradlintError",
     "Group",
     "Held",
+    "Kept",
+    "Leak",
     "Location",
     "Loose",
     "Module",
@@ -144,12 +154,15 @@ __all__ = [
     "Related",
     "Report",
     "Rule",
+    "Schedule",
     "Setup",
     "Severity",
     "Standing",
+    "Step",
     "Stop",
     "TargetError",
     "Trace",
+    "Training",
     "UsageError",
     "Value",
     "Write",
@@ -162,6 +175,7 @@ __all__ = [
     "cut_findings",
     "dotted",
     "executed_functions",
+    "find_leaks",
     "function_of",
     "given_at",
     "group_location",

@@ -29,7 +29,7 @@ class Rule:
     severity: ClassVar[Severity]
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``,
+    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``step``,
     ``numeric``, ``contract``."""
 
     def check(self, context: Context) -> Iterable[Finding]:
@@ -68,7 +68,9 @@ class Context:
         if need == "forward" and self.trace.forward_start >= len(self.trace.ops) and not self.trace.roots:
             return "no forward was run"
         if need == "loss" and self.flow.waits_for_step:
-            return "the set-up has a step and no loss: it is judged from recorded steps only"
+            return "the set-up has a step and no loss, and its step ran no backward pass"
+        if need == "step" and (self.trace.training is None or not self.trace.training.backwards):
+            return "no step given" if self.trace.training is None else "the step ran no backward pass"
         if need == "numeric" and self.trace.numeric is None:
             return "gradients are measured with --numeric only"
         if need == "numeric" and self.trace.numeric is not None and self.trace.numeric.failure:

@@ -4,15 +4,19 @@ their methods take from a closure or from the globals of their file."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradlint.record import autograd
+from gradlint.record.hooks import Log
+from gradlint.record.recorder import Recorder
 from gradlint.record.tree import places
-from gradlint.sites import class_is_project, is_project
+from gradlint.sites import NO_SITE, class_is_project, is_project
+from gradlint.traces import Held, Loose
 
 _DEPTH = 4
 _STANDARD = frozenset(vars(nn.Module()))
@@ -103,3 +107,55 @@ def _within(value: Any, fqn: str, seen: set[int], depth: int) -> Iterator[tuple[
         seen.add(id(value))
     for key, part in parts:
         yield from _within(part, f"{fqn}.{key}", seen, depth + 1)
+
+
+def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], log: Log) -> list[Find]:
+    """Where the tree's modules hold modules that ran and that nothing registers."""
+    if not outside:
+        return []
+    ran = {id(m) for m in outside}
+    found = [f for f in (*plain_attributes(roots), *variables(roots)) if isinstance(f.thing, nn.Module)]
+    finds = [f for f in found if any(id(m) in ran for m in f.thing.modules())]
+    for find in finds:
+        for module in find.thing.modules():
+            log.number(module)
+    return finds
+
+
+def loose_tensors(
+    roots: Mapping[str, nn.Module], registered: Mapping[int, Tensor], recorder: Recorder
+) -> list[tuple[Find, int]]:
+    """Tensors that need grad and that nothing registers, but the model's code has before the forward, with their
+    values."""
+    finds = (*plain_attributes(roots), *variables(roots))
+    found = [f for f in finds if isinstance(f.thing, Tensor) and f.thing.requires_grad]
+    return [(f, recorder.tensors.read(f.thing)) for f in found if id(f.thing) not in registered]
+
+
+def judged_loose(
+    recorder: Recorder,
+    log: Log,
+    found: Sequence[tuple[Find, int]],
+    roots: Sequence[Tensor],
+    registered: Mapping[int, Tensor],
+    start: int,
+) -> Iterator[Loose]:
+    """What became of tensors that plain attributes hold: whether the loss's gradient comes to them."""
+    if not found:
+        return
+    ops, values = recorder.tape.ops, recorder.tape.values
+    reached = autograd.surely_reached([t for t in roots if t.requires_grad])
+    asked = {v for op in ops[start:] if op.name == "grad" for v in op.inputs}
+    for find, value in found:
+        tensor = find.thing
+        leaves = [t for t in autograd.leaves([tensor]) if id(t) not in registered]
+        if leaves:
+            producer = values[value].producer
+            yield Loose(
+                held=Held(find.fqn, log.number(find.holder), find.attribute, find.variable),
+                leaf=tensor.grad_fn is None,
+                parameter=any(isinstance(t, nn.Parameter) for t in leaves),
+                reached=any(id(t) in reached for t in leaves),
+                differentiated=value in asked,
+                site=ops[producer].site if producer >= 0 else NO_SITE,
+            )
