@@ -69,10 +69,15 @@ class TrainableParameterNotInOptimizer(Rule):
         flow = context.flow
         # GL104, GL107, GL304 and GL307 speak of these
         elsewhere = flow.unregistered | trace.recreated | flow.replaced | flow.lost_to_iterators
+        stepped = {key for step in trace.training.steps for key in step.content} if trace.training else set()
         missing = [
             p
             for p in trace.parameters
-            if p.requires_grad and not p.groups and p.index in flow.reached and p.index not in elsewhere
+            if p.requires_grad
+            and not p.groups
+            and p.index in flow.reached
+            and p.index not in elsewhere
+            and p.key not in stepped
         ]
         groups: dict[tuple[int, Severity], list[Parameter]] = {}
         for parameter in missing:
@@ -146,4 +151,15 @@ def _nearest(context: Context, parameter: Parameter) -> Optimizer:
                     best = max(best, shared)
         return best
 
-    return max(context.trace.optimizers, key=kinship)
+    first = _trained_with(context, parameter)
+    return max(context.trace.optimizers, key=lambda o: (kinship(o), o is first))
+
+
+def _trained_with(context: Context, parameter: Parameter) -> Optimizer | None:
+    """The optimizer that was stepped for the first backward pass that reached a parameter."""
+    training = context.trace.training
+    backward = next((b for b in training.backwards if parameter.key in b.deposits), None) if training else None
+    if training is None or backward is None or not backward.applied_by:
+        return None
+    step = training.steps[min(backward.applied_by)]
+    return next((o for o in context.trace.optimizers if id(o.optimizer) in step.optimizers), None)
