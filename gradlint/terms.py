@@ -153,11 +153,23 @@ class ConstantTerm:
 def constant_terms(flow: Flow) -> list[ConstantTerm]:
     """See `Flow.constant_terms`. Empty where a detached part takes away what a live one adds: the sum then has the
     value of the one and the gradient of the other, on purpose."""
-    trace, data = flow.trace, flow.masks.data
-    if not trace.loss_given or len(trace.roots) != 1 or trace.values[trace.roots[0]].shape:
+    trace = flow.trace
+    if not trace.loss_given or (len(trace.roots) != 1 and trace.training is None):
         return []
+    found: dict[tuple[object, int | None], ConstantTerm] = {}
+    for root in trace.roots:
+        if not trace.values[root].shape:
+            for term in _constant_in(flow, root):
+                # each recorded step has its own loss, and the same cause in it
+                found.setdefault((term.cuts[0].location, term.relabelled), term)
+    return list(found.values())
+
+
+def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
+    """The constant terms of one scalar."""
+    trace, data = flow.trace, flow.masks.data
     judged = sum(1 << index for index in flow.judged)
-    parts = terms(trace, data, trace.roots[0])
+    parts = terms(trace, data, root)
     made = {t.value: trace.values[t.value].producer for t in parts}
     fresh = {
         v: n
