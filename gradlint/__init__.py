@@ -13,6 +13,7 @@ from gradlint._version import __version__
 
 if TYPE_CHECKING:
     from gradlint.api import check, trace
+    from gradlint.containers import siblings
     from gradlint.cost import in_bytes, in_flops, weight_gradient_flops
     from gradlint.cuts import cut_findings
     from gradlint.errors import GradlintError, TargetError, UsageError
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from gradlint.rearrange import origin, origins
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
-    from gradlint.siblings import siblings
     from gradlint.sites import Frame, is_project
     from gradlint.source import (
         Function,
@@ -78,7 +78,7 @@ _HOMES = {
     "rearrange": "origin origins",
     "rule": "Context Rule",
     "setup": "Setup",
-    "siblings": "siblings",
+    "containers": "siblings",
     "sites": "Frame is_project",
     "terms": "ConstantTerm DroppedTerm",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
