@@ -437,6 +437,10 @@ class Flow:
             if output in before and lost & wanted
         ]
 
+    def taken_out(self, number: int) -> Cut:
+        """The cut that an op is through which values leave torch."""
+        return self._op_cut(ROUNDTRIP, number, self.trace.ops[number])
+
     def _region_cut(self, number: int, event: Event) -> Cut:
         trace = self.trace
         library = event.data["library"]
