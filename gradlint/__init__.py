@@ -13,12 +13,7 @@ from gradlint._version import __version__
 
 if TYPE_CHECKING:
     from gradlint.api import check, trace
-    from gradlint.containers import siblings
-    from gradlint.cost import in_bytes, in_flops, weight_gradient_flops
-    from gradlint.cuts import cut_findings
-    from gradlint.errors import GradlintError, TargetError, UsageError
-    from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
-    from gradlint.flow import (
+    from gradlint.blame import (
         CHECKPOINT,
         DETACH,
         FUNCTION,
@@ -27,12 +22,19 @@ if TYPE_CHECKING:
         NONDIFFERENTIABLE,
         ROUNDTRIP,
         Cut,
-        Flow,
-        Relabel,
         region_location,
     )
+    from gradlint.contracts import Contract, Declaration, no_match
+    from gradlint.cost import in_bytes, in_flops, weight_gradient_flops
+    from gradlint.cuts import cut_findings
+    from gradlint.errors import GradlintError, TargetError, UsageError
+    from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
+    from gradlint.flow import Flow, Relabel
+    from gradlint.leaks import Leak, find_leaks
     from gradlint.naming import agree
+    from gradlint.paths import lines_of, path_to_loss
     from gradlint.rearrange import origin, origins
+    from gradlint.relatives import siblings
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
     from gradlint.sites import Frame, is_project
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         idle_statements,
         variable_assigned_at,
     )
+    from gradlint.states import Standing, group_location, made_site, moves, nearest_optimizer, replaced_frozen, standing
     from gradlint.terms import ConstantTerm, DroppedTerm
     from gradlint.traces import (
         Event,
@@ -66,24 +69,31 @@ if TYPE_CHECKING:
         Trace,
         Value,
     )
+    from gradlint.training import Backward, Clear, Clip, Content, Kept, Schedule, Step, Training
 
 _HOMES = {
     "api": "check trace",
+    "blame": "CHECKPOINT DETACH FUNCTION GRADIENT NONDIFFERENTIABLE NO_GRAD ROUNDTRIP Cut region_location",
+    "contracts": "Contract Declaration no_match",
     "cost": "in_bytes in_flops weight_gradient_flops",
     "cuts": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
-    "flow": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut Flow Relabel region_location",
+    "flow": "Flow Relabel",
+    "leaks": "Leak find_leaks",
     "naming": "agree",
+    "paths": "lines_of path_to_loss",
     "rearrange": "origin origins",
+    "relatives": "siblings",
     "rule": "Context Rule",
     "setup": "Setup",
-    "containers": "siblings",
     "sites": "Frame is_project",
+    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
+    "given_at idle_statements variable_assigned_at",
+    "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
     "terms": "ConstantTerm DroppedTerm",
-    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
-    "idle_statements variable_assigned_at",
     "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
+    "training": "Backward Clear Clip Content Kept Schedule Step Training",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -109,9 +119,15 @@ __all__ = [
     "NONDIFFERENTIABLE",
     "NO_GRAD",
     "ROUNDTRIP",
+    "Backward",
+    "Clear",
+    "Clip",
     "ConstantTerm",
+    "Content",
     "Context",
+    "Contract",
     "Cut",
+    "Declaration",
     "DroppedTerm",
     "Edit",
     "Event",
@@ -124,6 +140,8 @@ __all__ = [
     "GradlintError",
     "Group",
     "Held",
+    "Kept",
+    "Leak",
     "Location",
     "Loose",
     "Module",
@@ -136,11 +154,15 @@ __all__ = [
     "Related",
     "Report",
     "Rule",
+    "Schedule",
     "Setup",
     "Severity",
+    "Standing",
+    "Step",
     "Stop",
     "TargetError",
     "Trace",
+    "Training",
     "UsageError",
     "Value",
     "Write",
@@ -153,16 +175,26 @@ __all__ = [
     "cut_findings",
     "dotted",
     "executed_functions",
+    "find_leaks",
     "function_of",
     "given_at",
+    "group_location",
     "idle_statements",
     "in_bytes",
     "in_flops",
     "is_project",
+    "lines_of",
+    "made_site",
+    "moves",
+    "nearest_optimizer",
+    "no_match",
     "origin",
     "origins",
+    "path_to_loss",
     "region_location",
+    "replaced_frozen",
     "siblings",
+    "standing",
     "trace",
     "variable_assigned_at",
     "weight_gradient_flops",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from gradlint.findings import Finding, Fix, Location, Related, Severity
 
 if TYPE_CHECKING:
+    from gradlint.contracts import Contract, Declaration
     from gradlint.flow import Flow
     from gradlint.traces import Event, Parameter, Trace
 
@@ -27,7 +29,8 @@ class Rule:
     severity: ClassVar[Severity]
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``numeric``."""
+    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``step``,
+    ``numeric``, ``contract``."""
 
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with one recorded set-up."""
@@ -37,20 +40,37 @@ class Rule:
 class Context:
     """One recorded set-up and what was worked out about it, as a rule sees them."""
 
-    def __init__(self, trace: Trace, flow: Flow) -> None:
+    def __init__(self, trace: Trace, flow: Flow, declarations: Sequence[Declaration] | None = None) -> None:
         self.trace = trace
         """The recording: ops, events, parameters, modules, optimizers."""
         self.flow = flow
         """Which parameters data flows from and gradient flows to, and the cuts between."""
+        self._declarations = declarations
+
+    @cached_property
+    def contract(self) -> Contract:
+        """What the parameters are declared to do: by the set-up itself and, beside it, by the one who checks.
+
+        Raises:
+            TargetError: two declarations contradict each other.
+        """
+        from gradlint.contracts import own_declarations, resolve
+
+        declared = own_declarations(self.trace) if self._declarations is None else self._declarations
+        return resolve(self.trace, declared)
 
     def has(self, need: str) -> str | None:
         """None if the set-up has what a rule needs, else the reason why it has not."""
+        if need == "contract" and not self.contract.declarations:
+            return "nothing is declared to train or to be frozen"
         if need == "optimizer" and not self.trace.optimizers:
             return "no optimizer given"
         if need == "forward" and self.trace.forward_start >= len(self.trace.ops) and not self.trace.roots:
             return "no forward was run"
         if need == "loss" and self.flow.waits_for_step:
-            return "the set-up has a step and no loss: it is judged from recorded steps only"
+            return "the set-up has a step and no loss, and its step ran no backward pass"
+        if need == "step" and (self.trace.training is None or not self.trace.training.backwards):
+            return "no step given" if self.trace.training is None else "the step ran no backward pass"
         if need == "numeric" and self.trace.numeric is None:
             return "gradients are measured with --numeric only"
         if need == "numeric" and self.trace.numeric is not None and self.trace.numeric.failure:

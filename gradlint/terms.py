@@ -14,7 +14,8 @@ from gradlint.sites import NO_SITE, enclosing_function, node_location
 from gradlint.traces import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
 
 if TYPE_CHECKING:
-    from gradlint.flow import Cut, Flow
+    from gradlint.blame import Cut
+    from gradlint.flow import Flow
 
 _ADD = frozenset("add add_ __add__ __radd__ __iadd__".split())
 _SUBTRACT = frozenset("sub sub_ subtract subtract_ __sub__ __isub__".split())
@@ -200,6 +201,7 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
 
 def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
     """The Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
+    from gradlint.blame import place
     from gradlint.python_numbers import added, computed_from
 
     trace, data, live = flow.trace, flow.masks.data, flow.masks.live
@@ -224,7 +226,7 @@ def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
             if not lost or taken in flow.on_path or _used_live(flow, taken):
                 continue
             if computed_from(trace, number, parameters):
-                found.append(ConstantTerm(parameters, [flow.taken_out(exit_at)], trace.ops[number].site, 1))
+                found.append(ConstantTerm(parameters, [place(trace, exit_at, -1, leaving=exit_at)], trace.ops[number].site, 1))
                 break
     return found
 

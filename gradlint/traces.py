@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gradlint.record.arguments import Arguments
     from gradlint.setup import Setup
+    from gradlint.training import Training
 
 GRAD_ON = -1
 """`Op.region` of an op that ran with grad mode on."""
@@ -149,9 +150,12 @@ class Event(NamedTuple):
     mode       ``module`` (number), ``training`` (bool)
     write      ``parameter`` (key), ``name`` (of the op), ``sources`` (values copied from), ``loading`` (number of the
                module whose ``load_state_dict`` it was; -1 for none)
-    backward
-    step       ``optimizer`` (number)
-    phase      ``name`` (build, forward, loss, end)
+    backward   ``backward`` (number in `Training.backwards`; absent outside of recorded steps)
+    step       ``optimizer`` (identity)
+    clear      ``parameters`` (keys): a ``zero_grad`` of recorded steps
+    schedule   ``optimizer`` (identity): a scheduler's ``step``
+    attempt    ``optimizer`` (identity): a gradient scaler's ``step``
+    phase      ``name`` (forward, loss, end, step, end)
     ========== ====================================================================================================
     """
 
@@ -403,6 +407,8 @@ class Trace:
     """Indices of the parameters that every forward creates anew."""
     undone_by_train: frozenset[int] = frozenset()
     """Numbers of the modules in eval mode that the root's ``train()`` would put back in train mode."""
+    training: Training | None = None
+    """The recorded steps; None where there were none."""
     rerun: Any = field(default=None, repr=False, compare=False)
     """Runs forward and loss once more, unrecorded, and gives the roots' tensors; None where that is not possible."""
     numeric: Numeric | None = None

@@ -14,6 +14,7 @@ from gradlint import (
     Severity,
     in_bytes,
     in_flops,
+    nearest_optimizer,
     weight_gradient_flops,
 )
 
@@ -76,7 +77,7 @@ class TrainableParameterNotInOptimizer(Rule):
         ]
         groups: dict[tuple[int, Severity], list[Parameter]] = {}
         for parameter in missing:
-            optimizer = _nearest(context, parameter)
+            optimizer = nearest_optimizer(context.trace, parameter)
             groups.setdefault((optimizer.number, _severity(context, parameter)), []).append(parameter)
         for (number, severity), parameters in groups.items():
             yield self._finding(context, trace.optimizers[number], severity, parameters)
@@ -127,23 +128,3 @@ def _severity(context: Context, parameter: Parameter) -> Severity:
     if first is not None and first.data["first"] and made and first.number > max(made):
         return Severity.ERROR
     return Severity.WARNING
-
-
-def _nearest(context: Context, parameter: Parameter) -> Optimizer:
-    """The optimizer whose parameters stand nearest by name: the one that was probably meant to hold it."""
-
-    def kinship(optimizer: Optimizer) -> int:
-        best = 0
-        for group in optimizer.groups:
-            for key in group.keys:
-                other = context.trace.by_key.get(key)
-                if other is not None:
-                    shared = 0
-                    for a, b in zip(parameter.fqn.split("."), other.fqn.split("."), strict=False):
-                        if a != b:
-                            break
-                        shared += 1
-                    best = max(best, shared)
-        return best
-
-    return max(context.trace.optimizers, key=kinship)

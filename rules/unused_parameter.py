@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Frame, Location, Module, Parameter, Rule, Severity, siblings
+from gradlint import Context, Finding, Fix, Frame, Location, Module, Parameter, Rule, Severity, made_site, siblings
 
 
 class UnusedParameter(Rule):
@@ -120,15 +120,7 @@ def _made_at(context: Context, parameter: Parameter) -> tuple[Location | None, b
     """Where the widest subtree around a parameter that is wholly unused was put into its parent, and whether the
     user's own code did that."""
     trace = context.trace
-    lost = context.flow.unused
-    site = parameter.registered_by.site if parameter.registered_by else -1
-    module = trace.modules[parameter.module]
-    while module.fqn and all(i in lost for i in _trainable_below(context, module)):
-        if module.registered_at >= 0:
-            site = module.registered_at
-        if module.parent < 0:
-            break
-        module = trace.modules[module.parent]
+    site = made_site(trace, parameter, context.flow.unused)
     frame = trace.sites.innermost(site) if site >= 0 else None
     return trace.location(site), frame is not None and frame.project
 
@@ -136,10 +128,6 @@ def _made_at(context: Context, parameter: Parameter) -> tuple[Location | None, b
 def _below(context: Context, module: Module) -> list[int]:
     prefix = f"{module.fqn}."
     return [p.index for p in context.trace.parameters if p.fqn.startswith(prefix)]
-
-
-def _trainable_below(context: Context, module: Module) -> list[int]:
-    return [i for i in _below(context, module) if context.trace.parameters[i].requires_grad]
 
 
 def _alternates(context: Context, parameter: Parameter) -> bool:

@@ -27,7 +27,7 @@ from typing import Any
 
 import table
 
-HELPERS = ("cuts", "terms", "containers", "flow", "rearrange", "source")
+HELPERS = ("blame", "cuts", "flow", "rearrange", "relatives", "settling", "source", "stale", "starving", "terms")
 """Modules of gradlint whose conditions are conditions of rules."""
 SETUPS = [table.FIXTURES, table.FIXTURES / "founding", table.FIXTURES / "real", table.ROOT / "tests" / "awkward"]
 PATIENCE = 20.0
@@ -198,7 +198,7 @@ def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]
             sys.modules[module.__name__] = module
             for public in [n for n, home in gradlint._HOME_OF.items() if n in vars(gradlint)]:
                 del vars(gradlint)[public]
-            for user in ("cuts", "terms", "flow"):  # those that import names from the mutated one
+            for user in HELPERS:  # they import names from the mutated one
                 if user != name:
                     sys.modules.pop(f"gradlint.{user}", None)
             exec(code, module.__dict__)

@@ -16,6 +16,8 @@ from table import Annotation, Builder, expand
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from gradlint.record.eager import eager
+
 CUTS = {
     "detached-upstream",
     "no-grad-upstream",
@@ -45,7 +47,8 @@ class Parts:
     def forward(self) -> Any:
         """Call the model under a fixed seed."""
         torch.manual_seed(SEED)
-        with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        with warnings.catch_warnings(), eager() as force:
+            force()
             warnings.simplefilter("ignore")
             if isinstance(self.inputs, Mapping):
                 return self.model(**self.inputs)

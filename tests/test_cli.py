@@ -53,6 +53,7 @@ class Options:
     inputs: tuple[str, ...] = ()
     strict: bool = False
     numeric: bool = False
+    contract: tuple[Any, ...] = ()
 
 
 def found(target: str, code: str, severity: Severity) -> Report:
@@ -308,7 +309,7 @@ def test_color(
 
 
 def test_rules_lists_every_code(run: Run) -> None:
-    assert [line.split()[0] for line in run("rules").out.splitlines()] == ["GL003", "GL301", "GL401"]
+    assert [line.split()[0] for line in run("rules").out.splitlines()] == ["GL003", "GL301", "GL401", "GL704"]
 
 
 def test_rules_as_json(run: Run) -> None:
@@ -423,6 +424,7 @@ class Options:
     inputs: tuple = ()
     strict: bool = False
     numeric: bool = False
+    contract: tuple = ()
 
 def check_target(target, rules, options):
     atexit.register(print, "noise at exit")

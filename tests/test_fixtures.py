@@ -24,6 +24,7 @@ WITHOUT_PARAMETERS = frozenset(
         "unregistered-parameter",
         "layer-created-in-forward",
         "misspelled-requires-grad",
+        "contract-matches-nothing",
     }
 )
 """Rules that are about no parameter of the model: none in particular, or such as it does not hold."""

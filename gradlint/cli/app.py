@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -15,17 +16,26 @@ from gradlint.errors import GradlintError
 if TYPE_CHECKING:
     from gradlint.findings import Report
 
-_color = click.option(
+F = TypeVar("F", bound=Callable[..., object])
+
+color_option = click.option(
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
     help="Colour the output; auto: on a terminal, as NO_COLOR and FORCE_COLOR say.",
 )  # fmt: skip
 _rules_dir = click.option(
     "--rules-dir", "rules_dirs", multiple=True, metavar="FOLDER", help="Also load the rules in this folder; repeatable."
 )
-_inputs = click.option(
+inputs_option = click.option(
     "--input", "inputs", multiple=True, metavar="SHAPE",
     help="An input of the forward, as in 2,3,224,224 or 2,16:int64:1000 or mask=2,16:bool; repeatable.",
 )  # fmt: skip
+
+
+def _contract(command: F) -> F:
+    """The options that declare what trains and what is frozen."""
+    trains = click.option("--trains", multiple=True, metavar="GLOB", help="Parameters that must train; repeatable.")
+    frozen = click.option("--frozen", multiple=True, metavar="GLOB", help="Parameters that must not move; repeatable.")
+    return trains(frozen(command))
 
 
 class Commands(click.Group):
@@ -75,16 +85,17 @@ def app() -> None:
     "--output-format", type=click.Choice(["full", "concise", "json"]), default="full", show_default=True,
     help="How the report is written to stdout.",
 )  # fmt: skip
-@_inputs
+@inputs_option
+@_contract
 @click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
 @click.option("--numeric", is_flag=True, help="Train a few steps and measure the gradients (GL605); all is taken back.")
 @_rules_dir
 @click.option("-v", "--verbose", is_flag=True, help="Say which rules were skipped, and why.")
-@_color
+@color_option
 def check(
     targets: tuple[str, ...], select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...],
-    show_info: bool, fail_on: str, output_format: str, inputs: tuple[str, ...], strict: bool, numeric: bool,
-    rules_dirs: tuple[str, ...], verbose: bool, color: str,
+    show_info: bool, fail_on: str, output_format: str, inputs: tuple[str, ...], trains: tuple[str, ...],
+    frozen: tuple[str, ...], strict: bool, numeric: bool, rules_dirs: tuple[str, ...], verbose: bool, color: str,
 ) -> int:  # fmt: skip
     """Build each TARGET, run it once, and report what does not train.
 
@@ -93,24 +104,27 @@ def check(
     """
     from gradlint import registry, selection  # loads what --version need not
     from gradlint.cli.session import check_targets
+    from gradlint.configured import declared
     from gradlint.findings import Severity
 
     chosen = selection.select(registry.load(rules_dirs), select, ignore, extend_select)
     try:
-        report = check_targets(targets, chosen, inputs=inputs, strict=strict, numeric=numeric)
+        contract = (*declared(trains=trains, origin="--trains"), *declared(frozen=frozen, origin="--frozen"))
+        report = check_targets(targets, chosen, inputs=inputs, contract=contract, strict=strict, numeric=numeric)
     except Interrupted as stop:
         if output_format == "json":
-            _show(stop.report, output_format, color, verbose)
+            show(stop.report, output_format, color, verbose)
         raise
     report = chosen.apply(report, show_info=show_info or fail_on == "info")
-    _show(report, output_format, color, verbose)
+    show(report, output_format, color, verbose)
     if report.errors:
         return FAILED
     worst = report.worst()
     return FOUND if worst is not None and worst >= Severity[fail_on.upper()] else CLEAN
 
 
-def _show(report: Report, output_format: str, color: str, verbose: bool) -> None:
+def show(report: Report, output_format: str, color: str, verbose: bool) -> None:
+    """Write a report as it was asked for."""
     view = streams.view_of_stdout(color, verbose=verbose)
     if output_format == "full":
         from gradlint.report import full  # imports rich
@@ -130,8 +144,8 @@ def _show(report: Report, output_format: str, color: str, verbose: bool) -> None
 @app.command()
 @click.argument("target")
 @click.argument("pattern", metavar="PARAMETER-GLOB")
-@_inputs
-@_color
+@inputs_option
+@color_option
 def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
     """Say why the parameters of TARGET that a glob names train or do not.
 
@@ -155,7 +169,7 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.argument("code", metavar="CODE")
 @_rules_dir
-@_color
+@color_option
 def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
     """Print the documentation of a rule, named by its CODE or its name."""
     from gradlint import registry, selection  # loads what --version need not
@@ -169,7 +183,7 @@ def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @_rules_dir
-@_color
+@color_option
 def rules(output_format: str, rules_dirs: tuple[str, ...], color: str) -> int:
     """List all rules."""
     from gradlint import registry  # loads what --version need not

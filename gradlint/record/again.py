@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import FrameType
 
-import torch
 from torch import Tensor, nn
 
 from gradlint.preserve import Preserved
 from gradlint.record.recorder import Recorder
-
-SEED = 0
-"""Forwards run under this seed, so that a verdict does not depend on the luck of a dropout or a router."""
-
-
-def seed(number: int = SEED) -> None:
-    """Set the random states of Python, torch and, where it is loaded, numpy."""
-    random.seed(number)
-    torch.manual_seed(number)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(number)
+from gradlint.record.running import SEED, seed
 
 
 class Again:
