@@ -173,3 +173,12 @@ def test_many_names_of_several_models() -> None:
     found = codes(setup)
     # the recording puts a root left in eval mode into train mode, as a training loop does: the statistics move
     assert [code for code, _ in found] == ["GL702"] and "teacher.encoder.1" in found[0][1]
+
+
+def test_clean_verdict_says_what_the_contract_names(capsys: pytest.CaptureFixture[str]) -> None:
+    target = f"{CYCLE}:build_f4a"
+    assert (
+        cli.main(["check", target, "--frozen", "encoder.*", "--trains", "generator.2.*", "--output-format=concise"])
+        == 0
+    )
+    assert "Adam holds 4; the contract names 2 to train, 4 frozen" in capsys.readouterr().err
