@@ -52,6 +52,7 @@ class {cls}(Rule):
 class Options:
     inputs: tuple[str, ...] = ()
     strict: bool = False
+    contract: tuple[Any, ...] = ()
 
 
 def found(target: str, code: str, severity: Severity) -> Report:
@@ -302,7 +303,7 @@ def test_color(
 
 
 def test_rules_lists_every_code(run: Run) -> None:
-    assert [line.split()[0] for line in run("rules").out.splitlines()] == ["GL003", "GL301", "GL401"]
+    assert [line.split()[0] for line in run("rules").out.splitlines()] == ["GL003", "GL301", "GL401", "GL704"]
 
 
 def test_rules_as_json(run: Run) -> None:
@@ -416,6 +417,7 @@ from gradlint.findings import Report
 class Options:
     inputs: tuple = ()
     strict: bool = False
+    contract: tuple = ()
 
 def check_target(target, rules, options):
     atexit.register(print, "noise at exit")
