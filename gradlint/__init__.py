@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from gradlint.errors import GradlintError, TargetError, UsageError
     from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
     from gradlint.flow import Flow, Relabel
+    from gradlint.leaks import Leak, find_leaks
+    from gradlint.naming import agree
     from gradlint.paths import lines_of, path_to_loss
-    from gradlint.rearrange import origin
+    from gradlint.rearrange import origin, origins
+    from gradlint.relatives import siblings
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
     from gradlint.sites import Frame, is_project
@@ -46,30 +49,51 @@ if TYPE_CHECKING:
         function_of,
         given_at,
         idle_statements,
+        variable_assigned_at,
     )
     from gradlint.states import Standing, group_location, made_site, moves, nearest_optimizer, replaced_frozen, standing
     from gradlint.terms import ConstantTerm, DroppedTerm
-    from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
+    from gradlint.traces import (
+        Event,
+        Gradient,
+        Group,
+        Held,
+        Loose,
+        Module,
+        ModuleCall,
+        Numeric,
+        Op,
+        Optimizer,
+        Parameter,
+        Stop,
+        Trace,
+        Value,
+    )
+    from gradlint.training import Backward, Clear, Clip, Content, Kept, Schedule, Step, Training
 
 _HOMES = {
     "api": "check trace",
-    "blame": "CHECKPOINT DETACH FUNCTION GRADIENT NO_GRAD NONDIFFERENTIABLE ROUNDTRIP Cut region_location",
+    "blame": "CHECKPOINT DETACH FUNCTION GRADIENT NONDIFFERENTIABLE NO_GRAD ROUNDTRIP Cut region_location",
     "contracts": "Contract Declaration no_match",
     "cost": "in_bytes in_flops weight_gradient_flops",
     "cuts": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "Flow Relabel",
+    "leaks": "Leak find_leaks",
+    "naming": "agree",
     "paths": "lines_of path_to_loss",
-    "rearrange": "origin",
+    "rearrange": "origin origins",
+    "relatives": "siblings",
     "rule": "Context Rule",
     "setup": "Setup",
     "sites": "Frame is_project",
+    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
+    "given_at idle_statements variable_assigned_at",
     "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
     "terms": "ConstantTerm DroppedTerm",
-    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
-    "idle_statements",
-    "traces": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
+    "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
+    "training": "Backward Clear Clip Content Kept Schedule Step Training",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -95,7 +119,11 @@ __all__ = [
     "NONDIFFERENTIABLE",
     "NO_GRAD",
     "ROUNDTRIP",
+    "Backward",
+    "Clear",
+    "Clip",
     "ConstantTerm",
+    "Content",
     "Context",
     "Contract",
     "Cut",
@@ -108,13 +136,17 @@ __all__ = [
     "Flow",
     "Frame",
     "Function",
+    "Gradient",
     "GradlintError",
     "Group",
     "Held",
+    "Kept",
+    "Leak",
     "Location",
     "Loose",
     "Module",
     "ModuleCall",
+    "Numeric",
     "Op",
     "Optimizer",
     "Parameter",
@@ -122,15 +154,20 @@ __all__ = [
     "Related",
     "Report",
     "Rule",
+    "Schedule",
     "Setup",
     "Severity",
     "Standing",
+    "Step",
+    "Stop",
     "TargetError",
     "Trace",
+    "Training",
     "UsageError",
     "Value",
     "Write",
     "__version__",
+    "agree",
     "assigned_at",
     "attribute_writes",
     "best_write",
@@ -138,6 +175,7 @@ __all__ = [
     "cut_findings",
     "dotted",
     "executed_functions",
+    "find_leaks",
     "function_of",
     "given_at",
     "group_location",
@@ -151,10 +189,13 @@ __all__ = [
     "nearest_optimizer",
     "no_match",
     "origin",
+    "origins",
     "path_to_loss",
     "region_location",
     "replaced_frozen",
+    "siblings",
     "standing",
     "trace",
+    "variable_assigned_at",
     "weight_gradient_flops",
 ]

@@ -21,6 +21,7 @@ def check(
     trains: str | Iterable[str] = (),
     frozen: str | Iterable[str] = (),
     strict: bool = False,
+    numeric: bool = False,
     show_info: bool = False,
     name: str = "",
 ) -> Report:
@@ -35,6 +36,7 @@ def check(
         trains, frozen: globs of parameters that are meant to train, and to stay as they are, beside what the set-up
             itself declares (GL701 to GL703).
         strict: whether what could not be recorded counts as a finding (GL003).
+        numeric: whether to train a few steps, which are taken back, and to measure the gradients (GL605).
         show_info: whether findings of severity info are given too.
         name: how to name the set-up in the report.
 
@@ -48,7 +50,9 @@ def check(
     from gradlint.configured import declared
 
     chosen = selection.select(registry.load(), select, ignore, extend_select)
-    options = engine.Options(inputs=tuple(inputs), strict=strict, contract=declared(trains, frozen))
+    options = engine.Options(
+        inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen)
+    )
     if isinstance(setup, str):
         report = engine.check_target(setup, chosen.rules, options)
     else:

@@ -160,7 +160,7 @@ class Assertions:
 
         with lenient_warnings():
             if not isinstance(setup, str):
-                how = engine.Options(tuple(inputs), strict, tuple(contract), own)
+                how = engine.Options(tuple(inputs), strict, contract=tuple(contract), own_contract=own)
                 return engine.check_setup(setup, rules, how, name or api.name_of(setup))
             target = self._found(setup)
             if own:
@@ -168,7 +168,7 @@ class Assertions:
                     Configuration().of_target(target), target, inputs=inputs, contract=contract, strict=strict
                 )
             else:
-                how = engine.Options(self._inputs(target, inputs), strict, tuple(contract), own)
+                how = engine.Options(self._inputs(target, inputs), strict, contract=tuple(contract), own_contract=own)
             return engine.check_target(target, rules, how, name or setup)
 
     def _probed(self, setup: Any, to: str | Iterable[str], pick: Pick, inputs: Sequence[str], judge: Judge) -> Report:

@@ -23,6 +23,7 @@ def options(
     inputs: Sequence[str] = (),
     contract: Sequence[Declaration] = (),
     strict: bool = False,
+    numeric: bool = False,
 ) -> Options:
     """The options of a check of one target: what is given counts before the target's own table, contracts add up."""
     from gradlint.engine import Options  # needs more than the command line does
@@ -31,6 +32,7 @@ def options(
     return Options(
         inputs=tuple(inputs) or theirs.inputs,
         strict=strict or settings.strict,
+        numeric=numeric,
         contract=(*contract_of(settings, target), *contract),
     )
 

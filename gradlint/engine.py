@@ -32,6 +32,8 @@ class Options:
     """The inputs to use instead of those of the set-up, as written after ``--input``."""
     strict: bool = False
     """Whether what could not be recorded counts as a finding."""
+    numeric: bool = False
+    """Whether a few steps are trained, to see how large the gradients are."""
     contract: tuple[Declaration, ...] = ()
     """What the parameters are declared to do, beside what the set-up itself declares."""
     own_contract: bool = True
@@ -140,6 +142,8 @@ def _check(
     try:
         with open_recording() as trace:
             flow = Flow(trace)
+            if options.numeric:
+                _train_a_little(trace, flow)
             context = _judge(report, trace, flow, rules, options)
             _account_for_the_unseen(report, trace, flow, options.strict)
             problem = nothing_to_judge(trace)
@@ -156,6 +160,14 @@ def _check(
     seconds = time.perf_counter() - started
     report.targets = [_timed(t, seconds) for t in report.targets]
     return report
+
+
+def _train_a_little(trace: Trace, flow: Flow) -> None:
+    from gradlint.numeric import measure
+
+    trace.numeric = measure(trace, flow.judged)
+    if trace.numeric.failure:
+        trace.notes.append(f"no gradient was measured: {trace.numeric.failure}")
 
 
 def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> Context:

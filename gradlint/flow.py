@@ -49,7 +49,8 @@ class Flow:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.waits_for_step = trace.setup.step is not None and trace.setup.loss is None
+        recorded = trace.training is not None and bool(trace.training.backwards)
+        self.waits_for_step = trace.setup.step is not None and trace.setup.loss is None and not recorded
         self.masks: Masks = propagate(trace.ops, trace.values, trace.owners, trace.forward_start, trace.dropped)
         self.on_path = ancestors(trace.ops, trace.roots)
         self.reached = trace.reached
@@ -73,13 +74,17 @@ class Flow:
     def _judged(self) -> Iterator[int]:
         """Trainable parameters that this loss is expected to train (RULES, what a recording may judge)."""
         trace = self.trace
+        training = trace.training
+        stepped = {key for step in training.steps for key in step.content} if training is not None else set()
         active = {
             number
             for parameter in trace.parameters
-            if parameter.index in self.reached
+            if (parameter.key in stepped if stepped else parameter.index in self.reached)
             for number, _ in parameter.groups
         } or {o.number for o in trace.optimizers}
         for parameter in trace.parameters:
+            if training is not None and parameter.key in training.toggled:
+                continue  # frozen in turns
             if not parameter.requires_grad or parameter.written or not parameter.in_tree or not parameter.numel:
                 continue
             if trace.optimizers and not any(number in active for number, _ in parameter.groups):
@@ -159,7 +164,7 @@ class Flow:
     @property
     def replaced(self) -> frozenset[int]:
         """Indices of the parameters that took the place of ones an optimizer still holds. GL304 speaks of them."""
-        return frozenset(s.now.index for s in self.stale if s.now is not None)
+        return frozenset(p.index for s in self.stale for p in s.now)
 
     def first_cuts(self, value: int, wanted: int) -> list[tuple[Cut, int]]:
         """The cuts before a value that end the gradient of some parameters (a mask), and of which each does."""

@@ -24,6 +24,18 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+_SINGULAR = {"are": "is", "have": "has", "do": "does"}
+
+
+def agree(things: Sequence[object], verb: str) -> str:
+    """A verb in the plural form that it is given in, or in the singular where there is one thing: ``still train``,
+    ``still trains``. The last word is inflected."""
+    if len(things) != 1:
+        return verb
+    before, _, last = verb.rpartition(" ")
+    return f"{before} {_SINGULAR.get(last, f'{last}s')}".strip()
+
+
 def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: int = 4, noun: str = "parameter") -> str:
     """Name parameters, whole subtrees as ``prefix.*``; at most `limit` names, then how many more. `noun` names one.
 

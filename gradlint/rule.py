@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -28,7 +29,8 @@ class Rule:
     severity: ClassVar[Severity]
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``contract``."""
+    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``step``,
+    ``numeric``, ``contract``."""
 
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with one recorded set-up."""
@@ -66,7 +68,13 @@ class Context:
         if need == "forward" and self.trace.forward_start >= len(self.trace.ops) and not self.trace.roots:
             return "no forward was run"
         if need == "loss" and self.flow.waits_for_step:
-            return "the set-up has a step and no loss: it is judged from recorded steps only"
+            return "the set-up has a step and no loss, and its step ran no backward pass"
+        if need == "step" and (self.trace.training is None or not self.trace.training.backwards):
+            return "no step given" if self.trace.training is None else "the step ran no backward pass"
+        if need == "numeric" and self.trace.numeric is None:
+            return "gradients are measured with --numeric only"
+        if need == "numeric" and self.trace.numeric is not None and self.trace.numeric.failure:
+            return "no gradient could be measured"
         return None
 
     def finding(
@@ -112,6 +120,11 @@ class Context:
             at = at.site
         where = self.trace.location(at) if isinstance(at, int) else at
         return Related(message, where) if where is not None else None
+
+    def place(self, at: Location | int | Event | None) -> str:
+        """A place in words, for a message: ``train.py:31``; empty where it is not known."""
+        known = self.related("", at)
+        return f"{os.path.basename(known.location.path)}:{known.location.line}" if known is not None else ""
 
     def by_user(self, site: int) -> bool:
         """Whether the innermost frame of a site is the user's own code: it was not done for them by a library."""

@@ -145,6 +145,17 @@ def assigned_at(trace: Trace, classes: Iterable[type], attribute: str) -> Locati
     return elsewhere
 
 
+def variable_assigned_at(trace: Trace, name: str) -> Location | None:
+    """Where a function that ran, or the top level of a file, gives a variable its value first."""
+    for function in executed_functions(trace):
+        for node in function.nodes():
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if any(isinstance(n, ast.Name) and n.id == name for target in targets for n in ast.walk(target)):
+                    return function.location(node)
+    return None
+
+
 @dataclass(frozen=True)
 class Write:
     """A statement that names an attribute of something: an assignment, a ``setattr``, or one that does nothing."""

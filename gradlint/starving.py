@@ -157,8 +157,8 @@ class _Search:
         """Ops that made a computed tensor a leaf that requires grad, on the way to the loss; not those whose own
         gradient is then asked for (penalties, saliency, forces, cached gradients)."""
         trace = self.trace
-        if any(e.op >= trace.forward_start for e in trace.events_of("backward")):
-            return set()
+        if any(e.op >= trace.forward_start and "backward" not in e.data for e in trace.events_of("backward")):
+            return set()  # a backward inside the forward
         found = set()
         for number in range(trace.forward_start, len(trace.ops)):
             op = trace.ops[number]

@@ -8,15 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradlint.blame import (
-    CHECKPOINT,
-    DETACH,
-    FUNCTION,
-    GRADIENT,
-    NO_GRAD,
-    ROUNDTRIP,
-    Cut,
-)
+from gradlint.blame import CHECKPOINT, DETACH, FUNCTION, GRADIENT, NO_GRAD, ROUNDTRIP, Cut
 from gradlint.findings import Location
 from gradlint.flow import Flow
 from gradlint.sites import NO_SITE
@@ -203,7 +195,7 @@ def _frozen(trace: Trace, parameter: Parameter) -> Standing:
 
 def _unheld(flow: Flow, parameter: Parameter) -> Standing:
     trace = flow.trace
-    stale = next((s for s in flow.stale if s.now is parameter), None)
+    stale = next((s for s in flow.stale if any(p is parameter for p in s.now)), None)
     if stale is not None:
         optimizer = trace.optimizers[stale.optimizer]
         return _at(trace, UNHELD, f"{titled(optimizer)} holds what stood here before", optimizer.site)

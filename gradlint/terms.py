@@ -64,6 +64,9 @@ def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bo
         return None
     op = trace.ops[known.producer]
     name = op.name
+    if name in ("sum", "mean") and (parts := _stacked(trace, data, op)) is not None:
+        share = 1.0 if name == "sum" else 1.0 / len(parts)
+        return [Term(t.value, _times(_times(term.factor, share), t.factor)) for t in parts]
     if any(trace.values[v].shape for v in op.inputs):
         return None
     if len(op.inputs) == 1 and (name in _KEEPS or (through_detach and name in DETACHES)):
@@ -84,6 +87,30 @@ def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bo
         return _scaled(data, term, op)
     source, _ = origin(trace, term.value)
     return [Term(source, term.factor)] if source != term.value and not trace.values[source].shape else None
+
+
+def _stacked(trace: Trace, data: Mapping[int, int], op: Op) -> list[Term] | None:
+    """The scalars that a vector was stacked from, before it was weighted by constants and summed."""
+    weighted = False
+    value = op.tensor(0, "input")
+    while value is not None and len(trace.values[value].shape) == 1:
+        producer = trace.values[value].producer
+        made = trace.ops[producer] if producer >= trace.forward_start else None
+        if made is None:
+            return None
+        if made.name == "stack" or (made.name in ("cat", "hstack") and _single(trace, made)):
+            return [Term(v, None if weighted else 1.0) for v in made.inputs]
+        if made.name not in _MULTIPLY or len(made.inputs) > 2:
+            return None
+        rest = [v for v in made.inputs if data.get(v)]
+        if len(rest) != 1 or trace.values[rest[0]].shape != trace.values[value].shape:
+            return None
+        weighted, value = True, rest[0]
+    return None
+
+
+def _single(trace: Trace, op: Op) -> bool:
+    return all(trace.values[v].shape == (1,) for v in op.inputs)
 
 
 def _scaled(data: Mapping[int, int], term: Term, op: Op) -> list[Term] | None:
@@ -132,7 +159,11 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
     judged = sum(1 << index for index in flow.judged)
     parts = terms(trace, data, trace.roots[0])
     made = {t.value: trace.values[t.value].producer for t in parts}
-    fresh = {v: n for v, n in made.items() if n >= 0 and trace.ops[n].name in NEW_LEAF}
+    fresh = {
+        v: n
+        for v, n in made.items()
+        if n >= 0 and trace.ops[n].name in NEW_LEAF and trace.values[v].requires_grad
+    }
     live = {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}
     lost = [t for t in parts if t.value not in live and data.get(t.value, 0) & judged]
     if not live or not lost:

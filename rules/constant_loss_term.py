@@ -68,7 +68,8 @@ class ConstantLossTerm(Rule):
             what = "a term" if term.count == 1 else f"{term.count} terms"
             yield context.finding(
                 self,
-                f"{what} of the loss carries no gradient, {_because(cut)}: it does not train "
+                f"{what} of the loss {'carries' if term.count == 1 else 'carry'} no gradient, {_because(cut)}: "
+                f"{'it does' if term.count == 1 else 'they do'} not train "
                 f"{context.names(term.parameters)}.",
                 at=cut.location,
                 parameters=term.parameters,

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Parameter, Rule, Severity, is_project, region_location
+from gradlint import (
+    Context,
+    Event,
+    Finding,
+    Fix,
+    Location,
+    Parameter,
+    Rule,
+    Severity,
+    agree,
+    is_project,
+    region_location,
+)
 
 
 class NoGradInInit(Rule):
@@ -95,8 +107,8 @@ class NoGradInInit(Rule):
             )
             yield context.finding(
                 self,
-                f"{context.names(parameters)} still train: grad mode does not matter to the creation of layers, so "
-                f"this {how} freezes nothing.{extra}",
+                f"{context.names(parameters)} {agree(parameters, 'still train')}: grad mode does not matter to the "
+                f"creation of layers, so this {how} freezes nothing.{extra}",
                 at=where,
                 parameters=parameters,
                 related=[context.related("created here", p.history[0]) for p in parameters[:1]],

@@ -14,6 +14,7 @@ from gradlint import (
     Parameter,
     Rule,
     Severity,
+    agree,
     dotted,
     executed_functions,
     region_location,
@@ -102,8 +103,8 @@ class NoOpFreeze(Rule):
         if wrong:
             yield context.finding(
                 self,
-                f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} still "
-                f"train.",
+                f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} "
+                f"{agree(wrong, 'still train')}.",
                 at=function.location(node.items[0].context_expr),
                 parameters=wrong,
                 fix=Fix("Call requires_grad_(False) on what is meant to stay."),
@@ -117,8 +118,8 @@ class NoOpFreeze(Rule):
         if wrong:
             yield context.finding(
                 self,
-                f"from_pretrained makes a new layer, and it is dropped here: {context.names(wrong)} keep their own "
-                f"values and train.",
+                f"from_pretrained makes a new layer, and it is dropped here: {context.names(wrong)} "
+                f"{agree(wrong, 'keep')} the old values and {agree(wrong, 'train')}.",
                 at=function.location(call),
                 parameters=wrong,
                 fix=Fix("Use the result: assign it to the attribute."),

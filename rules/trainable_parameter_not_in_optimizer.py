@@ -91,10 +91,10 @@ class TrainableParameterNotInOptimizer(Rule):
         flops = sum(weight_gradient_flops(context.trace, p) for p in parameters)
         if flops:
             saved += f" and {in_flops(flops)} per step"
-        late = severity == Severity.ERROR
-        what = "was created after the optimizer and is" if late else "is"
-        if len(parameters) > 1:
-            what = "were created after the optimizer and are" if late else "are"
+        what = "is" if len(parameters) == 1 else "are"
+        if severity == Severity.ERROR:
+            at, made = context.place(created), context.place(optimizer.site)
+            what = f"(created at {at}, after {optimizer.type} was made at {made}) {what}"
         several = len(context.trace.optimizers) > 1
         arguments = optimizer.arguments
         return context.finding(

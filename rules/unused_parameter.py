@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Frame, Location, Module, Parameter, Rule, Severity, made_site
-
-_CONTAINERS = ("ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict")
+from gradlint import Context, Finding, Fix, Frame, Location, Module, Parameter, Rule, Severity, made_site, siblings
 
 
 class UnusedParameter(Rule):
@@ -134,17 +132,8 @@ def _below(context: Context, module: Module) -> list[int]:
 
 def _alternates(context: Context, parameter: Parameter) -> bool:
     """Whether a sibling of the same class in the same container ran: routing, layer drop, task heads."""
-    trace = context.trace
-    module = trace.modules[parameter.module]
-    while module.parent >= 0:
-        parent = trace.modules[module.parent]
-        if parent.type.__name__ in _CONTAINERS:
-            for sibling in trace.modules:
-                twin = sibling.parent == parent.number and sibling.type is module.type and sibling is not module
-                if twin and any(i in context.flow.depends for i in _below(context, sibling)):
-                    return True
-        module = parent
-    return False
+    depends = context.flow.depends
+    return any(p.index in depends for twin in siblings(context.trace, parameter) for p in twin)
 
 
 def _dropped_severity(context: Context, parameter: Parameter, frame: Frame | None) -> Severity:

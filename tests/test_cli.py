@@ -52,6 +52,7 @@ class {cls}(Rule):
 class Options:
     inputs: tuple[str, ...] = ()
     strict: bool = False
+    numeric: bool = False
     contract: tuple[Any, ...] = ()
 
 
@@ -233,6 +234,11 @@ def test_users_traceback_is_shown(run: Run, target: str, output_format: str, str
 def test_options_reach_the_engine(run: Run, engine: Engine) -> None:
     run("check", "m:clean", "--input", "2,3", "--input", "mask=2:bool", "--strict", "--select", "detached-upstream")
     assert engine.calls == [("m:clean", ["GL401"], Options(("2,3", "mask=2:bool"), True))]
+
+
+def test_numeric_reaches_the_engine(run: Run, engine: Engine) -> None:
+    run("check", "m:clean", "--numeric", "--select", "detached-upstream")
+    assert engine.calls == [("m:clean", ["GL401"], Options((), numeric=True))]
 
 
 def test_repeated_target_is_checked_once(run: Run, engine: Engine) -> None:
@@ -417,6 +423,7 @@ from gradlint.findings import Report
 class Options:
     inputs: tuple = ()
     strict: bool = False
+    numeric: bool = False
     contract: tuple = ()
 
 def check_target(target, rules, options):

@@ -23,6 +23,7 @@ WITHOUT_PARAMETERS = frozenset(
         "unregistered-submodule",
         "unregistered-parameter",
         "layer-created-in-forward",
+        "misspelled-requires-grad",
         "contract-matches-nothing",
     }
 )

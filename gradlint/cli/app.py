@@ -88,13 +88,14 @@ def app() -> None:
 @inputs_option
 @_contract
 @click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
+@click.option("--numeric", is_flag=True, help="Train a few steps and measure the gradients (GL605); all is taken back.")
 @_rules_dir
 @click.option("-v", "--verbose", is_flag=True, help="Say which rules were skipped, and why.")
 @color_option
 def check(
     targets: tuple[str, ...], select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...],
     show_info: bool, fail_on: str, output_format: str, inputs: tuple[str, ...], trains: tuple[str, ...],
-    frozen: tuple[str, ...], strict: bool, rules_dirs: tuple[str, ...], verbose: bool, color: str,
+    frozen: tuple[str, ...], strict: bool, numeric: bool, rules_dirs: tuple[str, ...], verbose: bool, color: str,
 ) -> int:  # fmt: skip
     """Build each TARGET, run it once, and report what does not train.
 
@@ -109,7 +110,7 @@ def check(
     chosen = selection.select(registry.load(rules_dirs), select, ignore, extend_select)
     try:
         contract = (*declared(trains=trains, origin="--trains"), *declared(frozen=frozen, origin="--frozen"))
-        report = check_targets(targets, chosen, inputs=inputs, contract=contract, strict=strict)
+        report = check_targets(targets, chosen, inputs=inputs, contract=contract, strict=strict, numeric=numeric)
     except Interrupted as stop:
         if output_format == "json":
             show(stop.report, output_format, color, verbose)

@@ -32,6 +32,7 @@ def check_targets(
     inputs: Sequence[str] = (),
     contract: Sequence[Declaration] = (),
     strict: bool = False,
+    numeric: bool = False,
 ) -> Report:
     """Check each target once, in the order given; what is configured for it counts.
 
@@ -48,7 +49,7 @@ def check_targets(
             continue
         try:
             with progress(f"gradlint: checking {target}{place}"), stdout_for_the_report():
-                outcome = _guarded(target, partial(_check, target, selection, inputs, contract, strict))
+                outcome = _guarded(target, partial(_check, target, selection, inputs, contract, strict, numeric))
         except KeyboardInterrupt:
             report.errors.append(Failure(target, "interrupted"))
             raise Interrupted(report) from None
@@ -108,11 +109,16 @@ def snapshots(targets: Mapping[str, str], *, inputs: Sequence[str] = ()) -> tupl
 
 # The engine needs torch, which takes seconds to import: only once something is checked.
 def _check(
-    target: str, selection: Selection, inputs: Sequence[str], contract: Sequence[Declaration], strict: bool
+    target: str,
+    selection: Selection,
+    inputs: Sequence[str],
+    contract: Sequence[Declaration],
+    strict: bool,
+    numeric: bool,
 ) -> Report:
     engine = importlib.import_module("gradlint.engine")
     settings = Configuration().of_target(target)
-    how = options(settings, target, inputs=inputs, contract=contract, strict=strict)
+    how = options(settings, target, inputs=inputs, contract=contract, strict=strict, numeric=numeric)
     report: Report = engine.check_target(target, selection.rules, how)
     return report
 

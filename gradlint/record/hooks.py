@@ -19,7 +19,6 @@ from torch.autograd.grad_mode import inference_mode
 from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torch.optim import optimizer as optimizer_hooks
 
 from gradlint.record.arguments import Arguments, constructor_arguments
 from gradlint.record.chains import OpenCall
@@ -41,6 +40,10 @@ class Log:
         """Optimizer's identity → what its constructor's call says."""
         self.group_events: dict[int, list[tuple[int, int]]] = {}
         """Optimizer's identity → (site, event number) of each group in order."""
+        self.schedulers: list[tuple[Any, int]] = []
+        """The learning-rate schedulers made, with the sites."""
+        self.scalers: list[tuple[Any, bool]] = []
+        """The gradient scalers made, with whether the user wants them enabled."""
         self.registrations: list[int] | None = None
         """Where parameters were registered in an unrecorded run, while somebody asks."""
 
@@ -60,24 +63,24 @@ def installed(recorder: Recorder, log: Log) -> Iterator[None]:
         for handle in (
             module_hooks.register_module_parameter_registration_hook(_on_parameter(recorder, log)),
             module_hooks.register_module_module_registration_hook(_on_module(recorder, log)),
-            optimizer_hooks.register_optimizer_step_pre_hook(_before_step(recorder)),
         ):
             stack.callback(handle.remove)
-        _patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log))
-        _patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
-        _patch(stack, nn.Module, "__call__", _module_call(recorder, log))
-        _patch(stack, nn.Module, "train", _train(recorder, log))
-        _patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
-        _patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
-        _patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
-        _patch(stack, threading.Thread, "start", _thread_start(recorder))
-        _patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
-        _patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
+        patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log))
+        patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
+        patch(stack, nn.Module, "__call__", _module_call(recorder, log))
+        patch(stack, nn.Module, "train", _train(recorder, log))
+        patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
+        patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
+        patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
+        patch(stack, threading.Thread, "start", _thread_start(recorder))
+        patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
+        patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
         _patch_variable(stack, recorder)
         yield
 
 
-def _patch(stack: contextlib.ExitStack, owner: type, name: str, wrapper: Callable[[Any], Any]) -> None:
+def patch(stack: contextlib.ExitStack, owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+    """Replace an attribute of a class by what `wrapper` makes of it, until the stack is closed."""
     original = owner.__dict__[name]
     setattr(owner, name, wrapper(original))
     stack.callback(setattr, owner, name, original)
@@ -124,6 +127,8 @@ def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             site, apply, _, _, _, run = chain = walk(frame.f_back)
             if apply is not None:
                 run = recorder.function_run(apply, chain)
+            if recorder.before_module is not None:
+                recorder.before_module(self, not calls)
             parent = calls[-1].number if calls else -1
             number = len(log.calls)
             log.calls.append(tuple.__new__(ModuleCall, (log.number(self), parent, site, self.training, len(ops))))
@@ -148,14 +153,6 @@ def _scripted(
     given = tensors_in((args, kwargs))
     recorder.opaque(f"scripted {type(module).__name__}", given, list(module.parameters()), output, site, run)
     recorder.tape.note_unseen("a scripted module: what runs inside it was not seen op by op", site)
-
-
-def _before_step(recorder: Recorder) -> Callable[[Optimizer, Any, Any], None]:
-    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not recorder.paused:
-            recorder.event("step", {"optimizer": id(optimizer)})
-
-    return hook
 
 
 def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameType | None:
@@ -196,7 +193,7 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
 def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
-            exhausted = _exhausted(param_group.get("params")) if isinstance(param_group, dict) else False
+            exhausted = used_up(param_group.get("params")) if isinstance(param_group, dict) else False
             result = original(self, param_group)
             if not recorder.paused:
                 site = (
@@ -288,7 +285,7 @@ def _load_state_dict(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     return wrap
 
 
-def _exhausted(given: Any) -> bool:
+def used_up(given: Any) -> bool:
     """Whether an iterator was used up before: a generator that has ended, or a filter or map over one."""
     for _ in range(8):
         if inspect.isgenerator(given):
@@ -324,17 +321,24 @@ def _inference_exit(recorder: Recorder) -> Callable[[Any], Any]:
 
 
 def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
-    """Catch ``Variable(t)``, which detaches and passes no function hook, under whatever name it was imported."""
-    meta: Any = type(torch.autograd.Variable)
-    if meta is type or "__call__" in meta.__dict__:
-        return
+    """Catch ``Variable(t)`` and ``nn.Parameter(t)``, which give a new leaf and pass no function hook, under whatever
+    name they were imported. Parameters made before the forward are followed from their registration on."""
 
-    def __call__(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        result = type.__call__(cls, *args, **kwargs)
-        if recorder.active and args and isinstance(args[0], Tensor) and isinstance(result, Tensor):
-            site = recorder.walk(sys._getframe(1)).site
-            recorder.opaque("Variable", [args[0]], [], result, site, -1, kind=KIND_PLAIN)
-        return result
+    def patch(cls: Any, name: str, recording: Callable[[], bool]) -> None:
+        meta: Any = type(cls)
+        if meta is type or "__call__" in meta.__dict__:
+            return
 
-    meta.__call__ = __call__
-    stack.callback(delattr, meta, "__call__")
+        def __call__(called: Any, *args: Any, **kwargs: Any) -> Any:
+            result = type.__call__(called, *args, **kwargs)
+            given = args[0] if args else kwargs.get("data")
+            if recorder.active and recording() and isinstance(given, Tensor) and isinstance(result, Tensor):
+                site = recorder.walk(sys._getframe(1)).site
+                recorder.opaque(name, [given], [], result, site, -1, kind=KIND_PLAIN)
+            return result
+
+        meta.__call__ = __call__
+        stack.callback(delattr, meta, "__call__")
+
+    patch(torch.autograd.Variable, "Variable", lambda: True)
+    patch(nn.Parameter, "Parameter", lambda: recorder.tensors.running)

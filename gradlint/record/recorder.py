@@ -69,6 +69,14 @@ class Recorder(TorchFunctionMode):
         """Identities of the optimizers whose constructor is running."""
         self.inference: list[int] = []
         """The regions that the inference_mode contexts now open began in."""
+        self.clipping: Any = None
+        """The call of torch's clip functions that is running."""
+        self.on_switch: Callable[[int, int, Any], None] | None = None
+        """Told of each switch of grad mode to off: event, site, code of the library function that holds it."""
+        self.on_return: Callable[[], None] | None = None
+        """Told when grad mode comes on again after a clip."""
+        self.before_module: Callable[[Any, bool], None] | None = None
+        """Told of each call of a module, and whether it is an outermost one."""
         self.through = -1
         """Number of the module whose ``requires_grad_`` is running."""
         self._kinds = dict(tables.TABLE)
@@ -110,8 +118,6 @@ class Recorder(TorchFunctionMode):
             self._grad_mode(bool(args[0]))
         elif kind == tables.REQUIRES_GRAD:
             self._requires_grad(args, kwargs, func)
-        elif kind == tables.BACKWARD:
-            self.event("backward", {})
         return result
 
     def _op(
@@ -306,6 +312,8 @@ class Recorder(TorchFunctionMode):
         tape = self.tape
         if enabled:
             tape.region = GRAD_ON
+            if self.clipping is not None and self.on_return is not None:
+                self.on_return()
         elif tape.region == GRAD_ON:
             if chain.in_exit and self._last_off != GRAD_ON:
                 tape.region = self._last_off  # an enable_grad inside a no_grad ended
@@ -317,6 +325,8 @@ class Recorder(TorchFunctionMode):
         data = {"how": how, "decorated": chain.decorated, "library": chain.library}
         event = self.tape.event("grad_off", data, chain.site)
         self.tape.region = self._last_off = event.number
+        if self.on_switch is not None:
+            self.on_switch(event.number, chain.site, chain.library)
         return event.number
 
     def _unseen_switch(self, chain: Chain) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradlint.writes import may_write
 
-PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD, BACKWARD = range(6)
+PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD = range(5)
 ANNOUNCED = 8
 """Added to the kind of a function that may write to its arguments or hand out their memory."""
 
@@ -66,8 +66,8 @@ def _table() -> dict[Any, int]:
     table[Tensor.requires_grad.__set__] = REQUIRES_GRAD  # type: ignore[attr-defined]
     table[Tensor.data.__set__] = WRITE  # type: ignore[attr-defined]
     table[Tensor.__setitem__] = WRITE
-    table[Tensor.backward] = BACKWARD
-    table[torch.autograd.backward] = BACKWARD
+    table[Tensor.backward] = PASS
+    table[torch.autograd.backward] = PASS
     table[torch.get_default_dtype] = PASS
     for name in ("_set_grad_enabled",):
         function = getattr(torch._C, name, None)
