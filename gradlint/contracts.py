@@ -21,6 +21,7 @@ from gradlint.traces import Module, Parameter, Trace
 
 TRAINS = "trains"
 FROZEN = "frozen"
+KINDS = (TRAINS, FROZEN)
 _STATISTICS = ("running_mean", "running_var")
 
 

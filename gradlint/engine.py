@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradlint.contracts import own_declarations
+from gradlint.contracts import KINDS, own_declarations
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.flow import Flow
@@ -19,7 +19,7 @@ from gradlint.rule import Context, Rule
 from gradlint.setup import Setup, normalize
 
 if TYPE_CHECKING:
-    from gradlint.contracts import Declaration
+    from gradlint.contracts import Contract, Declaration
     from gradlint.snapshot import Snapshot
     from gradlint.traces import Trace
 
@@ -144,12 +144,13 @@ def _check(
             flow = Flow(trace)
             if options.numeric:
                 _train_a_little(trace, flow)
-            _judge(report, trace, flow, rules, options)
+            context = _judge(report, trace, flow, rules, options)
             _account_for_the_unseen(report, trace, flow, options.strict)
             problem = nothing_to_judge(trace)
             if problem and not report.findings:
                 raise TargetError(problem)
-            report.targets.append(_summary(trace, flow))
+            held = any("contract" in rule.needs for rule in rules)
+            report.targets.append(_summary(trace, flow, context.contract if held else None))
             said = remarks(trace)
         report.notes += [Note(target, text) for text in (*trace.notes, *said)]
     except TargetError as error:
@@ -169,7 +170,7 @@ def _train_a_little(trace: Trace, flow: Flow) -> None:
         trace.notes.append(f"no gradient was measured: {trace.numeric.failure}")
 
 
-def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> None:
+def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> Context:
     own = own_declarations(trace) if options.own_contract else []
     context = Context(trace, flow, [*own, *options.contract])
     findings = []
@@ -180,6 +181,7 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
         else:
             findings += list(rule().check(context))
     report.findings += sorted_findings(findings)
+    return context
 
 
 def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bool) -> None:
@@ -209,7 +211,7 @@ def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bo
     ]
 
 
-def _summary(trace: Trace, flow: Flow) -> TargetSummary:
+def _summary(trace: Trace, flow: Flow, contract: Contract | None = None) -> TargetSummary:
     mine = [p for p in trace.parameters if p.in_tree]
     trainable = [p for p in mine if p.requires_grad]
     return TargetSummary(
@@ -224,6 +226,7 @@ def _summary(trace: Trace, flow: Flow) -> TargetSummary:
         reached=sum(p.index in flow.reached for p in trainable),
         numel=sum(p.numel for p in mine),
         optimizers=tuple((o.type, sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
+        declared=tuple(len(contract.declared(kind, trace)) for kind in KINDS) if contract is not None else (0, 0),
     )
 
 

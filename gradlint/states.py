@@ -45,6 +45,8 @@ class Standing:
 def standing(flow: Flow, parameter: Parameter) -> Standing:
     """What becomes of a parameter."""
     trace = flow.trace
+    if _applied(trace, parameter):
+        return _trains(trace, parameter)
     if not parameter.requires_grad and parameter.index not in flow.reached:
         return _frozen(trace, parameter)
     if trace.optimizers and not parameter.groups:
@@ -70,6 +72,10 @@ def moves(flow: Flow, parameter: Parameter) -> Standing | None:
     found = standing(flow, parameter)
     if found.state == TRAINS:
         return found
+    for step in trace.training.steps if trace.training is not None else ():
+        content = step.content.get(parameter.key)
+        if content is not None and content.moved:
+            return _at(trace, TRAINS, "moved by the recorded step, without gradient of its own", step.site)
     if parameter.index not in trace.reached_zero or found.state not in (STARVED, UNUSED):
         return None
     for number, index in parameter.groups:
@@ -193,6 +199,13 @@ def _keys_below(trace: Trace, module: int) -> set[int]:
                 seen.add(event.data["child"])
                 pending.append(event.data["child"])
     return found
+
+
+def _applied(trace: Trace, parameter: Parameter) -> bool:
+    """Whether a recorded step applied gradient to a parameter."""
+    steps = trace.training.steps if trace.training is not None else ()
+    contents = (step.content.get(parameter.key) for step in steps)
+    return any(c is not None and c.grad and c.trainable and c.lr != 0 for c in contents)
 
 
 def _frozen(trace: Trace, parameter: Parameter) -> Standing:

@@ -173,3 +173,37 @@ def test_many_names_of_several_models() -> None:
     found = codes(setup)
     # the recording puts a root left in eval mode into train mode, as a training loop does: the statistics move
     assert [code for code, _ in found] == ["GL702"] and "teacher.encoder.1" in found[0][1]
+
+
+def test_clean_verdict_says_what_the_contract_names(capsys: pytest.CaptureFixture[str]) -> None:
+    target = f"{CYCLE}:build_f4a"
+    assert (
+        cli.main(["check", target, "--frozen", "encoder.*", "--trains", "generator.2.*", "--output-format=concise"])
+        == 0
+    )
+    assert "Adam holds 4; the contract names 2 to train, 4 frozen" in capsys.readouterr().err
+
+
+class Gan:
+    """Two networks that are trained in turns, by a step that freezes the one while the other is trained."""
+
+    def __init__(self) -> None:
+        self.nets = {"generator": nn.Linear(4, 6), "critic": nn.Linear(6, 1)}
+        self.optimizers = {name: torch.optim.Adam(net.parameters(), lr=1e-3) for name, net in self.nets.items()}
+
+    def step(self) -> None:
+        for name in self.nets:
+            for other, net in self.nets.items():
+                net.requires_grad_(other == name)
+            self.optimizers[name].zero_grad()
+            self.nets["critic"](self.nets["generator"](torch.randn(3, 4))).mean().backward()
+            self.optimizers[name].step()
+
+    def setup(self) -> dict[str, Any]:
+        return {"model": self.nets, "optimizer": self.optimizers, "step": self.step}
+
+
+def test_recorded_steps_tell_what_trains_in_turns() -> None:
+    assert codes(lambda: Gan().setup(), trains=["generator.*", "critic.*"]) == []
+    found = codes(lambda: Gan().setup(), frozen=["critic.*"])
+    assert [code for code, _ in found] == ["GL702"] and "critic.* (2 parameters, 7)" in found[0][1]
