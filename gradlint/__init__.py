@@ -46,6 +46,22 @@ if TYPE_CHECKING:
         given_at,
         idle_statements,
     )
+    from gradlint.syntax.idioms import (
+        Region,
+        freezes,
+        frozen_elsewhere,
+        grad_off_regions,
+        in_grad_off,
+        module_class,
+        own_attribute,
+        trains,
+    )
+    from gradlint.syntax.iterators import consumed_whole
+    from gradlint.syntax.kinds import Kind
+    from gradlint.syntax.losses import Activation, activated_losses
+    from gradlint.syntax.module import SourceModule
+    from gradlint.syntax.order import loops_around, surely_before, value_of
+    from gradlint.syntax.scopes import own_nodes, spelled
     from gradlint.terms import ConstantTerm, DroppedTerm
     from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
 
@@ -63,6 +79,13 @@ _HOMES = {
     "terms": "ConstantTerm DroppedTerm",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
     "idle_statements",
+    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off module_class own_attribute trains",
+    "syntax.iterators": "consumed_whole",
+    "syntax.kinds": "Kind",
+    "syntax.losses": "Activation activated_losses",
+    "syntax.module": "SourceModule",
+    "syntax.order": "loops_around surely_before value_of",
+    "syntax.scopes": "own_nodes spelled",
     "traces": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -89,6 +112,7 @@ __all__ = [
     "NONDIFFERENTIABLE",
     "NO_GRAD",
     "ROUNDTRIP",
+    "Activation",
     "ConstantTerm",
     "Context",
     "Cut",
@@ -103,6 +127,7 @@ __all__ = [
     "GradlintError",
     "Group",
     "Held",
+    "Kind",
     "Location",
     "Loose",
     "Module",
@@ -110,33 +135,49 @@ __all__ = [
     "Op",
     "Optimizer",
     "Parameter",
+    "Region",
     "Relabel",
     "Related",
     "Report",
     "Rule",
     "Setup",
     "Severity",
+    "SourceModule",
     "TargetError",
     "Trace",
     "UsageError",
     "Value",
     "Write",
     "__version__",
+    "activated_losses",
     "assigned_at",
     "attribute_writes",
     "best_write",
     "check",
+    "consumed_whole",
     "cut_findings",
     "dotted",
     "executed_functions",
+    "freezes",
+    "frozen_elsewhere",
     "function_of",
     "given_at",
+    "grad_off_regions",
     "idle_statements",
     "in_bytes",
     "in_flops",
+    "in_grad_off",
     "is_project",
+    "loops_around",
+    "module_class",
     "origin",
+    "own_attribute",
+    "own_nodes",
     "region_location",
+    "spelled",
+    "surely_before",
     "trace",
+    "trains",
+    "value_of",
     "weight_gradient_flops",
 ]

@@ -15,6 +15,7 @@ from gradlint.load import Target, call_build, loaded, parse_target
 from gradlint.naming import in_words
 from gradlint.remarks import nothing_to_judge, remarks
 from gradlint.rule import Context, Rule
+from gradlint.syntax.executed import source_findings
 
 if TYPE_CHECKING:
     from gradlint.traces import Trace
@@ -108,6 +109,8 @@ def _check(
         with open_recording() as trace:
             flow = Flow(trace)
             _judge(report, trace, flow, rules)
+            more, report.ran = source_findings(trace, rules, report.findings, {s.code for s in report.skipped})
+            report.findings = sorted_findings([*report.findings, *more])
             _account_for_the_unseen(report, trace, flow, options.strict)
             problem = nothing_to_judge(trace)
             if problem and not report.findings:
@@ -128,6 +131,8 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
     context = Context(trace, flow)
     findings = []
     for rule in rules:
+        if not rule.judges_recordings():
+            continue
         missing = next((reason for need in sorted(rule.needs) if (reason := context.has(need))), None)
         if missing:
             report.skipped.append(Skipped(trace.target, rule.code, missing))

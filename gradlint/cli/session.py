@@ -22,9 +22,13 @@ T = TypeVar("T")
 
 
 def check_targets(
-    targets: Sequence[str], selection: Selection, *, inputs: Sequence[str] = (), strict: bool = False
+    targets: Sequence[str],
+    selection: Selection,
+    *,
+    inputs_of: Callable[[str], Sequence[str]] = lambda target: (),
+    strict: bool = False,
 ) -> Report:
-    """Check each target once, in the order given.
+    """Check each target once, in the order given, with the inputs that `inputs_of` names for it.
 
     Raises:
         Interrupted: on Ctrl-C.
@@ -39,7 +43,7 @@ def check_targets(
             continue
         try:
             with progress(f"gradlint: checking {target}{place}"), stdout_for_the_report():
-                outcome = _guarded(target, partial(_check, target, selection, inputs, strict))
+                outcome = _guarded(target, partial(_check, target, selection, inputs_of(target), strict))
         except KeyboardInterrupt:
             report.errors.append(Failure(target, "interrupted"))
             raise Interrupted(report) from None
