@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from gradlint.syntax.losses import Activation, activated_losses
     from gradlint.syntax.module import SourceModule
     from gradlint.syntax.order import loops_around, surely_before, value_of
+    from gradlint.syntax.roundtrips import Roundtrip, roundtrips
     from gradlint.syntax.scopes import own_nodes, spelled
     from gradlint.terms import ConstantTerm, DroppedTerm
     from gradlint.traces import Event, Group, Held, Loose, Module, ModuleCall, Op, Optimizer, Parameter, Trace, Value
@@ -85,6 +86,7 @@ _HOMES = {
     "syntax.losses": "Activation activated_losses",
     "syntax.module": "SourceModule",
     "syntax.order": "loops_around surely_before value_of",
+    "syntax.roundtrips": "Roundtrip roundtrips",
     "syntax.scopes": "own_nodes spelled",
     "traces": "Event Group Held Loose Module ModuleCall Op Optimizer Parameter Trace Value",
 }
@@ -139,6 +141,7 @@ __all__ = [
     "Relabel",
     "Related",
     "Report",
+    "Roundtrip",
     "Rule",
     "Setup",
     "Severity",
@@ -174,6 +177,7 @@ __all__ = [
     "own_attribute",
     "own_nodes",
     "region_location",
+    "roundtrips",
     "spelled",
     "surely_before",
     "trace",

@@ -164,7 +164,7 @@ def render(report: Report, folder: Path, **view: Any) -> str:
         "  note GL003: not recorded: body (model.py:3)\n",
         "note: on the CPU\n",
         "  skipped: 4 rules (no optimizer given)\n",
-        "1 target could not be checked, 1 error, 1 warning, 2 info hidden (--show-info), 1 fixable with\n--fix\n",
+        "1 target could not be checked, 1 error, 1 warning, 2 info hidden (--show-info),\n1 fixable with --fix\n",
     ],
 )
 def test_full_report_holds(tmp_path: Path, part: str) -> None:
