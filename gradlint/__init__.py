@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         frozen_elsewhere,
         grad_off_regions,
         in_grad_off,
+        may_bind_in_grad_off,
         module_class,
         own_attribute,
         trains,
@@ -80,7 +81,8 @@ _HOMES = {
     "terms": "ConstantTerm DroppedTerm",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of given_at "
     "idle_statements",
-    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off module_class own_attribute trains",
+    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off may_bind_in_grad_off "
+    "module_class own_attribute trains",
     "syntax.iterators": "consumed_whole",
     "syntax.kinds": "Kind",
     "syntax.losses": "Activation activated_losses",
@@ -172,6 +174,7 @@ __all__ = [
     "in_grad_off",
     "is_project",
     "loops_around",
+    "may_bind_in_grad_off",
     "module_class",
     "origin",
     "own_attribute",

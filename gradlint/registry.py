@@ -227,12 +227,14 @@ def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
         yield "severity", f"its severity {severity!r} is not a gradlint.Severity"
     if not rule.judges_recordings() and not rule.judges_source():
         yield "check", "it has no check() and no check_source() of its own"
-    for attribute in ("marks", "blames"):
-        try:
-            re.compile(getattr(rule, attribute))
-        except (re.error, TypeError) as error:
-            yield attribute, f"its {attribute} is no regular expression: {error}"
-    if rule.judges_source() and not rule.marks:
+    try:
+        re.compile(rule.blames)
+    except (re.error, TypeError) as error:
+        yield "blames", f"its blames is no regular expression: {error}"
+    texts = rule.marks
+    if not isinstance(texts, tuple) or not all(isinstance(t, str) and all(t.split("|")) for t in texts):
+        yield "marks", f"its marks {texts!r} are no tuple of texts"
+    elif rule.judges_source() and not texts:
         yield "check_source", "it has a check_source() and no marks, the text that a file must hold for it"
     missing = [heading for heading in HEADINGS if not has_heading(doc or "", heading)]
     if missing:

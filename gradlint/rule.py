@@ -30,9 +30,10 @@ class Rule:
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``."""
 
-    marks: ClassVar[str] = ""
-    """A regular expression that the text of every file matches in which `check_source` can find something: others are
-    never parsed for this rule."""
+    marks: ClassVar[tuple[str, ...]] = ()
+    """What stands in every file in which `check_source` can find something, each as alternatives, for example
+    ``("softmax|Softmax", "cross_entropy")``. Others are never parsed for this rule. Plain text, found faster than a
+    pattern."""
     blames: ClassVar[str] = ""
     """A regular expression that every statement matches that `check` or `check_source` can blame, where there is one: a
     suppression on any other statement is unused without a recording that says so."""

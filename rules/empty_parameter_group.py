@@ -67,9 +67,11 @@ class EmptyParameterGroup(Rule):
     name = "empty-parameter-group"
     severity = Severity.ERROR
     needs = frozenset({"optimizer"})
-    marks = r"parameters\b"
+    marks = ("parameters(",)
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        if not any(_may_name_iterator(statement) for statement in module.statements):
+            return
         for scope in module.tree.scopes.values():
             for name, bindings in scope.bindings.items():
                 binding = bindings[0]
@@ -135,3 +137,22 @@ class EmptyParameterGroup(Rule):
                 ],
                 fix=Fix("Keep the parameters in a list: list(model.parameters())."),
             )
+
+
+def _may_name_iterator(statement: ast.stmt) -> bool:
+    """Whether a statement gives a name to something over parameters that may be no list."""
+    value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
+    if isinstance(value, ast.Call):
+        if isinstance(value.func, ast.Name) and value.func.id in (
+            "list",
+            "tuple",
+            "sum",
+            "len",
+            "sorted",
+            "set",
+            "next",
+        ):
+            return False
+    elif not isinstance(value, ast.GeneratorExp):
+        return False
+    return any(isinstance(n, ast.Attribute) and n.attr in ("parameters", "named_parameters") for n in ast.walk(value))

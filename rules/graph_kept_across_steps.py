@@ -101,7 +101,7 @@ class GraphKeptAcrossSteps(Rule):
     code = "GL508"
     name = "graph-kept-across-steps"
     severity = Severity.WARNING
-    marks = r"\bbackward\b"
+    marks = ("backward(",)
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
         for call in module.tree.nodes(ast.Call):

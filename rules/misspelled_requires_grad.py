@@ -27,6 +27,9 @@ from gradlint import (
     spelled,
 )
 
+_NAMED = re.compile(r"\.\s*(\w*(?:gr?ar?d|grda|grd)\w*)", re.IGNORECASE)
+_UNCALLED = re.compile(r"\.requires_grad_\s*(?!\s*\()|\.requires_grad\s*==")
+
 
 class MisspelledRequiresGrad(Rule):
     """`param.require_grad = False` freezes nothing.
@@ -73,12 +76,14 @@ class MisspelledRequiresGrad(Rule):
     code = "GL103"
     name = "misspelled-requires-grad"
     severity = Severity.ERROR
-    marks = r"(?i)gr?ar?d|grda|grd"
+    marks = ("grad|Grad|gard|grda|grd|gad|GRAD",)
     blames = r"(?i)gr?ar?d|grda|grd"
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        yield from self._misspelled(module)
-        yield from self._idle(module)
+        text = module.source.text
+        if any(map(_looks_like_it, set(_NAMED.findall(text)) - {"requires_grad_"})) or _UNCALLED.search(text):
+            yield from self._misspelled(module)
+            yield from self._idle(module)
 
     def _misspelled(self, module: SourceModule) -> Iterator[Finding]:
         for name, uses in module.tree.attributes.items():

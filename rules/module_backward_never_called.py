@@ -74,7 +74,7 @@ class ModuleBackwardNeverCalled(Rule):
     code = "GL413"
     name = "module-backward-never-called"
     severity = Severity.WARNING
-    marks = r"def\s+backward\b"
+    marks = ("def backward",)
     blames = r"def\s+backward\b"
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:

@@ -65,7 +65,7 @@ class NllWithoutLogSoftmax(Rule):
     name = "nll-without-log-softmax"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
-    marks = r"(?i)nll_?loss"
+    marks = ("softmax|Softmax", "nll_loss|NLLLoss")
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
         for loss, softmax in activated_losses(module, "nll_loss", "NLLLoss", frozenset(("softmax",))):

@@ -20,6 +20,7 @@ from gradlint import (
     grad_off_regions,
     in_grad_off,
     is_project,
+    may_bind_in_grad_off,
     module_class,
     own_attribute,
     region_location,
@@ -90,10 +91,12 @@ class NoGradInInit(Rule):
     code = "GL101"
     name = "no-grad-in-init"
     severity = Severity.ERROR
-    marks = r"no_grad|inference_mode|set_grad_enabled"
+    marks = ("no_grad|inference_mode|set_grad_enabled",)
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        if not may_bind_in_grad_off(module):
+            return
         for region in grad_off_regions(module):
             made = _made_only(module, region)
             names = [module.text(t) for t, value in made if _stays(module, region, t, value)]

@@ -20,6 +20,7 @@ from gradlint import (
     executed_functions,
     frozen_elsewhere,
     grad_off_regions,
+    may_bind_in_grad_off,
     module_class,
     own_attribute,
     region_location,
@@ -85,11 +86,11 @@ class NoOpFreeze(Rule):
     code = "GL110"
     name = "no-op-freeze"
     severity = Severity.WARNING
-    marks = r"no_grad|inference_mode|set_grad_enabled|from_pretrained"
+    marks = ("no_grad|inference_mode|set_grad_enabled|from_pretrained",)
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        for region in grad_off_regions(module):
+        for region in grad_off_regions(module) if may_bind_in_grad_off(module) else ():
             targets = _named_modules(module, region) if isinstance(region.node, ast.With) else []
             if targets and not any(frozen_elsewhere(module, t, region.node) for t in targets):
                 names = ", ".join(module.text(t) for t in targets)
@@ -100,8 +101,8 @@ class NoOpFreeze(Rule):
                     region.expression,
                     fix=Fix("Call requires_grad_(False) on what is meant to stay."),
                 )
-        for statement in module.tree.nodes(ast.Expr):
-            call = statement.value
+        for statement in module.statements:
+            call = statement.value if isinstance(statement, ast.Expr) else None
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
                 continue
             if call.func.attr != "from_pretrained" or module.qualified(call.func):

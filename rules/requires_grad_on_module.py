@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from gradlint import (
@@ -22,6 +23,8 @@ from gradlint import (
     freezes,
     spelled,
 )
+
+_ASSIGNED = re.compile(r"\.\s*requires_grad\s*=[^=]")
 
 
 class RequiresGradOnModule(Rule):
@@ -67,11 +70,13 @@ class RequiresGradOnModule(Rule):
     code = "GL102"
     name = "requires-grad-on-module"
     severity = Severity.ERROR
-    marks = r"requires_grad"
+    marks = ("requires_grad",)
     blames = r"requires_grad"
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        if not _ASSIGNED.search(module.source.text):
+            return
         for node in module.tree.attributes.get("requires_grad", ()):
             statement = module.tree.parents.get(node)
             if not isinstance(statement, ast.Assign) or node not in statement.targets or not _flag(statement.value):

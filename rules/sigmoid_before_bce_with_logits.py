@@ -61,7 +61,7 @@ class SigmoidBeforeBceWithLogits(Rule):
     name = "sigmoid-before-bce-with-logits"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
-    marks = r"(?i)sigmoid"
+    marks = ("sigmoid|Sigmoid", "binary_cross_entropy_with_logits|BCEWithLogitsLoss")
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
         seen = set()

@@ -74,7 +74,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
     name = "softmax-before-cross-entropy"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
-    marks = r"(?i)softmax"
+    marks = ("softmax|Softmax", "cross_entropy|CrossEntropyLoss")
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
         seen = set()

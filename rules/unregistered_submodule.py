@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from gradlint import (
@@ -22,6 +23,9 @@ from gradlint import (
     trains,
 )
 
+_CONTAINER = re.compile(
+    r"\.\w+\s*(?::[^=\n]*)?=\s*(?:\[\s*\]|\{\s*\}|[\[({][^=\n]{0,200}\n?[^=\n]{0,200}?\b[A-Z]\w*\()"
+)
 _WALKERS = frozenset("enumerate zip reversed len range sum list tuple".split())
 _REGISTER = frozenset("add_module register_module register_modules parameters named_parameters _modules".split())
 
@@ -89,10 +93,12 @@ class UnregisteredSubmodule(Rule):
     name = "unregistered-submodule"
     severity = Severity.ERROR
     needs = frozenset({"forward"})
-    marks = r"\.\w+\s*(?::[^=\n]*)?=\s*(?:[\[{(]|list\b|dict\b)"
+    marks = ("def __init__", "[|{")
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        if not _CONTAINER.search(module.source.text):
+            return
         statements: list[ast.Assign | ast.AnnAssign] = [
             *module.tree.nodes(ast.Assign),
             *module.tree.nodes(ast.AnnAssign),

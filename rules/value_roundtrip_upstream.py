@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from gradlint import (
@@ -14,11 +15,14 @@ from gradlint import (
     Severity,
     SourceModule,
     cut_findings,
-    freezes,
     in_grad_off,
     roundtrips,
 )
 
+_FORWARD = re.compile(r"\bdef forward\b.*?(?=\n[ \t]*(?:async )?def |\nclass |\Z)", re.DOTALL)
+_TAKES_OUT = re.compile(
+    r"\.(?:data|item|tolist|numpy|new_tensor)\b|\b(?:tensor|as_tensor|Variable)\(|(?<![.\w])float\("
+)
 _FIX = Fix("Stay in torch: use torch operations and torch.stack or torch.cat, which keep the history.")
 
 
@@ -87,12 +91,15 @@ class ValueRoundtripUpstream(Rule):
     name = "value-roundtrip-upstream"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
-    marks = r"\.(?:data|item|tolist|numpy|new_tensor)\b|\b(?:tensor|as_tensor|Variable|float)\("
+    marks = ("def forward", ".data|.item(|.tolist(|.numpy(|new_tensor|tensor(|Variable(|float(")
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        if module.stub or next(freezes(module), None) is not None or _trains_parts(module):
+        text = module.source.text
+        if module.stub or "requires_grad" in text or not any(map(_TAKES_OUT.search, _FORWARD.findall(text))):
             return
+        if _trains_parts(module):
+            return  # what is frozen or trained in parts may well be meant to be cut off
         for forward in module.tree.nodes(ast.FunctionDef):
             cls = module.tree.owner(forward)
             if forward.name != "forward" or cls is None or not module.kinds.is_module(cls):

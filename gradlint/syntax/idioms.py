@@ -31,6 +31,33 @@ def grad_off(module: SourceModule, expression: ast.expr) -> str:
     )
 
 
+_SWITCHES = frozenset("no_grad inference_mode set_grad_enabled".split())
+
+
+def may_bind_in_grad_off(module: SourceModule) -> bool:
+    """Whether there is a block, or a decorated function, that only assigns: the whole tree need not be looked at where
+    there is none, as in most files."""
+    for node in module.statements:
+        if isinstance(node, ast.With):
+            if _only_assigns(node.body):
+                return True
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.decorator_list:
+            if any(_may_switch(d) for d in node.decorator_list) and _only_assigns(node.body):
+                return True
+    return False
+
+
+def _may_switch(decorator: ast.expr) -> bool:
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return isinstance(called, ast.Name) or (isinstance(called, ast.Attribute) and called.attr in _SWITCHES)
+
+
+def _only_assigns(body: list[ast.stmt]) -> bool:
+    return all(isinstance(s, ast.Assign | ast.Pass | ast.Expr) for s in body) and any(
+        isinstance(s, ast.Assign) for s in body
+    )
+
+
 @dataclass(frozen=True)
 class Region:
     """A block, or a whole function, that runs with grad mode off."""

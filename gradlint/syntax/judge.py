@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Sequence
 
@@ -21,13 +20,13 @@ def source_rules(rules: Sequence[type[Rule]]) -> tuple[type[Rule], ...]:
 
 
 @functools.cache
-def _compiled(marks: str) -> re.Pattern[bytes]:
-    return re.compile(marks.encode())
+def _alternatives(marks: tuple[str, ...]) -> tuple[tuple[bytes, ...], ...]:
+    return tuple(tuple(text.encode() for text in mark.split("|")) for mark in marks)
 
 
 def marked(data: bytes, rules: Sequence[type[Rule]]) -> list[type[Rule]]:
     """The rules that may find something in a file, going by its bytes."""
-    return [rule for rule in rules if _compiled(rule.marks).search(data)]
+    return [rule for rule in rules if all(any(t in data for t in texts) for texts in _alternatives(rule.marks))]
 
 
 def judge(module: SourceModule, rules: Sequence[type[Rule]]) -> list[Finding]:

@@ -34,6 +34,20 @@ class SourceModule:
         self.syntax = parse(source.text)
 
     @cached_property
+    def statements(self) -> list[ast.stmt]:
+        """All statements, without the expressions in them: a small part, that tells whether the rest matters."""
+        found: list[ast.stmt] = []
+        pending: list[ast.AST] = [self.syntax]
+        while pending:
+            node = pending.pop()
+            for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+                for child in getattr(node, name, None) or () if name in node._fields else ():
+                    if isinstance(child, ast.stmt):
+                        found.append(child)
+                    pending.append(child)
+        return found
+
+    @cached_property
     def tree(self) -> Tree:
         """Nodes by type, parents, scopes."""
         return Tree(self.syntax)

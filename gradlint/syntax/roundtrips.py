@@ -1,6 +1,6 @@
 """Which layers a forward uses only by way of plain values: their numbers reach the result, their gradient does not.
 
-An abstract run of one ``forward``: for every name, the layers whose data is in it and those that gradient still reaches.
+An abstract run of one ``forward``: for every name, the layers whose data is in it and those that gradient reaches.
 Whatever is not understood is taken to keep all gradient, so that nothing is claimed of it.
 """
 
@@ -18,16 +18,16 @@ _TAKES_OUT = frozenset("item tolist numpy".split())
 _COPIES = frozenset(("torch.tensor", "torch.autograd.Variable", "torch.FloatTensor", "torch.Tensor"))
 _KEEPS = frozenset(("torch.as_tensor", "torch.from_numpy"))
 _EMPTY_METHODS = frozenset(
-    "argmax argmin argsort size dim numel ndimension nelement stride get_device is_floating_point long int short bool "
-    "eq ne gt ge lt le any all isnan isinf nonzero byte bernoulli multinomial sign floor ceil round trunc "
-    "requires_grad_ zero_ fill_".split()
+    "argmax argmin argsort size dim numel ndimension nelement stride get_device is_floating_point long int "
+    "short bool eq ne gt ge lt le any all isnan isinf nonzero byte bernoulli multinomial sign floor ceil "
+    "round trunc requires_grad_ zero_ fill_".split()
 )
 _EMPTY_FUNCTIONS = frozenset(
     f"torch.{name}"
-    for name in "argmax argmin argsort arange bernoulli bincount ceil empty empty_like eq eye floor full full_like ge gt "
-    "is_tensor isfinite isinf isnan le linspace logical_and logical_not logical_or lt manual_seed multinomial ne nonzero "
-    "numel ones ones_like rand rand_like randint randn randn_like randperm round searchsorted sign sort topk trunc unique "
-    "where zeros zeros_like".split()
+    for name in "argmax argmin argsort arange bernoulli bincount ceil empty empty_like eq eye floor full full_like ge "
+    "gt is_tensor isfinite isinf isnan le linspace logical_and logical_not logical_or lt manual_seed multinomial ne "
+    "nonzero numel ones ones_like rand rand_like randint randn randn_like randperm round searchsorted sign sort topk "
+    "trunc unique where zeros zeros_like".split()
 )
 _EMPTY_ATTRIBUTES = frozenset("shape device dtype ndim grad grad_fn requires_grad is_leaf is_cuda training".split())
 _SAME_ATTRIBUTES = frozenset("T mT H mH real".split())

@@ -19,7 +19,7 @@ from gradlint.syntax.cache import Cache, digest
 from gradlint.syntax.discover import SourceFile
 from gradlint.syntax.judge import judge_bytes, marked
 
-_SUPPRESSES = re.compile(rb"#[^\n]*(?:gradlint:|(?i:noqa))")
+_SUPPRESSES = re.compile(rb"gradlint:|(?i:noqa)\s*:[^\n]*\bGL\d")
 _MENTIONS_TORCH = re.compile(rb"torch|lightning|transformers")
 WORTH_A_PROCESS = 1_500_000
 """Bytes to parse below which starting processes takes longer than it saves."""

@@ -11,7 +11,10 @@ N = TypeVar("N", bound=ast.AST)
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_LEAVES = (ast.expr_context, ast.operator, ast.boolop, ast.unaryop, ast.cmpop)
+_PLAIN_FIELDS = frozenset("ctx op ops id attr asname level module conversion kind type_comment simple".split())
+"""Fields that hold no nodes that anybody looks up: operators, contexts, texts."""
+_FIELDS: dict[type[ast.AST], tuple[str, ...]] = {}
+_LOAD = ast.Load
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -49,49 +52,53 @@ class Tree:
         self._walk()
 
     def nodes(self, kind: type[N]) -> list[N]:
-        """All nodes of one class, in the order of the source."""
+        """All nodes of one class, in no particular order. Names are in `loads` and in the scopes."""
         return self._by_type.get(kind, [])  # type: ignore[return-value]
 
     def _walk(self) -> None:
+        # The hottest loop of a source check: leaves are dealt with where they are met, and never put on the stack.
         root = Scope(self.module, None)
         self.scopes[self.module] = root
-        parents, by_type = self.parents, self._by_type
+        parents, by_type, loads, attributes = self.parents, self._by_type, self.loads, self.attributes
+        constants: list[ast.AST] = by_type.setdefault(ast.Constant, [])
         pending: list[tuple[ast.AST, Scope]] = [(self.module, root)]
+        pop, push = pending.pop, pending.append
         while pending:
-            node, scope = pending.pop()
+            node, scope = pop()
             kind = node.__class__
             known = by_type.get(kind)
             if known is None:
                 known = by_type[kind] = []
             known.append(node)
             inner = scope
-            if kind is ast.Name:
-                if node.ctx.__class__ is ast.Load:  # type: ignore[attr-defined]
-                    self.loads.setdefault(node.id, []).append(node)  # type: ignore[attr-defined,arg-type]
-                else:
-                    scope.bind(node.id, node)  # type: ignore[attr-defined]
-                continue
-            if kind is ast.Constant:
-                continue
+            outer_fields: tuple[str, ...] = ()
             if kind is ast.Attribute:
-                self.attributes.setdefault(node.attr, []).append(node)  # type: ignore[attr-defined,arg-type]
+                attributes.setdefault(node.attr, []).append(node)  # type: ignore[attr-defined,arg-type]
             elif kind in _BINDERS:
                 inner = self._bind(node, scope)
-            children: list[tuple[ast.AST, Scope]] = []
-            outer_fields = _OUTER.get(kind, ())
-            for name in node._fields:
+                outer_fields = _OUTER.get(kind, ())
+            fields = _FIELDS.get(kind)
+            if fields is None:
+                fields = _FIELDS[kind] = tuple(name for name in node._fields if name not in _PLAIN_FIELDS)
+            for name in fields:
                 value = getattr(node, name, None)
-                if value.__class__ is list:
-                    where = scope if name in outer_fields else inner
-                    for child in value:
-                        if isinstance(child, ast.AST) and not isinstance(child, _LEAVES):
-                            parents[child] = node
-                            children.append((child, where))
-                elif isinstance(value, ast.AST) and not isinstance(value, _LEAVES):
-                    parents[value] = node
-                    children.append((value, scope if name in outer_fields else inner))
-            children.reverse()
-            pending += children
+                if value is None:
+                    continue
+                where = scope if name in outer_fields else inner
+                for child in value if value.__class__ is list else (value,):
+                    cls = child.__class__
+                    if cls is ast.Name:
+                        parents[child] = node
+                        if child.ctx.__class__ is _LOAD:
+                            loads.setdefault(child.id, []).append(child)
+                        else:
+                            where.bind(child.id, child)
+                    elif cls is ast.Constant:
+                        parents[child] = node
+                        constants.append(child)
+                    elif isinstance(child, ast.AST):
+                        parents[child] = node
+                        push((child, where))
 
     def _bind(self, node: ast.AST, scope: Scope) -> Scope:
         """Note what a node binds; returns the scope of its parts."""
