@@ -226,7 +226,8 @@ def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
             if not lost or taken in flow.on_path or _used_live(flow, taken):
                 continue
             if computed_from(trace, number, parameters):
-                found.append(ConstantTerm(parameters, [place(trace, exit_at, -1, leaving=exit_at)], trace.ops[number].site, 1))
+                cut = place(trace, exit_at, -1, leaving=exit_at)
+                found.append(ConstantTerm(parameters, [cut], trace.ops[number].site, 1))
                 break
     return found
 
