@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gradlint.flow import Flow, Relabel
     from gradlint.leaks import Leak, find_leaks
     from gradlint.rearrange import origin
+    from gradlint.recordings import Recording, TrainingFault
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
     from gradlint.sites import Frame, is_project
@@ -60,6 +61,7 @@ _HOMES = {
     "flow": "Flow Relabel",
     "leaks": "Leak find_leaks",
     "rearrange": "origin",
+    "recordings": "Recording TrainingFault",
     "rule": "Context Rule",
     "setup": "Setup",
     "sites": "Frame is_project",
@@ -73,6 +75,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 
 
 def __getattr__(name: str) -> Any:
+    if name == "record":  # the package of that name is the function, too
+        return importlib.import_module("gradlint.record")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'gradlint' has no attribute {name!r}")
@@ -120,6 +124,7 @@ __all__ = [
     "Op",
     "Optimizer",
     "Parameter",
+    "Recording",
     "Relabel",
     "Related",
     "Report",
@@ -131,6 +136,7 @@ __all__ = [
     "TargetError",
     "Trace",
     "Training",
+    "TrainingFault",
     "UsageError",
     "Value",
     "Write",
@@ -150,6 +156,7 @@ __all__ = [
     "in_flops",
     "is_project",
     "origin",
+    "record",
     "region_location",
     "trace",
     "weight_gradient_flops",

@@ -26,7 +26,7 @@ def check(
     Args:
         setup: a target as text (``"model.py:build"``), a function that builds a set-up (it is called under the
             recorder, so that findings know the lines of the build), or what such a function returns: a Setup, a module,
-            ``(model, optimizer)`` or a dict.
+            ``(model, optimizer)`` or a dict; or the trace of a recording.
         select, ignore, extend_select: rules by code, prefix or name, as on the command line.
         inputs: inputs of the forward as after ``--input``, for example ``["2,3,224,224"]``.
         strict: whether what could not be recorded counts as a finding (GL003).
@@ -40,11 +40,14 @@ def check(
     A fault in the user's code raises nothing: it is in `Report.errors`.
     """
     from gradlint import engine, registry, selection
+    from gradlint.traces import Trace
 
     chosen = selection.select(registry.load(), select, ignore, extend_select)
     options = engine.Options(inputs=tuple(inputs), strict=strict)
     if isinstance(setup, str):
         report = engine.check_target(setup, chosen.rules, options)
+    elif isinstance(setup, Trace):
+        report = engine.check_trace(setup, chosen.rules, options)
     else:
         report = engine.check_setup(setup, chosen.rules, options, name or _name_of(setup))
     return chosen.apply(report, show_info=show_info)

@@ -56,6 +56,8 @@ class Ledger:
         """Asked before more is run: whether enough was recorded."""
         self.before_backward: Callable[[], None] | None = None
         """Called before each backward pass."""
+        self.stepped: dict[int, Optimizer] = {}
+        """The optimizers that were stepped, by identity; wrappers rather than what they wrap."""
         self.elsewhere = False
         """Whether an optimizer was stepped in another thread than the recorder's."""
         self.announce: Callable[[Tensor], None] | None = None
@@ -221,6 +223,7 @@ class Ledger:
             self._hold(running, optimizer)
         else:
             self._look()
+            self.stepped.setdefault(id(optimizer), optimizer)
             event = recorder.event("step", {"optimizer": id(optimizer)}, site=recorder.walk(frame).site)
             step = Step(len(self.training.steps), event.number, event.op, event.site, (id(optimizer),))
             running = _Running(step, frame, {})

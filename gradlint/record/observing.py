@@ -73,6 +73,7 @@ class Observation:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Observation:
+        """Begin to record."""
         stack = self._stack
         stack.enter_context(hooks.installed(self.recorder, self.log))
         stack.enter_context(training_hooks.installed(self.recorder, self.log, self.ledger))
@@ -80,7 +81,8 @@ class Observation:
         self.recorder.before_module = self._before_module
         self.ledger.before_backward = self._before_backward
         self.recorder.tensors.running = True
-        os.register_at_fork(after_in_child=self._forked) if hasattr(os, "register_at_fork") else None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
         self.ledger.follow(p for m in (self._models or {}).values() for p in m.parameters())
         self.ledger.follow(p for o in (self._optimizers or {}).values() for g in o.param_groups for p in g["params"])
         if self._models is not None:
@@ -90,7 +92,14 @@ class Observation:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """Take the recorder out."""
         self._stack.close()
+
+    def rest(self) -> None:
+        """Record nothing more, although the block goes on."""
+        self.recorder.paused += _AWAY
+        self.recorder.before_module = None
+        self.ledger.leave()
 
     def _end(self) -> None:
         self.recorder.before_module = None
@@ -146,7 +155,8 @@ class Observation:
     def _steppers(self) -> list[Optimizer]:
         if self._optimizers is not None:
             return list(self._optimizers.values())
-        return [o for o in self.log.optimizers if any(g["params"] for g in o.param_groups)]
+        made = {id(o): o for o in self.log.optimizers} | self.ledger.stepped
+        return [o for o in made.values() if any(g["params"] for g in o.param_groups)]
 
     # -- what was found -----------------------------------------------------------------------------------------
 
@@ -190,7 +200,7 @@ class Observation:
     def _found_optimizers(self) -> dict[str, Optimizer]:
         if self._optimizers is not None:
             return dict(self._optimizers)
-        found = [o for o in self.log.optimizers if any(g["params"] for g in o.param_groups)]
+        found = self._steppers()
         if len(found) == 1:
             return {"": found[0]}
         return {_global_name(o) or str(number): o for number, o in enumerate(found)}
