@@ -23,6 +23,7 @@ from gradlint.report.text import shown_path
 from gradlint.selection import Selection
 from gradlint.syntax.cache import default_folder
 from gradlint.syntax.discover import SourceFile, discover, excluded
+from gradlint.syntax.executed import same_mistake
 from gradlint.syntax.run import RuleSet, check_files
 
 STDIN = "-"
@@ -147,6 +148,9 @@ class Checker:
                 if self._covers(settings):
                     scope.ran += spans
                     scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
+            found.report.findings = [
+                f for f in found.report.findings if not any(same_mistake(f, other) for other in report.findings)
+            ]  # what a file says by itself, a recording says better
             found.report.extend(report)
         return found
 

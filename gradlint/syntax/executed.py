@@ -56,12 +56,12 @@ def source_findings(
             continue
         ran[path] = _spans(module.syntax, functions)
         for finding in judge(module, marked(module.source.data, asked)):
-            if _ran(module.syntax, finding, functions) and not any(_same(finding, other) for other in recorded):
+            if _ran(module.syntax, finding, functions) and not any(same_mistake(finding, other) for other in recorded):
                 found.append(replace(finding, target=trace.target))
     return found, ran
 
 
-def _same(finding: Finding, other: Finding) -> bool:
+def same_mistake(finding: Finding, other: Finding) -> bool:
     """Whether two findings are of one mistake: of one rule, on lines that meet."""
     one, two = finding.location, other.location
     if finding.code != other.code or one is None or two is None or os.path.abspath(two.path) != one.path:
