@@ -67,7 +67,7 @@ class MisspelledRequiresGrad(Rule):
 
     ## Known limits
     Silent where the parameters are as the attribute says anyway, and where the file uses the name for something of its
-    own. On what is known to be a plain tensor it weighs a warning.
+    own. In a source file alone, what is not known to be a parameter or a module weighs a warning.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html
@@ -106,6 +106,7 @@ class MisspelledRequiresGrad(Rule):
                 if (kind is not None and not known) or _of_another_class(module, use) or _said_right(module, use):
                     continue
                 on_module = kind is not None and kind.module
+                weighty = kind is not None and kind.what != "tensor"
                 given = module.text(value)
                 right = f"requires_grad_({given})" if on_module else f"requires_grad = {given}"
                 edits: tuple[Edit, ...] = ()
@@ -116,7 +117,7 @@ class MisspelledRequiresGrad(Rule):
                     f"{name} is not requires_grad: this only makes a Python attribute of {module.text(use.value)}, and "
                     f"autograd does not read it.",
                     statement,
-                    severity=Severity.WARNING if kind is not None and kind.what == "tensor" else None,
+                    severity=None if weighty else Severity.WARNING,
                     fix=Fix(f"Write {right}.", safe=bool(edits), edits=edits),
                 )
 

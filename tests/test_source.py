@@ -103,6 +103,11 @@ def test_left_alone(what: str) -> None:
     assert found(GOOD[what]) == []
 
 
+@pytest.mark.parametrize("text", cases("Weighs a warning").values(), ids=list(cases("Weighs a warning")))
+def test_weighs_a_warning(text: str) -> None:
+    assert [str(f.severity) for f in judge(text)] == ["warning"]
+
+
 @pytest.mark.parametrize(
     "imports",
     [
