@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from gradlint.blame import Cut
 from gradlint.findings import Finding, Fix, Severity
-from gradlint.flow import Cut
 from gradlint.rule import Context, Rule
 from gradlint.sites import class_is_project
 

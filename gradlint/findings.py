@@ -133,6 +133,8 @@ class TargetSummary:
     optimizers: tuple[tuple[str, int], ...] = ()
     """(class name, number of parameters held) for each optimizer."""
     seconds: float = 0.0
+    declared: tuple[int, ...] = (0, 0)
+    """How many are declared to train, and how many to be frozen, as far as a contract was held against them."""
 
 
 @dataclass(frozen=True)

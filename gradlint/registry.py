@@ -64,6 +64,17 @@ OWN_CODES = (
         "A part of the set-up could not be recorded: scripted modules, other threads, custom C++ operators.\n\n"
         "What it does\n\nSays what is therefore unknown. It is a note, and a finding with --strict.\n",
     ),
+    OwnCode(
+        "GL704",
+        "lock-drift",
+        Severity.ERROR,
+        "What trains is not what the lock says.\n\n"
+        "What it does\n\n`gradlint lock --check` compares each target with gradlint.lock, and says in words what "
+        "changed: what stopped or started training and at which line, what is new or gone, other shapes, optimizers, "
+        "learning rates, modes of norm layers.\n\n"
+        "Use instead\n\nUndo the change; or, if it is meant, run `gradlint lock` and commit the file, so that the "
+        "change is seen in review.\n",
+    ),
 )
 """Codes that can be selected and explained, though no rule file stands behind them."""
 

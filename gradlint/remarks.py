@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def nothing_to_judge(trace: Trace) -> str | None:
     """Why no verdict on a set-up means anything; None where one does."""
-    if trace.parameters:
+    if trace.parameters or (trace.training is not None and trace.training.backwards):
         return None
     model = trace.setup.model
     if model is None:
@@ -29,7 +29,7 @@ def remarks(trace: Trace) -> list[str]:
     """What the user should know about how a set-up trains, one sentence each."""
     said = []
     if trace.setup.step is not None and not trace.roots:
-        said.append("'step' is not run, and no 'loss' is given: only what needs no forward was judged")
+        said.append("step() ran no backward pass, and no 'loss' is given: only what needs no loss was judged")
     mine = [p for p in trace.parameters if p.in_tree]
     if mine and not trace.optimizers and not any(p.requires_grad for p in mine):
         said.append("no parameter is trainable: all are frozen, so nothing was judged that could train")

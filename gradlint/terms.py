@@ -14,7 +14,8 @@ from gradlint.sites import NO_SITE, enclosing_function, node_location
 from gradlint.traces import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
 
 if TYPE_CHECKING:
-    from gradlint.flow import Cut, Flow
+    from gradlint.blame import Cut
+    from gradlint.flow import Flow
 
 _ADD = frozenset("add add_ __add__ __radd__ __iadd__".split())
 _SUBTRACT = frozenset("sub sub_ subtract subtract_ __sub__ __isub__".split())
@@ -63,6 +64,9 @@ def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bo
         return None
     op = trace.ops[known.producer]
     name = op.name
+    if name in ("sum", "mean") and (parts := _stacked(trace, data, op)) is not None:
+        share = 1.0 if name == "sum" else 1.0 / len(parts)
+        return [Term(t.value, _times(_times(term.factor, share), t.factor)) for t in parts]
     if any(trace.values[v].shape for v in op.inputs):
         return None
     if len(op.inputs) == 1 and (name in _KEEPS or (through_detach and name in DETACHES)):
@@ -83,6 +87,30 @@ def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bo
         return _scaled(data, term, op)
     source, _ = origin(trace, term.value)
     return [Term(source, term.factor)] if source != term.value and not trace.values[source].shape else None
+
+
+def _stacked(trace: Trace, data: Mapping[int, int], op: Op) -> list[Term] | None:
+    """The scalars that a vector was stacked from, before it was weighted by constants and summed."""
+    weighted = False
+    value = op.tensor(0, "input")
+    while value is not None and len(trace.values[value].shape) == 1:
+        producer = trace.values[value].producer
+        made = trace.ops[producer] if producer >= trace.forward_start else None
+        if made is None:
+            return None
+        if made.name == "stack" or (made.name in ("cat", "hstack") and _single(trace, made)):
+            return [Term(v, None if weighted else 1.0) for v in made.inputs]
+        if made.name not in _MULTIPLY or len(made.inputs) > 2:
+            return None
+        rest = [v for v in made.inputs if data.get(v)]
+        if len(rest) != 1 or trace.values[rest[0]].shape != trace.values[value].shape:
+            return None
+        weighted, value = True, rest[0]
+    return None
+
+
+def _single(trace: Trace, op: Op) -> bool:
+    return all(trace.values[v].shape == (1,) for v in op.inputs)
 
 
 def _scaled(data: Mapping[int, int], term: Term, op: Op) -> list[Term] | None:
@@ -125,17 +153,34 @@ class ConstantTerm:
 def constant_terms(flow: Flow) -> list[ConstantTerm]:
     """See `Flow.constant_terms`. Empty where a detached part takes away what a live one adds: the sum then has the
     value of the one and the gradient of the other, on purpose."""
-    trace, data = flow.trace, flow.masks.data
-    if not trace.loss_given or len(trace.roots) != 1 or trace.values[trace.roots[0]].shape:
+    trace = flow.trace
+    if not trace.loss_given or (len(trace.roots) != 1 and trace.training is None):
         return []
+    found: dict[tuple[object, int | None], ConstantTerm] = {}
+    for root in trace.roots:
+        if not trace.values[root].shape:
+            for term in _constant_in(flow, root):
+                # each recorded step has its own loss, and the same cause in it
+                found.setdefault((term.cuts[0].location, term.relabelled), term)
+    return list(found.values())
+
+
+def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
+    """The constant terms of one scalar."""
+    trace, data = flow.trace, flow.masks.data
     judged = sum(1 << index for index in flow.judged)
-    parts = terms(trace, data, trace.roots[0])
+    parts = terms(trace, data, root)
     made = {t.value: trace.values[t.value].producer for t in parts}
-    fresh = {v: n for v, n in made.items() if n >= 0 and trace.ops[n].name in NEW_LEAF}
+    fresh = {
+        v: n for v, n in made.items() if n >= 0 and trace.ops[n].name in NEW_LEAF and trace.values[v].requires_grad
+    }
     live = {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}
     lost = [t for t in parts if t.value not in live and data.get(t.value, 0) & judged]
-    if not live or not lost:
+    if not live:
         return []
+    numbers = _numbers(flow, trace.roots[0])
+    if not lost:
+        return numbers
     for term in lost:
         inner = terms(trace, data, term.value, through_detach=True)
         if any(t.value in live or _used_live(flow, t.value) for t in inner):
@@ -163,7 +208,40 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
             1 if known is None else known.count + 1,
             relabelled,
         )
-    return list(found.values())
+    return [*found.values(), *numbers]
+
+
+def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
+    """The Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
+    from gradlint.blame import place
+    from gradlint.python_numbers import added, computed_from
+
+    trace, data, live = flow.trace, flow.masks.data, flow.masks.live
+    suspects: list[int] = []
+    pending = [Term(root, 1.0)]
+    while pending:
+        term = pending.pop()
+        parts = _parts(trace, data, term, through_detach=False)
+        producer = trace.values[term.value].producer
+        if parts is not None and added(trace, trace.ops[producer]) is not None:
+            suspects.append(producer)
+        pending.extend(parts or ())
+    found = []
+    for number in sorted(suspects):
+        for exit_at in range(number - 1, trace.forward_start - 1, -1):
+            op = trace.ops[exit_at]
+            if op.kind != KIND_EXTRACT or op.name not in ("item", "__float__", "tolist") or len(op.inputs) != 1:
+                continue
+            taken = op.inputs[0]
+            lost = live.get(taken, 0) & sum(1 << index for index in flow.judged & flow.reached)
+            parameters = flow.by_index(indices(lost))
+            if not lost or taken in flow.on_path or _used_live(flow, taken):
+                continue
+            if computed_from(trace, number, parameters):
+                cuts = [place(trace, exit_at, -1, leaving=exit_at)]
+                found.append(ConstantTerm(parameters, cuts, trace.ops[number].site, 1))
+                break
+    return found
 
 
 def _mask(parameters: list[Parameter]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["written"]
+__all__ = ["may_write", "written"]
 
 _HANDED_OUT = {
     "numpy",
@@ -51,15 +51,25 @@ def _write_kind(function: Any) -> str:
     return ""
 
 
+def may_write(function: Callable[..., Any]) -> bool:
+    """Whether calls without keyword arguments may write to what they are given, or hand out its memory."""
+    return bool(_kind(function))
+
+
+def _kind(function: Callable[..., Any]) -> str:
+    kind = _write_kinds.get(function)
+    if kind is None:
+        kind = _write_kinds[function] = _write_kind(function)
+    return kind
+
+
 def written(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
     """The tensors among the arguments that the call may write to.
 
     Known are in-place methods and functions, ``out=``, ``inplace=True``, foreach and fused kernels, mutating custom
     operators, embeddings with ``max_norm``, and the ways out of torch (numpy, DLPack, pointers).
     """
-    kind = _write_kinds.get(function)
-    if kind is None:
-        kind = _write_kinds[function] = _write_kind(function)
+    kind = _kind(function)
     if not kind and not kwargs:
         return ()
     found: list[Any] = []

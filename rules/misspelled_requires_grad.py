@@ -20,6 +20,7 @@ from gradlint import (
     Severity,
     SourceModule,
     Write,
+    agree,
     attribute_writes,
     best_write,
     freezes,
@@ -27,7 +28,7 @@ from gradlint import (
     spelled,
 )
 
-_NAMED = re.compile(r"\.\s*(\w*(?:gr?ar?d|grda|grd)\w*)", re.IGNORECASE)
+_NAMED = re.compile(r"\.\s*(\w{9,17})\b")
 _UNCALLED = re.compile(r"\.requires_grad_\s*(?!\s*\()|\.requires_grad\s*==")
 
 
@@ -66,8 +67,10 @@ class MisspelledRequiresGrad(Rule):
     ```
 
     ## Known limits
-    Silent where the parameters are as the attribute says anyway, and where the file uses the name for something of its
-    own. In a source file alone, what is not known to be a parameter or a module weighs a warning.
+    Silent where a tensor is as the attribute says anyway. Of tensors that are no parameters, buffers, plain attributes
+    and inputs are looked at, and weigh a warning. In a source file
+    alone, what is not known to be a parameter or a module weighs a warning, and names that the file uses for something
+    of its own are left alone.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html
@@ -105,6 +108,8 @@ class MisspelledRequiresGrad(Rule):
                     continue
                 if (kind is not None and not known) or _of_another_class(module, use) or _said_right(module, use):
                     continue
+                if kind is not None and kind.what == "tensor" and isinstance(value, ast.Constant) and not value.value:
+                    continue  # a plain tensor is as the attribute says anyway
                 on_module = kind is not None and kind.module
                 weighty = kind is not None and kind.what != "tensor"
                 given = module.text(value)
@@ -145,6 +150,7 @@ class MisspelledRequiresGrad(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from self._attributes(context)
+        yield from self._plain_tensors(context)
         yield from self._statements(context)
 
     def _attributes(self, context: Context) -> Iterator[Finding]:
@@ -173,11 +179,33 @@ class MisspelledRequiresGrad(Rule):
                 right = f"requires_grad_({value})" if on_modules.get((name, value)) else f"requires_grad = {value}"
                 yield context.finding(
                     self,
-                    f"{name} is not requires_grad: {context.names(mine)} {'stay frozen' if value else 'still train'}.",
+                    f"{name} is not requires_grad: {context.names(mine)} {agree(mine, 'stay')} frozen."
+                    if value
+                    else f"{name} is not requires_grad: {context.names(mine)} {agree(mine, 'still train')}.",
                     at=where,
                     parameters=mine,
                     fix=_fix(write, right),
                 )
+
+    def _plain_tensors(self, context: Context) -> Iterator[Finding]:
+        """Buffers, tensors in plain attributes and inputs: what they are for is not known, so it weighs less."""
+        trace = context.trace
+        places: dict[tuple[str, bool, Location], tuple[Write, list[str]]] = {}
+        for fqn, tensor in _tensors(context):
+            for name, value in _near_misses(tensor):
+                write = best_write(attribute_writes(trace, name), fqn) if tensor.requires_grad != value else None
+                if write is not None:
+                    places.setdefault((name, value, write.location), (write, []))[1].append(fqn)
+        for (name, value, where), (write, names) in places.items():
+            yield context.finding(
+                self,
+                f"{name} is not requires_grad: what is set so {'needs no grad' if value else 'still needs grad'}, "
+                f"{', '.join(names)}.",
+                at=where,
+                named=names,
+                fix=_fix(write, f"requires_grad = {value}"),
+                severity=Severity.WARNING,
+            )
 
     def _statements(self, context: Context) -> Iterator[Finding]:
         for kind, write in idle_statements(context.trace):
@@ -190,7 +218,7 @@ class MisspelledRequiresGrad(Rule):
             if not mine or (kind == "==" and value is None):
                 continue
             what = "this compares and drops the result" if kind == "==" else "this names the method without a call"
-            state = "are as they were" if kind != "==" or value else "still train"
+            state = agree(mine, "stay") + " as before" if kind != "==" or value else agree(mine, "still train")
             yield context.finding(
                 self,
                 f"{what}: {context.names(mine)} {state}.",
@@ -204,9 +232,10 @@ class MisspelledRequiresGrad(Rule):
 def _looks_like_it(name: str) -> bool:
     """Whether an attribute's name is a near-miss of requires_grad."""
     plain = name.lower().replace("_", "")
-    if name == "requires_grad" or not re.search("gr?ar?d|grda|grd", plain[-8:]):
+    if name == "requires_grad" or difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() < 0.85:
         return False
-    return difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() >= 0.85
+    # requires_grid may be a module's own word; letters in another order are nobody's
+    return "grad" in plain[-8:] or sorted(plain[-4:]) == sorted("grad")
 
 
 def _own_word(module: SourceModule, name: str) -> bool:
@@ -240,6 +269,29 @@ def _said_right(module: SourceModule, use: ast.Attribute) -> bool:
         )
         for base, place in freezes(module)
     )
+
+
+def _tensors(context: Context) -> Iterator[tuple[str, Any]]:
+    """The tensors of a set-up that are no parameters, by the name that the code has for them."""
+    for module in context.trace.modules:
+        if module.in_tree:
+            prefix = f"{module.fqn}." if module.fqn else ""
+            for name, value in (*module.module._buffers.items(), *vars(module.module).items()):
+                if hasattr(value, "requires_grad_") and not hasattr(value, "parameters"):
+                    yield prefix + name, value
+    given = context.trace.setup.inputs
+    yield from _leaves("inputs", given)
+
+
+def _leaves(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, dict):
+        for key, part in thing.items():
+            yield from _leaves(str(key), part)
+    elif isinstance(thing, (list, tuple)):
+        for number, part in enumerate(thing):
+            yield from _leaves(f"{name}[{number}]", part)
+    elif hasattr(thing, "requires_grad_"):
+        yield name, thing
 
 
 def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:

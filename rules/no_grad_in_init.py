@@ -16,6 +16,7 @@ from gradlint import (
     Rule,
     Severity,
     SourceModule,
+    agree,
     frozen_elsewhere,
     grad_off_regions,
     in_grad_off,
@@ -134,8 +135,8 @@ class NoGradInInit(Rule):
                 continue
             yield context.finding(
                 self,
-                f"{context.names(parameters)} still train: grad mode does not matter to the creation of layers, so "
-                f"this {how} freezes nothing.{_extra(how)}",
+                f"{context.names(parameters)} {agree(parameters, 'still train')}: grad mode does not matter to the "
+                f"creation of layers, so this {how} freezes nothing.{_extra(how)}",
                 at=where,
                 parameters=parameters,
                 related=[context.related("created here", p.history[0]) for p in parameters[:1]],

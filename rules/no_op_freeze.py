@@ -16,6 +16,7 @@ from gradlint import (
     Rule,
     Severity,
     SourceModule,
+    agree,
     dotted,
     executed_functions,
     frozen_elsewhere,
@@ -139,8 +140,8 @@ class NoOpFreeze(Rule):
         if wrong:
             yield context.finding(
                 self,
-                f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} still "
-                f"train.",
+                f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} "
+                f"{agree(wrong, 'still train')}.",
                 at=function.location(node.items[0].context_expr),
                 parameters=wrong,
                 fix=Fix("Call requires_grad_(False) on what is meant to stay."),
@@ -154,8 +155,8 @@ class NoOpFreeze(Rule):
         if wrong:
             yield context.finding(
                 self,
-                f"from_pretrained makes a new layer, and it is dropped here: {context.names(wrong)} keep their own "
-                f"values and train.",
+                f"from_pretrained makes a new layer, and it is dropped here: {context.names(wrong)} "
+                f"{agree(wrong, 'keep')} the old values and {agree(wrong, 'train')}.",
                 at=function.location(call),
                 parameters=wrong,
                 fix=Fix("Use the result: assign it to the attribute."),

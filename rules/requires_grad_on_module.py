@@ -18,6 +18,7 @@ from gradlint import (
     Severity,
     SourceModule,
     Write,
+    agree,
     attribute_writes,
     best_write,
     freezes,
@@ -120,7 +121,7 @@ class RequiresGradOnModule(Rule):
                 parameters += wrong
         for where, (write, modules, parameters) in groups.items():
             value = bool(vars(modules[0].module)["requires_grad"])
-            still = "still stay frozen" if value else "still train"
+            still = agree(parameters, "stay") + " frozen" if value else agree(parameters, "still train")
             yield context.finding(
                 self,
                 f"{context.names(parameters)} {still}: an nn.Module has no requires_grad, so this only makes a Python "

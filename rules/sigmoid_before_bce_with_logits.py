@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceModule, activated_losses, origin
+from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceModule, activated_losses, origins
 
 _LOSS = "binary_cross_entropy_with_logits"
 _SIGMOIDS = ("sigmoid", "sigmoid_", "expit")
@@ -79,17 +79,18 @@ class SigmoidBeforeBceWithLogits(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
-        losses: dict[int, Op] = {}
+        fed: dict[int, tuple[list[int], Op]] = {}
         for op in trace.ops[trace.forward_start :]:
             given = op.tensor(0, "input")
             if op.name != _LOSS or given is None or not flow.on_path.intersection(op.outputs):
                 continue
-            producer = trace.values[origin(trace, given)[0]].producer
-            if producer >= 0 and trace.ops[producer].name in _SIGMOIDS:
-                losses.setdefault(producer, op)
-        for producer, loss in losses.items():
-            sigmoid = trace.ops[producer]
-            trained = flow.trained_by(sigmoid.inputs)
+            producers = [trace.values[value].producer for value, _ in origins(trace, given)]
+            if all(n >= 0 and trace.ops[n].name in _SIGMOIDS for n in producers):
+                for producer in producers:
+                    fed.setdefault(trace.ops[producer].site, ([], op))[0].append(producer)
+        for producers, loss in fed.values():
+            sigmoid = trace.ops[producers[0]]
+            trained = flow.trained_by(v for n in producers for v in trace.ops[n].inputs)
             if not trained:
                 continue
             module = trace.module_of(sigmoid)

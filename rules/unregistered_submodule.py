@@ -16,11 +16,13 @@ from gradlint import (
     Rule,
     Severity,
     SourceModule,
+    agree,
     assigned_at,
     in_grad_off,
     module_class,
     own_attribute,
     trains,
+    variable_assigned_at,
 )
 
 _CONTAINER = re.compile(
@@ -82,8 +84,9 @@ class UnregisteredSubmodule(Rule):
 
     ## Known limits
     Silent on modules that an optimizer holds by themselves, that are frozen, or that gradient does not reach (a teacher
-    hidden from `state_dict()` on purpose). Modules held by a closure or a global only are GL302's. In a source file
-    alone, lists and dicts of layers that are made where they are put in, and that the class itself walks and calls.
+    hidden from `state_dict()` on purpose). Of what is held by a closure or a global, only that is known which the
+    model's own methods name; the rest, and what only the loss runs, is GL302's. In a source file alone, lists and dicts
+    of layers that are made where they are put in, and that the class itself walks and calls.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.ModuleList.html
@@ -134,26 +137,34 @@ class UnregisteredSubmodule(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        groups: dict[tuple[int, str], list[Parameter]] = {}
+        groups: dict[tuple[int, str, bool], list[Parameter]] = {}
         for parameter in context.flow.by_index(context.flow.unregistered):
             held: Held = trace.held[parameter.module]
-            groups.setdefault((held.holder, held.attribute), []).append(parameter)
-        for (number, attribute), parameters in groups.items():
+            groups.setdefault((held.holder, held.attribute, held.variable), []).append(parameter)
+        for (number, attribute, variable), parameters in groups.items():
             holder = trace.modules[number]
-            where = assigned_at(trace, holder.type.__mro__, attribute)
             made = next((e for p in parameters for e in p.history if e.kind == "register"), None)
-            container = type(vars(holder.module).get(attribute)).__name__
+            if variable:
+                where = trace.location(made.site) if made is not None else variable_assigned_at(trace, attribute)
+                how = f"{holder.type.__name__} takes {attribute} from around its code"
+            else:
+                where = assigned_at(trace, holder.type.__mro__, attribute)
+                how = f"{attribute} is a plain {type(vars(holder.module).get(attribute)).__name__}"
             yield context.finding(
                 self,
-                f"{context.names(parameters)} run in the forward and are no part of the model: {attribute} is a plain "
-                f"{container}, which registers nothing.",
+                f"{context.names(parameters)} {agree(parameters, 'run')} in the forward and "
+                f"{agree(parameters, 'are')} no part of the model: {how}, which registers nothing.",
                 at=where if where is not None or made is None else made.site,
                 parameters=parameters,
                 related=[
                     context.related("made here", made),
                     *(context.related(f"{o.type} is made here, without them", o.site) for o in trace.optimizers[:1]),
                 ],
-                fix=Fix("Hold them in an nn.ModuleList or nn.ModuleDict."),
+                fix=Fix(
+                    "Make it an attribute of the module."
+                    if variable
+                    else "Hold them in an nn.ModuleList or nn.ModuleDict."
+                ),
                 severity=None if where is not None or any(p.project for p in parameters) else Severity.INFO,
             )
 

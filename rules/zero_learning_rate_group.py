@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity, agree, group_location
 
 
 class ZeroLearningRateGroup(Rule):
     """A parameter group with learning rate 0.
 
     ## What it does
-    Finds groups with `lr` 0 that hold trainable parameters which gradient reaches, where no scheduler is attached.
+    Finds groups with `lr` 0 that hold trainable parameters which gradient reaches, where no scheduler is attached; or,
+    where steps were recorded, whose rate was 0 at each of them and at two or more.
 
     ## Why it is bad
     The gradient of the whole group is computed in every step and multiplied by zero. If freezing is meant,
@@ -60,24 +61,40 @@ class ZeroLearningRateGroup(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         for optimizer in trace.optimizers:
-            written_out = optimizer.arguments.group_locations if optimizer.arguments else ()
-            constructed = sum(g.site == optimizer.site for g in optimizer.groups)
             for group in optimizer.groups:
                 parameters = [
                     p
                     for key in group.keys
                     if (p := trace.by_key.get(key)) is not None and p.requires_grad and p.index in context.flow.reached
                 ]
-                if group.lr != 0 or group.scheduled or not parameters:
+                never = _never_moves(context, group)
+                if not parameters or (not never and (group.lr != 0 or group.scheduled)):
                     continue
-                literal = len(written_out) == constructed and group.index < constructed
                 which = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
                 yield context.finding(
                     self,
-                    f"{which} has learning rate 0: {context.names(parameters)} get a gradient in every step and never "
-                    "move.",
-                    at=written_out[group.index] if literal else group.site,
+                    f"{which} has learning rate 0: {context.names(parameters)} {agree(parameters, 'get')} a gradient "
+                    f"in every step and never {agree(parameters, 'move')}.",
+                    at=group_location(trace, optimizer, group),
                     parameters=parameters,
-                    related=[context.related(f"{optimizer.type} is made here", optimizer.site)],
+                    related=[
+                        context.related("its scheduler is made here", _scheduler(context, optimizer)),
+                        context.related(f"{optimizer.type} is made here", optimizer.site),
+                    ],
                     fix=Fix("Freeze them with requires_grad_(False) and leave them out, or give the group a rate."),
                 )
+
+
+def _never_moves(context: Context, group: Group) -> bool:
+    """Whether the rate was 0 at every recorded step of a group, and at two or more."""
+    training = context.trace.training
+    if training is None:
+        return False
+    rates = [c.lr for step in training.steps for key, c in step.content.items() if key in group.keys[:1]]
+    return len(rates) > 1 and not any(rates)
+
+
+def _scheduler(context: Context, optimizer: Optimizer) -> int | None:
+    """Where a scheduler of an optimizer was made."""
+    training = context.trace.training
+    return training.schedulers.get(id(optimizer.optimizer)) if training is not None else None

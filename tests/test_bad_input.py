@@ -143,7 +143,7 @@ NOTES = {
     ),
     "step alone": (
         "def build(): return {**full(), 'inputs': None, 'loss': None, 'step': lambda: None}",
-        "'step' is not run",
+        "step() ran no backward pass",
         [],
     ),
 }

@@ -35,9 +35,14 @@ def found(text: str) -> list[tuple[str, int]]:
 
 def _announced() -> dict[Path, set[tuple[str, int]]]:
     codes = {rule.name: rule.code for rule in registry.load(packs=False).rules}
+    same = {other: rule.code for rule in registry.load(packs=False).rules for other in rule.same_as}
     files = [*table.fixture_files(), *sorted(table.FIXTURES.glob("*/*.py"))]
     return {
-        path: {(codes.get(note.rule, ""), note.line) for note in table.annotations(path.read_text(encoding="utf-8"))}
+        path: {
+            (code, note.line)
+            for note in table.annotations(path.read_text(encoding="utf-8"))
+            for code in (codes.get(note.rule, ""), same.get(codes.get(note.rule, ""), ""))
+        }
         for path in files
     }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -11,17 +13,29 @@ from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.errors import GradlintError
 
-_color = click.option(
+if TYPE_CHECKING:
+    from gradlint.findings import Report
+
+F = TypeVar("F", bound=Callable[..., object])
+
+color_option = click.option(
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
     help="Colour the output; auto: on a terminal, as NO_COLOR and FORCE_COLOR say.",
 )  # fmt: skip
 _rules_dir = click.option(
     "--rules-dir", "rules_dirs", multiple=True, metavar="FOLDER", help="Also load the rules in this folder; repeatable."
 )
-_inputs = click.option(
+inputs_option = click.option(
     "--input", "inputs", multiple=True, metavar="SHAPE",
     help="An input of the forward, as in 2,3,224,224 or 2,16:int64:1000 or mask=2,16:bool; repeatable.",
 )  # fmt: skip
+
+
+def _contract(command: F) -> F:
+    """The options that declare what trains and what is frozen."""
+    trains = click.option("--trains", multiple=True, metavar="GLOB", help="Parameters that must train; repeatable.")
+    frozen = click.option("--frozen", multiple=True, metavar="GLOB", help="Parameters that must not move; repeatable.")
+    return trains(frozen(command))
 
 
 class Commands(click.Group):
@@ -97,18 +111,21 @@ FORMATS = ("full", "concise", "json", "sarif", "github")
 @click.option("--cache-dir", metavar="FOLDER", help="Where findings in source files are remembered.")
 @_config
 @_isolated
-@_inputs
+@inputs_option
+@_contract
 @click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
+@click.option("--numeric", is_flag=True, help="Train a few steps and measure the gradients (GL605); all is taken back.")
 @_rules_dir
 @click.option("-v", "--verbose", is_flag=True, help="Say which rules were skipped, and why.")
-@_color
+@color_option
 def check(
     targets: tuple[str, ...], select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...],
     show_info: bool, fail_on: str | None, exit_zero: bool, output_format: str | None, output_file: str | None,
     statistics: bool, quiet: bool, fix: bool, unsafe_fixes: bool, fix_only: bool, diff: bool, add_ignores: bool,
     baseline: str | None, write_baseline: str | None, stdin_filename: str | None, extend_exclude: tuple[str, ...],
     force_exclude: bool, no_cache: bool, cache_dir: str | None, config: str | None, isolated: bool,
-    inputs: tuple[str, ...], strict: bool, rules_dirs: tuple[str, ...], verbose: bool, color: str,
+    inputs: tuple[str, ...], trains: tuple[str, ...], frozen: tuple[str, ...], strict: bool, numeric: bool,
+    rules_dirs: tuple[str, ...], verbose: bool, color: str,
 ) -> int:  # fmt: skip
     """Check each TARGET, and report what does not train.
 
@@ -123,7 +140,7 @@ def check(
 
     request = Request(
         targets, select, ignore, extend_select, inputs, strict, rules_dirs, config, isolated, stdin_filename,
-        extend_exclude, force_exclude, no_cache, cache_dir, baseline,
+        extend_exclude, force_exclude, no_cache, cache_dir, baseline, trains, frozen, numeric,
     )  # fmt: skip
     wishes = outcome.Wishes(
         show_info, fail_on, exit_zero, output_format, output_file, statistics, quiet, fix, unsafe_fixes, fix_only, diff,
@@ -132,11 +149,29 @@ def check(
     return outcome.run(request, wishes, commands=frozenset(app.commands))
 
 
+def show(report: Report, output_format: str, color: str, verbose: bool) -> None:
+    """Write a report as it was asked for."""
+    view = streams.view_of_stdout(color, verbose=verbose)
+    if output_format == "full":
+        from gradlint.report import full  # imports rich
+
+        streams.write(full.render(report, view))
+        return
+    from gradlint.report import as_json, concise
+
+    if output_format == "json":
+        streams.write(as_json.render(report, view.root))
+    else:
+        streams.write(concise.render(report, view))
+        streams.tell(concise.aside(report, view))
+    streams.tell(concise.errors(report, view))
+
+
 @app.command()
 @click.argument("target")
 @click.argument("pattern", metavar="PARAMETER-GLOB")
-@_inputs
-@_color
+@inputs_option
+@color_option
 def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
     """Say why the parameters of TARGET that a glob names train or do not.
 
@@ -160,7 +195,7 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.argument("code", metavar="CODE")
 @_rules_dir
-@_color
+@color_option
 def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
     """Print the documentation of a rule, named by its CODE or its name."""
     from gradlint import registry, selection  # loads what --version need not
@@ -174,7 +209,7 @@ def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @_rules_dir
-@_color
+@color_option
 def rules(output_format: str, rules_dirs: tuple[str, ...], color: str) -> int:
     """List all rules."""
     from gradlint import registry  # loads what --version need not

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from gradlint.cli.exits import Interrupted
 from gradlint.cli.session import check_targets
 from gradlint.cli.streams import progress
 from gradlint.config import Configuration, Settings
+from gradlint.configured import declared
 from gradlint.errors import UsageError
 from gradlint.filters import Plan, Scope, filtered, shown
 from gradlint.findings import Failure, Finding, Report, SourceSummary
@@ -48,6 +48,9 @@ class Request:
     no_cache: bool = False
     cache_dir: str | None = None
     baseline: str | None = None
+    trains: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    numeric: bool = False
 
 
 @dataclass
@@ -76,6 +79,10 @@ class Checker:
         for text in request.targets:
             (self.sources if _is_source(text) else self.targets).append(text)
         self.settings = self._settings()
+        self.contract = (
+            *declared(trains=request.trains, origin="--trains"),
+            *declared(frozen=request.frozen, origin="--frozen"),
+        )
         if not request.targets:
             self.targets = list(self.settings.configured_targets())
             if not self.targets:
@@ -138,8 +145,11 @@ class Checker:
         for settings, targets in self._grouped():
             plan = self.plan(settings)
             try:
-                inputs_of = functools.partial(self._inputs, settings)
-                report = check_targets(targets, plan.selection, inputs_of=inputs_of, strict=settings.strict)
+                request = self.request
+                report = check_targets(
+                    targets, plan.selection, inputs=request.inputs, contract=self.contract, strict=settings.strict,
+                    numeric=request.numeric, settings_of=self._of_target,
+                )  # fmt: skip
             except Interrupted as stop:
                 found.report.extend(stop.report)
                 raise Interrupted(self.finished(found)) from None
@@ -148,14 +158,14 @@ class Checker:
                 if self._covers(settings):
                     scope.ran += spans
                     scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
+            same_as = {rule.code: rule.same_as for rule in plan.registry.rules}
             found.report.findings = [
-                f for f in found.report.findings if not any(same_mistake(f, other) for other in report.findings)
+                f
+                for f in found.report.findings
+                if not any(same_mistake(f, other, same_as.get(f.code, ())) for other in report.findings)
             ]  # what a file says by itself, a recording says better
             found.report.extend(report)
         return found
-
-    def _inputs(self, settings: Settings, target: str) -> tuple[str, ...]:
-        return self.request.inputs or settings.target(target).inputs
 
     def _grouped(self) -> list[tuple[Settings, list[str]]]:
         groups: list[tuple[Settings, list[str]]] = []

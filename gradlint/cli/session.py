@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.streams import progress, stdout_for_the_report
 from gradlint.cli.targets import missing_attribute
+from gradlint.config import Configuration, Settings
+from gradlint.configured import options
+from gradlint.contracts import Declaration
 from gradlint.errors import GradlintError, TargetError
-from gradlint.findings import Failure, Report
+from gradlint.findings import Failure, Report, TargetSummary
 from gradlint.selection import Selection
 
 if TYPE_CHECKING:
     from gradlint.report.explanations import Explanation
+    from gradlint.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -25,10 +29,14 @@ def check_targets(
     targets: Sequence[str],
     selection: Selection,
     *,
-    inputs_of: Callable[[str], Sequence[str]] = lambda target: (),
+    inputs: Sequence[str] = (),
+    contract: Sequence[Declaration] = (),
     strict: bool = False,
+    numeric: bool = False,
+    settings_of: Callable[[str], Settings] | None = None,
 ) -> Report:
-    """Check each target once, in the order given, with the inputs that `inputs_of` names for it.
+    """Check each target once, in the order given; what is configured for it counts: `settings_of` says where else than
+    in the nearest file.
 
     Raises:
         Interrupted: on Ctrl-C.
@@ -43,7 +51,9 @@ def check_targets(
             continue
         try:
             with progress(f"gradlint: checking {target}{place}"), stdout_for_the_report():
-                outcome = _guarded(target, partial(_check, target, selection, inputs_of(target), strict))
+                near = settings_of or Configuration().of_target
+                work = partial(_check, target, near, selection, inputs, contract, strict, numeric)
+                outcome = _guarded(target, work)
         except KeyboardInterrupt:
             report.errors.append(Failure(target, "interrupted"))
             raise Interrupted(report) from None
@@ -70,11 +80,59 @@ def explain(target: str, pattern: str, *, inputs: Sequence[str] = ()) -> list[Ex
         raise Interrupted(Report(errors=[Failure(target, "interrupted")])) from None
 
 
+def snapshots(targets: Mapping[str, str], *, inputs: Sequence[str] = ()) -> tuple[dict[str, Snapshot], Report]:
+    """What trains in each target, by its key in the lock; the report holds what was seen and what went wrong.
+
+    Args:
+        targets: key in the lock → target.
+
+    Raises:
+        Interrupted: on Ctrl-C.
+    """
+    found: dict[str, Snapshot] = {}
+    report = Report()
+    for number, (key, target) in enumerate(targets.items(), 1):
+        place = f" ({number} of {len(targets)})" if len(targets) > 1 else ""
+        problem = missing_attribute(target)
+        if problem:
+            report.errors.append(Failure(target, problem))
+            continue
+        try:
+            with progress(f"gradlint: recording {target}{place}"), stdout_for_the_report():
+                outcome = _guarded(target, partial(_snapshot, key, target, inputs))
+        except KeyboardInterrupt:
+            report.errors.append(Failure(target, "interrupted"))
+            raise Interrupted(report) from None
+        if isinstance(outcome, Failure):
+            report.errors.append(outcome)
+        else:
+            found[key] = outcome[0]
+            report.targets.append(outcome[1])
+    return found, report
+
+
 # The engine needs torch, which takes seconds to import: only once something is checked.
-def _check(target: str, selection: Selection, inputs: Sequence[str], strict: bool) -> Report:
+def _check(
+    target: str,
+    settings_of: Callable[[str], Settings],
+    selection: Selection,
+    inputs: Sequence[str],
+    contract: Sequence[Declaration],
+    strict: bool,
+    numeric: bool,
+) -> Report:
     engine = importlib.import_module("gradlint.engine")
-    report: Report = engine.check_target(target, selection.rules, engine.Options(inputs=tuple(inputs), strict=strict))
+    settings = settings_of(target)
+    how = options(settings, target, inputs=inputs, contract=contract, strict=strict, numeric=numeric)
+    report: Report = engine.check_target(target, selection.rules, how)
     return report
+
+
+def _snapshot(key: str, target: str, inputs: Sequence[str]) -> tuple[Snapshot, TargetSummary]:
+    engine = importlib.import_module("gradlint.engine")
+    settings = Configuration().of_target(target)
+    made: tuple[Snapshot, TargetSummary] = engine.snapshot_target(target, options(settings, target, inputs=inputs), key)
+    return made
 
 
 def _explain(target: str, pattern: str, inputs: Sequence[str]) -> list[Explanation]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +34,14 @@ class Verdict:
 def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     """Which of `parameters` a backward from all `roots` reaches. Nothing of the user's is changed but ``.grad``,
     which is put back."""
-    sure, _ = _walk(roots, zero=False, custom=False)
-    live, customs = _walk(roots, zero=False, custom=True)
-    everything, _ = _walk(roots, zero=True, custom=True)
+    ids = [id(p) for p in parameters if p.requires_grad]
+    everything, zeros, customs = _walk(roots, zero=True, custom=True)
+    if not zeros and not customs:
+        return Verdict(frozenset(i for i in ids if i in everything), frozenset(), "walk")
+    sure, _, _ = _walk(roots, zero=False, custom=False)
+    live, _, _ = _walk(roots, zero=False, custom=True)
     zero = everything - live
     doubtful = zero - _walk(roots, zero=True, custom=False)[0]
-    ids = [id(p) for p in parameters if p.requires_grad]
     unsure = [p for p in parameters if p.requires_grad and id(p) not in sure and id(p) not in zero - doubtful]
     if not unsure or not (customs or doubtful):
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk")
@@ -60,15 +64,29 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     return Verdict(frozenset(reached), frozenset(zero - reached), "backward", dropped=frozenset(dropped))
 
 
-def _custom_nodes(roots: Iterable[Tensor]) -> list[Any]:
-    pending: list[Any] = [r.grad_fn for r in roots if r.grad_fn is not None]
+def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node of autograd's graph behind the roots, once."""
+    pending: list[Any] = list({t.grad_fn: None for t in roots if t.grad_fn is not None})
     seen = set(pending)
     while pending:
-        for following, _ in pending.pop().next_functions:
+        node = pending.pop()
+        yield node
+        for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
                 pending.append(following)
-    return [node for node in seen if isinstance(node, torch.autograd.function.BackwardCFunction)]
+
+
+def leaves(roots: Iterable[Tensor]) -> list[Tensor]:
+    """The leaf tensors that a walk of grad_fn reaches from the roots, which may be leaves themselves."""
+    roots = list(roots)
+    found = [t for t in roots if t.grad_fn is None and t.requires_grad]
+    variables = (getattr(node, "variable", None) for node in _nodes(roots))
+    return found + [v for v in variables if isinstance(v, Tensor)]
+
+
+def _custom_nodes(roots: Iterable[Tensor]) -> list[Any]:
+    return [node for node in _nodes(roots) if isinstance(node, torch.autograd.function.BackwardCFunction)]
 
 
 def _noting(node: Any, dropped: set[tuple[Any, int]]) -> Callable[[Any, Any], None]:
@@ -84,12 +102,12 @@ def _noting(node: Any, dropped: set[tuple[Any, int]]) -> Callable[[Any, Any], No
 
 def _walk(
     roots: Iterable[Tensor], *, zero: bool, custom: bool, without: Container[tuple[Any, int]] = ()
-) -> tuple[set[int], bool]:
+) -> tuple[set[int], bool, bool]:
     """Identities of the leaves that grad_fn leads to, through zero-gradient and custom nodes or not and not along some
-    edges (node, number of the input); and whether a custom Function was met."""
+    edges (node, number of the input); whether a zero-gradient node was met, and whether a custom Function was."""
     found: set[int] = set()
     pending: list[Any] = []
-    met = False
+    met_zero = met_custom = False
     for root in roots:
         if root.grad_fn is not None:
             pending.append(root.grad_fn)
@@ -103,16 +121,18 @@ def _walk(
             found.add(id(variable))
             continue
         if isinstance(node, torch.autograd.function.BackwardCFunction):
-            met = True
+            met_custom = True
             if not custom:
                 continue
-        if not zero and (node.name() in _ZERO_NODES or _rounds(node)):
-            continue
+        if _zero(node):
+            met_zero = True
+            if not zero:
+                continue
         for number, (following, _) in enumerate(node.next_functions):
             if following is not None and following not in seen and (node, number) not in without:
                 seen.add(following)
                 pending.append(following)
-    return found, met
+    return found, met_zero, met_custom
 
 
 def surely_reached(roots: Sequence[Tensor]) -> set[int]:
@@ -120,9 +140,12 @@ def surely_reached(roots: Sequence[Tensor]) -> set[int]:
     return _walk(roots, zero=False, custom=False)[0]
 
 
-def _rounds(node: Any) -> bool:
-    """Whether a node is a division that rounds its result (``torch.div(..., rounding_mode=...)``)."""
-    return node.name().startswith("DivBackward") and getattr(node, "_saved_rounding_mode", None) is not None
+def _zero(node: Any) -> bool:
+    """Whether a node's gradient is zero everywhere: it rounds, for one (``torch.div(..., rounding_mode=...)``)."""
+    name = node.name()
+    if name.startswith("DivBackward"):
+        return getattr(node, "_saved_rounding_mode", None) is not None
+    return name in _ZERO_NODES
 
 
 def _seeds(roots: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -139,36 +162,26 @@ def _grad(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]:
 def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]:
     """A real backward: the only way to see parameters that a custom Function holds inside (reentrant checkpoint)."""
     live, seeds = _seeds(roots)
-    leaves = {id(p): p for p in parameters}
-    for node_leaf in _leaf_tensors(live):
-        leaves.setdefault(id(node_leaf), node_leaf)
-    before = {key: (p, p.grad) for key, p in leaves.items()}
-    hooks = {key: getattr(p, "_post_accumulate_grad_hooks", None) for key, p in leaves.items()}
-    try:
-        for key, (p, _) in before.items():
-            p.grad = None
-            if hooks[key]:
-                p._post_accumulate_grad_hooks = None  # type: ignore[assignment]
+    touched = {id(p): p for p in parameters}
+    for leaf in leaves(live):
+        touched.setdefault(id(leaf), leaf)
+    with own_gradients(touched.values()):
         torch.autograd.backward(live, seeds, retain_graph=True)
         return {id(p) for p in parameters if p.grad is not None}
+
+
+@contextmanager
+def own_gradients(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Leaves without ``.grad`` and without the hooks that step as soon as a gradient is there; put back at exit."""
+    kept = [(t, t.grad, getattr(t, "_post_accumulate_grad_hooks", None)) for t in tensors if t.is_leaf]
+    try:
+        for tensor, _, hooks in kept:
+            tensor.grad = None
+            if hooks:
+                tensor._post_accumulate_grad_hooks = OrderedDict()  # None would leave the old ones in place
+        yield
     finally:
-        for key, (p, grad) in before.items():
-            p.grad = grad
-            if hooks[key]:
-                p._post_accumulate_grad_hooks = hooks[key]  # type: ignore[assignment]
-
-
-def _leaf_tensors(roots: Iterable[Tensor]) -> list[Tensor]:
-    found: list[Tensor] = []
-    pending = [r.grad_fn for r in roots if r.grad_fn is not None]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor):
-            found.append(variable)
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                pending.append(following)
-    return found
+        for tensor, grad, hooks in kept:
+            tensor.grad = grad
+            if hooks:
+                tensor._post_accumulate_grad_hooks = hooks

@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -19,10 +19,11 @@ from torch.autograd.grad_mode import inference_mode
 from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torch.optim import optimizer as optimizer_hooks
 
 from gradlint.record.arguments import Arguments, constructor_arguments
-from gradlint.record.recorder import _MODULE_CALL, Recorder, _tensors
+from gradlint.record.chains import OpenCall
+from gradlint.record.recorder import Recorder
+from gradlint.record.tensors import tensors_in
 from gradlint.sites import is_standard_library
 from gradlint.traces import GRAD_ON, KIND_PLAIN, ModuleCall
 
@@ -39,6 +40,10 @@ class Log:
         """Optimizer's identity → what its constructor's call says."""
         self.group_events: dict[int, list[tuple[int, int]]] = {}
         """Optimizer's identity → (site, event number) of each group in order."""
+        self.schedulers: list[tuple[Any, int]] = []
+        """The learning-rate schedulers made, with the sites."""
+        self.scalers: list[tuple[Any, bool]] = []
+        """The gradient scalers made, with whether the user wants them enabled."""
         self.registrations: list[int] | None = None
         """Where parameters were registered in an unrecorded run, while somebody asks."""
 
@@ -58,25 +63,24 @@ def installed(recorder: Recorder, log: Log) -> Iterator[None]:
         for handle in (
             module_hooks.register_module_parameter_registration_hook(_on_parameter(recorder, log)),
             module_hooks.register_module_module_registration_hook(_on_module(recorder, log)),
-            module_hooks.register_module_forward_pre_hook(_before_forward(recorder, log)),
-            module_hooks.register_module_forward_hook(_after_forward(recorder, log), always_call=True),
-            optimizer_hooks.register_optimizer_step_pre_hook(_before_step(recorder)),
         ):
             stack.callback(handle.remove)
-        _patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log))
-        _patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
-        _patch(stack, nn.Module, "train", _train(recorder, log))
-        _patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
-        _patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
-        _patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
-        _patch(stack, threading.Thread, "start", _thread_start(recorder))
-        _patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
-        _patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
+        patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log))
+        patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
+        patch(stack, nn.Module, "__call__", _module_call(recorder, log))
+        patch(stack, nn.Module, "train", _train(recorder, log))
+        patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
+        patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
+        patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
+        patch(stack, threading.Thread, "start", _thread_start(recorder))
+        patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
+        patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
         _patch_variable(stack, recorder)
         yield
 
 
-def _patch(stack: contextlib.ExitStack, owner: type, name: str, wrapper: Callable[[Any], Any]) -> None:
+def patch(stack: contextlib.ExitStack, owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+    """Replace an attribute of a class by what `wrapper` makes of it, until the stack is closed."""
     original = owner.__dict__[name]
     setattr(owner, name, wrapper(original))
     stack.callback(setattr, owner, name, original)
@@ -89,7 +93,7 @@ def _on_parameter(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any
         if parameter is None or recorder.paused:
             return
         # A lazy parameter has neither shape nor memory yet: it is followed from the forward on.
-        first = is_lazy(parameter) or recorder.watch(parameter)
+        first = is_lazy(parameter) or recorder.tensors.watch(parameter)
         recorder.event(
             "register",
             {"module": log.number(module), "name": name, "parameter": id(parameter), "first": first},
@@ -108,53 +112,47 @@ def _on_module(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any], 
     return hook
 
 
-def _call_frame(frame: FrameType | None) -> FrameType | None:
-    while frame is not None and frame.f_code is not _MODULE_CALL:
-        frame = frame.f_back
-    return frame
+def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+    """Around ``Module.__call__`` rather than hooks: those make torch take its slow path, and miss a BaseException."""
+
+    def wrap(original: Any) -> Any:
+        calls, ops = recorder.tape.calls, recorder.tape.ops
+        walk, thread = recorder.chains.walk, recorder.thread
+        get_ident = threading.get_ident
+
+        def gradlint_sees_module_call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if recorder.paused or get_ident() != thread:
+                return original(self, *args, **kwargs)
+            frame = sys._getframe()
+            site, apply, _, _, _, run = chain = walk(frame.f_back)
+            if apply is not None:
+                run = recorder.function_run(apply, chain)
+            if recorder.before_module is not None:
+                recorder.before_module(self, not calls)
+            parent = calls[-1].number if calls else -1
+            number = len(log.calls)
+            log.calls.append(tuple.__new__(ModuleCall, (log.number(self), parent, site, self.training, len(ops))))
+            depth = len(calls)
+            calls.append(tuple.__new__(OpenCall, (number, id(frame), site, run)))
+            try:
+                result = original(self, *args, **kwargs)
+                if isinstance(self, torch.jit.ScriptModule):
+                    _scripted(recorder, self, args, kwargs, result, site, run)
+                return result
+            finally:
+                del calls[depth:]
+
+        return gradlint_sees_module_call
+
+    return wrap
 
 
-def _before_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any], None]:
-    def hook(module: nn.Module, args: Any) -> None:
-        if not recorder.active:
-            return
-        caller = sys._getframe(1)
-        frame = _call_frame(caller)
-        chain = recorder.walk(caller)
-        tag = recorder._applied(chain.apply, chain) if chain.apply is not None else chain.tag
-        parent = recorder.stack[-1][0] if recorder.stack else -1
-        log.calls.append(ModuleCall(log.number(module), parent, chain.site, bool(module.training), len(recorder.ops)))
-        recorder.stack.append((len(log.calls) - 1, id(frame), chain.site, tag))
-
-    return hook
-
-
-def _after_forward(recorder: Recorder, log: Log) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        if not recorder.active:
-            return
-        frame = id(_call_frame(sys._getframe(1)))
-        while recorder.stack and recorder.stack[-1][1] != frame:
-            recorder.stack.pop()  # calls that ended in a BaseException told nobody
-        if not recorder.stack:
-            return
-        _, _, site, tag = recorder.stack[-1]
-        if isinstance(module, torch.jit.ScriptModule):
-            recorder.opaque(
-                f"scripted {type(module).__name__}", _tensors(args), list(module.parameters()), output, site, tag
-            )
-            recorder.note_unseen("a scripted module: what runs inside it was not seen op by op", site)
-        recorder.stack.pop()
-
-    return hook
-
-
-def _before_step(recorder: Recorder) -> Callable[[Optimizer, Any, Any], None]:
-    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not recorder.paused:
-            recorder.event("step", {"optimizer": id(optimizer)})
-
-    return hook
+def _scripted(
+    recorder: Recorder, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any, site: int, run: int
+) -> None:
+    given = tensors_in((args, kwargs))
+    recorder.opaque(f"scripted {type(module).__name__}", given, list(module.parameters()), output, site, run)
+    recorder.tape.note_unseen("a scripted module: what runs inside it was not seen op by op", site)
 
 
 def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameType | None:
@@ -178,7 +176,8 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             log.optimizers.append(self)
             log.group_events[id(self)] = []
             event = recorder.event("optimizer", {"optimizer": id(self)}, site=site)
-            log.arguments[id(self)] = Arguments(site, event.number, *constructor_arguments(recorder.sites, site, frame))
+            arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
+            log.arguments[id(self)] = Arguments(site, event.number, *arguments)
             recorder.building.append(id(self))
             try:
                 original(self, *args, **kwargs)
@@ -194,7 +193,7 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
 def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
-            exhausted = _exhausted(param_group.get("params")) if isinstance(param_group, dict) else False
+            exhausted = used_up(param_group.get("params")) if isinstance(param_group, dict) else False
             result = original(self, param_group)
             if not recorder.paused:
                 site = (
@@ -236,7 +235,7 @@ def _deepcopy(recorder: Recorder) -> Callable[[Any], Any]:
         def __deepcopy__(self: nn.Parameter, memo: Any) -> Any:
             result = original(self, memo)
             if recorder.active and result is not self:
-                recorder.watch(result, copied=self)
+                recorder.tensors.watch(result, copied=self)
             return result
 
         return __deepcopy__
@@ -248,9 +247,9 @@ def _thread_start(recorder: Recorder) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def start(self: threading.Thread) -> None:
             # a daemon keeps watch (a progress bar's); what takes part in the forward is waited for
-            if recorder.active and recorder.running and not self.daemon:
+            if recorder.active and recorder.tensors.running and not self.daemon:
                 site = recorder.walk(sys._getframe(1)).site
-                recorder.note_unseen("another thread: its operations are not seen", site)
+                recorder.tape.note_unseen("another thread: its operations are not seen", site)
             original(self)
 
         return start
@@ -275,18 +274,18 @@ def _requires_grad(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
 def _load_state_dict(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            outer, recorder.loading = recorder.loading, log.number(self)
+            outer, recorder.tensors.loading = recorder.tensors.loading, log.number(self)
             try:
                 return original(self, *args, **kwargs)
             finally:
-                recorder.loading = outer
+                recorder.tensors.loading = outer
 
         return load_state_dict
 
     return wrap
 
 
-def _exhausted(given: Any) -> bool:
+def used_up(given: Any) -> bool:
     """Whether an iterator was used up before: a generator that has ended, or a filter or map over one."""
     for _ in range(8):
         if inspect.isgenerator(given):
@@ -300,7 +299,7 @@ def _exhausted(given: Any) -> bool:
 def _inference_enter(recorder: Recorder) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __enter__(self: Any) -> Any:
-            recorder.inference.append(recorder.region)
+            recorder.inference.append(recorder.tape.region)
             if getattr(self, "mode", True):
                 recorder.switch_off("inference_mode", recorder.walk(sys._getframe(1)))
             return original(self)
@@ -313,7 +312,7 @@ def _inference_enter(recorder: Recorder) -> Callable[[Any], Any]:
 def _inference_exit(recorder: Recorder) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __exit__(self: Any, *exception: Any) -> Any:
-            recorder.region = recorder.inference.pop() if recorder.inference else GRAD_ON
+            recorder.tape.region = recorder.inference.pop() if recorder.inference else GRAD_ON
             return original(self, *exception)
 
         return __exit__
@@ -322,17 +321,24 @@ def _inference_exit(recorder: Recorder) -> Callable[[Any], Any]:
 
 
 def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
-    """Catch ``Variable(t)``, which detaches and passes no function hook, under whatever name it was imported."""
-    meta: Any = type(torch.autograd.Variable)
-    if meta is type or "__call__" in meta.__dict__:
-        return
+    """Catch ``Variable(t)`` and ``nn.Parameter(t)``, which give a new leaf and pass no function hook, under whatever
+    name they were imported. Parameters made before the forward are followed from their registration on."""
 
-    def __call__(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        result = type.__call__(cls, *args, **kwargs)
-        if recorder.active and args and isinstance(args[0], Tensor) and isinstance(result, Tensor):
-            site = recorder.walk(sys._getframe(1)).site
-            recorder.opaque("Variable", [args[0]], [], result, site, -1, kind=KIND_PLAIN)
-        return result
+    def patch(cls: Any, name: str, recording: Callable[[], bool]) -> None:
+        meta: Any = type(cls)
+        if meta is type or "__call__" in meta.__dict__:
+            return
 
-    meta.__call__ = __call__
-    stack.callback(delattr, meta, "__call__")
+        def __call__(called: Any, *args: Any, **kwargs: Any) -> Any:
+            result = type.__call__(called, *args, **kwargs)
+            given = args[0] if args else kwargs.get("data")
+            if recorder.active and recording() and isinstance(given, Tensor) and isinstance(result, Tensor):
+                site = recorder.walk(sys._getframe(1)).site
+                recorder.opaque(name, [given], [], result, site, -1, kind=KIND_PLAIN)
+            return result
+
+        meta.__call__ = __call__
+        stack.callback(delattr, meta, "__call__")
+
+    patch(torch.autograd.Variable, "Variable", lambda: True)
+    patch(nn.Parameter, "Parameter", lambda: recorder.tensors.running)

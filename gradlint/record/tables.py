@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD, BACKWARD = range(6)
+from gradlint.writes import may_write
+
+PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD = range(5)
+ANNOUNCED = 8
+"""Added to the kind of a function that may write to its arguments or hand out their memory."""
 
 _METADATA = """
 shape dtype device layout is_leaf grad_fn requires_grad ndim is_cuda is_sparse is_sparse_csr is_quantized is_meta
@@ -62,14 +66,18 @@ def _table() -> dict[Any, int]:
     table[Tensor.requires_grad.__set__] = REQUIRES_GRAD  # type: ignore[attr-defined]
     table[Tensor.data.__set__] = WRITE  # type: ignore[attr-defined]
     table[Tensor.__setitem__] = WRITE
-    table[Tensor.backward] = BACKWARD
-    table[torch.autograd.backward] = BACKWARD
+    table[Tensor.backward] = PASS
+    table[torch.autograd.backward] = PASS
     table[torch.get_default_dtype] = PASS
     for name in ("_set_grad_enabled",):
         function = getattr(torch._C, name, None)
         if function is not None:
             table[function] = SET_GRAD
-    return table
+    return {function: kind | _announced(function) if kind else PASS for function, kind in table.items()}
+
+
+def _announced(function: Any) -> int:
+    return ANNOUNCED if may_write(function) else 0
 
 
 TABLE = _table()
@@ -77,6 +85,11 @@ TABLE = _table()
 
 def classify(func: Any) -> int:
     """What to do with a function seen for the first time."""
+    kind = _classify(func)
+    return kind | _announced(func) if kind else PASS
+
+
+def _classify(func: Any) -> int:
     name = getattr(func, "__name__", "") or ""
     if name in ("__get__", "__set__"):
         return RECORD if name == "__get__" else WRITE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -33,25 +33,31 @@ class Place:
         """Whether it or a module above it, below the root, is of a class of the user's own."""
 
 
-def places(roots: Mapping[str, nn.Module]) -> Iterator[Place]:
+def places(roots: Mapping[str, nn.Module]) -> list[Place]:
     """Every place of every module, parents first; a shared module comes once for each of its places."""
-    for key, root in roots.items():
-        yield from _places(root, key, 0, class_is_project(type(root)), frozenset(), top=True)
+    return [p for key, root in roots.items() for p in _places(root, key, class_is_project(type(root)), top=True)]
 
 
-def _places(
-    module: nn.Module, fqn: str, parent: int, project: bool, above: frozenset[int], top: bool = False
-) -> Iterator[Place]:
-    if id(module) in above:
-        return  # a module that holds itself
-    yield Place(fqn, module, parent, project)
-    hidden = _WRAPPERS.get(type(module).__name__) if type(module).__module__.startswith("torch") else None
-    for name, child in module._modules.items():
-        if child is None:
+def _places(module: nn.Module, fqn: str, project: bool, top: bool = False) -> list[Place]:
+    found: list[Place] = []
+    pending: list[tuple[nn.Module, str, int, bool, tuple[int, ...], bool]] = [(module, fqn, 0, project, (), top)]
+    while pending:
+        module, fqn, parent, project, above, top = pending.pop()
+        key = id(module)
+        if key in above:
+            continue  # a module that holds itself
+        found.append(Place(fqn, module, parent, project))
+        children = module._modules
+        if not children:
             continue
-        inner = fqn if name == hidden else f"{fqn}.{name}" if fqn else name
-        owned = class_is_project(type(child)) or (project and not top)
-        yield from _places(child, inner, id(module), owned, above | {id(module)}, top and name == hidden)
+        hidden = _WRAPPERS.get(type(module).__name__) if type(module).__module__.startswith("torch") else None
+        inside = (*above, key)
+        for name, child in reversed(children.items()):
+            if child is not None:
+                inner = fqn if name == hidden else f"{fqn}.{name}" if fqn else name
+                owned = class_is_project(type(child)) or (project and not top)
+                pending.append((child, inner, key, owned, inside, top and name == hidden))
+    return found
 
 
 def tables(
@@ -122,11 +128,11 @@ def tables(
         visit(place, True)
     for find in held:
         if numbers[id(find.thing)] not in rows:
-            for place in _places(find.thing, find.fqn, 0, class_is_project(type(find.holder)), frozenset()):
+            for place in _places(find.thing, find.fqn, class_is_project(type(find.holder))):
                 visit(place, False)
     for module in outside:
         if numbers[id(module)] not in rows:
-            for place in _places(module, type(module).__name__, 0, class_is_project(type(module)), frozenset()):
+            for place in _places(module, type(module).__name__, class_is_project(type(module))):
                 visit(place, False)
     for module in modules_seen:  # built, and neither in the model nor run
         number = numbers[id(module)]

@@ -154,7 +154,7 @@ def _parameters(page: Page, finding: Finding) -> None:
     if _names_all(finding.message, finding.parameters):
         return
     labels = describe(finding.parameters)
-    listed = labels if len(labels) <= LISTED + 1 else labels[:LISTED]
+    listed = labels if page.view.verbose or len(labels) <= LISTED + 1 else labels[:LISTED]
     rest = len(labels) - len(listed)
     more = f", {page.view.dots} and {rest} more" if rest else ""
     page.paragraph(", ".join(listed) + more, label="parameters:", style="bold")

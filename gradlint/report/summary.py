@@ -14,8 +14,10 @@ def summary(target: TargetSummary) -> str:
     unjudged = target.trainable - target.reached - target.starved - target.unused
     if unjudged > 0:
         parts.append(f"{unjudged} not judged")
+    trains, frozen = target.declared
+    contract = [f"the contract names {trains} to train, {frozen} frozen"] if trains or frozen else []
     held = [f"{name} holds {count}" for name, count in target.optimizers] or ["no optimizer"]
-    return "; ".join([f"{plural(target.parameters, 'parameter')}: {', '.join(parts)}", *held])
+    return "; ".join([f"{plural(target.parameters, 'parameter')}: {', '.join(parts)}", *held, *contract])
 
 
 def sources(read: SourceSummary) -> str:

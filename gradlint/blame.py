@@ -1,0 +1,154 @@
+"""What kind of cut an op's output is, and which line is to blame for it. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gradlint.findings import Location
+from gradlint.sites import decorator_location, definition_location, is_project
+from gradlint.traces import (
+    GRAD_ON,
+    IN_FUNCTION,
+    KIND_ALIAS,
+    KIND_EXTRACT,
+    KIND_OPAQUE,
+    Event,
+    Op,
+    Parameter,
+    Trace,
+)
+
+DETACH = "detach"
+NO_GRAD = "no_grad"
+ROUNDTRIP = "roundtrip"
+NONDIFFERENTIABLE = "nondifferentiable"
+GRADIENT = "gradient"
+FUNCTION = "function"
+CHECKPOINT = "checkpoint"
+
+DETACHES = frozenset(("detach", "detach_"))
+_ROUNDTRIPS = frozenset(
+    "data Variable Parameter tensor as_tensor asarray new_tensor from_numpy alias set_ sparse_coo_tensor".split()
+)
+
+
+@dataclass
+class Cut:
+    """A place where gradient stops and data goes on."""
+
+    kind: str
+    """DETACH, NO_GRAD, ROUNDTRIP, NONDIFFERENTIABLE, GRADIENT (of autograd.grad), FUNCTION or CHECKPOINT."""
+    name: str
+    """The op (``argmax``, ``data``, ``round``) or the switch (``no_grad``, ``inference_mode``)."""
+    location: Location | None
+    """The line to blame."""
+    site: int
+    """The call chain of its first op; for a region, of the switch."""
+    op: int
+    """Number of its first op."""
+    starved: list[Parameter]
+    """The parameters whose gradient ends here first."""
+    later: list[Location] = field(default_factory=list)
+    """Further cuts downstream, which would starve them just the same."""
+    zero: bool = False
+    """Whether gradient passes and is zero everywhere, rather than not passing at all."""
+    held: list[Parameter] = field(default_factory=list)
+    """The parameters used inside a grad-mode region."""
+    returned: Location | None = None
+    """Where the value came back into torch, for a ROUNDTRIP."""
+    project: bool = True
+    """Whether the place is the user's own code."""
+    defined: Location | None = None
+    """Where the backward of a custom Function is defined, for a FUNCTION."""
+    relabelled: int | None = None
+    """Number of the op that set requires_grad on what comes after, on every way from here to the loss."""
+
+
+def place(trace: Trace, number: int, output: int, leaving: int | None = None) -> Cut:
+    """What kind of cut an op's output is, and which line is to blame."""
+    op = trace.ops[number]
+    if op.region not in (GRAD_ON, IN_FUNCTION):
+        return _region_cut(trace, number, trace.events[op.region])
+    if leaving is not None and (op.kind == KIND_EXTRACT or op.name in DETACHES or output < 0):
+        # ``x.detach().numpy()``: what matters is that the value left torch
+        op = trace.ops[leaving]
+        cut = _op_cut(trace, ROUNDTRIP, leaving, op)
+        if op.kind == KIND_EXTRACT:
+            cut.returned = _returned(trace, leaving)
+        else:
+            cut.name = "unseen"
+        return cut
+    if op.kind == KIND_OPAQUE:
+        kind = FUNCTION
+        if op.name == "CheckpointFunction":
+            kind = CHECKPOINT
+        elif output >= 0 and not trace.values[output].requires_grad:
+            kind = NONDIFFERENTIABLE
+    elif op.name in DETACHES:
+        kind = DETACH
+    elif op.name in _ROUNDTRIPS or op.kind == KIND_ALIAS:
+        kind = ROUNDTRIP
+    elif op.name == "grad":
+        kind = GRADIENT
+    else:
+        kind = NONDIFFERENTIABLE
+    cut = _op_cut(trace, kind, number, op)
+    cut.zero = output >= 0 and trace.values[output].requires_grad
+    return cut
+
+
+def _op_cut(trace: Trace, kind: str, number: int, op: Op) -> Cut:
+    frame = trace.frame(op.site)
+    where = frame.location if frame else None
+    cut = Cut(kind, op.name, where, op.site, number, [], project=frame is not None and frame.project)
+    code = getattr(getattr(op.func, "backward", None), "__code__", None)
+    if kind == FUNCTION and code is not None:
+        cut.defined = definition_location(code)
+    return cut
+
+
+def _region_cut(trace: Trace, number: int, event: Event) -> Cut:
+    library = event.data["library"]
+    decorated = event.data["decorated"]
+    if library is not None or (decorated is not None and not is_project(decorated.co_filename)):
+        code = library or decorated  # torch.distributions' sample(), say: the user's call is to blame
+        if code.co_filename.replace("\\", "/").rpartition("/torch/")[1]:
+            frame = trace.frame(event.site)
+            return Cut(
+                NONDIFFERENTIABLE, code.co_name, frame.location if frame else None, event.site, number, [],
+                project=frame is not None and frame.project,
+            )  # fmt: skip
+    where = region_location(trace, event)
+    frame = trace.frame(event.site)
+    project = is_project(where.path) if where else frame is not None and frame.project
+    cut = Cut(NO_GRAD, event.data["how"], where, event.site, number, [], project=project)
+    cut.held = _held(trace, event.number)
+    return cut
+
+
+def region_location(trace: Trace, event: Event) -> Location | None:
+    """The ``with`` or decorator line that switched grad mode off."""
+    decorated = event.data["decorated"]
+    if decorated is not None and is_project(decorated.co_filename):
+        return decorator_location(
+            decorated, frozenset((event.data["how"], "no_grad", "inference_mode", "set_grad_enabled"))
+        )
+    return trace.location(event.site)
+
+
+def _held(trace: Trace, region: int) -> list[Parameter]:
+    """The parameters used inside a region (or another run of the same line)."""
+    where = region_location(trace, trace.events[region])
+    found: set[int] = set()
+    for op in trace.ops[trace.forward_start :]:
+        if op.region >= 0 and region_location(trace, trace.events[op.region]) == where:
+            found.update(trace.owners[v] for v in op.inputs if v in trace.owners)
+    return [trace.parameters[i] for i in sorted(found)]
+
+
+def _returned(trace: Trace, leaving: int) -> Location | None:
+    """Where a tensor was made from what had left torch: the first making of one after that."""
+    for op in trace.ops[leaving + 1 :]:
+        if op.name in ("tensor", "as_tensor", "full", "from_numpy", "FloatTensor", "scalar_tensor", "asarray"):
+            return trace.location(op.site)
+    return None

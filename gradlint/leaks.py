@@ -1,0 +1,212 @@
+"""Gradient of one loss in the parameters of another: which backward pass left it, and where it came in.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from gradlint.flow import Flow
+from gradlint.provenance import ancestors
+from gradlint.sites import NO_SITE
+from gradlint.traces import Module, Optimizer, Parameter, Trace
+from gradlint.training import Backward, Step, Training
+
+APPLIED = "applied"
+"""An optimizer stepped with it."""
+JOINED = "joined"
+"""Two losses met before either was applied; whether that is meant cannot be told."""
+WASTED = "wasted"
+"""It was cleared unused."""
+
+
+@dataclass
+class Leak:
+    """Gradient that a loss left where another optimizer works."""
+
+    kind: str
+    """APPLIED, JOINED or WASTED."""
+    backward: Backward
+    """The pass that left it."""
+    optimizer: Optimizer
+    """The one whose parameters it was left in."""
+    owner: Optimizer | None
+    """The one that the pass was made for."""
+    parameters: list[Parameter]
+    entry: int
+    """Site where what depends on one network is given to the other."""
+    step: Step | None
+    """The step that applied it."""
+
+
+def find_leaks(flow: Flow) -> list[Leak]:
+    """The leaks of the recorded steps, each place once."""
+    training = flow.trace.training
+    if training is None or len(flow.trace.optimizers) < 2:
+        return []
+    found: dict[tuple[str, int, int], Leak] = {}
+    for leak in (*_applied(flow, training), *_joined(flow, training), *_wasted(flow, training)):
+        known = found.setdefault((leak.kind, leak.entry, leak.optimizer.number), leak)
+        known.parameters.extend(p for p in leak.parameters if p not in known.parameters)
+    told = {(leak.entry, leak.optimizer.number) for leak in found.values() if leak.kind == APPLIED}
+    return [
+        leak for leak in found.values() if leak.kind == APPLIED or (leak.entry, leak.optimizer.number) not in told
+    ]
+
+
+def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
+    """A step used what a backward pass had left that another optimizer's step had been made from before."""
+    trace = flow.trace
+    for step in training.steps:
+        optimizer = _row(trace, step)
+        if optimizer is None:
+            continue
+        mine = _keys(optimizer)
+        by_pass: dict[int, list[Parameter]] = {}
+        for key, content in step.content.items():
+            if len(content.backwards) > 1 and key in trace.by_key:
+                last = training.backwards[content.backwards[-1]]
+                for number in content.backwards[:-1]:
+                    if _served_another(training, number, last, step, mine) and _alone(training, last, mine):
+                        by_pass.setdefault(number, []).append(trace.by_key[key])
+        for number, parameters in by_pass.items():
+            backward = training.backwards[number]
+            owner = _owner(trace, training, backward, mine)
+            last = training.backwards[max(max(c.backwards, default=-1) for c in step.content.values())]
+            if owner is None or not _depends(flow, last, _keys(owner)):
+                continue
+            entry = entry_site(flow, backward, _keys(owner), mine)
+            if entry != NO_SITE:
+                yield Leak(APPLIED, backward, optimizer, owner, parameters, entry, step)
+
+
+def _served_another(training: Training, number: int, last: Backward, step: Step, mine: frozenset[int]) -> bool:
+    return any(
+        training.steps[s].event < last.event and mine.isdisjoint(training.steps[s].content)
+        for s in training.backwards[number].applied_by
+        if s != step.number
+    )
+
+
+def _alone(training: Training, backward: Backward, mine: frozenset[int]) -> bool:
+    """Whether a pass was applied by the steps of one optimizer only."""
+    return all(not mine.isdisjoint(training.steps[s].content) for s in backward.applied_by)
+
+
+def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
+    """Before an optimizer stepped, a second loss that was made for another one added to its gradient."""
+    trace = flow.trace
+    for step in training.steps:
+        optimizer = _row(trace, step)
+        if optimizer is None:
+            continue
+        mine = _keys(optimizer)
+        doubled = {
+            c.backwards for key, c in step.content.items() if len(c.backwards) == 2 and not c.stale and key in mine
+        }
+        if len(doubled) != 1:
+            continue
+        first, second = (training.backwards[b] for b in doubled.pop())
+        if any(training.steps[s].event < second.event for s in first.applied_by):
+            continue
+        for other in trace.optimizers:
+            theirs = _keys(other)
+            if other is optimizer or not mine.isdisjoint(theirs) or not theirs.isdisjoint(first.deposits):
+                continue
+            if theirs.isdisjoint(second.deposits) or not _cleared_between(trace, first, second, theirs):
+                continue
+            entry = entry_site(flow, second, mine, theirs)
+            if entry != NO_SITE:
+                parameters = [trace.by_key[k] for k in mine if k in second.deposits and k in trace.by_key]
+                yield Leak(JOINED, second, optimizer, other, parameters, entry, step)
+
+
+def _cleared_between(trace: Trace, first: Backward, second: Backward, keys: frozenset[int]) -> bool:
+    return any(
+        e.kind == "clear" and not keys.isdisjoint(e.data["parameters"])
+        for e in trace.events[first.event + 1 : second.event]
+    )
+
+
+def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
+    """Gradient that was cleared before the optimizer that holds its parameters used it."""
+    trace = flow.trace
+    for clear in training.clears:
+        for optimizer in trace.optimizers:
+            mine = _keys(optimizer)
+            lost: dict[int, list[Parameter]] = {}
+            for key, numbers in clear.discarded.items():
+                if key in mine and key in trace.by_key:
+                    for number in numbers:
+                        lost.setdefault(number, []).append(trace.by_key[key])
+            for number, parameters in lost.items():
+                backward = training.backwards[number]
+                if any(not mine.isdisjoint(training.steps[s].content) for s in backward.applied_by):
+                    continue
+                owner = _owner(trace, training, backward, mine)
+                if owner is None or entry_site(flow, backward, mine, _keys(owner)) != NO_SITE:
+                    continue  # on its way to the others, gradient has to pass these
+                entry = entry_site(flow, backward, _keys(owner), mine)
+                if entry != NO_SITE:
+                    yield Leak(WASTED, backward, optimizer, owner, parameters, entry, None)
+
+
+def entry_site(flow: Flow, backward: Backward, into: frozenset[int], of: frozenset[int]) -> int:
+    """Where a value that carries gradient of the parameters `of` first meets the parameters `into`, on the way to the
+    roots of a backward pass: the call of the network that holds the latter. NO_SITE if nowhere."""
+    trace = flow.trace
+    before = trace.ops[: backward.op]
+    path = ancestors(before, backward.roots)
+    inside = {trace.by_key[k].index for k in into if k in trace.by_key}
+    wanted = 0
+    for key in of:
+        if key in trace.by_key:
+            wanted |= 1 << trace.by_key[key].index
+    for op in before[trace.forward_start :]:
+        if not path.intersection(op.outputs) or not any(trace.owners.get(v, -1) in inside for v in op.inputs):
+            continue
+        if any(flow.masks.live.get(v, 0) & wanted for v in op.inputs):
+            return _call_site(trace, op.call, op.site, inside)
+    return NO_SITE
+
+
+def _call_site(trace: Trace, call: int, site: int, inside: set[int]) -> int:
+    """The site of the outermost module call around an op whose module holds no other parameters."""
+    while call >= 0:
+        module = trace.modules[trace.calls[call].module]
+        if not {p.index for p in _below(trace, module)} <= inside:
+            break
+        site = trace.calls[call].site
+        call = trace.calls[call].parent
+    return site
+
+
+def _below(trace: Trace, module: Module) -> Iterable[Parameter]:
+    return trace.below(module) if module.in_tree else ()
+
+
+def _depends(flow: Flow, backward: Backward, keys: frozenset[int]) -> bool:
+    """Whether the roots of a backward pass depend on any of some parameters, frozen or not."""
+    data = 0
+    for value in backward.roots:
+        data |= flow.masks.data.get(value, 0)
+    return any(data >> flow.trace.by_key[k].index & 1 for k in keys if k in flow.trace.by_key)
+
+
+def _owner(trace: Trace, training: Training, backward: Backward, mine: frozenset[int]) -> Optimizer | None:
+    """The optimizer that first applied a backward pass, other than the one that holds `mine`."""
+    for number in sorted(backward.applied_by):
+        row = _row(trace, training.steps[number])
+        if row is not None and mine.isdisjoint(_keys(row)):
+            return row
+    return None
+
+
+def _row(trace: Trace, step: Step) -> Optimizer | None:
+    return next((o for o in trace.optimizers if id(o.optimizer) in step.optimizers), None)
+
+
+def _keys(optimizer: Optimizer) -> frozenset[int]:
+    return frozenset(key for group in optimizer.groups for key in group.keys)

@@ -1,0 +1,406 @@
+"""Book-keeping over gradients: which backward passes each ``.grad`` is the sum of, and which of them were applied.
+
+torch tells of a gradient only where it is accumulated; whether it was cleared in between is seen by looking. A gradient
+counts as cleared when it is gone, zero, or another tensor than the one that was accumulated into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradlint.record.outliving import Mark, mark
+from gradlint.record.recorder import Recorder
+from gradlint.record.tensors import tensors_in
+from gradlint.sites import NO_SITE
+from gradlint.switches import functions_pass
+from gradlint.training import Backward, Clear, Clip, Content, Schedule, Step, Training
+
+_UNAPPLIED = -1
+_ZERO = -2
+"""In place of a round: exactly zero, or zeroed where torch does not tell (``p.grad.data.zero_()``)."""
+
+
+class EnoughRecorded(BaseException):
+    """Ends the user's training once enough of it was recorded; no ``except Exception`` holds it up."""
+
+
+class _Running:
+    """A step that has not returned."""
+
+    def __init__(self, step: Step, frame: FrameType | None, before: dict[int, Tensor]) -> None:
+        self.step = step
+        self.frame = frame
+        """The frame of torch's wrapper around the step: while it is on the stack, the step runs."""
+        self.before = before
+        """Parameter → copy of its value."""
+        self.parameters: dict[int, tuple[Tensor, float | None]] = {}
+        self.closure = False
+        self.paused = 0
+
+
+class Ledger:
+    """Follows the gradients of parameters through backward passes, clears and optimizer steps."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.training = Training()
+        self.stopping: Callable[[], bool] = lambda: False
+        """Asked before more is run: whether enough was recorded."""
+        self.announce: Callable[[Tensor], None] | None = None
+        """Told of tensors that a step will write to, whatever kernels it uses."""
+        self._recorder = recorder
+        self._parameters: dict[int, Tensor] = {}
+        self._handles: list[Any] = []
+        self._holds: dict[int, dict[int, int]] = {}
+        """Parameter → backward pass → the round in which its gradient was applied."""
+        self._grads: dict[int, weakref.ref[Tensor]] = {}
+        self._versions: dict[int, int] = {}
+        self._open: Backward | None = None
+        self._running: list[_Running] = []
+        self._round = 0
+        self._scaled: set[int] = set()
+        """Values that a gradient scaler gave."""
+        self._unscaled: set[int] = set()
+        """Backward passes whose gradient was divided by the scaler's factor again, or never multiplied."""
+        self.following = False
+        self.marks: list[Mark] = []
+        """One from the beginning, and one after every step."""
+
+    # -- parameters ---------------------------------------------------------------------------------------------
+
+    def follow(self, parameters: Iterable[Tensor]) -> None:
+        """Hear of every gradient that is accumulated into some leaf tensors."""
+        if not self.following:
+            self.following = True
+            self.marks.append(mark(self._recorder))
+            self.training.start = len(self._recorder.tape.ops)
+            self.training.first_event = len(self._recorder.tape.events)
+        for tensor in parameters:
+            key = id(tensor)
+            if key in self._parameters or not tensor.is_leaf:
+                continue
+            self._parameters[key] = tensor
+            flag = tensor.requires_grad
+            # A frozen parameter may be thawed in a step; a hook can be given to what requires grad only.
+            with functions_pass():
+                try:
+                    if not flag:
+                        tensor.requires_grad_(True)
+                    self._handles.append(tensor.register_post_accumulate_grad_hook(self._deposit))  # type: ignore[no-untyped-call]
+                except RuntimeError:  # integers, inference tensors
+                    continue
+                finally:
+                    if not flag and tensor.requires_grad:
+                        tensor.requires_grad_(False)
+
+    def leave(self) -> None:
+        """Hear of nothing any longer."""
+        self.following = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._parameters.clear()
+        self._holds.clear()
+        self._grads.clear()
+        self._running.clear()
+
+    # -- backward -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def backward(self, tensors: Any, retains: bool, frame: FrameType | None) -> Iterator[None]:
+        """While active, gradient that is accumulated belongs to a backward pass from `tensors`."""
+        recorder = self._recorder
+        self.stop_if_enough()
+        self._settle()
+        self._look()
+        roots = tuple(recorder.tensors.read(t) for t in tensors_in(tensors))
+        outer, self._open = self._open, self._begin(roots, retains, recorder.walk(frame).site)
+        recorder.paused += 1
+        try:
+            yield
+        finally:
+            recorder.paused -= 1
+            self._open = outer
+
+    def _begin(self, roots: tuple[int, ...], retains: bool, site: int) -> Backward:
+        training = self.training
+        number = len(training.backwards)
+        event = self._recorder.event("backward", {"backward": number}, site=site)
+        backward = Backward(number, event.number, event.op, site, roots, retains)
+        backward.scaled = not self._scaled.isdisjoint(roots)
+        training.backwards.append(backward)
+        return backward
+
+    def _deposit(self, tensor: Tensor) -> None:
+        key = id(tensor)
+        if key not in self._parameters:
+            return
+        backward = self._open
+        if backward is None:
+            last = self.training.backwards[-1] if self.training.backwards else None
+            same = last is not None and not last.roots and last.op == len(self._recorder.tape.ops)
+            if same and last is not None and key not in last.deposits:
+                backward = last
+            else:
+                backward = self._begin((), False, NO_SITE)
+        held = self._holds.setdefault(key, {})
+        if backward.number not in held:
+            backward.deposits.setdefault(key, tuple(held))
+        held[backward.number] = _UNAPPLIED
+        grad = tensor.grad
+        if grad is None:
+            self._holds[key] = {}
+        else:
+            self._grads[key] = weakref.ref(grad)
+            self._versions[key] = grad._version
+
+    # -- clears -------------------------------------------------------------------------------------------------
+
+    def cleared(self, keys: Iterable[int], site: int) -> None:
+        """To be called after a ``zero_grad`` over some parameters."""
+        event = self._recorder.event("clear", {"parameters": tuple(keys)}, site=site)
+        self._look(event.number, site)
+
+    def _look(self, event: int = -1, site: int = NO_SITE) -> None:
+        """Find out which gradients were cleared or replaced."""
+        discarded: dict[int, tuple[int, ...]] = {}
+        with functions_pass(), torch.no_grad():
+            for key, held in self._holds.items():
+                if not held or self._still(key):
+                    continue
+                if self._untouched(key):
+                    self._holds[key] = dict.fromkeys(held, _ZERO)
+                    continue
+                lost = tuple(b for b, applied in held.items() if applied == _UNAPPLIED)
+                if lost:
+                    discarded[key] = lost
+                self._holds[key] = {}
+        if discarded:
+            self.training.clears.append(Clear(event, site, discarded))
+
+    def _still(self, key: int) -> bool:
+        """Whether the gradient that was accumulated is still there."""
+        grad = self._parameters[key].grad
+        known = self._grads.get(key)
+        if grad is None or known is None or known() is not grad:
+            return False
+        return nonzero(grad)
+
+    def _untouched(self, key: int) -> bool:
+        """Whether nothing that torch tells of was done to a gradient since it was accumulated."""
+        grad = self._parameters[key].grad
+        known = self._grads.get(key)
+        return grad is not None and known is not None and known() is grad and grad._version == self._versions[key]
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def before_step(self, optimizer: Optimizer, frame: FrameType | None, args: Any, kwargs: Any) -> Any:
+        """To be called before an optimizer's step; gives the arguments to use instead, or None."""
+        recorder = self._recorder
+        self.stop_if_enough()
+        self._settle()
+        nested = bool(self._running)
+        if nested:
+            running = self._running[-1]
+            if id(optimizer) not in running.step.optimizers:
+                running.step.optimizers += (id(optimizer),)
+            self._hold(running, optimizer)
+        else:
+            self._look()
+            event = recorder.event("step", {"optimizer": id(optimizer)}, site=recorder.walk(frame).site)
+            step = Step(len(self.training.steps), event.number, event.op, event.site, (id(optimizer),))
+            running = _Running(step, frame, {})
+            self._hold(running, optimizer)
+        entry = running if not nested else _Running(running.step, frame, {})
+        self._running.append(entry)
+        entry.paused = 1
+        recorder.paused += 1
+        return self._with_closure(running, args, kwargs)
+
+    def _hold(self, running: _Running, optimizer: Optimizer) -> None:
+        self.follow(p for g in optimizer.param_groups for p in g["params"] if isinstance(p, Tensor))
+        with functions_pass(), torch.no_grad():
+            for group in optimizer.param_groups:
+                lr = number(group.get("lr"))
+                for p in group["params"]:
+                    if id(p) in running.parameters or not isinstance(p, Tensor):
+                        continue
+                    running.parameters[id(p)] = (p, lr)
+                    if self.announce is not None:
+                        self.announce(p)
+                    if not p.is_meta and p.layout == torch.strided:
+                        running.before[id(p)] = p.detach().clone()
+
+    def _with_closure(self, running: _Running, args: Any, kwargs: Any) -> Any:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure):
+            return None
+        recorder = self._recorder
+
+        def evaluated(*given: Any, **named: Any) -> Any:
+            outer, recorder.paused = recorder.paused, 0
+            running.closure = True
+            try:
+                return closure(*given, **named)
+            finally:
+                recorder.paused = outer
+                self._look()
+                self._apply(running)
+
+        if len(args) > 1:
+            return (args[0], evaluated, *args[2:]), kwargs
+        return args, {**kwargs, "closure": evaluated}
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """To be called after an optimizer's step."""
+        if not self._running:
+            return
+        entry = self._running.pop()
+        self._recorder.paused -= entry.paused
+        if self._running:
+            return
+        if not entry.closure:
+            self._apply(entry)
+        step = entry.step
+        with functions_pass(), torch.no_grad():
+            for key, (p, _) in entry.parameters.items():
+                before = entry.before.get(key)
+                if before is not None and key in step.content:
+                    step.content[key] = step.content[key]._replace(moved=not _equal(p, before))
+        step.number = len(self.training.steps)
+        self.training.steps.append(step)
+        for backward in {b for c in step.content.values() for b in c.backwards}:
+            self.training.backwards[backward].applied_by.add(step.number)
+        self._recorder.tensors.rebase(p for p, _ in entry.parameters.values())
+        self.marks.append(mark(self._recorder))
+
+    def _apply(self, running: _Running) -> None:
+        """What the optimizer holds is applied now."""
+        content = running.step.content
+        with functions_pass(), torch.no_grad():
+            for key, (p, lr) in running.parameters.items():
+                held = self._holds.get(key, {})
+                fresh = any(applied == _UNAPPLIED for applied in held.values())
+                stale = tuple(b for b, applied in held.items() if applied >= 0) if fresh else ()
+                summed = tuple(b for b, applied in held.items() if applied != _ZERO) or tuple(held)
+                known = content.get(key)
+                before: tuple[int, ...] = known.backwards if known else ()
+                content[key] = Content(
+                    tuple(dict.fromkeys((*before, *summed))),
+                    tuple(dict.fromkeys((*(known.stale if known else ()), *stale))),
+                    p.grad is not None,
+                    p.requires_grad,
+                    lr,
+                    None,
+                    fresh or any(a != _ZERO for a in held.values()) or (not held and _has_gradient(p)),
+                )
+                for b in held:
+                    if held[b] == _UNAPPLIED:
+                        held[b] = self._round
+        self._round += 1
+
+    def _settle(self) -> None:
+        """Forget steps that ended in an exception: torch tells of those that return only."""
+        while self._running and not _on_stack(self._running[-1].frame):
+            self._recorder.paused -= self._running.pop().paused
+
+    def stop_if_enough(self) -> None:
+        """End the user's training if enough of it was recorded.
+
+        Raises:
+            EnoughRecorded: it was.
+        """
+        if self.stopping():
+            raise EnoughRecorded
+
+    # -- clips, schedules, scalers ------------------------------------------------------------------------------
+
+    def clipped(self, keys: Iterable[int], event: int, site: int, exhausted: bool, measures: bool) -> None:
+        """To be called after gradients were clipped."""
+        fresh: list[int] = []
+        applied: list[int] = []
+        scaled: list[int] = []
+        for key in keys:
+            held = self._holds.get(key)
+            if not held:
+                continue
+            (fresh if _UNAPPLIED in held.values() else applied).append(key)
+            if any(self.training.backwards[b].scaled and b not in self._unscaled for b in held):
+                scaled.append(key)
+        clip = Clip(event, site, exhausted, measures, tuple(fresh), tuple(applied), tuple(scaled))
+        self.training.clips.append(clip)
+
+    def gradients(self) -> Iterator[tuple[int, Tensor]]:
+        """The parameters that have a gradient, and the gradients."""
+        for key, p in self._parameters.items():
+            grad = p.grad
+            if grad is not None:
+                yield key, grad
+
+    def scheduled(self, optimizer: int, made_at: int, site: int) -> None:
+        """To be called when the user's code steps a scheduler."""
+        event = self._recorder.event("schedule", {"optimizer": optimizer}, site=site)
+        self.training.schedules.append(Schedule(event.number, site, optimizer, made_at))
+
+    def attempted(self, optimizer: int, site: int) -> None:
+        """To be called when a gradient scaler is asked to step an optimizer."""
+        event = self._recorder.event("attempt", {"optimizer": optimizer}, site=site)
+        self.training.attempts.append((event.number, optimizer))
+        self._unscaled.update(range(len(self.training.backwards)))
+
+    def scaled(self, outputs: Any) -> None:
+        """To be called with what a gradient scaler gives."""
+        self._scaled.update(self._recorder.tensors.read(t) for t in tensors_in(outputs))
+
+    def unscaled(self, optimizer: Any) -> None:
+        """To be called when a gradient scaler divides the gradients of an optimizer."""
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                self._unscaled.update(self._holds.get(id(p), ()))
+
+
+def _has_gradient(tensor: Tensor) -> bool:
+    return tensor.grad is not None and nonzero(tensor.grad)
+
+
+def nonzero(grad: Tensor) -> bool:
+    """Whether a gradient is other than zero anywhere; True where that cannot be told."""
+    try:
+        plain = grad.detach()
+        if plain.is_sparse:
+            plain = plain._values()
+        return bool(plain.any())
+    except (RuntimeError, NotImplementedError):
+        return True
+
+
+def number(value: Any) -> float | None:
+    """A number as a float; None of anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    left = left.detach()
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return bool(torch.equal(left, right)) or bool(torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)))
+
+
+def _on_stack(frame: FrameType | None) -> bool:
+    current: FrameType | None = sys._getframe(1)
+    while current is not None:
+        if current is frame:
+            return True
+        current = current.f_back
+    return False

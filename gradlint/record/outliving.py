@@ -1,0 +1,119 @@
+"""Tensors whose autograd graphs outlive the step that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradlint.provenance import ancestors
+from gradlint.record.recorder import Recorder
+from gradlint.switches import functions_pass
+from gradlint.training import Kept, Training
+
+
+class Mark(NamedTuple):
+    """How far things had come at the end of a step."""
+
+    values: int
+    """Number of values recorded."""
+    nodes: int
+    """Number that autograd would have given its next node; -1 where torch does not tell."""
+
+
+def mark(recorder: Recorder) -> Mark:
+    """How far things have come now."""
+    return Mark(len(recorder.tape.values), _next_node())
+
+
+def _next_node() -> int:
+    try:
+        with functions_pass(), torch.enable_grad():
+            node: Any = (torch.zeros((), requires_grad=True) + 0).grad_fn
+            return int(node._sequence_nr())
+    except (RuntimeError, AttributeError):
+        return -1
+
+
+def outliving(recorder: Recorder, training: Training, marks: Sequence[Mark]) -> list[Kept]:
+    """What is alive although two steps have passed since: tensors of one place from several steps (a list of losses
+    that grows), or one whose graph reaches back through the steps (a running sum).
+
+    A single tensor left over from an earlier step is no leak, and where a graph was kept on purpose nothing is said.
+    """
+    steps = len(marks) - 1
+    if steps < 3 or any(b.retains for b in training.backwards):
+        return []
+    tape = recorder.tape
+    alive: list[tuple[int, Tensor]] = []
+    for entry in list(recorder.tensors.tracked.values()):
+        tensor = entry()
+        if tensor is None or entry.value < marks[0].values:
+            continue
+        with functions_pass():
+            if tensor.grad_fn is not None and tape.values[entry.value].producer >= 0:
+                alive.append((entry.value, tensor))
+    found = _growing(recorder, alive, marks)
+    if not found:
+        found = _summed(recorder, alive, marks)
+    return found
+
+
+def _place(recorder: Recorder, value: int) -> tuple[Any, int]:
+    tape = recorder.tape
+    site = tape.ops[tape.values[value].producer].site
+    return tape.sites.rows[site][:2] if site >= 0 else (None, site)
+
+
+def _growing(recorder: Recorder, alive: list[tuple[int, Tensor]], marks: Sequence[Mark]) -> list[Kept]:
+    steps = len(marks) - 1
+    places: dict[tuple[Any, int], dict[int, int]] = {}
+    for value, _ in alive:
+        window = next((w for w in range(steps) if value < marks[w + 1].values), steps)
+        if window <= steps - 2:
+            places.setdefault(_place(recorder, value), {})[window] = value
+    tape = recorder.tape
+    growing = {
+        place: windows
+        for place, windows in places.items()
+        if place[0] is not None and len(windows) > 1 and min(windows) <= steps - 3
+    }
+    last = {place: max(windows.values()) for place, windows in growing.items()}
+    found = []
+    for place, value in last.items():
+        others = [v for v in last.values() if v > value]
+        if others and value in ancestors(tape.ops[: tape.values[max(others)].producer + 1], others):
+            continue  # what holds it is told of
+        found.append(Kept(tape.ops[tape.values[value].producer].site, len(growing[place]), False))
+    return found
+
+
+def _summed(recorder: Recorder, alive: list[tuple[int, Tensor]], marks: Sequence[Mark]) -> list[Kept]:
+    steps = len(marks) - 1
+    limit = marks[steps - 2].nodes
+    if limit < 0 or marks[0].nodes < 0:
+        return []
+    tape = recorder.tape
+    for value, tensor in sorted(alive, key=lambda entry: -entry[0]):
+        if value >= marks[steps - 1].values and _reaches_back(tensor, marks[0].nodes, limit):
+            return [Kept(tape.ops[tape.values[value].producer].site, 1, True)]
+    return []
+
+
+def _reaches_back(tensor: Tensor, first: int, limit: int) -> bool:
+    """Whether the graph behind a tensor holds nodes of the recorded steps older than `limit`."""
+    with functions_pass():
+        pending: list[Any] = [tensor.grad_fn]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        number = getattr(node, "_sequence_nr", None)
+        if number is not None and first <= number() < limit:
+            return True
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                pending.append(following)
+    return False

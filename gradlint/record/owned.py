@@ -1,0 +1,85 @@
+"""What a function can get hold of: the networks, optimizers, schedulers and tensors that running it may change."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradlint.sites import class_is_project
+
+_DEPTH = 5
+_ITEMS = 1000
+_ATOMS = frozenset((type(None), str, bytes, int, float, bool, complex, torch.dtype, torch.device, type))
+
+
+class Owned:
+    """The objects found, each once."""
+
+    def __init__(self) -> None:
+        self.modules: list[nn.Module] = []
+        self.stateful: list[Any] = []
+        """Optimizers, schedulers and gradient scalers."""
+        self.tensors: list[Tensor] = []
+
+
+def owned_by(function: Any) -> Owned:
+    """What a callable's closure, defaults, bound object and the globals it names lead to."""
+    found = Owned()
+    seen: set[int] = set()
+    pending: list[tuple[Any, int]] = [(function, 0)]
+    while pending:
+        thing, depth = pending.pop()
+        if type(thing) in _ATOMS or id(thing) in seen or depth > _DEPTH:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            found.tensors.append(thing)
+            continue
+        if isinstance(thing, nn.Module):
+            found.modules.append(thing)
+        elif _stateful(thing):
+            found.stateful.append(thing)
+        pending.extend((part, depth + 1) for part in _parts(thing, depth))
+    return found
+
+
+def _stateful(thing: Any) -> bool:
+    if isinstance(thing, type) or not hasattr(type(thing), "state_dict"):
+        return False
+    return hasattr(type(thing), "load_state_dict") and hasattr(thing, "__dict__")
+
+
+def _parts(thing: Any, depth: int) -> Iterable[Any]:
+    if isinstance(thing, Mapping):
+        return list(thing.values())[:_ITEMS]
+    if isinstance(thing, (list, tuple, set, frozenset)):
+        return list(thing)[:_ITEMS]
+    if isinstance(thing, functools.partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    if inspect.ismethod(thing):
+        return [thing.__self__, thing.__func__]
+    if inspect.isfunction(thing):
+        return list(_of_function(thing))
+    if isinstance(thing, nn.Module) or _stateful(thing) or class_is_project(type(thing)):
+        return list(getattr(thing, "__dict__", {}).values())
+    return ()
+
+
+def _of_function(function: Any) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            value = function.__globals__[name]
+            if not inspect.ismodule(value) and not isinstance(value, type):
+                yield value

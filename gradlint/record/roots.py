@@ -1,0 +1,85 @@
+"""Where the gradient of a forward is followed from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradlint.errors import TargetError
+from gradlint.record.recorder import Recorder
+from gradlint.record.running import as_theirs, gradlint_runs_user_code
+from gradlint.setup import Setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Roots:
+    tensors: tuple[Tensor, ...]
+    described: str
+    scalar: bool
+
+
+def loss_roots(loss: Any) -> Roots:
+    if isinstance(loss, (list, tuple)) and loss and isinstance(loss[0], Tensor):
+        loss = loss[0]
+    elif isinstance(loss, Mapping) and isinstance(loss.get("loss"), Tensor):
+        loss = loss["loss"]
+    if not isinstance(loss, Tensor):
+        got = "None" if loss is None else f"a {type(loss).__name__}"
+        advice = (
+            "drop its .item() or float()" if isinstance(loss, (int, float)) else "return what backward() is called on"
+        )
+        raise TargetError(f"the loss function returned {got} instead of a scalar tensor: {advice}")
+    if loss.numel() != 1:
+        shape = ", ".join(map(str, loss.shape))
+        return Roots((loss,), f"given, a tensor[{shape}] where backward() needs a scalar", True)
+    return Roots((loss,), "given", True)
+
+
+def roots_of(setup: Setup, output: Any, ran: bool, recorder: Recorder, notes: list[str]) -> Roots:
+    """The loss of a set-up, the output's own, or every differentiable output; calls the loss under the recorder."""
+    if not ran:
+        return Roots((), "none: nothing was run, the set-up gives no inputs", False)
+    if setup.loss is not None:
+        with recorder, as_theirs("the loss"):
+            loss = gradlint_runs_user_code(setup.loss, output)
+        return loss_roots(loss)
+    own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if isinstance(own, Tensor):
+        return Roots((own,), "the output's own", True)
+    floating = [t for t in all_tensors(output) if t.is_floating_point() or t.is_complex()]
+    if len(floating) == 1 and floating[0].dim() == 0:
+        return Roots((floating[0],), "the model's scalar output", True)
+    live = [t for t in floating if t.requires_grad]
+    chosen = live or floating
+    if not chosen:
+        what = "None" if output is None else f"a {type(output).__name__} without a floating-point tensor"
+        notes.append(f"the forward returned {what}, and no loss is given: is a `return` missing?")
+        return Roots((), "none given, and no output to follow gradient from", False)
+    each = "the output" if len(chosen) == 1 else f"each of {len(chosen)} outputs"
+    return Roots(tuple(chosen), f"none given: gradient is followed from {each}", False)
+
+
+def all_tensors(thing: Any, seen: set[int] | None = None, depth: int = 0) -> list[Tensor]:
+    """The tensors in an output: nested containers, dataclasses, plain objects."""
+    seen = set() if seen is None else seen
+    if isinstance(thing, Tensor):
+        if id(thing) in seen:
+            return []
+        seen.add(id(thing))
+        return [thing]
+    if thing is None or depth > 6 or id(thing) in seen or isinstance(thing, (str, bytes, int, float, bool, nn.Module)):
+        return []
+    seen.add(id(thing))
+    parts: list[Any] = []
+    if isinstance(thing, Mapping):
+        parts = list(thing.values())
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        parts = list(thing)
+    elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        parts = [getattr(thing, f.name, None) for f in dataclasses.fields(thing)]
+    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
+        parts = list(vars(thing).values())
+    return [t for part in parts for t in all_tensors(part, seen, depth + 1)]

@@ -1,0 +1,215 @@
+"""The tables of a recording: modules, parameters with what happened to them, optimizers; made when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from gradlint.provenance import ancestors, indices, propagate
+from gradlint.record.held import held_modules, loose_tensors
+from gradlint.record.hooks import Log
+from gradlint.record.ledger import number as as_number
+from gradlint.record.recorder import Recorder
+from gradlint.record.tree import buffers, measure, places, tables
+from gradlint.sites import NO_SITE
+from gradlint.traces import Event, Group, Held, Module, Optimizer, Parameter, Trace
+from gradlint.training import Training
+
+
+class Beginning:
+    """How things stood when the forward (or, without one, the first step) began."""
+
+    def __init__(
+        self, recorder: Recorder, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any], calls: int
+    ) -> None:
+        held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
+        self.calls = calls
+        """Number of module calls before."""
+        self.tensors = {id(p): p for root in roots.values() for p in root.parameters()} | {id(p): p for p in held}
+        self.earlier = recorder.tensors.rebase(self.tensors.values())
+        self.lazy = {key for key, p in self.tensors.items() if is_lazy(p)}
+        self.flags = {key: bool(p.requires_grad) for key, p in self.tensors.items()}
+        self.modes = {id(p.module): bool(p.module.training) for p in places(roots)}
+        self._buffers = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
+        self.named_buffers = {recorder.tensors.read(t): name for name, (t, _) in self._buffers.items()}
+        self.loose = loose_tensors(roots, self.tensors, recorder)
+        self.start = len(recorder.tape.ops)
+
+    def buffers_moved(self, roots: Mapping[str, nn.Module]) -> frozenset[str]:
+        """fqns of the buffers whose content has changed since."""
+        return frozenset(
+            name for name, t in buffers(roots).items() if name in self._buffers and not _same(t, self._buffers[name][1])
+        )
+
+
+@dataclass
+class Tables:
+    """The tables of a recording."""
+
+    modules: list[Module]
+    parameters: list[Parameter]
+    optimizers: list[Optimizer]
+    held: dict[int, Held]
+
+
+def tabulate(
+    recorder: Recorder, log: Log, begin: Beginning, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
+) -> Tables:
+    """The tables as they are by now."""
+    outside = _outside(log, roots, begin.calls)
+    for place in places(roots):
+        log.number(place.module)
+    finds = held_modules(roots, outside, log)
+    modules, parameters = tables(roots, outside, log.numbers, log.modules, recorder.tape.events, finds)
+    for module in modules:
+        module.training = begin.modes.get(id(module.module), module.training)
+    _count_calls(modules, log, begin.calls, recorder.tape.events)
+    rows = optimizer_rows(optimizers, log)
+    for parameter in parameters:
+        parameter.requires_grad = begin.flags.get(parameter.key, parameter.requires_grad)
+        measure(parameter)
+        parameter.groups = tuple((o.number, g.index) for o in rows for g in o.groups if parameter.key in g.keys)
+    histories(recorder, parameters, begin.start, begin.earlier, begin.lazy)
+    held = {
+        log.number(module): Held(find.fqn, log.number(find.holder), find.attribute, find.variable)
+        for find in finds
+        for module in find.thing.modules()
+    }
+    return Tables(modules, parameters, rows, held)
+
+
+def include(trace: Trace, training: Training, loss_given: bool) -> None:
+    """Add recorded steps to a trace: what their backward passes reach is reached, and they tell what the loss is.
+
+    Where the set-up gives a loss, both count.
+    """
+    index = {p.key: p.index for p in trace.parameters}
+    changed = {
+        e.data["parameter"]
+        for e in trace.events[training.first_event :]
+        if e.kind in ("freeze", "thaw") and e.data["parameter"] in index
+    }
+    training.toggled = frozenset(changed)
+    trace.training = training
+    if not training.backwards:
+        return
+    reached = frozenset(index[key] for key in training.reached if key in index)
+    passes = len(training.backwards)
+    told = f"{passes} backward pass{'es' if passes > 1 else ''} of the recorded steps"
+    if loss_given:
+        trace.reached |= reached
+        trace.roots = tuple(dict.fromkeys((*trace.roots, *training.roots)))
+        trace.loss_described += f", and {told}"
+    else:
+        trace.reached = reached
+        trace.reached_zero = frozenset()
+        trace.roots = training.roots
+        trace.loss_described = told
+        trace.loss_given = True
+        trace.proven_by = "backward"
+        trace.rerun = None
+
+
+def _outside(log: Log, roots: Mapping[str, nn.Module], first: int) -> list[nn.Module]:
+    """Modules that ran and that no root holds, outermost first."""
+    inside = {id(m) for root in roots.values() for m in root.modules()}
+    return list(
+        {
+            call.module: log.modules[call.module]
+            for call in log.calls[first:]
+            if id(log.modules[call.module]) not in inside
+        }.values()
+    )
+
+
+def _count_calls(modules: Sequence[Module], log: Log, first: int, events: Sequence[Event]) -> None:
+    """Count the runs of each module: those of the forward and the loss, else those of the recorded steps."""
+    steps = next((e.op for e in events if e.kind == "phase" and e.data["name"] == "step"), None)
+    later: dict[int, int] = {}
+    for call in log.calls[first:]:
+        if steps is not None and call.start >= steps:
+            later[call.module] = later.get(call.module, 0) + 1
+        else:
+            modules[call.module].calls += 1
+    for number, calls in later.items():
+        if not modules[number].calls:
+            modules[number].calls = calls
+
+
+def optimizer_rows(optimizers: Mapping[str, Any], log: Log) -> list[Optimizer]:
+    """The optimizers with their groups, and where these were given."""
+    rows = []
+    for number, (name, optimizer) in enumerate(optimizers.items()):
+        arguments = log.arguments.get(id(optimizer))
+        given = log.group_events.get(id(optimizer), [])
+        groups = []
+        for index, group in enumerate(optimizer.param_groups):
+            site, event = given[index] if index < len(given) else (NO_SITE, -1)
+            groups.append(
+                Group(
+                    index=index,
+                    lr=as_number(group.get("lr")),
+                    site=site,
+                    event=event,
+                    scheduled="initial_lr" in group,
+                    keys=tuple(id(p) for p in group["params"]),
+                )
+            )
+        rows.append(
+            Optimizer(
+                name=name,
+                type=type(optimizer).__name__,
+                number=number,
+                site=arguments.site if arguments else NO_SITE,
+                event=arguments.event if arguments else -1,
+                groups=groups,
+                arguments=arguments,
+                optimizer=optimizer,
+            )
+        )
+    return rows
+
+
+def histories(
+    recorder: Recorder, parameters: Sequence[Parameter], start: int, earlier: Mapping[int, int], lazy: set[int]
+) -> None:
+    """Give every parameter its events, what it was copied from, and whether the forward wrote to it."""
+    by_key = {p.key: p for p in parameters}
+    owners = {v: by_key[key].index for v, key in recorder.tensors.owners.items() if key in by_key}
+    events: list[Event] = recorder.tape.events
+    for event in events:
+        parameter = by_key.get(event.data.get("parameter", -1))
+        if parameter is not None:
+            parameter.history.append(event)
+            made = parameter.key in lazy  # its first values are written by torch
+            if event.kind == "write" and event.op >= start and event.site != NO_SITE and not made:
+                parameter.written = True
+    masks = propagate(recorder.tape.ops[:start], recorder.tape.values, owners)
+    first: dict[int, int] = {}
+    for value, key in recorder.tensors.owners.items():
+        first.setdefault(key, value)
+    if any(p.key not in earlier for p in parameters):  # copies made in the forward
+        masks.data |= propagate(recorder.tape.ops, recorder.tape.values, owners).data
+    for parameter in parameters:
+        if parameter.history and parameter.history[0].region >= 0 and parameter.key in first:
+            made_of = ancestors(recorder.tape.ops[:start], (first[parameter.key],))
+            watched = recorder.tensors.owners
+            parameter.computed = any(watched.get(v, parameter.key) != parameter.key for v in made_of)
+        value = earlier.get(parameter.key, first.get(parameter.key, -1))
+        if value >= 0:
+            depends = masks.data.get(value, 0)
+            parameter.twin_of = frozenset(indices(depends)) - {parameter.index}
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    if left.shape != right.shape or left.dtype != right.dtype or left.is_meta:
+        return False
+    with torch.no_grad():
+        return bool(torch.equal(left.detach(), right)) or bool(
+            torch.equal(torch.nan_to_num(left.detach()), torch.nan_to_num(right))
+        )

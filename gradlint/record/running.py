@@ -1,0 +1,61 @@
+"""Calling the user's code: under a fixed seed, with its exceptions told as theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradlint.building import raised
+from gradlint.errors import GradlintError
+from gradlint.inputs import Inputs
+from gradlint.record.ledger import EnoughRecorded
+
+SEED = 0
+"""Forwards run under this seed, so that a verdict does not depend on the luck of a dropout or a router."""
+
+
+def gradlint_runs_user_code(function: Callable[..., Any], *args: Any) -> Any:
+    """Call user code; the user's call chains begin above this frame."""
+    return function(*args)
+
+
+@contextlib.contextmanager
+def as_theirs(what: str) -> Iterator[None]:
+    """Report an exception of the user's code as theirs."""
+    try:
+        yield
+    except GradlintError:
+        raise
+    except (KeyboardInterrupt, EnoughRecorded):
+        raise
+    except BaseException as error:
+        raise raised(what, error) from error
+
+
+def call(module: nn.Module, inputs: Inputs) -> Any:
+    """Run a forward."""
+    return module(*inputs.args, **inputs.kwargs)
+
+
+def given(inputs: Any) -> Inputs:
+    """The inputs of a set-up as the arguments of a call."""
+    if isinstance(inputs, Mapping):
+        return Inputs((), dict(inputs))
+    if isinstance(inputs, (tuple, list)):
+        return Inputs(tuple(inputs))
+    return Inputs((inputs,))
+
+
+def seed(number: int = SEED) -> None:
+    """Set the random states of python, torch and numpy (if imported)."""
+    random.seed(number)
+    torch.manual_seed(number)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(number)

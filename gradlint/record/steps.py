@@ -1,0 +1,98 @@
+"""Running a set-up's step under the recorder, until every optimizer has stepped often enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import CodeType
+from typing import Any
+
+from torch.optim import Optimizer
+
+from gradlint.record.executed import executed
+from gradlint.record.ledger import EnoughRecorded, Ledger
+from gradlint.record.outliving import outliving
+from gradlint.record.recorder import Recorder
+from gradlint.record.running import as_theirs, gradlint_runs_user_code
+from gradlint.training import Training
+
+STEPS = 3
+"""Steps of each optimizer that are recorded."""
+_PATIENCE = 3
+"""How many times as many steps an optimizer may take while others have not had theirs (a GAN's critic)."""
+_ACCUMULATING = 32
+"""Calls of the set-up's step that are waited for while gradient is accumulated and nothing steps."""
+_SECONDS = 60.0
+"""After this, no further call is made beyond the first few."""
+
+
+class Enough:
+    """Whether every optimizer known has stepped often enough, or one of them so often that the others are not waited
+    for."""
+
+    def __init__(self, training: Training, optimizers: Callable[[], Sequence[Optimizer]], steps: int = STEPS) -> None:
+        self._training = training
+        self._optimizers = optimizers
+        self._steps = steps
+        self._judged = (-1, False)
+
+    def __call__(self) -> bool:
+        steps = self._training.steps
+        if self._judged[0] != len(steps):
+            self._judged = (len(steps), self._judge())
+        return self._judged[1]
+
+    def _judge(self) -> bool:
+        counts = [len(self._training.steps_of(frozenset(_keys(o)))) for o in self._optimizers()]
+        if not counts or not max(counts):
+            return False
+        return min(counts) >= self._steps or max(counts) >= self._steps * _PATIENCE
+
+
+def _keys(optimizer: Optimizer) -> Iterable[int]:
+    return (id(p) for group in optimizer.param_groups for p in group["params"])
+
+
+def run_steps(
+    step: Callable[[], Any],
+    recorder: Recorder,
+    ledger: Ledger,
+    optimizers: Callable[[], Sequence[Optimizer]],
+    codes: dict[int, CodeType],
+    steps: int = STEPS,
+) -> None:
+    """Call a set-up's step until enough steps of its optimizers were recorded.
+
+    Raises:
+        TargetError: it raised.
+    """
+    training = ledger.training
+    enough = Enough(training, optimizers, steps)
+    ledger.stopping = enough
+    paused = recorder.paused
+    recorder.before_module = lambda module, outermost: ledger.stop_if_enough()
+    began = time.monotonic()
+    try:
+        while True:
+            with recorder, executed(codes, hot=True), as_theirs("step()"):
+                gradlint_runs_user_code(step)
+            training.calls += 1
+            if enough() or not _goes_on(training, steps, time.monotonic() - began):
+                break
+    except EnoughRecorded:
+        training.calls += 1
+    finally:
+        recorder.paused = paused
+        recorder.before_module = None
+        ledger.stopping = lambda: False
+    training.kept = outliving(recorder, training, ledger.marks)
+
+
+def _goes_on(training: Training, steps: int, seconds: float) -> bool:
+    if training.calls < steps:
+        return True
+    if seconds > _SECONDS or not training.backwards:
+        return False
+    if not training.steps and not training.attempts and not training.clears:
+        return training.calls < _ACCUMULATING
+    return training.calls < steps * _PATIENCE

@@ -1,0 +1,268 @@
+"""The hooks that tell the ledger of training: backward passes, clears, optimizer steps, schedulers, scalers, clips.
+
+`installed` puts them in place for the time of a recording and takes every one of them out again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim import optimizer as optimizer_hooks
+from torch.optim.lr_scheduler import LRScheduler
+
+from gradlint.record.hooks import Log, patch, used_up
+from gradlint.record.ledger import Ledger
+from gradlint.record.recorder import Recorder
+from gradlint.sites import NO_SITE
+
+_OPTIM = os.path.join("torch", "optim") + os.sep
+_CLIP = os.path.join("nn", "utils", "clip_grad.py")
+
+
+@contextlib.contextmanager
+def installed(recorder: Recorder, log: Log, ledger: Ledger) -> Iterator[None]:
+    """Have the ledger told of training; undone at exit in every case."""
+    with contextlib.ExitStack() as stack:
+        for handle in (
+            optimizer_hooks.register_optimizer_step_pre_hook(_before_step(recorder, ledger)),
+            optimizer_hooks.register_optimizer_step_post_hook(_after_step(recorder, ledger)),
+        ):
+            stack.callback(handle.remove)
+        original = torch.autograd.backward
+        torch.autograd.backward = _backward(original, recorder, ledger)
+        stack.callback(setattr, torch.autograd, "backward", original)
+        patch(stack, Optimizer, "zero_grad", _zero_grad(recorder, ledger, _held_by_optimizer))
+        patch(stack, nn.Module, "zero_grad", _zero_grad(recorder, ledger, _held_by_module))
+        patch(stack, LRScheduler, "__init__", _scheduler_init(recorder, log))
+        for cls in _with_own_step(LRScheduler):
+            patch(stack, cls, "step", _scheduler_step(recorder, log, ledger))
+        scaler = getattr(getattr(torch, "amp", None), "GradScaler", None)
+        if scaler is not None:
+            patch(stack, scaler, "__init__", _scaler_init(log))
+            patch(stack, scaler, "scale", _scale(recorder, log, ledger))
+            patch(stack, scaler, "unscale_", _unscale(recorder, ledger))
+            patch(stack, scaler, "step", _scaler_step(recorder, ledger))
+        recorder.on_switch = _clip_begins(recorder)
+        recorder.on_return = _clip_ends(recorder, ledger)
+        stack.callback(setattr, recorder, "on_switch", None)
+        stack.callback(setattr, recorder, "on_return", None)
+        yield
+
+
+def _mine(recorder: Recorder) -> bool:
+    return threading.get_ident() == recorder.thread
+
+
+def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        if not ledger.following or recorder.paused or not _mine(recorder):
+            if _mine(recorder) and not recorder.paused:
+                recorder.event("backward", {})
+            return original(tensors, *args, **kwargs)
+        retains = any(map(bool, args[1:3])) or bool(kwargs.get("retain_graph") or kwargs.get("create_graph"))
+        with ledger.backward(tensors, retains, sys._getframe(1)):
+            return original(tensors, *args, **kwargs)
+
+    backward.__doc__ = original.__doc__
+    return backward
+
+
+def _before_step(recorder: Recorder, ledger: Ledger) -> Callable[[Optimizer, Any, Any], Any]:
+    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if not _mine(recorder):
+            return None
+        if not ledger.following:
+            if not recorder.paused:
+                recorder.event("step", {"optimizer": id(optimizer)})
+            return None
+        return ledger.before_step(optimizer, sys._getframe(1), args, kwargs)
+
+    return hook
+
+
+def _after_step(recorder: Recorder, ledger: Ledger) -> Callable[[Optimizer, Any, Any], None]:
+    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if ledger.following and _mine(recorder):
+            ledger.after_step(optimizer)
+
+    return hook
+
+
+def _held_by_optimizer(optimizer: Any) -> list[int]:
+    return [id(p) for group in optimizer.param_groups for p in group["params"]]
+
+
+def _held_by_module(module: Any) -> list[int]:
+    return [id(p) for p in module.parameters()]
+
+
+def _zero_grad(recorder: Recorder, ledger: Ledger, held: Callable[[Any], list[int]]) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(self, *args, **kwargs)
+            if ledger.following and _mine(recorder):
+                ledger.cleared(held(self), recorder.walk(sys._getframe(1)).site)
+            return result
+
+        return zero_grad
+
+    return wrap
+
+
+# -- schedulers ---------------------------------------------------------------------------------------------------
+
+
+def _with_own_step(cls: type) -> list[type]:
+    subclasses: list[type] = cls.__subclasses__()
+    found = [cls] if "step" in cls.__dict__ else []
+    return found + [c for subclass in subclasses for c in _with_own_step(subclass)]
+
+
+def _scheduler_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            if _mine(recorder) and not recorder.paused:
+                frame: FrameType | None = sys._getframe(1)
+                while frame is not None and frame.f_locals.get("self") is self:
+                    frame = frame.f_back
+                log.schedulers.append((self, recorder.walk(frame).site))
+            original(self, *args, **kwargs)
+
+        return __init__
+
+    return wrap
+
+
+def _scheduler_step(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+            # a scheduler steps itself when it is made, and some step others
+            by_torch = _OPTIM in sys._getframe(1).f_code.co_filename
+            if ledger.following and not by_torch and _mine(recorder) and not recorder.paused:
+                made_at = next((site for scheduler, site in log.schedulers if scheduler is self), NO_SITE)
+                optimizer = getattr(self, "optimizer", None)
+                ledger.scheduled(id(optimizer), made_at, recorder.walk(sys._getframe(1)).site)
+            return original(self, *args, **kwargs)
+
+        return step
+
+    return wrap
+
+
+# -- scalers ------------------------------------------------------------------------------------------------------
+
+
+def _scaler_init(log: Log) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        signature = inspect.signature(original)
+
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            with contextlib.suppress(TypeError):
+                # without a GPU torch disables it; what the user asked for is what will run elsewhere
+                asked = signature.bind(self, *args, **kwargs).arguments.get("enabled", True)
+                log.scalers.append((self, bool(asked)))
+
+        return __init__
+
+    return wrap
+
+
+def _scale(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def scale(self: Any, outputs: Any) -> Any:
+            result = original(self, outputs)
+            asked = next((asked for scaler, asked in log.scalers if scaler is self), self.is_enabled())
+            if asked and ledger.following and _mine(recorder):
+                ledger.scaled(result)
+            return result
+
+        return scale
+
+    return wrap
+
+
+def _unscale(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def unscale_(self: Any, optimizer: Any) -> Any:
+            result = original(self, optimizer)
+            if ledger.following and _mine(recorder):
+                ledger.unscaled(optimizer)
+            return result
+
+        return unscale_
+
+    return wrap
+
+
+def _scaler_step(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
+    def wrap(original: Any) -> Any:
+        def step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            if ledger.following and _mine(recorder):
+                ledger.attempted(id(optimizer), recorder.walk(sys._getframe(1)).site)
+            return original(self, optimizer, *args, **kwargs)
+
+        return step
+
+    return wrap
+
+
+# -- clips --------------------------------------------------------------------------------------------------------
+
+
+class _Clipping:
+    """A call of torch's clip functions that has begun: they switch grad mode off, which is how they are seen under
+    whatever name they were imported."""
+
+    def __init__(self, event: int, site: int, op: int, exhausted: bool, measures: bool) -> None:
+        self.event = event
+        self.site = site
+        self.op = op
+        self.exhausted = exhausted
+        self.measures = measures
+
+
+def _clip_begins(recorder: Recorder) -> Callable[[int, int, Any], None]:
+    def began(event: int, site: int, library: Any) -> None:
+        if library is None or not library.co_filename.endswith(_CLIP):
+            return
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and not (frame.f_code.co_filename.endswith(_CLIP) and "args" in frame.f_locals):
+            frame = frame.f_back
+        if frame is None:
+            return
+        args, kwargs = frame.f_locals["args"], frame.f_locals.get("kwargs", {})
+        given = args[0] if args else kwargs.get("parameters")
+        limit = args[1] if len(args) > 1 else kwargs.get("max_norm", kwargs.get("clip_value"))
+        measures = isinstance(limit, (int, float)) and limit == float("inf")
+        recorder.clipping = _Clipping(event, site, len(recorder.tape.ops), used_up(given), measures)
+
+    return began
+
+
+def _clip_ends(recorder: Recorder, ledger: Ledger) -> Callable[[], None]:
+    def ended() -> None:
+        clipping, recorder.clipping = recorder.clipping, None
+        if clipping is None or not ledger.following:
+            return
+        touched = {v for op in recorder.tape.ops[clipping.op :] for v in (*op.inputs, *op.outputs)}
+        tensors = recorder.tensors
+        keys = [key for key, grad in ledger.gradients() if _value(tensors, grad) in touched]
+        ledger.clipped(keys, clipping.event, clipping.site, clipping.exhausted, clipping.measures)
+
+    return ended
+
+
+def _value(tensors: Any, grad: Tensor) -> int:
+    entry = tensors.known(grad)
+    return -1 if entry is None else int(entry.value)

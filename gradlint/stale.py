@@ -1,0 +1,72 @@
+"""Tensors that optimizers hold and the model no longer does. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradlint.traces import Event, Parameter, Trace
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A tensor in an optimizer that stood in the model when it was given, and was replaced afterwards."""
+
+    optimizer: int
+    """Number of the optimizer."""
+    fqn: str
+    """The name it had."""
+    replaced: Event
+    """The registration that took its place."""
+    now: tuple[Parameter, ...]
+    """What has the name now, or what is in the module that took the place of its own."""
+
+
+def stale_tensors(trace: Trace) -> list[Stale]:
+    """The tensors that optimizers hold and the model no longer does."""
+    unknown = [
+        (optimizer, group, key)
+        for optimizer in trace.optimizers
+        for group in optimizer.groups
+        for key in group.keys
+        if key not in trace.by_key and group.event >= 0
+    ]
+    return [s for o, g, key in unknown if (s := _stale(trace, o.number, g.event, key)) is not None]
+
+
+def _stale(trace: Trace, optimizer: int, given: int, key: int) -> Stale | None:
+    events = [e for e in trace.events if e.kind == "register"]
+    last = next((e for e in reversed(events) if e.data.get("parameter") == key), None)
+    names: list[str] = []
+    while last is not None:
+        module, name = last.data["module"], last.data["name"]
+        names.insert(0, name)
+        if trace.modules[module].in_tree:
+            slot = [e for e in events if e.data["module"] == module and e.data["name"] == name]
+            if slot[-1] is last or slot[-1].number < given:
+                return None
+            prefix = trace.modules[module].fqn
+            return _replaced_by(trace, optimizer, ".".join([prefix, *names] if prefix else names), slot[-1])
+        above = next((e for e in reversed(events) if e.data.get("child") == module), None)
+        if above is None:
+            return _rebuilt(trace, optimizer, given, module, ".".join(names))
+        last = above
+    return None
+
+
+def _replaced_by(trace: Trace, optimizer: int, fqn: str, event: Event) -> Stale:
+    same = trace.by_fqn.get(fqn)
+    if same is not None or "child" not in event.data:
+        return Stale(optimizer, fqn, event, () if same is None else (same,))
+    return Stale(optimizer, fqn, event, tuple(trace.below(trace.modules[event.data["child"]])))
+
+
+def _rebuilt(trace: Trace, optimizer: int, given: int, module: int, fqn: str) -> Stale | None:
+    """The case that the whole model was built a second time, after the optimizer."""
+    old = trace.modules[module]
+    root = next((m for m in trace.modules if m.in_tree and m.parent < 0), None)
+    if root is None or root.fqn or root.type is not old.type or old.calls or fqn not in trace.by_fqn:
+        return None
+    if any(p.groups for p in trace.parameters if p.in_tree):
+        return None
+    first = next((e for e in trace.events if e.kind == "register" and e.data["module"] == root.number), None)
+    return _replaced_by(trace, optimizer, fqn, first) if first is not None and first.number > given else None

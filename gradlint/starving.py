@@ -1,0 +1,200 @@
+"""The search for the cuts that starve parameters: which place ended whose gradient first. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from gradlint.blame import DETACHES, ROUNDTRIP, Cut, place
+from gradlint.findings import Location
+from gradlint.provenance import NEW_LEAF, ancestors, indices
+from gradlint.settling import nudged
+from gradlint.sites import NO_SITE
+from gradlint.traces import IN_FUNCTION, KIND_OPAQUE
+
+if TYPE_CHECKING:
+    from gradlint.flow import Flow
+
+
+def find_cuts(flow: Flow) -> list[Cut]:
+    """The places that starve parameters, in the order of execution.
+
+    A parameter for which none can be found is taken out of `flow.starved` if moving it does not move the loss.
+    """
+    search = _Search(flow)
+    search.recorded()
+    search.left_torch()
+    search.unexplained()
+    return sorted(search.finish(), key=lambda cut: cut.op)
+
+
+class _Search:
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.trace = flow.trace
+        self.masks = flow.masks
+        self.on_path = flow.on_path
+        self.found: dict[tuple[str, Location | None, int], Cut] = {}
+        self.blamed: set[int] = set()
+        """Indices of the parameters for which a cut was found."""
+
+    def recorded(self) -> None:
+        """The cuts that the recorded data flow shows."""
+        proven = self.flow.proven
+        to_exit = {
+            index: ancestors(self.trace.ops[: number + 1], self.trace.ops[number].inputs)
+            for index, number in proven.items()
+            if number >= 0
+        }
+        wanted = _mask(self.flow.starved)
+        for at, output, lost in self.masks.cuts:
+            for index in indices(lost & wanted):
+                if proven.get(index, 0) < 0:
+                    continue
+                if output not in self.on_path and output not in to_exit.get(index, ()):
+                    continue
+                number = self._detached_inside(at, 1 << index)
+                leaves = proven.get(index) if output not in self.on_path else None
+                cut = place(self.trace, number, output, leaving=leaves)
+                cut.relabelled = self._relabelled(number, output)
+                self._add(cut, index)
+
+    def left_torch(self) -> None:
+        """Where values left torch, for parameters that are proven to reach the loss by no recorded way."""
+        for index, number in self.flow.proven.items():
+            if index in self.blamed:
+                continue
+            if number >= 0:
+                self._add(place(self.trace, number, -1, leaving=number), index)
+            else:
+                site = self.trace.unseen[0][1] if self.trace.unseen else NO_SITE
+                where = self.trace.location(site)
+                self._add(Cut(ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), index)
+
+    def unexplained(self) -> None:
+        """The cut inside of what was taken as a whole; without any, a nudge tells whether the path is real."""
+        left = self.flow.starved - self.blamed
+        for index in sorted(left):
+            whole = self._whole(1 << index)
+            if whole >= 0:
+                self._add(place(self.trace, self._detached_inside(whole, 1 << index), -1), index)
+        left -= self.blamed
+        for index, verdict in nudged(self.trace, self.flow.by_index(left)).items() if left else ():
+            if verdict.outcome == "reaches":
+                continue
+            self.flow.starved.discard(index)
+            if verdict.outcome == "unknown":
+                self.flow.why_undecided = verdict.reason
+                self.flow.undecided.add(index)
+            else:
+                self.flow.unused.add(index)  # an autograd.grad, say, whose result its value has no part in
+
+    def finish(self) -> Iterable[Cut]:
+        for cut in self.found.values():
+            cut.later = self._later(cut)
+        return self.found.values()
+
+    def _add(self, cut: Cut, index: int) -> None:
+        self.blamed.add(index)
+        key = (cut.kind, cut.location, -1 if cut.location else cut.op)
+        known = self.found.setdefault(key, cut)
+        known.op = min(known.op, cut.op)
+        if cut.relabelled is None:
+            known.relabelled = None
+        parameter = self.trace.parameters[index]
+        if parameter not in known.starved:
+            known.starved.append(parameter)
+
+    def _whole(self, bit: int) -> int:
+        """The last opaque op on a parameter's way to the loss; -1 for none."""
+        data = self.masks.data
+        for number in range(len(self.trace.ops) - 1, self.trace.forward_start - 1, -1):
+            op = self.trace.ops[number]
+            if op.kind != KIND_OPAQUE or not any(data.get(i, 0) & bit for i in op.inputs):
+                continue
+            if any(o in self.on_path and data.get(o, 0) & bit for o in op.outputs):
+                return number
+        return -1
+
+    def _detached_inside(self, number: int, bit: int) -> int:
+        """The number of the detach inside a reentrant checkpoint that a parameter's data passed, else `number`."""
+        ops = self.trace.ops
+        if ops[number].name != "CheckpointFunction" or ops[number].kind != KIND_OPAQUE:
+            return number
+        pending = [ops[number].inputs[-1]]
+        seen: set[int] = set()
+        while pending:
+            producer = self.trace.values[pending.pop()].producer
+            if 0 <= producer < number and producer not in seen and ops[producer].region == IN_FUNCTION:
+                seen.add(producer)
+                op = ops[producer]
+                if op.name in DETACHES and any(self.masks.data.get(i, 0) & bit for i in op.inputs):
+                    return producer
+                pending += op.inputs
+        return number
+
+    # -- what was made to require grad again --------------------------------------------------------------------
+
+    def _relabelled(self, number: int, output: int) -> int | None:
+        """The op that set requires_grad on what comes after a cut, on every way from there to the loss."""
+        if number in self._relabels:
+            return number
+        if output not in self.on_path or output in self._direct:
+            return None
+        ops = self.trace.ops
+        return next(n for n in sorted(self._relabels) if output in ancestors(ops[:n], ops[n].inputs))
+
+    @cached_property
+    def _direct(self) -> set[int]:
+        """The values on a way to the loss that passes no relabelling."""
+        if not self._relabels:
+            return self.on_path
+        return ancestors([op for n, op in enumerate(self.trace.ops) if n not in self._relabels], self.trace.roots)
+
+    @cached_property
+    def _relabels(self) -> set[int]:
+        """Ops that made a computed tensor a leaf that requires grad, on the way to the loss; not those whose own
+        gradient is then asked for (penalties, saliency, forces, cached gradients)."""
+        trace = self.trace
+        if any(e.op >= trace.forward_start and "backward" not in e.data for e in trace.events_of("backward")):
+            return set()  # a backward inside the forward
+        found = set()
+        for number in range(trace.forward_start, len(trace.ops)):
+            op = trace.ops[number]
+            if op.name not in NEW_LEAF or not op.outputs or not trace.values[op.outputs[0]].requires_grad:
+                continue
+            asked = any(trace.ops[n].name == "grad" for n in self.flow.consumers.get(op.outputs[0], ()))
+            if not asked and op.outputs[0] in self.on_path and self.masks.data.get(op.outputs[0]):
+                found.add(number)
+        return found
+
+    # -- what would cut next ------------------------------------------------------------------------------------
+
+    def _later(self, cut: Cut) -> list[Location]:
+        """Detaches and regions downstream of a cut, on the way to the loss: the next ones to be met if it went."""
+        trace = self.trace
+        wanted = _mask(p.index for p in cut.starved)
+        places: dict[Location, None] = {}
+        for number in range(cut.op + 1, len(trace.ops)):
+            op = trace.ops[number]
+            detaches = op.name in DETACHES or op.name == "data"
+            if not detaches and op.region < 0:
+                continue
+            if not any(o in self.on_path for o in op.outputs):
+                continue
+            depends = 0
+            for value in op.inputs:
+                depends |= self.masks.data.get(value, 0) & ~self.masks.live.get(value, 0)
+            if depends & wanted:
+                other = place(trace, number, op.outputs[0])
+                if other.location is not None and other.location != cut.location:
+                    places.setdefault(other.location)
+        return list(places)[:5]
+
+
+def _mask(found: Iterable[int]) -> int:
+    mask = 0
+    for index in found:
+        mask |= 1 << index
+    return mask

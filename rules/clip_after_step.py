@@ -1,0 +1,117 @@
+"""GL506 clip-after-step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Clip, Context, Finding, Fix, Rule, Severity, Training
+
+
+class ClipAfterStep(Rule):
+    """Gradient that is clipped when it is too late, or too early.
+
+    ## What it does
+    Finds calls of `clip_grad_norm_` and `clip_grad_value_` after the step and before the next backward, before a
+    gradient scaler's `unscale_`, and on an iterator that had been used up.
+
+    ## Why it is bad
+    The steps are taken with unclipped gradient, or with gradient that was clipped after being multiplied by a scale
+    of thousands, which shrinks every step to nothing.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = torch.randn(6, 4), torch.randn(6, 2)
+
+        def step():
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = torch.randn(6, 4), torch.randn(6, 2)
+
+        def step():
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Known limits
+    A limit of infinity only measures the norm and is let pass. Clipping functions of the user's own are not known.
+
+    ## References
+    https://pytorch.org/docs/stable/notes/amp_examples.html#gradient-clipping
+    """
+
+    code = "GL506"
+    name = "clip-after-step"
+    severity = Severity.ERROR
+    needs = frozenset({"step"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        training = context.trace.training
+        assert training is not None
+        by_site: dict[int, list[Clip]] = {}
+        for clip in training.clips:
+            by_site.setdefault(clip.site, []).append(clip)
+        for clips in by_site.values():
+            if any(c.exhausted for c in clips):
+                yield self._finding(context, training, clips, "exhausted")
+            elif any(c.scaled and not c.measures for c in clips):
+                yield self._finding(context, training, clips, "scaled")
+            elif any(c.applied for c in clips) and not any(c.fresh or c.measures for c in clips):
+                yield self._finding(context, training, clips, "late")
+
+    def _finding(self, context: Context, training: Training, clips: list[Clip], kind: str) -> Finding:
+        trace = context.trace
+        keys = {k for c in clips for k in (c.scaled if kind == "scaled" else c.applied)}
+        if kind == "exhausted":
+            keys = {k for s in training.steps for k, c in s.content.items() if c.backwards}
+        step = next((s for s in reversed(training.steps) if s.event < clips[-1].event), None)
+        message, fix = _WORDS[kind]
+        return context.finding(
+            self,
+            message,
+            at=clips[0].site,
+            parameters=[p for p in trace.parameters if p.key in keys],
+            related=[context.related("stepped here", step.site) if step is not None and kind == "late" else None],
+            fix=Fix(fix),
+        )
+
+
+_WORDS = {
+    "late": (
+        "gradient is clipped after the step that used it: the steps are taken with unclipped gradient.",
+        "Clip between backward() and step().",
+    ),
+    "scaled": (
+        "gradient is clipped while it is multiplied by the scaler's factor: the limit is far too small for it.",
+        "Call scaler.unscale_(optimizer) before clipping.",
+    ),
+    "exhausted": (
+        "the iterator of parameters given here had been used up: nothing is clipped.",
+        "Pass model.parameters() anew, or a list.",
+    ),
+}

@@ -1,0 +1,98 @@
+"""GL501 gradients-not-cleared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Backward, Context, Finding, Fix, Parameter, Rule, Severity, Step
+
+
+class GradientsNotCleared(Rule):
+    """A step with gradient that an earlier step had applied already.
+
+    ## What it does
+    Finds parameters that an optimizer steps with the sum of new gradient and gradient that an earlier step has
+    applied: nothing cleared it in between. Any way of clearing counts: `zero_grad`, `p.grad = None`, zeroing by
+    hand.
+
+    ## Why it is bad
+    `backward()` adds to `.grad`. Without clearing, each step follows the sum of all gradients so far, which acts as
+    a momentum that never decays, and training diverges or crawls.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = torch.randn(6, 4), torch.randn(6, 2)
+
+        def step():
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = torch.randn(6, 4), torch.randn(6, 2)
+
+        def step():
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Known limits
+    Several backward passes before one step (accumulation) are no fault. Gradient that user code replaces by another
+    tensor is taken for cleared.
+
+    ## References
+    https://pytorch.org/tutorials/recipes/recipes/zeroing_out_gradients.html
+    """
+
+    code = "GL501"
+    name = "gradients-not-cleared"
+    severity = Severity.ERROR
+    needs = frozenset({"step"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        training = trace.training
+        assert training is not None
+        found: dict[int, tuple[Backward, Step, list[Parameter]]] = {}
+        for step in training.steps:
+            for key, content in step.content.items():
+                parameter = trace.by_key.get(key)
+                if content.stale and parameter is not None:
+                    backward = training.backwards[content.backwards[-1]]
+                    _, _, known = found.setdefault(backward.site, (backward, step, []))
+                    if parameter not in known:
+                        known.append(parameter)
+        for backward, step, parameters in found.values():
+            holders = [o for o in trace.optimizers if any(o.number == n for p in parameters for n, _ in p.groups)]
+            yield context.finding(
+                self,
+                f"gradient is added to what an earlier step has applied already: nothing clears the gradient of "
+                f"{context.names(parameters)} between the steps.",
+                at=backward.site if backward.site >= 0 else step.site,
+                parameters=parameters,
+                related=[
+                    context.related("stepped here with the sum", step.site),
+                    *(context.related(f"{o.type} is made here", o.site) for o in holders[:2]),
+                ],
+                fix=Fix("Call optimizer.zero_grad() before backward(), or after each step."),
+            )

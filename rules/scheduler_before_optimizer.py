@@ -1,0 +1,97 @@
+"""GL507 scheduler-before-optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Rule, Schedule, Severity
+
+
+class SchedulerBeforeOptimizer(Rule):
+    """A scheduler that is stepped before the optimizer.
+
+    ## What it does
+    Finds calls of a scheduler's `step` by the user's code before any optimizer has stepped.
+
+    ## Why it is bad
+    The first value of the schedule is skipped: a warm-up starts one step late, and with a rate that changes per
+    epoch the whole first epoch runs at the second rate. torch warns of it once, easily overlooked.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        x, y = torch.randn(6, 4), torch.randn(6, 2)
+
+        def step():
+            scheduler.step()
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        x, y = torch.randn(6, 4), torch.randn(6, 2)
+
+        def step():
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+            scheduler.step()
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Known limits
+    The step that a scheduler takes when it is made is its own. Schedulers that are no subclass of torch's are not
+    seen.
+
+    ## References
+    https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate
+    """
+
+    code = "GL507"
+    name = "scheduler-before-optimizer"
+    severity = Severity.WARNING
+    needs = frozenset({"step"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        training = trace.training
+        assert training is not None
+        begun = [s.event for s in training.steps] + [event for event, _ in training.attempts]
+        if not begun:
+            return
+        told: dict[int, Schedule] = {}
+        for schedule in training.schedules:
+            if schedule.event < min(begun):
+                told.setdefault(schedule.site, schedule)
+        for schedule in told.values():
+            optimizer = next((o for o in trace.optimizers if id(o.optimizer) == schedule.optimizer), None)
+            keys = {k for g in optimizer.groups for k in g.keys} if optimizer is not None else set()
+            yield context.finding(
+                self,
+                "the scheduler is stepped before the optimizer: the first value of its schedule is skipped.",
+                at=schedule.site,
+                parameters=[p for p in trace.parameters if p.key in keys],
+                related=[
+                    context.related("the first optimizer step", next((s.site for s in training.steps), None)),
+                    context.related("the scheduler is made here", schedule.made_at if schedule.made_at >= 0 else None),
+                ],
+                fix=Fix("Call scheduler.step() after optimizer.step()."),
+            )

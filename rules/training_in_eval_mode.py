@@ -1,0 +1,171 @@
+"""GL505 training-in-eval-mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Training
+
+
+class TrainingInEvalMode(Rule):
+    """A step that trains while the whole model is in eval mode.
+
+    ## What it does
+    Finds optimizer steps whose forward ran with the model in eval mode throughout although it has layers that
+    behave otherwise in training: dropout, batch norm. The line of the `eval()` is blamed.
+
+    ## Why it is bad
+    After a validation or a sample, `train()` was forgotten: dropout is off and batch norm uses and keeps its old
+    statistics for the rest of the training.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = torch.randn(6, 4), torch.randn(6, 2)
+
+        def validate():
+            model.eval()
+            with torch.no_grad():
+                return model(x)
+
+        def step():
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+            validate()
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = torch.randn(6, 4), torch.randn(6, 2)
+
+        def validate():
+            model.eval()
+            with torch.no_grad():
+                return model(x)
+
+        def step():
+            model.train()
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+            validate()
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Known limits
+    Layers of the user's own that ask `self.training` are not known to be sensitive. A set-up that says `train:
+    False` is taken at its word, and so is a model only part of which is in eval mode.
+
+    ## References
+    https://pytorch.org/docs/stable/notes/autograd.html#evaluation-mode-nn-module-eval
+    """
+
+    code = "GL505"
+    name = "training-in-eval-mode"
+    severity = Severity.WARNING
+    needs = frozenset({"step"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        training = trace.training
+        assert training is not None
+        if trace.setup.train is False:
+            return
+        roots = [m for m in trace.modules if m.in_tree and m.parent < 0]
+        for root in roots:
+            for step in training.steps:
+                sensitive = _in_eval(context, training, root, step)
+                if sensitive:
+                    yield self._finding(context, root, step, sensitive)
+                    break
+
+    def _finding(self, context: Context, root: Module, step: Step, sensitive: list[Module]) -> Finding:
+        trace = context.trace
+        held = {i for m in sensitive for i in m.parameters}
+        parameters = [trace.parameters[i] for i in sorted(held)] or [
+            p for p in trace.below(root) if p.key in step.content
+        ]
+        switch = _switch(context, root, step)
+        kinds = " and ".join(sorted({m.type.__name__ for m in sensitive}))
+        whole = root.fqn or "the model"
+        return context.finding(
+            self,
+            f"{whole} is in eval mode when it is trained: {kinds} do not behave as in training.",
+            at=switch.site if switch is not None else step.site,
+            parameters=parameters,
+            related=[context.related("stepped here, still in eval mode", step.site)],
+            fix=Fix("Call train() before the training goes on."),
+        )
+
+
+def _in_eval(context: Context, training: Training, root: Module, step: Step) -> list[Module]:
+    """The mode-sensitive modules that ran for a step, where they and all others of their root were in eval mode."""
+    trace = context.trace
+    used = [training.backwards[b] for c in step.content.values() for b in c.backwards]
+    mine = {p.key for p in trace.below(root)}
+    if not used or mine.isdisjoint(step.content):
+        return []
+    last = max(used, key=lambda b: b.event)
+    earlier = [b.op for b in training.backwards if b.event < min(u.event for u in used)]
+    begin = max([training.start, *earlier])
+    live = {trace.ops[n].call for n in range(begin, last.op) if trace.ops[n].region < 0 and trace.ops[n].call >= 0}
+    numbers = {m.number for m in trace.modules if m.in_tree and _below(trace.modules, m, root)}
+    found: dict[int, Module] = {}
+    pending = list(live)
+    seen: set[int] = set()
+    while pending:
+        number = pending.pop()
+        if number < 0 or number in seen:
+            continue
+        seen.add(number)
+        call = trace.calls[number]
+        pending.append(call.parent)
+        if call.module in numbers:
+            if call.training:
+                return []
+            if _sensitive(trace.modules[call.module].module):
+                found[call.module] = trace.modules[call.module]
+    return list(found.values())
+
+
+def _below(modules: list[Module], module: Module, root: Module) -> bool:
+    while module.number != root.number:
+        if module.parent < 0:
+            return False
+        module = modules[module.parent]
+    return True
+
+
+def _sensitive(module: object) -> bool:
+    """Whether a layer behaves otherwise in training."""
+    names = {c.__name__ for c in type(module).__mro__}
+    if "_DropoutNd" in names or "StochasticDepth" in names:
+        return bool(getattr(module, "p", 0))
+    if "_BatchNorm" in names:
+        return getattr(module, "running_mean", None) is not None
+    return "RNNBase" in names and bool(getattr(module, "dropout", 0)) and getattr(module, "num_layers", 1) > 1
+
+
+def _switch(context: Context, root: Module, step: Step) -> Event | None:
+    """The last switch of the whole root to eval mode before a step."""
+    switches = [
+        e
+        for e in context.trace.events_of("mode")
+        if e.data["module"] == root.number and e.number < step.event and not e.data["training"]
+    ]
+    return switches[-1] if switches else None
