@@ -136,8 +136,8 @@ def check(
     from gradlint.cli.checking import Request
 
     request = Request(
-        targets, select, ignore, extend_select, inputs, trains, frozen, strict, numeric, rules_dirs, config, isolated,
-        stdin_filename, extend_exclude, force_exclude, no_cache, cache_dir, baseline,
+        targets, select, ignore, extend_select, inputs, strict, rules_dirs, config, isolated, stdin_filename,
+        extend_exclude, force_exclude, no_cache, cache_dir, baseline, trains, frozen, numeric,
     )  # fmt: skip
     wishes = outcome.Wishes(
         show_info, fail_on, exit_zero, output_format, output_file, statistics, quiet, fix, unsafe_fixes, fix_only, diff,
