@@ -146,7 +146,9 @@ def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
                 if any(not mine.isdisjoint(training.steps[s].content) for s in backward.applied_by):
                     continue
                 owner = _owner(trace, training, backward, mine)
-                entry = entry_site(flow, backward, _keys(owner), mine) if owner is not None else NO_SITE
+                if owner is None or entry_site(flow, backward, mine, _keys(owner)) != NO_SITE:
+                    continue  # on its way to the others, gradient has to pass these
+                entry = entry_site(flow, backward, _keys(owner), mine)
                 if entry != NO_SITE:
                     yield Leak(WASTED, backward, optimizer, owner, parameters, entry, None)
 

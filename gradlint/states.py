@@ -109,7 +109,18 @@ def nearest_optimizer(trace: Trace, parameter: Parameter) -> Optimizer:
         held = (trace.by_key.get(key) for group in optimizer.groups for key in group.keys)
         return max((_shared(parameter.fqn, other.fqn) for other in held if other is not None), default=0)
 
-    return max(trace.optimizers, key=kinship)
+    first = _trained_with(trace, parameter)
+    return max(trace.optimizers, key=lambda o: (kinship(o), o is first))
+
+
+def _trained_with(trace: Trace, parameter: Parameter) -> Optimizer | None:
+    """The optimizer that was stepped for the first recorded backward pass that reached a parameter."""
+    training = trace.training
+    backward = next((b for b in training.backwards if parameter.key in b.deposits), None) if training else None
+    if training is None or backward is None or not backward.applied_by:
+        return None
+    step = training.steps[min(backward.applied_by)]
+    return next((o for o in trace.optimizers if id(o.optimizer) in step.optimizers), None)
 
 
 def made_site(trace: Trace, parameter: Parameter, alike: Iterable[int] = ()) -> int:

@@ -153,21 +153,34 @@ class ConstantTerm:
 def constant_terms(flow: Flow) -> list[ConstantTerm]:
     """See `Flow.constant_terms`. Empty where a detached part takes away what a live one adds: the sum then has the
     value of the one and the gradient of the other, on purpose."""
-    trace, data = flow.trace, flow.masks.data
-    if not trace.loss_given or len(trace.roots) != 1 or trace.values[trace.roots[0]].shape:
+    trace = flow.trace
+    if not trace.loss_given or (len(trace.roots) != 1 and trace.training is None):
         return []
+    found: dict[tuple[object, int | None], ConstantTerm] = {}
+    for root in trace.roots:
+        if not trace.values[root].shape:
+            for term in _constant_in(flow, root):
+                # each recorded step has its own loss, and the same cause in it
+                found.setdefault((term.cuts[0].location, term.relabelled), term)
+    return list(found.values())
+
+
+def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
+    """The constant terms of one scalar."""
+    trace, data = flow.trace, flow.masks.data
     judged = sum(1 << index for index in flow.judged)
-    parts = terms(trace, data, trace.roots[0])
+    parts = terms(trace, data, root)
     made = {t.value: trace.values[t.value].producer for t in parts}
     fresh = {
-        v: n
-        for v, n in made.items()
-        if n >= 0 and trace.ops[n].name in NEW_LEAF and trace.values[v].requires_grad
+        v: n for v, n in made.items() if n >= 0 and trace.ops[n].name in NEW_LEAF and trace.values[v].requires_grad
     }
     live = {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}
     lost = [t for t in parts if t.value not in live and data.get(t.value, 0) & judged]
-    if not live or not lost:
+    if not live:
         return []
+    numbers = _numbers(flow, trace.roots[0])
+    if not lost:
+        return numbers
     for term in lost:
         inner = terms(trace, data, term.value, through_detach=True)
         if any(t.value in live or _used_live(flow, t.value) for t in inner):
@@ -195,7 +208,39 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
             1 if known is None else known.count + 1,
             relabelled,
         )
-    return list(found.values())
+    return [*found.values(), *numbers]
+
+
+def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
+    """The Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
+    from gradlint.blame import place
+    from gradlint.python_numbers import added, computed_from
+
+    trace, data, live = flow.trace, flow.masks.data, flow.masks.live
+    suspects: list[int] = []
+    pending = [Term(root, 1.0)]
+    while pending:
+        term = pending.pop()
+        parts = _parts(trace, data, term, through_detach=False)
+        producer = trace.values[term.value].producer
+        if parts is not None and added(trace, trace.ops[producer]) is not None:
+            suspects.append(producer)
+        pending.extend(parts or ())
+    found = []
+    for number in sorted(suspects):
+        for exit_at in range(number - 1, trace.forward_start - 1, -1):
+            op = trace.ops[exit_at]
+            if op.kind != KIND_EXTRACT or op.name not in ("item", "__float__", "tolist") or len(op.inputs) != 1:
+                continue
+            taken = op.inputs[0]
+            lost = live.get(taken, 0) & sum(1 << index for index in flow.judged & flow.reached)
+            parameters = flow.by_index(indices(lost))
+            if not lost or taken in flow.on_path or _used_live(flow, taken):
+                continue
+            if computed_from(trace, number, parameters):
+                found.append(ConstantTerm(parameters, [place(trace, exit_at, -1, leaving=exit_at)], trace.ops[number].site, 1))
+                break
+    return found
 
 
 def _mask(parameters: list[Parameter]) -> int:

@@ -149,8 +149,9 @@ class Training:
 
     @property
     def reached(self) -> frozenset[int]:
-        """Keys of the parameters that any backward pass gave gradient to."""
-        return frozenset(key for b in self.backwards for key in b.deposits)
+        """Keys of the parameters that any backward pass gave gradient to, or user code that sets ``.grad`` itself."""
+        by_hand = {key for s in self.steps for key, c in s.content.items() if c.nonzero and not c.backwards}
+        return frozenset(by_hand.union(key for b in self.backwards for key in b.deposits))
 
     @property
     def roots(self) -> tuple[int, ...]:

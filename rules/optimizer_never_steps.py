@@ -76,7 +76,7 @@ class OptimizerNeverSteps(Rule):
             by_hand = any(p.written for k in keys if (p := trace.by_key.get(k)) is not None)
             if training.steps_of(keys) or tried or by_hand:
                 continue
-            wasted = [b for b in training.backwards if not b.applied_by and not keys.isdisjoint(b.deposits)]
+            wasted = [b for b in training.backwards if not keys.isdisjoint(b.deposits) and _unserved(training, b)]
             if wasted:
                 yield self._finding(context, training, optimizer, keys, wasted)
 
@@ -104,3 +104,10 @@ class OptimizerNeverSteps(Rule):
             fix=Fix("Call its step() after this backward."),
             severity=Severity.ERROR if lost else Severity.WARNING,
         )
+
+
+def _unserved(training: Training, backward: Backward) -> bool:
+    """Whether no step came of a backward pass: none applied it, and none stood between it and the next."""
+    following = next((b.event for b in training.backwards[backward.number + 1 :]), None)
+    steps = [s for s in training.steps if backward.event < s.event and (following is None or s.event < following)]
+    return not backward.applied_by and not steps

@@ -70,10 +70,15 @@ class TrainableParameterNotInOptimizer(Rule):
         flow = context.flow
         # GL104, GL107, GL304 and GL307 speak of these
         elsewhere = flow.unregistered | trace.recreated | flow.replaced | flow.lost_to_iterators
+        stepped = {key for step in trace.training.steps for key in step.content} if trace.training else set()
         missing = [
             p
             for p in trace.parameters
-            if p.requires_grad and not p.groups and p.index in flow.reached and p.index not in elsewhere
+            if p.requires_grad
+            and not p.groups
+            and p.index in flow.reached
+            and p.index not in elsewhere
+            and p.key not in stepped
         ]
         groups: dict[tuple[int, Severity], list[Parameter]] = {}
         for parameter in missing:

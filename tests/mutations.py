@@ -27,11 +27,12 @@ from typing import Any
 
 import table
 
-HELPERS = ("cuts", "terms", "siblings", "flow", "rearrange", "source")
+HELPERS = ("blame", "cuts", "flow", "rearrange", "relatives", "settling", "source", "stale", "starving", "terms")
 """Modules of gradlint whose conditions are conditions of rules."""
 SETUPS = [table.FIXTURES, table.FIXTURES / "founding", table.FIXTURES / "real", table.ROOT / "tests" / "awkward"]
 PATIENCE = 20.0
 """Seconds after which a mutant that does not come to an end counts as noticed."""
+SLOW = ("text", "vision_and_speech", "adapters")
 _JUMPS = (ast.Continue, ast.Break, ast.Return)
 
 
@@ -197,7 +198,7 @@ def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]
             sys.modules[module.__name__] = module
             for public in [n for n, home in gradlint._HOME_OF.items() if n in vars(gradlint)]:
                 del vars(gradlint)[public]
-            for user in ("cuts", "terms", "flow"):  # those that import names from the mutated one
+            for user in HELPERS:  # they import names from the mutated one
                 if user != name:
                     sys.modules.pop(f"gradlint.{user}", None)
             exec(code, module.__dict__)
@@ -251,6 +252,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rules", nargs="*", help="stems of rule files (or of helpers); all where none is given")
     parser.add_argument("--helpers", action="store_true")
+    parser.add_argument("--fast", action="store_true", help="leave out the set-ups of whole transformers")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     folder = table.ROOT / "gradlint" if given.helpers else table.RULES
@@ -264,10 +266,11 @@ def main() -> int:
     total = len(alive)
     own = [table.FIXTURES / p.name for p in paths if (table.FIXTURES / p.name).is_file()]
     others = [p for place in SETUPS for p in sorted(place.glob("*.py")) if p not in own]
+    others = [p for p in others if not given.fast or p.stem not in SLOW]
     print(f"{total} mutants of {len(paths)} files", flush=True)
     for plan in ([(p, True) for p in own], [(p, False) for p in (*own, *others)]):
         alive = survivors(plan, alive, given.jobs)
-        print(f"{len(alive)} left", flush=True)
+        print(f"{len(alive)} left of {total}", flush=True)
     for mutant in alive:
         print(mutant)
     print(f"{total - len(alive)} of {total} noticed")

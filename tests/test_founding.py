@@ -30,6 +30,10 @@ EXPECTED = {
     "f3c": [("GL401", "h.detach()", "lin0.weight lin0.bias lin1.weight lin1.bias")],
     "f3d": [],
     "f3e": [("GL402", "with torch.no_grad():", "lin0.weight lin0.bias lin1.weight lin1.bias")],
+    "f3a": [],
+    "f3b": [],
+    "f3f": [],
+    "f3g": [("GL502", "self.netD(fake_AB)", "netG.0.weight netG.0.bias netG.2.weight netG.2.bias")],
     "f3h": [],
     "f3i": [("GL302", "optim.Adam(", "model_1.0.weight model_1.0.bias")],
     "f3j": [
@@ -179,3 +183,17 @@ def test_f1_the_name_misses_the_stem_and_every_shortcut():
     norms = {name for name, m in here.model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     missed = {name for name in norms if here.parameters[f"{name}.weight"].requires_grad}
     assert missed == {name for name in norms if name == "convnet_1.1" or name.endswith("downsample.1")}
+
+
+@pytest.mark.parametrize(("row", "gradient"), [("f3a", 56.0), ("f3b", 48.0)])
+def test_two_backwards_by_hand_give_the_gradient_of_the_seed(row, gradient):
+    assert BUILDERS[row].load()()["step"]().item() == gradient
+
+
+def test_f3g_the_loss_of_the_critic_reaches_the_generator():
+    setup = BUILDERS["f3g"].load()()
+    deposits = []
+    weight = setup["model"]["netG"][0].weight
+    weight.register_post_accumulate_grad_hook(lambda p: deposits.append(p.grad.clone()))
+    setup["step"]()
+    assert len(deposits) == 2 and deposits[0].abs().sum() > 0 and not torch.equal(*deposits)

@@ -66,7 +66,7 @@ def record(case: Builder) -> tuple[Any, Flow, Report]:
         warnings.simplefilter("ignore")
         with record_target(case.target, Options()) as trace:
             flow = Flow(trace)
-            _judge(report, trace, flow, registry.load(packs=False).rules)
+            _judge(report, trace, flow, registry.load(packs=False).rules, Options())
     return trace, flow, report
 
 

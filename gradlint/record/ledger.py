@@ -300,7 +300,7 @@ class Ledger:
                     p.requires_grad,
                     lr,
                     None,
-                    p.grad is not None and (bool(held) or nonzero(p.grad)),
+                    fresh or any(a != _ZERO for a in held.values()) or (not held and _has_gradient(p)),
                 )
                 for b in held:
                     if held[b] == _UNAPPLIED:
@@ -365,6 +365,10 @@ class Ledger:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 self._unscaled.update(self._holds.get(id(p), ()))
+
+
+def _has_gradient(tensor: Tensor) -> bool:
+    return tensor.grad is not None and nonzero(tensor.grad)
 
 
 def nonzero(grad: Tensor) -> bool:
