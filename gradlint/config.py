@@ -97,13 +97,26 @@ class Settings:
 class Configuration:
     """Which settings count where, given ``--config`` and ``--isolated``."""
 
-    def __init__(self, file: str | Path | None = None, *, isolated: bool = False) -> None:
+    def __init__(
+        self,
+        file: str | Path | None = None,
+        *,
+        isolated: bool = False,
+        override: Callable[[Settings], Settings] = lambda settings: settings,
+    ) -> None:
         """
+        Args:
+            file: the one file that counts everywhere.
+            isolated: whether no file counts.
+            override: what the command line makes of settings.
+
         Raises:
             UsageError: the file is missing or wrong.
         """
         if file is not None and isolated:
             raise UsageError("--config and --isolated exclude each other")
+        self._override = override
+        self._overridden: dict[int, tuple[Settings, Settings]] = {}
         self._fixed: Settings | None = None
         if isolated:
             self._fixed = Settings()
@@ -116,10 +129,15 @@ class Configuration:
         Raises:
             UsageError: the nearest file is wrong.
         """
-        if self._fixed is not None:
-            return self._fixed
-        here = Path(os.path.abspath(path))
-        return _nearest(here if here.is_dir() else here.parent)
+        found = self._fixed
+        if found is None:
+            here = Path(os.path.abspath(path))
+            found = _nearest(here if here.is_dir() else here.parent)
+        known = self._overridden.get(id(found))
+        if known is None:
+            # The found one is kept beside its double, so that its identity stays its own.
+            known = self._overridden[id(found)] = (found, self._override(found))
+        return known[1]
 
     def of_target(self, target: str) -> Settings:
         """The settings that count for ``model.py:build``, or ``package.module:build``."""

@@ -17,6 +17,7 @@ from gradlint.naming import in_words
 from gradlint.remarks import nothing_to_judge, remarks
 from gradlint.rule import Context, Rule
 from gradlint.setup import Setup, normalize
+from gradlint.syntax.executed import source_findings
 
 if TYPE_CHECKING:
     from gradlint.contracts import Contract, Declaration
@@ -145,6 +146,8 @@ def _check(
             if options.numeric:
                 _train_a_little(trace, flow)
             context = _judge(report, trace, flow, rules, options)
+            more, report.ran = source_findings(trace, rules, report.findings, {s.code for s in report.skipped})
+            report.findings = sorted_findings([*report.findings, *more])
             _account_for_the_unseen(report, trace, flow, options.strict)
             problem = nothing_to_judge(trace)
             if problem and not report.findings:
@@ -175,6 +178,8 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
     context = Context(trace, flow, [*own, *options.contract])
     findings = []
     for rule in rules:
+        if not rule.judges_recordings():
+            continue
         missing = next((reason for need in sorted(rule.needs) if (reason := context.has(need))), None)
         if missing:
             report.skipped.append(Skipped(trace.target, rule.code, missing))

@@ -12,6 +12,7 @@ from gradlint.findings import Finding, Fix, Location, Related, Severity
 if TYPE_CHECKING:
     from gradlint.contracts import Contract, Declaration
     from gradlint.flow import Flow
+    from gradlint.syntax.module import SourceModule
     from gradlint.traces import Event, Parameter, Trace
 
 
@@ -19,7 +20,8 @@ class Rule:
     """One mistake that gradlint looks for.
 
     A subclass states its class attributes, a docstring under the headings *What it does*, *Why it is bad*, *Example*,
-    *Use instead*, *Known limits*, *References*, and `check`.
+    *Use instead*, *Known limits*, *References*, and one or both of `check`, which judges a recorded set-up, and
+    `check_source`, which judges a source file.
     """
 
     code: ClassVar[str]
@@ -32,9 +34,33 @@ class Rule:
     """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``step``,
     ``numeric``, ``contract``."""
 
+    marks: ClassVar[tuple[str, ...]] = ()
+    """What stands in every file in which `check_source` can find something, each as alternatives, for example
+    ``("softmax|Softmax", "cross_entropy")``. Others are never parsed for this rule. Plain text, found faster than a
+    pattern."""
+    blames: ClassVar[str] = ""
+    """A regular expression that every statement matches that `check` or `check_source` can blame, where there is one: a
+    suppression on any other statement is unused without a recording that says so."""
+    recording_decides: ClassVar[bool] = False
+    """Whether what `check` says of a set-up is final: `check_source` is then not asked about code that it saw run."""
+
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with one recorded set-up."""
-        raise NotImplementedError(f"{type(self).__name__}.check")
+        return ()
+
+    def check_source(self, module: SourceModule) -> Iterable[Finding]:
+        """Yield what the syntax tree of one file proves to be wrong. Nothing of it is run; torch is not imported."""
+        return ()
+
+    @classmethod
+    def judges_recordings(cls) -> bool:
+        """Whether it has a `check` of its own."""
+        return cls.check is not Rule.check
+
+    @classmethod
+    def judges_source(cls) -> bool:
+        """Whether it has a `check_source` of its own."""
+        return cls.check_source is not Rule.check_source
 
 
 class Context:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Rule, Severity, origins
+from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceModule, activated_losses, origins
 
 _LOSS = "binary_cross_entropy_with_logits"
 _SIGMOIDS = ("sigmoid", "sigmoid_", "expit")
+
+_FIX = Fix("Give the loss the logits and leave the sigmoid out; apply it where probabilities are needed.")
 
 
 class SigmoidBeforeBceWithLogits(Rule):
@@ -48,7 +50,8 @@ class SigmoidBeforeBceWithLogits(Rule):
     ```
 
     ## Known limits
-    Silent where anything is computed between the two, and where the loss was written out by hand.
+    Silent where anything is computed between the two, and where the loss was written out by hand. In a source file
+    alone, where the loss is given the sigmoid directly, under a name, or by a network of the file that ends in one.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
@@ -58,6 +61,21 @@ class SigmoidBeforeBceWithLogits(Rule):
     name = "sigmoid-before-bce-with-logits"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
+    marks = ("sigmoid|Sigmoid", "binary_cross_entropy_with_logits|BCEWithLogitsLoss")
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        seen = set()
+        for loss, sigmoid in activated_losses(module, _LOSS, "BCEWithLogitsLoss", frozenset(("sigmoid",))):
+            if sigmoid.call in seen:
+                continue
+            seen.add(sigmoid.call)
+            yield module.finding(
+                self,
+                f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed.",
+                sigmoid.call,
+                related=[module.related("the loss is given it here", loss.call)],
+                fix=_FIX,
+            )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
@@ -90,5 +108,5 @@ class SigmoidBeforeBceWithLogits(Rule):
                     context.related(f"the {name} was put into the model here", made),
                     *context.callers(sigmoid.site),
                 ],
-                fix=Fix("Give the loss the logits and leave the sigmoid out; apply it where probabilities are needed."),
+                fix=_FIX,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Parameter, Rule, Severity, origins
+from gradlint import Context, Finding, Fix, Op, Parameter, Rule, Severity, SourceModule, activated_losses, origins
 
 _LOSSES = ("cross_entropy", "cross_entropy_loss")
 _SOFTMAX = ("softmax", "log_softmax")
@@ -63,7 +63,8 @@ class SoftmaxBeforeCrossEntropy(Rule):
 
     ## Known limits
     Silent where anything is computed between the two (a temperature, a clamp), where the softmax runs along another
-    dimension, and where the loss was written out by hand.
+    dimension, and where the loss was written out by hand. In a source file alone, where the loss is given the softmax
+    directly, under a name, or by a network of the same file that ends in one.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html (input: unnormalized logits)
@@ -73,6 +74,25 @@ class SoftmaxBeforeCrossEntropy(Rule):
     name = "softmax-before-cross-entropy"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
+    marks = ("softmax|Softmax", "cross_entropy|CrossEntropyLoss")
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        seen = set()
+        for loss, softmax in activated_losses(module, "cross_entropy", "CrossEntropyLoss", frozenset(_SOFTMAX)):
+            if softmax.dim not in (None, 1, -1) or softmax.call in seen:
+                continue
+            seen.add(softmax.call)
+            harmless = softmax.name == "log_softmax"
+            yield module.finding(
+                self,
+                "cross_entropy applies log_softmax itself; doing it twice changes nothing."
+                if harmless
+                else "cross_entropy applies log_softmax itself: on probabilities its gradient is squashed.",
+                softmax.call,
+                related=[module.related("cross_entropy is given it here", loss.call)],
+                severity=Severity.INFO if harmless else None,
+                fix=_fix(softmax.name),
+            )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
@@ -114,10 +134,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
                 context.related(f"the {layer.type.__name__ if layer else ''} was put into the model here", made),
                 *context.callers(softmax.site),
             ],
-            fix=Fix(
-                f"Give cross_entropy the logits and leave the {softmax.name} out; apply it where probabilities are "
-                "needed, at inference. Or keep log_softmax and use nll_loss."
-            ),
+            fix=_fix(softmax.name),
             severity=Severity.INFO if harmless else None,
         )
 
@@ -127,6 +144,13 @@ def _is_softmax(context: Context, value: int, axis: int | None) -> bool:
     trace = context.trace
     producer = trace.values[value].producer
     return axis is not None and producer >= 0 and _along(trace.ops[producer], len(trace.values[value].shape), axis)
+
+
+def _fix(name: str) -> Fix:
+    return Fix(
+        f"Give cross_entropy the logits and leave the {name} out; apply it where probabilities are needed, at "
+        "inference. Or keep log_softmax and use nll_loss."
+    )
 
 
 def _along(op: Op, dims: int, axis: int) -> bool:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import click
 
 from gradlint._version import __version__
 from gradlint.cli import streams
-from gradlint.cli.exits import CLEAN, FAILED, FOUND, Interrupted
+from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.errors import GradlintError
-
-if TYPE_CHECKING:
-    from gradlint.findings import Report
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -71,20 +68,46 @@ def app() -> None:
     """
 
 
+_config = click.option(
+    "--config", metavar="FILE", help="The configuration file that counts, instead of the nearest one of each file."
+)
+_isolated = click.option("--isolated", is_flag=True, help="Read no configuration file.")
+FORMATS = ("full", "concise", "json", "sarif", "github")
+
+
 @app.command()
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option("--select", multiple=True, metavar="RULES", help="Run only these: codes, prefixes (GL4) or names.")
 @click.option("--ignore", multiple=True, metavar="RULES", help="Do not run these. The more specific selector wins.")
 @click.option("--extend-select", multiple=True, metavar="RULES", help="Run these too.")
 @click.option("--show-info", is_flag=True, help="Also show findings of severity info.")
 @click.option(
-    "--fail-on", type=click.Choice(["error", "warning", "info"]), default="warning", show_default=True,
+    "--fail-on", type=click.Choice(["error", "warning", "info"]), show_default="warning",
     help="The lowest severity that makes the exit code 1; info implies --show-info.",
 )  # fmt: skip
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever is found; errors still exit with 2.")
 @click.option(
-    "--output-format", type=click.Choice(["full", "concise", "json"]), default="full", show_default=True,
-    help="How the report is written to stdout.",
-)  # fmt: skip
+    "--output-format", type=click.Choice(FORMATS), show_default="full", help="How the report is written to stdout."
+)
+@click.option("--output-file", metavar="FILE", help="Write the report to a file instead.")
+@click.option("--statistics", is_flag=True, help="Count the findings of each rule instead of listing them.")
+@click.option("-q", "--quiet", is_flag=True, help="Write nothing but findings.")
+@click.option("--fix", is_flag=True, help="Make the safe edits of the findings.")
+@click.option("--unsafe-fixes", is_flag=True, help="Make the other edits too, with --fix, --fix-only or --diff.")
+@click.option("--fix-only", is_flag=True, help="Make the edits, and do not report or fail on what is left.")
+@click.option("--diff", is_flag=True, help="Show the edits as a diff and write nothing; exit with 1 if there are any.")
+@click.option("--add-ignores", is_flag=True, help="Write a comment that silences each finding into its file.")
+@click.option("--baseline", metavar="FILE", help="Report only findings that this file does not list.")
+@click.option("--write-baseline", metavar="FILE", help="List all findings in this file, and report none.")
+@click.option("--stdin-filename", metavar="NAME", help="What the source that `-` reads from stdin is called.")
+@click.option(
+    "--extend-exclude", multiple=True, metavar="GLOB", help="Leave these files out of folders too; repeatable."
+)
+@click.option("--force-exclude", is_flag=True, help="Exclude files that are named themselves as well.")
+@click.option("--no-cache", is_flag=True, help="Remember nothing about source files.")
+@click.option("--cache-dir", metavar="FOLDER", help="Where findings in source files are remembered.")
+@_config
+@_isolated
 @inputs_option
 @_contract
 @click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
@@ -94,51 +117,33 @@ def app() -> None:
 @color_option
 def check(
     targets: tuple[str, ...], select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...],
-    show_info: bool, fail_on: str, output_format: str, inputs: tuple[str, ...], trains: tuple[str, ...],
-    frozen: tuple[str, ...], strict: bool, numeric: bool, rules_dirs: tuple[str, ...], verbose: bool, color: str,
+    show_info: bool, fail_on: str | None, exit_zero: bool, output_format: str | None, output_file: str | None,
+    statistics: bool, quiet: bool, fix: bool, unsafe_fixes: bool, fix_only: bool, diff: bool, add_ignores: bool,
+    baseline: str | None, write_baseline: str | None, stdin_filename: str | None, extend_exclude: tuple[str, ...],
+    force_exclude: bool, no_cache: bool, cache_dir: str | None, config: str | None, isolated: bool,
+    inputs: tuple[str, ...], trains: tuple[str, ...], frozen: tuple[str, ...], strict: bool, numeric: bool,
+    rules_dirs: tuple[str, ...], verbose: bool, color: str,
 ) -> int:  # fmt: skip
-    """Build each TARGET, run it once, and report what does not train.
+    """Check each TARGET, and report what does not train.
+
+    A file or a folder is read, and judged by the rules that need its source alone: nothing is run. `-` reads a file
+    from stdin. FILE.py:ATTRIBUTE is built and run once. Without a TARGET, those of the configuration are checked.
 
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 a target or an option kept gradlint from doing its job,
     130 interrupted.
     """
-    from gradlint import registry, selection  # loads what --version need not
-    from gradlint.cli.session import check_targets
-    from gradlint.configured import declared
-    from gradlint.findings import Severity
+    from gradlint.cli import outcome
+    from gradlint.cli.checking import Request
 
-    chosen = selection.select(registry.load(rules_dirs), select, ignore, extend_select)
-    try:
-        contract = (*declared(trains=trains, origin="--trains"), *declared(frozen=frozen, origin="--frozen"))
-        report = check_targets(targets, chosen, inputs=inputs, contract=contract, strict=strict, numeric=numeric)
-    except Interrupted as stop:
-        if output_format == "json":
-            show(stop.report, output_format, color, verbose)
-        raise
-    report = chosen.apply(report, show_info=show_info or fail_on == "info")
-    show(report, output_format, color, verbose)
-    if report.errors:
-        return FAILED
-    worst = report.worst()
-    return FOUND if worst is not None and worst >= Severity[fail_on.upper()] else CLEAN
-
-
-def show(report: Report, output_format: str, color: str, verbose: bool) -> None:
-    """Write a report as it was asked for."""
-    view = streams.view_of_stdout(color, verbose=verbose)
-    if output_format == "full":
-        from gradlint.report import full  # imports rich
-
-        streams.write(full.render(report, view))
-        return
-    from gradlint.report import as_json, concise
-
-    if output_format == "json":
-        streams.write(as_json.render(report, view.root))
-    else:
-        streams.write(concise.render(report, view))
-        streams.tell(concise.aside(report, view))
-    streams.tell(concise.errors(report, view))
+    request = Request(
+        targets, select, ignore, extend_select, inputs, trains, frozen, strict, numeric, rules_dirs, config, isolated,
+        stdin_filename, extend_exclude, force_exclude, no_cache, cache_dir, baseline,
+    )  # fmt: skip
+    wishes = outcome.Wishes(
+        show_info, fail_on, exit_zero, output_format, output_file, statistics, quiet, fix, unsafe_fixes, fix_only, diff,
+        add_ignores, write_baseline, verbose, color,
+    )  # fmt: skip
+    return outcome.run(request, wishes, commands=frozenset(app.commands))
 
 
 @app.command()
@@ -193,3 +198,46 @@ def rules(output_format: str, rules_dirs: tuple[str, ...], color: str) -> int:
     view = streams.view_of_stdout(color)
     streams.write(catalogue.as_json(known) if output_format == "json" else catalogue.table(known, view))
     return CLEAN
+
+
+@app.command("show-settings")
+@click.argument("path", default=".")
+@_config
+@_isolated
+def show_settings(path: str, config: str | None, isolated: bool) -> int:
+    """Print the settings that count for a file, a folder or a target."""
+    from gradlint.config import Configuration, as_toml  # loads what --version need not
+
+    configuration = Configuration(config, isolated=isolated)
+    found = configuration.near(path) if Path(path).exists() else configuration.of_target(path)
+    streams.write(as_toml(found))
+    return CLEAN
+
+
+@app.command()
+@click.option("--cache-dir", metavar="FOLDER", help="The cache to delete, if it is not where it usually is.")
+@_config
+@_isolated
+def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
+    """Delete what was remembered about source files."""
+    from gradlint.config import Configuration  # loads what --version need not
+    from gradlint.syntax import cache
+
+    settings = Configuration(config, isolated=isolated).near(Path.cwd())
+    configured = settings.root / settings.cache_dir if settings.cache_dir else cache.default_folder()
+    folder = Path(cache_dir) if cache_dir else configured
+    try:
+        streams.tell(f"removed {folder}\n" if cache.clean(folder) else f"there is no cache at {folder}\n")
+    except OSError as error:
+        raise GradlintError(f"the cache is not removed: {error}") from error
+    return CLEAN
+
+
+@app.command()
+@click.argument("file", metavar="FILE")
+@click.option("-o", "--output", metavar="FILE", help="Write it there; - for stdout. A file that is there stays.")
+def init(file: str, output: str | None) -> int:
+    """Write a build() for the model classes in FILE, for you to complete."""
+    from gradlint.cli.init import run  # loads what --version need not
+
+    return run(file, output)
