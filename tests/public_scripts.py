@@ -82,7 +82,7 @@ SCRIPTS = {
     "word language model": Script(
         "examples/word_language_model/main.py",
         "--model LSTM --emsize 16 --nhid 16 --batch_size 4 --epochs 1",
-        "for f in train valid test; do yes 'the cat sat on the mat and the dog ran' | head -300 > data/wikitext-2/$f.txt; done",
+        "cd data/wikitext-2; for f in train valid test; do yes 'the cat sat on the mat' | head -300 > $f.txt; done",
     ),
     "actor critic": Script(
         "examples/reinforcement_learning/actor_critic.py",
