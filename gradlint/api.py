@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ def check(
     ignore: Iterable[str] = (),
     extend_select: Iterable[str] = (),
     inputs: Sequence[str] = (),
+    trains: str | Iterable[str] = (),
+    frozen: str | Iterable[str] = (),
     strict: bool = False,
+    numeric: bool = False,
     show_info: bool = False,
     name: str = "",
 ) -> Report:
@@ -29,7 +33,10 @@ def check(
             ``(model, optimizer)`` or a dict; or the trace of a recording.
         select, ignore, extend_select: rules by code, prefix or name, as on the command line.
         inputs: inputs of the forward as after ``--input``, for example ``["2,3,224,224"]``.
+        trains, frozen: globs of parameters that are meant to train, and to stay as they are, beside what the set-up
+            itself declares (GL701 to GL703).
         strict: whether what could not be recorded counts as a finding (GL003).
+        numeric: whether to train a few steps, which are taken back, and to measure the gradients (GL605).
         show_info: whether findings of severity info are given too.
         name: how to name the set-up in the report.
 
@@ -40,16 +47,19 @@ def check(
     A fault in the user's code raises nothing: it is in `Report.errors`.
     """
     from gradlint import engine, registry, selection
+    from gradlint.configured import declared
     from gradlint.traces import Trace
 
     chosen = selection.select(registry.load(), select, ignore, extend_select)
-    options = engine.Options(inputs=tuple(inputs), strict=strict)
+    options = engine.Options(
+        inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen)
+    )
     if isinstance(setup, str):
         report = engine.check_target(setup, chosen.rules, options)
     elif isinstance(setup, Trace):
         report = engine.check_trace(setup, chosen.rules, options)
     else:
-        report = engine.check_setup(setup, chosen.rules, options, name or _name_of(setup))
+        report = engine.check_setup(setup, chosen.rules, options, name or name_of(setup))
     return chosen.apply(report, show_info=show_info)
 
 
@@ -65,9 +75,13 @@ def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
     if isinstance(setup, str):
         with engine.record_target(setup, options) as made:
             return made
-    with engine.record_made(setup, options, name or _name_of(setup)) as made:
+    with engine.record_made(setup, options, name or name_of(setup)) as made:
         return made
 
 
-def _name_of(setup: Any) -> str:
+def name_of(setup: Any) -> str:
+    """What reports call a set-up that has no name of its own."""
+    if isinstance(setup, functools.partial):
+        given = [*map(repr, setup.args), *(f"{key}={value!r}" for key, value in setup.keywords.items())]
+        return f"{name_of(setup.func)}({', '.join(given)})"
     return getattr(setup, "__qualname__", "") or f"<{type(setup).__name__}>"

@@ -28,18 +28,7 @@ CHECKPOINT = "checkpoint"
 
 DETACHES = frozenset(("detach", "detach_"))
 _ROUNDTRIPS = frozenset(
-    (
-        "data",
-        "Variable",
-        "tensor",
-        "as_tensor",
-        "asarray",
-        "new_tensor",
-        "from_numpy",
-        "alias",
-        "set_",
-        "sparse_coo_tensor",
-    )
+    "data Variable Parameter tensor as_tensor asarray new_tensor from_numpy alias set_ sparse_coo_tensor".split()
 )
 
 

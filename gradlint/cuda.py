@@ -50,13 +50,16 @@ class CpuStandIn:
         self.path = ""
         self.line = 0
         self.active = False
-        self._undo: list[tuple[Any, str, Any]] = []
+        self._undo: list[tuple[Any, str, Any, Any]] = []
+        """(owner, name, what it was, what it is meanwhile)."""
+        self._loaded: frozenset[str] = frozenset()
         self._moved: set[int] = set()
 
     def __enter__(self) -> CpuStandIn:
         if torch.cuda.is_available() or self.active:
             return self
         self.active = True
+        self._loaded = frozenset(sys.modules)
         try:
             self._replace_all()
         except BaseException:
@@ -66,13 +69,28 @@ class CpuStandIn:
 
     def __exit__(self, *exc_info: object) -> None:
         self.active = False
+        originals: dict[int, Any] = {}
         while self._undo:
-            owner, name, old = self._undo.pop()
+            owner, name, old, new = self._undo.pop()
             if old is _ABSENT:
                 delattr(owner, name)
             else:
                 setattr(owner, name, old)
+                originals[id(new)] = (new, old)
+        self._give_originals(originals)
         self._moved.clear()
+
+    def _give_originals(self, originals: dict[int, Any]) -> None:
+        """Modules imported meanwhile may have taken stand-ins over, by ``from torch.cuda import Event``."""
+        for name in [name for name in sys.modules if name not in self._loaded]:
+            module = sys.modules[name]
+            for key, value in list(getattr(module, "__dict__", {}).items()):
+                if id(value) in originals:
+                    setattr(module, key, originals[id(value)][1])
+                elif isinstance(value, type) and value.__module__ == name:
+                    for attribute, held in list(vars(value).items()):
+                        if id(held) in originals:
+                            setattr(value, attribute, originals[id(held)][1])
 
     def rewrite(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> _Call | None:
         """The call to make instead on the CPU as (func, args, kwargs); None: the call is fine as it is."""
@@ -145,7 +163,7 @@ class CpuStandIn:
         """Replace a public name if it exists."""
         if not hasattr(owner, name):
             return
-        self._undo.append((owner, name, vars(owner).get(name, _ABSENT)))
+        self._undo.append((owner, name, vars(owner).get(name, _ABSENT), new))
         setattr(owner, name, new)
 
     def _replace_all(self) -> None:
@@ -323,6 +341,13 @@ class _Event:
     def elapsed_time(self, end: Any) -> float:
         """Milliseconds until `end` was recorded."""
         return 1e3 * float(end._at - self._at)
+
+
+# Before torch 2.6, torch._dynamo refuses at its import what does not inherit from these.
+_bases = sys.modules.get("torch._streambase")
+for _base, _own in (("_StreamBase", _Stream), ("_EventBase", _Event)):
+    if hasattr(getattr(_bases, _base, None), "register"):
+        getattr(_bases, _base).register(_own)
 
 
 def _properties() -> Any:

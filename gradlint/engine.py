@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gradlint.contracts import KINDS, own_declarations
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.flow import Flow
@@ -15,8 +16,12 @@ from gradlint.load import Target, call_build, loaded, parse_target
 from gradlint.naming import in_words
 from gradlint.remarks import nothing_to_judge, remarks
 from gradlint.rule import Context, Rule
+from gradlint.setup import Setup, normalize
+from gradlint.syntax.executed import source_findings
 
 if TYPE_CHECKING:
+    from gradlint.contracts import Contract, Declaration
+    from gradlint.snapshot import Snapshot
     from gradlint.traces import Trace
 
 
@@ -28,12 +33,23 @@ class Options:
     """The inputs to use instead of those of the set-up, as written after ``--input``."""
     strict: bool = False
     """Whether what could not be recorded counts as a finding."""
+    numeric: bool = False
+    """Whether a few steps are trained, to see how large the gradients are."""
+    contract: tuple[Declaration, ...] = ()
+    """What the parameters are declared to do, beside what the set-up itself declares."""
+    own_contract: bool = True
+    """Whether what the set-up itself declares counts."""
+    amend: Callable[[Setup], Setup] | None = None
+    """Changes the normalised set-up before it is run."""
 
 
-def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None) -> Report:
-    """Record a target and judge it by `rules`. What goes wrong in the user's code is in `Report.errors`."""
+def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "") -> Report:
+    """Record a target and judge it by `rules`. What goes wrong in the user's code is in `Report.errors`.
+
+    `name` is what the report calls it, where that is not `target`.
+    """
     options = options or Options()
-    return _check(target, rules, options, lambda: record_target(target, options))
+    return _check(name or target, rules, options, lambda: record_target(target, options, name))
 
 
 def check_setup(
@@ -44,8 +60,24 @@ def check_setup(
     return _check(name, rules, options, lambda: record_made(setup, options, name))
 
 
+def snapshot_target(target: str, options: Options | None = None, name: str = "") -> tuple[Snapshot, TargetSummary]:
+    """What trains in a target, for a lock or a comparison.
+
+    Raises:
+        TargetError: it cannot be recorded, or has nothing that could train.
+    """
+    from gradlint.snapshot import take
+
+    with record_target(target, options or Options(), name) as trace:
+        problem = nothing_to_judge(trace)
+        if problem:
+            raise TargetError(problem)
+        flow = Flow(trace)
+        return take(trace, flow), _summary(trace, flow)
+
+
 @contextlib.contextmanager
-def record_target(target: str, options: Options) -> Iterator[Trace]:
+def record_target(target: str, options: Options, name: str = "") -> Iterator[Trace]:
     """The trace of a target; see `gradlint.record.session.recording`."""
     parsed = parse_target(target)
     if parsed.attribute is None:
@@ -61,7 +93,7 @@ def record_target(target: str, options: Options) -> Iterator[Trace]:
         raise TargetError(
             f'checking a model needs torch, which cannot be imported ({error}): pip install "torch-gradlint[torch]"'
         ) from error
-    with _recording(target, make, options, parsed.label) as trace:
+    with _recording(name or target, make, options, parsed.label) as trace:
         yield trace
 
 
@@ -93,7 +125,11 @@ def _recording(
         def given(_: Any) -> Any:
             return Inputs(*spec.materialize(), "given by --input")
 
-    return recording(target, make, given, label)
+    def amended(stack: contextlib.ExitStack) -> Any:
+        made = make(stack)
+        return made if options.amend is None else options.amend(normalize(made, label))
+
+    return recording(target, amended, given, label)
 
 
 def _check(
@@ -131,25 +167,42 @@ def check_trace(trace: Trace, rules: Sequence[type[Rule]], options: Options | No
 def _judged(report: Report, trace: Trace, rules: Sequence[type[Rule]], options: Options) -> list[str]:
     """Add the verdict on a trace to a report; returns what else is worth saying."""
     flow = Flow(trace)
-    _judge(report, trace, flow, rules)
+    if options.numeric:
+        _train_a_little(trace, flow)
+    context = _judge(report, trace, flow, rules, options)
+    more, report.ran = source_findings(trace, rules, report.findings, {s.code for s in report.skipped})
+    report.findings = sorted_findings([*report.findings, *more])
     _account_for_the_unseen(report, trace, flow, options.strict)
     problem = nothing_to_judge(trace)
     if problem and not report.findings:
         raise TargetError(problem)
-    report.targets.append(_summary(trace, flow))
+    held = any("contract" in rule.needs for rule in rules)
+    report.targets.append(_summary(trace, flow, context.contract if held else None))
     return remarks(trace)
 
 
-def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]) -> None:
-    context = Context(trace, flow)
+def _train_a_little(trace: Trace, flow: Flow) -> None:
+    from gradlint.numeric import measure
+
+    trace.numeric = measure(trace, flow.judged)
+    if trace.numeric.failure:
+        trace.notes.append(f"no gradient was measured: {trace.numeric.failure}")
+
+
+def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> Context:
+    own = own_declarations(trace) if options.own_contract else []
+    context = Context(trace, flow, [*own, *options.contract])
     findings = []
     for rule in rules:
+        if not rule.judges_recordings():
+            continue
         missing = next((reason for need in sorted(rule.needs) if (reason := context.has(need))), None)
         if missing:
             report.skipped.append(Skipped(trace.target, rule.code, missing))
         else:
             findings += list(rule().check(context))
     report.findings += sorted_findings(findings)
+    return context
 
 
 def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bool) -> None:
@@ -179,7 +232,7 @@ def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bo
     ]
 
 
-def _summary(trace: Trace, flow: Flow) -> TargetSummary:
+def _summary(trace: Trace, flow: Flow, contract: Contract | None = None) -> TargetSummary:
     mine = [p for p in trace.parameters if p.in_tree]
     trainable = [p for p in mine if p.requires_grad]
     return TargetSummary(
@@ -194,6 +247,7 @@ def _summary(trace: Trace, flow: Flow) -> TargetSummary:
         reached=sum(p.index in flow.reached for p in trainable),
         numel=sum(p.numel for p in mine),
         optimizers=tuple((o.type, sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
+        declared=tuple(len(contract.declared(kind, trace)) for kind in KINDS) if contract is not None else (0, 0),
     )
 
 

@@ -133,6 +133,20 @@ class TargetSummary:
     optimizers: tuple[tuple[str, int], ...] = ()
     """(class name, number of parameters held) for each optimizer."""
     seconds: float = 0.0
+    declared: tuple[int, ...] = (0, 0)
+    """How many are declared to train, and how many to be frozen, as far as a contract was held against them."""
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """What a source check read. Nothing of it was run."""
+
+    files: int
+    judged: int
+    """Files that hold what a rule could be about; the others are not parsed."""
+    cached: int = 0
+    """Those of them whose findings were known from the same content."""
+    seconds: float = 0.0
 
 
 @dataclass
@@ -146,6 +160,18 @@ class Report:
     targets: list[TargetSummary] = field(default_factory=list)
     hidden: int = 0
     """Findings of severity info that were left out because they were not asked for."""
+    silenced: int = 0
+    """Findings that comments in the source silenced."""
+    known: int = 0
+    """Findings that a baseline lists."""
+    gone: int = 0
+    """Findings that a baseline lists and that are there no more."""
+    fixed: int = 0
+    """Findings whose edits were made."""
+    sources: SourceSummary | None = None
+    """What the source rules read; None where they were not asked to read files."""
+    ran: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    """File → first and last lines of the user's functions that ran while recording."""
 
     def extend(self, other: Report) -> None:
         """Append what another report holds."""
@@ -155,6 +181,13 @@ class Report:
         self.notes += other.notes
         self.targets += other.targets
         self.hidden += other.hidden
+        self.silenced += other.silenced
+        self.known += other.known
+        self.gone += other.gone
+        self.fixed += other.fixed
+        self.sources = other.sources or self.sources
+        for path, spans in other.ran.items():
+            self.ran[path] = tuple(dict.fromkeys((*self.ran.get(path, ()), *spans)))
 
     def worst(self) -> Severity | None:
         """The highest severity among the findings; None when there are none."""

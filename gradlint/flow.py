@@ -164,7 +164,7 @@ class Flow:
     @property
     def replaced(self) -> frozenset[int]:
         """Indices of the parameters that took the place of ones an optimizer still holds. GL304 speaks of them."""
-        return frozenset(s.now.index for s in self.stale if s.now is not None)
+        return frozenset(p.index for s in self.stale for p in s.now)
 
     def first_cuts(self, value: int, wanted: int) -> list[tuple[Cut, int]]:
         """The cuts before a value that end the gradient of some parameters (a mask), and of which each does."""

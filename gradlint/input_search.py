@@ -17,7 +17,15 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from gradlint.input_shapes import BATCH, LENGTH, entry_layers, is_sequence_model, parameter_shapes, shapes_of
+from gradlint.input_shapes import (
+    BATCH,
+    CHANNEL_NORMS,
+    LENGTH,
+    entry_layers,
+    is_sequence_model,
+    parameter_shapes,
+    shapes_of,
+)
 from gradlint.input_steering import steer
 from gradlint.input_values import Guess, describe, generator
 
@@ -129,7 +137,7 @@ class Search:
                 name = storages.get(_storage(tensor)) if storages else None
                 if name is not None and name not in result.received and shapes_of(module, self.sequence):
                     result.received[name] = module
-            if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)) and tensors:
+            if isinstance(module, (*CHANNEL_NORMS, nn.GroupNorm)) and tensors:
                 result.degenerate |= tensors[0].dim() > 2 and tensors[0].shape[2:].numel() == 1
 
         def leaving(module: nn.Module, inputs: Any, output: Any) -> None:

@@ -21,6 +21,11 @@ SIZES: dict[int, tuple[int, ...]] = {
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CHANNEL_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+"""Norm layers that normalise each channel over batch and space."""
 _SEQUENCE = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _UNITS = (*_SEQUENCE, nn.RNNCellBase)
 
@@ -83,7 +88,7 @@ def shapes_of(layer: nn.Module, sequence: bool) -> list[Guess]:
     normalized = getattr(layer, "normalized_shape", None)  # LayerNorm, RMSNorm (newer torch)
     if isinstance(normalized, tuple) and normalized:
         return _features(normalized[0], sequence)[:3] if len(normalized) == 1 else [Guess((BATCH, *normalized))]
-    if isinstance(layer, nn.modules.batchnorm._NormBase):
+    if isinstance(layer, CHANNEL_NORMS):
         channels, name = layer.num_features, type(layer).__name__
         nd = 3 if "3d" in name else 2 if "2d" in name else 1
         images = [_spatial(channels, s, nd) for s in SIZES[nd]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 
@@ -23,8 +24,23 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: int = 4) -> str:
-    """Name parameters, whole subtrees as ``prefix.*``; at most `limit` names, then how many more.
+_SINGULAR = {"are": "is", "have": "has", "do": "does"}
+
+
+def agree(things: Sequence[object], verb: str) -> str:
+    """A verb in the plural form that it is given in, or in the singular where there is one thing: ``still train``,
+    ``still trains``. The last word is inflected."""
+    if len(things) != 1:
+        return verb
+    before, _, last = verb.rpartition(" ")
+    return f"{before} {_SINGULAR.get(last, f'{last}s')}".strip()
+
+
+def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: int = 4, noun: str = "parameter") -> str:
+    """Name parameters, whole subtrees as ``prefix.*``; at most `limit` names, then how many more. `noun` names one.
+
+    Where they are more, names that differ in their numbers alone are folded (``layer.*.bias``), if the pattern means no
+    other parameter.
 
     `everything` are all parameters of the set-up: a subtree is named by its prefix only if it is hit whole.
     """
@@ -39,12 +55,14 @@ def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: in
         group, members = _largest(parameter.fqn, wanted, everything)
         done |= members
         names.append(group)
+    if len(names) > limit:
+        names = _folded(names, wanted, everything)
     total = sum(p.numel for p in parameters)
     listed = ", ".join(names[:limit])
     if len(names) > limit:
         listed += f" and {len(names) - limit} more"
-    noun = "parameter" if len(parameters) == 1 else "parameters"
-    return f"{listed} ({len(parameters)} {noun}, {count(total)})"
+    plural = "" if len(parameters) == 1 else "s"
+    return f"{listed} ({len(parameters)} {noun}{plural}, {count(total)})"
 
 
 def _largest(fqn: str, wanted: set[str], everything: Sequence[Named]) -> tuple[str, set[str]]:
@@ -56,3 +74,16 @@ def _largest(fqn: str, wanted: set[str], everything: Sequence[Named]) -> tuple[s
         if len(members) > 1 and members <= wanted:
             return prefix + "*", members
     return fqn, {fqn}
+
+
+def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named]) -> list[str]:
+    """Names with those that differ in their numbers alone as one pattern, where that fits nothing else."""
+    shapes: dict[str, list[str]] = {}
+    for name in names:
+        shape = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        shapes.setdefault(shape, []).append(name)
+    folded = []
+    for shape, members in shapes.items():
+        exact = all(p.fqn in wanted for p in everything if fnmatchcase(p.fqn, shape))
+        folded += [shape] if len(members) > 1 and exact else members
+    return folded

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from gradlint.switches import functions_pass, isolated_rng
 from gradlint.tensor_state import storage_of
 
-__all__ = ["SCALES", "Verdict", "Verdicts", "settle"]
+__all__ = ["SCALES", "Verdict", "Verdicts", "noised", "settle"]
 
 Outcome = Literal["reaches", "no_evidence", "unknown"]
 
@@ -107,6 +107,11 @@ def settle(
             verdicts = _search(runner, movable, first, apart)
     ignored = Verdict("unknown", reason="not a floating-point tensor with values")
     return Verdicts({name: verdicts.get(name, ignored) for name in suspects}, runner.runs)
+
+
+def noised(parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    """A little noise on every parameter while the context lasts; all are put back bit for bit."""
+    return _Runner(lambda: None, parameters, nullcontext, 1).noised()
 
 
 def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bool) -> dict[str, Verdict]:

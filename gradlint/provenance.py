@@ -28,7 +28,7 @@ ZERO_GRADIENT = frozenset(
 )
 """Functions that keep a grad_fn and whose gradient is zero everywhere."""
 
-NEW_LEAF = frozenset("Variable tensor new_tensor requires_grad_".split())
+NEW_LEAF = frozenset("Variable Parameter tensor new_tensor requires_grad_".split())
 """Makers of a leaf, whatever they are given: if it requires grad, that gradient is its own and goes no further."""
 
 PAIRWISE = frozenset("broadcast_tensors meshgrid align_tensors atleast_1d atleast_2d atleast_3d".split())

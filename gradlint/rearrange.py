@@ -18,6 +18,9 @@ _RESHAPES = frozenset(
     "view reshape flatten unflatten squeeze squeeze_ unsqueeze unsqueeze_ view_as reshape_as ravel".split()
 )
 _SWAPS = frozenset("transpose transpose_ swapaxes swapdims".split())
+_JOINS = frozenset("cat concat concatenate stack vstack".split())
+_PICKS = frozenset("index_select flip roll repeat tile repeat_interleave".split())
+"""Ops that choose, order or repeat slices and leave each slice across as it is."""
 _DROPOUTS = frozenset("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split())
 
 
@@ -40,6 +43,35 @@ def origin(trace: Trace, value: int, axis: int | None = None) -> tuple[int, int 
         if found is None:
             return value, axis
         value, axis = found
+
+
+def origins(trace: Trace, value: int, axis: int | None = None) -> list[tuple[int, int | None]]:
+    """As `origin`, also through ops that put several values together (``cat``, ``stack``): one entry for each."""
+    found: list[tuple[int, int | None]] = []
+    pending = [(value, axis)]
+    while pending:
+        value, axis = origin(trace, *pending.pop())
+        producer = trace.values[value].producer
+        parts = _joined(trace, trace.ops[producer], axis) if producer >= trace.forward_start else None
+        if parts is None:
+            found.append((value, axis))
+        else:
+            pending.extend(reversed(parts))
+    return list(dict.fromkeys(found))
+
+
+def _joined(trace: Trace, op: Op, axis: int | None) -> list[tuple[int, int | None]] | None:
+    """The values that an op only puts together, with the axis in each; None if it does anything else."""
+    if op.name not in _JOINS or not op.inputs:
+        return None
+    shape = trace.values[op.inputs[0]].shape
+    stacks = op.name == "stack"
+    dims = len(shape) + stacks
+    given = op.argument(1, "dim", 0)
+    dim = 0 if op.name == "vstack" else given % dims if type(given) is int and dims else None
+    if dim is None or axis is None or axis == dim:
+        return [(v, None) for v in op.inputs]
+    return [(v, axis - (stacks and axis > dim)) for v in op.inputs]
 
 
 def _before(trace: Trace, op: Op, output: int, axis: int | None) -> tuple[int, int | None] | None:
@@ -78,6 +110,11 @@ def _before(trace: Trace, op: Op, output: int, axis: int | None) -> tuple[int, i
         return source, back if back >= 0 and shape[back] == made[axis] else None
     if name in ("chunk", "split", "split_with_sizes", "tensor_split", "narrow"):
         return source, axis
+    if name in _PICKS:
+        same = len(shape) == len(made) and axis is not None and shape[axis] == made[axis]
+        if name == "index_select" and axis == _dim(op, 1, ("dim",), shape):
+            same = False  # some twice, some not at all
+        return source, axis if same else None
     if name in ("unbind", "select"):
         dim = _dim(op, 1, ("dim",), shape, 0)
         return source, None if axis is None or dim is None else axis + (axis >= dim)

@@ -40,11 +40,40 @@ class OwnCode:
 
 OWN_CODES = (
     OwnCode(
+        "GL001",
+        "unused-suppression",
+        Severity.WARNING,
+        "A suppression that suppresses nothing.\n\n"
+        "What it does\n\nFinds the codes in `# gradlint: ignore[...]`, `# gradlint: ignore-file[...]` and "
+        "`# noqa: ...` that no finding needed, or that no rule has. A code is judged only where its rule could have "
+        "spoken: those of rules that need a recording, in a check of a set-up and on lines that it ran. The fix takes "
+        "the code out.\n",
+    ),
+    OwnCode(
+        "GL002",
+        "syntax-error",
+        Severity.ERROR,
+        "A file that Python cannot parse.\n\n"
+        "What it does\n\nSays of a file that is read for the source rules where its syntax breaks off, or that it is "
+        "not in the encoding that it declares. Such a file is not judged; the others are.\n",
+    ),
+    OwnCode(
         "GL003",
         "partial-recording",
         Severity.WARNING,
         "A part of the set-up could not be recorded: scripted modules, other threads, custom C++ operators.\n\n"
         "What it does\n\nSays what is therefore unknown. It is a note, and a finding with --strict.\n",
+    ),
+    OwnCode(
+        "GL704",
+        "lock-drift",
+        Severity.ERROR,
+        "What trains is not what the lock says.\n\n"
+        "What it does\n\n`gradlint lock --check` compares each target with gradlint.lock, and says in words what "
+        "changed: what stopped or started training and at which line, what is new or gone, other shapes, optimizers, "
+        "learning rates, modes of norm layers.\n\n"
+        "Use instead\n\nUndo the change; or, if it is meant, run `gradlint lock` and commit the file, so that the "
+        "change is seen in review.\n",
     ),
 )
 """Codes that can be selected and explained, though no rule file stands behind them."""
@@ -54,7 +83,7 @@ Entry = type[Rule] | OwnCode
 """What has a code, a name, a severity and documentation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registry:
     """The rules that one start of gradlint knows, ordered by code."""
 
@@ -207,8 +236,17 @@ def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
         yield "name", f"the file of the rule {name!r} must be called {name.replace('-', '_')}.py"
     if not isinstance(severity, Severity):
         yield "severity", f"its severity {severity!r} is not a gradlint.Severity"
-    if rule.check is Rule.check or not callable(rule.check):
-        yield "check", "it has no check() of its own"
+    if not rule.judges_recordings() and not rule.judges_source():
+        yield "check", "it has no check() and no check_source() of its own"
+    try:
+        re.compile(rule.blames)
+    except (re.error, TypeError) as error:
+        yield "blames", f"its blames is no regular expression: {error}"
+    texts = rule.marks
+    if not isinstance(texts, tuple) or not all(isinstance(t, str) and all(t.split("|")) for t in texts):
+        yield "marks", f"its marks {texts!r} are no tuple of texts"
+    elif rule.judges_source() and not texts:
+        yield "check_source", "it has a check_source() and no marks, the text that a file must hold for it"
     missing = [heading for heading in HEADINGS if not has_heading(doc or "", heading)]
     if missing:
         yield "", f"its docstring lacks the heading {', '.join(map(repr, missing))}"

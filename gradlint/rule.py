@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from gradlint.findings import Finding, Fix, Location, Related, Severity
 
 if TYPE_CHECKING:
+    from gradlint.contracts import Contract, Declaration
     from gradlint.flow import Flow
+    from gradlint.syntax.module import SourceModule
     from gradlint.traces import Event, Parameter, Trace
 
 
@@ -16,7 +20,8 @@ class Rule:
     """One mistake that gradlint looks for.
 
     A subclass states its class attributes, a docstring under the headings *What it does*, *Why it is bad*, *Example*,
-    *Use instead*, *Known limits*, *References*, and `check`.
+    *Use instead*, *Known limits*, *References*, and one or both of `check`, which judges a recorded set-up, and
+    `check_source`, which judges a source file.
     """
 
     code: ClassVar[str]
@@ -26,24 +31,64 @@ class Rule:
     severity: ClassVar[Severity]
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``step``."""
+    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``step``,
+    ``numeric``, ``contract``."""
+
+    marks: ClassVar[tuple[str, ...]] = ()
+    """What stands in every file in which `check_source` can find something, each as alternatives, for example
+    ``("softmax|Softmax", "cross_entropy")``. Others are never parsed for this rule. Plain text, found faster than a
+    pattern."""
+    blames: ClassVar[str] = ""
+    """A regular expression that every statement matches that `check` or `check_source` can blame, where there is one: a
+    suppression on any other statement is unused without a recording that says so."""
+    recording_decides: ClassVar[bool] = False
+    """Whether what `check` says of a set-up is final: `check_source` is then not asked about code that it saw run."""
 
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with one recorded set-up."""
-        raise NotImplementedError(f"{type(self).__name__}.check")
+        return ()
+
+    def check_source(self, module: SourceModule) -> Iterable[Finding]:
+        """Yield what the syntax tree of one file proves to be wrong. Nothing of it is run; torch is not imported."""
+        return ()
+
+    @classmethod
+    def judges_recordings(cls) -> bool:
+        """Whether it has a `check` of its own."""
+        return cls.check is not Rule.check
+
+    @classmethod
+    def judges_source(cls) -> bool:
+        """Whether it has a `check_source` of its own."""
+        return cls.check_source is not Rule.check_source
 
 
 class Context:
     """One recorded set-up and what was worked out about it, as a rule sees them."""
 
-    def __init__(self, trace: Trace, flow: Flow) -> None:
+    def __init__(self, trace: Trace, flow: Flow, declarations: Sequence[Declaration] | None = None) -> None:
         self.trace = trace
         """The recording: ops, events, parameters, modules, optimizers."""
         self.flow = flow
         """Which parameters data flows from and gradient flows to, and the cuts between."""
+        self._declarations = declarations
+
+    @cached_property
+    def contract(self) -> Contract:
+        """What the parameters are declared to do: by the set-up itself and, beside it, by the one who checks.
+
+        Raises:
+            TargetError: two declarations contradict each other.
+        """
+        from gradlint.contracts import own_declarations, resolve
+
+        declared = own_declarations(self.trace) if self._declarations is None else self._declarations
+        return resolve(self.trace, declared)
 
     def has(self, need: str) -> str | None:
         """None if the set-up has what a rule needs, else the reason why it has not."""
+        if need == "contract" and not self.contract.declarations:
+            return "nothing is declared to train or to be frozen"
         if need == "optimizer" and not self.trace.optimizers:
             return "no optimizer given"
         if need == "forward" and self.trace.forward_start >= len(self.trace.ops) and not self.trace.roots:
@@ -52,6 +97,10 @@ class Context:
             return "the set-up has a step and no loss, and its step ran no backward pass"
         if need == "step" and (self.trace.training is None or not self.trace.training.backwards):
             return "no step given" if self.trace.training is None else "the step ran no backward pass"
+        if need == "numeric" and self.trace.numeric is None:
+            return "gradients are measured with --numeric only"
+        if need == "numeric" and self.trace.numeric is not None and self.trace.numeric.failure:
+            return "no gradient could be measured"
         return None
 
     def finding(
@@ -97,6 +146,11 @@ class Context:
             at = at.site
         where = self.trace.location(at) if isinstance(at, int) else at
         return Related(message, where) if where is not None else None
+
+    def place(self, at: Location | int | Event | None) -> str:
+        """A place in words, for a message: ``train.py:31``; empty where it is not known."""
+        known = self.related("", at)
+        return f"{os.path.basename(known.location.path)}:{known.location.line}" if known is not None else ""
 
     def by_user(self, site: int) -> bool:
         """Whether the innermost frame of a site is the user's own code: it was not done for them by a library."""

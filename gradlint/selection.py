@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -61,6 +62,23 @@ def select(
     codes = frozenset(code for code, strength in wanted.items() if strength > unwanted.get(code, -1))
     exact = frozenset(code for code, strength in _strengths([*chosen, *added], known).items() if strength == _EXACT)
     return Selection(tuple(rule for rule in registry.rules if rule.code in codes), codes, exact & codes)
+
+
+def codes_of(registry: Registry, selectors: Iterable[str], where: str = "") -> frozenset[str]:
+    """The codes that selectors mean.
+
+    Raises:
+        UsageError: one means none; `where` begins the message.
+    """
+    return _codes_of(registry, tuple(selectors), where)
+
+
+@functools.lru_cache(maxsize=1024)
+def _codes_of(registry: Registry, selectors: tuple[str, ...], where: str) -> frozenset[str]:
+    try:
+        return frozenset(_strengths(split(selectors), registry.entries))
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from None
 
 
 def split(selectors: Iterable[str]) -> list[str]:

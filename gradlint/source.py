@@ -6,7 +6,7 @@ import ast
 import functools
 import linecache
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING
@@ -145,6 +145,17 @@ def assigned_at(trace: Trace, classes: Iterable[type], attribute: str) -> Locati
     return elsewhere
 
 
+def variable_assigned_at(trace: Trace, name: str) -> Location | None:
+    """Where a function that ran, or the top level of a file, gives a variable its value first."""
+    for function in executed_functions(trace):
+        for node in function.nodes():
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if any(isinstance(n, ast.Name) and n.id == name for target in targets for n in ast.walk(target)):
+                    return function.location(node)
+    return None
+
+
 @dataclass(frozen=True)
 class Write:
     """A statement that names an attribute of something: an assignment, a ``setattr``, or one that does nothing."""
@@ -227,6 +238,20 @@ def best_write(writes: Iterable[Write], fqn: str) -> Write | None:
     return max((w for w in writes if w.fits(fqn) >= 0), key=lambda w: w.fits(fqn), default=None)
 
 
+def call_at(path: str, location: Location, names: Container[str] = ()) -> ast.Call | None:
+    """The call expression that stands exactly at a location.
+
+    Else (before Python 3.11 only lines are known) the widest one that starts on its line, of something called by one
+    of `names` if there is any.
+    """
+    calls = [n for n in ast.walk(syntax_tree(path)) if isinstance(n, ast.Call) and n.lineno == location.line]
+    for call in calls:
+        if node_location(path, call) == location:
+            return call
+    calls = [c for c in calls if (dotted(c.func) or [""])[-1] in names] or calls
+    return max(calls, key=lambda c: (c.end_lineno or 0, c.end_col_offset or 0, -c.col_offset), default=None)
+
+
 def given_at(trace: Trace, site: int) -> Location | None:
     """Where the list that a call is given was made, if the call names it: the ``layers = [...]`` before
     ``nn.Sequential(*layers)``."""
@@ -234,8 +259,7 @@ def given_at(trace: Trace, site: int) -> Location | None:
     function = function_of(frame.code) if frame is not None else None
     if frame is None or function is None:
         return None
-    place = frame.location
-    call = next((n for n in function.nodes() if isinstance(n, ast.Call) and function.location(n) == place), None)
+    call = call_at(frame.path, frame.location)
     if call is None:
         return None
     arguments = [a.value if isinstance(a, ast.Starred) else a for a in call.args]

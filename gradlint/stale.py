@@ -17,8 +17,8 @@ class Stale:
     """The name it had."""
     replaced: Event
     """The registration that took its place."""
-    now: Parameter | None
-    """What has the name now."""
+    now: tuple[Parameter, ...]
+    """What has the name now, or what is in the module that took the place of its own."""
 
 
 def stale_tensors(trace: Trace) -> list[Stale]:
@@ -54,7 +54,10 @@ def _stale(trace: Trace, optimizer: int, given: int, key: int) -> Stale | None:
 
 
 def _replaced_by(trace: Trace, optimizer: int, fqn: str, event: Event) -> Stale:
-    return Stale(optimizer, fqn, event, trace.by_fqn.get(fqn))
+    same = trace.by_fqn.get(fqn)
+    if same is not None or "child" not in event.data:
+        return Stale(optimizer, fqn, event, () if same is None else (same,))
+    return Stale(optimizer, fqn, event, tuple(trace.below(trace.modules[event.data["child"]])))
 
 
 def _rebuilt(trace: Trace, optimizer: int, given: int, module: int, fqn: str) -> Stale | None:

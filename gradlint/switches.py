@@ -64,6 +64,15 @@ def _default_device() -> torch.device | None:
     return device
 
 
+def _set_default_device(device: torch.device | None) -> None:
+    torch.set_default_device(device)
+    store = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
+    if device is None and getattr(store, "device_context", device) is None:
+        # torch 2.4 leaves a None behind, on which its own get_default_device() fails.
+        with suppress(AttributeError):
+            del store.device_context  # type: ignore[union-attr]
+
+
 def _leave_inference(inside: bool) -> None:
     guard = torch.inference_mode(inside)
     guard.__enter__()
@@ -94,7 +103,7 @@ _SWITCHES: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ("inference mode", torch.is_inference_mode_enabled, _leave_inference),
     ("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
     ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
-    ("default device", _default_device, torch.set_default_device),
+    ("default device", _default_device, _set_default_device),
     (
         "deterministic algorithms",
         _deterministic,

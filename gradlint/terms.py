@@ -24,6 +24,8 @@ _NEGATE = frozenset("neg neg_ negative __neg__".split())
 _MULTIPLY = frozenset("mul mul_ multiply multiply_ __mul__ __rmul__ __imul__".split())
 _DIVIDE = frozenset("div div_ divide divide_ true_divide __truediv__ __itruediv__".split())
 _KEEPS = frozenset(("mean", "sum", "view", "reshape", "squeeze"))
+_TRIED = 4
+"""Numbers in a loss, and exits for each, that are looked into: each costs some runs."""
 DETACHES = frozenset(("detach", "detach_", "data", "Variable"))
 
 
@@ -64,6 +66,9 @@ def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bo
         return None
     op = trace.ops[known.producer]
     name = op.name
+    if name in ("sum", "mean") and (parts := _stacked(trace, data, op)) is not None:
+        share = 1.0 if name == "sum" else 1.0 / len(parts)
+        return [Term(t.value, _times(_times(term.factor, share), t.factor)) for t in parts]
     if any(trace.values[v].shape for v in op.inputs):
         return None
     if len(op.inputs) == 1 and (name in _KEEPS or (through_detach and name in DETACHES)):
@@ -84,6 +89,30 @@ def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bo
         return _scaled(data, term, op)
     source, _ = origin(trace, term.value)
     return [Term(source, term.factor)] if source != term.value and not trace.values[source].shape else None
+
+
+def _stacked(trace: Trace, data: Mapping[int, int], op: Op) -> list[Term] | None:
+    """The scalars that a vector was stacked from, before it was weighted by constants and summed."""
+    weighted = False
+    value = op.tensor(0, "input")
+    while value is not None and len(trace.values[value].shape) == 1:
+        producer = trace.values[value].producer
+        made = trace.ops[producer] if producer >= trace.forward_start else None
+        if made is None:
+            return None
+        if made.name == "stack" or (made.name in ("cat", "hstack") and _single(trace, made)):
+            return [Term(v, None if weighted else 1.0) for v in made.inputs]
+        if made.name not in _MULTIPLY or len(made.inputs) > 2:
+            return None
+        rest = [v for v in made.inputs if data.get(v)]
+        if len(rest) != 1 or trace.values[rest[0]].shape != trace.values[value].shape:
+            return None
+        weighted, value = True, rest[0]
+    return None
+
+
+def _single(trace: Trace, op: Op) -> bool:
+    return all(trace.values[v].shape == (1,) for v in op.inputs)
 
 
 def _scaled(data: Mapping[int, int], term: Term, op: Op) -> list[Term] | None:
@@ -144,11 +173,16 @@ def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
     judged = sum(1 << index for index in flow.judged)
     parts = terms(trace, data, root)
     made = {t.value: trace.values[t.value].producer for t in parts}
-    fresh = {v: n for v, n in made.items() if n >= 0 and trace.ops[n].name in NEW_LEAF}
+    fresh = {
+        v: n for v, n in made.items() if n >= 0 and trace.ops[n].name in NEW_LEAF and trace.values[v].requires_grad
+    }
     live = {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}
     lost = [t for t in parts if t.value not in live and data.get(t.value, 0) & judged]
-    if not live or not lost:
+    if not live:
         return []
+    numbers = _numbers(flow, trace.roots[0])
+    if not lost:
+        return numbers
     for term in lost:
         inner = terms(trace, data, term.value, through_detach=True)
         if any(t.value in live or _used_live(flow, t.value) for t in inner):
@@ -176,7 +210,48 @@ def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
             1 if known is None else known.count + 1,
             relabelled,
         )
-    return list(found.values())
+    return [*found.values(), *numbers]
+
+
+def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
+    """The Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
+    from gradlint.blame import place
+    from gradlint.python_numbers import added, computed_from
+
+    trace, data = flow.trace, flow.masks.data
+    suspects: list[int] = []
+    pending = [Term(root, 1.0)]
+    while pending:
+        term = pending.pop()
+        parts = _parts(trace, data, term, through_detach=False)
+        producer = trace.values[term.value].producer
+        if parts is not None and added(trace, trace.ops[producer]) is not None:
+            suspects.append(producer)
+        pending.extend(parts or ())
+    found = []
+    for number in sorted(suspects)[:_TRIED]:
+        exits = [(n, lost) for n in range(trace.forward_start, number) if (lost := _taken_out(flow, n))]
+        together = 0
+        for _, lost in exits:
+            together |= lost
+        if not exits or not computed_from(trace, number, flow.by_index(indices(together))):
+            continue
+        last = exits[-_TRIED:][::-1]
+        by = next((e for e in last if computed_from(trace, number, flow.by_index(indices(e[1])))), last[0])
+        cut = place(trace, by[0], -1, leaving=by[0])
+        found.append(ConstantTerm(flow.by_index(indices(by[1])), [cut], trace.ops[number].site, 1))
+    return found
+
+
+def _taken_out(flow: Flow, number: int) -> int:
+    """The parameters whose gradient is lost where an op takes a number out of torch that nothing else is made of."""
+    op = flow.trace.ops[number]
+    if op.kind != KIND_EXTRACT or op.name not in ("item", "__float__", "tolist") or len(op.inputs) != 1:
+        return 0
+    taken = op.inputs[0]
+    if taken in flow.on_path or _used_live(flow, taken):
+        return 0
+    return flow.masks.live.get(taken, 0) & sum(1 << index for index in flow.judged & flow.reached)
 
 
 def _mask(parameters: list[Parameter]) -> int:

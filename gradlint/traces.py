@@ -275,13 +275,16 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Held:
-    """A module or tensor that a plain attribute of a module holds (a list, a dict), where nothing registers it."""
+    """A module or tensor that a plain attribute of a module holds (a list, a dict), or that its methods take from
+    around them, where nothing registers it."""
 
     fqn: str
     """By way of the attribute: ``stack.0.1``."""
     holder: int
-    """Number of the module of the tree whose attribute it is in."""
+    """Number of the module of the tree whose attribute, or whose code's variable, it is in."""
     attribute: str
+    variable: bool = False
+    """Whether it is no attribute but a variable that the holder's code takes from a closure or from the globals."""
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,53 @@ class Loose:
     """Whether the user's code asks for the gradient by it (``autograd.grad``)."""
     site: int
     """Where it was computed; NO_SITE if that was not seen."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A torch call behind which a gradient is zero in every entry."""
+
+    name: str
+    """Plain name of the function."""
+    site: int
+    single: bool
+    """Whether it is a softmax with one element to choose from, which gives 1 whatever it is given."""
+    zeros: bool
+    """Whether both of its first operands are zero everywhere: each keeps the other there."""
+    weighted: bool
+    """Whether it multiplies by zeros that do not train: a constant, a mask, a state, a frozen layer without weights."""
+    order: int
+    """Its place in the order of execution."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What a few steps of training showed of one parameter's gradient."""
+
+    sizes: tuple[float | None, ...]
+    """Its largest entry in each step; None where there was no gradient at all."""
+    stop: Stop | None = None
+    """Where it becomes zero, for one that was zero in every step."""
+    revived: bool = False
+    """Whether one that was zero in every step is not so with other signs of the weights: bad luck in a narrow layer."""
+
+    @property
+    def zero(self) -> bool:
+        """Whether there was a gradient in every step, and it was exactly zero."""
+        return bool(self.sizes) and all(size == 0.0 for size in self.sizes)
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """What a few steps of training showed."""
+
+    steps: int = 0
+    gradients: Mapping[int, Gradient] = field(default_factory=dict)
+    """By index of the parameter; of those that gradient is known to reach."""
+    flat: bool = False
+    """Whether every gradient was zero and other parameter values give the same loss."""
+    failure: str = ""
+    """Why nothing was measured."""
 
 
 @dataclass
@@ -361,6 +411,8 @@ class Trace:
     """The recorded steps; None where there were none."""
     rerun: Any = field(default=None, repr=False, compare=False)
     """Runs forward and loss once more, unrecorded, and gives the roots' tensors; None where that is not possible."""
+    numeric: Numeric | None = None
+    """What a few steps of training showed of the gradients; None where they were not asked for."""
 
     @cached_property
     def by_fqn(self) -> dict[str, Parameter]:

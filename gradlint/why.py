@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradlint.blame import Cut, region_location
+from gradlint.contracts import matches, no_match
 from gradlint.engine import Options, record_target
 from gradlint.errors import UsageError
 from gradlint.findings import Location
 from gradlint.flow import Flow
 from gradlint.naming import count
-from gradlint.provenance import ancestors
-from gradlint.selection import nearest
+from gradlint.paths import path_to_loss
+from gradlint.states import FROZEN, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
 from gradlint.traces import Event, Op, Parameter, Trace
 
 SHOWN = 12
@@ -58,22 +58,11 @@ def explain(target: str, pattern: str, options: Options | None = None) -> list[E
         UsageError: the pattern matches no parameter; the message names the nearest.
     """
     with record_target(target, options or Options()) as trace:
-        wanted = [p for p in trace.parameters if any(fnmatch.fnmatchcase(name, pattern) for name in p.aliases)]
+        wanted = [p for p in trace.parameters if matches(pattern, p.aliases)]
         if not wanted:
-            raise UsageError(_no_match(trace, pattern))
+            raise UsageError(f"no parameter of {trace.target} matches {pattern!r}: {no_match(trace, pattern)}")
         flow = Flow(trace)
         return [_explain(trace, flow, parameter) for parameter in wanted]
-
-
-def _no_match(trace: Trace, pattern: str) -> str:
-    names = [name for p in trace.parameters for name in p.aliases]
-    if any(name.startswith(f"{pattern}.") for name in names):
-        hint = f"it is a module, write '{pattern}.*'"
-    elif near := nearest(pattern, names):
-        hint = f"did you mean {near}?"
-    else:
-        hint = f"there are {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "it has none"
-    return f"no parameter of {trace.target} matches {pattern!r}: {hint}"
 
 
 def _explain(trace: Trace, flow: Flow, parameter: Parameter) -> Explanation:
@@ -90,35 +79,17 @@ def _explain(trace: Trace, flow: Flow, parameter: Parameter) -> Explanation:
 
 
 def _state(trace: Trace, flow: Flow, parameter: Parameter) -> str:
-    state = flow.state(parameter)
-    if state == "frozen":
-        return "frozen: requires_grad is False"
-    if state == "reached":
-        if trace.optimizers and not parameter.groups:
-            return "does not train: gradient reaches it, and no optimizer holds it"
-        rates = [g.lr for o, i in parameter.groups for g in [trace.optimizers[o].groups[i]]]
-        if rates and all(rate == 0 and not _scheduled(trace, parameter) for rate in rates):
-            return "does not train: its learning rate is 0"
+    found = standing(flow, parameter)
+    if found.state == TRAINS:
         return "trains: gradient reaches it" + ("" if parameter.groups else " (no optimizer given)")
+    if found.state == UNHELD and parameter.index in flow.reached:
+        return "does not train: gradient reaches it, and no optimizer holds it"
     return {
-        "starved": "starved: the loss depends on it, and no gradient returns",
-        "unused": "unused: the loss does not depend on it",
-        "undecided": f"undecided: its values left torch, and {flow.why_undecided}",
-    }.get(state, "not judged: " + _unjudged(trace, parameter))
-
-
-def _scheduled(trace: Trace, parameter: Parameter) -> bool:
-    return any(trace.optimizers[o].groups[i].scheduled for o, i in parameter.groups)
-
-
-def _unjudged(trace: Trace, parameter: Parameter) -> str:
-    if parameter.written:
-        return "the forward itself writes its value"
-    if trace.optimizers and not parameter.groups:
-        return "no optimizer holds it, and this loss does not reach it"
-    if not trace.roots:
-        return "nothing was run"
-    return "this loss does not train what its optimizer holds"
+        FROZEN: "frozen: requires_grad is False",
+        STARVED: "starved: the loss depends on it, and no gradient returns",
+        UNUSED: "unused: the loss does not depend on it",
+        UNKNOWN: f"{'undecided' if parameter.index in flow.undecided else 'not judged'}: {found.why}",
+    }.get(found.state, f"does not train: {found.why}")
 
 
 def _history(trace: Trace, parameter: Parameter) -> list[Step]:
@@ -174,7 +145,7 @@ def _way(trace: Trace, flow: Flow, parameter: Parameter) -> list[Step]:
         return [Step("no operation of the forward reads it")]
     cuts = [cut for cut in flow.cuts if parameter in cut.starved]
     steps: list[Step] = []
-    path = _path(trace, parameter, readers[0], by_gradient=flow.state(parameter) == "reached")
+    path = path_to_loss(trace, parameter, readers[0], by_gradient=flow.state(parameter) == "reached")
     for run in _runs(trace, path, cuts):
         op = trace.ops[run[0]]
         cut = _cut_at(trace, cuts, op)
@@ -204,7 +175,7 @@ def _runs(trace: Trace, path: Sequence[int], cuts: Sequence[Cut]) -> list[list[i
         op = trace.ops[number]
         alone = _cut_at(trace, cuts, op) is not None
         before = trace.ops[runs[-1][-1]] if runs else None
-        if before is None or alone or _cut_at(trace, cuts, before) or _place(trace, op) != _place(trace, before):
+        if before is None or alone or _cut_at(trace, cuts, before) or not _same_call(trace, op, before):
             runs.append([number])
         else:
             runs[-1].append(number)
@@ -215,6 +186,12 @@ def _place(trace: Trace, op: Op) -> Location | None:
     """The user's line of an op; None for one that only libraries' lines lead to."""
     frame = trace.frame(op.site)
     return frame.location if frame is not None and frame.project else None
+
+
+def _same_call(trace: Trace, one: Op, other: Op) -> bool:
+    """Whether one call in the user's code led to both ops, or none in both cases."""
+    frames = [f if (f := trace.frame(op.site)) is not None and f.project else None for op in (one, other)]
+    return frames[0] is frames[1]  # frames of the same instruction are one object; two calls may share a line
 
 
 def _in_words(trace: Trace, run: Sequence[int]) -> str:
@@ -238,30 +215,3 @@ def _shortened(steps: list[Step]) -> list[Step]:
 def _cut_at(trace: Trace, cuts: Sequence[Cut], op: Op) -> Cut | None:
     where = trace.location(op.site)
     return next((cut for cut in cuts if where is not None and cut.location == where and cut.name == op.name), None)
-
-
-def _path(trace: Trace, parameter: Parameter, first: int, *, by_gradient: bool) -> list[int]:
-    """Ops on one way from a parameter to the loss; one that gradient comes back by, where there is such a way."""
-    ops = trace.ops
-    live = [op for op in ops if any(trace.values[o].requires_grad for o in op.outputs)] if by_gradient else ops
-    wanted = ancestors(live, trace.roots)
-    following: dict[int, list[int]] = {}
-    for number in range(first, len(ops)):
-        if not by_gradient or any(trace.values[o].requires_grad for o in ops[number].outputs):
-            for value in ops[number].inputs:
-                following.setdefault(value, []).append(number)
-
-    def step(values: set[int], after: int) -> int | None:
-        found = [n for v in values for n in following.get(v, ()) if n > after and _leads(ops[n], wanted)]
-        return min(found, default=None)
-
-    path: list[int] = []
-    following_op = step({v for v, i in trace.owners.items() if i == parameter.index}, first - 1)
-    while following_op is not None:
-        path.append(following_op)
-        following_op = step(set(ops[following_op].outputs), following_op)
-    return path
-
-
-def _leads(op: Op, wanted: set[int]) -> bool:
-    return any(o in wanted for o in op.outputs)

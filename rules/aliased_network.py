@@ -10,6 +10,9 @@ from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Seve
 _PASSES_ON = frozenset(("detach", "data", "alias", "clone", "to", "cpu", "cuda", "float", "contiguous"))
 
 
+_AVERAGES = frozenset("mul mul_ __mul__ __rmul__ div __truediv__ add __add__ __radd__ lerp".split())
+
+
 class AliasedNetwork(Rule):
     """Two names, one network.
 
@@ -61,8 +64,9 @@ class AliasedNetwork(Rule):
     ```
 
     ## Known limits
-    Sharing that nothing contradicts is not judged. Copies are recognised as whole copies (`load_state_dict`, `copy_`,
-    `lerp_`), not as arithmetic.
+    Sharing that nothing contradicts is not judged. Copies are recognised as whole ones (`load_state_dict`, `copy_`) and
+    as averages of two networks (`lerp_`, `mul_` and `add_`, `a * tau + b * (1 - tau)`), not as arithmetic of any other
+    kind.
 
     ## References
     https://docs.python.org/3/library/copy.html
@@ -88,6 +92,8 @@ class AliasedNetwork(Rule):
             yield self._finding(
                 context, module, parameters, event, "this copy between them is from the network to itself"
             )
+        told = {m.number for m, _ in found.values()}
+        yield from self._two_optimizers(context, told)
         declared: dict[int, list[Parameter]] = {}
         for parameter in trace.parameters:
             frozen = [any(fnmatch.fnmatchcase(n, g) for g in trace.setup.frozen) for n in parameter.aliases]
@@ -95,6 +101,30 @@ class AliasedNetwork(Rule):
                 declared.setdefault(_top_alias(context, parameter).number, []).append(parameter)
         for number, parameters in declared.items():
             yield self._finding(context, trace.modules[number], parameters, None, "one of its names is declared frozen")
+
+    def _two_optimizers(self, context: Context, told: set[int]) -> Iterator[Finding]:
+        """Entries of the set-up's models that are one object, while each was given an optimizer of its own."""
+        trace = context.trace
+        models = trace.setup.model if isinstance(trace.setup.model, dict) else {}
+        entries: dict[int, list[str]] = {}
+        for name, model in models.items():
+            entries.setdefault(id(model), []).append(name)
+        for module in trace.modules:
+            names = entries.get(id(module.module), [])
+            keys = {p.key for p in trace.below(module)}
+            holders = [o for o in trace.optimizers if keys and keys <= {k for g in o.groups for k in g.keys}]
+            if len(names) < 2 or module.number in told or len(holders) < 2:
+                continue
+            yield context.finding(
+                self,
+                f"{' and '.join(names)} are one network, with {context.names(trace.below(module))}: two optimizers "
+                "step it, as if there were two.",
+                at=holders[1].site,
+                parameters=trace.below(module),
+                aliases=True,
+                related=[context.related("the first optimizer is made here", holders[0].site)],
+                fix=Fix("Build a network for each name, or give copy.deepcopy(network) to the second."),
+            )
 
     def _finding(
         self, context: Context, module: Module, parameters: list[Parameter], event: Event | None, why: str
@@ -104,7 +134,8 @@ class AliasedNetwork(Rule):
             if e.data.get("child") == module.number and context.trace.modules[e.data["module"]].in_tree:
                 places[e.data["module"], e.data["name"]] = e
         events = list(places.values())
-        where = events[1].site if len(events) > 1 else event.site if event else -1
+        made = next((e for p in parameters for e in p.history if e.kind == "register"), None)
+        where = events[1].site if len(events) > 1 else event.site if event else made.site if made else -1
         names = sorted({a[: -len(parameters[0].fqn) + len(module.fqn)] for a in parameters[0].aliases})
         return context.finding(
             self,
@@ -122,21 +153,36 @@ class AliasedNetwork(Rule):
 
 
 def _from_itself(context: Context, parameter: Parameter, event: Event) -> bool:
-    """Whether a write put a parameter's own value into it."""
+    """Whether a write put a parameter's own value into it, or mixed it with itself (an average of two networks)."""
+    name, sources = event.data["name"], event.data["sources"]
+    if name in ("copy_", "lerp_", "data"):
+        if not sources:
+            return bool(name != "data")  # the only tensor that was read is the one that was written
+        mixed = [_reads(context, value, parameter) for value in sources]
+        return None not in mixed and (all(m == 0 for m in mixed) or any(m > 1 for m in mixed if m))
+    if name in ("add_", "__iadd__"):
+        before = [e for e in parameter.history if e.kind == "write" and e.number < event.number]
+        scaled = bool(before) and before[-1].data["name"] in ("mul_", "__imul__")
+        return scaled and all(_reads(context, value, parameter) is not None for value in sources)
+    return False
+
+
+def _reads(context: Context, value: int, parameter: Parameter) -> int | None:
+    """How often a value was made from a parameter by scaling and adding, 0 for its plain copy; None if it has any other
+    part."""
     trace = context.trace
-    if event.data["name"] not in ("copy_", "lerp_", "data"):
-        return False
-    if not event.data["sources"]:
-        return bool(event.data["name"] != "data")  # the only tensor that was read is the one that was written
-    for value in event.data["sources"]:
-        while trace.owners.get(value) is None:
-            producer = trace.values[value].producer
-            if producer < 0 or trace.ops[producer].name not in _PASSES_ON or not trace.ops[producer].inputs:
-                return False
-            value = trace.ops[producer].inputs[0]
-        if trace.owners[value] != parameter.index:
-            return False
-    return True
+    if trace.owners.get(value) == parameter.index:
+        return 0
+    producer = trace.values[value].producer
+    if producer < 0 or trace.owners.get(value) is not None or not trace.ops[producer].inputs:
+        return None
+    op = trace.ops[producer]
+    if op.name in _PASSES_ON:
+        return _reads(context, op.inputs[0], parameter)
+    if op.name not in _AVERAGES:
+        return None
+    parts = [_reads(context, v, parameter) for v in op.inputs]
+    return None if None in parts else sum(p or 1 for p in parts if p is not None)
 
 
 def _shared_module(context: Context, parameter: Parameter, event: Event) -> Module | None:
@@ -148,7 +194,7 @@ def _shared_module(context: Context, parameter: Parameter, event: Event) -> Modu
         return None
     loading: int = event.data["loading"]
     if loading < 0:
-        return shared
+        return shared if event.data["name"] in ("copy_", "lerp_") or len(trace.below(shared)) > 1 else None
     above = loading
     while above >= 0:
         if above == shared.number:

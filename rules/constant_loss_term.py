@@ -48,8 +48,9 @@ class ConstantLossTerm(Rule):
     ```
 
     ## Known limits
-    Sees sums of 0-dim tensors only. Silent on a term whose weight is 0 or a tensor, on `s + (m - s).detach()`, on terms
-    that became Python numbers, and where a cut starves parameters outright: then the rule for that cut speaks.
+    Sees sums of 0-dim tensors only. Silent on a term whose weight is 0 or a tensor, on `s + (m - s).detach()`, and
+    where a cut starves parameters outright: then the rule for that cut speaks. A term that became a Python number
+    (`.item()`) is found by moving the parameters and looking whether the number that is added changes.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.detach.html
@@ -68,7 +69,8 @@ class ConstantLossTerm(Rule):
             what = "a term" if term.count == 1 else f"{term.count} terms"
             yield context.finding(
                 self,
-                f"{what} of the loss carries no gradient, {_because(cut)}: it does not train "
+                f"{what} of the loss {'carries' if term.count == 1 else 'carry'} no gradient, {_because(cut)}: "
+                f"{'it does' if term.count == 1 else 'they do'} not train "
                 f"{context.names(term.parameters)}.",
                 at=cut.location,
                 parameters=term.parameters,
@@ -88,4 +90,7 @@ def _because(cut: Cut) -> str:
         return f"because of this {cut.name}()"
     if cut.kind == NO_GRAD:
         return f"because it is computed under {cut.name}"
-    return f"because of {cut.name}"
+    return f"because of {_OUT.get(cut.name, cut.name)}"
+
+
+_OUT = {"item": "this .item()", "__float__": "this float()", "tolist": "this .tolist()"}

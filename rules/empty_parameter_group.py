@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint import (
+    Context,
+    Edit,
+    Finding,
+    Fix,
+    Rule,
+    Severity,
+    SourceModule,
+    consumed_whole,
+    loops_around,
+    surely_before,
+)
 
 
 class EmptyParameterGroup(Rule):
@@ -44,7 +56,8 @@ class EmptyParameterGroup(Rule):
     ```
 
     ## Known limits
-    Silent on groups that are empty because a filter found nothing, and on iterators that do not tell their state.
+    Silent on groups that are empty because a filter found nothing, and on iterators that do not tell their state. In a
+    source file alone, on iterators of parameters with a name that is bound once, where one use surely follows another.
 
     ## References
     https://docs.python.org/3/glossary.html#term-generator-iterator
@@ -54,6 +67,54 @@ class EmptyParameterGroup(Rule):
     name = "empty-parameter-group"
     severity = Severity.ERROR
     needs = frozenset({"optimizer"})
+    marks = ("parameters(",)
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        if not any(_may_name_iterator(statement) for statement in module.statements):
+            return
+        for scope in module.tree.scopes.values():
+            for name, bindings in scope.bindings.items():
+                binding = bindings[0]
+                if len(bindings) > 1 or not isinstance(binding, ast.Name):
+                    continue
+                value = module.kinds.value_given(binding)
+                kind = module.kind(value)
+                if value is None or kind is None or kind.what != "many" or not kind.once or kind.pairs:
+                    continue
+                if kind.item is None or kind.item.what != "parameter":
+                    continue
+                uses = [use for use in module.tree.loads.get(name, ()) if module.tree.scope_of(use) is scope
+                        or module.tree.bindings(use) is bindings]  # fmt: skip
+                yield from self._used_up(module, binding, value, uses)
+
+    def _used_up(
+        self, module: SourceModule, binding: ast.Name, value: ast.expr, uses: list[ast.Name]
+    ) -> Iterator[Finding]:
+        tree = module.tree
+        inside = tree.function(binding)
+        whole = [
+            use for use in uses
+            if tree.function(use) is inside and consumed_whole(module, use) and surely_before(tree, binding, use)
+        ]  # fmt: skip
+        whole.sort(key=lambda use: (use.lineno, use.col_offset))
+        for use in whole:
+            first = next((other for other in whole if other is not use and surely_before(tree, other, use)), None)
+            again = [loop for loop in loops_around(tree, use) if loop not in tree.above(binding)]
+            if first is not None:
+                how, related = "has been used up by then", [module.related("used up here", first)]
+            elif again and not any(isinstance(n, ast.Break | ast.Return | ast.Raise) for n in ast.walk(again[-1])):
+                how, related = "is used up by the first round of the loop", [module.related("the loop", again[0])]
+            else:
+                continue
+            edit = Edit(module.location(value), f"list({module.text(value)})")
+            yield module.finding(
+                self,
+                f"{use.id} is an iterator and {how}: nothing is left for this use, which goes without any parameter.",
+                use,
+                related=[module.related("the iterator is made here", value), *related],
+                fix=Fix("Keep the parameters in a list: list(model.parameters()).", safe=True, edits=(edit,)),
+            )
+            return
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
@@ -76,3 +137,22 @@ class EmptyParameterGroup(Rule):
                 ],
                 fix=Fix("Keep the parameters in a list: list(model.parameters())."),
             )
+
+
+def _may_name_iterator(statement: ast.stmt) -> bool:
+    """Whether a statement gives a name to something over parameters that may be no list."""
+    value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
+    if isinstance(value, ast.Call):
+        if isinstance(value.func, ast.Name) and value.func.id in (
+            "list",
+            "tuple",
+            "sum",
+            "len",
+            "sorted",
+            "set",
+            "next",
+        ):
+            return False
+    elif not isinstance(value, ast.GeneratorExp):
+        return False
+    return any(isinstance(n, ast.Attribute) and n.attr in ("parameters", "named_parameters") for n in ast.walk(value))

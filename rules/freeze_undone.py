@@ -80,8 +80,8 @@ class FreezeUndone(Rule):
             done.add(key)
             yield context.finding(
                 self,
-                f"this sets {context.names(parameters)} training again, all that was frozen before: the freeze has no "
-                f"effect.",
+                f"this sets {context.names(parameters)} training again, all that was frozen at {context.place(site)}: "
+                "the freeze has no effect.",
                 at=back.site,
                 parameters=parameters,
                 related=[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Parameter, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Location, Module, Parameter, Rule, Severity, agree
 
 
 class FrozenNormUpdatesStats(Rule):
@@ -93,8 +93,8 @@ class FrozenNormUpdatesStats(Rule):
             )
             layers = "norm layer" if len(modules) == 1 else "norm layers"
             message = (
-                f"{len(modules)} frozen {layers} still update running statistics in train mode: {listed}. "
-                "requires_grad=False does not stop buffers."
+                f"{len(modules)} frozen {layers} {agree(modules, 'still update')} running statistics in train mode: "
+                f"{listed}. requires_grad=False does not stop buffers."
             )
             if by_batch:
                 message = (

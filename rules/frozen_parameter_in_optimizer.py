@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Edit, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity
+from gradlint import Context, Edit, Event, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity
 
 
 class FrozenParameterInOptimizer(Rule):
@@ -96,7 +96,9 @@ class FrozenParameterInOptimizer(Rule):
             )
         freezes = {e.number: e for p in parameters if (e := p.frozen_by) is not None}
         after = [e for e in freezes.values() if optimizer.event >= 0 and e.number > optimizer.event]
-        order = "frozen after it was made" if after else "frozen before it was made"
+        order = _order(
+            context, optimizer, site, (after or list(freezes.values()))[0], bool(after), len(parameters) == 1
+        )
         places: dict[Location, Related | None] = {}
         for event in freezes.values():
             where = context.trace.location(event.site)
@@ -112,7 +114,7 @@ class FrozenParameterInOptimizer(Rule):
                 edits = (Edit(literal, f"filter(lambda p: p.requires_grad, {text})"),)
         return context.finding(
             self,
-            f"{who} holds frozen parameters: {names}, {order}. They stay as they are while their .grad is None.",
+            f"{who} holds frozen parameters: {names}, {order}. Nothing moves while .grad is None.",
             at=site,
             parameters=parameters,
             related=[
@@ -125,6 +127,13 @@ class FrozenParameterInOptimizer(Rule):
                 edits=edits,
             ),
         )
+
+
+def _order(context: Context, optimizer: Optimizer, site: int, freeze: Event, after: bool, one: bool) -> str:
+    """When a parameter was frozen: ``frozen at train.py:31, after SGD was given it at train.py:28``."""
+    frozen, given = context.place(freeze), context.place(site)
+    when = f"{'after' if after else 'before'} {optimizer.type} was given {'it' if one else 'them'}"
+    return f"frozen{f' at {frozen}' if frozen else ''}, {when}{f' at {given}' if given else ''}"
 
 
 def _meant(context: Context, parameter: Parameter) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint import GRADIENT, Context, Finding, Fix, Rule, Severity
 
 
 class LossWithoutGradient(Rule):
@@ -63,10 +63,12 @@ class LossWithoutGradient(Rule):
         starved = [p for cut in flow.cuts for p in cut.starved]
         if starved:
             cut = flow.cuts[0]
+            inner = cut.kind == GRADIENT
+            by = "autograd.grad without create_graph=True" if inner else cut.name
+            advice = "Compute the loss by differentiable operations with grad mode on."
             yield context.finding(
                 self,
-                f"{lacks}: every way back is cut, here by {cut.name}, before the gradient reaches "
-                f"{context.names(starved)}.",
+                f"{lacks}: every way back is cut, here by {by}, before the gradient reaches {context.names(starved)}.",
                 at=cut.location,
                 parameters=starved,
                 related=[
@@ -74,7 +76,7 @@ class LossWithoutGradient(Rule):
                     context.related("the loss", self._loss_site(context)),
                     *context.callers(cut.site),
                 ],
-                fix=Fix("Compute the loss by differentiable operations with grad mode on."),
+                fix=Fix("Pass create_graph=True to torch.autograd.grad." if inner else advice),
             )
             return
         mine = [p for p in trace.parameters if p.in_tree]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,11 +18,18 @@ from gradlint import (
     Parameter,
     Rule,
     Severity,
+    SourceModule,
     Write,
+    agree,
     attribute_writes,
     best_write,
+    freezes,
     idle_statements,
+    spelled,
 )
+
+_NAMED = re.compile(r"\.\s*(\w*(?:gr?ar?d|grda|grd)\w*)", re.IGNORECASE)
+_UNCALLED = re.compile(r"\.requires_grad_\s*(?!\s*\()|\.requires_grad\s*==")
 
 
 class MisspelledRequiresGrad(Rule):
@@ -58,7 +67,9 @@ class MisspelledRequiresGrad(Rule):
     ```
 
     ## Known limits
-    Silent where the parameters are as the attribute says anyway. Tensors that are no parameters are not looked at.
+    Silent where a tensor is as the attribute says anyway, and where the file uses the name for something of its own. Of
+    tensors that are no parameters, buffers, plain attributes and inputs are looked at, in a source file alone also what
+    is known to be a plain tensor; they weigh a warning.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html
@@ -67,9 +78,75 @@ class MisspelledRequiresGrad(Rule):
     code = "GL103"
     name = "misspelled-requires-grad"
     severity = Severity.ERROR
+    marks = ("grad|Grad|gard|grda|grd|gad|GRAD",)
+    blames = r"(?i)gr?ar?d|grda|grd"
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        text = module.source.text
+        if any(map(_looks_like_it, set(_NAMED.findall(text)) - {"requires_grad_"})) or _UNCALLED.search(text):
+            yield from self._misspelled(module)
+            yield from self._idle(module)
+
+    def _misspelled(self, module: SourceModule) -> Iterator[Finding]:
+        for name, uses in module.tree.attributes.items():
+            if not _looks_like_it(name) or any(
+                isinstance(use.ctx, ast.Load) for use in uses if name != "requires_grad_"
+            ):
+                continue
+            if name != "requires_grad_" and _own_word(module, name):
+                continue
+            for use in uses:
+                statement = module.tree.parents.get(use)
+                if not isinstance(statement, ast.Assign) or use not in statement.targets:
+                    continue
+                value = statement.value
+                kind = module.kind(use.value)
+                known = kind is not None and kind.what in ("parameter", "module", "tensor")
+                literal = isinstance(value, ast.Constant) and isinstance(value.value, bool)
+                if not literal and (not known or name == "requires_grad_"):
+                    continue
+                if (kind is not None and not known) or _of_another_class(module, use) or _said_right(module, use):
+                    continue
+                on_module = kind is not None and kind.module
+                given = module.text(value)
+                right = f"requires_grad_({given})" if on_module else f"requires_grad = {given}"
+                edits: tuple[Edit, ...] = ()
+                if len(statement.targets) == 1:
+                    edits = (module.replace(statement, f"{module.text(use.value)}.{right}"),)
+                yield module.finding(
+                    self,
+                    f"{name} is not requires_grad: this only makes a Python attribute of {module.text(use.value)}, and "
+                    f"autograd does not read it.",
+                    statement,
+                    severity=Severity.WARNING if kind is not None and kind.what == "tensor" else None,
+                    fix=Fix(f"Write {right}.", safe=bool(edits), edits=edits),
+                )
+
+    def _idle(self, module: SourceModule) -> Iterator[Finding]:
+        for statement in module.tree.nodes(ast.Expr):
+            value = statement.value
+            if isinstance(value, ast.Compare) and len(value.ops) == 1 and isinstance(value.ops[0], ast.Eq):
+                left, right = value.left, value.comparators[0]
+                if not isinstance(left, ast.Attribute) or left.attr != "requires_grad":
+                    continue
+                edit = module.replace(statement, f"{module.text(left)} = {module.text(right)}")
+                yield module.finding(
+                    self,
+                    f"this compares and drops the result: {module.text(left)} stays as it was.",
+                    statement,
+                    fix=Fix(f"Write {module.text(left)} = {module.text(right)}.", safe=True, edits=(edit,)),
+                )
+            elif isinstance(value, ast.Attribute) and value.attr == "requires_grad_":
+                yield module.finding(
+                    self,
+                    f"this names the method without a call: {module.text(value.value)} stays as it was.",
+                    statement,
+                    fix=Fix("Call it: requires_grad_(False)."),
+                )
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from self._attributes(context)
+        yield from self._plain_tensors(context)
         yield from self._statements(context)
 
     def _attributes(self, context: Context) -> Iterator[Finding]:
@@ -98,11 +175,33 @@ class MisspelledRequiresGrad(Rule):
                 right = f"requires_grad_({value})" if on_modules.get((name, value)) else f"requires_grad = {value}"
                 yield context.finding(
                     self,
-                    f"{name} is not requires_grad: {context.names(mine)} {'stay frozen' if value else 'still train'}.",
+                    f"{name} is not requires_grad: {context.names(mine)} {agree(mine, 'stay')} frozen."
+                    if value
+                    else f"{name} is not requires_grad: {context.names(mine)} {agree(mine, 'still train')}.",
                     at=where,
                     parameters=mine,
                     fix=_fix(write, right),
                 )
+
+    def _plain_tensors(self, context: Context) -> Iterator[Finding]:
+        """Buffers, tensors in plain attributes and inputs: what they are for is not known, so it weighs less."""
+        trace = context.trace
+        places: dict[tuple[str, bool, Location], tuple[Write, list[str]]] = {}
+        for fqn, tensor in _tensors(context):
+            for name, value in _near_misses(tensor):
+                write = best_write(attribute_writes(trace, name), fqn) if tensor.requires_grad != value else None
+                if write is not None:
+                    places.setdefault((name, value, write.location), (write, []))[1].append(fqn)
+        for (name, value, where), (write, names) in places.items():
+            yield context.finding(
+                self,
+                f"{name} is not requires_grad: what is set so {'needs no grad' if value else 'still needs grad'}, "
+                f"{', '.join(names)}.",
+                at=where,
+                named=names,
+                fix=_fix(write, f"requires_grad = {value}"),
+                severity=Severity.WARNING,
+            )
 
     def _statements(self, context: Context) -> Iterator[Finding]:
         for kind, write in idle_statements(context.trace):
@@ -115,7 +214,7 @@ class MisspelledRequiresGrad(Rule):
             if not mine or (kind == "==" and value is None):
                 continue
             what = "this compares and drops the result" if kind == "==" else "this names the method without a call"
-            state = "are as they were" if kind != "==" or value else "still train"
+            state = agree(mine, "stay") + " as before" if kind != "==" or value else agree(mine, "still train")
             yield context.finding(
                 self,
                 f"{what}: {context.names(mine)} {state}.",
@@ -125,6 +224,73 @@ class MisspelledRequiresGrad(Rule):
             )
 
 
+def _tensors(context: Context) -> Iterator[tuple[str, Any]]:
+    """The tensors of a set-up that are no parameters, by the name that the code has for them."""
+    for module in context.trace.modules:
+        if module.in_tree:
+            prefix = f"{module.fqn}." if module.fqn else ""
+            for name, value in (*module.module._buffers.items(), *vars(module.module).items()):
+                if hasattr(value, "requires_grad_") and not hasattr(value, "parameters"):
+                    yield prefix + name, value
+    given = context.trace.setup.inputs
+    yield from _leaves("inputs", given)
+
+
+def _leaves(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, dict):
+        for key, part in thing.items():
+            yield from _leaves(str(key), part)
+    elif isinstance(thing, (list, tuple)):
+        for number, part in enumerate(thing):
+            yield from _leaves(f"{name}[{number}]", part)
+    elif hasattr(thing, "requires_grad_"):
+        yield name, thing
+
+
+@functools.cache
+def _looks_like_it(name: str) -> bool:
+    """Whether an attribute's name is a near-miss of requires_grad."""
+    plain = name.lower().replace("_", "")
+    # requires_grid may be a module's own word; letters in another order are nobody's
+    spelled_so = re.search("gr?ar?d|grda|grd", plain[-8:]) or sorted(plain[-4:]) == sorted("grad")
+    if name == "requires_grad" or not spelled_so:
+        return False
+    return difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() >= 0.85
+
+
+def _own_word(module: SourceModule, name: str) -> bool:
+    """Whether a file defines the name as something of its own: a member of a class, an argument, a keyword."""
+    tree = module.tree
+    if any(name in scope.bindings for scope in tree.scopes.values()):
+        return True
+    return any(k.arg == name for k in tree.nodes(ast.keyword)) or any(
+        isinstance(c.value, str) and c.value == name for c in tree.nodes(ast.Constant)
+    )
+
+
+def _of_another_class(module: SourceModule, use: ast.Attribute) -> bool:
+    """Whether it is set on the ``self`` of what is no nn.Module."""
+    found = module.tree.method_of(use)
+    if found is None or not isinstance(use.value, ast.Name):
+        return False
+    return use.value.id in ("self", "cls") and not module.kinds.is_module(found[0])
+
+
+def _said_right(module: SourceModule, use: ast.Attribute) -> bool:
+    """Whether the same function sets the flag of the same thing, spelled right, as well."""
+    function = module.tree.function(use)
+    text = spelled(use.value)
+    return any(
+        module.tree.function(place) is function
+        and (spelled(base) == text or (isinstance(place, ast.Attribute) and spelled(place.value) == text))
+        and place is not use
+        and isinstance(
+            getattr(place, "ctx", None), ast.Store if getattr(place, "attr", "") == "requires_grad" else ast.Load
+        )
+        for base, place in freezes(module)
+    )
+
+
 def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:
     """Attributes of an object, not of its class, that look like requires_grad, with their values."""
     for name, value in list(getattr(thing, "__dict__", {}).items()):
@@ -132,8 +298,7 @@ def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:
             continue
         if hasattr(type(thing), name) and name != "requires_grad_":
             continue
-        plain = name.lower().replace("_", "")
-        if difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() >= 0.85 and "grad" in plain[-8:]:
+        if _looks_like_it(name):
             yield name, value
 
 

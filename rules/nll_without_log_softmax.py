@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Rule, Severity, origin
+from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceModule, activated_losses, origin
 
 _LOSSES = ("nll_loss", "nll_loss2d", "nll_loss_nd")
 _ACTIVATIONS = (
@@ -15,6 +15,8 @@ _SCORES = (
     "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d addmm "
     "batch_norm layer_norm group_norm instance_norm"
 ).split()
+
+_FIX = Fix("Use cross_entropy on the logits, or put log_softmax before nll_loss.")
 
 
 class NllWithoutLogSoftmax(Rule):
@@ -63,6 +65,19 @@ class NllWithoutLogSoftmax(Rule):
     name = "nll-without-log-softmax"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
+    marks = ("softmax|Softmax", "nll_loss|NLLLoss")
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        for loss, softmax in activated_losses(module, "nll_loss", "NLLLoss", frozenset(("softmax",))):
+            if softmax.dim in (None, 1, -1):
+                yield module.finding(
+                    self,
+                    "nll_loss wants log-probabilities and is given what softmax computed: without the logarithm the "
+                    "gradient is wrong.",
+                    loss.call,
+                    related=[module.related("computed here, by softmax", softmax.call)],
+                    fix=_FIX,
+                )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
@@ -89,7 +104,7 @@ class NllWithoutLogSoftmax(Rule):
                     context.related(f"computed here, by {producer.name}", producer.site),
                     *context.callers(op.site),
                 ],
-                fix=Fix("Use cross_entropy on the logits, or put log_softmax before nll_loss."),
+                fix=_FIX,
             )
 
 

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Parameter, Rule, Severity, is_project, region_location
+from gradlint import (
+    Context,
+    Event,
+    Finding,
+    Fix,
+    Location,
+    Parameter,
+    Region,
+    Rule,
+    Severity,
+    SourceModule,
+    agree,
+    frozen_elsewhere,
+    grad_off_regions,
+    in_grad_off,
+    is_project,
+    may_bind_in_grad_off,
+    module_class,
+    own_attribute,
+    region_location,
+    trains,
+)
+
+_FIX = Fix("Create the layer outside of the block; to freeze it, call requires_grad_(False) on it.")
 
 
 class NoGradInInit(Rule):
@@ -58,7 +82,8 @@ class NoGradInInit(Rule):
 
     ## Known limits
     Silent where the region also writes to the new parameters outside their own constructor (`new.weight[:, :3] =
-    old.weight`, `nn.init` calls): such a region has a purpose. Layers made before the recording are not seen.
+    old.weight`, `nn.init` calls): such a region has a purpose. Layers made before the recording are not seen. In a
+    source file alone, regions in the methods of an `nn.Module` are judged, and in functions that make an optimizer too.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradient-computation
@@ -67,6 +92,26 @@ class NoGradInInit(Rule):
     code = "GL101"
     name = "no-grad-in-init"
     severity = Severity.ERROR
+    marks = ("no_grad|inference_mode|set_grad_enabled",)
+    recording_decides = True
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        if not may_bind_in_grad_off(module):
+            return
+        for region in grad_off_regions(module):
+            made = _made_only(module, region)
+            names = [module.text(t) for t, value in made if _stays(module, region, t, value)]
+            if not made or len(names) < len(made):
+                continue
+            still = "still train" if len(names) > 1 else "still trains"
+            yield module.finding(
+                self,
+                f"{', '.join(names)} {still}: grad mode does not matter to the creation of layers, so this "
+                f"{region.how} freezes nothing.{_extra(region.how)}",
+                region.expression,
+                related=[module.related("created here", made[0][1])],
+                fix=_FIX,
+            )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
@@ -88,20 +133,81 @@ class NoGradInInit(Rule):
             how = regions[where].data["how"]
             if any(_written_on_purpose(context, p, p.history[0]) for p in parameters):
                 continue
-            extra = (
-                " Created under inference_mode they are inference tensors, which training cannot use."
-                if how == "inference_mode"
-                else ""
-            )
             yield context.finding(
                 self,
-                f"{context.names(parameters)} still train: grad mode does not matter to the creation of layers, so "
-                f"this {how} freezes nothing.{extra}",
+                f"{context.names(parameters)} {agree(parameters, 'still train')}: grad mode does not matter to the "
+                f"creation of layers, so this {how} freezes nothing.{_extra(how)}",
                 at=where,
                 parameters=parameters,
                 related=[context.related("created here", p.history[0]) for p in parameters[:1]],
-                fix=Fix("Create the layer outside of the block; to freeze it, call requires_grad_(False) on it."),
+                fix=_FIX,
             )
+
+
+def _extra(how: str) -> str:
+    if how != "inference_mode":
+        return ""
+    return " Created under inference_mode they are inference tensors, which training cannot use."
+
+
+def _made_only(module: SourceModule, region: Region) -> list[tuple[ast.expr, ast.expr]]:
+    """(target, call) for each layer that a region makes, if it does nothing else; otherwise none."""
+    found: list[tuple[ast.expr, ast.expr]] = []
+    pending = list(region.body)
+    while pending:
+        statement = pending.pop(0)
+        if isinstance(statement, ast.Pass) or _says_nothing(statement):
+            continue
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            return []
+        value = statement.value
+        if not any(isinstance(n, ast.Call | ast.Await | ast.Yield | ast.BinOp) for n in ast.walk(value)):
+            continue  # a number, a name
+        kind = module.kind(value)
+        if kind is None or kind.made is not value or not trains(module, value) or not _constructs(module, value):
+            return []
+        found.append((statement.targets[0], value))
+    return found
+
+
+def _says_nothing(statement: ast.stmt) -> bool:
+    """A docstring, or ``super().__init__()``."""
+    if not isinstance(statement, ast.Expr):
+        return False
+    value = statement.value
+    if isinstance(value, ast.Constant):
+        return True
+    return (
+        isinstance(value, ast.Call)
+        and isinstance(value.func, ast.Attribute)
+        and value.func.attr == "__init__"
+        and isinstance(value.func.value, ast.Call)
+    )
+
+
+def _constructs(module: SourceModule, value: ast.expr) -> bool:
+    """Whether all that a call is given are other layers, numbers and names: no tensor is computed for it."""
+    for node in ast.walk(value):
+        if isinstance(node, ast.Call) and node is not value:
+            kind = module.kind(node)
+            if kind is None or kind.what not in ("module", "tensor"):
+                return False
+    return True
+
+
+def _stays(module: SourceModule, region: Region, target: ast.expr, value: ast.expr) -> bool:
+    """Whether nothing in the file freezes what is made, and training of it is meant."""
+    if frozen_elsewhere(module, target, region.node):
+        return False
+    owner = module_class(module, target)
+    if owner is not None and (name := own_attribute(target, owner[1])):
+        # run without gradient everywhere else too: a fixed extractor, whatever its flags say
+        inside = set(ast.walk(region.node))
+        return not any(in_grad_off(module, use) for use in module.tree.attributes[name] if use not in inside)
+    function = module.tree.function(target)
+    calls = [n for n in ast.walk(function) if isinstance(n, ast.Call)] if function is not None else []
+    kinds = [module.kind(call) for call in calls]
+    return isinstance(target, ast.Name) and any(k is not None and k.what == "optimizer" for k in kinds)
 
 
 def _written_on_purpose(context: Context, parameter: Parameter, first: Event) -> bool:

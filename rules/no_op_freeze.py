@@ -12,10 +12,18 @@ from gradlint import (
     Fix,
     Function,
     Parameter,
+    Region,
     Rule,
     Severity,
+    SourceModule,
+    agree,
     dotted,
     executed_functions,
+    frozen_elsewhere,
+    grad_off_regions,
+    may_bind_in_grad_off,
+    module_class,
+    own_attribute,
     region_location,
 )
 
@@ -70,7 +78,7 @@ class NoOpFreeze(Rule):
 
     ## Known limits
     Silent on blocks that call or write anything, on parameters that are frozen otherwise, and on classes whose
-    `from_pretrained` is a method of the instance.
+    `from_pretrained` is a method of the instance. In a source file alone, blocks whose names certainly are modules.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Embedding.html#torch.nn.Embedding.from_pretrained
@@ -79,6 +87,36 @@ class NoOpFreeze(Rule):
     code = "GL110"
     name = "no-op-freeze"
     severity = Severity.WARNING
+    marks = ("no_grad|inference_mode|set_grad_enabled|from_pretrained",)
+    recording_decides = True
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        for region in grad_off_regions(module) if may_bind_in_grad_off(module) else ():
+            targets = _named_modules(module, region) if isinstance(region.node, ast.With) else []
+            if targets and not any(frozen_elsewhere(module, t, region.node) for t in targets):
+                names = ", ".join(module.text(t) for t in targets)
+                yield module.finding(
+                    self,
+                    f"this block only gives names to what exists, so it freezes nothing: what is now {names} still "
+                    f"trains.",
+                    region.expression,
+                    fix=Fix("Call requires_grad_(False) on what is meant to stay."),
+                )
+        for statement in module.statements:
+            call = statement.value if isinstance(statement, ast.Expr) else None
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            if call.func.attr != "from_pretrained" or module.qualified(call.func):
+                continue
+            kind = module.kind(call.func.value)
+            if kind is not None and kind.cls in ("torch.nn.Embedding", "torch.nn.EmbeddingBag"):
+                yield module.finding(
+                    self,
+                    f"from_pretrained makes a new layer, and it is dropped here: {module.text(call.func.value)} keeps "
+                    f"its own values and trains.",
+                    call,
+                    fix=Fix("Use the result: assign it to the attribute."),
+                )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
@@ -102,8 +140,8 @@ class NoOpFreeze(Rule):
         if wrong:
             yield context.finding(
                 self,
-                f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} still "
-                f"train.",
+                f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} "
+                f"{agree(wrong, 'still train')}.",
                 at=function.location(node.items[0].context_expr),
                 parameters=wrong,
                 fix=Fix("Call requires_grad_(False) on what is meant to stay."),
@@ -117,8 +155,8 @@ class NoOpFreeze(Rule):
         if wrong:
             yield context.finding(
                 self,
-                f"from_pretrained makes a new layer, and it is dropped here: {context.names(wrong)} keep their own "
-                f"values and train.",
+                f"from_pretrained makes a new layer, and it is dropped here: {context.names(wrong)} "
+                f"{agree(wrong, 'keep')} the old values and {agree(wrong, 'train')}.",
                 at=function.location(call),
                 parameters=wrong,
                 fix=Fix("Use the result: assign it to the attribute."),
@@ -142,3 +180,33 @@ def _held_by(context: Context, parts: list[str], class_method: str = "") -> list
             continue
         found += trace.below(module)
     return found
+
+
+def _named_modules(module: SourceModule, region: Region) -> list[ast.expr]:
+    """The targets of the assignments that a block consists of, if all are of modules; otherwise none."""
+    found: list[ast.expr] = []
+    for statement in region.body:
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            return []
+        target, value = statement.targets[0], statement.value
+        if not isinstance(value, ast.Name | ast.Attribute) or not isinstance(target, ast.Name | ast.Attribute):
+            return []
+        if not _is_module(module, target, value):
+            return []
+        found.append(target)
+    return found
+
+
+def _is_module(module: SourceModule, target: ast.expr, value: ast.expr) -> bool:
+    """Whether a module is assigned: a known one, or an argument under a name that the class calls as a layer."""
+    kind = module.kind(value)
+    if kind is not None:
+        return kind.module
+    owner = module_class(module, target)
+    name = own_attribute(target, owner[1]) if owner is not None else ""
+    if owner is None or not name or not isinstance(value, ast.Name):
+        return False
+    if not all(isinstance(b, ast.arg) for b in module.tree.bindings(value)):
+        return False
+    calls = (module.tree.parents.get(use) for use in module.tree.attributes[name] if owner[0] in module.tree.above(use))
+    return any(isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute) and c.func.attr == name for c in calls)

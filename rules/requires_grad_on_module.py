@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from gradlint import (
@@ -15,10 +16,16 @@ from gradlint import (
     Parameter,
     Rule,
     Severity,
+    SourceModule,
     Write,
+    agree,
     attribute_writes,
     best_write,
+    freezes,
+    spelled,
 )
+
+_ASSIGNED = re.compile(r"\.\s*requires_grad\s*=[^=]")
 
 
 class RequiresGradOnModule(Rule):
@@ -64,6 +71,36 @@ class RequiresGradOnModule(Rule):
     code = "GL102"
     name = "requires-grad-on-module"
     severity = Severity.ERROR
+    marks = ("requires_grad",)
+    blames = r"requires_grad"
+    recording_decides = True
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        if not _ASSIGNED.search(module.source.text):
+            return
+        for node in module.tree.attributes.get("requires_grad", ()):
+            statement = module.tree.parents.get(node)
+            if not isinstance(statement, ast.Assign) or node not in statement.targets or not _flag(statement.value):
+                continue
+            kind = module.kind(node.value)
+            if kind is None or not kind.module or _has_property(module, kind.cls):
+                continue
+            if _read_as_option(module, node) or _said_too(module, node):
+                continue
+            text = module.text(node.value)
+            edits: tuple[Edit, ...] = ()
+            if len(statement.targets) == 1:
+                edits = (module.replace(statement, f"{text}.requires_grad_({module.text(statement.value)})"),)
+            frozen = isinstance(statement.value, ast.Constant) and not statement.value.value
+            if not frozen and not any(not _on_module(module, place) for _, place in freezes(module)):
+                continue  # what it says may well be so
+            yield module.finding(
+                self,
+                f"{text} is an nn.Module, which has no requires_grad: this only makes a Python attribute, and "
+                + ("its parameters still train." if frozen else "its parameters stay as they are."),
+                statement,
+                fix=Fix("Call requires_grad_ on the module.", safe=bool(edits), edits=edits),
+            )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
@@ -84,7 +121,7 @@ class RequiresGradOnModule(Rule):
                 parameters += wrong
         for where, (write, modules, parameters) in groups.items():
             value = bool(vars(modules[0].module)["requires_grad"])
-            still = "still stay frozen" if value else "still train"
+            still = agree(parameters, "stay") + " frozen" if value else agree(parameters, "still train")
             yield context.finding(
                 self,
                 f"{context.names(parameters)} {still}: an nn.Module has no requires_grad, so this only makes a Python "
@@ -93,6 +130,67 @@ class RequiresGradOnModule(Rule):
                 parameters=parameters,
                 fix=_fix(write, value),
             )
+
+
+def _has_property(module: SourceModule, cls: str | ast.ClassDef | None) -> bool:
+    """Whether a class, or where it is unknown any of the file, defines the name itself."""
+    if isinstance(cls, str):
+        return False
+    classes = module.tree.nodes(ast.ClassDef) if cls is None else module.kinds.lineage(cls)
+    return any("requires_grad" in _members(c) for c in classes)
+
+
+def _members(cls: ast.ClassDef) -> set[str]:
+    """The names that a class body defines."""
+    found: set[str] = set()
+    for statement in cls.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(statement.name)
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            found |= {t.id for t in targets if isinstance(t, ast.Name)}
+    return found
+
+
+def _flag(value: ast.expr) -> bool:
+    """Whether a value is a truth value, written out or under a name."""
+    return (isinstance(value, ast.Constant) and isinstance(value.value, bool)) or isinstance(value, ast.Name)
+
+
+def _read_as_option(module: SourceModule, node: ast.Attribute) -> bool:
+    """Whether a class sets it on itself as an option of its own: from an argument, or read again from self."""
+    found = module.tree.method_of(node)
+    own = isinstance(node.value, ast.Name) and (kind := module.kind(node.value)) is not None and kind.made is None
+    if found is None or not own or not isinstance(node.value, ast.Name) or node.value.id != "self":
+        return False
+    statement = module.tree.parents.get(node)
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Constant):
+        return True
+    return any(
+        isinstance(use.ctx, ast.Load) and isinstance(use.value, ast.Name) and use.value.id == "self"
+        for use in module.tree.attributes["requires_grad"]
+    )
+
+
+def _said_too(module: SourceModule, node: ast.Attribute) -> bool:
+    """Whether the same function sets the flag of the parameters of the same thing as well."""
+    function = module.tree.function(node)
+    return any(
+        place is not node
+        and module.tree.function(place) is function
+        and spelled(base) == spelled(node.value)
+        and module.tree.parents.get(place) is not module.tree.parents.get(node)
+        and not _on_module(module, place)
+        for base, place in freezes(module)
+    )
+
+
+def _on_module(module: SourceModule, place: ast.AST) -> bool:
+    """Whether a freeze is itself one that does nothing."""
+    if not isinstance(place, ast.Attribute) or place.attr != "requires_grad":
+        return False
+    kind = module.kind(place.value)
+    return kind is not None and kind.module
 
 
 def _is_option(write: Write) -> bool:

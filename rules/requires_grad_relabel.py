@@ -64,6 +64,7 @@ class RequiresGradRelabel(Rule):
             how = {
                 "requires_grad_": "setting requires_grad",
                 "Variable": "Variable(..., requires_grad=True)",
+                "Parameter": "nn.Parameter(...)",
             }.get(relabel.name, f"{relabel.name}(..., requires_grad=True)")
             yield context.finding(
                 self,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Rule, Severity, origin
+from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceModule, activated_losses, origins
 
 _LOSS = "binary_cross_entropy_with_logits"
 _SIGMOIDS = ("sigmoid", "sigmoid_", "expit")
+
+_FIX = Fix("Give the loss the logits and leave the sigmoid out; apply it where probabilities are needed.")
 
 
 class SigmoidBeforeBceWithLogits(Rule):
@@ -48,7 +50,8 @@ class SigmoidBeforeBceWithLogits(Rule):
     ```
 
     ## Known limits
-    Silent where anything is computed between the two, and where the loss was written out by hand.
+    Silent where anything is computed between the two, and where the loss was written out by hand. In a source file
+    alone, where the loss is given the sigmoid directly, under a name, or by a network of the file that ends in one.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
@@ -58,20 +61,36 @@ class SigmoidBeforeBceWithLogits(Rule):
     name = "sigmoid-before-bce-with-logits"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
+    marks = ("sigmoid|Sigmoid", "binary_cross_entropy_with_logits|BCEWithLogitsLoss")
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        seen = set()
+        for loss, sigmoid in activated_losses(module, _LOSS, "BCEWithLogitsLoss", frozenset(("sigmoid",))):
+            if sigmoid.call in seen:
+                continue
+            seen.add(sigmoid.call)
+            yield module.finding(
+                self,
+                f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed.",
+                sigmoid.call,
+                related=[module.related("the loss is given it here", loss.call)],
+                fix=_FIX,
+            )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
-        losses: dict[int, Op] = {}
+        fed: dict[int, tuple[list[int], Op]] = {}
         for op in trace.ops[trace.forward_start :]:
             given = op.tensor(0, "input")
             if op.name != _LOSS or given is None or not flow.on_path.intersection(op.outputs):
                 continue
-            producer = trace.values[origin(trace, given)[0]].producer
-            if producer >= 0 and trace.ops[producer].name in _SIGMOIDS:
-                losses.setdefault(producer, op)
-        for producer, loss in losses.items():
-            sigmoid = trace.ops[producer]
-            trained = flow.trained_by(sigmoid.inputs)
+            producers = [trace.values[value].producer for value, _ in origins(trace, given)]
+            if all(n >= 0 and trace.ops[n].name in _SIGMOIDS for n in producers):
+                for producer in producers:
+                    fed.setdefault(trace.ops[producer].site, ([], op))[0].append(producer)
+        for producers, loss in fed.values():
+            sigmoid = trace.ops[producers[0]]
+            trained = flow.trained_by(v for n in producers for v in trace.ops[n].inputs)
             if not trained:
                 continue
             module = trace.module_of(sigmoid)
@@ -89,5 +108,5 @@ class SigmoidBeforeBceWithLogits(Rule):
                     context.related(f"the {name} was put into the model here", made),
                     *context.callers(sigmoid.site),
                 ],
-                fix=Fix("Give the loss the logits and leave the sigmoid out; apply it where probabilities are needed."),
+                fix=_FIX,
             )

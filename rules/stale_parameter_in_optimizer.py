@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
@@ -58,21 +59,22 @@ class StaleParameterInOptimizer(Rule):
         trace = context.trace
         groups: dict[tuple[int, Location | None], list[str]] = {}
         events = {}
-        successors: dict[tuple[int, Location | None], list[Parameter]] = {}
+        successors: dict[tuple[int, Location | None], list[Parameter]] = defaultdict(list)
         for stale in context.flow.stale:
             key = (stale.optimizer, trace.location(stale.replaced.site))
             groups.setdefault(key, []).append(stale.fqn)
             events[key] = stale.replaced
-            if stale.now is not None:
-                successors.setdefault(key, []).append(stale.now)
+            successors[key].extend(p for p in stale.now if p not in successors[key])
         for key, names in groups.items():
             optimizer = trace.optimizers[key[0]]
-            new = [p for p in successors.get(key, []) if p.requires_grad and not p.groups]
+            new = [p for p in successors[key] if p.requires_grad and not p.groups]
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            place = context.place(events[key])
             what = f"; what has taken their place is in no optimizer: {context.names(new)}" if new else ""
             yield context.finding(
                 self,
-                f"{optimizer.type} holds {', '.join(names[:4])}{more} as they were before they were replaced{what}.",
+                f"{optimizer.type} holds {', '.join(names[:4])}{more} as they were before they were replaced"
+                f"{f' at {place}' if place else ''}{what}.",
                 at=optimizer.site,
                 parameters=new,
                 named=[n for n in names if n not in {p.fqn for p in new}],

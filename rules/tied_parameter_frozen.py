@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, agree
 
 
 class TiedParameterFrozen(Rule):
@@ -108,8 +108,8 @@ class TiedParameterFrozen(Rule):
         if freeze is not None:
             text = f"{names} are one tensor: this sets it training again, though it was frozen under its other name."
         else:
-            others = context.names(rest or [])
-            text = f"{names} are one tensor: this freezes it under both names, while {others} train on."
+            others = f"{context.names(rest or [])} {agree(rest or [], 'train')}"
+            text = f"{names} are one tensor: this freezes it under both names, while {others} on."
         return context.finding(
             self,
             text,

@@ -14,6 +14,7 @@ from gradlint import (
     Severity,
     in_bytes,
     in_flops,
+    nearest_optimizer,
     weight_gradient_flops,
 )
 
@@ -81,7 +82,7 @@ class TrainableParameterNotInOptimizer(Rule):
         ]
         groups: dict[tuple[int, Severity], list[Parameter]] = {}
         for parameter in missing:
-            optimizer = _nearest(context, parameter)
+            optimizer = nearest_optimizer(context.trace, parameter)
             groups.setdefault((optimizer.number, _severity(context, parameter)), []).append(parameter)
         for (number, severity), parameters in groups.items():
             yield self._finding(context, trace.optimizers[number], severity, parameters)
@@ -95,10 +96,10 @@ class TrainableParameterNotInOptimizer(Rule):
         flops = sum(weight_gradient_flops(context.trace, p) for p in parameters)
         if flops:
             saved += f" and {in_flops(flops)} per step"
-        late = severity == Severity.ERROR
-        what = "was created after the optimizer and is" if late else "is"
-        if len(parameters) > 1:
-            what = "were created after the optimizer and are" if late else "are"
+        what = "is" if len(parameters) == 1 else "are"
+        if severity == Severity.ERROR:
+            at, made = context.place(created), context.place(optimizer.site)
+            what = f"(created at {at}, after {optimizer.type} was made at {made}) {what}"
         several = len(context.trace.optimizers) > 1
         arguments = optimizer.arguments
         return context.finding(
@@ -132,34 +133,3 @@ def _severity(context: Context, parameter: Parameter) -> Severity:
     if first is not None and first.data["first"] and made and first.number > max(made):
         return Severity.ERROR
     return Severity.WARNING
-
-
-def _nearest(context: Context, parameter: Parameter) -> Optimizer:
-    """The optimizer whose parameters stand nearest by name: the one that was probably meant to hold it."""
-
-    def kinship(optimizer: Optimizer) -> int:
-        best = 0
-        for group in optimizer.groups:
-            for key in group.keys:
-                other = context.trace.by_key.get(key)
-                if other is not None:
-                    shared = 0
-                    for a, b in zip(parameter.fqn.split("."), other.fqn.split("."), strict=False):
-                        if a != b:
-                            break
-                        shared += 1
-                    best = max(best, shared)
-        return best
-
-    first = _trained_with(context, parameter)
-    return max(context.trace.optimizers, key=lambda o: (kinship(o), o is first))
-
-
-def _trained_with(context: Context, parameter: Parameter) -> Optimizer | None:
-    """The optimizer that was stepped for the first backward pass that reached a parameter."""
-    training = context.trace.training
-    backward = next((b for b in training.backwards if parameter.key in b.deposits), None) if training else None
-    if training is None or backward is None or not backward.applied_by:
-        return None
-    step = training.steps[min(backward.applied_by)]
-    return next((o for o in context.trace.optimizers if id(o.optimizer) in step.optimizers), None)

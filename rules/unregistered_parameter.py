@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Loose, Rule, Severity, assigned_at
+from gradlint import Context, Finding, Fix, Loose, Rule, Severity, agree, assigned_at, variable_assigned_at
 
 
 class UnregisteredParameter(Rule):
@@ -57,7 +57,7 @@ class UnregisteredParameter(Rule):
 
     ## Known limits
     Silent on inputs, and on tensors by which the user's code differentiates (`torch.autograd.grad`): coordinates,
-    gradient penalties. Tensors held by closures and globals are not looked at.
+    gradient penalties. Of closures and globals, those are looked at that the model's own methods name.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.parameter.Parameter.html
@@ -77,16 +77,20 @@ class UnregisteredParameter(Rule):
         for (number, attribute), members in groups.items():
             first = members[0]
             names = ", ".join(m.held.fqn for m in members)
+            are = agree(members, "are")
             if not first.leaf:
-                what = "is computed from a leaf and so is no Parameter"
+                what = f"{are} computed from a leaf and so no Parameter"
             elif first.parameter:
-                what = "is an nn.Parameter in a place that registers nothing"
+                what = f"{are} nn.Parameter in a place that registers nothing"
             else:
-                what = "needs grad and is a plain tensor"
-            where = assigned_at(trace, trace.modules[number].type.__mro__, attribute)
+                what = f"{agree(members, 'need')} grad and {are} no Parameter"
+            if first.held.variable:
+                where = trace.location(first.site) or variable_assigned_at(trace, attribute)
+            else:
+                where = assigned_at(trace, trace.modules[number].type.__mro__, attribute)
             yield context.finding(
                 self,
-                f"{names} {what}: its gradient is computed and no optimizer applies it.",
+                f"{names} {what}: the gradient is computed and no optimizer applies it.",
                 at=where if where is not None else first.site,
                 named=[m.held.fqn for m in members],
                 related=[context.related("made here", first.site)],

@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Held, Parameter, Rule, Severity, assigned_at
+from gradlint import (
+    Context,
+    Edit,
+    Finding,
+    Fix,
+    Held,
+    Parameter,
+    Rule,
+    Severity,
+    SourceModule,
+    agree,
+    assigned_at,
+    in_grad_off,
+    module_class,
+    own_attribute,
+    trains,
+    variable_assigned_at,
+)
+
+_CONTAINER = re.compile(
+    r"\.\w+\s*(?::[^=\n]*)?=\s*(?:\[\s*\]|\{\s*\}|[\[({][^=\n]{0,200}\n?[^=\n]{0,200}?\b[A-Z]\w*\()"
+)
+_WALKERS = frozenset("enumerate zip reversed len range sum list tuple".split())
+_REGISTER = frozenset("add_module register_module register_modules parameters named_parameters _modules".split())
 
 
 class UnregisteredSubmodule(Rule):
@@ -59,7 +84,9 @@ class UnregisteredSubmodule(Rule):
 
     ## Known limits
     Silent on modules that an optimizer holds by themselves, that are frozen, or that gradient does not reach (a teacher
-    hidden from `state_dict()` on purpose). Modules held by a closure or a global only are GL302's.
+    hidden from `state_dict()` on purpose). Of what is held by a closure or a global, only that is known which the
+    model's own methods name; the rest, and what only the loss runs, is GL302's. In a source file alone, lists and dicts
+    of layers that are made where they are put in, and that the class itself walks and calls.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.ModuleList.html
@@ -69,28 +96,190 @@ class UnregisteredSubmodule(Rule):
     name = "unregistered-submodule"
     severity = Severity.ERROR
     needs = frozenset({"forward"})
+    marks = ("def __init__", "[|{")
+    recording_decides = True
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        if not _CONTAINER.search(module.source.text):
+            return
+        statements: list[ast.Assign | ast.AnnAssign] = [
+            *module.tree.nodes(ast.Assign),
+            *module.tree.nodes(ast.AnnAssign),
+        ]
+        for statement in statements:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            value = statement.value
+            if value is None or not isinstance(value, ast.List | ast.ListComp | ast.Dict | ast.DictComp | ast.Tuple):
+                continue
+            found = module_class(module, target)
+            name = own_attribute(target, found[1]) if found is not None else ""
+            if found is None or not name or len(module.kinds.attributes(found[0]).get(name, ())) != 1:
+                continue
+            made = _made(module, found[0], name, value)
+            # One layer in brackets is a known way to hide it from state_dict() on purpose.
+            several = len(made) > 1 or isinstance(value, ast.ListComp | ast.DictComp) or _is_empty(value)
+            if (
+                not made
+                or not several
+                or not all(trains(module, m) for m in made)
+                or not _only_called(module, found[0], name)
+            ):
+                continue
+            container = type(value).__name__.removesuffix("Comp").lower()
+            yield module.finding(
+                self,
+                f"the layers in {name} run and are no part of the model: {name} is a plain {container}, which "
+                f"registers nothing, so parameters() does not hold them.",
+                statement,
+                related=[module.related("made here", made[0])],
+                fix=_fix(module, value, container),
+            )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        groups: dict[tuple[int, str], list[Parameter]] = {}
+        groups: dict[tuple[int, str, bool], list[Parameter]] = {}
         for parameter in context.flow.by_index(context.flow.unregistered):
             held: Held = trace.held[parameter.module]
-            groups.setdefault((held.holder, held.attribute), []).append(parameter)
-        for (number, attribute), parameters in groups.items():
+            groups.setdefault((held.holder, held.attribute, held.variable), []).append(parameter)
+        for (number, attribute, variable), parameters in groups.items():
             holder = trace.modules[number]
-            where = assigned_at(trace, holder.type.__mro__, attribute)
             made = next((e for p in parameters for e in p.history if e.kind == "register"), None)
-            container = type(vars(holder.module).get(attribute)).__name__
+            if variable:
+                where = trace.location(made.site) if made is not None else variable_assigned_at(trace, attribute)
+                how = f"{holder.type.__name__} takes {attribute} from around its code"
+            else:
+                where = assigned_at(trace, holder.type.__mro__, attribute)
+                how = f"{attribute} is a plain {type(vars(holder.module).get(attribute)).__name__}"
             yield context.finding(
                 self,
-                f"{context.names(parameters)} run in the forward and are no part of the model: {attribute} is a plain "
-                f"{container}, which registers nothing.",
+                f"{context.names(parameters)} {agree(parameters, 'run')} in the forward and "
+                f"{agree(parameters, 'are')} no part of the model: {how}, which registers nothing.",
                 at=where if where is not None or made is None else made.site,
                 parameters=parameters,
                 related=[
                     context.related("made here", made),
                     *(context.related(f"{o.type} is made here, without them", o.site) for o in trace.optimizers[:1]),
                 ],
-                fix=Fix("Hold them in an nn.ModuleList or nn.ModuleDict."),
+                fix=Fix(
+                    "Make it an attribute of the module."
+                    if variable
+                    else "Hold them in an nn.ModuleList or nn.ModuleDict."
+                ),
                 severity=None if where is not None or any(p.project for p in parameters) else Severity.INFO,
             )
+
+
+def _is_empty(value: ast.expr) -> bool:
+    """Whether a container is written empty, to be filled later."""
+    return (isinstance(value, ast.List) and not value.elts) or (isinstance(value, ast.Dict) and not value.keys)
+
+
+def _made(module: SourceModule, cls: ast.ClassDef, name: str, value: ast.expr) -> list[ast.expr]:
+    """The calls that make what a container holds; none where something else is or may be put in as well."""
+    if isinstance(value, ast.List | ast.Tuple):
+        found = list(value.elts)
+    elif isinstance(value, ast.Dict):
+        found = list(value.values)
+    elif isinstance(value, ast.ListComp):
+        found = [value.elt]
+    else:
+        found = [value.value] if isinstance(value, ast.DictComp) else []
+    for use in _uses(module, cls, name):
+        parent = module.tree.parents.get(use)
+        call = module.tree.parents.get(parent) if parent is not None else None
+        if isinstance(parent, ast.Attribute) and parent.attr in ("append", "insert", "extend", "update", "setdefault"):
+            if parent.attr != "append" or not isinstance(call, ast.Call) or len(call.args) != 1:
+                return []
+            found.append(call.args[0])
+        elif isinstance(parent, ast.Subscript) and isinstance(parent.ctx, ast.Store):
+            if not isinstance(call, ast.Assign):
+                return []
+            found.append(call.value)
+    kinds = [module.kind(f) for f in found]
+    fresh = all(k is not None and k.module and k.made is f for k, f in zip(kinds, found, strict=True))
+    return found if fresh else []
+
+
+def _uses(module: SourceModule, cls: ast.ClassDef, name: str) -> Iterator[ast.Attribute]:
+    """Where the attribute of that name is used, but for other classes' own attributes."""
+    for use in module.tree.attributes[name]:
+        found = module.tree.method_of(use)
+        if found is None or found[0] is cls or own_attribute(use, found[1]) != name:
+            yield use
+
+
+def _only_called(module: SourceModule, cls: ast.ClassDef, name: str) -> bool:
+    """Whether the class walks and calls what the container holds, and nothing in the file does more with it."""
+    tree = module.tree
+    if any(node.attr in _REGISTER for found in map(tree.attributes.get, _REGISTER) for node in found or ()
+           if cls in tree.above(node)):  # fmt: skip
+        return False
+    if any(isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ("setattr", "vars")
+           for n in ast.walk(cls)):  # fmt: skip
+        return False
+    called = False
+    for use in _uses(module, cls, name):
+        if not isinstance(use.ctx, ast.Load):
+            continue
+        if cls not in tree.above(use):
+            return False
+        use_called, harmless = _use(module, use)
+        if not harmless or in_grad_off(module, use):
+            return False
+        called = called or use_called
+    return called
+
+
+def _use(module: SourceModule, use: ast.expr) -> tuple[bool, bool]:
+    """(whether what is held is called there, whether the use does nothing else with it)."""
+    parent = module.tree.parents.get(use)
+    if isinstance(parent, ast.Attribute):
+        if parent.attr in ("values", "items"):
+            call = module.tree.parents.get(parent)
+            return _walked(module, call) if isinstance(call, ast.Call) else (False, False)
+        return False, parent.attr in ("append", "keys")
+    if isinstance(parent, ast.Subscript):
+        if not isinstance(parent.ctx, ast.Load):
+            return False, True
+        outer = module.tree.parents.get(parent)
+        called = isinstance(outer, ast.Call) and outer.func is parent
+        return called, called
+    return _walked(module, use)
+
+
+def _walked(module: SourceModule, over: ast.expr) -> tuple[bool, bool]:
+    """As `_use`, for what may stand behind the ``in`` of a loop."""
+    parent = module.tree.parents.get(over)
+    while isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name) and parent.func.id in _WALKERS:
+        if parent.func.id in ("len", "range"):
+            return False, True
+        over, parent = parent, module.tree.parents.get(parent)
+    if isinstance(parent, ast.Compare):
+        return False, True
+    if not isinstance(parent, ast.For | ast.comprehension) or parent.iter is not over:
+        return False, False
+    names = {n.id for n in ast.walk(parent.target) if isinstance(n, ast.Name)}
+    around = parent if isinstance(parent, ast.For) else module.tree.parents.get(parent, parent)
+    called = False
+    for node in ast.walk(around):
+        if isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load):
+            outer = module.tree.parents.get(node)
+            kind = module.kind(node)
+            if isinstance(outer, ast.Call) and outer.func is node:
+                called = True
+            elif kind is None or kind.module:
+                if isinstance(outer, ast.Attribute | ast.Call | ast.Starred | ast.keyword | ast.Assign):
+                    return False, False
+    return called, True
+
+
+def _fix(module: SourceModule, value: ast.expr, container: str) -> Fix:
+    holder = "ModuleDict" if container == "dict" else "ModuleList"
+    edits: tuple[Edit, ...] = ()
+    scope = module.tree.scopes[module.syntax].bindings
+    if "nn" in scope and module.qualified(ast.copy_location(ast.Name("nn", ast.Load()), value)) == "torch.nn":
+        text = module.text(value)
+        if isinstance(value, ast.Tuple) and not text.startswith("("):
+            text = f"({text})"
+        edits = (module.replace(value, f"nn.{holder}({text})"),)
+    return Fix(f"Hold them in an nn.{holder}.", edits=edits)

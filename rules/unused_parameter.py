@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Frame, Location, Module, Parameter, Rule, Severity
-
-_CONTAINERS = ("ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict")
+from gradlint import Context, Finding, Fix, Frame, Location, Module, Parameter, Rule, Severity, made_site, siblings
 
 
 class UnusedParameter(Rule):
@@ -122,15 +120,7 @@ def _made_at(context: Context, parameter: Parameter) -> tuple[Location | None, b
     """Where the widest subtree around a parameter that is wholly unused was put into its parent, and whether the
     user's own code did that."""
     trace = context.trace
-    lost = context.flow.unused
-    site = parameter.registered_by.site if parameter.registered_by else -1
-    module = trace.modules[parameter.module]
-    while module.fqn and all(i in lost for i in _trainable_below(context, module)):
-        if module.registered_at >= 0:
-            site = module.registered_at
-        if module.parent < 0:
-            break
-        module = trace.modules[module.parent]
+    site = made_site(trace, parameter, context.flow.unused)
     frame = trace.sites.innermost(site) if site >= 0 else None
     return trace.location(site), frame is not None and frame.project
 
@@ -140,23 +130,10 @@ def _below(context: Context, module: Module) -> list[int]:
     return [p.index for p in context.trace.parameters if p.fqn.startswith(prefix)]
 
 
-def _trainable_below(context: Context, module: Module) -> list[int]:
-    return [i for i in _below(context, module) if context.trace.parameters[i].requires_grad]
-
-
 def _alternates(context: Context, parameter: Parameter) -> bool:
     """Whether a sibling of the same class in the same container ran: routing, layer drop, task heads."""
-    trace = context.trace
-    module = trace.modules[parameter.module]
-    while module.parent >= 0:
-        parent = trace.modules[module.parent]
-        if parent.type.__name__ in _CONTAINERS:
-            for sibling in trace.modules:
-                twin = sibling.parent == parent.number and sibling.type is module.type and sibling is not module
-                if twin and any(i in context.flow.depends for i in _below(context, sibling)):
-                    return True
-        module = parent
-    return False
+    depends = context.flow.depends
+    return any(p.index in depends for twin in siblings(context.trace, parameter) for p in twin)
 
 
 def _dropped_severity(context: Context, parameter: Parameter, frame: Frame | None) -> Severity:

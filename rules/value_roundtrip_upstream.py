@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 
-from gradlint import ROUNDTRIP, Context, Cut, Finding, Fix, Rule, Severity, cut_findings
+from gradlint import (
+    ROUNDTRIP,
+    Context,
+    Finding,
+    Fix,
+    Rule,
+    Severity,
+    SourceModule,
+    cut_findings,
+    in_grad_off,
+    roundtrips,
+)
+
+_FORWARD = re.compile(r"\bdef forward\b.*?(?=\n[ \t]*(?:async )?def |\nclass |\Z)", re.DOTALL)
+_TAKES_OUT = re.compile(
+    r"\.(?:data|item|tolist|numpy|new_tensor)\b|\b(?:tensor|as_tensor|Variable)\(|(?<![.\w])float\("
+)
+_FIX = Fix("Stay in torch: use torch operations and torch.stack or torch.cat, which keep the history.")
 
 
 class ValueRoundtripUpstream(Rule):
@@ -61,7 +80,8 @@ class ValueRoundtripUpstream(Rule):
 
     ## Known limits
     Silent on values used only for logging, shapes and control flow. Where the forward is not reproducible under a fixed
-    seed, the nudge proves nothing, and a note says so.
+    seed, the nudge proves nothing, and a note says so. In a source file alone, forwards that use layers of torch.nn
+    themselves, in files that freeze nothing and give no part of a model to an optimizer.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.tensor.html (copies data, and detaches)
@@ -71,14 +91,37 @@ class ValueRoundtripUpstream(Rule):
     name = "value-roundtrip-upstream"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
+    marks = ("def forward", ".data|.item(|.tolist(|.numpy(|new_tensor|tensor(|Variable(|float(")
+    recording_decides = True
+
+    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        text = module.source.text
+        if module.stub or "requires_grad" in text or not any(map(_TAKES_OUT.search, _FORWARD.findall(text))):
+            return
+        if _trains_parts(module):
+            return  # what is frozen or trained in parts may well be meant to be cut off
+        for forward in module.tree.nodes(ast.FunctionDef):
+            cls = module.tree.owner(forward)
+            if forward.name != "forward" or cls is None or not module.kinds.is_module(cls):
+                continue
+            if in_grad_off(module, forward.body[0]):
+                continue
+            for found in roundtrips(module, cls, forward):
+                names = ", ".join(f"{layer}.*" for layer in found.layers)
+                yield module.finding(
+                    self,
+                    f"{_message(_named(found.at))} {names}.",
+                    found.at,
+                    fix=_FIX,
+                )
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from cut_findings(
             self,
             context,
             lambda cut: cut.kind == ROUNDTRIP,
-            _message,
-            Fix("Stay in torch: use torch operations and torch.stack or torch.cat, which keep the history."),
+            lambda cut: _message(cut.name),
+            _FIX,
         )
 
 
@@ -96,6 +139,24 @@ _WRITTEN = {
 }
 
 
-def _message(cut: Cut) -> str:
-    what = _WRITTEN.get(cut.name, f"{cut.name}(...) copies the values without their history")
+def _named(at: ast.expr) -> str:
+    """The name of what takes values out of autograd."""
+    called = at.func if isinstance(at, ast.Call) else at
+    if isinstance(called, ast.Attribute):
+        return called.attr
+    name = called.id if isinstance(called, ast.Name) else ""
+    return "__float__" if name == "float" else name
+
+
+def _trains_parts(module: SourceModule) -> bool:
+    """Whether the file asks for the parameters of a part of something: it may train that part alone."""
+    return any(
+        isinstance(use.value, ast.Attribute | ast.Subscript)
+        for name in ("parameters", "named_parameters")
+        for use in module.tree.attributes.get(name, ())
+    )
+
+
+def _message(name: str) -> str:
+    what = _WRITTEN.get(name, f"{name}(...) copies the values without their history")
     return f"{what}: it stops the gradient on its only way back to"

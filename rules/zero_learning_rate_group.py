@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity
+from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity, agree, group_location
 
 
 class ZeroLearningRateGroup(Rule):
@@ -61,8 +61,6 @@ class ZeroLearningRateGroup(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         for optimizer in trace.optimizers:
-            written_out = optimizer.arguments.group_locations if optimizer.arguments else ()
-            constructed = sum(g.site == optimizer.site for g in optimizer.groups)
             for group in optimizer.groups:
                 parameters = [
                     p
@@ -72,13 +70,12 @@ class ZeroLearningRateGroup(Rule):
                 never = _never_moves(context, group)
                 if not parameters or (not never and (group.lr != 0 or group.scheduled)):
                     continue
-                literal = len(written_out) == constructed and group.index < constructed
                 which = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
                 yield context.finding(
                     self,
-                    f"{which} has learning rate 0: {context.names(parameters)} get a gradient in every step and never "
-                    "move.",
-                    at=written_out[group.index] if literal else group.site,
+                    f"{which} has learning rate 0: {context.names(parameters)} {agree(parameters, 'get')} a gradient "
+                    f"in every step and never {agree(parameters, 'move')}.",
+                    at=group_location(trace, optimizer, group),
                     parameters=parameters,
                     related=[
                         context.related("its scheduler is made here", _scheduler(context, optimizer)),

@@ -16,6 +16,8 @@ from table import Annotation, Builder, expand
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from gradlint.record.eager import eager
+
 CUTS = {
     "detached-upstream",
     "no-grad-upstream",
@@ -45,7 +47,8 @@ class Parts:
     def forward(self) -> Any:
         """Call the model under a fixed seed."""
         torch.manual_seed(SEED)
-        with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        with warnings.catch_warnings(), eager() as force:
+            force()
             warnings.simplefilter("ignore")
             if isinstance(self.inputs, Mapping):
                 return self.model(**self.inputs)
@@ -81,6 +84,24 @@ def searched(model: nn.Module) -> tuple[torch.Tensor, ...]:
     return (torch.randn(*shape),)
 
 
+class Together(nn.Module):
+    """Several models as one: those that are given inputs run, and give name → output where they are more than one."""
+
+    def __init__(self, models: Mapping[str, nn.Module], inputs: Mapping[str, Any]) -> None:
+        super().__init__()
+        for name, model in models.items():
+            self.add_module(name, model)
+        self.given = dict(inputs)
+
+    def forward(self) -> Any:
+        """Run them."""
+        out = {}
+        for name, given in self.given.items():
+            model = self.get_submodule(name)
+            out[name] = model(**given) if isinstance(given, Mapping) else model(*given)
+        return out if len(out) != 1 else next(iter(out.values()))
+
+
 def parts(result: Any) -> Parts:
     """Bring whatever a builder returned into one shape."""
     if isinstance(result, nn.Module):
@@ -90,9 +111,11 @@ def parts(result: Any) -> Parts:
     elif not isinstance(result, Mapping):
         result = {name: getattr(result, name) for name in ("model", "inputs", "optimizer", "loss", "train")}
     model = result["model"]
-    if model is None or isinstance(model, Mapping):  # run by its step only
-        model = nn.ModuleDict(model or {})
-        result = {**result, "inputs": ()}
+    inputs = result.get("inputs")
+    if model is None:  # run by its step only
+        model, inputs = nn.ModuleDict(), ()
+    elif isinstance(model, Mapping):
+        model, inputs = Together(model, inputs or {}), ()
     optimizer = result.get("optimizer")
     several = list(optimizer.values()) if isinstance(optimizer, Mapping) else optimizer
     optimizers = several if isinstance(several, list) else [several] if several is not None else []
@@ -100,7 +123,6 @@ def parts(result: Any) -> Parts:
         model.train(result["train"])
     elif not model.training:
         model.train()
-    inputs = result.get("inputs")
     return Parts(model, searched(model) if inputs is None else inputs, optimizers, result.get("loss") or total)
 
 

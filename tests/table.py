@@ -154,13 +154,13 @@ def fixture_files() -> list[Path]:
 
 @functools.cache
 def report(target: str) -> Report:
-    """gradlint's report on one target with every rule on and nothing hidden; each target is checked once."""
+    """gradlint's report on one target with every rule on, gradients measured and nothing hidden; made only once."""
     from gradlint import registry
     from gradlint.engine import Options, check_target
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch says about the mistakes is not what is tested
-        return check_target(target, registry.load(packs=False).rules, Options())
+        return check_target(target, registry.load(packs=False).rules, Options(numeric=True))
 
 
 def names_of(target: str, found: Report) -> str:

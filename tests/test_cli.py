@@ -52,6 +52,8 @@ class {cls}(Rule):
 class Options:
     inputs: tuple[str, ...] = ()
     strict: bool = False
+    numeric: bool = False
+    contract: tuple[Any, ...] = ()
 
 
 def found(target: str, code: str, severity: Severity) -> Report:
@@ -234,6 +236,11 @@ def test_options_reach_the_engine(run: Run, engine: Engine) -> None:
     assert engine.calls == [("m:clean", ["GL401"], Options(("2,3", "mask=2:bool"), True))]
 
 
+def test_numeric_reaches_the_engine(run: Run, engine: Engine) -> None:
+    run("check", "m:clean", "--numeric", "--select", "detached-upstream")
+    assert engine.calls == [("m:clean", ["GL401"], Options((), numeric=True))]
+
+
 def test_repeated_target_is_checked_once(run: Run, engine: Engine) -> None:
     run("check", "m:clean", "m:error", "m:clean")
     assert [target for target, *_ in engine.calls] == ["m:clean", "m:error"]
@@ -302,12 +309,14 @@ def test_color(
 
 
 def test_rules_lists_every_code(run: Run) -> None:
-    assert [line.split()[0] for line in run("rules").out.splitlines()] == ["GL003", "GL301", "GL401"]
+    assert [line.split()[0] for line in run("rules").out.splitlines()] == [
+        "GL001", "GL002", "GL003", "GL301", "GL401", "GL704"
+    ]  # fmt: skip
 
 
 def test_rules_as_json(run: Run) -> None:
     rules = json.loads(run("rules", "--output-format", "json").out)["rules"]
-    assert rules[2]["summary"] == "Says detached-upstream."
+    assert rules[4]["summary"] == "Says detached-upstream."
 
 
 @pytest.mark.parametrize("name", ["GL401", "gl401", "detached-upstream"])
@@ -416,6 +425,8 @@ from gradlint.findings import Report
 class Options:
     inputs: tuple = ()
     strict: bool = False
+    numeric: bool = False
+    contract: tuple = ()
 
 def check_target(target, rules, options):
     atexit.register(print, "noise at exit")

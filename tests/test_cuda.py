@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,6 +183,19 @@ def test_everything_is_put_back_after_an_exception() -> None:
     with pytest.raises(KeyError), CpuStandIn():
         raise KeyError
     assert _public() == before
+
+
+def test_modules_imported_meanwhile_keep_no_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "from torch.cuda import Event\nimport torch\nclass Device:\n    Stream = torch.cuda.Stream\n"
+    (tmp_path / "takes_cuda_over.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    real_event = CUDA.Event
+    with CpuStandIn():
+        module = importlib.import_module("takes_cuda_over")
+        assert module.Event is not real_event
+    monkeypatch.delitem(sys.modules, "takes_cuda_over")
+    assert module.Event is real_event
+    assert module.Device.Stream is CUDA.Stream
 
 
 def test_outside_the_context_nothing_is_rewritten() -> None:

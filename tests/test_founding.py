@@ -44,6 +44,9 @@ EXPECTED = {
     "f4b": [
         ("GL402", "with torch.no_grad():", "generator.0.weight generator.0.bias generator.2.weight generator.2.bias")
     ],
+    "f4c": [
+        ("GL702", "optim.Adam(model.parameters()", "encoder.0.weight encoder.0.bias encoder.2.weight encoder.2.bias")
+    ],
 }
 """Row → (code, a piece of the blamed line, the exact parameters)."""
 
@@ -64,6 +67,7 @@ STILL = {
     "f3j": "model_1. model_2.",
     "f4a": "encoder.",
     "f4b": "encoder. generator.",
+    "f4c": "",
 }
 """Row → the prefixes of the parameters that two steps leave where they are; all others move."""
 

@@ -274,6 +274,7 @@ OPTIMIZERS: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in:UserWarning")  # torch's own SequentialLR, in 2.4
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_and_scheduler(name: str, warm: bool) -> None:
@@ -481,7 +482,7 @@ def test_parameters_are_copied_only_when_written(monkeypatch: pytest.MonkeyPatch
     assert sorted(saved) == [8, 8, 8, 32]
 
 
-@torch.library.custom_op("gradlint_tests::double", mutates_args={"target"})
+@torch.library.custom_op("gradlint_tests::double", mutates_args={"target"}, schema="(Tensor(a!) target) -> ()")
 def double(target: Tensor) -> None:
     target.mul_(2)
 

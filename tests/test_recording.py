@@ -20,6 +20,7 @@ from gradlint.blame import CHECKPOINT, FUNCTION
 from gradlint.engine import Options, _judge, record_target
 from gradlint.findings import Report
 from gradlint.flow import Flow
+from gradlint.record.eager import eager
 
 FOLDER = Path(__file__).parent / "awkward"
 CASES = [b for path in sorted(FOLDER.glob("*.py")) for b in table.builders(path, "case_")]
@@ -33,9 +34,10 @@ def built(case: Builder) -> proof.Parts:
 def truth(case: Builder) -> tuple[set[str], set[str]]:
     """The parameters that a real backward gives a gradient, and those whose gradient is zero everywhere."""
     torch.manual_seed(0)
-    here = built(case)
-    torch.manual_seed(0)
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+    with eager() as force, warnings.catch_warnings():
+        here = built(case)
+        torch.manual_seed(0)
+        force()
         warnings.simplefilter("ignore")
         out = here.model(**here.inputs) if isinstance(here.inputs, dict) else here.model(*here.inputs)
         loss = here.loss(out)
@@ -64,7 +66,7 @@ def record(case: Builder) -> tuple[Any, Flow, Report]:
         warnings.simplefilter("ignore")
         with record_target(case.target, Options()) as trace:
             flow = Flow(trace)
-            _judge(report, trace, flow, registry.load(packs=False).rules)
+            _judge(report, trace, flow, registry.load(packs=False).rules, Options())
     return trace, flow, report
 
 

@@ -164,7 +164,7 @@ def render(report: Report, folder: Path, **view: Any) -> str:
         "  note GL003: not recorded: body (model.py:3)\n",
         "note: on the CPU\n",
         "  skipped: 4 rules (no optimizer given)\n",
-        "1 target could not be checked, 1 error, 1 warning, 2 info hidden (--show-info)\n",
+        "1 target could not be checked, 1 error, 1 warning, 2 info hidden (--show-info),\n1 fixable with --fix\n",
     ],
 )
 def test_full_report_holds(tmp_path: Path, part: str) -> None:
@@ -334,6 +334,12 @@ SCHEMA = _object(
             seconds={"type": "number"},
         )
     ),
+    sources={"anyOf": [{"type": "null"}, _object(
+        files=COUNT, judged=COUNT, cached=COUNT, seconds={"type": "number"},
+    )]},
+    silenced=COUNT,
+    baseline=_object(known=COUNT, gone=COUNT),
+    fixed=COUNT,
 )  # fmt: skip
 
 

@@ -11,10 +11,13 @@ from typing import NoReturn
 
 import click
 
-from gradlint.cli import streams
+from gradlint.cli import locking, streams
 from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
 from gradlint.errors import GradlintError
+
+app.add_command(locking.lock)
+app.add_command(locking.diff)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

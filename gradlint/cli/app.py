@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import click
 
 from gradlint._version import __version__
 from gradlint.cli import streams
-from gradlint.cli.exits import CLEAN, FAILED, FOUND, Interrupted
+from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.errors import GradlintError
 
-if TYPE_CHECKING:
-    from gradlint.findings import Report
+F = TypeVar("F", bound=Callable[..., object])
 
-_color = click.option(
+color_option = click.option(
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
     help="Colour the output; auto: on a terminal, as NO_COLOR and FORCE_COLOR say.",
 )  # fmt: skip
 _rules_dir = click.option(
     "--rules-dir", "rules_dirs", multiple=True, metavar="FOLDER", help="Also load the rules in this folder; repeatable."
 )
-_inputs = click.option(
+inputs_option = click.option(
     "--input", "inputs", multiple=True, metavar="SHAPE",
     help="An input of the forward, as in 2,3,224,224 or 2,16:int64:1000 or mask=2,16:bool; repeatable.",
 )  # fmt: skip
+
+
+def _contract(command: F) -> F:
+    """The options that declare what trains and what is frozen."""
+    trains = click.option("--trains", multiple=True, metavar="GLOB", help="Parameters that must train; repeatable.")
+    frozen = click.option("--frozen", multiple=True, metavar="GLOB", help="Parameters that must not move; repeatable.")
+    return trains(frozen(command))
 
 
 class Commands(click.Group):
@@ -61,57 +68,82 @@ def app() -> None:
     """
 
 
+_config = click.option(
+    "--config", metavar="FILE", help="The configuration file that counts, instead of the nearest one of each file."
+)
+_isolated = click.option("--isolated", is_flag=True, help="Read no configuration file.")
+FORMATS = ("full", "concise", "json", "sarif", "github")
+
+
 @app.command()
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option("--select", multiple=True, metavar="RULES", help="Run only these: codes, prefixes (GL4) or names.")
 @click.option("--ignore", multiple=True, metavar="RULES", help="Do not run these. The more specific selector wins.")
 @click.option("--extend-select", multiple=True, metavar="RULES", help="Run these too.")
 @click.option("--show-info", is_flag=True, help="Also show findings of severity info.")
 @click.option(
-    "--fail-on", type=click.Choice(["error", "warning", "info"]), default="warning", show_default=True,
+    "--fail-on", type=click.Choice(["error", "warning", "info"]), show_default="warning",
     help="The lowest severity that makes the exit code 1; info implies --show-info.",
 )  # fmt: skip
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever is found; errors still exit with 2.")
 @click.option(
-    "--output-format", type=click.Choice(["full", "concise", "json"]), default="full", show_default=True,
-    help="How the report is written to stdout.",
-)  # fmt: skip
-@_inputs
+    "--output-format", type=click.Choice(FORMATS), show_default="full", help="How the report is written to stdout."
+)
+@click.option("--output-file", metavar="FILE", help="Write the report to a file instead.")
+@click.option("--statistics", is_flag=True, help="Count the findings of each rule instead of listing them.")
+@click.option("-q", "--quiet", is_flag=True, help="Write nothing but findings.")
+@click.option("--fix", is_flag=True, help="Make the safe edits of the findings.")
+@click.option("--unsafe-fixes", is_flag=True, help="Make the other edits too, with --fix, --fix-only or --diff.")
+@click.option("--fix-only", is_flag=True, help="Make the edits, and do not report or fail on what is left.")
+@click.option("--diff", is_flag=True, help="Show the edits as a diff and write nothing; exit with 1 if there are any.")
+@click.option("--add-ignores", is_flag=True, help="Write a comment that silences each finding into its file.")
+@click.option("--baseline", metavar="FILE", help="Report only findings that this file does not list.")
+@click.option("--write-baseline", metavar="FILE", help="List all findings in this file, and report none.")
+@click.option("--stdin-filename", metavar="NAME", help="What the source that `-` reads from stdin is called.")
+@click.option(
+    "--extend-exclude", multiple=True, metavar="GLOB", help="Leave these files out of folders too; repeatable."
+)
+@click.option("--force-exclude", is_flag=True, help="Exclude files that are named themselves as well.")
+@click.option("--no-cache", is_flag=True, help="Remember nothing about source files.")
+@click.option("--cache-dir", metavar="FOLDER", help="Where findings in source files are remembered.")
+@_config
+@_isolated
+@inputs_option
+@_contract
 @click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
+@click.option("--numeric", is_flag=True, help="Train a few steps and measure the gradients (GL605); all is taken back.")
 @_rules_dir
 @click.option("-v", "--verbose", is_flag=True, help="Say which rules were skipped, and why.")
-@_color
+@color_option
 def check(
     targets: tuple[str, ...], select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...],
-    show_info: bool, fail_on: str, output_format: str, inputs: tuple[str, ...], strict: bool,
+    show_info: bool, fail_on: str | None, exit_zero: bool, output_format: str | None, output_file: str | None,
+    statistics: bool, quiet: bool, fix: bool, unsafe_fixes: bool, fix_only: bool, diff: bool, add_ignores: bool,
+    baseline: str | None, write_baseline: str | None, stdin_filename: str | None, extend_exclude: tuple[str, ...],
+    force_exclude: bool, no_cache: bool, cache_dir: str | None, config: str | None, isolated: bool,
+    inputs: tuple[str, ...], trains: tuple[str, ...], frozen: tuple[str, ...], strict: bool, numeric: bool,
     rules_dirs: tuple[str, ...], verbose: bool, color: str,
 ) -> int:  # fmt: skip
-    """Build each TARGET, run it once, and report what does not train.
+    """Check each TARGET, and report what does not train.
+
+    A file or a folder is read, and judged by the rules that need its source alone: nothing is run. `-` reads a file
+    from stdin. FILE.py:ATTRIBUTE is built and run once. Without a TARGET, those of the configuration are checked.
 
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 a target or an option kept gradlint from doing its job,
     130 interrupted.
     """
-    from gradlint import registry, selection  # loads what --version need not
-    from gradlint.cli.session import check_targets
+    from gradlint.cli import outcome
+    from gradlint.cli.checking import Request
 
-    chosen = selection.select(registry.load(rules_dirs), select, ignore, extend_select)
-    try:
-        report = check_targets(targets, chosen, inputs=inputs, strict=strict)
-    except Interrupted as stop:
-        if output_format == "json":
-            _show(stop.report, output_format, color, verbose)
-        raise
-    report = chosen.apply(report, show_info=show_info or fail_on == "info")
-    _show(report, output_format, color, verbose)
-    return _exit_code(report, fail_on)
-
-
-def _exit_code(report: Report, fail_on: str) -> int:
-    from gradlint.findings import Severity
-
-    if report.errors:
-        return FAILED
-    worst = report.worst()
-    return FOUND if worst is not None and worst >= Severity[fail_on.upper()] else CLEAN
+    request = Request(
+        targets, select, ignore, extend_select, inputs, trains, frozen, strict, numeric, rules_dirs, config, isolated,
+        stdin_filename, extend_exclude, force_exclude, no_cache, cache_dir, baseline,
+    )  # fmt: skip
+    wishes = outcome.Wishes(
+        show_info, fail_on, exit_zero, output_format, output_file, statistics, quiet, fix, unsafe_fixes, fix_only, diff,
+        add_ignores, write_baseline, verbose, color,
+    )  # fmt: skip
+    return outcome.run(request, wishes, commands=frozenset(app.commands))
 
 
 @app.command(context_settings={"ignore_unknown_options": False})
@@ -136,13 +168,13 @@ def _exit_code(report: Report, fail_on: str) -> int:
     help="The lowest severity that makes the exit code 1; info implies --show-info.",
 )  # fmt: skip
 @click.option(
-    "--output-format", type=click.Choice(["full", "concise", "json"]), default="full", show_default=True,
-    help="How the report is written to stdout.",
+    "--output-format", type=click.Choice(["full", "concise", "json", "sarif", "github"]), default="full",
+    show_default=True, help="How the report is written to stdout.",
 )  # fmt: skip
 @click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
 @_rules_dir
 @click.option("-v", "--verbose", is_flag=True, help="Say which rules were skipped, and why.")
-@_color
+@color_option
 def run(
     script: str | None, arguments: tuple[str, ...], module: str | None, steps: int, max_batches: int, timeout: float,
     tracking: bool, select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...],
@@ -154,54 +186,28 @@ def run(
     The script runs as it is, in a process of its own: gradlint run train.py -- --lr 1e-3. What it writes is written.
     Its output goes to stderr. Exit codes as for check.
     """
-    from gradlint import registry, selection  # loads what --version need not
-    from gradlint.cli.session import run_script
-    from gradlint.runner.job import Job
+    from gradlint.cli import outcome, running
 
     if module is not None:
         arguments = (*(() if script is None else (script,)), *arguments)
         script = module
     if script is None:
         raise click.UsageError("name the script to run, or a module after -m")
-    chosen = selection.select(registry.load(rules_dirs), select, ignore, extend_select)
-    job = Job(
-        script=script, module=module is not None, arguments=arguments, report="", strict=strict, steps=steps,
-        rules=tuple(rule.code for rule in chosen.rules), rules_dirs=tuple(map(str, rules_dirs)),
-        max_batches=max_batches, seconds=timeout,
+    wishes = outcome.Wishes(
+        show_info=show_info, fail_on=fail_on, output_format=output_format, verbose=verbose, color=color
+    )
+    job = running.Job(
+        script=script, module=module is not None, arguments=arguments, strict=strict, steps=steps,
+        max_batches=max_batches, seconds=timeout, rules_dirs=tuple(map(str, rules_dirs)),
     )  # fmt: skip
-    try:
-        report = run_script(job, tracking=tracking)
-    except Interrupted as stop:
-        if output_format == "json":
-            _show(stop.report, output_format, color, verbose)
-        raise
-    report = chosen.apply(report, show_info=show_info or fail_on == "info")
-    _show(report, output_format, color, verbose)
-    return _exit_code(report, fail_on)
-
-
-def _show(report: Report, output_format: str, color: str, verbose: bool) -> None:
-    view = streams.view_of_stdout(color, verbose=verbose)
-    if output_format == "full":
-        from gradlint.report import full  # imports rich
-
-        streams.write(full.render(report, view))
-        return
-    from gradlint.report import as_json, concise
-
-    if output_format == "json":
-        streams.write(as_json.render(report, view.root))
-    else:
-        streams.write(concise.render(report, view))
-        streams.tell(concise.aside(report, view))
-    streams.tell(concise.errors(report, view))
+    return running.run(job, wishes, select, ignore, extend_select, tracking=tracking)
 
 
 @app.command()
 @click.argument("target")
 @click.argument("pattern", metavar="PARAMETER-GLOB")
-@_inputs
-@_color
+@inputs_option
+@color_option
 def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
     """Say why the parameters of TARGET that a glob names train or do not.
 
@@ -225,7 +231,7 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.argument("code", metavar="CODE")
 @_rules_dir
-@_color
+@color_option
 def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
     """Print the documentation of a rule, named by its CODE or its name."""
     from gradlint import registry, selection  # loads what --version need not
@@ -239,7 +245,7 @@ def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @_rules_dir
-@_color
+@color_option
 def rules(output_format: str, rules_dirs: tuple[str, ...], color: str) -> int:
     """List all rules."""
     from gradlint import registry  # loads what --version need not
@@ -249,3 +255,46 @@ def rules(output_format: str, rules_dirs: tuple[str, ...], color: str) -> int:
     view = streams.view_of_stdout(color)
     streams.write(catalogue.as_json(known) if output_format == "json" else catalogue.table(known, view))
     return CLEAN
+
+
+@app.command("show-settings")
+@click.argument("path", default=".")
+@_config
+@_isolated
+def show_settings(path: str, config: str | None, isolated: bool) -> int:
+    """Print the settings that count for a file, a folder or a target."""
+    from gradlint.config import Configuration, as_toml  # loads what --version need not
+
+    configuration = Configuration(config, isolated=isolated)
+    found = configuration.near(path) if Path(path).exists() else configuration.of_target(path)
+    streams.write(as_toml(found))
+    return CLEAN
+
+
+@app.command()
+@click.option("--cache-dir", metavar="FOLDER", help="The cache to delete, if it is not where it usually is.")
+@_config
+@_isolated
+def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
+    """Delete what was remembered about source files."""
+    from gradlint.config import Configuration  # loads what --version need not
+    from gradlint.syntax import cache
+
+    settings = Configuration(config, isolated=isolated).near(Path.cwd())
+    configured = settings.root / settings.cache_dir if settings.cache_dir else cache.default_folder()
+    folder = Path(cache_dir) if cache_dir else configured
+    try:
+        streams.tell(f"removed {folder}\n" if cache.clean(folder) else f"there is no cache at {folder}\n")
+    except OSError as error:
+        raise GradlintError(f"the cache is not removed: {error}") from error
+    return CLEAN
+
+
+@app.command()
+@click.argument("file", metavar="FILE")
+@click.option("-o", "--output", metavar="FILE", help="Write it there; - for stdout. A file that is there stays.")
+def init(file: str, output: str | None) -> int:
+    """Write a build() for the model classes in FILE, for you to complete."""
+    from gradlint.cli.init import run  # loads what --version need not
+
+    return run(file, output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,21 +12,27 @@ from typing import TYPE_CHECKING, TypeVar
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.streams import progress, stdout_for_the_report, tell
 from gradlint.cli.targets import missing_attribute
+from gradlint.config import Configuration
+from gradlint.configured import options
 from gradlint.errors import GradlintError, TargetError
-from gradlint.findings import Failure, Report
+from gradlint.findings import Failure, Report, TargetSummary
 from gradlint.selection import Selection
 
 if TYPE_CHECKING:
+    from gradlint.engine import Options
     from gradlint.report.explanations import Explanation
     from gradlint.runner.job import Job
+    from gradlint.snapshot import Snapshot
 
 T = TypeVar("T")
 
 
 def check_targets(
-    targets: Sequence[str], selection: Selection, *, inputs: Sequence[str] = (), strict: bool = False
+    targets: Sequence[str],
+    selection: Selection,
+    options_of: Callable[[str], Options],
 ) -> Report:
-    """Check each target once, in the order given.
+    """Check each target once, in the order given, in the way that `options_of` names for it.
 
     Raises:
         Interrupted: on Ctrl-C.
@@ -41,7 +47,7 @@ def check_targets(
             continue
         try:
             with progress(f"gradlint: checking {target}{place}"), stdout_for_the_report():
-                outcome = _guarded(target, partial(_check, target, selection, inputs, strict))
+                outcome = _guarded(target, partial(_check, target, selection, options_of))
         except KeyboardInterrupt:
             report.errors.append(Failure(target, "interrupted"))
             raise Interrupted(report) from None
@@ -89,11 +95,49 @@ def run_script(job: Job, *, tracking: bool = False) -> Report:
     return report
 
 
+def snapshots(targets: Mapping[str, str], *, inputs: Sequence[str] = ()) -> tuple[dict[str, Snapshot], Report]:
+    """What trains in each target, by its key in the lock; the report holds what was seen and what went wrong.
+
+    Args:
+        targets: key in the lock → target.
+
+    Raises:
+        Interrupted: on Ctrl-C.
+    """
+    found: dict[str, Snapshot] = {}
+    report = Report()
+    for number, (key, target) in enumerate(targets.items(), 1):
+        place = f" ({number} of {len(targets)})" if len(targets) > 1 else ""
+        problem = missing_attribute(target)
+        if problem:
+            report.errors.append(Failure(target, problem))
+            continue
+        try:
+            with progress(f"gradlint: recording {target}{place}"), stdout_for_the_report():
+                outcome = _guarded(target, partial(_snapshot, key, target, inputs))
+        except KeyboardInterrupt:
+            report.errors.append(Failure(target, "interrupted"))
+            raise Interrupted(report) from None
+        if isinstance(outcome, Failure):
+            report.errors.append(outcome)
+        else:
+            found[key] = outcome[0]
+            report.targets.append(outcome[1])
+    return found, report
+
+
 # The engine needs torch, which takes seconds to import: only once something is checked.
-def _check(target: str, selection: Selection, inputs: Sequence[str], strict: bool) -> Report:
+def _check(target: str, selection: Selection, options_of: Callable[[str], Options]) -> Report:
     engine = importlib.import_module("gradlint.engine")
-    report: Report = engine.check_target(target, selection.rules, engine.Options(inputs=tuple(inputs), strict=strict))
+    report: Report = engine.check_target(target, selection.rules, options_of(target))
     return report
+
+
+def _snapshot(key: str, target: str, inputs: Sequence[str]) -> tuple[Snapshot, TargetSummary]:
+    engine = importlib.import_module("gradlint.engine")
+    settings = Configuration().of_target(target)
+    made: tuple[Snapshot, TargetSummary] = engine.snapshot_target(target, options(settings, target, inputs=inputs), key)
+    return made
 
 
 def _explain(target: str, pattern: str, inputs: Sequence[str]) -> list[Explanation]:

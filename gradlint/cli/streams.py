@@ -52,6 +52,17 @@ def write(text: str) -> None:
     _write(sys.stdout, text)
 
 
+def write_bytes(data: bytes) -> None:
+    """Write to stdout as it is: source that was read from stdin goes back in its own encoding."""
+    sys.stdout.flush()
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        _write(sys.stdout, data.decode("utf-8", "replace"))
+        return
+    binary.write(data)
+    binary.flush()
+
+
 def tell(text: str) -> None:
     """Write to stderr, with escapes for what its encoding lacks. Nothing happens where it is closed."""
     with contextlib.suppress(OSError, ValueError):

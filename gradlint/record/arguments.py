@@ -10,7 +10,8 @@ from types import CodeType, FrameType, MethodType
 from typing import Any
 
 from gradlint.findings import Location
-from gradlint.sites import Sites, definition_location, is_project, node_location, syntax_tree
+from gradlint.sites import Sites, definition_location, enclosing_function, is_project, node_location, syntax_tree
+from gradlint.source import call_at
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,14 @@ class Arguments:
 
 
 def constructor_arguments(
-    sites: Sites, site: int, frame: FrameType | None
+    sites: Sites, site: int, frame: FrameType | None, cls: type
 ) -> tuple[tuple[Location, ...], tuple[Location, ...], Location | None]:
-    """(chosen_at, group_locations, parameters_of) of a constructor's call; empty where the source does not tell."""
+    """(chosen_at, group_locations, parameters_of) of the call that makes a `cls`; empty where the source does not
+    tell."""
     blamed = sites.innermost(site)
     if blamed is None or frame is None:
         return (), (), None
-    call = call_at(blamed.path, blamed.location)
+    call = call_at(blamed.path, blamed.location, [base.__name__ for base in cls.__mro__])
     if call is None:
         return (), (), None
     argument = next((k.value for k in call.keywords if k.arg == "params"), call.args[0] if call.args else None)
@@ -74,25 +76,8 @@ def constructor_arguments(
     return tuple(dict.fromkeys(chosen)), groups, literal
 
 
-def call_at(path: str, location: Location) -> ast.Call | None:
-    """The call expression that stands exactly at a location, else the only or widest one that starts on its line."""
-    calls = [n for n in ast.walk(syntax_tree(path)) if isinstance(n, ast.Call) and n.lineno == location.line]
-    for call in calls:
-        if node_location(path, call) == location:
-            return call
-    return max(calls, key=lambda c: (c.end_lineno or 0, c.end_col_offset or 0, -c.col_offset), default=None)
-
-
 def _enclosing(path: str, code: CodeType) -> ast.AST | None:
-    tree = syntax_tree(path)
-    if code.co_name == "<module>":
-        return tree
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
-            first = min([d.lineno for d in node.decorator_list], default=node.lineno)
-            if first == code.co_firstlineno:
-                return node
-    return None
+    return syntax_tree(path) if code.co_name == "<module>" else enclosing_function(code)
 
 
 def _assignments(scope: ast.AST, name: str, before: int) -> Iterator[ast.Assign | ast.AnnAssign | ast.AugAssign]:

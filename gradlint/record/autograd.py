@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,17 +165,23 @@ def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]
     touched = {id(p): p for p in parameters}
     for leaf in leaves(live):
         touched.setdefault(id(leaf), leaf)
-    before = {key: (p, p.grad) for key, p in touched.items()}
-    hooks = {key: getattr(p, "_post_accumulate_grad_hooks", None) for key, p in touched.items()}
-    try:
-        for key, (p, _) in before.items():
-            p.grad = None
-            if hooks[key]:
-                p._post_accumulate_grad_hooks = None  # type: ignore[assignment]
+    with own_gradients(touched.values()):
         torch.autograd.backward(live, seeds, retain_graph=True)
         return {id(p) for p in parameters if p.grad is not None}
+
+
+@contextmanager
+def own_gradients(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Leaves without ``.grad`` and without the hooks that step as soon as a gradient is there; put back at exit."""
+    kept = [(t, t.grad, getattr(t, "_post_accumulate_grad_hooks", None)) for t in tensors if t.is_leaf]
+    try:
+        for tensor, _, hooks in kept:
+            tensor.grad = None
+            if hooks:
+                tensor._post_accumulate_grad_hooks = OrderedDict()  # None would leave the old ones in place
+        yield
     finally:
-        for key, (p, grad) in before.items():
-            p.grad = grad
-            if hooks[key]:
-                p._post_accumulate_grad_hooks = hooks[key]  # type: ignore[assignment]
+        for tensor, grad, hooks in kept:
+            tensor.grad = grad
+            if hooks:
+                tensor._post_accumulate_grad_hooks = hooks

@@ -1,9 +1,11 @@
-"""What modules hold as plain attributes: modules and tensors that are in lists, tuples, dicts and objects instead of
-being registered."""
+"""What modules hold without registering it: modules and tensors in lists, tuples, dicts and objects, and those that
+their methods take from a closure or from the globals of their file."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from gradlint.record import autograd
 from gradlint.record.hooks import Log
 from gradlint.record.recorder import Recorder
 from gradlint.record.tree import places
-from gradlint.sites import NO_SITE, class_is_project
+from gradlint.sites import NO_SITE, class_is_project, is_project
 from gradlint.traces import Held, Loose
 
 _DEPTH = 4
@@ -23,11 +25,13 @@ _ATOMS = frozenset((type(None), str, bytes, int, float, bool, torch.dtype, torch
 
 
 class Find:
-    """A module or tensor found in an attribute that registers nothing."""
+    """A module or tensor found where nothing registers it."""
 
-    __slots__ = ("attribute", "fqn", "holder", "thing")
+    __slots__ = ("attribute", "fqn", "holder", "thing", "variable")
 
-    def __init__(self, fqn: str, thing: Any, holder: nn.Module, attribute: str) -> None:
+    def __init__(self, fqn: str, thing: Any, holder: nn.Module, attribute: str, variable: bool = False) -> None:
+        self.variable = variable
+        """Whether it is a variable of a closure or a global, rather than an attribute."""
         self.fqn = fqn
         self.thing = thing
         self.holder = holder
@@ -45,6 +49,42 @@ def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
                 fqn = f"{place.fqn}.{name}" if place.fqn else name
                 for path, thing in _within(value, fqn, seen, 0):
                     yield Find(path, thing, place.module, name)
+
+
+def variables(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
+    """The modules outside the tree and the tensors that functions of the tree's modules take from around them.
+
+    Looked at are the methods of the user's own classes and the functions in plain attributes.
+    """
+    inside = {id(m) for root in roots.values() for m in root.modules()}
+    inside |= {id(p) for root in roots.values() for p in (*root.parameters(), *root.buffers())}
+    done: set[int] = set()
+    for place in places(roots):
+        functions = [v for v in vars(place.module).values() if isinstance(v, FunctionType)]
+        for cls in type(place.module).__mro__:
+            if class_is_project(cls):
+                functions += [f for f in vars(cls).values() if isinstance(f, FunctionType)]
+        for function in functions:
+            if id(function) in done:
+                continue
+            done.add(id(function))
+            for name, value in _taken(function):
+                if isinstance(value, (nn.Module, Tensor, list, tuple, dict)):
+                    seen = set(inside)
+                    for fqn, thing in _within(value, name, seen, 0):
+                        inside.add(id(thing))
+                        yield Find(fqn, thing, place.module, name, variable=True)
+
+
+def _taken(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The variables of a function's closure, and the globals that it names."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # a variable that was not given a value
+            yield name, cell.cell_contents
+    if is_project(function.__code__.co_filename):
+        for name in function.__code__.co_names:
+            if name in function.__globals__:
+                yield name, function.__globals__[name]
 
 
 def _within(value: Any, fqn: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
@@ -74,7 +114,7 @@ def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], l
     if not outside:
         return []
     ran = {id(m) for m in outside}
-    found = [f for f in plain_attributes(roots) if isinstance(f.thing, nn.Module)]
+    found = [f for f in (*plain_attributes(roots), *variables(roots)) if isinstance(f.thing, nn.Module)]
     finds = [f for f in found if any(id(m) in ran for m in f.thing.modules())]
     for find in finds:
         for module in find.thing.modules():
@@ -85,8 +125,10 @@ def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], l
 def loose_tensors(
     roots: Mapping[str, nn.Module], registered: Mapping[int, Tensor], recorder: Recorder
 ) -> list[tuple[Find, int]]:
-    """Tensors that need grad and that plain attributes hold before the forward, with their values."""
-    found = [f for f in plain_attributes(roots) if isinstance(f.thing, Tensor) and f.thing.requires_grad]
+    """Tensors that need grad and that nothing registers, but the model's code has before the forward, with their
+    values."""
+    finds = (*plain_attributes(roots), *variables(roots))
+    found = [f for f in finds if isinstance(f.thing, Tensor) and f.thing.requires_grad]
     return [(f, recorder.tensors.read(f.thing)) for f in found if id(f.thing) not in registered]
 
 
@@ -110,7 +152,7 @@ def judged_loose(
         if leaves:
             producer = values[value].producer
             yield Loose(
-                held=Held(find.fqn, log.number(find.holder), find.attribute),
+                held=Held(find.fqn, log.number(find.holder), find.attribute, find.variable),
                 leaf=tensor.grad_fn is None,
                 parameter=any(isinstance(t, nn.Parameter) for t in leaves),
                 reached=any(id(t) in reached for t in leaves),

@@ -176,7 +176,7 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             log.optimizers.append(self)
             log.group_events[id(self)] = []
             event = recorder.event("optimizer", {"optimizer": id(self)}, site=site)
-            arguments = constructor_arguments(recorder.tape.sites, site, frame)
+            arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
             log.arguments[id(self)] = Arguments(site, event.number, *arguments)
             recorder.building.append(id(self))
             try:
@@ -321,17 +321,24 @@ def _inference_exit(recorder: Recorder) -> Callable[[Any], Any]:
 
 
 def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
-    """Catch ``Variable(t)``, which detaches and passes no function hook, under whatever name it was imported."""
-    meta: Any = type(torch.autograd.Variable)
-    if meta is type or "__call__" in meta.__dict__:
-        return
+    """Catch ``Variable(t)`` and ``nn.Parameter(t)``, which give a new leaf and pass no function hook, under whatever
+    name they were imported. Parameters made before the forward are followed from their registration on."""
 
-    def __call__(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        result = type.__call__(cls, *args, **kwargs)
-        if recorder.active and args and isinstance(args[0], Tensor) and isinstance(result, Tensor):
-            site = recorder.walk(sys._getframe(1)).site
-            recorder.opaque("Variable", [args[0]], [], result, site, -1, kind=KIND_PLAIN)
-        return result
+    def patch(cls: Any, name: str, recording: Callable[[], bool]) -> None:
+        meta: Any = type(cls)
+        if meta is type or "__call__" in meta.__dict__:
+            return
 
-    meta.__call__ = __call__
-    stack.callback(delattr, meta, "__call__")
+        def __call__(called: Any, *args: Any, **kwargs: Any) -> Any:
+            result = type.__call__(called, *args, **kwargs)
+            given = args[0] if args else kwargs.get("data")
+            if recorder.active and recording() and isinstance(given, Tensor) and isinstance(result, Tensor):
+                site = recorder.walk(sys._getframe(1)).site
+                recorder.opaque(name, [given], [], result, site, -1, kind=KIND_PLAIN)
+            return result
+
+        meta.__call__ = __call__
+        stack.callback(delattr, meta, "__call__")
+
+    patch(torch.autograd.Variable, "Variable", lambda: True)
+    patch(nn.Parameter, "Parameter", lambda: recorder.tensors.running)

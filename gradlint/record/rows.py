@@ -99,7 +99,7 @@ def tabulate(
         parameter.groups = tuple((o.number, g.index) for o in rows for g in o.groups if parameter.key in g.keys)
     histories(recorder, parameters, begin.start, begin.earlier, begin.lazy)
     held = {
-        log.number(module): Held(find.fqn, log.number(find.holder), find.attribute)
+        log.number(module): Held(find.fqn, log.number(find.holder), find.attribute, find.variable)
         for find in finds
         for module in find.thing.modules()
     }

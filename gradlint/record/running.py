@@ -52,10 +52,10 @@ def given(inputs: Any) -> Inputs:
     return Inputs((inputs,))
 
 
-def seed() -> None:
+def seed(number: int = SEED) -> None:
     """Set the random states of python, torch and numpy (if imported)."""
-    random.seed(SEED)
-    torch.manual_seed(SEED)
+    random.seed(number)
+    torch.manual_seed(number)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        numpy.random.seed(SEED)
+        numpy.random.seed(number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
@@ -20,6 +19,8 @@ from gradlint.frameworks import understood
 from gradlint.inputs import Inputs, find_inputs
 from gradlint.preserve import Preserved
 from gradlint.record import autograd, hooks, training_hooks
+from gradlint.record.again import Again
+from gradlint.record.eager import eager
 from gradlint.record.executed import executed
 from gradlint.record.held import judged_loose
 from gradlint.record.hooks import Log
@@ -74,7 +75,7 @@ def recording(
         stack.enter_context(training_hooks.installed(session.recorder, session.log, session.ledger))
         stack.callback(session.ledger.leave)
         stack.callback(session.recorder.tensors.forget)
-        stack.enter_context(_eager(session))
+        session.force_eager = stack.enter_context(eager())
         with session.recorder, executed(session.codes):
             result = gradlint_runs_user_code(make, stack)
             with as_theirs("configuring the optimizers"):
@@ -101,28 +102,12 @@ def _heap_spared() -> Iterator[None]:
         gc.unfreeze()
 
 
-@contextlib.contextmanager
-def _eager(session: _Session) -> Iterator[None]:
-    """Keep torch.compile'd parts eager, where the user's code has any."""
-
-    def force() -> None:
-        compiler = getattr(torch, "compiler", None)
-        stance = getattr(compiler, "set_stance", None)  # torch 2.6 and newer
-        if stance is not None and "torch._dynamo" in sys.modules:
-            session.stack.enter_context(stance("force_eager"))
-
-    session.force_eager = force
-    with session.stack:
-        yield
-
-
 class _Session:
     def __init__(self, target: str) -> None:
         self.target = target
         self.recorder = Recorder()
         self.log = Log()
         self.ledger = Ledger(self.recorder)
-        self.stack = contextlib.ExitStack()
         self.force_eager: Callable[[], None] = lambda: None
         self.notes: list[str] = []
         self.codes: dict[int, CodeType] = {}
@@ -249,6 +234,7 @@ class _Session:
         recorder = self.recorder
         begin = Beginning(recorder, roots, optimizers, len(self.log.calls))
         named_inputs = _name_inputs(recorder, called)
+        begin.loose = [(find, value) for find, value in begin.loose if value not in named_inputs]
         recorder.event("phase", {"name": "forward"}, site=NO_SITE)
         recorder.tensors.running = True
         outputs: dict[str, Any] = {}
@@ -405,31 +391,16 @@ class _Session:
         finally:
             self.recorder.paused -= 1
 
-    def _rerun(
-        self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]
-    ) -> Callable[[], list[Tensor]]:
-        """Forward and loss once more, unrecorded; all it changes is put back."""
-        recorder = self.recorder
+    def _rerun(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> Again:
+        """Forward and loss once more, unrecorded."""
 
-        def rerun() -> list[Tensor]:
-            before = recorder.before_call
-            recorder.paused += 1
-            try:
-                with Preserved(roots) as preserved, recorder:
-                    recorder.before_call = preserved.before_call
-                    seed()
-                    outputs = {n: gradlint_runs_user_code(call, roots[n], i) for n, i in called.items()}
-                    output = (
-                        outputs
-                        if isinstance(setup.model, Mapping) and len(outputs) != 1
-                        else next(iter(outputs.values()))
-                    )
-                    return [t.detach().clone() for t in roots_of(setup, output, True, recorder, []).tensors]
-            finally:
-                recorder.before_call = before
-                recorder.paused -= 1
+        def run() -> list[Tensor]:
+            outputs = {n: gradlint_runs_user_code(call, roots[n], i) for n, i in called.items()}
+            several = isinstance(setup.model, Mapping) and len(outputs) != 1
+            output = outputs if several else next(iter(outputs.values()))
+            return list(roots_of(setup, output, True, self.recorder, []).tensors)
 
-        return rerun
+        return Again(self.recorder, dict(roots), run)
 
 
 def _name_inputs(recorder: Recorder, called: Mapping[str, Inputs]) -> dict[int, str]:

@@ -224,6 +224,10 @@ class Tensors:
             if getattr(func, "__name__", "") in ("__set__", "set_", "resize_"):
                 entry.storage = storage_id(tensor)
             value = self._renew(tensor, entry, op)
+        if id(tensor) in self.watched and getattr(func, "__name__", "") == "detach_":
+            if read and self._tape.values[read[0]].requires_grad:  # of a leaf, it only takes the flag away
+                self._tape.event("freeze", {"parameter": id(tensor), "method": True, "through": -1}, site)
+            return value
         self.writes[entry.storage] = (op, value)
         owner = id(tensor) if id(tensor) in self.watched else self._watched_storages.get(entry.storage)
         if owner is not None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gradlint.findings import Edit, Finding, Fix, Note, Related, Report, TargetSummary, sorted_findings
+from gradlint.findings import Edit, Finding, Fix, Note, Related, Report, SourceSummary, TargetSummary, sorted_findings
 from gradlint.report.text import shown_path
 
 SCHEMA = 1
@@ -26,7 +26,15 @@ def document(report: Report, root: Path) -> dict[str, Any]:
         "errors": [{"target": failure.target, "message": failure.message} for failure in report.errors],
         "notes": [_note(note, root) for note in report.notes],
         "targets": [_target(target) for target in report.targets],
+        "sources": _sources(report.sources) if report.sources else None,
+        "silenced": report.silenced,
+        "baseline": {"known": report.known, "gone": report.gone},
+        "fixed": report.fixed,
     }
+
+
+def _sources(read: SourceSummary) -> dict[str, Any]:
+    return {"files": read.files, "judged": read.judged, "cached": read.cached, "seconds": read.seconds}
 
 
 def _finding(finding: Finding, root: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradlint.findings import Finding, Report, sorted_findings
-from gradlint.report.summary import summary
+from gradlint.report.summary import sources, summary
 from gradlint.report.text import View, shown_path
 
 
@@ -15,6 +15,11 @@ def render(report: Report, view: View) -> str:
 def aside(report: Report, view: View) -> str:
     """What the lines of `render` cannot hold, meant for stderr: what was seen of each target."""
     lines = [view.clean(f"{target.target}: {summary(target)}") for target in report.targets]
+    if report.sources is not None:
+        lines.append(sources(report.sources))
+    lines += [view.clean(f"note: {note.message}") for note in report.notes if not note.target]
+    if report.fixed:
+        lines.append(f"{report.fixed} fixed")
     if report.hidden:
         lines.append(f"{report.hidden} info hidden (--show-info)")
     return "".join(f"{line}\n" for line in lines)

@@ -21,9 +21,10 @@ from gradlint.findings import (
     TargetSummary,
     sorted_findings,
 )
+from gradlint.fixes import applicable
 from gradlint.report.grouping import describe
 from gradlint.report.source import excerpt
-from gradlint.report.summary import summary
+from gradlint.report.summary import sources, summary
 from gradlint.report.text import View, cells, plural, shown_path, wrap
 
 SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
@@ -49,8 +50,18 @@ def render(report: Report, view: View) -> str:
         if note.target not in judged:
             _note(page, note)
     page.gap()
+    if report.sources is not None:
+        page.paragraph(sources(report.sources), indent=0)
     page.line(_closing(report, brief), wrapped=True)
     return page.text()
+
+
+def findings(report: Report, view: View) -> str:
+    """The findings alone; empty where there are none."""
+    page = Page(view)
+    for finding in sorted_findings(report.findings):
+        _finding(page, finding)
+    return page.text() if report.findings else ""
 
 
 class Page:
@@ -143,7 +154,7 @@ def _parameters(page: Page, finding: Finding) -> None:
     if _names_all(finding.message, finding.parameters):
         return
     labels = describe(finding.parameters)
-    listed = labels if len(labels) <= LISTED + 1 else labels[:LISTED]
+    listed = labels if page.view.verbose or len(labels) <= LISTED + 1 else labels[:LISTED]
     rest = len(labels) - len(listed)
     more = f", {page.view.dots} and {rest} more" if rest else ""
     page.paragraph(", ".join(listed) + more, label="parameters:", style="bold")
@@ -210,6 +221,19 @@ def _closing(report: Report, brief: bool) -> Text:
         parts.append(Text(f"{report.hidden} info hidden (--show-info)", style="dim"))
     if report.skipped and brief:
         parts.append(Text(f"{plural(len(report.skipped), 'rule run')} skipped (-v says why)", style="dim"))
+    if not report.findings and not report.targets and report.sources is not None and not report.errors:
+        parts.append(Text("no findings", style="bold green"))
+    if report.fixed:
+        parts.append(Text(f"{report.fixed} fixed", style="bold green"))
+    if report.known:
+        parts.append(Text(f"{report.known} in the baseline", style="dim"))
+    if report.silenced:
+        parts.append(Text(f"{report.silenced} silenced by comments", style="dim"))
+    if report.gone:
+        parts.append(Text(f"{report.gone} of the baseline gone (--write-baseline drops them)", style="dim"))
+    fixable = sum(applicable(f, unsafe=False) for f in report.findings)
+    if fixable:
+        parts.append(Text(f"{fixable} fixable with --fix", style="dim"))
     if not parts:
         parts.append(Text("nothing was checked"))
     line = Text(", ").join(parts)

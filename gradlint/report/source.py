@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import tokenize
 from dataclasses import dataclass
 
+from gradlint import files
 from gradlint.findings import Location
 from gradlint.report.text import View, cells, char_cells
 
@@ -29,13 +31,11 @@ class Row:
 def source_lines(path: str) -> tuple[str, ...]:
     """The lines of a source file, decoded as Python would; empty when it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-            file.seek(0)
-            try:
-                encoding, _ = tokenize.detect_encoding(file.readline)
-            except (SyntaxError, UnicodeError):
-                encoding = "utf-8"
+        data = files.read(path)
+        try:
+            encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        except (SyntaxError, UnicodeError):
+            encoding = "utf-8"
         text = data.decode(encoding, errors="replace")
     except (OSError, ValueError, LookupError):
         return ()

@@ -55,7 +55,7 @@ class AsTensorSame(Base):
     """as_tensor gives a tensor back as it is."""
 
     def forward(self, x):
-        return self.head(torch.as_tensor(self.a(x)) + torch.asarray(self.b(x)))
+        return self.head(torch.as_tensor(self.a(x)) + torch.as_tensor(self.b(x), dtype=torch.float32))
 
 
 def case_as_tensor_keeps():

@@ -7,8 +7,10 @@ For each model (transformers configurations, random weights, CPU):
 - `record / forward`: gradlint's recording of forward and loss (its tables and the putting back included) against the
   plain forward with gradient; both in one process, taking turns.
 - `record / fwd+bwd`: the same against plain forward and backward.
-- `us per op`: what the recording takes above the plain forward, per recorded torch call, in microseconds; of the same
+- `us per op`: what the forward takes longer while it is recorded, per recorded torch call, in microseconds; of the same
   model on very small inputs, where as many calls take so little that the difference is more than noise.
+- `around it ms`: what a recording does besides, before and after the forward: keeping and putting back each tensor and
+  module, the tables, the verdict; also on very small inputs.
 - `memory`: peak resident memory of a process that builds and records, against one that builds and trains one step.
 - `check / step`: ``gradlint check`` as a process against a process that imports torch, builds, and trains one step.
 
@@ -141,10 +143,16 @@ def measure_times(name: str, repeat: int) -> dict[str, float]:
 
     small = {**made, "inputs": _shrunk(inputs)}
     _record(small)
-    times |= {"small_forward": [], "small_record": []}
+    times |= {"small_forward": [], "small_recorded_forward": [], "small_around": []}
+    marks: list[float] = []
+    model.register_forward_pre_hook(lambda *_: marks.append(time.perf_counter()))
+    model.register_forward_hook(lambda *_: marks.append(time.perf_counter()))
     for _ in range(4 * repeat):
-        times["small_forward"].append(_timed(lambda: model(**small["inputs"])))
-        times["small_record"].append(_timed(lambda: _record(small)))
+        model(**small["inputs"])
+        times["small_forward"].append(marks[-1] - marks[-2])
+        whole = _timed(lambda: _record(small))
+        times["small_recorded_forward"].append(marks[-1] - marks[-2])
+        times["small_around"].append(whole - (marks[-1] - marks[-2]))
     return {"ops": operations, **{key: statistics.median(values) for key, values in times.items()}}
 
 
@@ -190,7 +198,7 @@ def measure(model: str, repeat: int) -> dict[str, float]:
         # 1 says that there are findings, which is no failure of the check.
         checks.append(_process(["-m", "gradlint", "check", target], accepted=(0, 1))[0])
     recorded_peak = _worker("memory", model, 1)[1]["peak_bytes"]
-    extra = figures["small_record"] - figures["small_forward"]
+    extra = figures["small_recorded_forward"] - figures["small_forward"]
     return {
         **figures,
         "step_process": statistics.median(steps),
@@ -200,6 +208,7 @@ def measure(model: str, repeat: int) -> dict[str, float]:
         "record_per_forward": figures["record"] / figures["forward"],
         "record_per_forward_backward": figures["record"] / figures["forward_backward"],
         "us_per_op": extra / figures["ops"] * 1e6,
+        "around_ms": figures["small_around"] * 1e3,
         "memory_ratio": recorded_peak / peak,
         "check_per_step": statistics.median(checks) / statistics.median(steps),
     }
@@ -213,6 +222,7 @@ _COLUMNS = (
     ("record / forward", "record_per_forward", "{:.2f}"),
     ("record / fwd+bwd", "record_per_forward_backward", "{:.2f}"),
     ("us per op", "us_per_op", "{:.1f}"),
+    ("around it ms", "around_ms", "{:.1f}"),
     ("memory", "memory_ratio", "{:.2f}"),
     ("check s", "check_process", "{:.2f}"),
     ("step s", "step_process", "{:.2f}"),

@@ -1,0 +1,368 @@
+"""Assertions about gradient for tests. A failure is an AssertionError whose text is a report. Imports no torch.
+
+Any test runner will do; `gradlint.pytest_plugin` hands an instance to pytest's tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradlint.errors import GradlintError, TargetError
+from gradlint.findings import Failure, Finding, Fix, Location, Related, Report, Severity
+
+if TYPE_CHECKING:
+    from gradlint.contracts import Contract, Declaration
+    from gradlint.flow import Flow
+    from gradlint.probe import Pick
+    from gradlint.rule import Rule
+    from gradlint.traces import Parameter
+
+WIDTH = 96
+"""Columns of a failure's text."""
+
+
+STOPPED, ARRIVED = "no-gradient", "gradient"
+"""What stands in the place of a code in the findings of `assert_gradient_flows` and `assert_no_gradient`."""
+Judge = Callable[["Flow", Sequence["Parameter"], Container[int], Container[int]], Iterator[Finding]]
+"""(flow, parameters, those that gradient reaches, those where it is zero) → findings."""
+
+
+class Assertions:
+    """What a test may ask of a set-up.
+
+    Each method takes the set-up as `gradlint.check` does: a target (``"model.py:build"``), a function that builds it,
+    or what such a function returns. Nothing of it is changed.
+    """
+
+    def __init__(self, folders: Sequence[Path] = ()) -> None:
+        """`folders` are where the file of a target is looked for, where it is not below the working directory."""
+        self._folders = folders
+
+    def check(
+        self,
+        setup: Any,
+        *,
+        select: Iterable[str] = (),
+        ignore: Iterable[str] = (),
+        extend_select: Iterable[str] = (),
+        inputs: Sequence[str] = (),
+        trains: str | Iterable[str] = (),
+        frozen: str | Iterable[str] = (),
+        strict: bool = False,
+        show_info: bool = False,
+        name: str = "",
+    ) -> Report:
+        """The report on a set-up, as `gradlint.check` gives it, with what is configured for the target."""
+        from gradlint import registry, selection
+        from gradlint.configured import declared
+
+        chosen = selection.select(registry.load(), _several(select), _several(ignore), _several(extend_select))
+        report = self._report(
+            setup, chosen.rules, inputs, own=True, contract=declared(trains, frozen), strict=strict, name=name
+        )
+        return chosen.apply(report, show_info=show_info)
+
+    def assert_clean(self, setup: Any, **options: Any) -> None:
+        """Nothing above info is found. Takes the options of `check`.
+
+        Raises:
+            AssertionError: something is; lists the findings.
+        """
+        __tracebackhide__ = True
+        report = self.check(setup, **options)
+        if not report.clean:
+            _fail("assert_clean", report)
+
+    def assert_trains(self, setup: Any, *patterns: str, inputs: Sequence[str] = ()) -> None:
+        """The parameters that the globs name train: gradient reaches them, and an optimizer, where one is known, holds
+        them.
+
+        Raises:
+            AssertionError: some do not, or it cannot be told, or a glob matches nothing; says of each why and where.
+        """
+        __tracebackhide__ = True
+        from gradlint.configured import declared
+
+        self._hold("assert_trains", setup, "GL701", declared(trains=_patterns(patterns)), inputs)
+
+    def assert_frozen(self, setup: Any, *patterns: str, inputs: Sequence[str] = ()) -> None:
+        """Training leaves the parameters that the globs name, and the running statistics of their norm layers, as they
+        are. Gradient may pass through them.
+
+        Raises:
+            AssertionError: some would move, or it cannot be told, or a glob matches nothing; says why and where.
+        """
+        __tracebackhide__ = True
+        from gradlint.configured import declared
+
+        self._hold("assert_frozen", setup, "GL702", declared(frozen=_patterns(patterns)), inputs)
+
+    def assert_gradient_flows(
+        self, setup: Any, *, to: str | Iterable[str], from_output: Pick = None, inputs: Sequence[str] = ()
+    ) -> None:
+        """Gradient that is not always zero comes from the loss, or from a part of the output, to every parameter that
+        the globs name. Optimizers play no part.
+
+        Args:
+            to: globs of parameters.
+            from_output: a function of the output, a path into it (``"logits"``, ``"0.hidden"``) or an index.
+
+        Raises:
+            AssertionError: it does not come to some; says of each why and where it stops.
+        """
+        __tracebackhide__ = True
+        report = self._probed(setup, to, from_output, inputs, _stopped)
+        if report.findings or report.errors:
+            _fail("assert_gradient_flows", report)
+
+    def assert_no_gradient(
+        self, setup: Any, *, to: str | Iterable[str], from_output: Pick = None, inputs: Sequence[str] = ()
+    ) -> None:
+        """No gradient, or one that is always zero, comes to any parameter that the globs name. Takes what
+        `assert_gradient_flows` takes.
+
+        Raises:
+            AssertionError: it comes to some; says of each by which lines.
+        """
+        __tracebackhide__ = True
+        report = self._probed(setup, to, from_output, inputs, _arrived)
+        if report.findings or report.errors:
+            _fail("assert_no_gradient", report)
+
+    # -- how ----------------------------------------------------------------------------------------------------
+
+    def _hold(self, what: str, setup: Any, code: str, contract: Sequence[Declaration], inputs: Sequence[str]) -> None:
+        __tracebackhide__ = True
+        from gradlint import registry
+
+        rules = [rule for rule in registry.load(packs=False).rules if rule.code in (code, "GL703")]
+        report = self._report(setup, rules, inputs, own=False, contract=contract)
+        if report.findings or report.errors:  # also what cannot be told, which weighs info
+            _fail(what, report)
+
+    def _report(
+        self,
+        setup: Any,
+        rules: Sequence[type[Rule]],
+        inputs: Sequence[str],
+        *,
+        own: bool,
+        contract: Sequence[Any] = (),
+        strict: bool = False,
+        name: str = "",
+    ) -> Report:
+        from gradlint import api, configured, engine
+        from gradlint.config import Configuration
+
+        with lenient_warnings():
+            if not isinstance(setup, str):
+                how = engine.Options(tuple(inputs), strict, contract=tuple(contract), own_contract=own)
+                return engine.check_setup(setup, rules, how, name or api.name_of(setup))
+            target = self._found(setup)
+            if own:
+                how = configured.options(
+                    Configuration().of_target(target), target, inputs=inputs, contract=contract, strict=strict
+                )
+            else:
+                how = engine.Options(self._inputs(target, inputs), strict, contract=tuple(contract), own_contract=own)
+            return engine.check_target(target, rules, how, name or setup)
+
+    def _probed(self, setup: Any, to: str | Iterable[str], pick: Pick, inputs: Sequence[str], judge: Judge) -> Report:
+        """What a judge finds in a set-up whose gradient is followed from a part of its output."""
+        from gradlint import api, engine
+        from gradlint.configured import declared
+        from gradlint.contracts import resolve
+        from gradlint.flow import Flow
+        from gradlint.probe import Probe, reaching
+
+        wanted = declared(trains=_patterns([to] if isinstance(to, str) else to))
+        probe = Probe(pick)
+        if isinstance(setup, str):
+            name, target = setup, self._found(setup)
+            how = engine.Options(self._inputs(target, inputs), amend=probe.amend)
+            recording = engine.record_target(target, how, setup)
+        else:
+            name = api.name_of(setup)
+            recording = engine.record_made(setup, engine.Options(tuple(inputs), amend=probe.amend), name)
+        try:
+            with lenient_warnings(), recording as trace:
+                contract = resolve(trace, wanted)
+                if contract.unmatched:
+                    return Report(findings=list(_unmatched(trace, contract)))
+                flow = Flow(trace)
+                parameters = [p for p, _ in contract.declared("trains", trace)]
+                return Report(findings=list(judge(flow, parameters, *reaching(flow, probe, parameters))))
+        except TargetError as error:
+            return Report(errors=[Failure(name, str(error), error.traceback)])
+        except GradlintError as error:
+            return Report(errors=[Failure(name, str(error))])
+
+    def _inputs(self, target: str, inputs: Sequence[str]) -> tuple[str, ...]:
+        from gradlint.config import Configuration
+
+        return tuple(inputs) or Configuration().of_target(target).target(target).inputs
+
+    def _found(self, target: str) -> str:
+        """A target whose file is looked for in the working directory, then in the folders that are known."""
+        from gradlint.load import parse_target
+
+        path = parse_target(target).path
+        if path is None or path.is_absolute() or path.exists():
+            return target
+        return next((f"{folder}/{target}" for folder in self._folders if (folder / path).exists()), target)
+
+
+@contextlib.contextmanager
+def lenient_warnings() -> Iterator[None]:
+    """While it lasts, a warning that is to be an error is shown instead: it would stop the code under check, and say
+    nothing of its gradients."""
+    with warnings.catch_warnings():
+        kept = list(warnings.filters)
+        warnings.resetwarnings()
+        for action, message, category, module, line in reversed(kept):
+            shown: Any = "default" if action == "error" else action
+            kind: Any = category
+            warnings.filterwarnings(shown, _expression(message), kind, _expression(module), line)
+        yield
+
+
+def _expression(pattern: Any) -> str:
+    """The text of a filter's regular expression: compiled, plain or absent."""
+    return str(getattr(pattern, "pattern", pattern) or "")
+
+
+def text_of(report: Report, subject: str) -> str:
+    """A report as a failure shows it: every parameter named, paths relative to the working directory.
+
+    The first line is of the form ``subject: summary``.
+    """
+    from gradlint.report import full
+    from gradlint.report.text import View
+
+    text = full.render(report, View(width=WIDTH, verbose=True, root=Path.cwd())).rstrip("\n")
+    return f"{subject}: {_summary(report)}\n\n{text}"
+
+
+def _fail(what: str, report: Report) -> None:
+    __tracebackhide__ = True
+    raise AssertionError(text_of(report, what))
+
+
+def _summary(report: Report) -> str:
+    """What is wrong, in the few words that the last lines of a test run have room for."""
+    if report.errors:
+        return report.errors[0].message
+    said = []
+    for code, clause in _CLAUSES.items():
+        for unknown in (False, True):
+            found = [f for f in report.findings if f.code == code and (f.severity is Severity.INFO) is unknown]
+            count = len({name for finding in found for name in finding.parameters})
+            if found:
+                said.append(_count(count, "parameter") + (" cannot be judged" if unknown else clause))
+    codes = dict.fromkeys(f.code for f in report.findings if f.code not in _CLAUSES and f.code != "GL703")
+    said += ["a pattern matches nothing"] * any(f.code == "GL703" for f in report.findings)
+    return ", ".join([*said, *codes])
+
+
+_CLAUSES = {
+    "GL701": " declared to train, not training",
+    "GL702": " declared frozen, moving",
+    STOPPED: " without gradient",
+    ARRIVED: " with gradient",
+}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _several(selectors: str | Iterable[str]) -> list[str]:
+    return [selectors] if isinstance(selectors, str) else list(selectors)
+
+
+def _patterns(patterns: Iterable[str]) -> list[str]:
+    """The globs, checked.
+
+    Raises:
+        TypeError: there is none, or one is no text.
+    """
+    found = list(patterns)
+    if not found or not all(isinstance(pattern, str) for pattern in found):
+        raise TypeError("name the parameters by one glob or more, for example 'encoder.*'")
+    return found
+
+
+def _unmatched(trace: Any, contract: Contract) -> Iterator[Finding]:
+    from gradlint.contracts import no_match
+
+    for declaration in contract.unmatched:
+        message = f"no parameter matches {declaration.pattern!r}: {no_match(trace, declaration.pattern)}"
+        yield Finding(trace.target, "GL703", "contract-matches-nothing", Severity.ERROR, message, None)
+
+
+def _stopped(
+    flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
+) -> Iterator[Finding]:
+    """A finding for each cause that keeps gradient from parameters."""
+    from gradlint.naming import in_words
+    from gradlint.states import standing
+
+    groups: dict[tuple[tuple[Location, ...], str], list[Parameter]] = {}
+    for parameter in parameters:
+        if parameter.index in reached:
+            continue
+        found = standing(flow, parameter)
+        places, why = [found.location] if found.location is not None else [], found.why
+        if parameter.index in zero and found.state == "trains":
+            places, why = _lines(flow, parameter), "it is there, and zero in every element, whatever the weights"
+        groups.setdefault((tuple(places), why), []).append(parameter)
+    for (lines, why), members in groups.items():
+        yield Finding(
+            flow.trace.target,
+            STOPPED,
+            "to what it should reach",
+            Severity.ERROR,
+            f"no gradient comes to {in_words(members, flow.trace.parameters)}: {why}.",
+            lines[0] if lines else None,
+            tuple(p.fqn for p in members),
+            tuple(Related("and by way of", place) for place in lines[1:6]),
+            Fix("Let the gradient through here, or do not expect it."),
+        )
+
+
+def _arrived(
+    flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
+) -> Iterator[Finding]:
+    """A finding for each way by which gradient comes to parameters."""
+    from gradlint.naming import in_words
+
+    groups: dict[tuple[Location, ...], list[Parameter]] = {}
+    for parameter in parameters:
+        if parameter.index in reached:
+            groups.setdefault(tuple(_lines(flow, parameter)), []).append(parameter)
+    for lines, members in groups.items():
+        shown = lines if len(lines) <= 4 else (*lines[:3], lines[-1])
+        yield Finding(
+            flow.trace.target,
+            ARRIVED,
+            "to what it should not reach",
+            Severity.ERROR,
+            f"gradient comes to {in_words(members, flow.trace.parameters)}.",
+            shown[0] if shown else None,
+            tuple(p.fqn for p in members),
+            tuple(Related("and by way of", place) for place in shown[1:]),
+            Fix("Detach on this way, or freeze the parameters with requires_grad_(False)."),
+        )
+
+
+def _lines(flow: Flow, parameter: Parameter) -> list[Location]:
+    from gradlint.paths import lines_of, path_to_loss
+
+    readers = flow.readers(parameter)
+    if not readers:
+        return []
+    return lines_of(flow.trace, path_to_loss(flow.trace, parameter, readers[0], by_gradient=True))

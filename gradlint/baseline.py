@@ -1,0 +1,130 @@
+"""Findings that were there before: quiet until they are fixed, or until there are more of them. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradlint.errors import UsageError
+from gradlint.findings import Finding
+from gradlint.fixes import write_atomically
+from gradlint.report.source import source_lines
+
+VERSION = 1
+
+
+class Fingerprints:
+    """What a finding is known by: its code, its file, the text it blames and what that stands in; not its line."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = os.path.abspath(root)
+        self._lines: dict[str, tuple[str, ...]] = {}
+
+    def of(self, finding: Finding) -> str:
+        """The same for the same mistake in the same file, wherever it has moved to."""
+        return hashlib.blake2b("\0".join(self.parts(finding)).encode(), digest_size=12).hexdigest()
+
+    def parts(self, finding: Finding) -> tuple[str, str, str]:
+        """(code, path, blamed text); without a place, the parameters stand for the text."""
+        place = finding.location
+        if place is None:
+            return finding.code, finding.target, " ".join(finding.parameters)
+        if place.path not in self._lines:
+            self._lines[place.path] = source_lines(place.path)
+        lines = self._lines[place.path]
+        text = " ".join(lines[place.line - 1].split()) if 0 < place.line <= len(lines) else ""
+        return finding.code, self._relative(place.path), text
+
+    def _relative(self, path: str) -> str:
+        try:
+            relative = os.path.relpath(path, self.root)
+        except ValueError:  # another Windows drive
+            relative = path
+        return relative.replace(os.sep, "/")
+
+
+@dataclass
+class Baseline:
+    """The findings that a file lists, by fingerprint."""
+
+    path: Path
+    counts: Counter[str] = field(default_factory=Counter)
+    about: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Baseline:
+        """
+        Raises:
+            UsageError: it is missing, or no baseline.
+        """
+        try:
+            document: Any = json.loads(path.read_bytes())
+            rows = [(row["fingerprint"], int(row["count"]), (row["code"], row["path"], row["text"]))
+                    for row in document["findings"]]  # fmt: skip
+            version = document["version"]
+        except OSError as error:
+            hint = "; write one with --write-baseline" if isinstance(error, FileNotFoundError) else ""
+            raise UsageError(f"baseline {path}: cannot be read: {error.strerror or error}{hint}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"baseline {path}: is no baseline of gradlint: {error!r}") from error
+        if version != VERSION:
+            raise UsageError(f"baseline {path}: has version {version!r}, not {VERSION}; write it anew")
+        baseline = cls(path)
+        for fingerprint, count, about in rows:
+            baseline.counts[fingerprint] += count
+            baseline.about[fingerprint] = about
+        return baseline
+
+    @classmethod
+    def made_of(cls, findings: Iterable[Finding], path: Path) -> Baseline:
+        """The baseline that makes all these findings quiet."""
+        baseline = cls(path)
+        prints = Fingerprints(path.parent)
+        for finding in findings:
+            fingerprint = prints.of(finding)
+            baseline.counts[fingerprint] += 1
+            baseline.about[fingerprint] = prints.parts(finding)
+        return baseline
+
+    def write(self) -> None:
+        """Write it, ordered so that two of them compare well.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        rows = [
+            {"code": code, "path": path, "text": text, "count": self.counts[fingerprint], "fingerprint": fingerprint}
+            for fingerprint, (code, path, text) in sorted(self.about.items(), key=lambda item: (item[1][1], item[1]))
+        ]
+        document = json.dumps({"version": VERSION, "findings": rows}, indent=1, ensure_ascii=False) + "\n"
+        try:
+            write_atomically(str(self.path), document.encode())
+        except OSError as error:
+            raise UsageError(f"baseline {self.path}: cannot be written: {error.strerror or error}") from error
+
+    def new(self, findings: Iterable[Finding]) -> tuple[list[Finding], int, int]:
+        """(findings that are not in it, how many are, how many that it lists are gone).
+
+        The same mistake on one line, found through several targets, counts once.
+        """
+        prints = Fingerprints(self.path.parent)
+        places: dict[str, set[object]] = {}
+        fresh: list[Finding] = []
+        old = 0
+        for finding in findings:
+            fingerprint = prints.of(finding)
+            seen = places.setdefault(fingerprint, set())
+            place = finding.location or finding.target
+            if place in seen or len(seen) < self.counts[fingerprint]:
+                seen.add(place)
+                old += 1
+            else:
+                fresh.append(finding)
+        gone = sum(max(count - len(places.get(print_, ())), 0) for print_, count in self.counts.items())
+        return fresh, old, gone

@@ -1,0 +1,330 @@
+"""One call of ``gradlint check``: what is asked, which files and targets that is, and what is found in them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlint import files, registry, selection
+from gradlint.baseline import Baseline
+from gradlint.cli.exits import Interrupted
+from gradlint.cli.session import check_targets
+from gradlint.cli.streams import progress
+from gradlint.config import Configuration, Settings
+from gradlint.configured import declared, options
+from gradlint.errors import UsageError
+from gradlint.filters import Plan, Scope, filtered, shown
+from gradlint.findings import Failure, Finding, Report, SourceSummary
+from gradlint.registry import Entry
+from gradlint.report.text import shown_path
+from gradlint.selection import Selection
+from gradlint.syntax.cache import default_folder
+from gradlint.syntax.discover import SourceFile, discover, excluded
+from gradlint.syntax.run import RuleSet, check_files
+
+if TYPE_CHECKING:
+    from gradlint.engine import Options
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments and options of one call, as far as they decide what is found."""
+
+    targets: tuple[str, ...]
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    extend_select: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    trains: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    strict: bool = False
+    numeric: bool = False
+    rules_dirs: tuple[str, ...] = ()
+    config: str | None = None
+    isolated: bool = False
+    stdin_filename: str | None = None
+    extend_exclude: tuple[str, ...] = ()
+    force_exclude: bool = False
+    no_cache: bool = False
+    cache_dir: str | None = None
+    baseline: str | None = None
+
+
+@dataclass
+class Found:
+    """What a call found, before the baseline and without what nobody asked to see taken out."""
+
+    report: Report
+    sources: list[SourceFile] = field(default_factory=list)
+    scopes: dict[str, Scope] = field(default_factory=dict)
+    stdin: str = ""
+    """The path that stdin goes by; empty where it was not read."""
+
+
+class Checker:
+    """Does what a request asks."""
+
+    def __init__(self, request: Request) -> None:
+        """
+        Raises:
+            UsageError: an option or a configuration file is wrong.
+        """
+        self.request = request
+        self.configuration = Configuration(request.config, isolated=request.isolated, override=self._overridden)
+        self.sources: list[str] = []
+        self.targets: list[str] = []
+        for text in request.targets:
+            (self.sources if _is_source(text) else self.targets).append(text)
+        self.settings = self._settings()
+        if not request.targets:
+            self.targets = list(self.settings.configured_targets())
+            if not self.targets:
+                raise UsageError(
+                    "Missing argument 'TARGET...': name files, folders or model.py:build, or list targets in the "
+                    "configuration ([tool.gradlint] targets)"
+                )
+        self.plan(self.settings)  # what is wrong with the options is said before anything is run
+
+    def _settings(self) -> Settings:
+        """The settings of the call as a whole: those of the working directory, else of what is checked first."""
+        here = self.configuration.near(Path.cwd())
+        if here.path is not None:
+            return here
+        for text in self.request.targets:
+            found = self.configuration.near(text) if _is_source(text) and text != STDIN else self._of_target(text)
+            if found.path is not None:
+                return found
+        return here
+
+    def _of_target(self, text: str) -> Settings:
+        return self.configuration.of_target(text)
+
+    def _overridden(self, settings: Settings) -> Settings:
+        """Settings as the command line changes them: a --select takes the place of all selection in the file."""
+        request = self.request
+        if request.select:
+            settings = replace(
+                settings, select=request.select, ignore=request.ignore, extend_select=request.extend_select
+            )
+        else:
+            settings = replace(
+                settings,
+                ignore=(*settings.ignore, *request.ignore),
+                extend_select=(*settings.extend_select, *request.extend_select),
+            )
+        return replace(
+            settings,
+            strict=settings.strict or request.strict,
+            force_exclude=settings.force_exclude or request.force_exclude,
+            extend_exclude=(*settings.extend_exclude, *request.extend_exclude),
+        )
+
+    def plan(self, settings: Settings) -> Plan:
+        """What is asked of the files and targets for which these settings count."""
+        return _plan(settings, self.request.rules_dirs, self.request.select)
+
+    def folders(self, settings: Settings) -> tuple[str, ...]:
+        """The folders of rules of the user's own."""
+        return _folders(settings, self.request.rules_dirs)
+
+    def entries(self) -> list[Entry]:
+        """The rules and gradlint's own codes that are known to the call as a whole."""
+        return self.plan(self.settings).registry.entries
+
+    def check(self) -> Found:
+        """Check everything that was asked.
+
+        Raises:
+            UsageError: a configuration file is wrong.
+            Interrupted: on Ctrl-C.
+        """
+        found = self.check_sources()
+        for settings, targets in self._grouped():
+            plan = self.plan(settings)
+            try:
+                report = check_targets(targets, plan.selection, functools.partial(self._options, settings))
+            except Interrupted as stop:
+                found.report.extend(stop.report)
+                raise Interrupted(self.finished(found)) from None
+            for path, spans in report.ran.items():
+                scope = found.scopes.setdefault(path, Scope(plan))
+                if self._covers(settings):
+                    scope.ran += spans
+                    scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
+            found.report.extend(report)
+        return found
+
+    def _options(self, settings: Settings, target: str) -> Options:
+        asked = self.request
+        contract = (
+            *declared(trains=asked.trains, origin="--trains"),
+            *declared(frozen=asked.frozen, origin="--frozen"),
+        )
+        return options(settings, target, inputs=asked.inputs, contract=contract, numeric=asked.numeric)
+
+    def _grouped(self) -> list[tuple[Settings, list[str]]]:
+        groups: list[tuple[Settings, list[str]]] = []
+        for target in dict.fromkeys(self.targets):
+            settings = self._of_target(target)
+            known = next((targets for other, targets in groups if other is settings), None)
+            if known is None:
+                groups.append((settings, [target]))
+            else:
+                known.append(target)
+        return groups
+
+    def _covers(self, settings: Settings) -> bool:
+        """Whether all configured targets are checked: else a comment may be there for one that is not."""
+        here = {os.path.abspath(t) for t in self.targets}
+        return {os.path.abspath(t) for t in settings.configured_targets()} <= here
+
+    def check_sources(self) -> Found:
+        """Check the files that were named, with the source rules."""
+        found = Found(Report())
+        if not self.sources:
+            return found
+        started = time.perf_counter()
+        listed: list[SourceFile] = []
+        named = [text for text in dict.fromkeys(self.sources) if text != STDIN]
+        if STDIN in self.sources:
+            listed += self._stdin(found)
+        for text in named:
+            if not os.path.exists(text):
+                found.report.errors.append(Failure(text, "there is no such file or folder"))
+        listed += discover([text for text in named if os.path.exists(text)], self.configuration)
+        found.sources = listed
+        with progress("gradlint: reading source files"):
+            self.judge_sources(found, listed)
+        seconds = time.perf_counter() - started
+        if found.report.sources is not None:
+            found.report.sources = replace(found.report.sources, seconds=round(seconds, 3))
+        return found
+
+    def _stdin(self, found: Found) -> list[SourceFile]:
+        name = self.request.stdin_filename
+        path = os.path.abspath(name) if name else "<stdin>"
+        found.stdin = path
+        data = sys.stdin.buffer.read()
+        files.stand_in(path, data)
+        settings = self.configuration.near(path if name else Path.cwd())
+        if name and settings.force_exclude and excluded(settings, path, below=True):
+            return []
+        return [SourceFile(path, settings, named=True)]
+
+    def judge_sources(self, found: Found, listed: Sequence[SourceFile]) -> None:
+        """Add what the source rules find in files to a report."""
+        by_path = {file.path: file for file in listed}
+        outcome = check_files(
+            listed,
+            lambda file: RuleSet(
+                tuple(r for r in self.plan(file.settings).selection.rules if r.judges_source()),
+                self.folders(file.settings),
+            ),
+            cache_folder=self.cache_folder(),
+            target_of=lambda path: shown_path(path, Path.cwd()),
+        )
+        for result in outcome.results:
+            found.report.findings += result.findings
+            scope = found.scopes.setdefault(result.path, Scope(self.plan(by_path[result.path].settings)))
+            scope.source = True
+        found.report.errors += outcome.failures
+        found.report.sources = SourceSummary(outcome.files, outcome.parsed, outcome.cached)
+
+    def cache_folder(self) -> Path | None:
+        """Where findings are remembered; None for nowhere."""
+        if self.request.no_cache or os.environ.get("GRADLINT_NO_CACHE"):
+            return None
+        if self.request.cache_dir:
+            return Path(self.request.cache_dir)
+        if self.settings.cache_dir:
+            return self.settings.root / self.settings.cache_dir
+        return default_folder()
+
+    def finished(self, found: Found, *, show_info: bool = False) -> Report:
+        """The report as it is to be shown: without what the configuration, comments and the baseline take out."""
+        plans = {path: scope.plan for path, scope in found.scopes.items() if scope.source}
+        by_target = {t: self.plan(self._of_target(t)) for t in self.targets}
+
+        def plan_of(finding: Finding) -> Plan:
+            if finding.target in by_target:
+                return by_target[finding.target]
+            path = finding.location.path if finding.location is not None else ""
+            return plans.get(path) or self.plan(self.settings)
+
+        report = filtered(found.report, plan_of, found.scopes)
+        every = [plan.selection for plan in (*plans.values(), *by_target.values(), self.plan(self.settings))]
+        report = shown(report, every, show_info=show_info)
+        return self._without_known(report)
+
+    def _without_known(self, report: Report) -> Report:
+        path = self.baseline_path()
+        if path is None:
+            return report
+        fresh, known, gone = Baseline.read(path).new(report.findings)
+        return replace(report, findings=fresh, known=report.known + known, gone=gone)
+
+    def baseline_path(self) -> Path | None:
+        """The baseline that counts, if there is one."""
+        if self.request.baseline:
+            return Path(self.request.baseline)
+        return self.settings.root / self.settings.baseline if self.settings.baseline else None
+
+
+def _is_source(text: str) -> bool:
+    """Whether an argument names files to read, rather than a target to run."""
+    if text == STDIN or os.path.exists(text):
+        return True
+    head, colon, attribute = text.rpartition(":")
+    return not (colon and head and attribute) and text.endswith((".py", ".pyi"))
+
+
+def _folders(settings: Settings, given: tuple[str, ...]) -> tuple[str, ...]:
+    return (*given, *(os.path.join(settings.root, folder) for folder in settings.rules_dirs))
+
+
+_plans: dict[tuple[int, tuple[str, ...]], tuple[Settings, Plan]] = {}
+
+
+def _plan(settings: Settings, given: tuple[str, ...], select: tuple[str, ...]) -> Plan:
+    key = (id(settings), given)
+    known = _plans.get(key)
+    if known is not None and known[0] is settings:
+        return known[1]
+    rules = registry.load(_folders(settings, given))
+    plan = Plan(settings, rules, _selected(rules, settings, bool(select)))
+    ignores = [selector for selectors in settings.per_file_ignores.values() for selector in selectors]
+    for selector in (*ignores, *settings.ignore_parameters, *settings.severity):
+        plan.codes(selector)  # what is wrong with it is said before anything is run
+    _plans[key] = (settings, plan)
+    return plan
+
+
+def _selected(rules: registry.Registry, settings: Settings, by_option: bool) -> Selection:
+    try:
+        return selection.select(rules, settings.select, settings.ignore, settings.extend_select)
+    except UsageError as error:
+        in_file = settings.path is not None and not by_option
+        for key in ("select", "ignore", "extend_select") if in_file else ():
+            for selector in getattr(settings, key):
+                try:
+                    selection.select(rules, [selector])
+                except UsageError:
+                    if selector in _in_file(settings, key):
+                        raise UsageError(f"{settings.path}: {key.replace('_', '-')}: {error}") from None
+        raise
+
+
+def _in_file(settings: Settings, key: str) -> tuple[str, ...]:
+    from gradlint.config import read
+
+    assert settings.path is not None
+    values: tuple[str, ...] = getattr(read(settings.path), key)
+    return values

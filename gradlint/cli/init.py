@@ -1,0 +1,149 @@
+"""``gradlint init``: a build() to start from, written from what a file's syntax tree says of its model classes."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+
+from gradlint.cli import streams
+from gradlint.cli.exits import CLEAN
+from gradlint.errors import GradlintError
+from gradlint.report.text import shown_path
+from gradlint.syntax.module import SourceModule
+from gradlint.syntax.text import SourceText, Unreadable
+
+_HEAD = '''"""What `gradlint check {name}:build` builds and judges: complete it so that it is what you train."""
+
+import torch
+
+from {module} import {classes}
+'''
+_BODY = """
+
+def {function}():
+    model = {call}
+    # Freeze here what your training freezes, for example:
+    # for p in model.{part}.parameters():
+    #     p.requires_grad_(False)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    return {{
+        "model": model,
+        # What forward{signature} takes. Without it gradlint looks for shapes that run.
+        # "inputs": {inputs},
+        "optimizer": optimizer,
+        # What is trained on: from the output to a scalar.
+        # "loss": lambda output: torch.nn.functional.cross_entropy(output, torch.zeros(2, dtype=torch.long)),
+    }}
+"""
+
+
+def run(file: str, output: str | None) -> int:
+    """Write the build() functions.
+
+    Raises:
+        GradlintError: the file cannot be read, holds no model class, or something is in the way of the new one.
+    """
+    path = Path(file)
+    try:
+        module = SourceModule(SourceText(os.path.abspath(path), path.read_bytes()))
+    except OSError as error:
+        raise GradlintError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except Unreadable as error:
+        raise GradlintError(f"{file}:{error.line}: cannot be parsed: {error}") from error
+    classes = model_classes(module)
+    if not classes:
+        raise GradlintError(f"{file}: there is no class in it that is certainly an nn.Module; write build() by hand")
+    target = path.with_name(f"{path.stem}_build.py") if output is None else Path(output)
+    text = skeleton(module, classes, path, target.as_posix())
+    if output == "-":
+        streams.write(text)
+        return CLEAN
+    try:
+        with open(target, "x", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise GradlintError(f"{target} is there already; name another file with --output") from None
+    except OSError as error:
+        raise GradlintError(f"{target}: cannot be written: {error.strerror or error}") from error
+    shown = shown_path(str(target.absolute()), Path.cwd())
+    streams.tell(f"wrote {shown}; complete it, then: gradlint check {shown}:build\n")
+    return CLEAN
+
+
+def model_classes(module: SourceModule) -> list[ast.ClassDef]:
+    """The top-level model classes of a file; those that no other one is made of come first."""
+    classes = [
+        node
+        for node in module.syntax.body
+        if isinstance(node, ast.ClassDef) and module.kinds.is_module(node) and module.kinds.method(node, "forward")
+    ]
+    names = {cls.name for cls in classes}
+    inner = {
+        node.id
+        for cls in classes
+        for node in ast.walk(cls)
+        if isinstance(node, ast.Name) and node.id in names and node.id != cls.name
+    }
+    return sorted(classes, key=lambda cls: (cls.name in inner, -cls.lineno))
+
+
+def skeleton(module: SourceModule, classes: list[ast.ClassDef], path: Path, name: str) -> str:
+    """The text of the new file: one function for each class that is no part of another, ``build`` for the first."""
+    head = _HEAD.format(
+        name=name, module=_dotted(path), classes=", ".join(sorted(cls.name for cls in _outer(module, classes)))
+    )
+    parts = []
+    for number, cls in enumerate(_outer(module, classes)):
+        function = "build" if not number else f"build_{_snake(cls.name)}"
+        attributes = [a for a, v in module.kinds.attributes(cls).items() if any(_is_module(module, e) for e in v)]
+        forward = module.kinds.method(cls, "forward")
+        taken = [a.arg for a in forward.args.args[1:]] if forward is not None else []
+        parts.append(
+            _BODY.format(
+                function=function,
+                call=f"{cls.name}({_arguments(module, cls)})",
+                part=attributes[0] if attributes else "encoder",
+                signature=f"({', '.join(taken)})",
+                inputs=f"({', '.join('torch.randn(2, 3)' for _ in taken)}{',' if len(taken) == 1 else ''})",
+            )
+        )
+    return head + "".join(parts)
+
+
+def _outer(module: SourceModule, classes: list[ast.ClassDef]) -> list[ast.ClassDef]:
+    inner = {node.id for cls in classes for node in ast.walk(cls) if isinstance(node, ast.Name) and node.id != cls.name}
+    return [cls for cls in classes if cls.name not in inner] or classes[:1]
+
+
+def _is_module(module: SourceModule, value: ast.expr | None) -> bool:
+    kind = module.kind(value)
+    return kind is not None and kind.module
+
+
+def _arguments(module: SourceModule, cls: ast.ClassDef) -> str:
+    """The arguments that a constructor requires, each as a gap to fill."""
+    init = module.kinds.method(cls, "__init__")
+    if init is None:
+        return ""
+    given = [*init.args.posonlyargs, *init.args.args][1:]
+    required = given[: len(given) - len(init.args.defaults)] if init.args.defaults else given
+    required += [a for a, d in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True) if d is None]
+    positional = {a.arg for a in init.args.posonlyargs}
+    return ", ".join("..." if a.arg in positional else f"{a.arg}=..." for a in required)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def _dotted(path: Path) -> str:
+    """How the file is imported: by its name, below the packages that it is in."""
+    full = path.absolute()
+    parts = [] if full.name == "__init__.py" else [full.stem]
+    folder = full.parent
+    while (folder / "__init__.py").is_file() and folder != folder.parent:
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts) or full.stem

@@ -1,0 +1,389 @@
+"""Configuration: ``[tool.gradlint]`` in pyproject.toml, or gradlint.toml. Imports no torch.
+
+The nearest file above a source file, or above a target's file, is the one that counts; files are not merged.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from gradlint.errors import UsageError
+from gradlint.findings import Severity
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE_NAMES = ("gradlint.toml", ".gradlint.toml", "pyproject.toml")
+"""The files that may hold settings; of those in one folder, the first that does counts."""
+EXCLUDED = (
+    ".*",
+    "__pycache__",
+    "__pypackages__",
+    "build",
+    "dist",
+    "node_modules",
+    "site-packages",
+    "venv",
+)
+"""What is left out of folders unless `exclude` says otherwise."""
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """What is configured for one target, under ``[tool.gradlint.targets."model.py:build"]``."""
+
+    inputs: tuple[str, ...] = ()
+    """Inputs of the forward, as after ``--input``."""
+    trains: tuple[str, ...] = ()
+    """Globs of parameters that must train."""
+    frozen: tuple[str, ...] = ()
+    """Globs of parameters that must not."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in one file, or the defaults. Each field is written with dashes in the file."""
+
+    path: Path | None = None
+    """The file they were read from; None for the defaults."""
+    root: Path = field(default_factory=Path.cwd)
+    """The folder that patterns and paths are relative to: that of the file."""
+    targets: Mapping[str, TargetSettings] = field(default_factory=dict)
+    """What ``gradlint check`` without arguments checks, and what is known of each."""
+    select: tuple[str, ...] = ()
+    """Rules to run; empty for all."""
+    ignore: tuple[str, ...] = ()
+    extend_select: tuple[str, ...] = ()
+    per_file_ignores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Glob of files → selectors of rules whose findings there do not count."""
+    ignore_parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Selector of rules → globs of parameters that their findings leave out."""
+    severity: Mapping[str, Severity] = field(default_factory=dict)
+    """Selector of rules → the severity that their findings get."""
+    fail_on: Severity = Severity.WARNING
+    show_info: bool = False
+    strict: bool = False
+    output_format: str = "full"
+    rules_dirs: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = EXCLUDED
+    extend_exclude: tuple[str, ...] = ()
+    force_exclude: bool = False
+    """Whether `exclude` counts for files that are named on the command line too."""
+    respect_gitignore: bool = True
+    unsafe_fixes: bool = False
+    baseline: str = ""
+    cache_dir: str = ""
+
+    def target(self, text: str) -> TargetSettings:
+        """What is configured for a target, however its path is written; the defaults where it is not there."""
+        if text in self.targets:
+            return self.targets[text]
+        wanted = _absolute(text, Path.cwd())
+        return next((t for name, t in self.targets.items() if _absolute(name, self.root) == wanted), TargetSettings())
+
+    def configured_targets(self) -> tuple[str, ...]:
+        """The targets as they would be written from the working directory."""
+        return tuple(_from_here(name, self.root) for name in self.targets)
+
+
+class Configuration:
+    """Which settings count where, given ``--config`` and ``--isolated``."""
+
+    def __init__(
+        self,
+        file: str | Path | None = None,
+        *,
+        isolated: bool = False,
+        override: Callable[[Settings], Settings] = lambda settings: settings,
+    ) -> None:
+        """
+        Args:
+            file: the one file that counts everywhere.
+            isolated: whether no file counts.
+            override: what the command line makes of settings.
+
+        Raises:
+            UsageError: the file is missing or wrong.
+        """
+        if file is not None and isolated:
+            raise UsageError("--config and --isolated exclude each other")
+        self._override = override
+        self._overridden: dict[int, tuple[Settings, Settings]] = {}
+        self._fixed: Settings | None = None
+        if isolated:
+            self._fixed = Settings()
+        elif file is not None:
+            self._fixed = read(Path(file))
+
+    def near(self, path: str | Path) -> Settings:
+        """The settings that count for a file or a folder.
+
+        Raises:
+            UsageError: the nearest file is wrong.
+        """
+        found = self._fixed
+        if found is None:
+            here = Path(os.path.abspath(path))
+            found = _nearest(here if here.is_dir() else here.parent)
+        known = self._overridden.get(id(found))
+        if known is None:
+            # The found one is kept beside its double, so that its identity stays its own.
+            known = self._overridden[id(found)] = (found, self._override(found))
+        return known[1]
+
+    def of_target(self, target: str) -> Settings:
+        """The settings that count for ``model.py:build``, or ``package.module:build``."""
+        file = _file_of(target)
+        return self.near(file if file and os.path.exists(file) else Path.cwd())
+
+
+@functools.lru_cache(maxsize=4096)
+def _nearest(folder: Path) -> Settings:
+    for name in FILE_NAMES:
+        file = folder / name
+        if file.is_file():
+            settings = _read(file, required=name != "pyproject.toml")
+            if settings is not None:
+                return settings
+    return _nearest(folder.parent) if folder.parent != folder else Settings()
+
+
+def read(file: Path) -> Settings:
+    """The settings in a file: under ``[tool.gradlint]`` in a pyproject.toml, at top level in any other.
+
+    Raises:
+        UsageError: it is missing, is no TOML, or holds an unknown key or a value of the wrong type.
+    """
+    settings = _read(Path(os.path.abspath(file)), required=True)
+    assert settings is not None
+    return settings
+
+
+def forget() -> None:
+    """Read files anew when they are next asked for."""
+    _nearest.cache_clear()
+
+
+def _read(file: Path, *, required: bool) -> Settings | None:
+    try:
+        data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        if not required:
+            # Somebody else's file: other tools say what is wrong with it, unless it means to say something to us.
+            if b"tool.gradlint" not in file.read_bytes():
+                return None
+        raise UsageError(f"{file}: is no valid TOML: {error}") from error
+    where = ""
+    if file.name == "pyproject.toml":
+        tool = data.get("tool", {})
+        found = tool.get("gradlint") if isinstance(tool, dict) else None
+        if found is None:
+            if not required:
+                return None
+            found = {}
+        data, where = found, "tool.gradlint"
+    if not isinstance(data, dict):
+        raise UsageError(f"{file}: {where} must be a table, not {_kind(data)}")
+    return _settings(file, data, where)
+
+
+class _Wrong(Exception):
+    """A value that is not what its key takes; the arguments are the key below and what is wrong."""
+
+
+def _settings(file: Path, data: dict[str, Any], where: str) -> Settings:
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        full = f"{where}.{key}" if where else key
+        convert = _KEYS.get(key)
+        if convert is None:
+            raise UsageError(f"{file}: unknown key {full}{_hint(key, _KEYS)}")
+        try:
+            values[key.replace("-", "_")] = convert(value)
+        except _Wrong as wrong:
+            below, problem = wrong.args
+            raise UsageError(f"{file}: {full}{below} {problem}") from None
+    return Settings(path=file, root=file.parent, **values)
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    from gradlint.selection import nearest
+
+    near = nearest(word.replace("_", "-"), known)
+    return f"; did you mean {near}?" if near else f"; known are {', '.join(sorted(known))}"
+
+
+def _kind(value: Any) -> str:
+    names = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        list: "an array",
+        dict: "a table",
+    }
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Wrong("", f"must be true or false, not {_kind(value)}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Wrong("", f"must be a string, not {_kind(value)}")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise _Wrong("", f"must be an array of strings, not {_kind(value)}")
+    for number, part in enumerate(value):
+        if not isinstance(part, str):
+            raise _Wrong(f"[{number}]", f"must be a string, not {_kind(part)}")
+    return tuple(value)
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in choices or not isinstance(value, str):
+            from gradlint.selection import nearest
+
+            near = nearest(value, choices) if isinstance(value, str) else None
+            got = f"{value!r}{f'; did you mean {near}?' if near else ''}" if isinstance(value, str) else _kind(value)
+            raise _Wrong("", f"must be one of {', '.join(choices)}, not {got}")
+        return value
+
+    return convert
+
+
+def _severity(value: Any) -> Severity:
+    return Severity[_one_of("error", "warning", "info")(value).upper()]
+
+
+def _table_of(convert: Callable[[Any], Any], what: str) -> Callable[[Any], dict[str, Any]]:
+    def table(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise _Wrong("", f"must be a table {what}, not {_kind(value)}")
+        converted = {}
+        for key, part in value.items():
+            try:
+                converted[key] = convert(part)
+            except _Wrong as wrong:
+                below, problem = wrong.args
+                raise _Wrong(f'."{key}"{below}', problem) from None
+        return converted
+
+    return table
+
+
+def _target(value: Any) -> TargetSettings:
+    if not isinstance(value, dict):
+        raise _Wrong("", f"must be a table, not {_kind(value)}")
+    known = [f.name for f in fields(TargetSettings)]
+    parts = {}
+    for key, part in value.items():
+        if key not in known:
+            raise _Wrong(f".{key}", f"is an unknown key{_hint(key, known)}")
+        try:
+            parts[key] = _texts(part)
+        except _Wrong as wrong:
+            below, problem = wrong.args
+            raise _Wrong(f".{key}{below}", problem) from None
+    return TargetSettings(**parts)
+
+
+def _targets(value: Any) -> dict[str, TargetSettings]:
+    if isinstance(value, list):
+        return dict.fromkeys(_texts(value), TargetSettings())
+    return _table_of(_target, "of targets, or an array of them")(value)
+
+
+_KEYS: dict[str, Callable[[Any], Any]] = {
+    "targets": _targets,
+    "select": _texts,
+    "ignore": _texts,
+    "extend-select": _texts,
+    "per-file-ignores": _table_of(_texts, "from file patterns to rules"),
+    "ignore-parameters": _table_of(_texts, "from rules to parameter patterns"),
+    "severity": _table_of(_severity, "from rules to severities"),
+    "fail-on": _severity,
+    "show-info": _boolean,
+    "strict": _boolean,
+    "output-format": _one_of("full", "concise", "json", "sarif", "github"),
+    "rules-dirs": _texts,
+    "exclude": _texts,
+    "extend-exclude": _texts,
+    "force-exclude": _boolean,
+    "respect-gitignore": _boolean,
+    "unsafe-fixes": _boolean,
+    "baseline": _text,
+    "cache-dir": _text,
+}
+
+
+def as_toml(settings: Settings) -> str:
+    """The settings as TOML, each key with the value that counts."""
+    lines = [f"# {settings.path or 'no configuration file: the defaults'}"]
+    tables = []
+    for key in _KEYS:
+        value = getattr(settings, key.replace("-", "_"))
+        if not isinstance(value, Mapping):
+            lines.append(f"{key} = {_toml(value)}")
+        elif key == "targets":
+            for name, target in value.items():
+                tables += ["", f"[targets.{_toml(name)}]"]
+                tables += [f"{f.name} = {_toml(getattr(target, f.name))}" for f in fields(target)]
+        elif value:
+            tables += ["", f"[{key}]", *(f"{_toml(name)} = {_toml(part)}" for name, part in value.items())]
+    return "\n".join([*lines, *tables]) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+
+
+def _split(target: str) -> tuple[str, str]:
+    """(file, attribute) of ``file.py:attribute``; the file is empty for ``package.module:attribute``."""
+    head, colon, attribute = target.rpartition(":")
+    if not colon or not (head.endswith(".py") or "/" in head or "\\" in head):
+        return "", target
+    return head, attribute
+
+
+def _file_of(target: str) -> str:
+    return _split(target)[0]
+
+
+def _absolute(target: str, root: Path) -> tuple[str, str]:
+    file, attribute = _split(target)
+    return (os.path.normcase(os.path.abspath(root / file)) if file else "", attribute)
+
+
+def _from_here(target: str, root: Path) -> str:
+    file, attribute = _split(target)
+    if not file:
+        return target
+    full = os.path.abspath(root / file)
+    try:
+        near = os.path.relpath(full)
+    except ValueError:  # another Windows drive
+        near = full
+    return f"{Path(full if near.startswith('..') else near).as_posix()}:{attribute}"

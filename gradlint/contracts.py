@@ -1,0 +1,184 @@
+"""What a set-up's parameters are declared to do, held against what they are. Imports no torch.
+
+A declaration is a glob pattern of parameter names. Where one pattern's parameters are all among another's and fewer, it
+is an exception to it (``frozen = ["*"], trains = ["head.*"]``); any other overlap is a contradiction.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gradlint.errors import TargetError
+from gradlint.findings import Location
+from gradlint.naming import in_words
+from gradlint.selection import nearest
+from gradlint.sites import syntax_tree
+from gradlint.source import Function, executed_functions
+from gradlint.traces import Module, Parameter, Trace
+
+TRAINS = "trains"
+FROZEN = "frozen"
+KINDS = (TRAINS, FROZEN)
+_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One pattern of a contract."""
+
+    kind: str
+    """TRAINS or FROZEN."""
+    pattern: str
+    location: Location | None = None
+    """Where it is written, where that is known."""
+    origin: str = ""
+    """What it came from, in words, where it was not the set-up itself: ``pyproject.toml``, ``--frozen``."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pattern!r}"
+
+
+@dataclass
+class Contract:
+    """The declarations of one set-up, resolved: which one counts for which parameter."""
+
+    declarations: list[Declaration] = field(default_factory=list)
+    of: dict[str, Declaration] = field(default_factory=dict)
+    """The declaration that counts, by canonical name of a parameter or by name of a norm's running statistics."""
+    unmatched: list[Declaration] = field(default_factory=list)
+    """Those that match nothing."""
+
+    def declared(self, kind: str, trace: Trace) -> list[tuple[Parameter, Declaration]]:
+        """The parameters declared so, in the model's order, each with the declaration that counts."""
+        return [
+            (p, found)
+            for p in trace.parameters
+            if p.in_tree and (found := self.of.get(p.fqn)) is not None and found.kind == kind
+        ]
+
+    def frozen_norms(self, trace: Trace) -> list[tuple[Module, Declaration]]:
+        """The modules with running statistics that are declared frozen: by the name of those, or by all of their own
+        parameters'."""
+        found = []
+        for module in trace.modules:
+            statistics = _statistics(module)
+            if not module.in_tree or not statistics:
+                continue
+            own = [self.of.get(trace.parameters[i].fqn) for i in module.parameters]
+            declared = [self.of.get(name) for name in statistics]
+            for judged in (declared, own):
+                first = judged[0] if judged else None
+                if first is not None and all(d is not None and d.kind == FROZEN for d in judged):
+                    found.append((module, first))
+                    break
+        return found
+
+
+def resolve(trace: Trace, declarations: Sequence[Declaration]) -> Contract:
+    """Find out which declaration counts for which parameter.
+
+    Raises:
+        TargetError: two declarations contradict each other; names both, the parameters, and where they are written.
+    """
+    known = list(dict.fromkeys(declarations))
+    names: dict[str, tuple[str, ...]] = {p.fqn: p.aliases for p in trace.parameters if p.in_tree}
+    for module in trace.modules:
+        if module.in_tree:
+            names |= {name: (name,) for name in _statistics(module)}
+    matched = {d: frozenset(n for n, aliases in names.items() if matches(d.pattern, aliases)) for d in known}
+    contract = Contract(known, unmatched=[d for d in known if not matched[d]])
+    # the widest first, so that an exception overrides what it is an exception to
+    for declaration in sorted(known, key=lambda d: -len(matched[d])):
+        for name in matched[declaration]:
+            other = contract.of.get(name)
+            if other is not None and other.kind != declaration.kind and not matched[declaration] < matched[other]:
+                both = matched[declaration] & matched[other]
+                raise TargetError(_contradiction(trace, other, declaration, both))
+            contract.of[name] = declaration
+    return contract
+
+
+def matches(pattern: str, names: Sequence[str]) -> bool:
+    """Whether a pattern means what has these names: it is one of them, or a glob that fits one (``*`` takes dots)."""
+    return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def own_declarations(trace: Trace) -> list[Declaration]:
+    """What the set-up itself declares (its fields `trains` and `frozen`), with the places in the user's source."""
+    setup = trace.setup
+    given = [(TRAINS, pattern) for pattern in setup.trains] + [(FROZEN, pattern) for pattern in setup.frozen]
+    return [Declaration(kind, pattern, _written_at(trace, kind, pattern)) for kind, pattern in given]
+
+
+def no_match(trace: Trace, pattern: str) -> str:
+    """What to say of a pattern that matches no parameter: the nearest that does, else some that are there."""
+    names = [name for p in trace.parameters if p.in_tree for name in p.aliases]
+    if any(name.startswith(f"{pattern}.") for name in names):
+        return f"it is a module, write '{pattern}.*'"
+    if pattern.endswith(".*"):
+        parts = [name.split(".") for name in names]
+        above = dict.fromkeys(".".join(part[:depth]) for part in parts for depth in range(1, len(part)))
+        if near := nearest(pattern.removesuffix(".*"), above):
+            return f"did you mean '{near}.*'?"
+    elif near := nearest(pattern, names):
+        return f"did you mean {near}?"
+    return f"there are {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "it has none"
+
+
+def _statistics(module: Module) -> list[str]:
+    """Names of the running statistics that a module has."""
+    prefix = f"{module.fqn}." if module.fqn else ""
+    held = module.module
+    return [prefix + name for name in _STATISTICS if getattr(held, name, None) is not None]
+
+
+def _contradiction(trace: Trace, one: Declaration, other: Declaration, both: frozenset[str]) -> str:
+    parameters = [p for p in trace.parameters if p.fqn in both]
+    names = in_words(parameters, trace.parameters) if parameters else ", ".join(sorted(both))
+    places = [_origin(d) for d in (one, other)]
+    where = f" ({' and '.join(dict.fromkeys(p for p in places if p))})" if any(places) else ""
+    return (
+        f"the contract contradicts itself: {one} and {other} both name {names}{where}; drop one, or make it an "
+        "exception by naming only a part of what the other names"
+    )
+
+
+def _origin(declaration: Declaration) -> str:
+    if declaration.location is not None:
+        return f"{declaration.location.path}:{declaration.location.line}"
+    return declaration.origin
+
+
+def _written_at(trace: Trace, kind: str, pattern: str) -> Location | None:
+    """Where a pattern stands in the user's source: under the key, argument or name `kind`, else anywhere. What the
+    functions that ran say comes before what stands at the top of their files."""
+    functions = sorted(executed_functions(trace), key=lambda f: isinstance(f.node, ast.Module))
+    tops = [Function(path, syntax_tree(path), "") for path in dict.fromkeys(f.path for f in functions)]
+    elsewhere: Location | None = None
+    for function in (*functions, *tops):
+        labelled = {id(node) for value in _labelled(function.node, kind) for node in ast.walk(value)}
+        for node in ast.walk(function.node):
+            if isinstance(node, ast.Constant) and node.value == pattern:
+                if id(node) in labelled:
+                    return function.location(node)
+                elsewhere = elsewhere or function.location(node)
+    return elsewhere
+
+
+def _labelled(tree: ast.AST, kind: str) -> list[ast.expr]:
+    """The expressions given as ``kind=...``, ``{"kind": ...}`` or assigned to a name that ends in ``kind``."""
+    found: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == kind:
+            found.append(node.value)
+        elif isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            found += [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == kind]
+        elif isinstance(node, ast.Assign):
+            names = [t.attr if isinstance(t, ast.Attribute) else getattr(t, "id", "") for t in node.targets]
+            if any(name.lower().endswith(kind) for name in names):
+                found.append(node.value)
+    return found

@@ -1,0 +1,170 @@
+"""From what the rules found to what is reported: selection, configuration and comments. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+from gradlint.config import Settings
+from gradlint.findings import Finding, Report, Severity, sorted_findings
+from gradlint.registry import Entry, Registry
+from gradlint.rule import Rule
+from gradlint.selection import Selection, codes_of
+from gradlint.suppressions import FileSuppressions, all_of
+from gradlint.syntax.discover import patterns
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of one part of a check: its settings, and the rules that they and the command line choose."""
+
+    settings: Settings
+    registry: Registry
+    selection: Selection
+
+    def codes(self, selector: str) -> frozenset[str]:
+        """The codes that a selector of the configuration means.
+
+        Raises:
+            UsageError: it means none.
+        """
+        return codes_of(self.registry, [selector], where=f"{self.settings.path}: ")
+
+
+def configured(finding: Finding, plan: Plan) -> Finding | None:
+    """A finding as the configuration wants it; None where it wants none of it."""
+    settings = plan.settings
+    if finding.code not in plan.selection.codes:
+        return None
+    if finding.location is not None:
+        for pattern, selectors in settings.per_file_ignores.items():
+            meant = patterns((pattern,), settings.root).match_below(finding.location.path)
+            if meant and any(finding.code in plan.codes(s) for s in selectors):
+                return None
+    for selector, severity in settings.severity.items():
+        if finding.code in plan.codes(selector):
+            finding = replace(finding, severity=severity)
+    return _without_ignored(finding, plan)
+
+
+def _without_ignored(finding: Finding, plan: Plan) -> Finding | None:
+    globs = [
+        glob for selector, globs in plan.settings.ignore_parameters.items()
+        if finding.code in plan.codes(selector) for glob in globs
+    ]  # fmt: skip
+    if not globs or not finding.parameters:
+        return finding
+    kept = tuple(p for p in finding.parameters if not any(fnmatchcase(p, glob) for glob in globs))
+    if len(kept) == len(finding.parameters):
+        return finding
+    if not kept:
+        return None
+    gone = len(finding.parameters) - len(kept)
+    message = f"{finding.message} (The configuration leaves out {gone} of them: {', '.join(globs)}.)"
+    return replace(finding, parameters=kept, message=message)
+
+
+@dataclass
+class Silenced:
+    """What comments did to findings."""
+
+    findings: list[Finding]
+    count: int = 0
+
+
+def silence(
+    findings: Iterable[Finding],
+    commented: Iterable[str],
+    unused: Callable[[str, FileSuppressions], Iterable[Finding]],
+) -> Silenced:
+    """Take out what comments silence, and add a finding for each comment that silenced nothing.
+
+    Args:
+        findings: as found.
+        commented: files whose comments are to be judged, beside those of the findings.
+        unused: the findings about the comments of a file.
+    """
+    findings = list(findings)
+    files = all_of([*(f.location.path for f in findings if f.location is not None), *commented])
+    kept = []
+    for finding in findings:
+        file = files.get(finding.location.path) if finding.location is not None else None
+        if file is None or not file.silences(finding):
+            kept.append(finding)
+    count = len(findings) - len(kept)
+    for path, file in files.items():
+        kept += (f for f in unused(path, file) if not file.silences(f))
+    return Silenced(sorted_findings(kept), count)
+
+
+@dataclass
+class Scope:
+    """What a check looked at in one file: what a comment there could have silenced."""
+
+    plan: Plan
+    source: bool = False
+    """Whether the source rules read it."""
+    ran: list[tuple[int, int]] = field(default_factory=list)
+    """Lines of its functions that a recording ran."""
+    recorded: set[str] = field(default_factory=set)
+    """Codes of the rules that judged that recording."""
+
+    def why_idle(self, code: str, line: int, statement: str | None) -> str | None:
+        """Why it is certain that a code in a comment has nothing to silence; None where it is not certain."""
+        entry = self._entry(code)
+        if entry is None:
+            return "no rule has this code or name" if self.source or self.ran else None
+        if entry.code not in self.plan.selection.codes:
+            return None
+        if self._ran(line) and entry.code in self.recorded:
+            return "nothing of it was found in this check"
+        if not self.source:
+            return None
+        if statement is None and line:
+            return "it stands on no statement"
+        if isinstance(entry, type) and issubclass(entry, Rule):
+            if not entry.judges_recordings():
+                return "nothing of it was found here"
+            blames = entry.blames
+            return "nothing of it can be here" if blames and line and not re.search(blames, statement or "") else None
+        return "the file can be parsed" if entry.code == "GL002" else None
+
+    def _ran(self, line: int) -> bool:
+        return any(first <= line <= last for first, last in self.ran)
+
+    def _entry(self, code: str) -> Entry | None:
+        known = self.plan.registry.entries
+        return next((e for e in known if e.code == code.upper() or e.name == code.lower()), None)
+
+
+def filtered(
+    report: Report,
+    plan_of: Callable[[Finding], Plan],
+    scopes: Mapping[str, Scope],
+) -> Report:
+    """A report without what the configuration and the comments take out.
+
+    Args:
+        report: what the rules found.
+        plan_of: what was asked of the part that a finding comes from.
+        scopes: file → what was looked at in it.
+    """
+    kept = [found for finding in report.findings if (found := configured(finding, plan_of(finding))) is not None]
+
+    def unused(path: str, file: FileSuppressions) -> Iterable[Finding]:
+        scope = scopes.get(path)
+        return () if scope is None or "GL001" not in scope.plan.selection.codes else [
+            found for finding in file.unused(scope.why_idle) if (found := configured(finding, scope.plan)) is not None
+        ]  # fmt: skip
+
+    silenced = silence(kept, scopes, unused)
+    return replace(report, findings=silenced.findings, silenced=report.silenced + silenced.count)
+
+
+def shown(report: Report, selections: Sequence[Selection], *, show_info: bool) -> Report:
+    """A report without findings of severity info that nobody asked for; they are counted."""
+    asked = frozenset[str]().union(*(s.asked_for for s in selections))
+    kept = [f for f in report.findings if show_info or f.severity > Severity.INFO or f.code in asked]
+    return replace(report, findings=kept, hidden=report.hidden + len(report.findings) - len(kept))

@@ -1,0 +1,145 @@
+"""Edits put into files: none overlaps another, what comes out parses and is written in one stroke. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gradlint.findings import Edit, Finding
+from gradlint.syntax.text import SourceText, Unreadable, parse
+
+
+@dataclass
+class FixedFile:
+    """One file with fixes applied; nothing is written yet."""
+
+    source: SourceText
+    text: str
+    applied: list[Finding] = field(default_factory=list)
+    refused: list[tuple[Finding, str]] = field(default_factory=list)
+    """Findings whose edits were left out, and why."""
+
+    @property
+    def changed(self) -> bool:
+        return self.text != self.source.text
+
+    def diff(self, name: str) -> str:
+        """The change as a unified diff."""
+        return unified(self.source.text, self.text, name)
+
+    def write(self) -> None:
+        """Put the text in the place of the file, which keeps its encoding, line ends and mode.
+
+        Raises:
+            OSError: it cannot be written; the file is as it was.
+            UnicodeEncodeError: the file's encoding lacks a character of the fix.
+        """
+        write_atomically(self.source.path, self.source.encoded(self.text))
+
+
+def applicable(finding: Finding, *, unsafe: bool) -> bool:
+    """Whether a finding has edits that may be made."""
+    return finding.fix is not None and bool(finding.fix.edits) and (finding.fix.safe or unsafe)
+
+
+def fix_text(source: SourceText, findings: Iterable[Finding], *, unsafe: bool = False) -> FixedFile:
+    """Apply the edits of findings to a file. All edits of a fix are made, or none.
+
+    A fix that overlaps an earlier one, that reaches into another file, or that would leave text that does not parse, is
+    left out and named.
+    """
+    fixed = FixedFile(source, source.text)
+    chosen: list[tuple[Finding, list[tuple[int, int, str]]]] = []
+    taken: list[tuple[int, int]] = []
+    made: set[tuple[int, int, str]] = set()
+    for finding in findings:
+        if not applicable(finding, unsafe=unsafe) or finding.fix is None:
+            continue
+        if any(edit.location.path != source.path for edit in finding.fix.edits):
+            fixed.refused.append((finding, "it reaches into another file"))
+            continue
+        spans = [_span(source, edit) for edit in finding.fix.edits]
+        if all(span in made for span in spans):
+            fixed.applied.append(finding)  # another finding asks for the same
+        elif any(_overlap(span, other) for span in spans for other in taken):
+            fixed.refused.append((finding, "it overlaps another fix"))
+        else:
+            chosen.append((finding, spans))
+            taken += [(start, end) for start, end, _ in spans]
+            made.update(spans)
+    text = _edited(source.text, [span for _, spans in chosen for span in spans])
+    if chosen and not _parses(text):
+        good: list[tuple[Finding, list[tuple[int, int, str]]]] = []
+        for finding, spans in chosen:
+            tried = _edited(source.text, [s for _, others in [*good, (finding, spans)] for s in others])
+            if _parses(tried):
+                good.append((finding, spans))
+            else:
+                fixed.refused.append((finding, "it would leave a syntax error"))
+        chosen = good
+        text = _edited(source.text, [span for _, spans in chosen for span in spans])
+    fixed.applied += [finding for finding, _ in chosen]
+    fixed.text = text
+    return fixed
+
+
+def _span(source: SourceText, edit: Edit) -> tuple[int, int, str]:
+    place = edit.location
+    start = source.offset(place.line, place.column)
+    end = source.offset(place.end_line or place.line, place.end_column or place.column)
+    return start, max(start, end), edit.text.replace("\r\n", "\n").replace("\n", source.newline)
+
+
+def _overlap(span: tuple[int, int, str], other: tuple[int, int]) -> bool:
+    start, end, _ = span
+    return (start < other[1] and other[0] < end) or start == other[0]
+
+
+def _edited(text: str, spans: Sequence[tuple[int, int, str]]) -> str:
+    for start, end, new in sorted(set(spans), reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def _parses(text: str) -> bool:
+    try:
+        parse(text)
+    except Unreadable:
+        return False
+    return True
+
+
+def unified(before: str, after: str, name: str) -> str:
+    """A unified diff of two texts that says where a last line has no end."""
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{name}", f"b/{name}"
+    )
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def write_atomically(path: str, data: bytes) -> None:
+    """Replace a file's content in one stroke; its mode stays, and a link stays a link.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
+    real = Path(os.path.realpath(path))
+    handle, name = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if real.exists():
+            shutil.copymode(real, name)
+        os.replace(name, real)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

@@ -1,0 +1,273 @@
+"""The size of the gradients, found by training for a few steps; all of the user's is put back bit for bit.
+
+That a gradient returns does not say that it is anything but zero: behind a layer that is zero and stays zero, or a
+softmax over one element, it is zero in every step.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from gradlint.preserve import Preserved
+from gradlint.record.autograd import own_gradients
+from gradlint.setup import modules_of, optimizers_of
+from gradlint.traces import Gradient, Numeric, Parameter, Stop, Trace
+
+if TYPE_CHECKING:
+    from gradlint.record.again import Again
+
+STEPS = 3
+"""Steps that are always taken: what starts behind a zero (LoRA, zero convolutions) gets a gradient by then."""
+MOST_STEPS = 8
+"""Steps that are taken where a gradient is still zero: layers that open one after the other, luck in routing."""
+DRAWS = 3
+"""Random draws of the weights' signs that are tried on what is still zero."""
+RATE = 1e-2
+"""How far a step moves a parameter, relative to its own size."""
+
+
+def measure(trace: Trace, judged: Iterable[int]) -> Numeric:
+    """Train the set-up for some steps and say how large the gradient of each parameter was.
+
+    Each step moves a parameter by a fixed part of its size against its gradient: whether something opens up must not
+    depend on a learning rate that warms up from zero. Groups of learning rate zero without a scheduler stay.
+
+    Args:
+        trace: a recording that is still open.
+        judged: indices of the parameters to measure.
+
+    Returns:
+        What was measured; with `failure` set where a run or its backward raised.
+    """
+    if trace.rerun is None or not trace.roots:
+        return Numeric(failure="nothing was run")
+    parameters = [p for p in (trace.parameters[i] for i in sorted(judged)) if p.index in trace.reached]
+    sizes: dict[int, list[float | None]] = {p.index: [] for p in parameters}
+    stops: dict[int, Stop] = {}
+    revived: set[int] = set()
+    flat = False
+    with Preserved(modules_of(trace.setup), optimizers_of(trace.setup).values()) as preserved:
+        preserved.save_all()
+        tensors = [p.tensor for p in trace.parameters if p.tensor is not None]
+        try:
+            for step in range(MOST_STEPS):
+                if step >= STEPS and all(any(found) for found in sizes.values()):
+                    break
+                with own_gradients(tensors):
+                    _backward(trace.rerun.live(step))
+                    for p in parameters:
+                        sizes[p.index].append(_size(p.tensor.grad))
+                    _step([p.tensor for p in trace.parameters if _moves(trace, p)])
+            zero = [p for p in parameters if not any(sizes[p.index]) and None not in sizes[p.index]]
+            if zero:
+                with own_gradients(tensors):
+                    stops = _stops(trace.rerun, zero)
+                revived = _revived(trace, zero, tensors)
+                flat = len(zero) == len(parameters) and not _loss_can_move(trace)
+        except Exception as error:  # the user's code, run with other weights, may raise anything
+            return Numeric(failure=f"{type(error).__name__}: {error}")
+    steps = max((len(found) for found in sizes.values()), default=0)
+    gradients = {i: Gradient(tuple(found), stops.get(i), i in revived) for i, found in sizes.items()}
+    return Numeric(steps, gradients, flat)
+
+
+def _moves(trace: Trace, parameter: Parameter) -> bool:
+    if not parameter.tensor.requires_grad or not parameter.tensor.is_floating_point():
+        return False
+    groups = [trace.optimizers[number].groups[index] for number, index in parameter.groups]
+    return any(g.lr != 0 or g.scheduled for g in groups) if trace.optimizers else True
+
+
+def _backward(roots: Sequence[Tensor]) -> None:
+    """Backward from a scalar loss as it is; from outputs in a fixed random direction, as the sum of a softmax, say,
+    has no gradient of its own."""
+    live = [r for r in roots if r.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    given = []
+    for root in live:
+        plain = root.real.dtype if root.is_complex() else root.dtype
+        noise = torch.ones(()) if root.dim() == 0 else torch.randn(root.shape, generator=generator)
+        given.append(noise.to(root.device, plain).to(root.dtype).expand_as(root))
+    if live:
+        torch.autograd.backward(live, given)
+
+
+def _size(gradient: Tensor | None) -> float | None:
+    """The largest entry; None where there is no gradient. What is not finite is no zero."""
+    if gradient is None:
+        return None
+    dense = gradient.to_dense() if gradient.layout is not torch.strided else gradient
+    size = float(dense.abs().max()) if dense.numel() else 0.0
+    return size if size == size else float("inf")
+
+
+def _step(tensors: Iterable[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor in tensors:
+            size = _size(tensor.grad)
+            if not size or size == float("inf") or tensor.grad is None:
+                continue
+            alias = tensor.data  # has a version counter of its own: the user's tensor does not look written to
+            gradient = tensor.grad.to_dense() if tensor.grad.layout is not torch.strided else tensor.grad
+            largest = max(float(alias.abs().max()), 0.1)
+            alias.sub_((gradient / size).to(alias.dtype), alpha=RATE * largest)
+
+
+def _revived(trace: Trace, zero: Sequence[Parameter], tensors: Sequence[Tensor]) -> set[int]:
+    """Those that do get a gradient under other weights of the same sizes: a narrow layer whose units all happen to be
+    off. Biases stay, and so does what is zero."""
+    found: set[int] = set()
+    weights = [p.tensor.data for p in trace.parameters if _moves(trace, p) and p.tensor.dim() > 1]
+    generator = torch.Generator().manual_seed(2)
+    for number in range(DRAWS):
+        for weight in weights:
+            signs = torch.randint(0, 2, weight.shape, generator=generator) * 2 - 1
+            weight.mul_(signs.to(weight.device))
+        with own_gradients(tensors):
+            _backward(trace.rerun.live(number))
+            found |= {p.index for p in zero if _size(p.tensor.grad)}
+    return found
+
+
+def _loss_can_move(trace: Trace) -> bool:
+    """Whether the loss is flat here only: other values of all parameters together, small or large, change it."""
+    with torch.no_grad():
+        before = [r.clone() for r in trace.rerun.live()]
+        tensors = {id(p.tensor): p.tensor for p in trace.parameters if _moves(trace, p)}
+        for size in (0.01, 1.0, 10.0):
+            generator = torch.Generator().manual_seed(1)
+            for tensor in tensors.values():
+                noise = torch.randn(tensor.shape, generator=generator)
+                tensor.data.add_(noise.to(tensor.device, tensor.dtype), alpha=size)
+            for old, new in zip(before, trace.rerun.live(), strict=False):
+                if old.shape != new.shape or not torch.allclose(old, new, rtol=1e-5, atol=1e-7):
+                    return True
+    return False
+
+
+# -- where a gradient becomes zero ------------------------------------------------------------------------------------
+
+
+class _Places(TorchFunctionMode):
+    """Remembers for each node of autograd the call that made it."""
+
+    def __init__(self, site: Callable[[Any], int]) -> None:
+        super().__init__()
+        self._site = site
+        self.made: dict[Any, Stop] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one call."""
+        result = func(*args, **(kwargs or {}))
+        for output in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(output, Tensor) and output.grad_fn is not None and output.grad_fn not in self.made:
+                self._name(output, func, args, kwargs or {})
+        return result
+
+    def _name(self, output: Tensor, func: Any, args: Any, kwargs: Any) -> None:
+        name = str(getattr(func, "__name__", func))
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.is_floating_point()]
+            zeros = len([a for a in given[:2] if not a.count_nonzero()]) == 2
+            factors = [a for a in args if not isinstance(a, str)][:2]
+            weighted = name in _PRODUCTS and any(_is_constant_zero(a) for a in factors)
+        single = name in ("softmax", "log_softmax", "scaled_dot_product_attention") and _single(
+            name, output, args, kwargs
+        )
+        stop = Stop(name, self._site(sys._getframe(2)), single, zeros, weighted, len(self.made))
+        pending = [output.grad_fn]
+        while pending:
+            node = pending.pop()
+            if node is not None and node not in self.made and not hasattr(node, "variable"):
+                self.made[node] = stop
+                pending += [following for following, _ in node.next_functions]
+
+
+_PRODUCTS = frozenset(
+    "mul mul_ __mul__ __rmul__ __imul__ multiply multiply_ matmul __matmul__ __rmatmul__ mm bmm einsum linear conv1d "
+    "conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d rnn_tanh rnn_relu lstm gru rnn_tanh_cell "
+    "rnn_relu_cell lstm_cell gru_cell".split()
+)
+
+
+def _is_constant_zero(factor: Any) -> bool:
+    if isinstance(factor, (list, tuple)):
+        return any(_is_constant_zero(f) for f in factor if isinstance(f, Tensor))
+    if isinstance(factor, Tensor):
+        return not factor.requires_grad and not bool(factor.count_nonzero())
+    return isinstance(factor, (int, float)) and factor == 0
+
+
+def _single(name: str, output: Tensor, args: Any, kwargs: Any) -> bool:
+    """Whether a softmax has one element to choose from."""
+    if name == "scaled_dot_product_attention":
+        key = args[1] if len(args) > 1 else kwargs.get("key")
+        return isinstance(key, Tensor) and key.dim() > 1 and key.shape[-2] == 1
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    return isinstance(dim, int) and output.dim() > 0 and output.shape[dim] == 1
+
+
+def _stops(again: Again, parameters: Sequence[Parameter]) -> dict[int, Stop]:
+    """For each parameter, the first call through which its gradient becomes zero."""
+    places = _Places(again.site)
+    roots = [r for r in again.live(watch=places) if r.requires_grad]
+    flows: dict[tuple[Any, int], bool] = {}
+    reverse: dict[Any, list[tuple[Any, int]]] = {}
+    leaves: dict[int, Any] = {}
+    pending: list[Any] = [r.grad_fn for r in roots if r.grad_fn is not None]
+    seen = set(pending)
+    handles = []
+    while pending:
+        node = pending.pop()
+        handles.append(node.register_hook(_noting(node, flows)))
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            leaves[id(variable)] = node
+        for number, (following, _) in enumerate(node.next_functions):
+            if following is not None:
+                reverse.setdefault(following, []).append((node, number))
+                if following not in seen:
+                    seen.add(following)
+                    pending.append(following)
+    try:
+        _backward(roots)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: dict[int, Stop] = {}
+    for parameter in parameters:
+        leaf = leaves.get(id(parameter.tensor))
+        stops = list(_before(leaf, reverse, flows, places.made)) if leaf is not None else []
+        if stops:
+            found[parameter.index] = min(stops, key=lambda s: (s.weighted, s.order))
+    return found
+
+
+def _noting(node: Any, flows: dict[tuple[Any, int], bool]) -> Callable[[Any, Any], None]:
+    """A hook that notes which inputs of a node get a gradient of zero though its output has another."""
+
+    def hook(given: Any, received: Any) -> None:
+        alive = any(g is not None and bool(g.count_nonzero()) for g in received)
+        for number, gradient in enumerate(given):
+            flows[node, number] = alive and (gradient is None or not bool(gradient.count_nonzero()))
+
+    return hook
+
+
+def _before(
+    leaf: Any, reverse: dict[Any, list[tuple[Any, int]]], flows: dict[tuple[Any, int], bool], made: dict[Any, Stop]
+) -> Iterator[Stop]:
+    pending, seen = [leaf], {leaf}
+    while pending:
+        for node, number in reverse.get(pending.pop(), ()):
+            if flows.get((node, number)) and node in made:
+                yield made[node]
+            elif node not in seen:
+                seen.add(node)
+                pending.append(node)

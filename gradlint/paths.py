@@ -1,0 +1,49 @@
+"""A way from one parameter to the loss, op by op. Imports no torch."""
+
+from __future__ import annotations
+
+from gradlint.findings import Location
+from gradlint.provenance import ancestors
+from gradlint.traces import Op, Parameter, Trace
+
+
+def path_to_loss(trace: Trace, parameter: Parameter, first: int, *, by_gradient: bool) -> list[int]:
+    """Numbers of the ops on one way from a parameter to the loss.
+
+    Args:
+        first: number of the first op that may be on it, one that reads the parameter.
+        by_gradient: take only ops whose result requires grad: a way that gradient comes back by.
+    """
+    ops = trace.ops
+    live = [op for op in ops if any(trace.values[o].requires_grad for o in op.outputs)] if by_gradient else ops
+    wanted = ancestors(live, trace.roots)
+    following: dict[int, list[int]] = {}
+    for number in range(first, len(ops)):
+        if not by_gradient or any(trace.values[o].requires_grad for o in ops[number].outputs):
+            for value in ops[number].inputs:
+                following.setdefault(value, []).append(number)
+
+    def step(values: set[int], after: int) -> int | None:
+        found = [n for v in values for n in following.get(v, ()) if n > after and _leads(ops[n], wanted)]
+        return min(found, default=None)
+
+    path: list[int] = []
+    following_op = step({v for v, i in trace.owners.items() if i == parameter.index}, first - 1)
+    while following_op is not None:
+        path.append(following_op)
+        following_op = step(set(ops[following_op].outputs), following_op)
+    return path
+
+
+def lines_of(trace: Trace, path: list[int]) -> list[Location]:
+    """The user's own lines that a path of ops passes, each once, in order."""
+    places: dict[tuple[str, int], Location] = {}
+    for number in path:
+        frame = trace.frame(trace.ops[number].site)
+        if frame is not None and frame.project:
+            places.setdefault((frame.location.path, frame.location.line), frame.location)
+    return list(places.values())
+
+
+def _leads(op: Op, wanted: set[int]) -> bool:
+    return any(o in wanted for o in op.outputs)

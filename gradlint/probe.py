@@ -1,0 +1,144 @@
+"""Whether gradient comes from one part of a model's output to parameters: by autograd's word, and by its value."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradlint.errors import TargetError
+from gradlint.flow import Flow
+from gradlint.nudge import noised
+from gradlint.record.tensors import tensors_in
+from gradlint.setup import Setup
+from gradlint.traces import Parameter, Trace
+
+Pick = Callable[[Any], Any] | str | int | None
+"""Which part of the output: a function of it, a path into it (``"logits"``, ``"0.hidden"``), an index; None for the
+loss, or for all of the output where the set-up has no loss."""
+
+
+class Probe:
+    """Takes the place of a set-up's loss, so that gradient is followed from what was picked."""
+
+    def __init__(self, pick: Pick) -> None:
+        self.pick = pick
+        self._loss: Callable[[Any], Any] | None = None
+        self._wanted: Sequence[Tensor] = ()
+        self._grads: list[Tensor | None] = []
+
+    def amend(self, setup: Setup) -> Setup:
+        """The set-up with the probe as its loss, and with nothing that keeps parameters from being judged."""
+        self._loss = setup.loss
+        return dataclasses.replace(setup, loss=self, step=None, optimizer=None, trains=(), frozen=())
+
+    def __call__(self, output: Any) -> Tensor:
+        """What was picked, as one scalar: several values are weighed unequally, for a plain sum may be constant."""
+        chosen = picked(output, self.pick) if self.pick is not None or self._loss is None else self._loss(output)
+        if self.pick is None and self._loss is None:
+            own = getattr(output, "loss", None)
+            chosen = own if isinstance(own, Tensor) else output
+        scalar = _weighed(chosen, "the output" if self.pick is None else f"what from_output={_shown(self.pick)} picks")
+        if self._wanted and scalar.requires_grad:
+            self._grads = list(torch.autograd.grad(scalar, list(self._wanted), retain_graph=True, allow_unused=True))
+        return scalar
+
+    def zero(self, trace: Trace, parameters: Sequence[Parameter]) -> set[int]:
+        """Indices of those of the parameters whose gradient is zero in every element: as the model is, and again with
+        a little noise on all parameters (what is initialised to zero, as in LoRA, lets nothing through at first)."""
+        if trace.rerun is None or not parameters:
+            return set()
+        self._wanted = [p.tensor for p in parameters]
+        everything = {p.fqn: p.tensor for p in trace.parameters}
+        nothing = set(range(len(parameters)))
+        try:
+            for context in (contextlib.nullcontext(), noised(everything)):
+                self._grads = []
+                with context:
+                    trace.rerun()
+                if not self._grads:
+                    return set()
+                nothing &= {i for i, g in enumerate(self._grads) if g is None or not bool(_values(g).count_nonzero())}
+        except Exception:
+            return set()  # the noised model may fail; then what autograd's graph says is the verdict
+        finally:
+            self._wanted = ()
+        return {parameters[i].index for i in nothing}
+
+
+def reaching(flow: Flow, probe: Probe, parameters: Sequence[Parameter]) -> tuple[set[int], set[int]]:
+    """(indices of the parameters that gradient reaches, of those where it is there and always zero)."""
+    reached = [p for p in parameters if p.index in flow.reached]
+    zero = probe.zero(flow.trace, reached) | ({p.index for p in parameters} & flow.trace.reached_zero)
+    return {p.index for p in reached} - zero, zero
+
+
+def picked(output: Any, pick: Pick) -> Any:
+    """A part of an output.
+
+    Raises:
+        TargetError: the path leads nowhere.
+    """
+    if pick is None:
+        return output
+    if callable(pick):
+        return pick(output)
+    value = output
+    for part in str(pick).split("."):
+        value = _member(value, part, pick)
+    return value
+
+
+def _member(value: Any, part: str, pick: Pick) -> Any:
+    number = int(part) if part.lstrip("-").isdigit() else None
+    with contextlib.suppress(KeyError, IndexError, AttributeError, TypeError):
+        if isinstance(value, Mapping):
+            return value[part] if part in value or number is None else value[number]
+        if number is not None:
+            return value[number]
+        return getattr(value, part)
+    known = ", ".join(_members(value))
+    raise TargetError(
+        f"from_output={pick!r}: {type(value).__name__} has no {part!r}" + (f"; it has {known}" if known else "")
+    )
+
+
+def _members(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from map(str, list(value)[:8])
+    elif isinstance(value, (list, tuple)) and value:
+        yield f"0 to {len(value) - 1}"
+    elif not isinstance(value, Tensor):
+        yield from list(getattr(value, "__dict__", {}))[:8]
+
+
+def _weighed(chosen: Any, what: str) -> Tensor:
+    tensors = [t for t in tensors_in(chosen) if t.is_floating_point() or t.is_complex()]
+    if not tensors:
+        kind = f"a tensor of {chosen.dtype}" if isinstance(chosen, Tensor) else f"a {type(chosen).__name__}"
+        raise TargetError(
+            f"{what} is {kind} and holds no floating-point tensor: there is no gradient to follow from it"
+        )
+    if len(tensors) == 1 and tensors[0].numel() == 1:
+        return tensors[0]
+    terms: list[Tensor] = []
+    for tensor in tensors:
+        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        weights = torch.rand(real.shape, generator=torch.Generator().manual_seed(len(terms)), device="cpu")
+        terms.append((real * (weights + 0.5).to(real.device, real.dtype)).sum())
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term.to(total.device)
+    return total
+
+
+def _values(grad: Tensor) -> Tensor:
+    return grad.coalesce().values() if grad.is_sparse else grad
+
+
+def _shown(pick: Pick) -> str:
+    return getattr(pick, "__name__", repr(pick)) if callable(pick) else repr(pick)

@@ -1,0 +1,52 @@
+"""Runs a recorded set-up once more: unrecorded, under a fixed seed, with or without putting back what that changes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import FrameType
+
+from torch import Tensor, nn
+
+from gradlint.preserve import Preserved
+from gradlint.record.recorder import Recorder
+from gradlint.record.running import SEED, seed
+
+
+class Again:
+    """Forward and loss of a set-up, to be run again while its recording is open."""
+
+    def __init__(self, recorder: Recorder, roots: dict[str, nn.Module], run: Callable[[], list[Tensor]]) -> None:
+        self._recorder = recorder
+        self._roots = roots
+        self._run = run
+
+    def __call__(self) -> list[Tensor]:
+        """The roots' values; all that the run changes is put back."""
+        before = self._recorder.before_call
+        try:
+            with Preserved(self._roots) as preserved:
+                self._recorder.before_call = preserved.before_call
+                return [t.detach().clone() for t in self.live()]
+        finally:
+            self._recorder.before_call = before
+
+    def live(self, number: int = SEED, watch: AbstractContextManager[object] | None = None) -> list[Tensor]:
+        """The roots with their history; what the run changes stays changed.
+
+        Args:
+            number: the seed to run under.
+            watch: a context to run in, for example a function mode that looks at every call.
+        """
+        self._recorder.paused += 1
+        try:
+            with self._recorder, watch or contextlib.nullcontext():
+                seed(number)
+                return self._run()
+        finally:
+            self._recorder.paused -= 1
+
+    def site(self, frame: FrameType) -> int:
+        """The user's call chain above a frame of such a run."""
+        return self._recorder.walk(frame).site

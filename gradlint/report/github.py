@@ -1,0 +1,41 @@
+"""Workflow commands that GitHub shows beside the lines of a pull request."""
+
+from __future__ import annotations
+
+from gradlint.findings import Finding, Report, Severity, sorted_findings
+from gradlint.report.text import View, shown_path
+
+_COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
+
+
+def render(report: Report, view: View) -> str:
+    """One command for each finding and for each target that could not be checked."""
+    lines = [_line(finding, view) for finding in sorted_findings(report.findings)]
+    for failure in report.errors:
+        text = f"{failure.target}: {failure.message}" if failure.target else failure.message
+        lines.append(f"::error title=gradlint::{_data(text)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _line(finding: Finding, view: View) -> str:
+    properties = {"title": f"gradlint ({finding.code} {finding.name})"}
+    place = finding.location
+    where = f"{finding.target}: "
+    if place is not None:
+        path = shown_path(place.path, view.root)
+        properties |= {"file": path, "line": str(place.line), "col": str(place.column)}
+        properties |= {"endLine": str(place.end_line or place.line)}
+        if place.end_column and place.end_line in (0, place.line):
+            properties["endColumn"] = str(place.end_column)
+        where = f"{path}:{place.line}:{place.column}: "
+    listed = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    fix = f" Fix: {finding.fix.description}" if finding.fix else ""
+    return f"::{_COMMANDS[finding.severity]} {listed}::{_data(f'{where}{finding.code} {finding.message}{fix}')}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,255 @@
+"""What trains in a target, as plain facts that can be written down, and in words what changed between two of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gradlint.findings import Finding, Fix, Location, Related, Severity
+from gradlint.flow import Flow
+from gradlint.naming import in_words
+from gradlint.states import FROZEN, RESTS, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
+from gradlint.traces import Optimizer, Parameter, Trace
+
+STATES = (TRAINS, FROZEN, STARVED, UNUSED, UNHELD, RESTS, UNKNOWN)
+_WORDS = {
+    TRAINS: "trains",
+    FROZEN: "frozen",
+    STARVED: "starved",
+    UNUSED: "without part in the loss",
+    UNHELD: "held by no optimizer",
+    RESTS: "at learning rate 0",
+    UNKNOWN: "not judged",
+}
+
+
+LISTED = 8
+"""Names of parameters in one change before the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter."""
+
+    fqn: str
+    shape: tuple[int, ...]
+    state: str
+    """One of STATES."""
+    by: str = ""
+    """What starves it (``detach``, ``no_grad``, ``argmax``)."""
+    held: tuple[str, ...] = ()
+    """The optimizers that hold it, as in ``AdamW lr=2e-05``."""
+
+    @property
+    def numel(self) -> int:
+        """Number of scalars."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One norm layer with running statistics."""
+
+    fqn: str
+    type: str
+    training: bool
+    """Whether its statistics follow the batches."""
+
+
+@dataclass
+class Snapshot:
+    """What trains in one target."""
+
+    target: str
+    entries: dict[str, Entry] = field(default_factory=dict)
+    """By name."""
+    norms: dict[str, Norm] = field(default_factory=dict)
+    why: dict[str, tuple[str, Location | None]] = field(default_factory=dict)
+    """Name of a parameter → (clause, line) that tells why its state is what it is; empty for one that was read."""
+    places: dict[str, Location] = field(default_factory=dict)
+    """Name → line of the file that it was read from."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is different, for all parameters that it concerns."""
+
+    names: tuple[str, ...]
+    text: str
+    """``encoder.layer.11.* (16 tensors, 7.1 M) stopped training: frozen``."""
+    location: Location | None = None
+    """The line that brought it about, where one did."""
+    joint: str = " at "
+    """What stands between the text and the place."""
+
+
+def take(trace: Trace, flow: Flow) -> Snapshot:
+    """What trains in a recorded set-up."""
+    found = Snapshot(trace.target)
+    for parameter in trace.parameters:
+        if not parameter.in_tree:
+            continue
+        now = standing(flow, parameter)
+        found.entries[parameter.fqn] = Entry(
+            parameter.fqn, tuple(parameter.shape), now.state, re.sub(r"\s+", "_", now.by), _held(trace, parameter)
+        )
+        found.why[parameter.fqn] = (now.why, now.location)
+    for module in trace.modules:
+        if module.in_tree and getattr(module.module, "running_mean", None) is not None:
+            found.norms[module.fqn] = Norm(module.fqn, module.type.__name__, module.training)
+    return found
+
+
+def _held(trace: Trace, parameter: Parameter) -> tuple[str, ...]:
+    found = []
+    for number, index in parameter.groups:
+        optimizer = trace.optimizers[number]
+        group = optimizer.groups[index]
+        rate = "" if group.lr is None else f" lr={group.lr:g}" + (" scheduled" if group.scheduled else "")
+        found.append(_label(optimizer) + rate)
+    return tuple(sorted(found))
+
+
+def _label(optimizer: Optimizer) -> str:
+    name = re.sub(r"\s+", "_", optimizer.name)
+    return f"{name}:{optimizer.type}" if name else optimizer.type
+
+
+def changes(before: Snapshot, after: Snapshot) -> list[Change]:
+    """What is different, what matters most first: training stopped or started, then what is new or gone, then rates."""
+    groups: dict[tuple[int, str, Location | None], list[Entry]] = {}
+
+    def note(entry: Entry, rank: int, clause: str, place: Location | None = None) -> None:
+        groups.setdefault((rank, clause, place), []).append(entry)
+
+    for name in dict.fromkeys([*after.entries, *before.entries]):
+        old, new = before.entries.get(name), after.entries.get(name)
+        if new is None and old is not None:
+            note(old, 3, f"gone, {'training' if old.state == TRAINS else _WORDS[old.state]} before")
+        elif old is None and new is not None:
+            why, place = _why(after, new)
+            note(new, 2, f"new, {'training' if new.state == TRAINS else why}", place)
+        elif old is not None and new is not None:
+            _compare(before, after, old, new, note)
+    found = []
+    for (rank, clause, place), entries in sorted(groups.items(), key=lambda item: item[0][0]):
+        everything = list((before if rank == 3 else after).entries.values())
+        subject = in_words(entries, everything, LISTED, noun="tensor")
+        verb = "" if clause.startswith(_VERBS) else "is " if len(entries) == 1 else "are "
+        joint = " at " if entries[0].state in (FROZEN, STARVED) and rank < 3 else ", see "
+        found.append(Change(tuple(e.fqn for e in entries), f"{subject} {verb}{clause}", place, joint))
+    return [*found, *_norm_changes(before, after)]
+
+
+_VERBS = ("stopped", "started", "changed", "moved")
+
+
+def _compare(
+    before: Snapshot, after: Snapshot, old: Entry, new: Entry, note: Callable[[Entry, int, str, Location | None], None]
+) -> None:
+    why, place = _why(after, new)
+    if old.state != new.state:
+        if old.state == TRAINS:
+            note(new, 0, f"stopped training: {why}", place)
+        elif new.state == TRAINS:
+            note(new, 1, f"started training: {why}", place)
+        else:
+            note(new, 2, f"{_was(old)} no longer: {why}", place)
+    elif old.by != new.by:
+        note(new, 2, f"starved by {new.by} now, and by {old.by} before", place)
+    if old.shape != new.shape:
+        note(new, 4, f"changed shape: {shape_text(new.shape)}, {shape_text(old.shape)} before", None)
+    if old.held != new.held and (old.state == new.state or (old.held and new.held)):
+        note(new, 5, _rehold(old.held, new.held), None)
+
+
+def _was(old: Entry) -> str:
+    return f"starved by {old.by}" if old.state == STARVED and old.by else _WORDS[old.state]
+
+
+def _why(snapshot: Snapshot, entry: Entry) -> tuple[str, Location | None]:
+    known = snapshot.why.get(entry.fqn)
+    if known is not None:
+        return known
+    return (_was(entry) if entry.state != TRAINS else ", ".join(entry.held) or "with no optimizer known"), None
+
+
+def _rehold(old: tuple[str, ...], new: tuple[str, ...]) -> str:
+    if not old:
+        return f"now held by {', '.join(new)}"
+    if not new:
+        return f"held by {', '.join(old)} no longer"
+    if [h.partition(" ")[0] for h in old] == [h.partition(" ")[0] for h in new]:
+        return f"changed learning rate: {', '.join(new)}, {', '.join(old)} before"
+    return f"moved to {', '.join(new)}, from {', '.join(old)}"
+
+
+def _norm_changes(before: Snapshot, after: Snapshot) -> Iterable[Change]:
+    """Norms by what became of them; of those that came or went with their parameters, nothing is said."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys([*after.norms, *before.norms]):
+        old, new = before.norms.get(name), after.norms.get(name)
+        if old is not None and new is not None:
+            if old.training != new.training:
+                became = "in train mode now, and follow" if new.training else "in eval mode now, and keep"
+                groups.setdefault(f"{became} their running statistics", []).append(name)
+            elif old.type != new.type:
+                groups.setdefault(f"of type {new.type} now, {old.type} before", []).append(name)
+        elif _has_parameters(before, name) == _has_parameters(after, name):
+            gone = old is not None
+            groups.setdefault("without running statistics now" if gone else "with running statistics now", []).append(
+                name
+            )
+    for clause, names in groups.items():
+        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        noun = "norm layer" if len(names) == 1 else "norm layers"
+        verb = "is" if len(names) == 1 else "are"
+        told = (
+            clause
+            if len(names) > 1
+            else clause.replace("their", "its").replace("follow", "follows").replace("keep", "keeps")
+        )
+        yield Change(tuple(names), f"{listed} ({len(names)} {noun}) {verb} {told}")
+
+
+def _has_parameters(snapshot: Snapshot, module: str) -> bool:
+    prefix = f"{module}." if module else ""
+    return any(name.startswith(prefix) for name in snapshot.entries)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """``768x768``; ``scalar`` for no dimension."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def drift(before: Snapshot, after: Snapshot, lock: str) -> list[Finding]:
+    """The changes since a lock was written, as findings of GL704."""
+    return [_finding(before, after.target, change, lock) for change in changes(before, after)]
+
+
+def _finding(before: Snapshot, target: str, change: Change, lock: str) -> Finding:
+    locked = next((before.places[name] for name in change.names if name in before.places), None)
+    where = change.location or locked
+    related = (Related("locked here", locked),) if locked is not None and locked != where else ()
+    fix = Fix(f"Undo it; or, if it is meant, run `gradlint lock` and commit {lock}.")
+    return Finding(target, "GL704", "lock-drift", Severity.ERROR, f"{change.text}.", where, change.names, related, fix)
+
+
+def sections_drift(locked: Mapping[str, Snapshot], now: Iterable[str], lock: Location) -> list[Finding]:
+    """Findings of GL704 for targets that are locked and no target any more, or the other way round."""
+    known = list(now)
+    found = []
+    for name in dict.fromkeys([*known, *locked]):
+        if name in locked and name in known:
+            continue
+        text = (
+            f"{name} is locked, and no target any more." if name in locked else f"{name} is a target, and not locked."
+        )
+        where = locked[name].places.get("", lock) if name in locked else lock
+        fix = Fix("Run `gradlint lock` and commit what it writes.")
+        found.append(Finding(name, "GL704", "lock-drift", Severity.ERROR, text, where, fix=fix))
+    return found

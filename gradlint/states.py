@@ -1,0 +1,323 @@
+"""What becomes of each parameter in training, and the one line that decides it.
+
+Contracts, the lock and explanations share this; rules about single mistakes do not need it. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gradlint.blame import CHECKPOINT, DETACH, FUNCTION, GRADIENT, NO_GRAD, ROUNDTRIP, Cut
+from gradlint.findings import Location
+from gradlint.flow import Flow
+from gradlint.sites import NO_SITE
+from gradlint.traces import Event, Group, Module, Optimizer, Parameter, Trace
+
+TRAINS = "trains"
+FROZEN = "frozen"
+STARVED = "starved"
+UNUSED = "unused"
+UNHELD = "unheld"
+RESTS = "rests"
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What becomes of one parameter, and why."""
+
+    state: str
+    """TRAINS: gradient reaches it and an optimizer moves it (or would: none is known). FROZEN: requires_grad is False.
+    STARVED: the loss depends on it and no gradient returns. UNUSED: the loss does not depend on it. UNHELD: no
+    optimizer holds it. RESTS: its learning rate is 0. UNKNOWN: this recording cannot tell."""
+    why: str
+    """A clause that follows a colon: ``frozen``, ``detach() stops the gradient``."""
+    location: Location | None = None
+    """The line that decides it, where there is one."""
+    site: int = NO_SITE
+    """The call chain of that line."""
+    by: str = ""
+    """What starves it, in one word: ``detach``, ``no_grad``, ``argmax``."""
+    cut: Cut | None = None
+
+
+def standing(flow: Flow, parameter: Parameter) -> Standing:
+    """What becomes of a parameter."""
+    trace = flow.trace
+    if _applied(trace, parameter):
+        return _trains(trace, parameter)
+    if not parameter.requires_grad and parameter.index not in flow.reached:
+        return _frozen(trace, parameter)
+    if trace.optimizers and not parameter.groups:
+        return _unheld(flow, parameter)
+    if parameter.groups and (still := _still_group(trace, parameter)) is not None:
+        return _in_group(trace, RESTS, "the learning rate is 0", still)
+    if (unknown := _why_unknown(flow, parameter)) is not None:
+        return Standing(UNKNOWN, unknown)
+    if parameter.index in flow.reached:
+        return _trains(trace, parameter)
+    if parameter.index in flow.starved:
+        return _starved(flow, parameter)
+    return _unused(flow, parameter)
+
+
+def moves(flow: Flow, parameter: Parameter) -> Standing | None:
+    """How training would change a parameter's value, and the line that has it do so; None where it would not, or
+    nothing is known.
+
+    Besides gradient that is weight decay: a gradient of zero is a gradient, and lets an optimizer decay the value.
+    """
+    trace = flow.trace
+    found = standing(flow, parameter)
+    if found.state == TRAINS:
+        return found
+    for step in trace.training.steps if trace.training is not None else ():
+        content = step.content.get(parameter.key)
+        if content is not None and content.moved:
+            return _at(trace, TRAINS, "moved by the recorded step, without gradient of its own", step.site)
+    if parameter.index not in trace.reached_zero or found.state not in (STARVED, UNUSED):
+        return None
+    for number, index in parameter.groups:
+        optimizer = trace.optimizers[number]
+        group = optimizer.optimizer.param_groups[index]
+        if group.get("weight_decay") and (group.get("lr") or optimizer.groups[index].scheduled):
+            why = f"the gradient is zero everywhere, and {titled(optimizer)} decays the weights all the same"
+            return _in_group(trace, TRAINS, why, (number, index))
+    return None
+
+
+def titled(optimizer: Optimizer) -> str:
+    """An optimizer in words: its class, and its name where there are several."""
+    return f"{optimizer.type} {optimizer.name!r}" if optimizer.name else optimizer.type
+
+
+def group_location(trace: Trace, optimizer: Optimizer, group: Group) -> Location | None:
+    """Where a parameter group is written out in an optimizer's constructor call, else where it was given."""
+    written_out = optimizer.arguments.group_locations if optimizer.arguments else ()
+    constructed = sum(g.site == optimizer.site for g in optimizer.groups)
+    literal = len(written_out) == constructed and group.index < constructed
+    return written_out[group.index] if literal else trace.location(group.site)
+
+
+def nearest_optimizer(trace: Trace, parameter: Parameter) -> Optimizer:
+    """The optimizer whose parameters stand nearest by name: the one that was probably meant to hold a parameter."""
+    if len(trace.optimizers) == 1:
+        return trace.optimizers[0]
+
+    def kinship(optimizer: Optimizer) -> int:
+        held = (trace.by_key.get(key) for group in optimizer.groups for key in group.keys)
+        return max((_shared(parameter.fqn, other.fqn) for other in held if other is not None), default=0)
+
+    first = _trained_with(trace, parameter)
+    return max(trace.optimizers, key=lambda o: (kinship(o), o is first))
+
+
+def _trained_with(trace: Trace, parameter: Parameter) -> Optimizer | None:
+    """The optimizer that was stepped for the first recorded backward pass that reached a parameter."""
+    training = trace.training
+    backward = next((b for b in training.backwards if parameter.key in b.deposits), None) if training else None
+    if training is None or backward is None or not backward.applied_by:
+        return None
+    step = training.steps[min(backward.applied_by)]
+    return next((o for o in trace.optimizers if id(o.optimizer) in step.optimizers), None)
+
+
+def made_site(trace: Trace, parameter: Parameter, alike: Iterable[int] = ()) -> int:
+    """Where a parameter was put into the model: itself, or the widest module around it whose trainable parameters are
+    all in `alike` (indices). NO_SITE where that was not seen."""
+    lost = frozenset(alike)
+    site = parameter.registered_by.site if parameter.registered_by else NO_SITE
+    module = trace.modules[parameter.module]
+    while module.fqn and all(p.index in lost for p in _own(trace, module) if p.requires_grad):
+        if module.registered_at >= 0:
+            site = module.registered_at
+        if module.parent < 0:
+            break
+        module = trace.modules[module.parent]
+    return site
+
+
+def thawed_by(parameter: Parameter) -> Event | None:
+    """The event that made a parameter trainable after it had been frozen; None where none did."""
+    changes = [e for e in parameter.history if e.kind in ("freeze", "thaw")]
+    frozen = any(e.kind == "freeze" for e in changes)
+    return changes[-1] if frozen and changes[-1].kind == "thaw" else None
+
+
+def replaced_frozen(trace: Trace) -> dict[int, Event]:
+    """Index of each parameter that stands, by itself or in a module, where something else had been frozen before → the
+    registration that put it there."""
+    slots: dict[tuple[int, str], list[Event]] = {}
+    for event in trace.events_of("register"):
+        slots.setdefault((event.data["module"], event.data["name"]), []).append(event)
+    frozen = {e.data["parameter"]: e.number for e in reversed(trace.events) if e.kind == "freeze"}
+    found: dict[int, Event] = {}
+    for slot in slots.values():
+        last = slot[-1]
+        earlier = [e for e in slot if _occupant(e) != _occupant(last)]
+        if not earlier:
+            continue
+        keys = {key for e in earlier for key in _keys_of(trace, e)}
+        if not any(frozen.get(key, last.number) < last.number for key in keys):
+            continue
+        for parameter in _parameters_of(trace, last):
+            found.setdefault(parameter.index, last)
+    return found
+
+
+def _occupant(event: Event) -> tuple[str, int]:
+    kind = "parameter" if "parameter" in event.data else "child"
+    return kind, event.data[kind]
+
+
+def _keys_of(trace: Trace, event: Event) -> set[int]:
+    kind, number = _occupant(event)
+    return {number} if kind == "parameter" else _keys_below(trace, number)
+
+
+def _parameters_of(trace: Trace, event: Event) -> list[Parameter]:
+    kind, number = _occupant(event)
+    if kind == "parameter":
+        return [trace.by_key[number]] if number in trace.by_key else []
+    module = next((m for m in trace.modules if m.number == number), None)
+    return trace.below(module) if module is not None and module.in_tree else []
+
+
+def _keys_below(trace: Trace, module: int) -> set[int]:
+    """Keys of the parameters that were ever registered in a module or one that was put into it."""
+    found: set[int] = set()
+    seen, pending = {module}, [module]
+    while pending:
+        number = pending.pop()
+        for event in trace.events_of("register"):
+            if event.data["module"] != number:
+                continue
+            if "parameter" in event.data:
+                found.add(event.data["parameter"])
+            elif event.data["child"] not in seen:
+                seen.add(event.data["child"])
+                pending.append(event.data["child"])
+    return found
+
+
+def _applied(trace: Trace, parameter: Parameter) -> bool:
+    """Whether a recorded step applied gradient to a parameter."""
+    steps = trace.training.steps if trace.training is not None else ()
+    contents = (step.content.get(parameter.key) for step in steps)
+    return any(c is not None and c.grad and c.trainable and c.lr != 0 for c in contents)
+
+
+def _frozen(trace: Trace, parameter: Parameter) -> Standing:
+    freeze = parameter.frozen_by
+    if freeze is not None:
+        return _at(trace, FROZEN, "frozen", freeze.site)
+    first = next((e for e in parameter.history if e.kind == "register"), None)
+    site = first.site if first is not None else trace.modules[parameter.module].registered_at
+    return _at(trace, FROZEN, "frozen" if first is None else "made with requires_grad=False", site)
+
+
+def _unheld(flow: Flow, parameter: Parameter) -> Standing:
+    trace = flow.trace
+    stale = next((s for s in flow.stale if any(p is parameter for p in s.now)), None)
+    if stale is not None:
+        optimizer = trace.optimizers[stale.optimizer]
+        return _at(trace, UNHELD, f"{titled(optimizer)} holds what stood here before", optimizer.site)
+    optimizer = nearest_optimizer(trace, parameter)
+    several = len(trace.optimizers) > 1
+    why = "held by none of the optimizers" if several else f"not held by {titled(optimizer)}"
+    return _at(trace, UNHELD, why, optimizer.site)
+
+
+def _trains(trace: Trace, parameter: Parameter) -> Standing:
+    holders = [trace.optimizers[number] for number, _ in parameter.groups]
+    why = "reached by gradient" + (f" and held by {titled(holders[0])}" if holders else ", with no optimizer known")
+    if (thaw := thawed_by(parameter)) is not None:
+        return _at(trace, TRAINS, f"set trainable after a freeze, {why}", thaw.site)
+    if not holders:
+        return _at(trace, TRAINS, why, made_site(trace, parameter))
+    return _in_group(trace, TRAINS, why, parameter.groups[0])
+
+
+def _starved(flow: Flow, parameter: Parameter) -> Standing:
+    cut = next((cut for cut in flow.cuts if parameter in cut.starved), None)
+    if cut is None:
+        return Standing(STARVED, "the loss depends on it, and no gradient returns", None)
+    return Standing(STARVED, _in_words(cut), cut.location, cut.site, by=cut.name, cut=cut)
+
+
+def _in_words(cut: Cut) -> str:
+    """How a cut starves a parameter, as a clause."""
+    if cut.zero:
+        return f"the gradient of {cut.name} is zero everywhere"
+    return {
+        DETACH: f"{cut.name}() stops the gradient",
+        NO_GRAD: f"{cut.name} keeps the gradient from being recorded",
+        ROUNDTRIP: f"the value leaves autograd through {cut.name}",
+        GRADIENT: "the result of autograd.grad carries no gradient without create_graph",
+        FUNCTION: f"the backward of {cut.name} gives no gradient",
+        CHECKPOINT: "the reentrant checkpoint has no input that needs grad",
+    }.get(cut.kind, f"{cut.name} has no gradient")
+
+
+def _unused(flow: Flow, parameter: Parameter) -> Standing:
+    trace = flow.trace
+    dropped = flow.dropped_at(parameter)
+    if dropped is not None:
+        return _at(trace, UNUSED, f"the result of {dropped.name} is dropped", dropped.site)
+    if flow.readers(parameter):
+        return _at(trace, UNUSED, "without effect on the loss", made_site(trace, parameter, flow.unused))
+    return _at(trace, UNUSED, "never run in this forward", made_site(trace, parameter, flow.unused))
+
+
+def _why_unknown(flow: Flow, parameter: Parameter) -> str | None:
+    trace = flow.trace
+    index = parameter.index
+    if flow.waits_for_step:
+        return "the set-up has a step and no loss"
+    if not trace.roots:
+        return "nothing was run"
+    if index in flow.reached or index in flow.starved or index in flow.unused:
+        return None
+    if index in flow.undecided:
+        return f"the values left torch, and {flow.why_undecided}"
+    if parameter.written:
+        return "the forward itself writes the value"
+    return (
+        "this loss trains nothing of what the optimizer holds"
+        if parameter.groups
+        else "this loss does not reach that far"
+    )
+
+
+def _still_group(trace: Trace, parameter: Parameter) -> tuple[int, int] | None:
+    """A group that holds a parameter, where all that hold it have learning rate 0 and no scheduler."""
+    groups = [(trace.optimizers[number].groups[index], (number, index)) for number, index in parameter.groups]
+    if all(group.lr == 0 and not group.scheduled for group, _ in groups):
+        return groups[0][1]
+    return None
+
+
+def _at(trace: Trace, state: str, why: str, site: int) -> Standing:
+    return Standing(state, why, trace.location(site), site)
+
+
+def _in_group(trace: Trace, state: str, why: str, held: tuple[int, int]) -> Standing:
+    optimizer = trace.optimizers[held[0]]
+    group = optimizer.groups[held[1]]
+    return Standing(state, why, group_location(trace, optimizer, group), group.site)
+
+
+def _own(trace: Trace, module: Module) -> list[Parameter]:
+    prefix = f"{module.fqn}."
+    return [p for p in trace.parameters if p.fqn.startswith(prefix)]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many leading parts two dotted names share."""
+    count = 0
+    for a, b in zip(one.split("."), other.split("."), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

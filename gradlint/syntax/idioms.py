@@ -1,0 +1,243 @@
+"""Idioms of torch code that several rules ask about: grad-mode regions, freezes, made layers, loss calls."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gradlint.syntax.kinds import Kind
+from gradlint.syntax.module import SourceModule
+from gradlint.syntax.names import TRAINABLE
+from gradlint.syntax.scopes import Function, spelled
+
+_DEEPEST = 8
+
+
+def grad_off(module: SourceModule, expression: ast.expr) -> str:
+    """``no_grad`` and the like if an expression, as a context or a decorator, switches grad mode off; else empty."""
+    call = expression if isinstance(expression, ast.Call) else None
+    full = module.qualified(call.func if call else expression)
+    if full not in ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled"):
+        return ""
+    name = full.removeprefix("torch.")
+    arguments = [*call.args, *(k.value for k in call.keywords)] if call else []
+    if name == "no_grad":
+        return "" if arguments else name  # no_grad(f) makes a function
+    if name == "inference_mode":
+        return name if all(isinstance(a, ast.Constant) and a.value is True for a in arguments) else ""
+    return (
+        name if call and all(isinstance(a, ast.Constant) and a.value is False for a in arguments) and arguments else ""
+    )
+
+
+_SWITCHES = frozenset("no_grad inference_mode set_grad_enabled".split())
+
+
+def may_bind_in_grad_off(module: SourceModule) -> bool:
+    """Whether there is a block, or a decorated function, that only assigns: the whole tree need not be looked at where
+    there is none, as in most files."""
+    for node in module.statements:
+        if isinstance(node, ast.With):
+            if _only_assigns(node.body):
+                return True
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.decorator_list:
+            if any(_may_switch(d) for d in node.decorator_list) and _only_assigns(node.body):
+                return True
+    return False
+
+
+def _may_switch(decorator: ast.expr) -> bool:
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return isinstance(called, ast.Name) or (isinstance(called, ast.Attribute) and called.attr in _SWITCHES)
+
+
+def _only_assigns(body: list[ast.stmt]) -> bool:
+    return all(isinstance(s, ast.Assign | ast.Pass | ast.Expr) for s in body) and any(
+        isinstance(s, ast.Assign) for s in body
+    )
+
+
+@dataclass(frozen=True)
+class Region:
+    """A block, or a whole function, that runs with grad mode off."""
+
+    node: ast.With | Function
+    expression: ast.expr
+    """What switches it off; its place is the one to blame."""
+    how: str
+
+    @property
+    def body(self) -> list[ast.stmt]:
+        return self.node.body
+
+
+def grad_off_regions(module: SourceModule) -> Iterator[Region]:
+    """The ``with`` blocks and the decorated functions whose grad mode is off."""
+    for block in module.tree.nodes(ast.With):
+        for item in block.items:
+            if how := grad_off(module, item.context_expr):
+                yield Region(block, item.context_expr, how)
+                break
+    functions: list[Function] = [*module.tree.nodes(ast.FunctionDef), *module.tree.nodes(ast.AsyncFunctionDef)]
+    for function in functions:
+        for decorator in function.decorator_list:
+            if how := grad_off(module, decorator):
+                yield Region(function, decorator, how)
+                break
+
+
+def in_grad_off(module: SourceModule, node: ast.AST) -> bool:
+    """Whether a node stands in such a block or function."""
+    for around in module.tree.above(node):
+        if isinstance(around, ast.With) and any(grad_off(module, item.context_expr) for item in around.items):
+            return True
+        if isinstance(around, ast.FunctionDef | ast.AsyncFunctionDef):
+            if any(grad_off(module, d) for d in around.decorator_list if d is not node):
+                return True
+    return False
+
+
+def freezes(module: SourceModule) -> Iterator[tuple[ast.expr, ast.AST]]:
+    """(of what, where) for each place that sets or calls ``requires_grad`` or ``requires_grad_`` of something.
+
+    The variable of a loop over ``X.parameters()``, ``X.modules()`` and the like stands for X.
+    """
+    for name in ("requires_grad", "requires_grad_"):
+        for node in module.tree.attributes.get(name, ()):
+            if name == "requires_grad_" or isinstance(node.ctx, ast.Store):
+                yield _walked(module, node.value), node
+    for call in module.tree.nodes(ast.Call):
+        if isinstance(call.func, ast.Name) and call.func.id == "setattr" and len(call.args) == 3:
+            if isinstance(call.args[1], ast.Constant) and call.args[1].value == "requires_grad":
+                yield _walked(module, call.args[0]), call
+
+
+def _walked(module: SourceModule, base: ast.expr, depth: int = 0) -> ast.expr:
+    """What a loop variable comes from: the X of ``for p in X.parameters()``; anything else as it is."""
+    if not isinstance(base, ast.Name) or depth > _DEEPEST:
+        return base
+    bindings = module.tree.bindings(base)
+    for binding in bindings[-1:]:
+        for around in module.tree.above(binding):
+            if isinstance(around, ast.For | ast.comprehension) and binding in ast.walk(around.target):
+                source = around.iter
+                while isinstance(source, ast.Call) and isinstance(source.func, ast.Name) and source.args:
+                    source = source.args[0]  # enumerate(…), list(…)
+                if isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute):
+                    source = source.func.value
+                return _walked(module, source, depth + 1)
+            if isinstance(around, ast.stmt):
+                break
+    return base
+
+
+def frozen_elsewhere(module: SourceModule, target: ast.expr, region: ast.AST) -> bool:
+    """Whether the file freezes, outside of a region, what an assignment target of it names, or may do so.
+
+    That is a freeze of the same name or attribute, of the whole object that holds it, or of something whose kind is
+    unknown and that may be such an object.
+    """
+    inside = set(ast.walk(region))
+    owner = module.tree.method_of(target)
+    last = target.attr if isinstance(target, ast.Attribute) else spelled(target)
+    for base, place in freezes(module):
+        if place in inside:
+            return True
+        while isinstance(base, ast.Subscript):
+            base = base.value
+        if isinstance(base, ast.Attribute):
+            if base.attr == last:
+                return True
+            continue
+        if isinstance(base, ast.Name) and base.id == last:
+            return True
+        if not isinstance(target, ast.Attribute):
+            continue
+        kind = module.kind(base)
+        if kind is None or (kind.module and owner is not None and kind.cls in (None, owner[0])):
+            return True
+    return False
+
+
+def trains(module: SourceModule, made: ast.expr | None, depth: int = 0) -> bool:
+    """Whether a call certainly makes something that holds parameters which require grad."""
+    if not isinstance(made, ast.Call) or depth > _DEEPEST:
+        return False
+    switches = ("requires_grad", "affine", "elementwise_affine", "_freeze", "freeze")
+    if any(
+        k.arg in switches and not (isinstance(k.value, ast.Constant) and k.value.value is True) for k in made.keywords
+    ):
+        return False
+    kind = module.kind(made)
+    if kind is None:
+        return False
+    if kind.what == "parameter":
+        return len(made.args) < 2
+    if not kind.module:
+        return False
+    if isinstance(kind.cls, ast.ClassDef):
+        values = [v for found in module.kinds.attributes(kind.cls).values() for v in found]
+        return any(trains(module, v, depth + 1) for v in values)
+    if kind.cls is None or not kind.cls.startswith("torch.nn."):
+        return True  # a whole pretrained network
+    name = kind.cls.removeprefix("torch.nn.")
+    if name in ("Sequential", "ModuleList", "ModuleDict"):
+        return any(trains(module, part, depth + 1) for part in _parts(made))
+    return name in TRAINABLE
+
+
+def _parts(call: ast.Call) -> Iterator[ast.expr]:
+    for argument in call.args:
+        value = argument.value if isinstance(argument, ast.Starred) else argument
+        if isinstance(value, ast.List | ast.Tuple):
+            yield from value.elts
+        elif isinstance(value, ast.ListComp | ast.GeneratorExp):
+            yield value.elt
+        elif isinstance(value, ast.Dict):
+            yield from value.values
+        else:
+            yield value
+
+
+def module_class(module: SourceModule, node: ast.AST) -> tuple[ast.ClassDef, Function] | None:
+    """The nn.Module class and its method that a node is in."""
+    found = module.tree.method_of(node)
+    return found if found is not None and module.kinds.is_module(found[0]) else None
+
+
+def own_attribute(node: ast.AST, method: Function) -> str:
+    """The name of an attribute of ``self``; empty for anything else."""
+    from gradlint.syntax.scopes import self_name
+
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == self_name(method):
+        return node.attr
+    return ""
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """A call of a loss function whose name is known."""
+
+    call: ast.Call
+    given: ast.expr
+    """Its first argument, the prediction."""
+
+
+def loss_calls(module: SourceModule, function: str, layer: str) -> Iterator[LossCall]:
+    """Calls of ``torch.nn.functional.<function>``, of an ``nn.<layer>`` object, or of one made on the spot."""
+    for call in module.tree.nodes(ast.Call):
+        kind: Kind | None = None
+        full = module.qualified(call.func)
+        if full != f"torch.nn.functional.{function}":
+            if full:
+                continue
+            if not isinstance(call.func, ast.Name | ast.Attribute | ast.Call):
+                continue
+            kind = module.kind(call.func)
+            if kind is None or kind.cls != f"torch.nn.{layer}":
+                continue
+        named = {k.arg: k.value for k in call.keywords}
+        given = call.args[0] if call.args else named.get("input")
+        if given is not None and not isinstance(given, ast.Starred):
+            yield LossCall(call, given)

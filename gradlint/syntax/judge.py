@@ -1,0 +1,45 @@
+"""One file judged by the source rules: from bytes to findings."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+
+from gradlint.findings import Finding, Location, Severity, sorted_findings
+from gradlint.rule import Rule
+from gradlint.syntax.module import SourceModule
+from gradlint.syntax.text import SourceText, Unreadable
+
+SYNTAX_ERROR = "GL002"
+
+
+def source_rules(rules: Sequence[type[Rule]]) -> tuple[type[Rule], ...]:
+    """Those of the rules that judge source files."""
+    return tuple(rule for rule in rules if rule.judges_source())
+
+
+@functools.cache
+def _alternatives(marks: tuple[str, ...]) -> tuple[tuple[bytes, ...], ...]:
+    return tuple(tuple(text.encode() for text in mark.split("|")) for mark in marks)
+
+
+def marked(data: bytes, rules: Sequence[type[Rule]]) -> list[type[Rule]]:
+    """The rules that may find something in a file, going by its bytes."""
+    return [rule for rule in rules if all(any(t in data for t in texts) for texts in _alternatives(rule.marks))]
+
+
+def judge(module: SourceModule, rules: Sequence[type[Rule]]) -> list[Finding]:
+    """What the rules find in a parsed file."""
+    return sorted_findings(finding for rule in rules for finding in rule().check_source(module))
+
+
+def judge_bytes(path: str, data: bytes, rules: Sequence[type[Rule]], target: str = "") -> list[Finding]:
+    """What the rules find in the bytes of a file; a finding of GL002 where they are no Python source."""
+    try:
+        module = SourceModule(SourceText(path, data), target)
+    except Unreadable as error:
+        place = Location(path, error.line, error.column)
+        message = f"Python {sys.version_info[0]}.{sys.version_info[1]} cannot parse this: {error}."
+        return [Finding(target or path, SYNTAX_ERROR, "syntax-error", Severity.ERROR, message, place)]
+    return judge(module, marked(data, rules))

@@ -1,0 +1,111 @@
+"""Which activation a loss is given, as far as the source proves it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+from gradlint.syntax.idioms import LossCall, loss_calls
+from gradlint.syntax.module import SourceModule
+from gradlint.syntax.order import value_of
+
+_DEEPEST = 8
+_SAME_AXES = frozenset("contiguous float double half to cuda cpu clone type type_as".split())
+_OTHER_AXES = frozenset("view reshape squeeze unsqueeze flatten permute transpose t".split())
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation whose result a loss is given."""
+
+    call: ast.expr
+    """Where it is applied, or where the layer that applies it is made."""
+    name: str
+    """``softmax``, ``log_softmax``, ``sigmoid``."""
+    dim: int | None
+    """The axis that is written; None where none is."""
+
+
+def activated_losses(
+    module: SourceModule, function: str, layer: str, names: frozenset[str]
+) -> list[tuple[LossCall, Activation]]:
+    """The calls of a loss (function or layer of torch.nn) that are given the result of one of these activations."""
+    if function not in module.source.text and layer not in module.source.text:
+        return []
+    found = []
+    for loss in loss_calls(module, function, layer):
+        activation = _applied(module, loss.given, names, 0)
+        if activation is not None:
+            found.append((loss, activation))
+    return found
+
+
+def _applied(module: SourceModule, given: ast.expr, names: frozenset[str], depth: int) -> Activation | None:
+    if depth > _DEEPEST:
+        return None
+    if isinstance(given, ast.Name):
+        value = value_of(module, given)
+        return _applied(module, value, names, depth + 1) if value is not None else None
+    if not isinstance(given, ast.Call):
+        return None
+    full = module.qualified(given.func)
+    if full:
+        name = full.rpartition(".")[2]
+        if full in (f"torch.{name}", f"torch.nn.functional.{name}") and name in names:
+            return _activation(given, given, name, 1)
+        return None
+    if isinstance(given.func, ast.Attribute) and module.kind(given.func) is None:
+        name = given.func.attr
+        if name in names and not (isinstance(given.func.value, ast.Name) and given.func.value.id in ("self", "cls")):
+            return _activation(given, given, name, 0)
+        if name in _SAME_AXES or (name in _OTHER_AXES and "sigmoid" in names):
+            return _applied(module, given.func.value, names, depth + 1)
+    return _by_module(module, given, names, depth)
+
+
+def _by_module(module: SourceModule, given: ast.Call, names: frozenset[str], depth: int) -> Activation | None:
+    """What a layer, or a network of this file, applies last."""
+    kind = module.kind(given.func)
+    if kind is None or not kind.module:
+        return None
+    if isinstance(kind.cls, ast.ClassDef):
+        return _returned(module, kind.cls, names, depth)
+    made = kind.made
+    while isinstance(made, ast.Call) and kind is not None and kind.cls == "torch.nn.Sequential":
+        if not made.args or isinstance(made.args[-1], ast.Starred):
+            return None
+        kind = module.kind(made.args[-1])
+        made = kind.made if kind is not None else None
+    layers = {"torch.nn.Softmax": "softmax", "torch.nn.LogSoftmax": "log_softmax", "torch.nn.Sigmoid": "sigmoid"}
+    name = layers.get(kind.cls, "") if kind is not None and isinstance(kind.cls, str) else ""
+    if name not in names or not isinstance(made, ast.Call):
+        return None
+    blamed = given if module.kind(given.func) == kind else made
+    return _activation(blamed, made, name, 0)
+
+
+def _returned(module: SourceModule, cls: ast.ClassDef, names: frozenset[str], depth: int) -> Activation | None:
+    """The activation that every ``return`` of a class's forward gives the result of."""
+    forward = module.kinds.method(cls, "forward")
+    if forward is None:
+        return None
+    found = []
+    for node in ast.walk(forward):
+        if isinstance(node, ast.Return) and module.tree.function(node) is forward:
+            applied = _applied(module, node.value, names, depth + 1) if node.value is not None else None
+            if applied is None:
+                return None
+            found.append(applied)
+    return found[0] if found else None
+
+
+def _activation(blamed: ast.expr, call: ast.Call, name: str, position: int) -> Activation | None:
+    named = {k.arg: k.value for k in call.keywords}
+    written = named.get("dim") or (call.args[position] if len(call.args) > position else None)
+    if written is None or name == "sigmoid":
+        return Activation(blamed, name, None)
+    try:
+        dim = ast.literal_eval(written)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return Activation(blamed, name, dim) if isinstance(dim, int) else None

@@ -1,0 +1,117 @@
+"""One source file as the rules see it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from gradlint.findings import Edit, Finding, Fix, Location, Related, Severity
+from gradlint.syntax.kinds import Kind, Kinds
+from gradlint.syntax.names import Names
+from gradlint.syntax.scopes import Tree
+from gradlint.syntax.text import SourceText, parse
+
+if TYPE_CHECKING:
+    from gradlint.rule import Rule
+
+
+class SourceModule:
+    """A parsed file: its tree, what its names stand for, what kinds of things its expressions give."""
+
+    def __init__(self, source: SourceText, target: str = "") -> None:
+        """
+        Raises:
+            Unreadable: the text has no syntax tree.
+        """
+        self.source = source
+        self.path = source.path
+        self.target = target or source.path
+        """What was checked, as the user named it."""
+        self.stub = source.path.endswith(".pyi")
+        """Whether it only declares what another file defines."""
+        self.syntax = parse(source.text)
+
+    @cached_property
+    def statements(self) -> list[ast.stmt]:
+        """All statements, without the expressions in them: a small part, that tells whether the rest matters."""
+        found: list[ast.stmt] = []
+        pending: list[ast.AST] = [self.syntax]
+        while pending:
+            node = pending.pop()
+            for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+                for child in getattr(node, name, None) or () if name in node._fields else ():
+                    if isinstance(child, ast.stmt):
+                        found.append(child)
+                    pending.append(child)
+        return found
+
+    @cached_property
+    def tree(self) -> Tree:
+        """Nodes by type, parents, scopes."""
+        return Tree(self.syntax)
+
+    @cached_property
+    def names(self) -> Names:
+        """What names were imported as."""
+        return Names(self.tree)
+
+    @cached_property
+    def kinds(self) -> Kinds:
+        """What expressions give."""
+        return Kinds(self.tree, self.names)
+
+    def qualified(self, expression: ast.AST) -> str:
+        """The full name of what was imported, as ``torch.no_grad``; empty where it is something else."""
+        return self.names.qualified(expression)
+
+    def kind(self, expression: ast.AST | None) -> Kind | None:
+        """What an expression gives; None where the file does not prove it."""
+        return self.kinds.of(expression)
+
+    def location(self, node: ast.AST) -> Location:
+        """The span of a node."""
+        return self.source.location(node)
+
+    def head(self, node: ast.AST) -> Location:
+        """The first line of a definition from its keyword on: what to underline of a function or class."""
+        place = self.location(node)
+        text = self.source.line(place.line)
+        return Location(place.path, place.line, place.column, place.line, len(text.rstrip().removesuffix(":")) + 1)
+
+    def text(self, node: ast.AST) -> str:
+        """The source of a node as it is written."""
+        return self.source.slice(self.location(node))
+
+    def replace(self, node: ast.AST, text: str) -> Edit:
+        """The edit that puts another text in the place of a node."""
+        return Edit(self.location(node), text)
+
+    def related(self, message: str, node: ast.AST) -> Related:
+        """A second place that explains a finding."""
+        return Related(message, self.location(node))
+
+    def finding(
+        self,
+        rule: Rule,
+        message: str,
+        at: ast.AST | Location,
+        *,
+        related: Iterable[Related] = (),
+        fix: Fix | None = None,
+        severity: Severity | None = None,
+        parameters: Iterable[str] = (),
+    ) -> Finding:
+        """A finding of a rule. Parameters are named only where the file spells out where they stand."""
+        return Finding(
+            target=self.target,
+            code=rule.code,
+            name=rule.name,
+            severity=rule.severity if severity is None else severity,
+            message=message,
+            location=at if isinstance(at, Location) else self.location(at),
+            parameters=tuple(parameters),
+            related=tuple(related),
+            fix=fix,
+        )

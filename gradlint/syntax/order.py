@@ -1,0 +1,89 @@
+"""What surely ran before what, and the value that a name surely has where it is read."""
+
+from __future__ import annotations
+
+import ast
+
+from gradlint.syntax.module import SourceModule
+from gradlint.syntax.scopes import FUNCTIONS, Tree
+
+LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_CONDITIONAL = (ast.IfExp, ast.BoolOp, ast.Lambda, ast.GeneratorExp)
+
+
+def surely_before(tree: Tree, first: ast.AST, second: ast.AST) -> bool:
+    """Whether `first` has run whenever `second` runs, in one call of the function that both are in."""
+    one, two = tree.statement(first), tree.statement(second)
+    if one is None or two is None or _conditional(tree, first, one):
+        return False
+    if one is two:
+        return _position(first) < _position(second)
+    statement: ast.AST | None = two
+    while isinstance(statement, ast.stmt | ast.excepthandler | ast.match_case):
+        if isinstance(statement, ast.stmt):
+            block = tree.block(statement)
+            if one in block and statement in block and block.index(one) <= block.index(statement):
+                return one is not statement or _in_header(tree, first, one)
+        if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
+            return False
+        statement = tree.parents.get(statement)
+    return False
+
+
+def _conditional(tree: Tree, node: ast.AST, statement: ast.stmt) -> bool:
+    for around in tree.above(node):
+        if around is statement:
+            return False
+        if isinstance(around, _CONDITIONAL):
+            return True
+    return False
+
+
+def _in_header(tree: Tree, node: ast.AST, statement: ast.stmt) -> bool:
+    """Whether a node is evaluated before the body of the compound statement that it belongs to."""
+    return tree.statement(node) is statement
+
+
+def _position(node: ast.AST) -> tuple[int, int]:
+    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
+
+
+def loops_around(tree: Tree, node: ast.AST) -> list[ast.For | ast.AsyncFor | ast.While]:
+    """The loops of the same function whose body a node is in, innermost first."""
+    found: list[ast.For | ast.AsyncFor | ast.While] = []
+    child = node
+    for around in tree.above(node):
+        if isinstance(around, (*FUNCTIONS, ast.ClassDef)):
+            break
+        if isinstance(around, ast.For | ast.AsyncFor | ast.While):
+            if child is not getattr(around, "iter", None) and child not in around.orelse:
+                found.append(around)
+        child = around
+    return found
+
+
+def value_of(module: SourceModule, name: ast.Name) -> ast.expr | None:
+    """The expression whose value a name certainly has where it is read; None where that is not certain."""
+    tree = module.tree
+    bindings = tree.bindings(name)
+    scope = tree.scope_of(name)
+    if not bindings or any(tree.scope_of(b) is not scope for b in bindings):
+        return None
+    here = _position(name)
+    before = [b for b in bindings if isinstance(b, ast.Name) and surely_before(tree, b, name)]
+    before = [b for b in before if tree.statement(b) is not tree.statement(name)]
+    if not before:
+        return None
+    last = max(before, key=_position)
+    loops = loops_around(tree, name)
+    for other in bindings:
+        if other is last:
+            continue
+        place = _position(other)
+        if _position(last) < place < here and tree.statement(other) is not tree.statement(name):
+            return None  # perhaps bound anew on the way
+        around = [loop for loop in loops if loop in tree.above(other) and loop not in tree.above(last)]
+        if around:
+            return None  # perhaps bound anew by an earlier round
+    value = module.kinds.value_given(last)
+    return None if isinstance(tree.parents.get(last), ast.AugAssign) else value

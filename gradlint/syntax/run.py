@@ -1,0 +1,230 @@
+"""Many files judged by the source rules: those that matter, each once, in several processes, with what is known."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gradlint import files as files_
+from gradlint import registry
+from gradlint.findings import Failure, Finding
+from gradlint.rule import Rule
+from gradlint.syntax.cache import Cache, digest
+from gradlint.syntax.discover import SourceFile
+from gradlint.syntax.judge import judge_bytes, marked
+
+_SUPPRESSES = re.compile(rb"gradlint:|(?i:noqa)\s*:[^\n]*\bGL\d")
+_MENTIONS_TORCH = re.compile(rb"torch|lightning|transformers")
+WORTH_A_PROCESS = 1_500_000
+"""Bytes to parse below which starting processes takes longer than it saves."""
+CHUNK = 400_000
+"""Bytes handed to a process at once."""
+
+
+@dataclass
+class FileResult:
+    """What was found in one file."""
+
+    path: str
+    findings: list[Finding]
+    suppressions: bool = False
+    """Whether a comment in it may suppress something."""
+
+
+@dataclass
+class SourceOutcome:
+    """What a source check did."""
+
+    results: list[FileResult] = field(default_factory=list)
+    """Files with findings or suppressions."""
+    failures: list[Failure] = field(default_factory=list)
+    files: int = 0
+    parsed: int = 0
+    """Files that were judged, now or, with the same content, before."""
+    cached: int = 0
+    """Those of them that were judged before."""
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """The rules for some files, as a process that has not loaded them can be told."""
+
+    rules: tuple[type[Rule], ...]
+    folders: tuple[str, ...] = ()
+    packs: bool = True
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        return tuple(rule.code for rule in self.rules)
+
+
+def check_files(
+    files: Iterable[SourceFile],
+    rules_of: Callable[[SourceFile], RuleSet],
+    *,
+    cache_folder: Path | None = None,
+    target_of: Callable[[str], str] = str,
+    jobs: int | None = None,
+) -> SourceOutcome:
+    """Judge files. What cannot be read is in `failures`; what cannot be parsed is a finding.
+
+    Args:
+        files: the files.
+        rules_of: the rules for a file.
+        cache_folder: where findings are remembered; None for nowhere.
+        target_of: how reports name a file.
+        jobs: processes at most; None for as many as there are processors.
+    """
+    outcome = SourceOutcome()
+    caches: dict[tuple[str, RuleSet], Cache] = {}
+    todo: dict[RuleSet, list[_Task]] = {}
+    for file in files:
+        outcome.files += 1
+        try:
+            data = files_.read(file.path)
+        except OSError as error:
+            outcome.failures.append(Failure(target_of(file.path), f"cannot be read: {error.strerror or error}"))
+            continue
+        rules = rules_of(file)
+        suppresses = bool(_SUPPRESSES.search(data))
+        if not file.named and not _MENTIONS_TORCH.search(data) and not suppresses and not marked(data, rules.rules):
+            continue
+        outcome.parsed += 1
+        root = str(file.settings.root)
+        if (root, rules) not in caches:
+            caches[root, rules] = Cache(cache_folder, (root, *_texts(rules)))
+        cache = caches[root, rules]
+        key = f"{digest(data)}{Path(file.path).suffix}"
+        known = cache.get(key, file.path, target_of(file.path))
+        if known is not None:
+            outcome.cached += 1
+            if known[0] or known[1]:
+                outcome.results.append(FileResult(file.path, *known))
+            continue
+        todo.setdefault(rules, []).append(_Task(file.path, target_of(file.path), key, root, len(data), suppresses))
+    for rules, tasks in todo.items():
+        for task, findings in _judged(rules, tasks, jobs):
+            if isinstance(findings, Failure):
+                outcome.failures.append(findings)
+                continue
+            caches[task.root, rules].put(task.key, findings, task.suppresses)
+            if findings or task.suppresses:
+                outcome.results.append(FileResult(task.path, findings, task.suppresses))
+    for cache in caches.values():
+        cache.save()
+    outcome.results.sort(key=lambda result: result.path)
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Task:
+    path: str
+    target: str
+    key: str
+    root: str
+    size: int
+    suppresses: bool
+
+
+def _texts(rules: RuleSet) -> Iterator[str]:
+    """What decides about findings beside the file: the rules and everything that judges them."""
+    known = registry.load(rules.folders, packs=rules.packs).origins
+    for rule in rules.rules:
+        yield rule.code
+        origin = known.get(rule)
+        yield digest(origin.read_bytes()) if origin is not None and origin.is_file() else ""
+    yield _own_text()
+
+
+def _own_text() -> str:
+    """This package's own text: a checkout changes without its version."""
+    folder = Path(__file__).parent
+    return digest(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))))
+
+
+def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tuple[_Task, list[Finding] | Failure]]:
+    alone = any(files_.stands_in(task.path) for task in tasks)  # other processes do not know what stands in
+    workers = 1 if alone else min(jobs or _processors(), 1 + sum(task.size for task in tasks) // WORTH_A_PROCESS)
+    if workers < 2:
+        for task in tasks:
+            yield task, _judge_file(task, rules.rules)
+        return
+    chunks = _chunks(tasks)
+    arguments = (rules.codes, rules.folders, rules.packs)
+    lost: list[_Task] = []
+    with ProcessPoolExecutor(workers, mp_context=_context()) as pool:
+        try:
+            pending = {pool.submit(_judge_chunk, chunk, *arguments): chunk for chunk in chunks}
+            for future in as_completed(pending):
+                try:
+                    yield from zip(pending[future], future.result(), strict=True)
+                except BrokenProcessPool:
+                    lost += pending[future]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for task in lost:
+        yield task, _judge_alone(task, arguments)
+
+
+def _judge_alone(task: _Task, arguments: tuple[tuple[str, ...], tuple[str, ...], bool]) -> list[Finding] | Failure:
+    """One file in a process of its own: it may be the one that ends processes."""
+    with ProcessPoolExecutor(1, mp_context=_context()) as pool:
+        try:
+            return pool.submit(_judge_chunk, [task], *arguments).result()[0]
+        except BrokenProcessPool:
+            return Failure(task.target, "Python's parser did not survive this file")
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    return multiprocessing.get_context()
+
+
+def _processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def _chunks(tasks: Sequence[_Task]) -> list[list[_Task]]:
+    """Tasks in portions of about the same size, the large files first."""
+    chunks: list[list[_Task]] = []
+    room = 0
+    for task in sorted(tasks, key=lambda task: -task.size):
+        if room <= 0:
+            chunks.append([])
+            room = CHUNK
+        chunks[-1].append(task)
+        room -= task.size
+    return chunks
+
+
+def _judge_chunk(
+    tasks: list[_Task], codes: tuple[str, ...], folders: tuple[str, ...], packs: bool
+) -> list[list[Finding] | Failure]:
+    import gc
+
+    gc.disable()  # trees are large, full of cycles of none, and gone when the chunk is
+    rules = tuple(rule for rule in registry.load(folders, packs=packs).rules if rule.code in codes)
+    return [_judge_file(task, rules) for task in tasks]
+
+
+def _judge_file(task: _Task, rules: tuple[type[Rule], ...]) -> list[Finding] | Failure:
+    try:
+        data = files_.read(task.path)
+    except OSError as error:
+        return Failure(task.target, f"cannot be read: {error.strerror or error}")
+    try:
+        return judge_bytes(task.path, data, rules, task.target)
+    except Exception as error:
+        import traceback
+
+        message = f"gradlint itself failed on this file ({type(error).__name__}: {error}); please report it"
+        return Failure(task.target, message, traceback.format_exc())

@@ -1,0 +1,81 @@
+"""GL703 contract-matches-nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Rule, Severity, no_match
+
+
+class ContractMatchesNothing(Rule):
+    """A declared pattern that fits no parameter.
+
+    ## What it does
+    Finds patterns under `trains` and `frozen` that match no parameter of the model, by none of its names.
+
+    ## Why it is bad
+    The contract says nothing: a layer was renamed, or the pattern misspelled, and what it was to hold is not held.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.encoder(x))
+
+    def build():
+        model = Net()
+        model.encoder.requires_grad_(False)
+        optimizer = torch.optim.SGD(model.head.parameters(), lr=0.1)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": optimizer, "frozen": ["backbone.*"]}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.encoder(x))
+
+    def build():
+        model = Net()
+        model.encoder.requires_grad_(False)
+        optimizer = torch.optim.SGD(model.head.parameters(), lr=0.1)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": optimizer, "frozen": ["encoder.*"]}
+    ```
+
+    ## Known limits
+    A pattern that fits other parameters than it was meant for is not found.
+
+    ## References
+    README, "Contracts".
+    """
+
+    code = "GL703"
+    name = "contract-matches-nothing"
+    severity = Severity.ERROR
+    needs = frozenset({"contract"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        for declaration in context.contract.unmatched:
+            said = f" (declared in {declaration.origin})" if declaration.origin and not declaration.location else ""
+            yield context.finding(
+                self,
+                f"no parameter matches {declaration.pattern!r}, which is declared "
+                f"{'to train' if declaration.kind == 'trains' else 'frozen'}{said}: "
+                f"{no_match(context.trace, declaration.pattern)}",
+                at=declaration.location,
+                fix=Fix("Write the pattern as the parameters are named now; `gradlint why` lists them."),
+            )

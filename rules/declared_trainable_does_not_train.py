@@ -1,0 +1,119 @@
+"""GL701 declared-trainable-does-not-train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Declaration, Finding, Fix, Location, Parameter, Rule, Severity, Standing, standing
+
+
+class DeclaredTrainableDoesNotTrain(Rule):
+    """A parameter that is declared to train, and does not.
+
+    ## What it does
+    Holds the patterns under `trains` (of the set-up, the configuration or the one who checks) against what happens:
+    a parameter trains if gradient reaches it and an optimizer holds it at a learning rate that is not 0. Without an
+    optimizer, gradient is enough. The line that stops it is blamed: the freeze, the cut, the optimizer's constructor,
+    or where a layer that never ran was made.
+
+    ## Why it is bad
+    What is meant to learn stays as it was initialised, and nothing fails.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        encoder, head = nn.Linear(4, 8), nn.Linear(8, 2)
+        model = nn.Sequential(encoder, nn.ReLU(), head)
+        model.requires_grad_(False)
+        encoder.requires_grad_(True)
+        optimizer = torch.optim.SGD(filter(lambda p: p.requires_grad, model.parameters()), lr=0.1)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": optimizer, "trains": ["0.*", "2.*"]}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        encoder, head = nn.Linear(4, 8), nn.Linear(8, 2)
+        model = nn.Sequential(encoder, nn.ReLU(), head)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return {"model": model, "inputs": (torch.randn(2, 4),), "optimizer": optimizer, "trains": ["0.*", "2.*"]}
+    ```
+
+    ## Known limits
+    One loss is judged. What it cannot tell (the other network of a GAN, a set-up with a step and no loss) is a finding
+    of severity info.
+
+    ## References
+    README, "Contracts".
+    """
+
+    code = "GL701"
+    name = "declared-trainable-does-not-train"
+    severity = Severity.ERROR
+    needs = frozenset({"contract"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        groups: dict[tuple[object, ...], list[tuple[Parameter, Declaration, Standing]]] = {}
+        for parameter, declaration in context.contract.declared("trains", context.trace):
+            found = standing(context.flow, parameter)
+            if found.state != "trains" and parameter.numel:
+                groups.setdefault((found.location, found.state, found.why), []).append((parameter, declaration, found))
+        for members in groups.values():
+            yield self._finding(context, members)
+
+    def _finding(self, context: Context, members: list[tuple[Parameter, Declaration, Standing]]) -> Finding:
+        found = members[0][2]
+        parameters = [p for p, _, _ in members]
+        declarations = list(dict.fromkeys(d for _, d, _ in members))
+        one = len(parameters) == 1
+        patterns = ", ".join(repr(d.pattern) for d in declarations)
+        message = f"{context.names(parameters)} {'is' if one else 'are'} declared to train ({patterns})"
+        unknown = found.state == "unknown"
+        if unknown:
+            message += f", and this recording cannot tell whether {'it does' if one else 'they do'}: {found.why}."
+        else:
+            message += f" and {'does' if one else 'do'} not: {_told(found, one)}."
+        optimizer = context.trace.optimizers[0] if len(context.trace.optimizers) == 1 else None
+        return context.finding(
+            self,
+            message,
+            at=found.location,
+            parameters=parameters,
+            related=[
+                *(context.related("and would be cut here next", place) for place in _later(found)),
+                *context.callers(found.site),
+                context.related("made here", parameters[0].registered_by) if found.state == "unheld" else None,
+                context.related("optimizer made here", optimizer.site if optimizer else None),
+                *(context.related("declared here", d.location) for d in declarations[:2]),
+            ],
+            fix=Fix(_FIXES[found.state]),
+            severity=Severity.INFO if unknown else None,
+        )
+
+
+_FIXES = {
+    "frozen": "Take back the freeze, or declare them frozen.",
+    "starved": "Let the gradient through, or declare them frozen and freeze them.",
+    "unused": "Use them in the forward, or take them out of the contract.",
+    "unheld": "Give them to the optimizer, or declare them frozen and freeze them.",
+    "rests": "Give the group a learning rate, or declare them frozen and freeze them.",
+    "unknown": "Give a loss that trains them, or check a set-up of its own for it.",
+}
+
+
+def _told(found: Standing, one: bool) -> str:
+    if found.state != "frozen":
+        return found.why
+    if found.why.startswith("made"):
+        return f"{'it was' if one else 'they were'} {found.why}"
+    return f"{'it is' if one else 'they are'} {found.why}"
+
+
+def _later(found: Standing) -> list[Location]:
+    return list(found.cut.later) if found.cut is not None else []

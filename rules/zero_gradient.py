@@ -1,0 +1,185 @@
+"""GL605 zero-gradient."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Location, Numeric, Parameter, Rule, Severity, Stop, siblings
+
+_TINY = 1e-10
+"""Relative to the other parameters' gradients; rounding alone gives more than that in single precision."""
+_LAYERS = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
+_SUMS = "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__".split()
+_SELECTIONS = "where masked_fill masked_fill_ masked_select __getitem__ gather index_select take_along_dim".split()
+
+
+class ZeroGradient(Rule):
+    """A gradient that arrives and is zero.
+
+    ## What it does
+    With `--numeric`, trains a few steps with the set-up's inputs, all of which are taken back, and finds parameters
+    that gradient returns to and whose gradient was zero in every entry of every step, or vanishing beside that of the
+    other parameters. It names the call behind which the gradient is zero.
+
+    ## Why it is bad
+    The parameter stays where it was initialised, though nothing is frozen and nothing is cut: two layers in a row that
+    are both zero keep each other at zero, and a softmax over one element gives 1 whatever it is given.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 4)
+            self.down = nn.Linear(4, 2, bias=False)
+            self.up = nn.Linear(2, 4, bias=False)
+            nn.init.zeros_(self.down.weight)
+            nn.init.zeros_(self.up.weight)
+
+        def forward(self, x):
+            return self.body(x) + self.up(self.down(x))
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(3, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 4)
+            self.down = nn.Linear(4, 2, bias=False)
+            self.up = nn.Linear(2, 4, bias=False)
+            nn.init.zeros_(self.up.weight)
+
+        def forward(self, x):
+            return self.body(x) + self.up(self.down(x))
+
+    def build():
+        model = Net()
+        return {"model": model, "inputs": (torch.randn(3, 4),),
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    ```
+
+    ## Known limits
+    Silent on a gradient that is zero in the first steps only (LoRA, zero convolutions) and on dead units beside live
+    ones. Info, as it may be the inputs' luck or meant so: behind a mask or a weight of zero, where a sibling in the
+    same container has a gradient (experts), where a bias is taken out again by a norm or a softmax, and where the whole
+    loss is flat for these inputs only. The steps move each parameter by a part of its own size, whatever the learning
+    rate, unless that is zero.
+
+    ## References
+    https://arxiv.org/abs/2302.05543 (ControlNet, why one zero convolution learns)
+    """
+
+    code = "GL605"
+    name = "zero-gradient"
+    severity = Severity.WARNING
+    needs = frozenset({"forward", "loss", "numeric"})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        numeric = trace.numeric
+        if numeric is None or context.flow.loss_lacks_gradient:
+            return
+        groups: dict[tuple[Location | None, str, Severity], list[Parameter]] = {}
+        for parameter in context.flow.by_index(numeric.gradients):
+            gradient = numeric.gradients[parameter.index]
+            if gradient.zero:
+                why, severity = _why(context, numeric, parameter, gradient.stop)
+                site = gradient.stop.site if gradient.stop is not None else _used_at(context, parameter)
+            elif _tiny(numeric, parameter):
+                why, site = _VANISHES, _used_at(context, parameter)
+                severity = Severity.INFO if _adds(context, parameter) else Severity.WARNING
+            else:
+                continue
+            groups.setdefault((trace.location(site), why, severity), []).append(parameter)
+        for (where, why, severity), parameters in groups.items():
+            exactly = "is all but zero" if why == _VANISHES else "is exactly zero"
+            yield context.finding(
+                self,
+                f"gradient arrives at {context.names(parameters)} and {exactly} in each of {numeric.steps} steps: "
+                f"{why}.",
+                at=where,
+                parameters=parameters,
+                related=[context.related("made here", p.registered_by) for p in parameters[:1]],
+                fix=Fix("Start with values that let gradient through, or give what chooses more than one to choose."),
+                severity=severity,
+            )
+
+
+_VANISHES = "next to the other parameters' it vanishes on its way"
+
+
+def _why(context: Context, numeric: Numeric, parameter: Parameter, stop: Stop | None) -> tuple[str, Severity]:
+    """The cause in words, and how much it weighs."""
+    severity = Severity.WARNING
+    if any(numeric.gradients[p.index].sizes[-1] for t in siblings(context.trace, parameter) for p in t
+           if p.index in numeric.gradients):  # fmt: skip
+        return "with these inputs another of its kind has the gradient", Severity.INFO
+    if _adds(context, parameter) and (stop is None or _reads(context, parameter, stop)):
+        return "what comes after it takes out what it adds", Severity.INFO
+    if stop is not None and stop.weighted:
+        return f"{stop.name} multiplies by zeros that do not train", Severity.INFO
+    if stop is not None and stop.name in _SELECTIONS:
+        return f"{stop.name} chooses nothing of it with these inputs", Severity.INFO
+    if stop is not None and stop.single:
+        # a dimension of the inputs may be 1 by chance: a sequence of one token
+        severity = Severity.INFO if _short_inputs(context) else severity
+        return f"{stop.name} has one element to choose from, and gives it 1 whatever it is", severity
+    if stop is not None and stop.zeros:
+        return f"both operands of {stop.name} are zero, and each keeps the other there", severity
+    if numeric.gradients[parameter.index].revived:
+        return "these weights happen to switch off all that it feeds", Severity.INFO
+    if not numeric.flat and all(g.zero for g in numeric.gradients.values()):
+        return "the whole loss is flat with these inputs", Severity.INFO
+    return "it stops in " + stop.name if stop is not None else "the ways on from it cancel out", severity
+
+
+def _tiny(numeric: Numeric, parameter: Parameter) -> bool:
+    """Whether a gradient was there, and vanishing beside the typical one, in every step."""
+    for step, size in enumerate(numeric.gradients[parameter.index].sizes):
+        others = [s for g in numeric.gradients.values() if len(g.sizes) > step and (s := g.sizes[step])]
+        if not size or not others or size >= _TINY * statistics.median(others):
+            return False
+    return bool(numeric.gradients[parameter.index].sizes)
+
+
+def _used_at(context: Context, parameter: Parameter) -> int:
+    readers = context.flow.readers(parameter)
+    return context.trace.ops[readers[0]].site if readers else -1
+
+
+def _adds(context: Context, parameter: Parameter) -> bool:
+    """Whether all that is done with a parameter is to add it: a bias."""
+    trace = context.trace
+    readers = [trace.ops[n] for n in context.flow.readers(parameter)]
+    for op in readers:
+        bias = op.tensor(2, "bias")
+        if op.name in _LAYERS and bias is not None and trace.owners.get(bias) == parameter.index:
+            continue
+        if op.name not in _SUMS:
+            return False
+    return bool(readers)
+
+
+def _reads(context: Context, parameter: Parameter, stop: Stop) -> bool:
+    """Whether the gradient becomes zero only where the parameter is used."""
+    ops = (context.trace.ops[n] for n in context.flow.readers(parameter))
+    return any(op.site == stop.site and op.name == stop.name for op in ops)
+
+
+def _short_inputs(context: Context) -> bool:
+    """Whether an input has one element along a dimension that is neither the batch nor the channels of an image."""
+    shapes = [context.trace.values[v].shape for v in context.trace.inputs]
+    return any(size == 1 and not (len(s) > 3 and axis == 1) for s in shapes for axis, size in enumerate(s) if axis)

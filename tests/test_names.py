@@ -1,0 +1,156 @@
+"""Parameters are called what users call them, whatever shares, wraps, parametrizes or lists them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize, weight_norm
+from torch.nn.utils.parametrizations import weight_norm as weight_parametrization
+from torch.optim.swa_utils import AveragedModel
+
+import gradlint
+
+
+def starved(model, *inputs):
+    """The names in the findings on a model whose output is detached, all of its parameters in an optimizer."""
+    cut = Cut(model)
+    report = gradlint.check(
+        {
+            "model": cut,
+            "inputs": inputs,
+            "optimizer": torch.optim.SGD(cut.parameters(), lr=0.1),
+            "loss": lambda out: out.square().mean(),
+        }
+    )
+    assert not report.errors, report.errors
+    [finding] = [f for f in report.findings if f.code == "GL401"]
+    return finding
+
+
+class Cut(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, *inputs):
+        return self.net(*inputs).detach() * self.gain
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids):
+        return self.head(self.embed(ids))
+
+
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.ParameterList([nn.Parameter(torch.ones(4)) for _ in range(2)])
+        self.named = nn.ParameterDict({"shift": nn.Parameter(torch.zeros(4))})
+
+    def forward(self, x):
+        return x * self.rows[0] * self.rows[1] + self.named["shift"]
+
+
+class Doubling(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def parametrized():
+    layer = nn.Linear(4, 3, bias=False)
+    parametrize.register_parametrization(layer, "weight", Doubling())
+    return layer
+
+
+X, IDS = torch.randn(5, 4), torch.randint(0, 7, (3, 2))
+CASES = {
+    "plain": (nn.Linear(4, 3), X, {"net.weight", "net.bias"}),
+    "tied": (Tied(), IDS, {"net.embed.weight"}),
+    "lists": (Listed(), X, {"net.rows.0", "net.rows.1", "net.named.shift"}),
+    "weight_norm": (weight_norm(nn.Linear(4, 3)), X, {"net.bias", "net.weight_g", "net.weight_v"}),
+    "parametrized weight_norm": (
+        weight_parametrization(nn.Linear(4, 3, bias=False)),
+        X,
+        {"net.parametrizations.weight.original0", "net.parametrizations.weight.original1"},
+    ),
+    "parametrized": (parametrized(), X, {"net.parametrizations.weight.original"}),
+    "lazy": (nn.LazyLinear(3), X, {"net.weight", "net.bias"}),
+    "shared": (nn.Sequential(*[nn.Linear(4, 4)] * 2), X, {"net.0.weight", "net.0.bias"}),
+    "data parallel": (nn.DataParallel(nn.Linear(4, 3)), X, {"net.weight", "net.bias"}),
+    "average": (AveragedModel(nn.Linear(4, 3)), X, {"net.weight", "net.bias"}),
+    "compiled": (torch.compile(nn.Linear(4, 3), backend="eager"), X, {"net.weight", "net.bias"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_starved_parameters_go_by_their_names(case):
+    model, given, names = CASES[case]
+    finding = starved(model, given)
+    assert set(finding.parameters) == names
+
+
+def test_each_parameter_of_a_subtree_is_counted_once():
+    finding = starved(nn.Sequential(*[nn.Linear(4, 4)] * 2), X)
+    assert "(2 parameters, 20)" in finding.message
+
+
+def test_several_models_lend_their_names():
+    nets = {"generator": nn.Linear(4, 4), "critic": nn.Linear(4, 1)}
+    report = gradlint.check(
+        {
+            "model": nets,
+            "inputs": {"generator": (X,), "critic": (X,)},
+            "optimizer": torch.optim.SGD([p for n in nets.values() for p in n.parameters()], lr=0.1),
+            "loss": lambda out: out["generator"].detach().mean() + out["critic"].mean(),
+        }
+    )
+    assert {n for f in report.findings for n in f.parameters} == {"generator.weight", "generator.bias"}
+
+
+def test_an_averaged_copy_beside_is_not_the_network():
+    def build():
+        net = nn.Linear(4, 3)
+        average = copy.deepcopy(net)
+        return {
+            "model": {"net": net, "ema": average},
+            "inputs": {"net": (X,)},
+            "optimizer": torch.optim.SGD(net.parameters(), lr=0.1),
+        }
+
+    assert gradlint.check(build).clean
+
+
+def test_every_alias_of_a_tied_weight_is_named_where_that_matters():
+    def build():
+        model = Tied()
+        model.head.bias = nn.Parameter(torch.zeros(7))
+        model.embed.requires_grad_(False)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        return {"model": model, "inputs": (IDS,), "optimizer": optimizer}
+
+    [finding] = [f for f in gradlint.check(build).findings if f.code == "GL205"]
+    assert finding.parameters == ("embed.weight", "head.weight")
+    assert "embed.weight and head.weight are one tensor" in finding.message
+
+
+def test_the_order_of_events_is_told():
+    def build():
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model[0].requires_grad_(False)
+        return {"model": model, "inputs": (X,), "optimizer": optimizer}
+
+    first = build.__code__.co_firstlineno
+    [finding] = gradlint.check(build).findings
+    assert (
+        f"frozen at test_names.py:{first + 3}, after SGD was given them at test_names.py:{first + 2}" in finding.message
+    )

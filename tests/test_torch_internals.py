@@ -1,0 +1,94 @@
+"""The names that gradlint uses of torch beyond its public interface: each is there, and no other is used.
+
+Where a name is gone in a newer torch, its test says what to look at; the code that uses it has a fallback.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+SOURCE = Path(__file__).resolve().parent.parent / "gradlint"
+
+
+class Double(torch.autograd.Function):
+    """Any custom Function."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad * 2
+
+
+def _leaf() -> Any:
+    return torch.ones(2, requires_grad=True)
+
+
+def _custom_node() -> Any:
+    return Double.apply(_leaf()).grad_fn
+
+
+def _rounding_node() -> Any:
+    return torch.div(_leaf(), 2, rounding_mode="floor").grad_fn
+
+
+NAMES: dict[str, tuple[Callable[[], Any], str]] = {
+    "_parameters": (lambda: nn.Linear(1, 1), "the tree of modules"),
+    "_buffers": (lambda: nn.Linear(1, 1), "the tree of modules"),
+    "_modules": (lambda: nn.Linear(1, 1), "the tree of modules"),
+    "_non_persistent_buffers_set": (lambda: nn.Linear(1, 1), "registrations are put back"),
+    "_version": (_leaf, "whether a tensor was written to"),
+    "_indices": (lambda: _leaf().to_sparse(), "what a sparse tensor consists of"),
+    "_values": (lambda: _leaf().to_sparse(), "what a sparse tensor consists of"),
+    "_cdata": (lambda: _leaf().untyped_storage(), "which tensors share memory"),
+    "_post_accumulate_grad_hooks": (_leaf, "a backward that proves a verdict runs no hook of the user's"),
+    "_forward_cls": (lambda: type(_custom_node()), "the class of a custom Function's node"),
+    "_saved_rounding_mode": (_rounding_node, "divisions that round have no gradient"),
+    "_schema": (lambda: torch.ops.aten.add_.Tensor, "what a custom operator writes to"),
+    "_C": (lambda: torch, "see _functorch and _set_grad_enabled"),
+    "_VariableFunctions": (lambda: torch._C, "getters that are passed through unrecorded"),
+    "_functorch": (lambda: torch._C, "what is inside the wrappers of torch.func"),
+    "_set_grad_enabled": (lambda: torch._C, "grad-mode switches are seen"),
+    "_GLOBAL_DEVICE_CONTEXT": (lambda: torch, "the default device is put back"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_there(name: str) -> None:
+    owner, use = NAMES[name]
+    assert hasattr(owner(), name), f"torch {torch.__version__} has no {name} any more: {use}"
+
+
+@pytest.mark.parametrize("name", ["is_functorch_wrapped_tensor", "get_unwrapped"])
+def test_functorch_is_there(name: str) -> None:
+    assert hasattr(torch._C._functorch, name)
+
+
+def test_variables_have_a_metaclass() -> None:
+    assert type(torch.autograd.Variable) is not type, "Variable(t) is not seen any more"
+
+
+def test_function_modes_can_be_suspended() -> None:
+    assert hasattr(torch._C, "DisableTorchFunction"), "book-keeping passes through the user's modes"
+
+
+def test_no_other_is_used() -> None:
+    """An attribute with a leading underscore that gradlint does not define itself is somebody else's."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    own = {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    own |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    own |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    used = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    private = {name for name in used - own if name.startswith("_") and not name.startswith("__")}
+    python = {"_fields", "_replace", "_getframe", "_GeneratorContextManager"}
+    assert private - python <= set(NAMES)
