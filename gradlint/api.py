@@ -61,8 +61,7 @@ def check(
         report = engine.check_trace(setup, chosen.rules, options)
     else:
         report = engine.check_setup(setup, chosen.rules, options, name or name_of(setup))
-    plan = filters.Plan(Settings(), known, chosen)
-    return filters.shown(filters.filtered(report, lambda finding: plan, {}), [chosen], show_info=show_info)
+    return filters.of_one(report, filters.Plan(Settings(), known, chosen), show_info=show_info)
 
 
 def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:

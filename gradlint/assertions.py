@@ -57,14 +57,17 @@ class Assertions:
         name: str = "",
     ) -> Report:
         """The report on a set-up, as `gradlint.check` gives it, with what is configured for the target."""
-        from gradlint import registry, selection
+        from gradlint import filters, registry, selection
+        from gradlint.config import Configuration, Settings
         from gradlint.configured import declared
 
-        chosen = selection.select(registry.load(), _several(select), _several(ignore), _several(extend_select))
+        known = registry.load()
+        chosen = selection.select(known, _several(select), _several(ignore), _several(extend_select))
         report = self._report(
             setup, chosen.rules, inputs, own=True, contract=declared(trains, frozen), strict=strict, name=name
         )
-        return chosen.apply(report, show_info=show_info)
+        settings = Configuration().of_target(self._found(setup)) if isinstance(setup, str) else Settings()
+        return filters.of_one(report, filters.Plan(settings, known, chosen), show_info=show_info)
 
     def assert_clean(self, setup: Any, **options: Any) -> None:
         """Nothing above info is found. Takes the options of `check`.

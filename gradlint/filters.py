@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
+from gradlint.baseline import Baseline
 from gradlint.config import Settings
 from gradlint.findings import Finding, Report, Severity, sorted_findings
 from gradlint.registry import Entry, Registry
@@ -168,3 +169,13 @@ def shown(report: Report, selections: Sequence[Selection], *, show_info: bool) -
     asked = frozenset[str]().union(*(s.asked_for for s in selections))
     kept = [f for f in report.findings if show_info or f.severity > Severity.INFO or f.code in asked]
     return replace(report, findings=kept, hidden=report.hidden + len(report.findings) - len(kept))
+
+
+def of_one(report: Report, plan: Plan, *, show_info: bool) -> Report:
+    """What is to be shown of one set-up's report: what neither the configuration nor comments nor the baseline take
+    out."""
+    report = shown(filtered(report, lambda finding: plan, {}), [plan.selection], show_info=show_info)
+    if not plan.settings.baseline:
+        return report
+    fresh, known, gone = Baseline.read(plan.settings.root / plan.settings.baseline).new(report.findings)
+    return replace(report, findings=fresh, known=report.known + known, gone=gone)

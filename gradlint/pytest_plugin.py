@@ -84,16 +84,17 @@ class TargetItem(pytest.Item):
         Raises:
             NotCleanError: it has findings that count, or could not be checked.
         """
-        from gradlint import configured, engine, registry, selection
+        from gradlint import configured, engine, filters, registry, selection
         from gradlint.assertions import lenient_warnings, text_of
 
         settings = self.config.stash[_SETTINGS]
         folders = [settings.root / folder for folder in settings.rules_dirs]
-        chosen = selection.select(registry.load(folders), settings.select, settings.ignore, settings.extend_select)
+        known = registry.load(folders)
+        chosen = selection.select(known, settings.select, settings.ignore, settings.extend_select)
         target = _absolute(self.name, settings.root)
         with lenient_warnings():
             report = engine.check_target(target, chosen.rules, configured.options(settings, target), self.name)
-        report = chosen.apply(report, show_info=settings.show_info)
+        report = filters.of_one(report, filters.Plan(settings, known, chosen), show_info=settings.show_info)
         worst = report.worst()
         if report.errors or (worst is not None and worst >= settings.fail_on):
             raise NotCleanError(text_of(report, self.name))

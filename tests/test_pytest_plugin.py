@@ -491,6 +491,45 @@ def test_configured_targets(configured: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("*Error*pytest_plugin*")
 
 
+CUT = """
+import torch
+from torch import nn
+
+
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.b(self.a(x).detach()){comment}
+
+
+def build():
+    model = Cut()
+    return {{"model": model, "inputs": (torch.randn(2, 4),), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("comment", "settings", "passed"),
+    [
+        ("", "", 0),
+        ("  # gradlint: ignore[GL401]", "", 1),
+        ("", 'ignore-parameters = {"GL401" = ["a.*"]}', 1),
+        ("", 'per-file-ignores = {"cut.py" = ["GL401"]}', 1),
+    ],
+)
+def test_silenced_findings_of_a_configured_target(
+    project: pytest.Pytester, comment: str, settings: str, passed: int
+) -> None:
+    project.makepyfile(cut=CUT.format(comment=comment))
+    project.makepyprojecttoml(f'[tool.gradlint]\n{settings}\n[tool.gradlint.targets."cut.py:build"]\n')
+    inside(project, "--gradlint").assert_outcomes(passed=passed, failed=1 - passed)
+    body = "gradlint.assert_clean('cut.py:build')"
+    run_test(project, body).assert_outcomes(passed=passed, failed=1 - passed)
+
+
 def test_not_without_the_option(configured: pytest.Pytester) -> None:
     inside(configured).assert_outcomes(passed=1)
 
