@@ -109,8 +109,9 @@ _HOMES = {
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
     "given_at idle_statements variable_assigned_at",
     "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
-    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off may_bind_in_grad_off module_class "
-    "own_attribute trains",
+    "terms": "ConstantTerm DroppedTerm",
+    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off may_bind_in_grad_off "
+    "module_class own_attribute trains",
     "syntax.iterators": "consumed_whole",
     "syntax.kinds": "Kind",
     "syntax.losses": "Activation activated_losses",
@@ -118,7 +119,6 @@ _HOMES = {
     "syntax.order": "loops_around surely_before value_of",
     "syntax.roundtrips": "Roundtrip roundtrips",
     "syntax.scopes": "own_nodes spelled",
-    "terms": "ConstantTerm DroppedTerm",
     "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
     "training": "Backward Clear Clip Content Kept Schedule Step Training",
 }

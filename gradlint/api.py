@@ -44,20 +44,22 @@ def check(
         UsageError: a selector fits no rule.
         GradlintError: a rule is malformed.
 
-    A fault in the user's code raises nothing: it is in `Report.errors`.
+    A fault in the user's code raises nothing: it is in `Report.errors`. Comments in the source silence findings, as on
+    the command line; configuration files are not read.
     """
-    from gradlint import engine, registry, selection
+    from gradlint import engine, filters, registry, selection
+    from gradlint.config import Settings
     from gradlint.configured import declared
 
-    chosen = selection.select(registry.load(), select, ignore, extend_select)
-    options = engine.Options(
-        inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen)
-    )
+    known = registry.load()
+    chosen = selection.select(known, select, ignore, extend_select)
+    options = engine.Options(inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen))
     if isinstance(setup, str):
         report = engine.check_target(setup, chosen.rules, options)
     else:
         report = engine.check_setup(setup, chosen.rules, options, name or name_of(setup))
-    return chosen.apply(report, show_info=show_info)
+    plan = filters.Plan(Settings(), known, chosen)
+    return filters.shown(filters.filtered(report, lambda finding: plan, {}), [chosen], show_info=show_info)
 
 
 def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:

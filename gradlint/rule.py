@@ -41,6 +41,8 @@ class Rule:
     blames: ClassVar[str] = ""
     """A regular expression that every statement matches that `check` or `check_source` can blame, where there is one: a
     suppression on any other statement is unused without a recording that says so."""
+    same_as: ClassVar[frozenset[str]] = frozenset()
+    """Codes of rules whose finding in a recording, on the same line, is of the same mistake as its own in source."""
     recording_decides: ClassVar[bool] = False
     """Whether what `check` says of a set-up is final: `check_source` is then not asked about code that it saw run."""
 

@@ -7,6 +7,7 @@ import re
 import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from gradlint import files
 from gradlint.findings import Edit, Finding, Fix, Location, Severity
@@ -47,12 +48,13 @@ class FileSuppressions:
     def __init__(self, source: SourceText) -> None:
         self.source = source
         self.found = list(_comments(source))
-        self._tree: ast.Module | None = None
-        if self.found:
-            try:
-                self._tree = parse(source.text)
-            except Unreadable:
-                self._tree = None
+
+    @cached_property
+    def _tree(self) -> ast.Module | None:
+        try:
+            return parse(self.source.text)
+        except Unreadable:
+            return None
 
     @classmethod
     def of(cls, path: str) -> FileSuppressions | None:
@@ -64,7 +66,7 @@ class FileSuppressions:
 
     def silences(self, finding: Finding) -> bool:
         """Whether a comment silences a finding; it then counts as used."""
-        if finding.location is None or finding.code == UNUSED:
+        if finding.location is None:
             return False
         silenced = False
         lines = self.lines_of(finding.location.line) if self.found else set()

@@ -238,8 +238,8 @@ def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
             if not lost or taken in flow.on_path or _used_live(flow, taken):
                 continue
             if computed_from(trace, number, parameters):
-                spot = place(trace, exit_at, -1, leaving=exit_at)
-                found.append(ConstantTerm(parameters, [spot], trace.ops[number].site, 1))
+                cuts = [place(trace, exit_at, -1, leaving=exit_at)]
+                found.append(ConstantTerm(parameters, cuts, trace.ops[number].site, 1))
                 break
     return found
 

@@ -68,6 +68,7 @@ class EmptyParameterGroup(Rule):
     severity = Severity.ERROR
     needs = frozenset({"optimizer"})
     marks = ("parameters(",)
+    same_as = frozenset({"GL506"})
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
         if not any(_may_name_iterator(statement) for statement in module.statements):

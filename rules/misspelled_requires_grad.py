@@ -28,7 +28,7 @@ from gradlint import (
     spelled,
 )
 
-_NAMED = re.compile(r"\.\s*(\w*(?:gr?ar?d|grda|grd)\w*)", re.IGNORECASE)
+_NAMED = re.compile(r"\.\s*(\w{9,17})\b")
 _UNCALLED = re.compile(r"\.requires_grad_\s*(?!\s*\()|\.requires_grad\s*==")
 
 
@@ -67,9 +67,10 @@ class MisspelledRequiresGrad(Rule):
     ```
 
     ## Known limits
-    Silent where a tensor is as the attribute says anyway, and where the file uses the name for something of its own. Of
-    tensors that are no parameters, buffers, plain attributes and inputs are looked at, in a source file alone also what
-    is known to be a plain tensor; they weigh a warning.
+    Silent where a tensor is as the attribute says anyway. Of tensors that are no parameters, buffers, plain attributes
+    and inputs are looked at, and weigh a warning. In a source file
+    alone, what is not known to be a parameter or a module weighs a warning, and names that the file uses for something
+    of its own are left alone.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html
@@ -107,7 +108,10 @@ class MisspelledRequiresGrad(Rule):
                     continue
                 if (kind is not None and not known) or _of_another_class(module, use) or _said_right(module, use):
                     continue
+                if kind is not None and kind.what == "tensor" and isinstance(value, ast.Constant) and not value.value:
+                    continue  # a plain tensor is as the attribute says anyway
                 on_module = kind is not None and kind.module
+                weighty = kind is not None and kind.what != "tensor"
                 given = module.text(value)
                 right = f"requires_grad_({given})" if on_module else f"requires_grad = {given}"
                 edits: tuple[Edit, ...] = ()
@@ -118,7 +122,7 @@ class MisspelledRequiresGrad(Rule):
                     f"{name} is not requires_grad: this only makes a Python attribute of {module.text(use.value)}, and "
                     f"autograd does not read it.",
                     statement,
-                    severity=Severity.WARNING if kind is not None and kind.what == "tensor" else None,
+                    severity=None if weighty else Severity.WARNING,
                     fix=Fix(f"Write {right}.", safe=bool(edits), edits=edits),
                 )
 
@@ -224,38 +228,14 @@ class MisspelledRequiresGrad(Rule):
             )
 
 
-def _tensors(context: Context) -> Iterator[tuple[str, Any]]:
-    """The tensors of a set-up that are no parameters, by the name that the code has for them."""
-    for module in context.trace.modules:
-        if module.in_tree:
-            prefix = f"{module.fqn}." if module.fqn else ""
-            for name, value in (*module.module._buffers.items(), *vars(module.module).items()):
-                if hasattr(value, "requires_grad_") and not hasattr(value, "parameters"):
-                    yield prefix + name, value
-    given = context.trace.setup.inputs
-    yield from _leaves("inputs", given)
-
-
-def _leaves(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(thing, dict):
-        for key, part in thing.items():
-            yield from _leaves(str(key), part)
-    elif isinstance(thing, (list, tuple)):
-        for number, part in enumerate(thing):
-            yield from _leaves(f"{name}[{number}]", part)
-    elif hasattr(thing, "requires_grad_"):
-        yield name, thing
-
-
 @functools.cache
 def _looks_like_it(name: str) -> bool:
     """Whether an attribute's name is a near-miss of requires_grad."""
     plain = name.lower().replace("_", "")
-    # requires_grid may be a module's own word; letters in another order are nobody's
-    spelled_so = re.search("gr?ar?d|grda|grd", plain[-8:]) or sorted(plain[-4:]) == sorted("grad")
-    if name == "requires_grad" or not spelled_so:
+    if name == "requires_grad" or difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() < 0.85:
         return False
-    return difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() >= 0.85
+    # requires_grid may be a module's own word; letters in another order are nobody's
+    return "grad" in plain[-8:] or sorted(plain[-4:]) == sorted("grad")
 
 
 def _own_word(module: SourceModule, name: str) -> bool:
@@ -289,6 +269,29 @@ def _said_right(module: SourceModule, use: ast.Attribute) -> bool:
         )
         for base, place in freezes(module)
     )
+
+
+def _tensors(context: Context) -> Iterator[tuple[str, Any]]:
+    """The tensors of a set-up that are no parameters, by the name that the code has for them."""
+    for module in context.trace.modules:
+        if module.in_tree:
+            prefix = f"{module.fqn}." if module.fqn else ""
+            for name, value in (*module.module._buffers.items(), *vars(module.module).items()):
+                if hasattr(value, "requires_grad_") and not hasattr(value, "parameters"):
+                    yield prefix + name, value
+    given = context.trace.setup.inputs
+    yield from _leaves("inputs", given)
+
+
+def _leaves(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, dict):
+        for key, part in thing.items():
+            yield from _leaves(str(key), part)
+    elif isinstance(thing, (list, tuple)):
+        for number, part in enumerate(thing):
+            yield from _leaves(f"{name}[{number}]", part)
+    elif hasattr(thing, "requires_grad_"):
+        yield name, thing
 
 
 def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:

@@ -92,7 +92,7 @@ class RequiresGradOnModule(Rule):
             if len(statement.targets) == 1:
                 edits = (module.replace(statement, f"{text}.requires_grad_({module.text(statement.value)})"),)
             frozen = isinstance(statement.value, ast.Constant) and not statement.value.value
-            if not frozen and not any(not _on_module(module, place) for _, place in freezes(module)):
+            if not frozen and not _freezes_something(module, node):
                 continue  # what it says may well be so
             yield module.finding(
                 self,
@@ -182,6 +182,14 @@ def _said_too(module: SourceModule, node: ast.Attribute) -> bool:
         and module.tree.parents.get(place) is not module.tree.parents.get(node)
         and not _on_module(module, place)
         for base, place in freezes(module)
+    )
+
+
+def _freezes_something(module: SourceModule, node: ast.Attribute) -> bool:
+    """Whether the same function freezes anything, which the statement may mean to take back."""
+    function = module.tree.function(node)
+    return any(
+        module.tree.function(place) is function and not _on_module(module, place) for _, place in freezes(module)
     )
 
 

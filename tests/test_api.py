@@ -148,3 +148,14 @@ def test_every_public_name_is_there() -> None:
         assert getattr(gradlint, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = gradlint.nothing  # type: ignore[attr-defined]
+
+
+def test_comments_silence_findings(tmp_path, monkeypatch):
+    """A comment on the blamed line counts for the functions as it does for the command."""
+    monkeypatch.chdir(tmp_path)
+    text = "import torch\ndef build():\n    m = torch.nn.Linear(2, 2)\n    m.requires_grad = False{}\n    return m\n"
+    (tmp_path / "m.py").write_text(text.format(""))
+    assert [f.code for f in gradlint.check("m.py:build", inputs=["2,2"]).findings] == ["GL102"]
+    (tmp_path / "m.py").write_text(text.format("  # gradlint: ignore[GL102]"))
+    report = gradlint.check("m.py:build", inputs=["2,2"])
+    assert (report.findings, report.silenced) == ([], 1)

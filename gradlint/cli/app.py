@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -12,6 +12,9 @@ from gradlint._version import __version__
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.errors import GradlintError
+
+if TYPE_CHECKING:
+    from gradlint.findings import Report
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -136,14 +139,32 @@ def check(
     from gradlint.cli.checking import Request
 
     request = Request(
-        targets, select, ignore, extend_select, inputs, trains, frozen, strict, numeric, rules_dirs, config, isolated,
-        stdin_filename, extend_exclude, force_exclude, no_cache, cache_dir, baseline,
+        targets, select, ignore, extend_select, inputs, strict, rules_dirs, config, isolated, stdin_filename,
+        extend_exclude, force_exclude, no_cache, cache_dir, baseline, trains, frozen, numeric,
     )  # fmt: skip
     wishes = outcome.Wishes(
         show_info, fail_on, exit_zero, output_format, output_file, statistics, quiet, fix, unsafe_fixes, fix_only, diff,
         add_ignores, write_baseline, verbose, color,
     )  # fmt: skip
     return outcome.run(request, wishes, commands=frozenset(app.commands))
+
+
+def show(report: Report, output_format: str, color: str, verbose: bool) -> None:
+    """Write a report as it was asked for."""
+    view = streams.view_of_stdout(color, verbose=verbose)
+    if output_format == "full":
+        from gradlint.report import full  # imports rich
+
+        streams.write(full.render(report, view))
+        return
+    from gradlint.report import as_json, concise
+
+    if output_format == "json":
+        streams.write(as_json.render(report, view.root))
+    else:
+        streams.write(concise.render(report, view))
+        streams.tell(concise.aside(report, view))
+    streams.tell(concise.errors(report, view))
 
 
 @app.command()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gradlint import files, registry, selection
 from gradlint.baseline import Baseline
@@ -17,19 +15,16 @@ from gradlint.cli.exits import Interrupted
 from gradlint.cli.session import check_targets
 from gradlint.cli.streams import progress
 from gradlint.config import Configuration, Settings
-from gradlint.configured import declared, options
+from gradlint.configured import declared
 from gradlint.errors import UsageError
 from gradlint.filters import Plan, Scope, filtered, shown
 from gradlint.findings import Failure, Finding, Report, SourceSummary
-from gradlint.registry import Entry
 from gradlint.report.text import shown_path
 from gradlint.selection import Selection
 from gradlint.syntax.cache import default_folder
 from gradlint.syntax.discover import SourceFile, discover, excluded
+from gradlint.syntax.executed import same_mistake
 from gradlint.syntax.run import RuleSet, check_files
-
-if TYPE_CHECKING:
-    from gradlint.engine import Options
 
 STDIN = "-"
 
@@ -43,10 +38,7 @@ class Request:
     ignore: tuple[str, ...] = ()
     extend_select: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
-    trains: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
     strict: bool = False
-    numeric: bool = False
     rules_dirs: tuple[str, ...] = ()
     config: str | None = None
     isolated: bool = False
@@ -56,6 +48,9 @@ class Request:
     no_cache: bool = False
     cache_dir: str | None = None
     baseline: str | None = None
+    trains: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    numeric: bool = False
 
 
 @dataclass
@@ -84,6 +79,10 @@ class Checker:
         for text in request.targets:
             (self.sources if _is_source(text) else self.targets).append(text)
         self.settings = self._settings()
+        self.contract = (
+            *declared(trains=request.trains, origin="--trains"),
+            *declared(frozen=request.frozen, origin="--frozen"),
+        )
         if not request.targets:
             self.targets = list(self.settings.configured_targets())
             if not self.targets:
@@ -135,10 +134,6 @@ class Checker:
         """The folders of rules of the user's own."""
         return _folders(settings, self.request.rules_dirs)
 
-    def entries(self) -> list[Entry]:
-        """The rules and gradlint's own codes that are known to the call as a whole."""
-        return self.plan(self.settings).registry.entries
-
     def check(self) -> Found:
         """Check everything that was asked.
 
@@ -150,7 +145,11 @@ class Checker:
         for settings, targets in self._grouped():
             plan = self.plan(settings)
             try:
-                report = check_targets(targets, plan.selection, functools.partial(self._options, settings))
+                request = self.request
+                report = check_targets(
+                    targets, plan.selection, inputs=request.inputs, contract=self.contract, strict=settings.strict,
+                    numeric=request.numeric, settings_of=self._of_target,
+                )  # fmt: skip
             except Interrupted as stop:
                 found.report.extend(stop.report)
                 raise Interrupted(self.finished(found)) from None
@@ -159,16 +158,14 @@ class Checker:
                 if self._covers(settings):
                     scope.ran += spans
                     scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
+            same_as = {rule.code: rule.same_as for rule in plan.registry.rules}
+            found.report.findings = [
+                f
+                for f in found.report.findings
+                if not any(same_mistake(f, other, same_as.get(f.code, ())) for other in report.findings)
+            ]  # what a file says by itself, a recording says better
             found.report.extend(report)
         return found
-
-    def _options(self, settings: Settings, target: str) -> Options:
-        asked = self.request
-        contract = (
-            *declared(trains=asked.trains, origin="--trains"),
-            *declared(frozen=asked.frozen, origin="--frozen"),
-        )
-        return options(settings, target, inputs=asked.inputs, contract=contract, numeric=asked.numeric)
 
     def _grouped(self) -> list[tuple[Settings, list[str]]]:
         groups: list[tuple[Settings, list[str]]] = []

@@ -83,7 +83,7 @@ def discover(paths: Sequence[str], configuration: Configuration) -> Iterator[Sou
         UsageError: a configuration file is wrong.
     """
     seen: set[str] = set()
-    for text in paths:
+    for text in sorted(paths, key=os.path.isdir):  # a file that is named counts as that, whatever folder holds it
         path = os.path.abspath(text)
         settings = configuration.near(path)
         if settings.force_exclude and excluded(settings, path, below=True):

@@ -46,6 +46,7 @@ def source_findings(
         skipped: codes of those that could not judge it.
     """
     asked = [r for r in rules if r.judges_source() and not (r.recording_decides and r.code not in skipped)]
+    same_as = {rule.code: rule.same_as for rule in asked}
     found: list[Finding] = []
     ran: dict[str, tuple[tuple[int, int], ...]] = {}
     for path, functions in functions_that_ran(trace).items():
@@ -56,15 +57,21 @@ def source_findings(
             continue
         ran[path] = _spans(module.syntax, functions)
         for finding in judge(module, marked(module.source.data, asked)):
-            if _ran(module.syntax, finding, functions) and not any(_same(finding, other) for other in recorded):
+            known = any(same_mistake(finding, other, same_as[finding.code]) for other in recorded)
+            if not known and _ran(module.syntax, finding, functions):
                 found.append(replace(finding, target=trace.target))
     return found, ran
 
 
-def _same(finding: Finding, other: Finding) -> bool:
-    """Whether two findings are of one mistake: of one rule, on lines that meet."""
+def same_mistake(finding: Finding, other: Finding, same_as: Collection[str] = ()) -> bool:
+    """Whether two findings are of one mistake: of one rule, or of another in `same_as`, on lines that meet."""
     one, two = finding.location, other.location
-    if finding.code != other.code or one is None or two is None or os.path.abspath(two.path) != one.path:
+    if (
+        other.code not in (finding.code, *same_as)
+        or one is None
+        or two is None
+        or os.path.abspath(two.path) != one.path
+    ):
         return False
     return one.line <= (two.end_line or two.line) and two.line <= (one.end_line or one.line)
 

@@ -19,6 +19,11 @@ _SAME = frozenset(
     "to cuda cpu half float double bfloat16 train eval requires_grad_ apply share_memory to_empty type xpu".split()
 )
 """Methods of a module that return the module."""
+_TENSOR_SAME = frozenset(
+    "to cuda cpu half float double long int bool clone contiguous view reshape squeeze unsqueeze transpose permute "
+    "expand repeat flatten detach requires_grad_ div mul add sub".split()
+)
+"""Methods of a tensor that return a tensor."""
 _FACTORIES = frozenset(
     "arange as_tensor empty empty_like eye from_numpy full full_like linspace normal ones ones_like rand "
     "rand_like randint randn randn_like randperm tensor zeros zeros_like".split()
@@ -284,8 +289,8 @@ class Kinds:
             return Kind("many", item=Kind("module"), once=True, pairs=name != "children")
         if base.module and name in _SAME:
             return Kind("module", base.cls, made=base.made)
-        if base.what == "many" and name in ("items", "values") and base.cls == "dict":
-            return Kind("many", item=base.item, pairs=name == "items")
+        if base.what == "tensor" and name in _TENSOR_SAME:
+            return Kind("tensor")
         return None
 
     def _builtin(self, name: str, node: ast.Call, depth: int) -> Kind | None:

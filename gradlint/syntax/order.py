@@ -31,11 +31,18 @@ def surely_before(tree: Tree, first: ast.AST, second: ast.AST) -> bool:
 
 
 def _conditional(tree: Tree, node: ast.AST, statement: ast.stmt) -> bool:
+    child = node
     for around in tree.above(node):
         if around is statement:
             return False
+        # What a generator expression walks first is looked up at once, whenever the rest of it runs.
+        walked = isinstance(around, ast.comprehension) and around.iter is child
         if isinstance(around, _CONDITIONAL):
             return True
+        outer = tree.parents.get(around)
+        if walked and isinstance(outer, ast.GeneratorExp) and outer.generators[0] is around:
+            return _conditional(tree, outer, statement)
+        child = around
     return False
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from gradlint.findings import Location
 
+_CARRIAGE = re.compile(rb"\r\n?")
 _BREAK = re.compile(r"\r\n|\r|\n")
 
 
@@ -42,7 +43,9 @@ class SourceText:
         self.path = path
         self.data = data
         try:
-            self.encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+            # Lines may end in a carriage return alone, which the declaration's reader does not know.
+            lines = io.BytesIO(_CARRIAGE.sub(b"\n", data) if b"\r" in data else data)
+            self.encoding, _ = tokenize.detect_encoding(lines.readline)
             text = data.decode(self.encoding)
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
