@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import click
 
@@ -12,9 +12,6 @@ from gradlint._version import __version__
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.errors import GradlintError
-
-if TYPE_CHECKING:
-    from gradlint.findings import Report
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -147,24 +144,6 @@ def check(
         add_ignores, write_baseline, verbose, color,
     )  # fmt: skip
     return outcome.run(request, wishes, commands=frozenset(app.commands))
-
-
-def show(report: Report, output_format: str, color: str, verbose: bool) -> None:
-    """Write a report as it was asked for."""
-    view = streams.view_of_stdout(color, verbose=verbose)
-    if output_format == "full":
-        from gradlint.report import full  # imports rich
-
-        streams.write(full.render(report, view))
-        return
-    from gradlint.report import as_json, concise
-
-    if output_format == "json":
-        streams.write(as_json.render(report, view.root))
-    else:
-        streams.write(concise.render(report, view))
-        streams.tell(concise.aside(report, view))
-    streams.tell(concise.errors(report, view))
 
 
 @app.command()

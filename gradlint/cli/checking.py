@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gradlint import files, registry, selection
 from gradlint.baseline import Baseline
@@ -15,16 +17,20 @@ from gradlint.cli.exits import Interrupted
 from gradlint.cli.session import check_targets
 from gradlint.cli.streams import progress
 from gradlint.config import Configuration, Settings
-from gradlint.configured import declared
+from gradlint.configured import declared, options
 from gradlint.errors import UsageError
 from gradlint.filters import Plan, Scope, filtered, shown
 from gradlint.findings import Failure, Finding, Report, SourceSummary
+from gradlint.registry import Entry
 from gradlint.report.text import shown_path
 from gradlint.selection import Selection
 from gradlint.syntax.cache import default_folder
 from gradlint.syntax.discover import SourceFile, discover, excluded
 from gradlint.syntax.executed import same_mistake
 from gradlint.syntax.run import RuleSet, check_files
+
+if TYPE_CHECKING:
+    from gradlint.engine import Options
 
 STDIN = "-"
 
@@ -134,6 +140,10 @@ class Checker:
         """The folders of rules of the user's own."""
         return _folders(settings, self.request.rules_dirs)
 
+    def entries(self) -> list[Entry]:
+        """The rules and gradlint's own codes that are known to the call as a whole."""
+        return self.plan(self.settings).registry.entries
+
     def check(self) -> Found:
         """Check everything that was asked.
 
@@ -145,11 +155,7 @@ class Checker:
         for settings, targets in self._grouped():
             plan = self.plan(settings)
             try:
-                request = self.request
-                report = check_targets(
-                    targets, plan.selection, inputs=request.inputs, contract=self.contract, strict=settings.strict,
-                    numeric=request.numeric, settings_of=self._of_target,
-                )  # fmt: skip
+                report = check_targets(targets, plan.selection, functools.partial(self._options, settings))
             except Interrupted as stop:
                 found.report.extend(stop.report)
                 raise Interrupted(self.finished(found)) from None
@@ -166,6 +172,10 @@ class Checker:
             ]  # what a file says by itself, a recording says better
             found.report.extend(report)
         return found
+
+    def _options(self, settings: Settings, target: str) -> Options:
+        asked = self.request
+        return options(settings, target, inputs=asked.inputs, contract=self.contract, numeric=asked.numeric)
 
     def _grouped(self) -> list[tuple[Settings, list[str]]]:
         groups: list[tuple[Settings, list[str]]] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradlint.cli import streams
-from gradlint.cli.app import color_option, inputs_option, show
+from gradlint.cli.app import color_option, inputs_option
 from gradlint.cli.exits import CLEAN, FAILED, FOUND
 from gradlint.errors import UsageError
 
@@ -46,7 +46,8 @@ def lock(
 
     With --check the exit code is 1 where anything differs from what is written. A lock is written whole or not at all.
     """
-    from gradlint.cli.session import snapshots  # loads what --version need not
+    from gradlint.cli import outcome  # loads what --version need not
+    from gradlint.cli.session import snapshots
     from gradlint.findings import Location
     from gradlint.lockfile import read, write
     from gradlint.snapshot import drift, sections_drift
@@ -63,7 +64,7 @@ def lock(
                 report.findings += drift(before[key], snapshot, path.name)
             elif not every:
                 report.findings += sections_drift({}, [key], Location(str(path), 1))
-        show(report, output_format, color, verbose=False)
+        outcome.show(report, outcome.Wishes(output_format=output_format, color=color))
         return FAILED if report.errors else FOUND if report.findings else CLEAN
     if report.errors:
         _say_errors(report, view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gradlint.cli.exits import CLEAN, FAILED, FOUND, Interrupted
 from gradlint.errors import UsageError
 from gradlint.findings import Note, Report, Severity
 from gradlint.fixes import write_atomically
+from gradlint.registry import Entry
 from gradlint.report.text import View, plural, shown_path
 
 
@@ -85,7 +87,7 @@ def _run(request: Request, wishes: Wishes, commands: frozenset[str]) -> int:
         found = checker.check()
     except Interrupted as stop:
         if wishes.output_format == "json":
-            _show(stop.report, checker, wishes)
+            show(stop.report, wishes, checker.entries)
         raise
     report = (
         _unlisted(checker, found, show_info) if wishes.write_baseline else checker.finished(found, show_info=show_info)
@@ -97,7 +99,7 @@ def _run(request: Request, wishes: Wishes, commands: frozenset[str]) -> int:
         return _add_ignores(report)
     if wishes.changes_files:
         return _fix(checker, found, report, wishes, fail_on, show_info)
-    _show(report, checker, wishes)
+    show(report, wishes, checker.entries)
     return _code(report, wishes, fail_on)
 
 
@@ -131,7 +133,7 @@ def _fix(checker: Checker, found: Found, report: Report, wishes: Wishes, fail_on
             streams.tell(f"fixed {plural(changes.count, 'finding')}\n")
         return FAILED if left.errors else CLEAN
     left.notes += [note for note in changes.notes if note not in left.notes]
-    _show(left, checker, wishes, to_stderr=bool(found.stdin))
+    show(left, wishes, checker.entries, to_stderr=bool(found.stdin))
     return _code(left, wishes, fail_on)
 
 
@@ -195,11 +197,24 @@ def _hints(checker: Checker, found: Found, commands: frozenset[str]) -> list[Not
     return [Note("", text)]
 
 
-def _show(report: Report, checker: Checker, wishes: Wishes, *, to_stderr: bool = False) -> None:
+def show(
+    report: Report, wishes: Wishes, entries: Callable[[], Sequence[Entry]] = tuple, *, to_stderr: bool = False
+) -> None:
+    """Write a report as it was asked for.
+
+    Args:
+        report: what was found.
+        wishes: the format and where it goes.
+        entries: the rules that could have spoken, for formats that list them.
+        to_stderr: whether stdout is taken by something else.
+
+    Raises:
+        UsageError: the file that was asked for cannot be written.
+    """
     view = streams.view_of_stdout(wishes.color, verbose=wishes.verbose)
     if wishes.output_file:
         view = replace(view, color=wishes.color == "always", terminal=False, encoding="utf-8")
-    text = _rendered(report, checker, wishes, view)
+    text = _rendered(report, wishes, view, entries)
     if wishes.output_file:
         try:
             write_atomically(wishes.output_file, text.encode("utf-8", "backslashreplace"))
@@ -219,7 +234,7 @@ def _show(report: Report, checker: Checker, wishes: Wishes, *, to_stderr: bool =
         streams.tell(concise.errors(report, view))
 
 
-def _rendered(report: Report, checker: Checker, wishes: Wishes, view: View) -> str:
+def _rendered(report: Report, wishes: Wishes, view: View, entries: Callable[[], Sequence[Entry]]) -> str:
     if wishes.statistics:
         from gradlint.report import statistics
 
@@ -233,5 +248,5 @@ def _rendered(report: Report, checker: Checker, wishes: Wishes, view: View) -> s
     if wishes.output_format == "json":
         return as_json.render(report, view.root)
     if wishes.output_format == "sarif":
-        return sarif.render(report, view.root, checker.plan(checker.settings).registry.entries)
+        return sarif.render(report, view.root, entries())
     return github.render(report, view) if wishes.output_format == "github" else concise.render(report, view)
