@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gradlint.naming import agree
     from gradlint.paths import lines_of, path_to_loss
     from gradlint.rearrange import origin, origins
+    from gradlint.recordings import Recording, TrainingFault
     from gradlint.relatives import siblings
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
@@ -102,6 +103,7 @@ _HOMES = {
     "naming": "agree",
     "paths": "lines_of path_to_loss",
     "rearrange": "origin origins",
+    "recordings": "Recording TrainingFault",
     "relatives": "siblings",
     "rule": "Context Rule",
     "setup": "Setup",
@@ -109,9 +111,8 @@ _HOMES = {
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
     "given_at idle_statements variable_assigned_at",
     "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
-    "terms": "ConstantTerm DroppedTerm",
-    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off may_bind_in_grad_off "
-    "module_class own_attribute trains",
+    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off may_bind_in_grad_off module_class "
+    "own_attribute trains",
     "syntax.iterators": "consumed_whole",
     "syntax.kinds": "Kind",
     "syntax.losses": "Activation activated_losses",
@@ -119,6 +120,7 @@ _HOMES = {
     "syntax.order": "loops_around surely_before value_of",
     "syntax.roundtrips": "Roundtrip roundtrips",
     "syntax.scopes": "own_nodes spelled",
+    "terms": "ConstantTerm DroppedTerm",
     "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
     "training": "Backward Clear Clip Content Kept Schedule Step Training",
 }
@@ -126,6 +128,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 
 
 def __getattr__(name: str) -> Any:
+    if name == "record":  # the package of that name is the function, too
+        return importlib.import_module("gradlint.record")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'gradlint' has no attribute {name!r}")
@@ -179,6 +183,7 @@ __all__ = [
     "Op",
     "Optimizer",
     "Parameter",
+    "Recording",
     "Region",
     "Relabel",
     "Related",
@@ -195,6 +200,7 @@ __all__ = [
     "TargetError",
     "Trace",
     "Training",
+    "TrainingFault",
     "UsageError",
     "Value",
     "Write",
@@ -234,6 +240,7 @@ __all__ = [
     "own_attribute",
     "own_nodes",
     "path_to_loss",
+    "record",
     "region_location",
     "replaced_frozen",
     "roundtrips",

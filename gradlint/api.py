@@ -30,7 +30,7 @@ def check(
     Args:
         setup: a target as text (``"model.py:build"``), a function that builds a set-up (it is called under the
             recorder, so that findings know the lines of the build), or what such a function returns: a Setup, a module,
-            ``(model, optimizer)`` or a dict.
+            ``(model, optimizer)`` or a dict; or the trace of a recording.
         select, ignore, extend_select: rules by code, prefix or name, as on the command line.
         inputs: inputs of the forward as after ``--input``, for example ``["2,3,224,224"]``.
         trains, frozen: globs of parameters that are meant to train, and to stay as they are, beside what the set-up
@@ -50,12 +50,15 @@ def check(
     from gradlint import engine, filters, registry, selection
     from gradlint.config import Settings
     from gradlint.configured import declared
+    from gradlint.traces import Trace
 
     known = registry.load()
     chosen = selection.select(known, select, ignore, extend_select)
     options = engine.Options(inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen))
     if isinstance(setup, str):
         report = engine.check_target(setup, chosen.rules, options)
+    elif isinstance(setup, Trace):
+        report = engine.check_trace(setup, chosen.rules, options)
     else:
         report = engine.check_setup(setup, chosen.rules, options, name or name_of(setup))
     plan = filters.Plan(Settings(), known, chosen)

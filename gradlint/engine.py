@@ -142,19 +142,7 @@ def _check(
     started = time.perf_counter()
     try:
         with open_recording() as trace:
-            flow = Flow(trace)
-            if options.numeric:
-                _train_a_little(trace, flow)
-            context = _judge(report, trace, flow, rules, options)
-            more, report.ran = source_findings(trace, rules, report.findings, {s.code for s in report.skipped})
-            report.findings = sorted_findings([*report.findings, *more])
-            _account_for_the_unseen(report, trace, flow, options.strict)
-            problem = nothing_to_judge(trace)
-            if problem and not report.findings:
-                raise TargetError(problem)
-            held = any("contract" in rule.needs for rule in rules)
-            report.targets.append(_summary(trace, flow, context.contract if held else None))
-            said = remarks(trace)
+            said = _judged(report, trace, rules, options)
         report.notes += [Note(target, text) for text in (*trace.notes, *said)]
     except TargetError as error:
         report.errors.append(Failure(target, str(error), error.traceback))
@@ -163,6 +151,34 @@ def _check(
     seconds = time.perf_counter() - started
     report.targets = [_timed(t, seconds) for t in report.targets]
     return report
+
+
+def check_trace(trace: Trace, rules: Sequence[type[Rule]], options: Options | None = None) -> Report:
+    """Judge what was recorded by other means than a build()."""
+    report = Report()
+    try:
+        said = _judged(report, trace, rules, options or Options())
+        report.notes += [Note(trace.target, text) for text in (*trace.notes, *said)]
+    except TargetError as error:
+        report.errors.append(Failure(trace.target, str(error), error.traceback))
+    return report
+
+
+def _judged(report: Report, trace: Trace, rules: Sequence[type[Rule]], options: Options) -> list[str]:
+    """Add the verdict on a trace to a report; returns what else is worth saying."""
+    flow = Flow(trace)
+    if options.numeric:
+        _train_a_little(trace, flow)
+    context = _judge(report, trace, flow, rules, options)
+    more, report.ran = source_findings(trace, rules, report.findings, {s.code for s in report.skipped})
+    report.findings = sorted_findings([*report.findings, *more])
+    _account_for_the_unseen(report, trace, flow, options.strict)
+    problem = nothing_to_judge(trace)
+    if problem and not report.findings:
+        raise TargetError(problem)
+    held = any("contract" in rule.needs for rule in rules)
+    report.targets.append(_summary(trace, flow, context.contract if held else None))
+    return remarks(trace)
 
 
 def _train_a_little(trace: Trace, flow: Flow) -> None:

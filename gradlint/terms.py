@@ -24,6 +24,8 @@ _NEGATE = frozenset("neg neg_ negative __neg__".split())
 _MULTIPLY = frozenset("mul mul_ multiply multiply_ __mul__ __rmul__ __imul__".split())
 _DIVIDE = frozenset("div div_ divide divide_ true_divide __truediv__ __itruediv__".split())
 _KEEPS = frozenset(("mean", "sum", "view", "reshape", "squeeze"))
+_TRIED = 4
+"""Numbers in a loss, and exits for each, that are looked into: each costs some runs."""
 DETACHES = frozenset(("detach", "detach_", "data", "Variable"))
 
 
@@ -216,7 +218,7 @@ def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
     from gradlint.blame import place
     from gradlint.python_numbers import added, computed_from
 
-    trace, data, live = flow.trace, flow.masks.data, flow.masks.live
+    trace, data = flow.trace, flow.masks.data
     suspects: list[int] = []
     pending = [Term(root, 1.0)]
     while pending:
@@ -227,21 +229,29 @@ def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
             suspects.append(producer)
         pending.extend(parts or ())
     found = []
-    for number in sorted(suspects):
-        for exit_at in range(number - 1, trace.forward_start - 1, -1):
-            op = trace.ops[exit_at]
-            if op.kind != KIND_EXTRACT or op.name not in ("item", "__float__", "tolist") or len(op.inputs) != 1:
-                continue
-            taken = op.inputs[0]
-            lost = live.get(taken, 0) & sum(1 << index for index in flow.judged & flow.reached)
-            parameters = flow.by_index(indices(lost))
-            if not lost or taken in flow.on_path or _used_live(flow, taken):
-                continue
-            if computed_from(trace, number, parameters):
-                cuts = [place(trace, exit_at, -1, leaving=exit_at)]
-                found.append(ConstantTerm(parameters, cuts, trace.ops[number].site, 1))
-                break
+    for number in sorted(suspects)[:_TRIED]:
+        exits = [(n, lost) for n in range(trace.forward_start, number) if (lost := _taken_out(flow, n))]
+        together = 0
+        for _, lost in exits:
+            together |= lost
+        if not exits or not computed_from(trace, number, flow.by_index(indices(together))):
+            continue
+        last = exits[-_TRIED:][::-1]
+        by = next((e for e in last if computed_from(trace, number, flow.by_index(indices(e[1])))), last[0])
+        cut = place(trace, by[0], -1, leaving=by[0])
+        found.append(ConstantTerm(flow.by_index(indices(by[1])), [cut], trace.ops[number].site, 1))
     return found
+
+
+def _taken_out(flow: Flow, number: int) -> int:
+    """The parameters whose gradient is lost where an op takes a number out of torch that nothing else is made of."""
+    op = flow.trace.ops[number]
+    if op.kind != KIND_EXTRACT or op.name not in ("item", "__float__", "tolist") or len(op.inputs) != 1:
+        return 0
+    taken = op.inputs[0]
+    if taken in flow.on_path or _used_live(flow, taken):
+        return 0
+    return flow.masks.live.get(taken, 0) & sum(1 << index for index in flow.judged & flow.reached)
 
 
 def _mask(parameters: list[Parameter]) -> int:

@@ -11,13 +11,14 @@ from typing import NoReturn
 
 import click
 
-from gradlint.cli import locking, streams
+from gradlint.cli import locking, running, streams
 from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
 from gradlint.errors import GradlintError
 
 app.add_command(locking.lock)
 app.add_command(locking.diff)
+app.add_command(running.run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

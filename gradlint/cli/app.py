@@ -19,7 +19,7 @@ color_option = click.option(
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
     help="Colour the output; auto: on a terminal, as NO_COLOR and FORCE_COLOR say.",
 )  # fmt: skip
-_rules_dir = click.option(
+rules_dir_option = click.option(
     "--rules-dir", "rules_dirs", multiple=True, metavar="FOLDER", help="Also load the rules in this folder; repeatable."
 )
 inputs_option = click.option(
@@ -112,7 +112,7 @@ FORMATS = ("full", "concise", "json", "sarif", "github")
 @_contract
 @click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
 @click.option("--numeric", is_flag=True, help="Train a few steps and measure the gradients (GL605); all is taken back.")
-@_rules_dir
+@rules_dir_option
 @click.option("-v", "--verbose", is_flag=True, help="Say which rules were skipped, and why.")
 @color_option
 def check(
@@ -173,7 +173,7 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 
 @app.command()
 @click.argument("code", metavar="CODE")
-@_rules_dir
+@rules_dir_option
 @color_option
 def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
     """Print the documentation of a rule, named by its CODE or its name."""
@@ -187,7 +187,7 @@ def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
 
 @app.command()
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
-@_rules_dir
+@rules_dir_option
 @color_option
 def rules(output_format: str, rules_dirs: tuple[str, ...], color: str) -> int:
     """List all rules."""

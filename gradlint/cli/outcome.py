@@ -100,10 +100,11 @@ def _run(request: Request, wishes: Wishes, commands: frozenset[str]) -> int:
     if wishes.changes_files:
         return _fix(checker, found, report, wishes, fail_on, show_info)
     show(report, wishes, checker.entries)
-    return _code(report, wishes, fail_on)
+    return code(report, wishes, fail_on)
 
 
-def _code(report: Report, wishes: Wishes, fail_on: Severity) -> int:
+def code(report: Report, wishes: Wishes, fail_on: Severity) -> int:
+    """The exit code for a report."""
     if report.errors:
         return FAILED
     worst = report.worst()
@@ -134,7 +135,7 @@ def _fix(checker: Checker, found: Found, report: Report, wishes: Wishes, fail_on
         return FAILED if left.errors else CLEAN
     left.notes += [note for note in changes.notes if note not in left.notes]
     show(left, wishes, checker.entries, to_stderr=bool(found.stdin))
-    return _code(left, wishes, fail_on)
+    return code(left, wishes, fail_on)
 
 
 def _tell_trouble(report: Report, notes: list[Note], view: View) -> None:

@@ -6,10 +6,11 @@ import importlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gradlint.cli.exits import Interrupted
-from gradlint.cli.streams import progress, stdout_for_the_report
+from gradlint.cli.streams import progress, stdout_for_the_report, tell
 from gradlint.cli.targets import missing_attribute
 from gradlint.config import Configuration
 from gradlint.configured import options
@@ -20,6 +21,7 @@ from gradlint.selection import Selection
 if TYPE_CHECKING:
     from gradlint.engine import Options
     from gradlint.report.explanations import Explanation
+    from gradlint.runner.job import Job
     from gradlint.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -101,6 +103,27 @@ def snapshots(targets: Mapping[str, str], *, inputs: Sequence[str] = ()) -> tupl
             found[key] = outcome[0]
             report.targets.append(outcome[1])
     return found, report
+
+
+def run_script(job: Job, *, tracking: bool = False) -> Report:
+    """Run a script in a process of its own and judge its first steps.
+
+    Raises:
+        Interrupted: on Ctrl-C; the script has been ended.
+    """
+    parent = importlib.import_module("gradlint.runner.parent")
+    if not job.module and not Path(job.script).is_file():
+        what = "is a folder" if Path(job.script).is_dir() else "does not exist"
+        return Report(errors=[Failure(job.target, f"{job.script} {what}: name the file of a training script")])
+    tell(
+        f"gradlint: running {job.target} until its optimizers have stepped {job.steps} times; "
+        "what it writes is really written\n"
+    )
+    try:
+        report: Report = parent.run(job, tracking=tracking)
+    except KeyboardInterrupt:
+        raise Interrupted(Report(errors=[Failure(job.target, "interrupted")])) from None
+    return report
 
 
 # The engine needs torch, which takes seconds to import: only once something is checked.

@@ -54,6 +54,12 @@ class Ledger:
         self.training = Training()
         self.stopping: Callable[[], bool] = lambda: False
         """Asked before more is run: whether enough was recorded."""
+        self.before_backward: Callable[[], None] | None = None
+        """Called before each backward pass."""
+        self.stepped: dict[int, Optimizer] = {}
+        """The optimizers that were stepped, by identity; wrappers rather than what they wrap."""
+        self.elsewhere = False
+        """Whether an optimizer was stepped in another thread than the recorder's."""
         self.announce: Callable[[Tensor], None] | None = None
         """Told of tensors that a step will write to, whatever kernels it uses."""
         self._recorder = recorder
@@ -120,6 +126,8 @@ class Ledger:
         recorder = self._recorder
         self.stop_if_enough()
         self._settle()
+        if self.before_backward is not None:
+            self.before_backward()
         self._look()
         roots = tuple(recorder.tensors.read(t) for t in tensors_in(tensors))
         outer, self._open = self._open, self._begin(roots, retains, recorder.walk(frame).site)
@@ -215,6 +223,7 @@ class Ledger:
             self._hold(running, optimizer)
         else:
             self._look()
+            self.stepped.setdefault(id(optimizer), optimizer)
             event = recorder.event("step", {"optimizer": id(optimizer)}, site=recorder.walk(frame).site)
             step = Step(len(self.training.steps), event.number, event.op, event.site, (id(optimizer),))
             running = _Running(step, frame, {})

@@ -22,16 +22,39 @@ from gradlint.training import Training
 
 
 class Beginning:
-    """How things stood when the forward (or, without one, the first step) began."""
+    """How things stood when the forward (or, without one, the first step) began.
+
+    Attributes:
+        calls: number of module calls before.
+        tensors: the parameters of the roots and optimizers, by identity.
+        earlier: the value that each had, by identity.
+        lazy: identities of those that had no shape yet.
+        flags: whether each required grad.
+        modes: the training flag of each module, by identity.
+        named_buffers: value → name of the buffer whose content it was.
+        loose: tensors in plain attributes of modules.
+        start: number of ops before.
+    """
 
     def __init__(
-        self, recorder: Recorder, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any], calls: int
+        self,
+        recorder: Recorder,
+        roots: Mapping[str, nn.Module],
+        optimizers: Mapping[str, Any],
+        calls: int,
+        *,
+        rebase: bool = True,
     ) -> None:
+        """`rebase` gives parameters a fresh value without a history; not to be done in the middle of training."""
         held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
         self.calls = calls
-        """Number of module calls before."""
         self.tensors = {id(p): p for root in roots.values() for p in root.parameters()} | {id(p): p for p in held}
-        self.earlier = recorder.tensors.rebase(self.tensors.values())
+        if rebase:
+            self.earlier = recorder.tensors.rebase(self.tensors.values())
+        else:
+            for p in self.tensors.values():
+                recorder.tensors.watch(p)
+            self.earlier = {key: recorder.tensors.read(p) for key, p in self.tensors.items()}
         self.lazy = {key for key, p in self.tensors.items() if is_lazy(p)}
         self.flags = {key: bool(p.requires_grad) for key, p in self.tensors.items()}
         self.modes = {id(p.module): bool(p.module.training) for p in places(roots)}

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from gradlint.cuda import CpuStandIn
 from gradlint.errors import TargetError
+from gradlint.frameworks import understood
 from gradlint.inputs import Inputs, find_inputs
 from gradlint.preserve import Preserved
 from gradlint.record import autograd, hooks, training_hooks
@@ -77,6 +78,8 @@ def recording(
         session.force_eager = stack.enter_context(eager())
         with session.recorder, executed(session.codes):
             result = gradlint_runs_user_code(make, stack)
+            with as_theirs("configuring the optimizers"):
+                result = gradlint_runs_user_code(understood, result)
         session.note_left_off()
         setup = normalize(result, label)
         session.notes += setup.notes

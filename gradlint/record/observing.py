@@ -1,0 +1,274 @@
+"""Recording training that somebody else runs: a script, a loop in a ``with`` block, a Trainer.
+
+The models and optimizers are given, or found: the outermost modules that are called, the optimizers that are made.
+Nothing is put back, for the training is the user's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gradlint.record import hooks, training_hooks
+from gradlint.record.executed import executed
+from gradlint.record.hooks import Log
+from gradlint.record.ledger import Ledger
+from gradlint.record.outliving import outliving
+from gradlint.record.recorder import Recorder
+from gradlint.record.rows import Beginning, include, tabulate
+from gradlint.record.steps import STEPS, Enough
+from gradlint.record.tree import places
+from gradlint.setup import Setup
+from gradlint.traces import Trace
+
+_AWAY = 1 << 30
+"""Added to `Recorder.paused` in a forked process, where nothing is recorded any more."""
+
+
+class Observation:
+    """Records what runs while it is entered.
+
+    Args:
+        target: what is recorded, for messages.
+        models: name → module; None to find them.
+        optimizers: name → optimizer; None to find them.
+        steps: how often each optimizer is to step.
+        forwards: after how many calls of models without enough steps to give up; None for never.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        models: Mapping[str, nn.Module] | None = None,
+        optimizers: Mapping[str, Optimizer] | None = None,
+        steps: int = STEPS,
+        forwards: int | None = None,
+    ) -> None:
+        self.target = target
+        self.recorder = Recorder()
+        self.log = Log()
+        self.ledger = Ledger(self.recorder)
+        self.enough: Callable[[], bool] = Enough(self.ledger.training, self._steppers, steps)
+        self.patience_lost = False
+        """Whether the limit of forwards was reached."""
+        self.forwards = 0
+        """Calls of outermost modules so far."""
+        self._limit = forwards
+        self._models = models
+        self._optimizers = optimizers
+        self._names: dict[int, str] = {}
+        self._made = 0
+        self._begin: Beginning | None = None
+        self._roots: dict[str, nn.Module] = {}
+        self._first_event = 0
+        self._codes: dict[int, CodeType] = {}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Observation:
+        """Begin to record."""
+        stack = self._stack
+        stack.enter_context(hooks.installed(self.recorder, self.log))
+        stack.enter_context(training_hooks.installed(self.recorder, self.log, self.ledger))
+        stack.callback(self._end)
+        self.recorder.before_module = self._before_module
+        self.ledger.before_backward = self._before_backward
+        self.recorder.tensors.running = True
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+        self.ledger.follow(p for m in (self._models or {}).values() for p in m.parameters())
+        self.ledger.follow(p for o in (self._optimizers or {}).values() for g in o.param_groups for p in g["params"])
+        if self._models is not None:
+            self._look_around()
+        stack.enter_context(self.recorder)
+        stack.enter_context(executed(self._codes, hot=True))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Take the recorder out."""
+        self._stack.close()
+
+    def rest(self) -> None:
+        """Record nothing more, although the block goes on."""
+        self.recorder.paused += _AWAY
+        self.recorder.before_module = None
+        self.ledger.leave()
+
+    def _end(self) -> None:
+        self.recorder.before_module = None
+        self.ledger.leave()
+        self.recorder.tensors.forget()
+
+    def _forked(self) -> None:
+        self.recorder.paused += _AWAY
+        self.ledger.following = False
+
+    # -- while it runs ------------------------------------------------------------------------------------------
+
+    def _before_module(self, module: nn.Module, outermost: bool) -> None:
+        if not outermost:
+            return
+        self.ledger.stop_if_enough()
+        self.forwards += 1
+        if self._limit is not None and self.forwards > self._limit:
+            self.patience_lost = True
+        if self._models is None and id(module) not in self._names:
+            self._names[id(module)] = _name_of(module, sys._getframe(2))
+            self.ledger.follow(module.parameters())
+        if not self.ledger.training.backwards and torch.is_grad_enabled():
+            if self._begin is None or len(self.log.optimizers) != self._made:
+                self._look_around(module)
+
+    def _before_backward(self) -> None:
+        self.ledger.follow(p for o in self.log.optimizers for g in o.param_groups for p in g["params"])
+        if not self.ledger.training.backwards:
+            start = self._begin
+            self._look_around()
+            if start is not None and self._begin is not None:
+                # modes and flags as they are at the first backward, the rest as it was when its forward began
+                start.flags = self._begin.flags | start.flags
+                start.modes = self._begin.modes | start.modes
+                start.tensors = self._begin.tensors
+                start.earlier = self._begin.earlier | start.earlier
+                self._begin = start
+
+    def _look_around(self, calling: nn.Module | None = None) -> None:
+        """Remember how things stand before the first training forward."""
+        self._made = len(self.log.optimizers)
+        self._first_event = len(self.recorder.tape.events)
+        self.recorder.paused += 1
+        try:
+            roots = self._found_roots(calling)
+            self._begin = Beginning(
+                self.recorder, roots, self._found_optimizers(), len(self.log.calls), rebase=self._models is not None
+            )
+        finally:
+            self.recorder.paused -= 1
+
+    def _steppers(self) -> list[Optimizer]:
+        if self._optimizers is not None:
+            return list(self._optimizers.values())
+        made = {id(o): o for o in self.log.optimizers} | self.ledger.stepped
+        return [o for o in made.values() if any(g["params"] for g in o.param_groups)]
+
+    # -- what was found -----------------------------------------------------------------------------------------
+
+    def _found_roots(self, calling: nn.Module | None = None) -> dict[str, nn.Module]:
+        """The modules that stand above those that were called, and above the parameters that optimizers hold."""
+        if self._models is not None:
+            return dict(self._models)
+        above: dict[int, int] = {}
+        for event in self.recorder.tape.events:
+            if event.kind == "register" and "child" in event.data:
+                above[event.data["child"]] = event.data["module"]
+        outer = [c.module for c in self.log.calls if c.parent < 0]
+        if calling is not None:
+            outer.append(self.log.number(calling))
+        tops = dict.fromkeys(self._top(number, above) for number in outer)
+        modules = [self.log.modules[number] for number in tops]
+        modules = [m for m in modules if next(m.parameters(), None) is not None]
+        inside = {id(c) for m in modules for c in m.modules() if c is not m}
+        modules = [m for m in modules if id(m) not in inside]
+        if len(modules) == 1:
+            return {"": modules[0]}
+        names: dict[str, nn.Module] = {}
+        for module in modules:
+            name = _global_name(module) or self._names.get(id(module)) or type(module).__name__
+            unique, number = name, 2
+            while unique in names:
+                unique, number = f"{name}_{number}", number + 1
+            names[unique] = module
+        return names
+
+    def _top(self, number: int, above: Mapping[int, int]) -> int:
+        seen = {number}
+        while number in above and above[number] not in seen:
+            parent, child = self.log.modules[above[number]], self.log.modules[number]
+            if not any(c is child for c in parent._modules.values()):
+                break
+            number = above[number]
+            seen.add(number)
+        return number
+
+    def _found_optimizers(self) -> dict[str, Optimizer]:
+        if self._optimizers is not None:
+            return dict(self._optimizers)
+        found = self._steppers()
+        if len(found) == 1:
+            return {"": found[0]}
+        return {_global_name(o) or str(number): o for number, o in enumerate(found)}
+
+    def trace(self) -> Trace:
+        """The record as it is by now."""
+        recorder, training = self.recorder, self.ledger.training
+        recorder.paused += 1
+        try:
+            roots, optimizers = self._found_roots(), self._found_optimizers()
+            begin = self._begin or Beginning(recorder, roots, optimizers, len(self.log.calls), rebase=False)
+            for p in places(roots):
+                begin.modes.setdefault(id(p.module), bool(p.module.training))
+            table = tabulate(recorder, self.log, begin, roots, optimizers)
+            training.kept = outliving(recorder, training, self.ledger.marks)
+            training.start = begin.start
+            training.first_event = self._first_event
+            training.schedulers.update({id(getattr(s, "optimizer", None)): site for s, site in self.log.schedulers})
+            tape = recorder.tape
+            index = {p.key: p.index for p in table.parameters}
+            first = training.backwards[0].op if training.backwards else len(tape.ops)
+            trace = Trace(
+                target=self.target,
+                setup=Setup(roots[""] if list(roots) == [""] else roots, optimizer=optimizers),
+                sites=tape.sites,
+                ops=tape.ops,
+                values=tape.values,
+                events=tape.events,
+                calls=self.log.calls,
+                modules=table.modules,
+                parameters=table.parameters,
+                optimizers=table.optimizers,
+                forward_start=begin.start,
+                loss_start=max(first, begin.start),
+                roots=(),
+                loss_described="none: no backward pass was seen",
+                loss_given=False,
+                owners={v: index[key] for v, key in recorder.tensors.owners.items() if key in index},
+                buffers=begin.named_buffers,
+                inputs={},
+                buffers_moved=begin.buffers_moved(roots),
+                inputs_described="those of the training itself",
+                unseen=tape.unseen,
+                executed=(*self._codes.values(), *(code for code, _, _ in tape.sites.rows)),
+                held=table.held,
+            )
+            include(trace, training, False)
+        finally:
+            recorder.paused -= 1
+        return trace
+
+
+def _global_name(thing: Any) -> str:
+    """The name of a global variable of the main program that holds an object; empty where there is none."""
+    main = sys.modules.get("__main__")
+    found = [name for name, value in vars(main).items() if value is thing] if main is not None else []
+    return next((name for name in found if not name.startswith("_")), "")
+
+
+def _name_of(module: nn.Module, frame: FrameType | None) -> str:
+    """What the code that calls a module calls it; empty where it has no name there."""
+    if frame is None:
+        return ""
+    for name, value in frame.f_locals.items():
+        if value is module and name != "self":
+            return name
+    owner = frame.f_locals.get("self")
+    for name, value in getattr(owner, "__dict__", {}).items():
+        if value is module:
+            return str(name)
+    return ""

@@ -1,0 +1,1 @@
+"""``gradlint run``: a training script in a process of its own, recorded until it has stepped a few times."""

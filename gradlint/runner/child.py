@@ -1,0 +1,208 @@
+"""The process in which the script runs: records, judges, leaves the report, and ends the script.
+
+The report is written before the script is told to stop, so that nothing the script does on its way out can lose it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import runpy
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from gradlint import registry
+from gradlint.building import raised
+from gradlint.engine import Options, check_trace
+from gradlint.errors import GradlintError
+from gradlint.findings import Failure, Note, Report
+from gradlint.record.ledger import EnoughRecorded
+from gradlint.record.observing import Observation
+from gradlint.runner.job import Job, leave
+
+_HELD_UP = 50
+"""How often a script may catch the exception that ends it."""
+
+
+class _Runner:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        known = registry.load(job.rules_dirs)
+        self.rules = [entry for entry in known.rules if entry.code in job.rules]
+        self.observation = Observation(job.target, steps=job.steps, forwards=job.max_batches)
+        self.observation.ledger.stopping = self.stopping
+        self.done = False
+        self.timed_out = False
+        self.stops = 0
+        self.exit = os._exit
+
+    def run(self) -> int:
+        """Run the script; returns the exit code of the process."""
+        job = self.job
+        timer = threading.Timer(job.seconds, self.time_is_up)
+        timer.daemon = True
+        timer.start()
+        os._exit = self.exit_hard
+        code = 0
+        failure: Failure | None = None
+        try:
+            with _stand_in(self.observation), self.observation:
+                try:
+                    gradlint_runs_user_code(_script, job)
+                except EnoughRecorded:
+                    pass
+                except SystemExit as error:
+                    code = error.code if isinstance(error.code, int) else int(error.code is not None)
+                    if code:
+                        failure = Failure(job.target, f"the script called sys.exit({error.code!r})")
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
+                    told = raised("the script", error)
+                    failure = Failure(job.target, str(told), told.traceback)
+                self.finish(failure)
+        finally:
+            timer.cancel()
+            os._exit = self.exit
+        return code
+
+    # -- when to stop -------------------------------------------------------------------------------------------
+
+    def time_is_up(self) -> None:
+        self.timed_out = True
+
+    def stopping(self) -> bool:
+        """Asked before each call of a model, each backward pass and each step."""
+        observation = self.observation
+        if not (self.done or self.timed_out or observation.patience_lost or observation.enough()):
+            return False
+        self.finish(None)
+        self.stops += 1
+        if self.stops > _HELD_UP:  # it catches BaseException
+            self.leave_now()
+        return True
+
+    def leave_now(self) -> NoReturn:
+        """End the process although the script holds it up; what was registered to run at exit still runs."""
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        self.exit(0)
+        raise SystemExit
+
+    def exit_hard(self, status: int) -> NoReturn:
+        """In place of ``os._exit``: the report comes first."""
+        if os.getpid() == _PID:
+            self.finish(None)
+        self.exit(status)
+        raise SystemExit
+
+    # -- the verdict --------------------------------------------------------------------------------------------
+
+    def finish(self, failure: Failure | None) -> None:
+        """Judge what was recorded and leave the report; once only."""
+        if self.done:
+            return
+        self.done = True
+        observation = self.observation
+        observation.recorder.paused += 1
+        try:
+            report = self.judged(failure)
+        except Exception as error:
+            import traceback
+
+            message = f"gradlint itself failed ({type(error).__name__}: {error}); please report it"
+            report = Report(errors=[Failure(self.job.target, message, traceback.format_exc())])
+        finally:
+            observation.recorder.paused -= 1
+        leave(report, self.job.report)
+
+    def judged(self, failure: Failure | None) -> Report:
+        """The verdict; `failure` is how the script ended before enough was seen."""
+        job, observation = self.job, self.observation
+        training = observation.ledger.training
+        if not training.backwards:
+            return Report(errors=[failure or Failure(job.target, self.why_nothing())])
+        report = check_trace(observation.trace(), self.rules, Options(strict=job.strict))
+        if failure is not None:
+            report.errors.append(failure)
+        steps = len(training.steps)
+        seen = f"{steps} optimizer step{'s' if steps != 1 else ''} and {len(training.backwards)} backward passes"
+        if observation.patience_lost:
+            report.notes.append(
+                Note(job.target, f"stopped after {job.max_batches} calls of the models (--max-batches) with {seen}")
+            )
+        elif self.timed_out:
+            report.notes.append(Note(job.target, f"stopped after {job.seconds:g} s (--timeout) with {seen}"))
+        elif failure is None and not observation.enough():
+            report.notes.append(Note(job.target, f"the script ended by itself after {seen}"))
+        return report
+
+    def why_nothing(self) -> str:
+        """Why there is nothing to judge."""
+        observation, job = self.observation, self.job
+        calls = f"{observation.forwards} calls of its models" if observation.forwards else "no call of a model"
+        if observation.ledger.elsewhere:
+            return "the script trains in another thread than its main one, where gradlint cannot follow it"
+        if observation.patience_lost:
+            return f"no backward pass in {job.max_batches} calls of the script's models: raise --max-batches"
+        if self.timed_out:
+            return f"no backward pass within {job.seconds:g} s, {calls}: raise --timeout, or give it less to prepare"
+        return (
+            f"the script never trained: it ended after {calls} and without a backward pass "
+            "(does it need arguments after --, or start other processes that train?)"
+        )
+
+
+_PID = os.getpid()
+
+
+def gradlint_runs_user_code(function: Callable[..., Any], *args: Any) -> Any:
+    """Call user code; the user's call chains begin above this frame."""
+    return function(*args)
+
+
+def _script(job: Job) -> None:
+    if job.module:
+        sys.argv = [job.script, *job.arguments]
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(job.script, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [job.script, *job.arguments]
+        sys.path.insert(0, os.path.dirname(os.path.abspath(job.script)))
+        runpy.run_path(job.script, run_name="__main__")
+
+
+@contextlib.contextmanager
+def _stand_in(observation: Observation) -> Any:
+    """Let a script that asks for CUDA run where there is none."""
+    from gradlint.cuda import CpuStandIn
+
+    with CpuStandIn() as standin:
+        recorder = observation.recorder
+        recorder.rewrite = standin.rewrite if standin.active else None
+        recorder.rewritten = standin.functions
+        recorder.keywords = standin.keywords
+        yield
+
+
+def main() -> NoReturn:
+    """Run the job that the command line names, and exit."""
+    job = Job.from_text(sys.argv[1])
+    warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
+    try:
+        runner = _Runner(job)
+    except (GradlintError, ImportError) as error:
+        leave(Report(errors=[Failure(job.target, str(error))]), job.report)
+        sys.exit(2)
+    sys.exit(runner.run())
+
+
+if __name__ == "__main__":
+    main()

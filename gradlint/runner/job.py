@@ -1,0 +1,68 @@
+"""What the two processes of ``gradlint run`` tell each other. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradlint.findings import Report
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run, and how."""
+
+    script: str
+    """A file, or the dotted name of a module or package."""
+    module: bool
+    """Whether `script` is a module's name."""
+    arguments: tuple[str, ...]
+    """What the script finds in ``sys.argv`` after its own name."""
+    report: str
+    """The file to leave the report in."""
+    rules: tuple[str, ...]
+    """Codes of the rules to judge by."""
+    rules_dirs: tuple[str, ...] = ()
+    steps: int = 3
+    max_batches: int = 500
+    seconds: float = 300.0
+    """After this time, what was recorded is judged at the next opportunity."""
+    strict: bool = False
+
+    @property
+    def target(self) -> str:
+        """How the report names it."""
+        return f"-m {self.script}" if self.module else self.script
+
+    def to_text(self) -> str:
+        """As one argument of a command line."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_text(text: str) -> Job:
+        """The inverse of `to_text`."""
+        fields: dict[str, Any] = json.loads(text)
+        for name, value in fields.items():
+            if isinstance(value, list):
+                fields[name] = tuple(value)
+        return Job(**fields)
+
+
+def leave(report: Report, path: str) -> None:
+    """Write a report where the other process finds it, whole or not at all."""
+    part = Path(f"{path}.part")
+    part.write_bytes(pickle.dumps(report))
+    part.replace(path)
+
+
+def collect(path: str) -> Report | None:
+    """The report that was left; None where there is none."""
+    try:
+        found = pickle.loads(Path(path).read_bytes())
+    except (OSError, EOFError, pickle.UnpicklingError):
+        return None
+    return found if isinstance(found, Report) else None

@@ -1,0 +1,159 @@
+"""Starts the script's process, waits for its report, and sees to it that nothing of it runs on. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from gradlint.findings import Failure, Report
+from gradlint.runner.job import Job, collect
+
+GRACE = 20.0
+"""Seconds that a script gets to end once its time is up, and to run its own teardown once the report is there."""
+_WINDOWS = os.name == "nt"
+
+QUIET = {
+    "WANDB_MODE": "disabled",
+    "WANDB_SILENT": "true",
+    "COMET_MODE": "disabled",
+    "NEPTUNE_MODE": "debug",
+    "CLEARML_OFFLINE_MODE": "1",
+    "DISABLE_MLFLOW_INTEGRATION": "true",
+    "TORCHDYNAMO_DISABLE": "1",
+}
+"""What keeps a test run out of experiment trackers, and compiled parts in sight."""
+
+
+def run(job: Job, *, tracking: bool = False) -> Report:
+    """Run a script and give its report.
+
+    Args:
+        job: what to run; where the report goes is seen to here.
+        tracking: leave experiment trackers as the environment has them.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C; the script has been ended.
+    """
+    environment = dict(os.environ)
+    if not tracking:
+        environment = {**QUIET, **environment}
+    with tempfile.TemporaryDirectory(prefix="gradlint-") as folder:
+        job = replace(job, report=str(Path(folder) / "report"))
+        with _orphans_adopted(), _started(job, environment) as process:
+            code = _wait(process, job)
+        report = collect(job.report)
+    if report is not None:
+        return report
+    return Report(errors=[Failure(job.target, _silence(job, code))])
+
+
+def _silence(job: Job, code: int | None) -> str:
+    """Why there is no report."""
+    if code is None:
+        return f"the script was ended after {job.seconds:g} s (--timeout) without a verdict: it did not come to a step"
+    if code < 0:
+        return f"the script's process was ended by signal {-code} before anything could be judged"
+    return f"the script's process ended with exit code {code} before anything could be judged"
+
+
+@contextlib.contextmanager
+def _started(job: Job, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, in a group of its own, with its output on our stderr; at exit the whole group is gone."""
+    try:
+        stderr: int | None = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        stderr = None
+    output = subprocess.DEVNULL if stderr is None else stderr
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gradlint.runner.child", job.to_text()],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=dict(environment),
+        start_new_session=not _WINDOWS,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) if _WINDOWS else 0,
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _wait(process: subprocess.Popen[bytes], job: Job) -> int | None:
+    """The exit code; None where the process was not done when its time was."""
+    limit = time.monotonic() + job.seconds + GRACE
+    reported: float | None = None
+    while True:
+        try:
+            return process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            now = time.monotonic()
+            if reported is None and os.path.exists(job.report):
+                reported = now
+            if now > limit or (reported is not None and now > reported + GRACE):
+                return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and all that it started."""
+    if _WINDOWS:
+        if process.poll() is None:
+            subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+    else:
+        for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+    process.wait()
+
+
+@contextlib.contextmanager
+def _orphans_adopted() -> Iterator[None]:
+    """On Linux: processes that leave the group become our children when their parents end, and are ended too."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    before = set(_children())
+    adopting = _set_subreaper(True)
+    try:
+        yield
+    finally:
+        if adopting:
+            for _ in range(50):
+                strays = [pid for pid in _children() if pid not in before]
+                if not strays:
+                    break
+                for pid in strays:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(OSError):
+                        os.waitpid(pid, 0)
+            _set_subreaper(False)
+
+
+def _set_subreaper(flag: bool) -> bool:
+    try:
+        return bool(ctypes.CDLL(None).prctl(36, int(flag), 0, 0, 0) == 0)  # PR_SET_CHILD_SUBREAPER
+    except (OSError, AttributeError):
+        return False
+
+
+def _children() -> list[int]:
+    """Our child processes."""
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            status = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+            if int(status.rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(int(folder.name))
+    return found

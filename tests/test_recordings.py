@@ -1,0 +1,197 @@
+"""``gradlint.record``, the callbacks, and what the frameworks' own objects are understood as."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+import gradlint
+from gradlint import TrainingFault, UsageError
+
+
+class Loop:
+    """A small model that trains."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-2)
+        self.x, self.y = torch.randn(6, 4), torch.randn(6, 2)
+
+    def train(self, steps=4, clear=True):
+        for _ in range(steps):
+            if clear:
+                self.optimizer.zero_grad()
+            nn.functional.mse_loss(self.model(self.x), self.y).backward()
+            self.optimizer.step()
+
+
+def codes(report) -> list[str]:
+    """The codes of the findings."""
+    return [f.code for f in report.findings]
+
+
+def test_block_is_judged_at_its_lines():
+    loop = Loop()
+    with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
+        loop.train(clear=False)
+    (finding,) = gradlint.check(trace).findings
+    assert finding.code == "GL501"
+    assert finding.location.line == Loop.train.__code__.co_firstlineno + 4
+
+
+def test_right_block_is_clean_and_says_what_was_seen():
+    loop = Loop()
+    with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
+        loop.train()
+    report = gradlint.check(trace)
+    assert report.clean and report.targets[0].trainable == 4 and report.targets[0].reached == 4
+
+
+def test_model_and_optimizer_are_found():
+    loop = Loop()
+    with gradlint.record() as trace:
+        loop.train(clear=False)
+    assert codes(gradlint.check(trace)) == ["GL501"]
+
+
+def test_decorated_function_holds_the_last_trace():
+    loop = Loop()
+
+    @gradlint.record(loop.model, optimizer=loop.optimizer)
+    def train(clear):
+        loop.train(clear=clear)
+        return "done"
+
+    assert train(True) == "done" and gradlint.check(train.trace).clean
+    train(False)
+    assert codes(gradlint.check(train.trace)) == ["GL501"]
+
+
+def test_the_block_runs_on_after_the_recording():
+    loop, other = Loop(), Loop()
+    with gradlint.record(loop.model, optimizer=loop.optimizer, steps=2) as trace:
+        loop.train(5)
+    other.train(5)
+    assert len(trace.training.steps) == 2
+    assert all(torch.equal(p, q) for p, q in zip(loop.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_all_steps_are_recorded_on_demand():
+    loop = Loop()
+    with gradlint.record(loop.model, optimizer=loop.optimizer, steps=None) as trace:
+        loop.train(7)
+    assert len(trace.training.steps) == 7
+
+
+def test_hooks_and_modes_are_gone_after_an_exception():
+    loop, call = Loop(), nn.Module.__call__
+    with pytest.raises(ZeroDivisionError), gradlint.record(loop.model, optimizer=loop.optimizer):
+        loop.train(1)
+        1 / 0  # noqa: B018
+    assert nn.Module.__call__ is call and torch.overrides._get_current_function_mode_stack() == []
+    assert not any(p._post_accumulate_grad_hooks for p in loop.model.parameters())
+
+
+def test_wrong_arguments_are_told():
+    with pytest.raises(UsageError, match="optimizer"):
+        gradlint.record(Loop().model, optimizer="adam")
+
+
+def trainer(tmp_path, *, cut=False, callbacks=()):
+    """A Hugging Face Trainer of a tiny BERT."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    model = transformers.BertForSequenceClassification(config)
+    if cut:
+        model.bert.embeddings.register_forward_hook(lambda module, args, output: output.detach())
+    data = [{"input_ids": torch.randint(0, 50, (8,)), "labels": torch.tensor(i % 2)} for i in range(16)]
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=4, max_steps=4, report_to=[], use_cpu=True,
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    return transformers.Trainer(model, arguments, train_dataset=data, callbacks=list(callbacks))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trainer_is_understood_as_what_build_returns(tmp_path):
+    report = gradlint.check(lambda: trainer(tmp_path, cut=True), name="trainer")
+    assert not report.errors and codes(report) == ["GL401"]
+    assert all(name.startswith("bert.embeddings.") for name in report.findings[0].parameters)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_callback_logs(tmp_path, caplog):
+    pytest.importorskip("accelerate")
+    from gradlint.integrations.transformers import GradlintCallback
+
+    callback = GradlintCallback(steps=2)
+    with caplog.at_level(logging.WARNING, "gradlint"):
+        trainer(tmp_path, cut=True, callbacks=[callback]).train()
+    assert codes(callback.watch.report) == ["GL401"]
+    assert "GL401" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_callback_raises(tmp_path):
+    pytest.importorskip("accelerate")
+    from gradlint.integrations.transformers import GradlintCallback
+
+    with pytest.raises(TrainingFault, match="GL401"):
+        trainer(tmp_path, cut=True, callbacks=[GradlintCallback("raise", steps=2)]).train()
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+LIT = """
+    import lightning.pytorch as L
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Lit(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.enc, self.dec = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(torch.randn(16, 4), torch.randn(16, 2)), 4)
+
+        def training_step(self, batch, number):
+            x, y = batch
+            return nn.functional.mse_loss(self.dec(self.enc(x).detach()), y)
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 1e-3)
+    """
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_module_is_understood_as_what_build_returns(tmp_path):
+    pytest.importorskip("lightning")
+    (tmp_path / "lit.py").write_text(textwrap.dedent(LIT) + "\ndef build():\n    return Lit()\n")
+    report = gradlint.check(f"{tmp_path / 'lit.py'}:build")
+    assert not report.errors and codes(report) == ["GL401"]
+    assert report.findings[0].parameters == ("enc.weight", "enc.bias")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_callback_raises(tmp_path):
+    lightning = pytest.importorskip("lightning.pytorch")
+    from gradlint.integrations.lightning import GradlintCallback
+
+    scope: dict = {}
+    exec(compile(textwrap.dedent(LIT), "lit.py", "exec"), scope)
+    fit = lightning.Trainer(
+        max_steps=5, logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False,
+        callbacks=[GradlintCallback("raise")],
+    )  # fmt: skip
+    with pytest.raises(TrainingFault, match="GL401"):
+        fit.fit(scope["Lit"]())

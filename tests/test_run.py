@@ -1,0 +1,195 @@
+"""``gradlint run``: scripts as they are, and as they should not be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+HEAD = """
+import atexit, os, signal, subprocess, sys, threading, time
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+x, y = torch.randn(6, 4), torch.randn(6, 2)
+
+
+def iteration(clear=True):
+    if clear:
+        optimizer.zero_grad()
+    loss = nn.functional.mse_loss(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss
+"""
+
+
+def run(folder: Path, body: str, *options: str, after: tuple[str, ...] = (), head: str = HEAD):
+    """Run a script; the process and the report."""
+    script = folder / "train.py"
+    script.write_text(head + textwrap.dedent(body), encoding="utf-8")
+    command = [sys.executable, "-m", "gradlint", "run", "train.py", "--output-format", "json", *options]
+    done = subprocess.run(
+        [*command, "--", *after], cwd=folder, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+    )
+    return done, json.loads(done.stdout)
+
+
+def codes(report) -> list[str]:
+    """The codes of the findings."""
+    return [finding["code"] for finding in report["findings"]]
+
+
+RIGHT = {
+    "ends by itself": "iteration()\niteration()",
+    "goes on for ever": "while True: iteration()",
+    "os._exit": "for _ in range(2): iteration()\nos._exit(3)",
+    "own signal handlers": """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while True: iteration()
+        """,
+    "redirected stdout": "sys.stdout = sys.stderr = open('log.txt', 'w')\nwhile True: iteration()",
+    "closed stdout": "sys.stdout.close()\nos.close(1)\nwhile True: iteration()",
+    "another directory": "os.chdir('/')\nwhile True: iteration()",
+    "patched torch": """
+        original = torch.Tensor.backward
+        torch.Tensor.backward = lambda self, *a, **k: original(self, *a, **k)
+        torch.optim.Adam.step = torch.optim.Adam.step
+        while True: iteration()
+        """,
+    "exceptions held": """
+        while True:
+            try: iteration()
+            except Exception: pass
+        """,
+    "every exception held": """
+        while True:
+            try: iteration()
+            except BaseException: pass
+        """,
+    "exits with 0": "for _ in range(2): iteration()\nsys.exit(0)",
+    "a daemon thread": """
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        while True: iteration()
+        """,
+    "workers": """
+        from torch.utils.data import DataLoader, TensorDataset
+        for _ in range(100):
+            for a, b in DataLoader(TensorDataset(x, y), 2, num_workers=2): iteration()
+        """,
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_script_is_clean(tmp_path, name):
+    done, report = run(tmp_path, RIGHT[name])
+    assert (done.returncode, report["errors"], codes(report)) == (0, [], []), done.stderr
+
+
+NO_VERDICT = {
+    "never trains": ("print('nothing to do')", "the script never trained"),
+    "only evaluates": ("with torch.no_grad(): model(x)", "1 calls of its models and without a backward pass"),
+    "raises": ("iteration()\nraise ValueError('no data')", "the script raised ValueError: no data"),
+    "raises before": ("raise FileNotFoundError('data.csv')", "the script raised FileNotFoundError: data.csv"),
+    "wrong usage": ("sys.exit(2)", "the script called sys.exit(2)"),
+    "another thread": (
+        "t = threading.Thread(target=lambda: [iteration() for _ in range(5)])\nt.start()\nt.join()",
+        "another thread",
+    ),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
+}
+
+
+@pytest.mark.parametrize("name", NO_VERDICT)
+def test_script_without_a_verdict_says_why(tmp_path, name):
+    body, expected = NO_VERDICT[name]
+    done, report = run(tmp_path, body)
+    assert done.returncode == 2
+    assert len(report["errors"]) == 1 and expected in report["errors"][0]["message"], report["errors"]
+
+
+def test_findings_stand_on_the_lines_of_the_script(tmp_path):
+    done, report = run(tmp_path, "while True: iteration(clear=False)")
+    (finding,) = report["findings"]
+    assert done.returncode == 1 and finding["code"] == "GL501"
+    assert (tmp_path / "train.py").read_text(encoding="utf-8").splitlines()[finding["line"] - 1].strip() == (
+        "loss.backward()"
+    )
+    assert finding["parameters"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_arguments_output_and_teardown_are_the_scripts_own(tmp_path):
+    body = """
+    atexit.register(lambda: print("at exit"))
+    print("arguments", sys.argv)
+    try:
+        while True: iteration()
+    finally:
+        open("saved.txt", "w").write("saved")
+    """
+    done, report = run(tmp_path, body, after=("--lr", "1e-3", "-v"))
+    assert "arguments ['train.py', '--lr', '1e-3', '-v']" in done.stderr
+    assert "at exit" in done.stderr and (tmp_path / "saved.txt").read_text() == "saved"
+    assert report["errors"] == []
+
+
+def test_a_module_is_run_as_python_does(tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "parts.py").write_text(HEAD)
+    (package / "train.py").write_text("from .parts import iteration\nfor _ in range(5): iteration(clear=False)\n")
+    command = [sys.executable, "-m", "gradlint", "run", "-m", "package.train", "--output-format", "json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert codes(json.loads(done.stdout)) == ["GL501"], done.stderr
+
+
+def test_steps_are_counted(tmp_path):
+    done, _ = run(tmp_path, "for i in range(50):\n    print('iteration', i)\n    iteration()", "--steps", "5")
+    assert "iteration 4" in done.stderr and "iteration 6" not in done.stderr
+
+
+def test_a_long_epoch_before_the_first_step_is_bounded_and_told(tmp_path):
+    body = "while True:\n    loss = model(x).sum() / 1000\n    loss.backward()"
+    done, report = run(tmp_path, body, "--max-batches", "20")
+    assert any("--max-batches" in note["message"] for note in report["notes"]), report
+    assert done.returncode == 1 and codes(report) == ["GL503"]
+
+
+def test_a_script_that_takes_too_long_is_ended(tmp_path):
+    began = time.monotonic()
+    done, report = run(tmp_path, "while True:\n    time.sleep(0.05)\n    model(x)", "--timeout", "8")
+    assert done.returncode == 2 and "8 s" in report["errors"][0]["message"]
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups")
+def test_nothing_keeps_running(tmp_path):
+    body = """
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    apart = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    open("pids.txt", "w").write(f"{child.pid} {apart.pid} {os.getpid()}")
+    while True: iteration()
+    """
+    done, report = run(tmp_path, body)
+    assert report["errors"] == [], done.stderr
+    pids = map(int, (tmp_path / "pids.txt").read_text().split())
+    alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    if sys.platform.startswith("linux"):
+        assert alive == []
+
+
+def test_a_missing_script_is_told(tmp_path):
+    command = [sys.executable, "-m", "gradlint", "run", "no.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "no.py does not exist" in done.stderr + done.stdout
