@@ -15,7 +15,7 @@ from gradlint.flow import Flow
 from gradlint.load import Target, call_build, loaded, parse_target
 from gradlint.naming import in_words
 from gradlint.remarks import nothing_to_judge, remarks
-from gradlint.rule import Context, Rule
+from gradlint.rule import ON_REQUEST, Context, Rule
 from gradlint.setup import Setup, normalize
 from gradlint.syntax.executed import source_findings
 
@@ -196,9 +196,10 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
     for rule in rules:
         if not rule.judges_recordings():
             continue
-        missing = next((reason for need in sorted(rule.needs) if (reason := context.has(need))), None)
-        if missing:
-            report.skipped.append(Skipped(trace.target, rule.code, missing))
+        missing = next(((need, reason) for need in sorted(rule.needs) if (reason := context.has(need))), None)
+        if missing is not None:
+            need, reason = missing
+            report.skipped.append(Skipped(trace.target, rule.code, reason, asked=need not in ON_REQUEST))
         else:
             findings += list(rule().check(context))
     report.findings += sorted_findings(findings)

@@ -88,6 +88,8 @@ class Skipped:
     target: str
     code: str
     reason: str
+    asked: bool = True
+    """Whether it judges every set-up that it can, rather than on request."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from gradlint.syntax.module import SourceModule
     from gradlint.traces import Event, Parameter, Trace
 
+ON_REQUEST = frozenset({"numeric", "contract"})
+"""Needs that a set-up lacks unless somebody asks for what they serve."""
+
 
 class Rule:
     """One mistake that gradlint looks for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Backward, Context, Finding, Fix, Parameter, Rule, Severity, Step
+from gradlint import Backward, Content, Context, Finding, Fix, Parameter, Rule, Severity, Step, Training
 
 
 class GradientsNotCleared(Rule):
@@ -78,7 +78,7 @@ class GradientsNotCleared(Rule):
             for key, content in step.content.items():
                 parameter = trace.by_key.get(key)
                 if content.stale and parameter is not None:
-                    backward = training.backwards[content.backwards[-1]]
+                    backward = _added(training, key, content)
                     _, _, known = found.setdefault(backward.site, (backward, step, []))
                     if parameter not in known:
                         known.append(parameter)
@@ -96,3 +96,11 @@ class GradientsNotCleared(Rule):
                 ],
                 fix=Fix("Call optimizer.zero_grad() before backward(), or after each step."),
             )
+
+
+def _added(training: Training, key: int, content: Content) -> Backward:
+    """The first backward pass that was made for a parameter and added to what had been applied: not one that only
+    passed through on its way to what another optimizer trains."""
+    fresh = [training.backwards[b] for b in content.backwards if b not in content.stale]
+    own = (b for b in fresh if all(key in training.steps[s].content for s in b.applied_by))
+    return next(own, fresh[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,3 +25,18 @@ def grad_mode_is_put_back():
     before = torch.is_grad_enabled()
     yield
     torch.set_grad_enabled(before)
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A `pytester` whose runs in this process forget the project's modules alone: torch cannot be imported twice."""
+    from _pytest.pytester import SysModulesSnapshot
+
+    def lasts(name: str) -> bool:
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
+        return not file.startswith(str(pytester.path))
+
+    monkeypatch.setattr(
+        pytester, "_Pytester__take_sys_modules_snapshot", lambda: SysModulesSnapshot(preserve=lasts), raising=True
+    )
+    return pytester

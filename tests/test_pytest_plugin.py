@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 import xml.etree.ElementTree as ElementTree
@@ -10,16 +9,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from torch import nn
-
-import gradlint
 
 pytest_plugins = ["pytester"]
-
-# A run in this process forgets the modules that were first imported in it: what all of them use is imported before.
-gradlint.check(nn.Linear(2, 2), trains="*", frozen="x")
-for module in ("pytest_plugin", "assertions", "configured", "probe", "report.full", "naming", "states"):
-    importlib.import_module(f"gradlint.{module}")
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,12 +63,12 @@ def build_raises():
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
+def project(inner: pytest.Pytester) -> pytest.Pytester:
     """A folder with model.py and the plugin at hand."""
-    pytester.makepyfile(model=MODEL)
+    inner.makepyfile(model=MODEL)
     if not INSTALLED:
-        pytester.plugins.append("gradlint.pytest_plugin")
-    return pytester
+        inner.plugins.append("gradlint.pytest_plugin")
+    return inner
 
 
 def run_test(project: pytest.Pytester, body: str, *args: str) -> pytest.RunResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from pathlib import Path
 
@@ -90,16 +89,14 @@ def test_contract(builder: str) -> None:
 
 
 @pytest.mark.parametrize("builder", BUILDERS)
-def test_test(builder: str, pytester: pytest.Pytester) -> None:
-    for module in ("pytest_plugin", "assertions", "probe", "report.full"):
-        importlib.import_module(f"gradlint.{module}")
+def test_test(builder: str, inner: pytest.Pytester) -> None:
     for name in ("model.py", "test_model.py", "pyproject.toml"):
-        shutil.copy(FOLDER / name, pytester.path)
-    test = pytester.path / "test_model.py"
+        shutil.copy(FOLDER / name, inner.path)
+    test = inner.path / "test_model.py"
     test.write_text(
         test.read_text(encoding="utf-8").replace('"model.py:build"', f'"model.py:{builder}"'), encoding="utf-8"
     )
-    done = pytester.inline_run("-p", "no:randomly", "-p", "no:hypothesispytest", "-W", "ignore::FutureWarning")
+    done = inner.inline_run("-p", "no:randomly", "-p", "no:hypothesispytest", "-W", "ignore::FutureWarning")
     failed = [report.nodeid.rpartition("::")[2] for report in done.getreports() if report.failed]
     assert failed == [name for name in (TRAINS, FROZEN, FLOWS, CLEAN) if name in EXPECTED[builder][1]]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gradlint import files, registry, selection
 from gradlint.baseline import Baseline
@@ -17,7 +15,7 @@ from gradlint.cli.exits import Interrupted
 from gradlint.cli.session import check_targets
 from gradlint.cli.streams import progress
 from gradlint.config import Configuration, Settings
-from gradlint.configured import declared, options
+from gradlint.configured import declared
 from gradlint.errors import UsageError
 from gradlint.filters import Plan, Scope, filtered, shown
 from gradlint.findings import Failure, Finding, Report, SourceSummary
@@ -28,9 +26,6 @@ from gradlint.syntax.cache import default_folder
 from gradlint.syntax.discover import SourceFile, discover, excluded
 from gradlint.syntax.executed import same_mistake
 from gradlint.syntax.run import RuleSet, check_files
-
-if TYPE_CHECKING:
-    from gradlint.engine import Options
 
 STDIN = "-"
 
@@ -155,7 +150,11 @@ class Checker:
         for settings, targets in self._grouped():
             plan = self.plan(settings)
             try:
-                report = check_targets(targets, plan.selection, functools.partial(self._options, settings))
+                request = self.request
+                report = check_targets(
+                    targets, plan.selection, inputs=request.inputs, contract=self.contract, strict=settings.strict,
+                    numeric=request.numeric, settings_of=self._of_target,
+                )  # fmt: skip
             except Interrupted as stop:
                 found.report.extend(stop.report)
                 raise Interrupted(self.finished(found)) from None
@@ -172,10 +171,6 @@ class Checker:
             ]  # what a file says by itself, a recording says better
             found.report.extend(report)
         return found
-
-    def _options(self, settings: Settings, target: str) -> Options:
-        asked = self.request
-        return options(settings, target, inputs=asked.inputs, contract=self.contract, numeric=asked.numeric)
 
     def _grouped(self) -> list[tuple[Settings, list[str]]]:
         groups: list[tuple[Settings, list[str]]] = []

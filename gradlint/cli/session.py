@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.streams import progress, stdout_for_the_report, tell
 from gradlint.cli.targets import missing_attribute
-from gradlint.config import Configuration
+from gradlint.config import Configuration, Settings
 from gradlint.configured import options
+from gradlint.contracts import Declaration
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Report, TargetSummary
 from gradlint.selection import Selection
 
 if TYPE_CHECKING:
-    from gradlint.engine import Options
     from gradlint.report.explanations import Explanation
     from gradlint.runner.job import Job
     from gradlint.snapshot import Snapshot
@@ -30,9 +30,15 @@ T = TypeVar("T")
 def check_targets(
     targets: Sequence[str],
     selection: Selection,
-    options_of: Callable[[str], Options],
+    *,
+    inputs: Sequence[str] = (),
+    contract: Sequence[Declaration] = (),
+    strict: bool = False,
+    numeric: bool = False,
+    settings_of: Callable[[str], Settings] | None = None,
 ) -> Report:
-    """Check each target once, in the order given, in the way that `options_of` names for it.
+    """Check each target once, in the order given; what is configured for it counts: `settings_of` says where else than
+    in the nearest file.
 
     Raises:
         Interrupted: on Ctrl-C.
@@ -47,7 +53,9 @@ def check_targets(
             continue
         try:
             with progress(f"gradlint: checking {target}{place}"), stdout_for_the_report():
-                outcome = _guarded(target, partial(_check, target, selection, options_of))
+                near = settings_of or Configuration().of_target
+                work = partial(_check, target, near, selection, inputs, contract, strict, numeric)
+                outcome = _guarded(target, work)
         except KeyboardInterrupt:
             report.errors.append(Failure(target, "interrupted"))
             raise Interrupted(report) from None
@@ -127,9 +135,19 @@ def run_script(job: Job, *, tracking: bool = False) -> Report:
 
 
 # The engine needs torch, which takes seconds to import: only once something is checked.
-def _check(target: str, selection: Selection, options_of: Callable[[str], Options]) -> Report:
+def _check(
+    target: str,
+    settings_of: Callable[[str], Settings],
+    selection: Selection,
+    inputs: Sequence[str],
+    contract: Sequence[Declaration],
+    strict: bool,
+    numeric: bool,
+) -> Report:
     engine = importlib.import_module("gradlint.engine")
-    report: Report = engine.check_target(target, selection.rules, options_of(target))
+    settings = settings_of(target)
+    how = options(settings, target, inputs=inputs, contract=contract, strict=strict, numeric=numeric)
+    report: Report = engine.check_target(target, selection.rules, how)
     return report
 
 

@@ -155,9 +155,11 @@ class _Session:
     # -- before the forward -------------------------------------------------------------------------------------
 
     def _modes(self, setup: Setup, roots: Mapping[str, nn.Module]) -> None:
+        # beside a network in train mode, one in eval mode is meant to be: a teacher, a perceptual loss
+        forgotten = not any(root.training for root in roots.values())
         for name, root in roots.items():
             flag = setup.train
-            if flag is None and not root.training:
+            if flag is None and forgotten:
                 flag = True
                 self.notes.append(f"{name or 'the model'} was left in eval mode: put in train mode for the recording")
             if flag is not None:

@@ -200,6 +200,8 @@ def _note(page: Page, note: Note) -> None:
 def _skipped(page: Page, skipped: Iterable[Skipped]) -> None:
     reasons: dict[str, list[str]] = {}
     for skip in skipped:
+        if not skip.asked and not page.view.verbose:
+            continue
         reasons.setdefault(skip.reason, []).append(skip.code)
     for reason, codes in reasons.items():
         which = ", ".join(codes) if page.view.verbose or len(codes) <= 3 else plural(len(codes), "rule")
@@ -219,8 +221,9 @@ def _closing(report: Report, brief: bool) -> Text:
         parts.append(Text("no findings", style="" if report.errors else "bold green"))
     if report.hidden:
         parts.append(Text(f"{report.hidden} info hidden (--show-info)", style="dim"))
-    if report.skipped and brief:
-        parts.append(Text(f"{plural(len(report.skipped), 'rule run')} skipped (-v says why)", style="dim"))
+    skipped = sum(skip.asked for skip in report.skipped)
+    if skipped and brief:
+        parts.append(Text(f"{plural(skipped, 'rule run')} skipped (-v says why)", style="dim"))
     if not report.findings and not report.targets and report.sources is not None and not report.errors:
         parts.append(Text("no findings", style="bold green"))
     if report.fixed:

@@ -22,9 +22,9 @@ class Job:
     """Whether `script` is a module's name."""
     arguments: tuple[str, ...]
     """What the script finds in ``sys.argv`` after its own name."""
-    report: str
+    report: str = ""
     """The file to leave the report in."""
-    rules: tuple[str, ...]
+    rules: tuple[str, ...] = ()
     """Codes of the rules to judge by."""
     rules_dirs: tuple[str, ...] = ()
     steps: int = 3
