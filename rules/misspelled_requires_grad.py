@@ -68,9 +68,8 @@ class MisspelledRequiresGrad(Rule):
 
     ## Known limits
     Silent where a tensor is as the attribute says anyway. Of tensors that are no parameters, buffers, plain attributes
-    and inputs are looked at, and weigh a warning. In a source file
-    alone, what is not known to be a parameter or a module weighs a warning, and names that the file uses for something
-    of its own are left alone.
+    and inputs are looked at, and weigh a warning. In a source file alone, what is not known to be a parameter or a
+    module weighs a warning, and names that the file uses for something of its own are left alone.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html
@@ -234,8 +233,8 @@ def _looks_like_it(name: str) -> bool:
     plain = name.lower().replace("_", "")
     if name == "requires_grad" or difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() < 0.85:
         return False
-    # requires_grid may be a module's own word; letters in another order are nobody's
-    return "grad" in plain[-8:] or sorted(plain[-4:]) == sorted("grad")
+    # requires_grid may be a module's own word; a letter left out, or letters in another order, are nobody's
+    return bool(re.search("gr?ar?d|grd", plain[-8:])) or sorted(plain[-4:]) == sorted("grad")
 
 
 def _own_word(module: SourceModule, name: str) -> bool:
