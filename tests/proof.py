@@ -239,7 +239,6 @@ STEP_CLAIMS: dict[str, Callable[[Trained, str], bool]] = {
     "training-in-eval-mode": lambda done, name: name in done.deposits,
     "clip-after-step": lambda done, name: name in done.deposits,
     "scheduler-before-optimizer": lambda done, name: name in done.deposits,
-    "graph-kept-across-steps": lambda done, name: True,
 }
 """Rule → what three steps must show of each parameter that it names."""
 
