@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradlint import (
+    Context,
     Edit,
     Finding,
     Fix,
+    Function,
     Rule,
     Severity,
     SourceModule,
+    function_of,
     in_grad_off,
     loops_around,
     own_nodes,
@@ -40,7 +43,7 @@ class GraphKeptAcrossSteps(Rule):
 
     ## What it does
     Finds `total += loss` and `losses.append(loss)` in a loop that calls `loss.backward()`, where what they add to
-    outlives the loop.
+    outlives the loop. In recorded steps: tensors with a history that are alive two steps after they were computed.
 
     ## Why it is bad
     `loss` is a tensor with a history. The sum is one too: it holds every step's graph, and memory grows with each step
@@ -103,6 +106,22 @@ class GraphKeptAcrossSteps(Rule):
     severity = Severity.WARNING
     marks = ("backward(",)
 
+    def check(self, context: Context) -> Iterator[Finding]:
+        """What recorded steps left alive, where no loop in the source shows it."""
+        training = context.trace.training
+        for kept in training.kept if training is not None else ():
+            frame = context.trace.frame(kept.site)
+            function = function_of(frame.code) if frame is not None else None
+            if frame is None or (function is not None and _loops(function)):
+                continue
+            what = "a sum that reaches back through all steps" if kept.grows else f"{kept.values} of them are alive"
+            yield context.finding(
+                self,
+                f"what is computed here keeps the graph of its step: two steps later {what}.",
+                at=kept.site,
+                fix=Fix("Keep the value without its history: .detach(), or .item() for a number."),
+            )
+
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
         for call in module.tree.nodes(ast.Call):
             if not isinstance(call.func, ast.Attribute) or not call.func.attr.endswith("backward"):
@@ -135,6 +154,13 @@ class GraphKeptAcrossSteps(Rule):
         if not _computed_with_history(module, kept, loop):
             return False
         return not _looked_after(module, kept, function, loop)
+
+
+def _loops(function: Function) -> bool:
+    """Whether a function holds a loop around a backward: its source is judged then."""
+    nodes = list(ast.walk(function.node))
+    calls = (n.func.attr for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
+    return any(isinstance(n, (ast.For, ast.While)) for n in nodes) and "backward" in calls
 
 
 def _stepped(call: ast.Call) -> set[str]:

@@ -121,7 +121,7 @@ class Ledger:
     # -- backward -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def backward(self, tensors: Any, retains: bool, frame: FrameType | None) -> Iterator[None]:
+    def backward(self, tensors: Any, retains: bool, site: int) -> Iterator[None]:
         """While active, gradient that is accumulated belongs to a backward pass from `tensors`."""
         recorder = self._recorder
         self.stop_if_enough()
@@ -130,7 +130,7 @@ class Ledger:
             self.before_backward()
         self._look()
         roots = tuple(recorder.tensors.read(t) for t in tensors_in(tensors))
-        outer, self._open = self._open, self._begin(roots, retains, recorder.walk(frame).site)
+        outer, self._open = self._open, self._begin(roots, retains, site)
         recorder.paused += 1
         try:
             yield
@@ -273,6 +273,7 @@ class Ledger:
         if not self._running:
             return
         entry = self._running.pop()
+        entry.frame = None
         self._recorder.paused -= entry.paused
         if self._running:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -46,6 +47,13 @@ def outliving(recorder: Recorder, training: Training, marks: Sequence[Mark]) -> 
     steps = len(marks) - 1
     if steps < 3 or any(b.retains for b in training.backwards):
         return []
+    if not _found(recorder, marks):
+        return []
+    gc.collect()  # what only waits for the collector is not kept
+    return _found(recorder, marks)
+
+
+def _found(recorder: Recorder, marks: Sequence[Mark]) -> list[Kept]:
     tape = recorder.tape
     alive: list[tuple[int, Tensor]] = []
     for entry in list(recorder.tensors.tracked.values()):
@@ -55,10 +63,7 @@ def outliving(recorder: Recorder, training: Training, marks: Sequence[Mark]) -> 
         with functions_pass():
             if tensor.grad_fn is not None and tape.values[entry.value].producer >= 0:
                 alive.append((entry.value, tensor))
-    found = _growing(recorder, alive, marks)
-    if not found:
-        found = _summed(recorder, alive, marks)
-    return found
+    return _growing(recorder, alive, marks) or _summed(recorder, alive, marks)
 
 
 def _place(recorder: Recorder, value: int) -> tuple[Any, int]:

@@ -70,7 +70,8 @@ def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
                 recorder.event("backward", {})
             return original(tensors, *args, **kwargs)
         retains = any(map(bool, args[1:3])) or bool(kwargs.get("retain_graph") or kwargs.get("create_graph"))
-        with ledger.backward(tensors, retains, sys._getframe(1)):
+        # the site, not the frame: what is told of must not be kept alive by being told of
+        with ledger.backward(tensors, retains, recorder.walk(sys._getframe(1)).site):
             return original(tensors, *args, **kwargs)
 
     backward.__doc__ = original.__doc__
