@@ -39,4 +39,5 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     monkeypatch.setattr(
         pytester, "_Pytester__take_sys_modules_snapshot", lambda: SysModulesSnapshot(preserve=lasts), raising=True
     )
+    monkeypatch.setattr(pytester, "_sys_modules_snapshot", SysModulesSnapshot(preserve=lasts), raising=True)
     return pytester
