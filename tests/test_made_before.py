@@ -15,6 +15,7 @@ COPIES = {"frozen_norm_updates_stats-good_mean_teacher"}
 """Set-ups whose innocence is that one network was copied from another, which nobody saw."""
 
 
+@pytest.mark.filterwarnings("ignore")  # what torch says of the mistakes is not ours to judge here
 @pytest.mark.parametrize("builder", BUILDERS, ids=lambda b: b.id)
 def test_no_more_is_said_than_of_the_build(builder):
     if LEFT_OFF in {a.rule for a in builder.annotations}:

@@ -53,6 +53,7 @@ NAMES: dict[str, tuple[Callable[[], Any], str]] = {
     "_post_accumulate_grad_hooks": (_leaf, "a backward that proves a verdict runs no hook of the user's"),
     "_forward_cls": (lambda: type(_custom_node()), "the class of a custom Function's node"),
     "_saved_rounding_mode": (_rounding_node, "divisions that round have no gradient"),
+    "_sequence_nr": (_custom_node, "the graph of an earlier step is told from this step's"),
     "_schema": (lambda: torch.ops.aten.add_.Tensor, "what a custom operator writes to"),
     "_C": (lambda: torch, "see _functorch and _set_grad_enabled"),
     "_VariableFunctions": (lambda: torch._C, "getters that are passed through unrecorded"),
@@ -90,5 +91,5 @@ def test_no_other_is_used() -> None:
     own |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     used = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
     private = {name for name in used - own if name.startswith("_") and not name.startswith("__")}
-    python = {"_fields", "_replace", "_getframe", "_GeneratorContextManager"}
+    python = {"_fields", "_replace", "_getframe", "_GeneratorContextManager", "_run_exitfuncs"}
     assert private - python <= set(NAMES)
