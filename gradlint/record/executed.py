@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any
+
+from gradlint.sites import is_project
 
 
 @contextlib.contextmanager
@@ -28,12 +32,49 @@ def executed(codes: dict[int, CodeType], *, hot: bool = False) -> Iterator[None]
                 code = frame.f_code
                 codes[id(code)] = code
 
-        sys.setprofile(note)
+        with _libraries_unwatched(note):
+            sys.setprofile(note)
+            try:
+                yield
+            finally:
+                if sys.getprofile() is note:
+                    sys.setprofile(None)
+
+
+@contextlib.contextmanager
+def _libraries_unwatched(note: Any) -> Iterator[None]:
+    """Take the profile function out while a library is imported: transformers alone makes millions of calls."""
+    original = builtins.__import__
+
+    def __import__(name: str, *args: Any, **kwargs: Any) -> Any:
+        top = name.partition(".")[0]
+        if sys.getprofile() is not note or not top or _own(top):
+            return original(name, *args, **kwargs)
+        sys.setprofile(None)
         try:
-            yield
+            return original(name, *args, **kwargs)
         finally:
-            if sys.getprofile() is note:
-                sys.setprofile(None)
+            if sys.getprofile() is None:
+                sys.setprofile(note)
+
+    builtins.__import__ = __import__
+    try:
+        yield
+    finally:
+        if builtins.__import__ is __import__:
+            builtins.__import__ = original
+
+
+def _own(top: str) -> bool:
+    """Whether a top-level module is the user's own, as far as that can be told without importing it."""
+    known = sys.modules.get(top)
+    if known is not None:
+        return is_project(getattr(known, "__file__", None) or "<none>")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return True
+    return spec is None or is_project(spec.origin or "<none>")
 
 
 if sys.version_info >= (3, 12):
