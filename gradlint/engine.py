@@ -17,6 +17,7 @@ from gradlint.naming import in_words
 from gradlint.remarks import nothing_to_judge, remarks
 from gradlint.rule import ON_REQUEST, Context, Rule
 from gradlint.setup import Setup, normalize
+from gradlint.states import titled
 from gradlint.syntax.executed import source_findings
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ def _summary(trace: Trace, flow: Flow, contract: Contract | None = None) -> Targ
         unused=len(flow.unused) if trace.roots or len(trace.ops) > trace.forward_start else 0,
         reached=sum(p.index in flow.reached for p in trainable),
         numel=sum(p.numel for p in mine),
-        optimizers=tuple((o.type, sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
+        optimizers=tuple((titled(o), sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
         declared=tuple(len(contract.declared(kind, trace)) for kind in KINDS) if contract is not None else (0, 0),
     )
 
