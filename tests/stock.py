@@ -294,15 +294,16 @@ def judge(build: Callable[[], tuple[Any, Any]]) -> tuple[list[Any], list[str]]:
 
 def differences(build: Callable[[], tuple[Any, Any]], found: Any, report: Any) -> Iterator[str]:
     """Where the findings are not what a backward by hand shows."""
-    from gradlint.record.session import _all_tensors, _seed
+    from gradlint.record.roots import all_tensors
+    from gradlint.record.running import seed
 
     model, _ = build()
     model.train()
-    _seed()
+    seed()
     output = model(*found.args, **found.kwargs)
     loss = getattr(output, "loss", None)
     if loss is None:
-        floating = [t for t in _all_tensors(output) if t.is_floating_point() and t.requires_grad]
+        floating = [t for t in all_tensors(output) if t.is_floating_point() and t.requires_grad]
         loss = sum(t.sum() for t in floating) if floating else None
     lost = {name for name, p in model.named_parameters() if p.requires_grad}
     if isinstance(loss, torch.Tensor) and loss.requires_grad:
