@@ -48,17 +48,11 @@ def test_hooks_run_commands_that_exist() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_hooks_work(tmp_path: Path) -> None:
-    files = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\n")
     clone, project = tmp_path / "clone", tmp_path / "project"
-    for name in filter(None, files):
-        if (ROOT / name).is_file():
-            write(clone / name, (ROOT / name).read_bytes())
+    for name in ("gradlint", "rules"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".pre-commit-hooks.yaml"):
+        shutil.copy(ROOT / name, clone)
     git(tmp_path, "init", "-q", str(clone))
     git(clone, "add", "-A")
     git(clone, "commit", "-qm", "x")
