@@ -26,6 +26,7 @@ from gradlint import (
 _ENDS = frozenset("item detach tolist numpy data backward".split())
 """What gives a value without its history."""
 _NUMBERS = frozenset("float int round str bool len".split())
+_SIZES = frozenset("size numel dim nelement".split())
 _FORGETS = frozenset("clear pop popleft popitem reset".split())
 
 
@@ -111,8 +112,7 @@ class GraphKeptAcrossSteps(Rule):
         training = context.trace.training
         for kept in training.kept if training is not None else ():
             frame = context.trace.frame(kept.site)
-            function = function_of(frame.code) if frame is not None else None
-            if frame is None or (function is not None and _loops(function)):
+            if frame is None or _loops(function_of(frame.code)):
                 continue
             what = "a sum that reaches back through all steps" if kept.grows else f"{kept.values} of them are alive"
             yield context.finding(
@@ -128,7 +128,7 @@ class GraphKeptAcrossSteps(Rule):
                 continue
             loops = loops_around(module.tree, call)
             names = _stepped(call)
-            if not loops or not names or any(k.arg in ("retain_graph", "create_graph") for k in call.keywords):
+            if not loops or any(k.arg in ("retain_graph", "create_graph") for k in call.keywords):
                 continue
             for kept in _additions(loops[0], names):
                 if self._grows(module, kept, call, loops[0]):
@@ -149,41 +149,41 @@ class GraphKeptAcrossSteps(Rule):
     def _grows(self, module: SourceModule, kept: _Kept, call: ast.Call, loop: ast.AST) -> bool:
         tree = module.tree
         function = tree.function(call) or module.syntax
-        if in_grad_off(module, kept.statement) or not _in_same_loop(module, kept.statement, loop):
-            return False
-        if not _computed_with_history(module, kept, loop):
+        if in_grad_off(module, kept.statement) or not _computed_with_history(module, kept, loop):
             return False
         return not _looked_after(module, kept, function, loop)
 
 
-def _loops(function: Function) -> bool:
+def _loops(function: Function | None) -> bool:
     """Whether a function holds a loop around a backward: its source is judged then."""
+    if function is None:
+        return False
     nodes = list(ast.walk(function.node))
-    calls = (n.func.attr for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
-    return any(isinstance(n, (ast.For, ast.While)) for n in nodes) and "backward" in calls
+    named = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    return any(isinstance(n, ast.For | ast.While) for n in nodes) and "backward" in named
 
 
 def _stepped(call: ast.Call) -> set[str]:
     """The names of the losses that a backward call is about: ``loss.backward()``, ``scaler.scale(loss).backward()``,
     ``accelerator.backward(loss)``."""
     assert isinstance(call.func, ast.Attribute)
-    found = {n.id for n in ast.walk(call.func.value) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    if call.args and isinstance(call.args[0], ast.Name):
-        found.add(call.args[0].id)
-    return found
+    told = [call.func.value, *call.args[:1]]
+    return {n.id for part in told for n in ast.walk(part) if isinstance(n, ast.Name)}
 
 
 def _additions(loop: ast.For | ast.AsyncFor | ast.While, names: set[str]) -> Iterator[_Kept]:
     """Where the loop adds one of these names, as it is or scaled, to something that has a name."""
     body = ast.Module(body=loop.body, type_ignores=[])
     for node in own_nodes(body):
-        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+        if isinstance(node, ast.AugAssign):
             holder: ast.expr = node.target
             value = node.value
-        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.value, ast.BinOp):
-            holder, value = node.targets[0], node.value.right
-            if not isinstance(node.value.op, ast.Add) or spelled(node.value.left) != spelled(holder):
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp):
+            holder = node.targets[0]
+            before = [spelled(node.value.left), spelled(node.value.right)]
+            if spelled(holder) not in before:
                 continue
+            value = (node.value.right, node.value.left)[before.index(spelled(holder))]
         elif (
             isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Call)
@@ -194,32 +194,21 @@ def _additions(loop: ast.For | ast.AsyncFor | ast.While, names: set[str]) -> Ite
             holder, value = node.value.func.value, node.value.args[0]
         else:
             continue
-        loss = _scaled(value)
-        if loss is not None and loss.id in names and not (isinstance(holder, ast.Name) and holder.id in names):
-            if isinstance(holder, ast.Name | ast.Attribute | ast.Subscript):
-                yield _Kept(node, holder, loss)
+        loss = _operand(value, names)
+        if loss is not None and isinstance(holder, ast.Name | ast.Attribute | ast.Subscript):
+            yield _Kept(node, holder, loss)
 
 
-def _scaled(value: ast.expr) -> ast.Name | None:
-    """The name that an expression multiplies or divides, or is."""
-    while isinstance(value, ast.BinOp) and isinstance(value.op, ast.Mult | ast.Div):
-        if isinstance(value.left, ast.Name) and isinstance(value.right, ast.Name) and "loss" not in value.left.id:
-            value = value.right if isinstance(value.op, ast.Mult) else value.left
-        else:
-            value = value.left if isinstance(value.left, ast.Name | ast.BinOp) else value.right
-    return value if isinstance(value, ast.Name) else None
-
-
-def _in_same_loop(module: SourceModule, statement: ast.stmt, loop: ast.AST) -> bool:
-    return loop in loops_around(module.tree, statement)
+def _operand(value: ast.expr, names: set[str]) -> ast.Name | None:
+    """The first of these names that an expression is, or computes with."""
+    if isinstance(value, ast.BinOp):
+        return _operand(value.left, names) or _operand(value.right, names)
+    return value if isinstance(value, ast.Name) and value.id in names else None
 
 
 def _computed_with_history(module: SourceModule, kept: _Kept, loop: ast.AST) -> bool:
     """Whether every value that the loss's name is given in the loop is computed, and none of them is a number."""
-    bindings = module.tree.bindings(kept.loss)
-    inside = [b for b in bindings if loop in module.tree.above(b)]
-    if not inside:
-        return False
+    inside = [b for b in module.tree.bindings(kept.loss) if loop in module.tree.above(b)]
     for binding in inside:
         value = module.kinds.value_given(binding)
         if value is None:
@@ -240,6 +229,8 @@ def _without_history(value: ast.expr) -> bool:
             return True
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _NUMBERS:
             return True
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in _SIZES:
+        return True
     return not any(isinstance(n, ast.Call) for n in ast.walk(value))
 
 
@@ -250,32 +241,30 @@ def _looked_after(module: SourceModule, kept: _Kept, function: ast.AST, loop: as
     root: ast.expr = kept.holder
     while isinstance(root, ast.Subscript | ast.Attribute):
         root = root.value
-    roots = {text, spelled(root)} if not (isinstance(root, ast.Name) and root.id == "self") else {text}
+    roots = {text} if spelled(root) == "self" else {text, spelled(root)}
     onward = set(roots)
     for node in ast.walk(function):
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node is not kept.statement:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            spelled_targets = {spelled(t) for t in targets}
-            if spelled_targets & roots and loop in tree.above(node) and not isinstance(node, ast.AugAssign):
+            targets = {spelled(t) for t in (node.targets if isinstance(node, ast.Assign) else [node.target])}
+            if targets & roots and loop in tree.above(node) and not isinstance(node, ast.AugAssign):
                 return True
-            if node.value is not None and _mentions(node.value, onward) and not isinstance(node, ast.AugAssign):
-                onward |= spelled_targets
+            if node.value is not None and _mentions(node.value, onward):
+                onward |= targets
         if isinstance(node, ast.Attribute) and spelled(node.value) in roots:
             if node.attr in _FORGETS or (node.attr in ("detach", "detach_") and loop in tree.above(node)):
                 return True
-        if isinstance(node, ast.Delete) and any(spelled(t) in roots for t in node.targets):
+        if isinstance(node, ast.Delete) and any(_mentions(t, roots) for t in node.targets):
             return True
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.endswith("backward"):
             if _mentions(node, onward):
                 return True
-    return isinstance(root, ast.Name) and any(
-        isinstance(b, ast.Name)
-        and (v := module.kinds.value_given(b)) is not None
-        and isinstance(v, ast.Call)
-        and any(k.arg == "maxlen" for k in v.keywords)
-        for b in tree.bindings(root)
+    return any(
+        isinstance(n.value, ast.Call)
+        and any(k.arg == "maxlen" for k in n.value.keywords)
+        and any(spelled(t) in roots for t in n.targets)
+        for n in tree.nodes(ast.Assign)
     )
 
 
 def _mentions(node: ast.AST, texts: set[str]) -> bool:
-    return any(isinstance(n, ast.Name | ast.Attribute | ast.Subscript) and spelled(n) in texts for n in ast.walk(node))
+    return any(spelled(n) in texts for n in ast.walk(node))
