@@ -109,21 +109,17 @@ class UnregisteredSubmodule(Rule):
         for statement in statements:
             target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
             value = statement.value
-            if value is None or not isinstance(value, ast.List | ast.ListComp | ast.Dict | ast.DictComp | ast.Tuple):
+            if not isinstance(value, ast.List | ast.ListComp | ast.Dict | ast.DictComp | ast.Tuple):
                 continue
             found = module_class(module, target)
             name = own_attribute(target, found[1]) if found is not None else ""
-            if found is None or not name or len(module.kinds.attributes(found[0]).get(name, ())) != 1:
+            if found is None or len(module.kinds.attributes(found[0]).get(name, ())) != 1:
                 continue
-            made = _made(module, found[0], name, value)
+            held = _held(module, found[0], name, value)
+            made = [h for h in held if trains(module, h)]
             # One layer in brackets is a known way to hide it from state_dict() on purpose.
-            several = len(made) > 1 or isinstance(value, ast.ListComp | ast.DictComp) or _is_empty(value)
-            if (
-                not made
-                or not several
-                or not all(trains(module, m) for m in made)
-                or not _only_called(module, found[0], name)
-            ):
+            several = len(held) > 1 or isinstance(value, ast.ListComp | ast.DictComp) or _is_empty(value)
+            if not made or not several or not _only_called(module, found[0], name):
                 continue
             container = type(value).__name__.removesuffix("Comp").lower()
             yield module.finding(
@@ -143,7 +139,7 @@ class UnregisteredSubmodule(Rule):
             groups.setdefault((held.holder, held.attribute, held.variable), []).append(parameter)
         for (number, attribute, variable), parameters in groups.items():
             holder = trace.modules[number]
-            made = next((e for p in parameters for e in p.history if e.kind == "register"), None)
+            made = next((e for p in parameters if (e := p.registered_by) is not None), None)
             if variable:
                 where = trace.location(made.site) if made is not None else variable_assigned_at(trace, attribute)
                 how = f"{holder.type.__name__} takes {attribute} from around its code"
@@ -174,30 +170,31 @@ def _is_empty(value: ast.expr) -> bool:
     return (isinstance(value, ast.List) and not value.elts) or (isinstance(value, ast.Dict) and not value.keys)
 
 
-def _made(module: SourceModule, cls: ast.ClassDef, name: str, value: ast.expr) -> list[ast.expr]:
-    """The calls that make what a container holds; none where something else is or may be put in as well."""
+def _held(
+    module: SourceModule,
+    cls: ast.ClassDef,
+    name: str,
+    value: ast.List | ast.ListComp | ast.Dict | ast.DictComp | ast.Tuple,
+) -> list[ast.expr]:
+    """What a container is given; nothing where something may be put in that is not seen."""
     if isinstance(value, ast.List | ast.Tuple):
         found = list(value.elts)
     elif isinstance(value, ast.Dict):
         found = list(value.values)
-    elif isinstance(value, ast.ListComp):
-        found = [value.elt]
     else:
-        found = [value.value] if isinstance(value, ast.DictComp) else []
+        found = [value.elt if isinstance(value, ast.ListComp) else value.value]
     for use in _uses(module, cls, name):
-        parent = module.tree.parents.get(use)
-        call = module.tree.parents.get(parent) if parent is not None else None
-        if isinstance(parent, ast.Attribute) and parent.attr in ("append", "insert", "extend", "update", "setdefault"):
-            if parent.attr != "append" or not isinstance(call, ast.Call) or len(call.args) != 1:
+        parent = module.tree.parents[use]
+        around = module.tree.parents[parent]
+        if isinstance(parent, ast.Attribute):
+            if not isinstance(around, ast.Call):
                 return []
-            found.append(call.args[0])
+            found += around.args
         elif isinstance(parent, ast.Subscript) and isinstance(parent.ctx, ast.Store):
-            if not isinstance(call, ast.Assign):
+            if not isinstance(around, ast.Assign):
                 return []
-            found.append(call.value)
-    kinds = [module.kind(f) for f in found]
-    fresh = all(k is not None and k.module and k.made is f for k, f in zip(kinds, found, strict=True))
-    return found if fresh else []
+            found.append(around.value)
+    return found
 
 
 def _uses(module: SourceModule, cls: ast.ClassDef, name: str) -> Iterator[ast.Attribute]:
@@ -210,9 +207,7 @@ def _uses(module: SourceModule, cls: ast.ClassDef, name: str) -> Iterator[ast.At
 
 def _only_called(module: SourceModule, cls: ast.ClassDef, name: str) -> bool:
     """Whether the class walks and calls what the container holds, and nothing in the file does more with it."""
-    tree = module.tree
-    if any(node.attr in _REGISTER for found in map(tree.attributes.get, _REGISTER) for node in found or ()
-           if cls in tree.above(node)):  # fmt: skip
+    if any(isinstance(n, ast.Attribute) and n.attr in _REGISTER for n in ast.walk(cls)):
         return False
     if any(isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ("setattr", "vars")
            for n in ast.walk(cls)):  # fmt: skip
@@ -221,8 +216,6 @@ def _only_called(module: SourceModule, cls: ast.ClassDef, name: str) -> bool:
     for use in _uses(module, cls, name):
         if not isinstance(use.ctx, ast.Load):
             continue
-        if cls not in tree.above(use):
-            return False
         use_called, harmless = _use(module, use)
         if not harmless or in_grad_off(module, use):
             return False
@@ -232,52 +225,50 @@ def _only_called(module: SourceModule, cls: ast.ClassDef, name: str) -> bool:
 
 def _use(module: SourceModule, use: ast.expr) -> tuple[bool, bool]:
     """(whether what is held is called there, whether the use does nothing else with it)."""
-    parent = module.tree.parents.get(use)
+    parent = module.tree.parents[use]
     if isinstance(parent, ast.Attribute):
         if parent.attr in ("values", "items"):
-            call = module.tree.parents.get(parent)
-            return _walked(module, call) if isinstance(call, ast.Call) else (False, False)
+            return _walked(module, module.tree.parents[parent], keyed=parent.attr == "items")
         return False, parent.attr in ("append", "keys")
     if isinstance(parent, ast.Subscript):
         if not isinstance(parent.ctx, ast.Load):
             return False, True
-        outer = module.tree.parents.get(parent)
+        outer = module.tree.parents[parent]
         called = isinstance(outer, ast.Call) and outer.func is parent
         return called, called
     return _walked(module, use)
 
 
-def _walked(module: SourceModule, over: ast.expr) -> tuple[bool, bool]:
-    """As `_use`, for what may stand behind the ``in`` of a loop."""
-    parent = module.tree.parents.get(over)
+def _walked(module: SourceModule, over: ast.AST, keyed: bool = False) -> tuple[bool, bool]:
+    """As `_use`, for what may stand behind the ``in`` of a loop, which may give a key or a number with each layer."""
+    parent = module.tree.parents[over]
     while isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name) and parent.func.id in _WALKERS:
         if parent.func.id in ("len", "range"):
             return False, True
-        over, parent = parent, module.tree.parents.get(parent)
+        keyed = parent.func.id == "enumerate"
+        over, parent = parent, module.tree.parents[parent]
     if isinstance(parent, ast.Compare):
         return False, True
     if not isinstance(parent, ast.For | ast.comprehension) or parent.iter is not over:
         return False, False
-    names = {n.id for n in ast.walk(parent.target) if isinstance(n, ast.Name)}
-    around = parent if isinstance(parent, ast.For) else module.tree.parents.get(parent, parent)
+    layers = parent.target.elts[-1] if keyed and isinstance(parent.target, ast.Tuple) else parent.target
+    names = {n.id for n in ast.walk(layers) if isinstance(n, ast.Name)}
+    around = parent if isinstance(parent, ast.For) else module.tree.parents[parent]
     called = False
     for node in ast.walk(around):
-        if isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load):
-            outer = module.tree.parents.get(node)
-            kind = module.kind(node)
+        if isinstance(node, ast.Name) and node.id in names:
+            outer = module.tree.parents[node]
             if isinstance(outer, ast.Call) and outer.func is node:
                 called = True
-            elif kind is None or kind.module:
-                if isinstance(outer, ast.Attribute | ast.Call | ast.Starred | ast.keyword | ast.Assign):
-                    return False, False
+            elif isinstance(outer, ast.Attribute | ast.Call | ast.Starred | ast.keyword | ast.Assign):
+                return False, False
     return called, True
 
 
 def _fix(module: SourceModule, value: ast.expr, container: str) -> Fix:
     holder = "ModuleDict" if container == "dict" else "ModuleList"
     edits: tuple[Edit, ...] = ()
-    scope = module.tree.scopes[module.syntax].bindings
-    if "nn" in scope and module.qualified(ast.copy_location(ast.Name("nn", ast.Load()), value)) == "torch.nn":
+    if module.qualified(ast.copy_location(ast.Name("nn", ast.Load()), value)) == "torch.nn":
         text = module.text(value)
         if isinstance(value, ast.Tuple) and not text.startswith("("):
             text = f"({text})"

@@ -332,6 +332,8 @@ def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
     for _, before, _ in test_fixes.CASES.values():
         text = test_fixes.source(before)
         cases.append((parsed("m.py", text), lambda f: f.fix.edits if f.fix and f.fix.safe else place(f)))
+    for _, before, _ in test_fixes.UNSAFE.values():
+        cases.append((parsed("m.py", test_fixes.whole(before)), lambda f: f.fix.edits if f.fix else place(f)))
     for rule in test_source.RULES:
         shown = [_example(rule, title) for title in ("Example", "Use instead")]
         cases += [(parsed("m.py", text), lambda f: f.code) for text in shown]

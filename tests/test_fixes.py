@@ -28,14 +28,24 @@ def finding(*edits: tuple[int, int, int, int, str], safe: bool = True, path: str
     return Finding("m", "GL102", "x", Severity.ERROR, "m", Location(path, edits[0][0]), fix=Fix("do", safe, made))
 
 
-CASES = {
-    title: (code, before, after)
-    for code, title, before, after in re.findall(
-        r"^## (GL\d+): ([^\n]+)\n\n```python\n(.*?)```\n\n```python\n(.*?)```",
-        (Path(__file__).parent / "fix_cases.md").read_text(encoding="utf-8"),
-        re.MULTILINE | re.DOTALL,
-    )
-}
+def cases(how: str = "") -> dict[str, tuple[str, str, str]]:
+    """Title → (code, before, after) of the blocks of fix_cases.md."""
+    return {
+        title: (code, before, after)
+        for code, title, before, after in re.findall(
+            rf"^## {how}(GL\d+): ([^\n]+)\n\n```python\n(.*?)```\n\n```python\n(.*?)```",
+            (Path(__file__).parent / "fix_cases.md").read_text(encoding="utf-8"),
+            re.MULTILINE | re.DOTALL,
+        )
+    }
+
+
+CASES, UNSAFE = cases(), cases("Unsafe ")
+
+
+def whole(text: str) -> str:
+    """A block as a file: with the usual imports, unless it has its own."""
+    return text if "import " in text else source(text)
 
 
 @pytest.mark.parametrize("what", CASES)
@@ -55,24 +65,13 @@ def test_fixing_twice_is_fixing_once(run: Run, folder: Path, what: str) -> None:
     assert path.read_bytes() == once
 
 
-def test_unsafe_fix_is_made_when_asked_for(run: Run, folder: Path) -> None:
-    text = source(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.layers = [nn.Linear(3, 3) for _ in range(2)]
-
-            def forward(self, x):
-                for layer in self.layers:
-                    x = layer(x)
-                return x
-        """
-    )
-    path = write(folder / "m.py", text)
-    assert (run("check", "m.py", "--fix").code, path.read_text()) == (1, text)
-    assert run("check", "m.py", "--fix", "--unsafe-fixes").code == 0
-    assert "self.layers = nn.ModuleList([nn.Linear(3, 3) for _ in range(2)])" in path.read_text()
+@pytest.mark.parametrize("what", UNSAFE)
+def test_unsafe_fix_is_made_when_asked_for(run: Run, folder: Path, what: str) -> None:
+    _, before, after = UNSAFE[what]
+    path = write(folder / "m.py", whole(before))
+    assert (run("check", "m.py", "--fix").code, path.read_text()) == (1, whole(before))
+    run("check", "m.py", "--fix", "--unsafe-fixes")
+    assert path.read_text() == whole(after)
 
 
 @pytest.mark.parametrize(
