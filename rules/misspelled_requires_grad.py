@@ -6,7 +6,7 @@ import ast
 import difflib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gradlint import (
@@ -25,6 +25,7 @@ from gradlint import (
     best_write,
     freezes,
     idle_statements,
+    module_class,
     spelled,
 )
 
@@ -93,7 +94,7 @@ class MisspelledRequiresGrad(Rule):
                 isinstance(use.ctx, ast.Load) for use in uses if name != "requires_grad_"
             ):
                 continue
-            if name != "requires_grad_" and _own_word(module, name):
+            if name != "requires_grad_" and _own_word(module, name, uses):
                 continue
             for use in uses:
                 statement = module.tree.parents.get(use)
@@ -105,7 +106,7 @@ class MisspelledRequiresGrad(Rule):
                 literal = isinstance(value, ast.Constant) and isinstance(value.value, bool)
                 if not literal and (not known or name == "requires_grad_"):
                     continue
-                if (kind is not None and not known) or _of_another_class(module, use) or _said_right(module, use):
+                if (kind is not None and not known) or _said_right(module, use):
                     continue
                 if kind is not None and kind.what == "tensor" and isinstance(value, ast.Constant) and not value.value:
                     continue  # a plain tensor is as the attribute says anyway
@@ -128,7 +129,7 @@ class MisspelledRequiresGrad(Rule):
     def _idle(self, module: SourceModule) -> Iterator[Finding]:
         for statement in module.tree.nodes(ast.Expr):
             value = statement.value
-            if isinstance(value, ast.Compare) and len(value.ops) == 1 and isinstance(value.ops[0], ast.Eq):
+            if isinstance(value, ast.Compare) and isinstance(value.ops[0], ast.Eq):
                 left, right = value.left, value.comparators[0]
                 if not isinstance(left, ast.Attribute) or left.attr != "requires_grad":
                     continue
@@ -155,27 +156,25 @@ class MisspelledRequiresGrad(Rule):
     def _attributes(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         wrong: dict[tuple[str, bool], list[Parameter]] = {}
-        on_modules: dict[tuple[str, bool], bool] = {}
+        on_modules: set[tuple[str, bool]] = set()
         for parameter in trace.parameters:
             for name, value in _near_misses(parameter.tensor):
-                if parameter.requires_grad != value and parameter.tensor.requires_grad != value:
+                if _differs(parameter, value):
                     wrong.setdefault((name, value), []).append(parameter)
         for module in trace.modules:
-            for name, value in _near_misses(module.module) if module.in_tree else ():
-                found = [p for p in trace.below(module) if p.requires_grad != value and p.tensor.requires_grad != value]
-                if found:
-                    wrong.setdefault((name, value), []).extend(found)
-                    on_modules[name, value] = True
+            for name, value in _near_misses(module.module):
+                for parameter in trace.below(module):
+                    if _differs(parameter, value):
+                        wrong.setdefault((name, value), []).append(parameter)
+                        on_modules.add((name, value))
         for (name, value), parameters in wrong.items():
             writes = attribute_writes(trace, name)
-            places: dict[Location | None, tuple[Write | None, list[Parameter]]] = {}
+            places: dict[Location, tuple[Write, list[Parameter]]] = {}
             for parameter in parameters:
-                write = best_write(writes, parameter.fqn)
-                places.setdefault(write.location if write else None, (write, []))[1].append(parameter)
+                if (write := best_write(writes, parameter.fqn)) is not None:
+                    places.setdefault(write.location, (write, []))[1].append(parameter)
             for where, (write, mine) in places.items():
-                if where is None:
-                    continue
-                right = f"requires_grad_({value})" if on_modules.get((name, value)) else f"requires_grad = {value}"
+                right = f"requires_grad_({value})" if (name, value) in on_modules else f"requires_grad = {value}"
                 yield context.finding(
                     self,
                     f"{name} is not requires_grad: {context.names(mine)} {agree(mine, 'stay')} frozen."
@@ -192,8 +191,8 @@ class MisspelledRequiresGrad(Rule):
         places: dict[tuple[str, bool, Location], tuple[Write, list[str]]] = {}
         for fqn, tensor in _tensors(context):
             for name, value in _near_misses(tensor):
-                write = best_write(attribute_writes(trace, name), fqn) if tensor.requires_grad != value else None
-                if write is not None:
+                write = best_write(attribute_writes(trace, name), fqn)
+                if write is not None and getattr(tensor, "requires_grad", value) != value:
                     places.setdefault((name, value, write.location), (write, []))[1].append(fqn)
         for (name, value, where), (write, names) in places.items():
             yield context.finding(
@@ -209,13 +208,9 @@ class MisspelledRequiresGrad(Rule):
     def _statements(self, context: Context) -> Iterator[Finding]:
         for kind, write in idle_statements(context.trace):
             value = bool(write.value.value) if isinstance(write.value, ast.Constant) else None
-            mine = [
-                p
-                for p in context.trace.parameters
-                if write.fits(p.fqn) >= 0 and (kind == "uncalled" or p.requires_grad != value)
-            ]
+            mine = [p for p in context.trace.parameters if write.fits(p.fqn) >= 0 and p.requires_grad != value]
             if not mine or (kind == "==" and value is None):
-                continue
+                continue  # its source is judged all the same
             what = "this compares and drops the result" if kind == "==" else "this names the method without a call"
             state = agree(mine, "stay") + " as before" if kind != "==" or value else agree(mine, "still train")
             yield context.finding(
@@ -237,22 +232,15 @@ def _looks_like_it(name: str) -> bool:
     return bool(re.search("gr?ar?d|grd", plain[-8:])) or sorted(plain[-4:]) == sorted("grad")
 
 
-def _own_word(module: SourceModule, name: str) -> bool:
+def _own_word(module: SourceModule, name: str, uses: Iterable[ast.Attribute]) -> bool:
     """Whether a file defines the name as something of its own: a member of a class, an argument, a keyword."""
     tree = module.tree
-    if any(name in scope.bindings for scope in tree.scopes.values()):
-        return True
-    return any(k.arg == name for k in tree.nodes(ast.keyword)) or any(
-        isinstance(c.value, str) and c.value == name for c in tree.nodes(ast.Constant)
+    return (
+        any(name in scope.bindings for scope in tree.scopes.values())
+        or any(k.arg == name for k in tree.nodes(ast.keyword))
+        or any(c.value == name for c in tree.nodes(ast.Constant))
+        or any(spelled(use.value) in ("self", "cls") and module_class(module, use) is None for use in uses)
     )
-
-
-def _of_another_class(module: SourceModule, use: ast.Attribute) -> bool:
-    """Whether it is set on the ``self`` of what is no nn.Module."""
-    found = module.tree.method_of(use)
-    if found is None or not isinstance(use.value, ast.Name):
-        return False
-    return use.value.id in ("self", "cls") and not module.kinds.is_module(found[0])
 
 
 def _said_right(module: SourceModule, use: ast.Attribute) -> bool:
@@ -261,25 +249,25 @@ def _said_right(module: SourceModule, use: ast.Attribute) -> bool:
     text = spelled(use.value)
     return any(
         module.tree.function(place) is function
-        and (spelled(base) == text or (isinstance(place, ast.Attribute) and spelled(place.value) == text))
-        and place is not use
-        and isinstance(
-            getattr(place, "ctx", None), ast.Store if getattr(place, "attr", "") == "requires_grad" else ast.Load
-        )
+        and text in (spelled(base), spelled(getattr(place, "value", base)))
+        and not _overwritten(place)
         for base, place in freezes(module)
     )
+
+
+def _overwritten(place: ast.AST) -> bool:
+    """Whether a place puts something in place of the method instead of calling it."""
+    return isinstance(place, ast.Attribute) and place.attr == "requires_grad_" and isinstance(place.ctx, ast.Store)
 
 
 def _tensors(context: Context) -> Iterator[tuple[str, Any]]:
     """The tensors of a set-up that are no parameters, by the name that the code has for them."""
     for module in context.trace.modules:
-        if module.in_tree:
-            prefix = f"{module.fqn}." if module.fqn else ""
-            for name, value in (*module.module._buffers.items(), *vars(module.module).items()):
-                if hasattr(value, "requires_grad_") and not hasattr(value, "parameters"):
-                    yield prefix + name, value
-    given = context.trace.setup.inputs
-    yield from _leaves("inputs", given)
+        prefix = f"{module.fqn}." if module.fqn else ""
+        own = getattr(module.module, "__dict__", {})
+        for name, value in {**own, **own.get("_buffers", {})}.items():
+            yield prefix + name, value
+    yield from _leaves("inputs", context.trace.setup.inputs)
 
 
 def _leaves(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
@@ -289,14 +277,19 @@ def _leaves(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(thing, (list, tuple)):
         for number, part in enumerate(thing):
             yield from _leaves(f"{name}[{number}]", part)
-    elif hasattr(thing, "requires_grad_"):
+    else:
         yield name, thing
+
+
+def _differs(parameter: Parameter, value: bool) -> bool:
+    """Whether a parameter never was as an attribute says: neither before the forward nor after all that ran."""
+    return parameter.requires_grad != value and parameter.tensor.requires_grad != value
 
 
 def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:
     """Attributes of an object, not of its class, that look like requires_grad, with their values."""
     for name, value in list(getattr(thing, "__dict__", {}).items()):
-        if name == "requires_grad" or not isinstance(value, bool):
+        if not isinstance(value, bool):
             continue
         if hasattr(type(thing), name) and name != "requires_grad_":
             continue
@@ -304,8 +297,8 @@ def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:
             yield name, value
 
 
-def _fix(write: Write | None, right: str) -> Fix:
+def _fix(write: Write, right: str) -> Fix:
     edits: tuple[Edit, ...] = ()
-    if write is not None and write.simple:
+    if write.simple:
         edits = (Edit(write.location, f"{write.function.text(write.base)}.{right}"),)
     return Fix(f"Write {right}.", safe=bool(edits), edits=edits)

@@ -80,12 +80,12 @@ class RequiresGradOnModule(Rule):
             return
         for node in module.tree.attributes.get("requires_grad", ()):
             statement = module.tree.parents.get(node)
-            if not isinstance(statement, ast.Assign) or node not in statement.targets or not _flag(statement.value):
+            if not isinstance(statement, ast.Assign):
                 continue
             kind = module.kind(node.value)
             if kind is None or not kind.module or _has_property(module, kind.cls):
                 continue
-            if _read_as_option(module, node) or _said_too(module, node):
+            if _read_as_option(module, node, statement) or _said_too(module, node):
                 continue
             text = module.text(node.value)
             edits: tuple[Edit, ...] = ()
@@ -96,8 +96,8 @@ class RequiresGradOnModule(Rule):
                 continue  # what it says may well be so
             yield module.finding(
                 self,
-                f"{text} is an nn.Module, which has no requires_grad: this only makes a Python attribute, and "
-                + ("its parameters still train." if frozen else "its parameters stay as they are."),
+                f"{text} is an nn.Module, which has no requires_grad: this only makes a Python attribute, and its "
+                f"parameters stay as they are.",
                 statement,
                 fix=Fix("Call requires_grad_ on the module.", safe=bool(edits), edits=edits),
             )
@@ -105,12 +105,11 @@ class RequiresGradOnModule(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         writes = [w for w in attribute_writes(trace, "requires_grad") if not _is_option(w)]
-        parameters_set = {trace.location(e.site) for e in trace.events if e.kind in ("freeze", "thaw")}
-        lines = {place.line for place in parameters_set if place is not None}
-        writes = [w for w in writes if w.location.line not in lines]
+        of_parameters = {context.place(e) for e in trace.events if e.kind in ("freeze", "thaw")}
+        writes = [w for w in writes if context.place(w.location) not in of_parameters]
         groups: dict[Location, tuple[Write, list[Module], list[Parameter]]] = {}
         for module in trace.modules:
-            value = vars(module.module).get("requires_grad") if module.in_tree and module.module is not None else None
+            value = getattr(module.module, "__dict__", {}).get("requires_grad")
             if not isinstance(value, bool) or hasattr(module.type, "requires_grad"):
                 continue
             wrong = [p for p in trace.below(module) if p.requires_grad != value and p.tensor.requires_grad != value]
@@ -134,40 +133,29 @@ class RequiresGradOnModule(Rule):
 
 def _has_property(module: SourceModule, cls: str | ast.ClassDef | None) -> bool:
     """Whether a class, or where it is unknown any of the file, defines the name itself."""
-    if isinstance(cls, str):
+    if isinstance(cls, str) and cls != "torch.nn.Module":
         return False
-    classes = module.tree.nodes(ast.ClassDef) if cls is None else module.kinds.lineage(cls)
+    classes = module.kinds.lineage(cls) if isinstance(cls, ast.ClassDef) else module.tree.nodes(ast.ClassDef)
     return any("requires_grad" in _members(c) for c in classes)
 
 
 def _members(cls: ast.ClassDef) -> set[str]:
-    """The names that a class body defines."""
+    """The names that a class body defines, and those it defines them by."""
     found: set[str] = set()
     for statement in cls.body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
             found.add(statement.name)
-        elif isinstance(statement, ast.Assign | ast.AnnAssign):
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            found |= {t.id for t in targets if isinstance(t, ast.Name)}
+        else:
+            found |= {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)}
     return found
 
 
-def _flag(value: ast.expr) -> bool:
-    """Whether a value is a truth value, written out or under a name."""
-    return (isinstance(value, ast.Constant) and isinstance(value.value, bool)) or isinstance(value, ast.Name)
-
-
-def _read_as_option(module: SourceModule, node: ast.Attribute) -> bool:
+def _read_as_option(module: SourceModule, node: ast.Attribute, statement: ast.Assign) -> bool:
     """Whether a class sets it on itself as an option of its own: from an argument, or read again from self."""
-    found = module.tree.method_of(node)
-    own = isinstance(node.value, ast.Name) and (kind := module.kind(node.value)) is not None and kind.made is None
-    if found is None or not own or not isinstance(node.value, ast.Name) or node.value.id != "self":
+    if spelled(node.value) != "self":
         return False
-    statement = module.tree.parents.get(node)
-    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Constant):
-        return True
-    return any(
-        isinstance(use.ctx, ast.Load) and isinstance(use.value, ast.Name) and use.value.id == "self"
+    return not isinstance(statement.value, ast.Constant) or any(
+        isinstance(use.ctx, ast.Load) and spelled(use.value) == "self"
         for use in module.tree.attributes["requires_grad"]
     )
 
@@ -176,10 +164,8 @@ def _said_too(module: SourceModule, node: ast.Attribute) -> bool:
     """Whether the same function sets the flag of the parameters of the same thing as well."""
     function = module.tree.function(node)
     return any(
-        place is not node
-        and module.tree.function(place) is function
+        module.tree.function(place) is function
         and spelled(base) == spelled(node.value)
-        and module.tree.parents.get(place) is not module.tree.parents.get(node)
         and not _on_module(module, place)
         for base, place in freezes(module)
     )
@@ -203,17 +189,10 @@ def _on_module(module: SourceModule, place: ast.AST) -> bool:
 
 def _is_option(write: Write) -> bool:
     """Whether a class sets it on itself and reads it somewhere: an option of its own that happens to have the name."""
-    function = write.function
-    own = function.self_name
-    if not own or not isinstance(write.base, ast.Name) or write.base.id != own:
-        return False
-    return any(
-        isinstance(n, ast.Attribute)
-        and n.attr == "requires_grad"
-        and isinstance(n.ctx, ast.Load)
-        and isinstance(n.value, ast.Name)
-        and n.value.id == own
-        for n in ast.walk(function.module_tree)
+    own = write.function.self_name
+    return spelled(write.base) == own and any(
+        isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load) and spelled(n) == f"{own}.requires_grad"
+        for n in ast.walk(write.function.module_tree)
     )
 
 

@@ -325,7 +325,7 @@ def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
     cases: list[tuple[Any, Callable[[Any], Any]]] = []
     for part in (test_source.BAD, test_source.GOOD):
         cases += [(parsed("m.py", text), place) for text in part.values()]
-    cases += [(parsed("m.py", text), severity) for text in test_source.cases("Weighs a warning").values()]
+    cases += [(parsed("m.py", text), severity) for _, text in sorted(test_source.WEIGHED)]
     for path in test_source.ANNOUNCED:
         text = path.read_text(encoding="utf-8")
         cases.append((parsed(str(path), text), functools.partial(unannounced, path)))

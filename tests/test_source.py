@@ -108,9 +108,12 @@ def test_left_alone(what: str) -> None:
     assert found(GOOD[what]) == []
 
 
-@pytest.mark.parametrize("text", cases("Weighs a warning").values(), ids=list(cases("Weighs a warning")))
-def test_weighs_a_warning(text: str) -> None:
-    assert [str(f.severity) for f in judge(text)] == ["warning"]
+WEIGHED = {(what, text) for what in ("warning", "error") for text in cases(f"Weighs an? {what}").values()}
+
+
+@pytest.mark.parametrize(("what", "text"), sorted(WEIGHED))
+def test_weighs(what: str, text: str) -> None:
+    assert [str(f.severity) for f in judge(text)] == [what]
 
 
 @pytest.mark.parametrize(
