@@ -63,20 +63,21 @@ class EvalUndoneByTrain(Rule):
         later = _train_in_step(context)
         for event in modes:
             part = trace.modules[event.data["module"]]
-            if event.data["training"] or not part.in_tree or part.parent < 0 or event.op > trace.forward_start:
+            if event.data["training"] or event.op > trace.forward_start:
                 continue
             where = trace.location(event.site)
             if not context.by_user(event.site) or not _sensitive(context, part):
                 continue
-            following = [e for e in modes if e.number > event.number and _holds(context, e.data["module"], part)]
+            after = [e for e in modes if e.number > event.number and e.data["training"]]
+            following = [e for e in after if _holds(context, e.data["module"], part)]
             undone: Event | Location | None = None
-            if part.training and following and following[-1].data["training"]:
-                undone = next(e for e in following if e.data["training"])
+            if part.training and following:
+                undone = following[0]
                 if undone.data["module"] == part.number or _ran(context, part, event.op, undone.op):
                     continue
                 if not any(c.module in _inner(context, part) and c.training for c in trace.calls):
                     continue
-            elif part.number in trace.undone_by_train and not part.training:
+            elif part.number in trace.undone_by_train:
                 undone = later
             if undone is not None:
                 groups.setdefault(where, (event, undone, []))[2].append(part)
@@ -95,15 +96,17 @@ class EvalUndoneByTrain(Rule):
 def _inner(context: Context, part: Module) -> set[int]:
     found = {part.number}
     for module in context.trace.modules:
-        if module.in_tree and (module.parent in found or module.fqn.startswith(f"{part.fqn}.")):
+        if module.parent in found:
             found.add(module.number)
     return found
 
 
 def _holds(context: Context, number: int, part: Module) -> bool:
-    while part.number != number and part.parent >= 0:
+    while part.number != number:
+        if part.parent < 0:
+            return False
         part = context.trace.modules[part.parent]
-    return part.number == number
+    return True
 
 
 def _ran(context: Context, part: Module, start: int, end: int) -> bool:
@@ -127,11 +130,11 @@ def _sensitive(context: Context, part: Module) -> bool:
 
 
 def _evals(function: Function, name: str) -> bool:
-    """Whether a function of that name in the same file, other than train(), puts something in eval mode."""
+    """Whether a function of that name in the same file, other than train() and step(), sets a mode."""
     return any(
         isinstance(inner, ast.Attribute) and inner.attr in ("eval", "training")
         for node in ast.walk(function.module_tree)
-        if isinstance(node, ast.FunctionDef) and node.name == name != "train"
+        if isinstance(node, ast.FunctionDef) and node.name == name and name not in ("train", "step")
         for inner in ast.walk(node)
     )
 
@@ -153,7 +156,7 @@ def _train_in_step(context: Context) -> Location | None:
             if own and _evals(function, name):
                 return None
             plain = not node.args or (isinstance(node.args[0], ast.Constant) and node.args[0].value is True)
-            if name == "train" and plain and isinstance(node.func, ast.Attribute) and dotted(node.func.value):
+            if name == "train" and plain and isinstance(node.func, ast.Attribute):
                 if len(dotted(node.func.value)) == 1:
                     found = found or function.location(node)
     return found

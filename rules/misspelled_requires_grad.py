@@ -98,7 +98,7 @@ class MisspelledRequiresGrad(Rule):
                 continue
             for use in uses:
                 statement = module.tree.parents.get(use)
-                if not isinstance(statement, ast.Assign) or use not in statement.targets:
+                if not isinstance(statement, ast.Assign):
                     continue
                 value = statement.value
                 kind = module.kind(use.value)
@@ -229,7 +229,7 @@ def _looks_like_it(name: str) -> bool:
     if name == "requires_grad" or difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() < 0.85:
         return False
     # requires_grid may be a module's own word; a letter left out, or letters in another order, are nobody's
-    return bool(re.search("gr?ar?d|grd", plain[-8:])) or sorted(plain[-4:]) == sorted("grad")
+    return bool(re.search("gr?ar?d|grd", plain[-8:]))
 
 
 def _own_word(module: SourceModule, name: str, uses: Iterable[ast.Attribute]) -> bool:
@@ -257,7 +257,7 @@ def _said_right(module: SourceModule, use: ast.Attribute) -> bool:
 
 def _overwritten(place: ast.AST) -> bool:
     """Whether a place puts something in place of the method instead of calling it."""
-    return isinstance(place, ast.Attribute) and place.attr == "requires_grad_" and isinstance(place.ctx, ast.Store)
+    return getattr(place, "attr", "") == "requires_grad_" and isinstance(getattr(place, "ctx", None), ast.Store)
 
 
 def _tensors(context: Context) -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, agree
 
@@ -77,23 +77,24 @@ class TiedParameterFrozen(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         for parameter in trace.parameters:
-            if len(parameter.aliases) < 2 or not parameter.in_tree:
-                continue
             ends = _ends(context, parameter)
             changes = [e for e in parameter.history if e.kind in ("freeze", "thaw")]
             if len(ends) < 2 or not changes or not context.by_user(changes[-1].site):
                 continue
-            if parameter.requires_grad and len(changes) > 1 and changes[-1].kind == "thaw":
+            named = _end_of(context, changes[-1], ends)
+            if named is None:
+                continue
+            if parameter.requires_grad:
                 freeze = next((e for e in reversed(changes) if e.kind == "freeze"), None)
-                if freeze is not None and _other_end(context, freeze, changes[-1], ends):
+                frozen = _end_of(context, freeze, ends) if freeze is not None else None
+                if frozen is not None and frozen is not named:
                     yield self._finding(context, parameter, changes[-1], freeze)
-            elif not parameter.requires_grad:
-                named = _end_of(context, changes[-1], ends)
-                for end in ends:
-                    rest = [trace.parameters[i] for i in end.parameters if i != parameter.index]
-                    if named is not None and end is not named and rest and all(p.requires_grad for p in rest):
-                        yield self._finding(context, parameter, changes[-1], None, rest)
-                        break
+                continue
+            for end in ends:
+                rest = [trace.parameters[i] for i in end.parameters if i != parameter.index]
+                if end is not named and rest and all(p.requires_grad for p in rest):
+                    yield self._finding(context, parameter, changes[-1], None, rest)
+                    break
 
     def _finding(
         self,
@@ -101,14 +102,14 @@ class TiedParameterFrozen(Rule):
         parameter: Parameter,
         event: Event,
         freeze: Event | None,
-        rest: list[Parameter] | None = None,
+        rest: Sequence[Parameter] = (),
     ) -> Finding:
         names = " and ".join(parameter.aliases)
         tie = next((e for e in reversed(parameter.history) if e.kind == "register"), None)
         if freeze is not None:
             text = f"{names} are one tensor: this sets it training again, though it was frozen under its other name."
         else:
-            others = f"{context.names(rest or [])} {agree(rest or [], 'train')}"
+            others = f"{context.names(rest)} {agree(rest, 'train')}"
             text = f"{names} are one tensor: this freezes it under both names, while {others} on."
         return context.finding(
             self,
@@ -127,7 +128,7 @@ class TiedParameterFrozen(Rule):
 
 def _ends(context: Context, parameter: Parameter) -> list[Module]:
     """The different modules that register a parameter."""
-    return [m for m in context.trace.modules if m.in_tree and parameter.index in m.parameters]
+    return [m for m in context.trace.modules if parameter.index in m.parameters]
 
 
 def _end_of(context: Context, event: Event, ends: list[Module]) -> Module | None:
@@ -145,11 +146,6 @@ def _end_of(context: Context, event: Event, ends: list[Module]) -> Module | None
     }
     touched = [end for end in ends if any(_is_in(context, end, n) for n in same)]
     return inside[0] if len(inside) == 1 and len(touched) == 1 else None
-
-
-def _other_end(context: Context, freeze: Event, thaw: Event, ends: list[Module]) -> bool:
-    frozen, thawed = _end_of(context, freeze, ends), _end_of(context, thaw, ends)
-    return frozen is not None and thawed is not None and frozen is not thawed
 
 
 def _is_in(context: Context, module: Module, number: int) -> bool:
