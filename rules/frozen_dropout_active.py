@@ -77,7 +77,7 @@ class FrozenDropoutActive(Rule):
         groups: dict[tuple[Location | None, int], list[Module]] = {}
         frozen: dict[int, tuple[list[Parameter], Event | None]] = {}
         for module in trace.modules:
-            if module.number not in ran or not module.in_tree or not _drops(module):
+            if module.number not in ran or not _drops(module):
                 continue
             top = _frozen_top(context, module)
             if top is None:

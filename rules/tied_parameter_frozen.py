@@ -134,15 +134,12 @@ def _ends(context: Context, parameter: Parameter) -> list[Module]:
 def _end_of(context: Context, event: Event, ends: list[Module]) -> Module | None:
     """The end that a freeze or thaw was meant for: the only one in the module whose requires_grad_ it was."""
     trace = context.trace
-    through = event.data["through"]
-    if through < 0:
-        return None
-    inside = [end for end in ends if _is_in(context, end, through)]
+    inside = [end for end in ends if _is_in(context, end, event.data["through"])]
     # loops over several modules go by the union of what they touch, line by line
     same = {
         e.data["through"]
         for e in trace.events
-        if e.kind == event.kind and trace.location(e.site) == trace.location(event.site) and e.data["through"] >= 0
+        if e.kind == event.kind and trace.location(e.site) == trace.location(event.site)
     }
     touched = [end for end in ends if any(_is_in(context, end, n) for n in same)]
     return inside[0] if len(inside) == 1 and len(touched) == 1 else None
