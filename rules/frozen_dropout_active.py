@@ -73,6 +73,8 @@ class FrozenDropoutActive(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
+        if not any(p.requires_grad for p in trace.parameters):
+            return  # evaluated, not trained
         ran = {c.module for c in trace.calls if c.training and c.start >= trace.forward_start}
         groups: dict[tuple[Location | None, int], list[Module]] = {}
         frozen: dict[int, tuple[list[Parameter], Event | None]] = {}
@@ -110,7 +112,7 @@ def _drops(module: Module) -> bool:
 
 
 def _frozen_top(context: Context, module: Module) -> Module | None:
-    """The widest subtree around a module, short of the root, that has parameters and all of them frozen throughout."""
+    """The widest subtree around a module that has parameters and all of them frozen throughout."""
     trace = context.trace
     top = None
     while module.parent >= 0:
@@ -118,7 +120,7 @@ def _frozen_top(context: Context, module: Module) -> Module | None:
         parameters = trace.below(module)
         if any(p.requires_grad or p.tensor.requires_grad or p.written for p in parameters):
             break
-        if parameters and module.parent >= 0:
+        if parameters:
             top = module
     return top
 

@@ -213,9 +213,10 @@ def histories(
             if event.kind == "write" and event.op >= start and event.site != NO_SITE and not made:
                 parameter.written = True
     masks = propagate(recorder.tape.ops[:start], recorder.tape.values, owners)
-    first: dict[int, int] = {}
+    owned: dict[int, list[int]] = {}
     for value, key in recorder.tensors.owners.items():
-        first.setdefault(key, value)
+        owned.setdefault(key, []).append(value)
+    first = {key: values[0] for key, values in owned.items()}
     if any(p.key not in earlier for p in parameters):  # copies made in the forward
         masks.data |= propagate(recorder.tape.ops, recorder.tape.values, owners).data
     for parameter in parameters:
@@ -225,7 +226,9 @@ def histories(
             parameter.computed = any(watched.get(v, parameter.key) != parameter.key for v in made_of)
         value = earlier.get(parameter.key, first.get(parameter.key, -1))
         if value >= 0:
-            depends = masks.data.get(value, 0)
+            # a freeze gives a new value without a producer: what it was copied from, the one before it tells
+            computed = [v for v in owned.get(parameter.key, ()) if v <= value and recorder.tape.values[v].producer >= 0]
+            depends = masks.data.get(computed[-1] if computed else value, 0)
             parameter.twin_of = frozenset(indices(depends)) - {parameter.index}
 
 
