@@ -112,7 +112,7 @@ class StepWithoutGradient(Rule):
 def _before_a_step(clear: Clear, keys: frozenset[int], steps: list[Step], training: Training) -> bool:
     """Whether a clear threw away what a backward had left since the last step, and a step came next."""
     lost = [training.backwards[b] for k, numbers in clear.discarded.items() if k in keys for b in numbers]
-    if not lost or clear.event < 0:
+    if not lost:
         return False
     after = next((s for s in steps if s.event > clear.event), None)
     return after is not None and not any(clear.event < b.event < after.event for b in training.backwards)

@@ -105,7 +105,7 @@ class TrainingInEvalMode(Rule):
         whole = root.fqn or "the model"
         return context.finding(
             self,
-            f"{whole} is in eval mode when it is trained: {kinds} do not behave as in training.",
+            f"{whole} is in eval mode when it is trained, without the training behaviour of {kinds}.",
             at=switch.site if switch is not None else step.site,
             parameters=parameters,
             related=[context.related("stepped here, still in eval mode", step.site)],
@@ -123,8 +123,8 @@ def _in_eval(context: Context, training: Training, root: Module, step: Step) -> 
     last = max(used, key=lambda b: b.event)
     earlier = [b.op for b in training.backwards if b.event < min(u.event for u in used)]
     begin = max([training.start, *earlier])
-    live = {trace.ops[n].call for n in range(begin, last.op) if trace.ops[n].region < 0 and trace.ops[n].call >= 0}
-    numbers = {m.number for m in trace.modules if m.in_tree and _below(trace.modules, m, root)}
+    live = {trace.ops[n].call for n in range(begin, last.op) if trace.ops[n].region < 0}
+    numbers = {m.number for m in trace.modules if _below(trace.modules, m, root)}
     found: dict[int, Module] = {}
     pending = list(live)
     seen: set[int] = set()
@@ -162,10 +162,10 @@ def _sensitive(module: object) -> bool:
 
 
 def _switch(context: Context, root: Module, step: Step) -> Event | None:
-    """The last switch of the whole root to eval mode before a step."""
+    """The last switch of the whole root before a step, which put it in eval mode."""
     switches = [
         e
         for e in context.trace.events_of("mode")
-        if e.data["module"] == root.number and e.number < step.event and not e.data["training"]
+        if e.data["module"] == root.number and e.number < step.event
     ]
     return switches[-1] if switches else None
