@@ -27,7 +27,10 @@ SNAPSHOT = Path(__file__).with_name("messages.txt")
 MADE_BEFORE = Path(__file__).with_name("made_before.txt")
 LEFT_OFF = "grad-mode-left-off"
 """Its builders leave grad mode off, which is then the state that is found."""
-COPIES = {"frozen_norm_updates_stats-good_mean_teacher", "trainable_parameter_not_in_optimizer-good_target_network"}
+COPIES = frozenset(
+    "frozen_norm_updates_stats-good_mean_teacher trainable_parameter_not_in_optimizer-good_target_network"
+    " frozen_dropout_active-good_noisy_mean_teacher".split()
+)
 """Set-ups whose innocence is that one network was copied from another, which nobody saw."""
 
 
