@@ -71,11 +71,9 @@ class UnusedParameter(Rule):
     code = "GL405"
     name = "unused-parameter"
     severity = Severity.WARNING
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
 
     def check(self, context: Context) -> Iterator[Finding]:
-        if context.flow.loss_lacks_gradient:
-            return
         told = {p.index for term in context.flow.dropped_terms for p in term.parameters}  # GL412
         unused = context.flow.by_index(context.flow.unused - told)
         groups: dict[tuple[Location | None, str, Severity], list[Parameter]] = {}

@@ -85,7 +85,7 @@ class ZeroGradient(Rule):
     code = "GL605"
     name = "zero-gradient"
     severity = Severity.WARNING
-    needs = frozenset({"forward", "loss", "numeric"})
+    needs = frozenset({"forward", "loss", "gradient", "numeric"})
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
