@@ -104,6 +104,8 @@ class SigmoidBeforeBceWithLogits(Rule):
                 context,
                 calls,
                 loss,
-                lambda names: f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed for {names}.",
+                lambda names: (
+                    f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed for {names}."
+                ),
                 _FIX,
             )
