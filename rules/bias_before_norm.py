@@ -73,23 +73,22 @@ class BiasBeforeNorm(Rule):
             if bias in trace.owners:
                 taken.setdefault(trace.owners[bias], {})[layer] = norm
         found: dict[Location | None, list[Parameter]] = {}
-        norms: dict[int, int] = {}
+        norms: dict[int, Location | None] = {}
         for parameter in flow.by_index(flow.reached.intersection(taken)):
             layers = taken[parameter.index]
-            if not layers.keys() >= set(flow.readers(parameter)):
-                continue
-            event = parameter.registered_by
-            found.setdefault(trace.location(event.site) if event else None, []).append(parameter)
-            norms[parameter.index] = trace.ops[min(layers.values())].site
+            if layers.keys() >= set(flow.readers(parameter)):
+                norm = trace.location(trace.ops[min(layers.values())].site)
+                made = parameter.registered_by
+                found.setdefault(trace.location(made.site) if made else norm, []).append(parameter)
+                norms.setdefault(parameter.index, norm)
         for where, parameters in found.items():
-            normalised = norms[parameters[0].index]
             yield context.finding(
                 self,
                 "the norm behind it subtracts the mean, and so the bias: gradient is zero for "
                 f"{context.names(parameters)}.",
-                at=where or normalised,
+                at=where,
                 parameters=parameters,
-                related=[context.related("normalised here", normalised)],
+                related=[context.related("normalised here", norms[parameters[0].index])],
                 fix=Fix("Build the layer with bias=False; the norm's own bias does its work."),
             )
 
