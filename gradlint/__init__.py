@@ -101,6 +101,7 @@ _HOMES = {
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "Flow Relabel",
     "leaks": "Leak find_leaks",
+    "losses": "activated_finding fed_losses",
     "naming": "agree",
     "paths": "lines_of path_to_loss",
     "rearrange": "origin origins",

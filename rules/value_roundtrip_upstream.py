@@ -89,7 +89,7 @@ class ValueRoundtripUpstream(Rule):
     code = "GL403"
     name = "value-roundtrip-upstream"
     severity = Severity.ERROR
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
     marks = ("def forward", ".data|.item(|.tolist(|.numpy(|new_tensor|tensor(|Variable(|float(")
     recording_decides = True
 
