@@ -81,28 +81,28 @@ class NllWithoutLogSoftmax(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
-        seen: set[tuple[int, int]] = set()
+        fed: dict[tuple[int, int], list[int]] = {}
         for op in trace.ops[trace.forward_start :]:
             given = op.tensor(0, "input")
             if op.name not in _LOSSES or given is None or not flow.on_path.intersection(op.outputs):
                 continue
             source = trace.values[origin(trace, given)[0]].producer
-            if source < 0 or not _no_log_probability(trace.ops[source]) or (source, op.site) in seen:
-                continue
-            seen.add((source, op.site))
-            producer = trace.ops[source]
-            trained = flow.trained_by(producer.inputs)
+            if source >= 0 and _no_log_probability(trace.ops[source]):
+                fed.setdefault((trace.ops[source].site, op.site), []).append(source)
+        for (_, loss), sources in fed.items():
+            trained = flow.trained_by(v for n in sources for v in trace.ops[n].inputs)
             if not trained:
                 continue
+            producer = trace.ops[sources[0]]
             yield context.finding(
                 self,
                 f"nll_loss wants log-probabilities and is given what {producer.name} computed: {_effect(producer)} "
                 f"{context.names(trained)}.",
-                at=trace.location(op.site) or trace.location(producer.site),
+                at=trace.location(loss) or trace.location(producer.site),
                 parameters=trained,
                 related=[
                     context.related(f"computed here, by {producer.name}", producer.site),
-                    *context.callers(op.site),
+                    *context.callers(loss),
                 ],
                 fix=_FIX,
             )

@@ -74,9 +74,7 @@ def bert(folder: Path) -> None:
     """A tiny BERT under the name of the real one."""
     from transformers import BertConfig, BertForMaskedLM
 
-    config = BertConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
+    config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
     BertForMaskedLM(config).save_pretrained(folder / "bert-base-cased")
     _tokenizer(folder / "bert-base-cased")
 

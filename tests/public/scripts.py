@@ -87,10 +87,14 @@ SCRIPTS = {
         mistakes=(
             uncleared(),
             unstepped(),
-            Mistake("F.nll_loss(output, target)", "torch.tensor(F.nll_loss(output, target).item(), requires_grad=True)",
-                    "GL40|GL410", ".item()"),
+            Mistake(
+                "F.nll_loss(output, target)",
+                "torch.tensor(F.nll_loss(output, target).item(), requires_grad=True)",
+                "GL40|GL410",
+                ".item()",
+            ),
         ),
-    ),  # fmt: skip
+    ),
     "forward forward": Script(
         "examples/mnist_forward_forward/main.py",
         "--train_size 2000 --test_size 1000 --epochs 20",
@@ -133,13 +137,16 @@ SCRIPTS = {
     "time sequence": Script(
         "examples/time_sequence_prediction/train.py",
         "--steps 20",
-        (prepare.sine_waves, replaced("train.py", ("torch.load('traindata.pt'", "torch.load('traindata.pt', weights_only=False"))),
+        (
+            prepare.sine_waves,
+            replaced("train.py", ("torch.load('traindata.pt'", "torch.load('traindata.pt', weights_only=False")),
+        ),
         mistakes=(
             uncleared(),
             Mistake("self.lstm2(h_t,", "self.lstm2(h_t.detach(),", "GL401", "h_t.detach()"),
             Mistake("optim.LBFGS(seq.parameters()", "optim.LBFGS(seq.linear.parameters()", "GL302", "optim.LBFGS("),
         ),
-    ),  # fmt: skip
+    ),
     "char gpt": Script(
         "minGPT/projects/chargpt/chargpt.py",
         "--model.model_type=gpt-nano",
@@ -147,7 +154,9 @@ SCRIPTS = {
         mistakes=(
             uncleared("model.zero_grad(set_to_none=True)", "self.loss.backward()", "mingpt/trainer.py"),
             unstepped("self.optimizer.step()", "self.loss.backward()", "mingpt/trainer.py"),
-            Mistake("tok_emb + pos_emb)", "tok_emb + pos_emb.detach())", "GL401", "pos_emb.detach()", "mingpt/model.py"),
+            Mistake(
+                "tok_emb + pos_emb)", "tok_emb + pos_emb.detach())", "GL401", "pos_emb.detach()", "mingpt/model.py"
+            ),
         ),
     ),
     "nanogpt": Script(
@@ -158,11 +167,15 @@ SCRIPTS = {
         mistakes=(
             uncleared("optimizer.zero_grad(set_to_none=True)", "backward()"),
             unstepped("scaler.step(optimizer)", "backward()"),
-            Mistake("loss = loss / gradient_accumulation_steps", "loss = (loss / gradient_accumulation_steps).detach().requires_grad_()",
-                    "GL410|GL401", "detach().requires_grad_()"),
+            Mistake(
+                "loss = loss / gradient_accumulation_steps",
+                "loss = (loss / gradient_accumulation_steps).detach().requires_grad_()",
+                "GL410|GL401",
+                "detach().requires_grad_()",
+            ),
             Mistake("x = block(x)", "x = block(x.data)", "GL403", "x.data", "model.py"),
         ),
-    ),  # fmt: skip
+    ),
     "lightning gan": Script(
         "pytorch-lightning/examples/pytorch/domain_templates/generative_adversarial_net.py",
         prepare=(replaced("generative_adversarial_net.py", ('"gpu"', '"cpu"')),),
@@ -177,9 +190,14 @@ SCRIPTS = {
         mistakes=(
             Mistake("z = self.encoder(x)", "z = self.encoder(x).detach()", "GL401", ".detach()"),
             Mistake("Adam(self.parameters()", "Adam(self.decoder.parameters()", "GL302", "Adam("),
-            Mistake("        return torch.optim.Adam(", "        self.encoder.requires_grad_(False)\n        return torch.optim.Adam(", "GL301", "Adam("),
+            Mistake(
+                "        return torch.optim.Adam(",
+                "        self.encoder.requires_grad_(False)\n        return torch.optim.Adam(",
+                "GL301",
+                "Adam(",
+            ),
         ),
-    ),  # fmt: skip
+    ),
     "alpaca": Script(
         "stanford_alpaca/train.py",
         "--model_name_or_path opt --data_path data.json --output_dir out --num_train_epochs 2 "
@@ -190,20 +208,33 @@ SCRIPTS = {
             replaced("train.py", ("tokenizer=tokenizer, args", "processing_class=tokenizer, args")),
         ),
         mistakes=(
-            Mistake("Trainer(model=model, ", "Trainer(model=model, optimizers=(torch.optim.AdamW(model.model.decoder.layers.parameters()), None), ", "GL302", "AdamW("),
-            Mistake("    trainer = Trainer(model=model, ",
-                    "    model.model.decoder.layers[0].requires_grad_(False)\n"
-                    "    trainer = Trainer(model=model, optimizers=(torch.optim.AdamW(model.parameters()), None), ", "GL301", "AdamW("),
-            Mistake("def train():\n",
-                    "class Trainer(transformers.Trainer):\n"
-                    "    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):\n"
-                    "        hidden = model.model(inputs['input_ids'], attention_mask=inputs['attention_mask'])[0]\n"
-                    "        logits = model.lm_head(hidden.detach())\n"
-                    "        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs['labels'].flatten())\n\n"
-                    "def train():\n", "GL401", "hidden.detach()"),
+            Mistake(
+                "Trainer(model=model, ",
+                "Trainer(model=model, optimizers=(torch.optim.AdamW(model.model.decoder.layers.parameters()), None), ",
+                "GL302",
+                "AdamW(",
+            ),
+            Mistake(
+                "    trainer = Trainer(model=model, ",
+                "    model.model.decoder.layers[0].requires_grad_(False)\n"
+                "    trainer = Trainer(model=model, optimizers=(torch.optim.AdamW(model.parameters()), None), ",
+                "GL301",
+                "AdamW(",
+            ),
+            Mistake(
+                "def train():\n",
+                "class Trainer(transformers.Trainer):\n"
+                "    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):\n"
+                "        hidden = model.model(inputs['input_ids'], attention_mask=inputs['attention_mask'])[0]\n"
+                "        logits = model.lm_head(hidden.detach())\n"
+                "        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs['labels'].flatten())\n\n"
+                "def train():\n",
+                "GL401",
+                "hidden.detach()",
+            ),
         ),
         torchvision=False,
-    ),  # fmt: skip
+    ),
     "accelerate": Script(
         "accelerate/examples/nlp_example.py",
         "--cpu",
@@ -222,11 +253,15 @@ SCRIPTS = {
         mistakes=(
             uncleared(blamed="accelerator.backward(loss)"),
             unstepped(blamed="accelerator.backward(loss)"),
-            Mistake("    model = model.to(accelerator.device)", "    model = model.to(accelerator.device)\n    model.bert.embeddings.requires_grad_(False)",
-                    "GL301", "AdamW("),
+            Mistake(
+                "    model = model.to(accelerator.device)",
+                "    model = model.to(accelerator.device)\n    model.bert.embeddings.requires_grad_(False)",
+                "GL301",
+                "AdamW(",
+            ),
         ),
         torchvision=False,
-    ),  # fmt: skip
+    ),
     "cyclegan": Script(
         "PyTorch-GAN/implementations/cyclegan/cyclegan.py",
         "--dataset_name generated --img_height 64 --img_width 64 --n_residual_blocks 2 --n_cpu 0",
@@ -234,10 +269,17 @@ SCRIPTS = {
         mistakes=(
             uncleared("optimizer_G.zero_grad()", "loss_G.backward()"),
             unstepped("optimizer_D_A.step()", "loss_D_A.backward()"),
-            Mistake("itertools.chain(G_AB.parameters(), G_BA.parameters())", "G_AB.parameters()", "GL302", "itertools|optim.Adam("),
-            Mistake("criterion_cycle(recov_A, real_A)", "criterion_cycle(recov_A.detach(), real_A)", "GL409", "loss_cycle_A"),
+            Mistake(
+                "itertools.chain(G_AB.parameters(), G_BA.parameters())",
+                "G_AB.parameters()",
+                "GL302",
+                "G_AB.parameters()",
+            ),
+            Mistake(
+                "criterion_cycle(recov_A, real_A)", "criterion_cycle(recov_A.detach(), real_A)", "GL409", "loss_cycle_A"
+            ),
         ),
-    ),  # fmt: skip
+    ),
     "wgan-gp": Script(
         "PyTorch-GAN/implementations/wgan_gp/wgan_gp.py",
         "--n_epochs 1",
@@ -253,16 +295,23 @@ SCRIPTS = {
         mistakes=(
             uncleared("optimizer_G.zero_grad()", "g_loss.backward()"),
             unstepped("optimizer_D.step()", "d_loss.backward()"),
-            Mistake("adversarial_loss(discriminator(gen_imgs), valid)", "adversarial_loss(discriminator(gen_imgs.detach()), valid)", "GL401", "gen_imgs.detach()"),
+            Mistake(
+                "adversarial_loss(discriminator(gen_imgs), valid)",
+                "adversarial_loss(discriminator(gen_imgs.detach()), valid)",
+                "GL401",
+                "gen_imgs.detach()",
+            ),
         ),
-    ),  # fmt: skip
+    ),
     "aae": Script(
         "PyTorch-GAN/implementations/aae/aae.py",
         "--n_epochs 1",
         mistakes=(
             uncleared("optimizer_G.zero_grad()", "g_loss.backward()"),
             Mistake("decoder(encoded_imgs)", "decoder(encoded_imgs).detach()", "GL401", ".detach()"),
-            Mistake("chain(encoder.parameters(), decoder.parameters())", "chain(decoder.parameters())", "GL302", "Adam("),
+            Mistake(
+                "chain(encoder.parameters(), decoder.parameters())", "chain(decoder.parameters())", "GL302", "Adam("
+            ),
         ),
     ),
     "simsiam": Script(
@@ -278,17 +327,29 @@ SCRIPTS = {
         ),
         mistakes=(
             uncleared(),
-            Mistake("self.predictor(z1) # NxC\n        p2 = self.predictor(z2)", "self.predictor(z1.detach())\n        p2 = self.predictor(z2.detach())",
-                    "GL401", "z1.detach()", "simsiam/builder.py"),
-            Mistake("optim_params = model.parameters()", "optim_params = model.module.predictor.parameters()", "GL302", "optim.SGD("),
+            Mistake(
+                "self.predictor(z1) # NxC\n        p2 = self.predictor(z2)",
+                "self.predictor(z1.detach())\n        p2 = self.predictor(z2.detach())",
+                "GL401",
+                "z1.detach()",
+                "simsiam/builder.py",
+            ),
+            Mistake(
+                "optim_params = model.parameters()",
+                "optim_params = model.module.predictor.parameters()",
+                "GL302",
+                "optim.SGD(",
+            ),
         ),
         allowed=("GL301",),  # a bias that is frozen by hand is given to SGD
-    ),  # fmt: skip
+    ),
     "diffusion": Script(
         "minDiffusion/superminddpm.py",
         prepare=(
             replaced(
-                "superminddpm.py", ("num_workers=20", "num_workers=2"), ("batch_size=128", "batch_size=4"),
+                "superminddpm.py",
+                ("num_workers=20", "num_workers=2"),
+                ("batch_size=128", "batch_size=4"),
                 ("cuda:0", "cpu"),
             ),
         ),
@@ -297,5 +358,5 @@ SCRIPTS = {
             unstepped("optim.step()"),
             Mistake("Adam(ddpm.parameters()", "Adam(ddpm.eps_model.conv[0].parameters()", "GL302", "Adam("),
         ),
-    ),  # fmt: skip
+    ),
 }

@@ -105,7 +105,7 @@ class VGG(nn.Module):
         super().__init__()
         self.features = nn.Sequential()
         inside = 3
-        for planes, blocks in zip((64, 128, 256, 512, 512), _VGG[depth]):
+        for planes, blocks in zip((64, 128, 256, 512, 512), _VGG[depth], strict=True):
             for _ in range(blocks):
                 self.features.extend((nn.Conv2d(inside, planes, 3, 1, 1), nn.ReLU(inplace=True)))
                 inside = planes
@@ -116,7 +116,7 @@ class VGG(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-class VGG16_Weights:  # noqa: N801
+class VGG16_Weights:
     """Named by scripts."""
 
     IMAGENET1K_V1 = None
