@@ -86,7 +86,7 @@ def place(trace: Trace, number: int, output: int, leaving: int | None = None) ->
             kind = NONDIFFERENTIABLE
     elif op.name in DETACHES:
         kind = DETACH
-    elif op.name in _ROUNDTRIPS or op.kind == KIND_ALIAS:
+    elif op.name in _ROUNDTRIPS or op.kind in (KIND_ALIAS, KIND_EXTRACT):
         kind = ROUNDTRIP
     elif op.name == "grad":
         kind = GRADIENT

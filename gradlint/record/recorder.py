@@ -176,6 +176,10 @@ class Recorder(TorchFunctionMode):
             else:
                 values.append(entry.value)
         read = tuple(values)
+        if tape.left:
+            read += tape.came_back(stripped)
+            if named:
+                read += tape.came_back(named.values())
         if announce is not None:
             announce(func, args, kwargs or {})
 
@@ -198,7 +202,9 @@ class Recorder(TorchFunctionMode):
             else:
                 made = ()
                 kind = KIND_EXTRACT
-                if getattr(func, "__name__", "") in _EXPORTS:
+                if given is float:
+                    tape.left[id(result)] = [result, number]
+                elif getattr(func, "__name__", "") in _EXPORTS:
                     tensors.handed_out(inputs[0])
         if run >= 0:
             tape.run_of[number] = run

@@ -46,7 +46,7 @@ def sine_waves(folder: Path) -> None:
     import torch
 
     phases = numpy.arange(40) + numpy.random.randint(-80, 80, 8).reshape(8, 1)
-    torch.save(torch.from_numpy(numpy.sin(phases / 20.0)), folder / "traindata.pt")
+    torch.save(numpy.sin(phases / 20.0), folder / "traindata.pt")
 
 
 def tokens(folder: Path) -> None:

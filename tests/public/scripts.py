@@ -149,7 +149,7 @@ SCRIPTS = {
     ),
     "char gpt": Script(
         "minGPT/projects/chargpt/chargpt.py",
-        "--model.model_type=gpt-nano",
+        "--model.model_type=gpt-nano --data.block_size=32 --trainer.batch_size=16",
         (text("input.txt", prepare.TEXT * 50),),
         mistakes=(
             uncleared("model.zero_grad(set_to_none=True)", "self.loss.backward()", "mingpt/trainer.py"),
