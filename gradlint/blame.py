@@ -93,6 +93,8 @@ def place(trace: Trace, number: int, output: int, leaving: int | None = None) ->
     else:
         kind = NONDIFFERENTIABLE
     cut = _op_cut(trace, kind, number, op)
+    if op.kind == KIND_EXTRACT:
+        cut.returned = _returned(trace, number)
     cut.zero = output >= 0 and trace.values[output].requires_grad
     return cut
 

@@ -7,8 +7,10 @@ Nothing is put back, for the training is the user's own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
 from typing import Any
@@ -82,7 +84,7 @@ class Observation:
         self.ledger.before_backward = self._before_backward
         self.recorder.tensors.running = True
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forked)
+            os.register_at_fork(after_in_child=functools.partial(_forked, weakref.ref(self)))
         self.ledger.follow(p for m in (self._models or {}).values() for p in m.parameters())
         self.ledger.follow(p for o in (self._optimizers or {}).values() for g in o.param_groups for p in g["params"])
         if self._models is not None:
@@ -96,19 +98,20 @@ class Observation:
         self._stack.close()
 
     def rest(self) -> None:
-        """Record nothing more, although the block goes on."""
+        """Record nothing more, although the block goes on.
+
+        All is taken out at once, unless a mode of the user's own lies above the recorder's or torch is inside of a hook.
+        """
         self.recorder.paused += _AWAY
-        self.recorder.before_module = None
-        self.ledger.leave()
+        if self.recorder.on_top and not self.ledger.in_hook:
+            self._stack.close()
+        else:
+            self._end()
 
     def _end(self) -> None:
         self.recorder.before_module = None
         self.ledger.leave()
         self.recorder.tensors.forget()
-
-    def _forked(self) -> None:
-        self.recorder.paused += _AWAY
-        self.ledger.following = False
 
     # -- while it runs ------------------------------------------------------------------------------------------
 
@@ -116,6 +119,8 @@ class Observation:
         if not outermost:
             return
         self.ledger.stop_if_enough()
+        if not self.recorder.active:
+            return
         self.forwards += 1
         if self._limit is not None and self.forwards > self._limit:
             self.patience_lost = True
@@ -251,6 +256,14 @@ class Observation:
         finally:
             recorder.paused -= 1
         return trace
+
+
+def _forked(reference: weakref.ref[Observation]) -> None:
+    """In a forked process nothing is recorded. Python never forgets what is to be called there: it must hold no trace."""
+    observation = reference()
+    if observation is not None:
+        observation.recorder.paused += _AWAY
+        observation.ledger.following = False
 
 
 def _global_name(thing: Any) -> str:

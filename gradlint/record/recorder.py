@@ -87,6 +87,12 @@ class Recorder(TorchFunctionMode):
         """Whether calls of this thread are being written down now."""
         return not self.paused and threading.get_ident() == self.thread
 
+    @property
+    def on_top(self) -> bool:
+        """Whether this is the innermost function mode; False where torch does not tell."""
+        current = getattr(torch.overrides, "_get_current_function_mode", None)
+        return current is not None and current() is self
+
     # -- the mode -----------------------------------------------------------------------------------------------
 
     def __torch_function__(
