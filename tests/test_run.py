@@ -128,6 +128,32 @@ def test_findings_stand_on_the_lines_of_the_script(tmp_path):
     assert finding["parameters"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
+LAYERWISE = """
+class Layer(nn.Linear):
+    def __init__(self, width):
+        super().__init__(4, width)
+        self.act = nn.ReLU()
+        self.own = torch.optim.SGD([self.weight], 0.1)
+
+    def forward(self, x):
+        return self.act(nn.functional.linear(x, self.weight, self.bias))
+
+layers = [Layer(8), Layer(6)]
+for layer in layers:
+    for _ in range(20):
+        layer.own.zero_grad()
+        layer.forward(x).square().mean().backward()
+        layer.own.step()
+"""
+
+
+def test_modules_whose_forward_is_called_by_hand_are_followed(tmp_path):
+    _, report = run(tmp_path, LAYERWISE)
+    assert [(f["code"], f["parameters"]) for f in report["findings"]] == [("GL302", ["bias"])]
+    _, report = run(tmp_path, LAYERWISE.replace("[self.weight]", "self.parameters()"))
+    assert (report["findings"], report["notes"]) == ([], [])
+
+
 def test_arguments_output_and_teardown_are_the_scripts_own(tmp_path):
     body = """
     atexit.register(lambda: print("at exit"))

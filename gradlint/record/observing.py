@@ -71,6 +71,9 @@ class Observation:
         self._begin: Beginning | None = None
         self._roots: dict[str, nn.Module] = {}
         self._first_event = 0
+        self._above: dict[int, int] = {}
+        """Module → the module that it was registered in, as far as events were read."""
+        self._read = 0
         self._codes: dict[int, CodeType] = {}
         self._stack = contextlib.ExitStack()
 
@@ -126,7 +129,9 @@ class Observation:
             self.patience_lost = True
         if self._models is None and id(module) not in self._names:
             self._names[id(module)] = _name_of(module, sys._getframe(2))
-            self.ledger.follow(module.parameters())
+            # the one that holds it may never be called itself: layer.forward(x) runs its children only
+            holder = self.log.modules[self._top(self.log.number(module))]
+            self.ledger.follow(holder.parameters())
         if not self.ledger.training.backwards and torch.is_grad_enabled():
             if self._begin is None or len(self.log.optimizers) != self._made:
                 self._look_around(module)
@@ -169,14 +174,10 @@ class Observation:
         """The modules that stand above those that were called, and above the parameters that optimizers hold."""
         if self._models is not None:
             return dict(self._models)
-        above: dict[int, int] = {}
-        for event in self.recorder.tape.events:
-            if event.kind == "register" and "child" in event.data:
-                above[event.data["child"]] = event.data["module"]
         outer = [c.module for c in self.log.calls if c.parent < 0]
         if calling is not None:
             outer.append(self.log.number(calling))
-        tops = dict.fromkeys(self._top(number, above) for number in outer)
+        tops = dict.fromkeys(map(self._top, outer))
         modules = [self.log.modules[number] for number in tops]
         modules = [m for m in modules if next(m.parameters(), None) is not None]
         inside = {id(c) for m in modules for c in m.modules() if c is not m}
@@ -192,7 +193,14 @@ class Observation:
             names[unique] = module
         return names
 
-    def _top(self, number: int, above: Mapping[int, int]) -> int:
+    def _top(self, number: int) -> int:
+        """The outermost module that holds a module, by number."""
+        events = self.recorder.tape.events
+        above = self._above
+        for event in events[self._read :]:
+            if event.kind == "register" and "child" in event.data:
+                above[event.data["child"]] = event.data["module"]
+        self._read = len(events)
         seen = {number}
         while number in above and above[number] not in seen:
             parent, child = self.log.modules[above[number]], self.log.modules[number]

@@ -139,7 +139,7 @@ SCRIPTS = {
         "--steps 20",
         (
             prepare.sine_waves,
-            replaced("train.py", ("torch.load('traindata.pt'", "torch.load('traindata.pt', weights_only=False")),
+            replaced("train.py", ("torch.load('traindata.pt'", "torch.load('traindata.pt', weights_only=False"), ("future = 1000", "future = 9")),
         ),
         mistakes=(
             uncleared(),
