@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import GRADIENT, Context, Finding, Fix, Rule, Severity
+from gradlint import GRADIENT, NONDIFFERENTIABLE, Context, Finding, Fix, Rule, Severity
 
 
 class LossWithoutGradient(Rule):
@@ -61,7 +61,9 @@ class LossWithoutGradient(Rule):
         lacks = "the loss does not require grad" if trace.loss_given else "no output requires grad"
         starved = [p for cut in flow.cuts for p in cut.starved]
         if starved:
-            cut = flow.cuts[0]
+            # what has no gradient by nature (a sampled action) is rarely what the user can change
+            cut = next((c for c in flow.cuts if c.kind != NONDIFFERENTIABLE and c.starved), flow.cuts[0])
+            others = [c for c in flow.cuts if c is not cut]
             inner = cut.kind == GRADIENT
             by = "autograd.grad without create_graph=True" if inner else cut.name
             advice = "Compute the loss by differentiable operations with grad mode on."
@@ -71,7 +73,7 @@ class LossWithoutGradient(Rule):
                 at=cut.location,
                 parameters=starved,
                 related=[
-                    *(context.related(f"cut here too, by {c.name}", c.location) for c in flow.cuts[1:4]),
+                    *(context.related(f"cut here too, by {c.name}", c.location) for c in others[:3]),
                     context.related("the loss", self._loss_site(context)),
                     *context.callers(cut.site),
                 ],

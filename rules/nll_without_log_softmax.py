@@ -79,24 +79,25 @@ class NllWithoutLogSoftmax(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        found: dict[tuple[int, int], tuple[Op, Op]] = {}
+        fed: dict[tuple[int, int], list[Op]] = {}
         for loss, given in fed_losses(context, _LOSSES):
             producer = trace.made_by(origin(trace, given)[0])
             if producer is not None and producer.name in _NO_LOG_PROBABILITIES:
-                found.setdefault((producer.site, loss.site), (producer, loss))
-        for producer, loss in found.values():
-            trained = context.flow.trained_by(producer.inputs)
+                fed.setdefault((producer.site, loss.site), []).append(producer)
+        for (_, loss_site), producers in fed.items():
+            trained = context.flow.trained_by(v for producer in producers for v in producer.inputs)
             if not trained:
                 continue
+            producer = producers[0]
             yield context.finding(
                 self,
                 f"nll_loss wants log-probabilities and is given what {producer.name} computed: {_effect(producer)} "
                 f"{context.names(trained)}.",
-                at=trace.location(loss.site) or trace.location(producer.site),
+                at=trace.location(loss_site) or trace.location(producer.site),
                 parameters=trained,
                 related=[
                     context.related(f"computed here, by {producer.name}", producer.site),
-                    *context.callers(loss.site),
+                    *context.callers(loss_site),
                 ],
                 fix=_FIX,
             )

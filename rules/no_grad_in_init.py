@@ -125,6 +125,9 @@ class NoGradInInit(Rule):
             if first.region in trace.left_off:
                 continue  # GL106 speaks
             region = trace.events[first.region]
+            holder = trace.sites.innermost(region.site)
+            if holder is None or not holder.project:
+                continue  # how a library makes or loads layers
             where = region_location(trace, region)
             if where is None or not is_project(where.path) or _written_on_purpose(context, parameter, first):
                 continue

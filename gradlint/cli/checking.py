@@ -75,10 +75,8 @@ class Checker:
         """
         self.request = request
         self.configuration = Configuration(request.config, isolated=request.isolated, override=self._overridden)
-        self.sources: list[str] = []
-        self.targets: list[str] = []
-        for text in request.targets:
-            (self.sources if _is_source(text) else self.targets).append(text)
+        self.sources = [text for text in request.targets if _is_source(text)]
+        self.targets = [text for text in request.targets if not _is_source(text)]
         self.settings = self._settings()
         self.contract = (
             *declared(trains=request.trains, origin="--trains"),
@@ -158,19 +156,24 @@ class Checker:
             except Interrupted as stop:
                 found.report.extend(stop.report)
                 raise Interrupted(self.finished(found)) from None
-            for path, spans in report.ran.items():
-                scope = found.scopes.setdefault(path, Scope(plan))
-                if self._covers(settings):
-                    scope.ran += spans
-                    scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
-            same_as = {rule.code: rule.same_as for rule in plan.registry.rules}
-            found.report.findings = [
-                f
-                for f in found.report.findings
-                if not any(same_mistake(f, other, same_as.get(f.code, ())) for other in report.findings)
-            ]  # what a file says by itself, a recording says better
-            found.report.extend(report)
+            self.add(found, report, settings)
         return found
+
+    def add(self, found: Found, report: Report, settings: Settings) -> None:
+        """Add the report on a recording to what was found."""
+        plan = self.plan(settings)
+        for path, spans in report.ran.items():
+            scope = found.scopes.setdefault(path, Scope(plan))
+            if self._covers(settings):
+                scope.ran += spans
+                scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
+        same_as = {rule.code: rule.same_as for rule in plan.registry.rules}
+        found.report.findings = [
+            f
+            for f in found.report.findings
+            if not any(same_mistake(f, other, same_as.get(f.code, ())) for other in report.findings)
+        ]  # what a file says by itself, a recording says better
+        found.report.extend(report)
 
     def _grouped(self) -> list[tuple[Settings, list[str]]]:
         groups: list[tuple[Settings, list[str]]] = []
