@@ -86,13 +86,15 @@ def place(trace: Trace, number: int, output: int, leaving: int | None = None) ->
             kind = NONDIFFERENTIABLE
     elif op.name in DETACHES:
         kind = DETACH
-    elif op.name in _ROUNDTRIPS or op.kind == KIND_ALIAS:
+    elif op.name in _ROUNDTRIPS or op.kind in (KIND_ALIAS, KIND_EXTRACT):
         kind = ROUNDTRIP
     elif op.name == "grad":
         kind = GRADIENT
     else:
         kind = NONDIFFERENTIABLE
     cut = _op_cut(trace, kind, number, op)
+    if op.kind == KIND_EXTRACT:
+        cut.returned = _returned(trace, number)
     cut.zero = output >= 0 and trace.values[output].requires_grad
     return cut
 

@@ -33,7 +33,10 @@ def remarks(trace: Trace) -> list[str]:
     mine = [p for p in trace.parameters if p.in_tree]
     if mine and not trace.optimizers and not any(p.requires_grad for p in mine):
         said.append("no parameter is trainable: all are frozen, so nothing was judged that could train")
+    watched = trace.training if trace.setup.step is None else None
     for optimizer in trace.optimizers:
+        if watched is not None and not any(id(optimizer.optimizer) in step.optimizers for step in watched.steps):
+            continue  # the turn of its model may come later
         held = [p for group in optimizer.optimizer.param_groups for p in group["params"]]
         if held and trace.parameters and all(_is_parameter(p) and id(p) not in trace.by_key for p in held):
             name = f"{optimizer.type} ({optimizer.name})" if optimizer.name else optimizer.type

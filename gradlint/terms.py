@@ -185,9 +185,9 @@ def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
         return numbers
     for term in lost:
         inner = terms(trace, data, term.value, through_detach=True)
-        if any(t.value in live or _used_live(flow, t.value) for t in inner):
+        if any(t.value in live or _used_live(flow, t.value) for t in inner if t.value not in fresh):
             return []
-    told = {cut.location for cut in flow.cuts if cut.starved}
+    told = {cut.location for cut in flow.cuts}
     found: dict[tuple[object, int | None], ConstantTerm] = {}
     for term in lost:
         mask = data[term.value] & judged
@@ -230,6 +230,14 @@ def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
         pending.extend(parts or ())
     found = []
     for number in sorted(suspects)[:_TRIED]:
+        came = {trace.values[v].producer for v in trace.ops[number].inputs}
+        seen = sorted(n for n in came if n >= 0 and trace.ops[n].kind == KIND_EXTRACT)
+        if seen:  # the number is the very object that left torch
+            for n in seen:
+                if lost := _lost_at(flow, n):
+                    cut = place(trace, n, -1, leaving=n)
+                    found.append(ConstantTerm(flow.by_index(indices(lost)), [cut], trace.ops[number].site, 1))
+            continue
         exits = [(n, lost) for n in range(trace.forward_start, number) if (lost := _taken_out(flow, n))]
         together = 0
         for _, lost in exits:
@@ -248,8 +256,13 @@ def _taken_out(flow: Flow, number: int) -> int:
     op = flow.trace.ops[number]
     if op.kind != KIND_EXTRACT or op.name not in ("item", "__float__", "tolist") or len(op.inputs) != 1:
         return 0
-    taken = op.inputs[0]
-    if taken in flow.on_path or _used_live(flow, taken):
+    return 0 if op.inputs[0] in flow.on_path else _lost_at(flow, number)
+
+
+def _lost_at(flow: Flow, number: int) -> int:
+    """The parameters whose gradient is lost at an op that takes a number out of torch."""
+    taken = flow.trace.ops[number].inputs[0]
+    if _used_live(flow, taken):
         return 0
     return flow.masks.live.get(taken, 0) & sum(1 << index for index in flow.judged & flow.reached)
 

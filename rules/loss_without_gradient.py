@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import GRADIENT, Context, Finding, Fix, Rule, Severity
+from gradlint import GRADIENT, NONDIFFERENTIABLE, Context, Finding, Fix, Rule, Severity
 
 
 class LossWithoutGradient(Rule):
@@ -58,11 +58,12 @@ class LossWithoutGradient(Rule):
         trace, flow = context.trace, context.flow
         if not flow.loss_lacks_gradient or trace.left_off:
             return  # a grad mode that was left off is GL106's
-        what = "the loss" if trace.loss_given else "no output"
-        lacks = f"{what} does not require grad" if trace.loss_given else "no output requires grad"
+        lacks = "the loss does not require grad" if trace.loss_given else "no output requires grad"
         starved = [p for cut in flow.cuts for p in cut.starved]
         if starved:
-            cut = flow.cuts[0]
+            # what has no gradient by nature (a sampled action) is rarely what the user can change
+            cut = next((c for c in flow.cuts if c.kind != NONDIFFERENTIABLE and c.starved), flow.cuts[0])
+            others = [c for c in flow.cuts if c is not cut]
             inner = cut.kind == GRADIENT
             by = "autograd.grad without create_graph=True" if inner else cut.name
             advice = "Compute the loss by differentiable operations with grad mode on."
@@ -72,7 +73,7 @@ class LossWithoutGradient(Rule):
                 at=cut.location,
                 parameters=starved,
                 related=[
-                    *(context.related(f"cut here too, by {c.name}", c.location) for c in flow.cuts[1:4]),
+                    *(context.related(f"cut here too, by {c.name}", c.location) for c in others[:3]),
                     context.related("the loss", self._loss_site(context)),
                     *context.callers(cut.site),
                 ],
@@ -89,7 +90,7 @@ class LossWithoutGradient(Rule):
                 parameters=trainable,
                 fix=Fix("Compute the loss from the model's output."),
             )
-        elif mine and trace.optimizers:
+        else:
             freeze = next((e for p in mine if (e := p.frozen_by)), None)
             yield context.finding(
                 self,
@@ -102,8 +103,4 @@ class LossWithoutGradient(Rule):
 
     def _loss_site(self, context: Context) -> int:
         trace = context.trace
-        for root in trace.roots:
-            producer = trace.values[root].producer
-            if producer >= 0:
-                return trace.ops[producer].site
-        return -1
+        return next((op.site for root in trace.roots if (op := trace.made_by(root))), -1)

@@ -35,6 +35,13 @@ class Encoder(nn.Module):
 
     def freeze(self):
         self.body.requires_grad_(False)
+
+
+def load(model, weights):
+    with torch.no_grad():
+        for name, weight in weights.items():
+            setattr(model, name, nn.Parameter(weight))
+    return model
 """
 
 
@@ -105,3 +112,11 @@ def test_a_librarys_freezing_that_the_user_asked_for_is_the_users(library):
         return setup(Net(encoder))
 
     assert ("warning", "GL301") in found(build)
+
+
+def test_a_library_that_puts_loaded_weights_in_place_without_grad_mode_freezes_nothing_and_means_to(library):
+    def build():
+        layer = library.load(nn.Linear(4, 4), {"weight": torch.randn(4, 4), "bias": torch.zeros(4)})
+        return setup(nn.Sequential(layer, nn.Linear(4, 2)))
+
+    assert found(build) == {}

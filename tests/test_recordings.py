@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import builtins
+import gc
 import logging
+import os
+import sys
 import textwrap
+import threading
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 import gradlint
 from gradlint import TrainingFault, UsageError
@@ -97,6 +105,52 @@ def test_hooks_and_modes_are_gone_after_an_exception():
     assert not any(p._post_accumulate_grad_hooks for p in loop.model.parameters())
 
 
+def _patchable() -> dict[str, object]:
+    """All that a recording may put something into: attributes, hooks, modes."""
+    schedulers = [LRScheduler, *vars(lr_scheduler).values()]
+    owners = [
+        Optimizer, nn.Module, nn.Parameter, type(nn.Parameter), type(torch.autograd.Variable), torch.autograd,
+        torch.Tensor, torch.amp.GradScaler, torch.autograd.grad_mode.inference_mode, torch.overrides, threading.Thread,
+        os, sys, builtins, *(s for s in schedulers if isinstance(s, type)), torch.optim.SGD, torch.optim.Adam,
+    ]  # fmt: skip
+    found: dict[str, object] = {f"{o}.{name}": value for o in owners for name, value in vars(o).items()}
+    for place in (torch.nn.modules.module, sys.modules[Optimizer.__module__]):
+        for name, value in vars(place).items():
+            found[f"{place.__name__}.{name}"] = dict(value) if isinstance(value, dict) else value
+    found["function modes"] = torch.overrides._get_current_function_mode_stack()
+    found["profile"] = sys.getprofile()
+    if sys.version_info >= (3, 12):
+        found["tools"] = [sys.monitoring.get_tool(i) for i in range(6)]
+    return found
+
+
+@pytest.mark.parametrize("ending", ["block", "enough", "step in a mode of its own", "steps without a forward"])
+def test_nothing_is_left_patched_once_recording_has_ended(ending):
+    loop = Loop()
+    before = _patchable()
+    recording = gradlint.record(loop.model, optimizer=loop.optimizer, steps=2)
+    with recording:
+        if ending == "block":
+            loop.train(1)
+        elif ending == "enough":
+            loop.train(3)
+            assert _patchable() == before  # although the block goes on
+        elif ending == "step in a mode of its own":
+            with torch.device("cpu"):
+                loop.train(3)
+        else:
+            loop.train(2)
+            loop.optimizer.step()
+            loop.train(1)
+    assert _patchable() == before
+    for parameter in loop.model.parameters():
+        assert not parameter._post_accumulate_grad_hooks and not parameter._backward_hooks
+    observation = weakref.ref(recording.trace)
+    del recording
+    gc.collect()
+    assert observation() is None
+
+
 def test_wrong_arguments_are_told():
     with pytest.raises(UsageError, match="optimizer"):
         gradlint.record(Loop().model, optimizer="adam")
@@ -123,6 +177,7 @@ def trainer(tmp_path, *, cut=False, callbacks=()):
 
 @pytest.mark.filterwarnings("ignore")
 def test_trainer_is_understood_as_what_build_returns(tmp_path):
+    pytest.importorskip("transformers")
     report = gradlint.check(lambda: trainer(tmp_path, cut=True), name="trainer")
     assert not report.errors and codes(report) == ["GL401"]
     assert all(name.startswith("bert.embeddings.") for name in report.findings[0].parameters)

@@ -128,6 +128,32 @@ def test_findings_stand_on_the_lines_of_the_script(tmp_path):
     assert finding["parameters"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
+LAYERWISE = """
+class Layer(nn.Linear):
+    def __init__(self, width):
+        super().__init__(4, width)
+        self.act = nn.ReLU()
+        self.own = torch.optim.SGD([self.weight], 0.1)
+
+    def forward(self, x):
+        return self.act(nn.functional.linear(x, self.weight, self.bias))
+
+layers = [Layer(8), Layer(6)]
+for layer in layers:
+    for _ in range(20):
+        layer.own.zero_grad()
+        layer.forward(x).square().mean().backward()
+        layer.own.step()
+"""
+
+
+def test_modules_whose_forward_is_called_by_hand_are_followed(tmp_path):
+    _, report = run(tmp_path, LAYERWISE)
+    assert [(f["code"], f["parameters"]) for f in report["findings"]] == [("GL302", ["bias"])]
+    _, report = run(tmp_path, LAYERWISE.replace("[self.weight]", "self.parameters()"))
+    assert (report["findings"], report["notes"]) == ([], [])
+
+
 def test_arguments_output_and_teardown_are_the_scripts_own(tmp_path):
     body = """
     atexit.register(lambda: print("at exit"))
@@ -193,3 +219,75 @@ def test_a_missing_script_is_told(tmp_path):
     command = [sys.executable, "-m", "gradlint", "run", "no.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "no.py does not exist" in done.stderr + done.stdout
+
+
+UNCLEARED = "while True: iteration(clear=False)"  # GL501, an error, on line 17
+
+SETTINGS = {
+    "none": ("", (), ["GL501"], 1),
+    "ignore": ("ignore = ['GL501']", (), [], 0),
+    "select": ("select = ['GL4']", (), [], 0),
+    "--select before the file's": ("select = ['GL4']", ("--select", "GL5"), ["GL501"], 1),
+    "severity": ("severity = {GL501 = 'warning'}\nfail-on = 'error'", (), ["GL501"], 0),
+    "--fail-on before the file's": (
+        "severity = {GL501 = 'warning'}\nfail-on = 'error'", ("--fail-on", "warning"), ["GL501"], 1,
+    ),
+    "per-file-ignores": ("per-file-ignores = {'train.py' = ['GL5']}", (), [], 0),
+    "per-file-ignores of another file": ("per-file-ignores = {'other.py' = ['GL5']}", (), ["GL501"], 1),
+    "ignore-parameters": ("ignore-parameters = {GL501 = ['*']}", (), [], 0),
+    "--isolated": ("ignore = ['GL501']", ("--isolated",), ["GL501"], 1),
+    "--exit-zero": ("", ("--exit-zero",), ["GL501"], 0),
+    "--frozen": ("ignore = ['GL501']", ("--frozen", "2.*"), ["GL702"], 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_count_as_for_check(tmp_path, name):
+    configuration, options, expected, code = SETTINGS[name]
+    (tmp_path / "gradlint.toml").write_text(configuration)
+    done, report = run(tmp_path, UNCLEARED, *options)
+    assert (codes(report), done.returncode) == (expected, code), done.stderr
+
+
+def test_a_wrong_configuration_is_told_before_the_script_runs(tmp_path):
+    (tmp_path / "gradlint.toml").write_text("ignore = ['GL999']")
+    done, report = run(tmp_path, "open('ran', 'w')")
+    assert done.returncode == 2
+    assert "GL999" in report["errors"][0]["message"]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_comments_silence_what_a_run_finds(tmp_path):
+    head = HEAD.replace("loss.backward()", "loss.backward()  # gradlint: ignore[GL501]")
+    done, report = run(tmp_path, UNCLEARED, head=head)
+    assert (codes(report), done.returncode) == ([], 0)
+
+
+def test_a_comment_with_nothing_to_silence_is_told_once_enough_was_seen(tmp_path):
+    head = HEAD.replace("loss.backward()", "loss.backward()  # gradlint: ignore[GL501]")
+    assert codes(run(tmp_path, "while True: iteration()", head=head)[1]) == ["GL001"]
+    assert codes(run(tmp_path, "iteration()", head=head)[1]) == []
+
+
+def test_a_baseline_is_written_and_counts(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "gradlint", "run", "train.py", "--write-baseline", "known.json"],
+        cwd=_script(tmp_path, UNCLEARED), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done, report = run(tmp_path, UNCLEARED, "--baseline", "known.json")
+    assert (codes(report), done.returncode) == ([], 0)
+
+
+def test_comments_are_added_for_what_a_run_finds(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "gradlint", "run", "train.py", "--add-ignores"],
+        cwd=_script(tmp_path, UNCLEARED), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "loss.backward()  # gradlint: ignore[GL501]" in (tmp_path / "train.py").read_text()
+
+
+def _script(folder: Path, body: str) -> Path:
+    (folder / "train.py").write_text(HEAD + textwrap.dedent(body), encoding="utf-8")
+    return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -12,6 +12,9 @@ from gradlint._version import __version__
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.errors import GradlintError
+
+if TYPE_CHECKING:
+    from gradlint.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -28,11 +31,56 @@ inputs_option = click.option(
 )  # fmt: skip
 
 
-def _contract(command: F) -> F:
-    """The options that declare what trains and what is frozen."""
-    trains = click.option("--trains", multiple=True, metavar="GLOB", help="Parameters that must train; repeatable.")
-    frozen = click.option("--frozen", multiple=True, metavar="GLOB", help="Parameters that must not move; repeatable.")
-    return trains(frozen(command))
+FORMATS = ("full", "concise", "json", "sarif", "github")
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order given."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+reporting = _together(
+    click.option("--select", multiple=True, metavar="RULES", help="Run only these: codes, prefixes (GL4) or names."),
+    click.option("--ignore", multiple=True, metavar="RULES", help="Do not run these. The more specific selector wins."),
+    click.option("--extend-select", multiple=True, metavar="RULES", help="Run these too."),
+    click.option("--show-info", is_flag=True, help="Also show findings of severity info."),
+    click.option(
+        "--fail-on", type=click.Choice(["error", "warning", "info"]), show_default="warning",
+        help="The lowest severity that makes the exit code 1; info implies --show-info.",
+    ),
+    click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever is found; errors still exit with 2."),
+    click.option(
+        "--output-format", type=click.Choice(FORMATS), show_default="full", help="How the report is written to stdout."
+    ),
+    click.option("--output-file", metavar="FILE", help="Write the report to a file instead."),
+    click.option("--statistics", is_flag=True, help="Count the findings of each rule instead of listing them."),
+    click.option("-q", "--quiet", is_flag=True, help="Write nothing but findings."),
+)  # fmt: skip
+"""What is looked for, and how it is told."""
+known_findings = _together(
+    click.option("--add-ignores", is_flag=True, help="Write a comment that silences each finding into its file."),
+    click.option("--baseline", metavar="FILE", help="Report only findings that this file does not list."),
+    click.option("--write-baseline", metavar="FILE", help="List all findings in this file, and report none."),
+)  # fmt: skip
+"""What is known and not told."""
+configuration = _together(
+    click.option(
+        "--config", metavar="FILE", help="The configuration file that counts, instead of the nearest one of each file."
+    ),
+    click.option("--isolated", is_flag=True, help="Read no configuration file."),
+)
+"""Which configuration counts."""
+contract = _together(
+    click.option("--trains", multiple=True, metavar="GLOB", help="Parameters that must train; repeatable."),
+    click.option("--frozen", multiple=True, metavar="GLOB", help="Parameters that must not move; repeatable."),
+)
+"""What is declared to train and to be frozen."""
 
 
 class Commands(click.Group):
@@ -68,37 +116,14 @@ def app() -> None:
     """
 
 
-_config = click.option(
-    "--config", metavar="FILE", help="The configuration file that counts, instead of the nearest one of each file."
-)
-_isolated = click.option("--isolated", is_flag=True, help="Read no configuration file.")
-FORMATS = ("full", "concise", "json", "sarif", "github")
-
-
 @app.command()
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@click.option("--select", multiple=True, metavar="RULES", help="Run only these: codes, prefixes (GL4) or names.")
-@click.option("--ignore", multiple=True, metavar="RULES", help="Do not run these. The more specific selector wins.")
-@click.option("--extend-select", multiple=True, metavar="RULES", help="Run these too.")
-@click.option("--show-info", is_flag=True, help="Also show findings of severity info.")
-@click.option(
-    "--fail-on", type=click.Choice(["error", "warning", "info"]), show_default="warning",
-    help="The lowest severity that makes the exit code 1; info implies --show-info.",
-)  # fmt: skip
-@click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever is found; errors still exit with 2.")
-@click.option(
-    "--output-format", type=click.Choice(FORMATS), show_default="full", help="How the report is written to stdout."
-)
-@click.option("--output-file", metavar="FILE", help="Write the report to a file instead.")
-@click.option("--statistics", is_flag=True, help="Count the findings of each rule instead of listing them.")
-@click.option("-q", "--quiet", is_flag=True, help="Write nothing but findings.")
+@reporting
 @click.option("--fix", is_flag=True, help="Make the safe edits of the findings.")
 @click.option("--unsafe-fixes", is_flag=True, help="Make the other edits too, with --fix, --fix-only or --diff.")
 @click.option("--fix-only", is_flag=True, help="Make the edits, and do not report or fail on what is left.")
 @click.option("--diff", is_flag=True, help="Show the edits as a diff and write nothing; exit with 1 if there are any.")
-@click.option("--add-ignores", is_flag=True, help="Write a comment that silences each finding into its file.")
-@click.option("--baseline", metavar="FILE", help="Report only findings that this file does not list.")
-@click.option("--write-baseline", metavar="FILE", help="List all findings in this file, and report none.")
+@known_findings
 @click.option("--stdin-filename", metavar="NAME", help="What the source that `-` reads from stdin is called.")
 @click.option(
     "--extend-exclude", multiple=True, metavar="GLOB", help="Leave these files out of folders too; repeatable."
@@ -106,10 +131,9 @@ FORMATS = ("full", "concise", "json", "sarif", "github")
 @click.option("--force-exclude", is_flag=True, help="Exclude files that are named themselves as well.")
 @click.option("--no-cache", is_flag=True, help="Remember nothing about source files.")
 @click.option("--cache-dir", metavar="FOLDER", help="Where findings in source files are remembered.")
-@_config
-@_isolated
+@configuration
 @inputs_option
-@_contract
+@contract
 @click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
 @click.option("--numeric", is_flag=True, help="Train a few steps and measure the gradients (GL605); all is taken back.")
 @rules_dir_option
@@ -174,13 +198,14 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.argument("code", metavar="CODE")
 @rules_dir_option
+@configuration
 @color_option
-def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
+def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
     """Print the documentation of a rule, named by its CODE or its name."""
-    from gradlint import registry, selection  # loads what --version need not
+    from gradlint import selection  # loads what --version need not
     from gradlint.report import catalogue
 
-    found = selection.lookup(registry.load(rules_dirs), code)
+    found = selection.lookup(_known(rules_dirs, config, isolated), code)
     streams.write(catalogue.page(found, streams.view_of_stdout(color)))
     return CLEAN
 
@@ -188,22 +213,30 @@ def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @rules_dir_option
+@configuration
 @color_option
-def rules(output_format: str, rules_dirs: tuple[str, ...], color: str) -> int:
+def rules(output_format: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
     """List all rules."""
-    from gradlint import registry  # loads what --version need not
-    from gradlint.report import catalogue
+    from gradlint.report import catalogue  # loads what --version need not
 
-    known = registry.load(rules_dirs).entries
+    known = _known(rules_dirs, config, isolated).entries
     view = streams.view_of_stdout(color)
     streams.write(catalogue.as_json(known) if output_format == "json" else catalogue.table(known, view))
     return CLEAN
 
 
+def _known(rules_dirs: tuple[str, ...], config: str | None, isolated: bool) -> Registry:
+    """The rules that a check from here would know."""
+    from gradlint import registry  # loads what --version need not
+    from gradlint.config import Configuration
+
+    settings = Configuration(config, isolated=isolated).near(Path.cwd())
+    return registry.load(settings.rule_folders(rules_dirs))
+
+
 @app.command("show-settings")
 @click.argument("path", default=".")
-@_config
-@_isolated
+@configuration
 def show_settings(path: str, config: str | None, isolated: bool) -> int:
     """Print the settings that count for a file, a folder or a target."""
     from gradlint.config import Configuration, as_toml  # loads what --version need not
@@ -216,8 +249,7 @@ def show_settings(path: str, config: str | None, isolated: bool) -> int:
 
 @app.command()
 @click.option("--cache-dir", metavar="FOLDER", help="The cache to delete, if it is not where it usually is.")
-@_config
-@_isolated
+@configuration
 def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
     """Delete what was remembered about source files."""
     from gradlint.config import Configuration  # loads what --version need not

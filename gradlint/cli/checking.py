@@ -75,10 +75,8 @@ class Checker:
         """
         self.request = request
         self.configuration = Configuration(request.config, isolated=request.isolated, override=self._overridden)
-        self.sources: list[str] = []
-        self.targets: list[str] = []
-        for text in request.targets:
-            (self.sources if _is_source(text) else self.targets).append(text)
+        self.sources = [text for text in request.targets if _is_source(text)]
+        self.targets = [text for text in request.targets if not _is_source(text)]
         self.settings = self._settings()
         self.contract = (
             *declared(trains=request.trains, origin="--trains"),
@@ -133,7 +131,7 @@ class Checker:
 
     def folders(self, settings: Settings) -> tuple[str, ...]:
         """The folders of rules of the user's own."""
-        return _folders(settings, self.request.rules_dirs)
+        return settings.rule_folders(self.request.rules_dirs)
 
     def entries(self) -> list[Entry]:
         """The rules and gradlint's own codes that are known to the call as a whole."""
@@ -158,19 +156,24 @@ class Checker:
             except Interrupted as stop:
                 found.report.extend(stop.report)
                 raise Interrupted(self.finished(found)) from None
-            for path, spans in report.ran.items():
-                scope = found.scopes.setdefault(path, Scope(plan))
-                if self._covers(settings):
-                    scope.ran += spans
-                    scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
-            same_as = {rule.code: rule.same_as for rule in plan.registry.rules}
-            found.report.findings = [
-                f
-                for f in found.report.findings
-                if not any(same_mistake(f, other, same_as.get(f.code, ())) for other in report.findings)
-            ]  # what a file says by itself, a recording says better
-            found.report.extend(report)
+            self.add(found, report, settings)
         return found
+
+    def add(self, found: Found, report: Report, settings: Settings) -> None:
+        """Add the report on a recording to what was found."""
+        plan = self.plan(settings)
+        for path, spans in report.ran.items():
+            scope = found.scopes.setdefault(path, Scope(plan))
+            if self._covers(settings):
+                scope.ran += spans
+                scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
+        same_as = {rule.code: rule.same_as for rule in plan.registry.rules}
+        found.report.findings = [
+            f
+            for f in found.report.findings
+            if not any(same_mistake(f, other, same_as.get(f.code, ())) for other in report.findings)
+        ]  # what a file says by itself, a recording says better
+        found.report.extend(report)
 
     def _grouped(self) -> list[tuple[Settings, list[str]]]:
         groups: list[tuple[Settings, list[str]]] = []
@@ -288,10 +291,6 @@ def _is_source(text: str) -> bool:
     return not (colon and head and attribute) and text.endswith((".py", ".pyi"))
 
 
-def _folders(settings: Settings, given: tuple[str, ...]) -> tuple[str, ...]:
-    return (*given, *(os.path.join(settings.root, folder) for folder in settings.rules_dirs))
-
-
 _plans: dict[tuple[int, tuple[str, ...]], tuple[Settings, Plan]] = {}
 
 
@@ -300,7 +299,7 @@ def _plan(settings: Settings, given: tuple[str, ...], select: tuple[str, ...]) -
     known = _plans.get(key)
     if known is not None and known[0] is settings:
         return known[1]
-    rules = registry.load(_folders(settings, given))
+    rules = registry.load(settings.rule_folders(given))
     plan = Plan(settings, rules, _selected(rules, settings, bool(select)))
     ignores = [selector for selectors in settings.per_file_ignores.values() for selector in selectors]
     for selector in (*ignores, *settings.ignore_parameters, *settings.severity):

@@ -43,13 +43,19 @@ class Wishes:
         return self.fix or self.fix_only or self.diff
 
 
-def run(request: Request, wishes: Wishes, commands: frozenset[str] = frozenset()) -> int:
+def run(
+    request: Request,
+    wishes: Wishes,
+    commands: frozenset[str] = frozenset(),
+    make: Callable[[Request], Checker] = Checker,
+) -> int:
     """Check, report, and return the exit code.
 
     Args:
         request: what to check.
         wishes: what to do with it.
         commands: the commands that there are, for what is suggested.
+        make: gives what does as the request asks.
 
     Raises:
         UsageError: an option or the configuration is wrong.
@@ -57,7 +63,7 @@ def run(request: Request, wishes: Wishes, commands: frozenset[str] = frozenset()
     """
     _refuse_nonsense(request, wishes)
     try:
-        return _run(request, wishes, commands)
+        return _run(request, wishes, commands, make)
     finally:
         files.forget()
 
@@ -75,10 +81,10 @@ def _refuse_nonsense(request: Request, wishes: Wishes) -> None:
         raise UsageError(f"--statistics has no {wishes.output_format} format: use full, concise or json")
 
 
-def _run(request: Request, wishes: Wishes, commands: frozenset[str]) -> int:
+def _run(request: Request, wishes: Wishes, commands: frozenset[str], make: Callable[[Request], Checker]) -> int:
     if wishes.write_baseline:
         request = replace(request, baseline=None)
-    checker = Checker(request)
+    checker = make(request)
     settings = checker.settings
     fail_on = Severity[wishes.fail_on.upper()] if wishes.fail_on else settings.fail_on
     show_info = wishes.show_info or settings.show_info or fail_on is Severity.INFO

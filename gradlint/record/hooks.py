@@ -129,6 +129,8 @@ def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
                 run = recorder.function_run(apply, chain)
             if recorder.before_module is not None:
                 recorder.before_module(self, not calls)
+                if recorder.paused:  # the recording has ended with it
+                    return original(self, *args, **kwargs)
             parent = calls[-1].number if calls else -1
             number = len(log.calls)
             log.calls.append(tuple.__new__(ModuleCall, (log.number(self), parent, site, self.training, len(ops))))

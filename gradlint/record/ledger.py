@@ -58,6 +58,8 @@ class Ledger:
         """Called before each backward pass."""
         self.stepped: dict[int, Optimizer] = {}
         """The optimizers that were stepped, by identity; wrappers rather than what they wrap."""
+        self.in_hook = False
+        """Whether torch is going through its hooks of a step, of which none may be removed now."""
         self.elsewhere = False
         """Whether an optimizer was stepped in another thread than the recorder's."""
         self.announce: Callable[[Tensor], None] | None = None
@@ -125,6 +127,9 @@ class Ledger:
         """While active, gradient that is accumulated belongs to a backward pass from `tensors`."""
         recorder = self._recorder
         self.stop_if_enough()
+        if not self.following:  # the recording has ended with it
+            yield
+            return
         self._settle()
         if self.before_backward is not None:
             self.before_backward()
@@ -213,7 +218,13 @@ class Ledger:
     def before_step(self, optimizer: Optimizer, frame: FrameType | None, args: Any, kwargs: Any) -> Any:
         """To be called before an optimizer's step; gives the arguments to use instead, or None."""
         recorder = self._recorder
-        self.stop_if_enough()
+        self.in_hook = True
+        try:
+            self.stop_if_enough()
+        finally:
+            self.in_hook = False
+        if not self.following:  # the recording has ended with it
+            return None
         self._settle()
         nested = bool(self._running)
         if nested:

@@ -7,8 +7,10 @@ Nothing is put back, for the training is the user's own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
 from typing import Any
@@ -69,6 +71,9 @@ class Observation:
         self._begin: Beginning | None = None
         self._roots: dict[str, nn.Module] = {}
         self._first_event = 0
+        self._above: dict[int, int] = {}
+        """Module → the module that it was registered in, as far as events were read."""
+        self._read = 0
         self._codes: dict[int, CodeType] = {}
         self._stack = contextlib.ExitStack()
 
@@ -82,7 +87,7 @@ class Observation:
         self.ledger.before_backward = self._before_backward
         self.recorder.tensors.running = True
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forked)
+            os.register_at_fork(after_in_child=functools.partial(_forked, weakref.ref(self)))
         self.ledger.follow(p for m in (self._models or {}).values() for p in m.parameters())
         self.ledger.follow(p for o in (self._optimizers or {}).values() for g in o.param_groups for p in g["params"])
         if self._models is not None:
@@ -96,19 +101,20 @@ class Observation:
         self._stack.close()
 
     def rest(self) -> None:
-        """Record nothing more, although the block goes on."""
+        """Record nothing more, although the block goes on.
+
+        At once, unless a mode of the user's own lies above the recorder's, or torch is inside of a hook.
+        """
         self.recorder.paused += _AWAY
-        self.recorder.before_module = None
-        self.ledger.leave()
+        if self.recorder.on_top and not self.ledger.in_hook:
+            self._stack.close()
+        else:
+            self._end()
 
     def _end(self) -> None:
         self.recorder.before_module = None
         self.ledger.leave()
         self.recorder.tensors.forget()
-
-    def _forked(self) -> None:
-        self.recorder.paused += _AWAY
-        self.ledger.following = False
 
     # -- while it runs ------------------------------------------------------------------------------------------
 
@@ -116,12 +122,16 @@ class Observation:
         if not outermost:
             return
         self.ledger.stop_if_enough()
+        if not self.recorder.active:
+            return
         self.forwards += 1
         if self._limit is not None and self.forwards > self._limit:
             self.patience_lost = True
         if self._models is None and id(module) not in self._names:
             self._names[id(module)] = _name_of(module, sys._getframe(2))
-            self.ledger.follow(module.parameters())
+            # the one that holds it may never be called itself: layer.forward(x) runs its children only
+            holder = self.log.modules[self._top(self.log.number(module))]
+            self.ledger.follow(holder.parameters())
         if not self.ledger.training.backwards and torch.is_grad_enabled():
             if self._begin is None or len(self.log.optimizers) != self._made:
                 self._look_around(module)
@@ -164,14 +174,10 @@ class Observation:
         """The modules that stand above those that were called, and above the parameters that optimizers hold."""
         if self._models is not None:
             return dict(self._models)
-        above: dict[int, int] = {}
-        for event in self.recorder.tape.events:
-            if event.kind == "register" and "child" in event.data:
-                above[event.data["child"]] = event.data["module"]
         outer = [c.module for c in self.log.calls if c.parent < 0]
         if calling is not None:
             outer.append(self.log.number(calling))
-        tops = dict.fromkeys(self._top(number, above) for number in outer)
+        tops = dict.fromkeys(map(self._top, outer))
         modules = [self.log.modules[number] for number in tops]
         modules = [m for m in modules if next(m.parameters(), None) is not None]
         inside = {id(c) for m in modules for c in m.modules() if c is not m}
@@ -187,7 +193,14 @@ class Observation:
             names[unique] = module
         return names
 
-    def _top(self, number: int, above: Mapping[int, int]) -> int:
+    def _top(self, number: int) -> int:
+        """The outermost module that holds a module, by number."""
+        events = self.recorder.tape.events
+        above = self._above
+        for event in events[self._read :]:
+            if event.kind == "register" and "child" in event.data:
+                above[event.data["child"]] = event.data["module"]
+        self._read = len(events)
         seen = {number}
         while number in above and above[number] not in seen:
             parent, child = self.log.modules[above[number]], self.log.modules[number]
@@ -251,6 +264,14 @@ class Observation:
         finally:
             recorder.paused -= 1
         return trace
+
+
+def _forked(reference: weakref.ref[Observation]) -> None:
+    """In a forked process nothing is recorded. What Python is to call there it never forgets: no trace hangs on it."""
+    observation = reference()
+    if observation is not None:
+        observation.recorder.paused += _AWAY
+        observation.ledger.following = False
 
 
 def _global_name(thing: Any) -> str:

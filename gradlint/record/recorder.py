@@ -87,6 +87,12 @@ class Recorder(TorchFunctionMode):
         """Whether calls of this thread are being written down now."""
         return not self.paused and threading.get_ident() == self.thread
 
+    @property
+    def on_top(self) -> bool:
+        """Whether this is the innermost function mode; False where torch does not tell."""
+        current = getattr(torch.overrides, "_get_current_function_mode", None)
+        return current is not None and current() is self
+
     # -- the mode -----------------------------------------------------------------------------------------------
 
     def __torch_function__(
@@ -176,6 +182,10 @@ class Recorder(TorchFunctionMode):
             else:
                 values.append(entry.value)
         read = tuple(values)
+        if tape.left:
+            read += tape.came_back(stripped)
+            if named:
+                read += tape.came_back(named.values())
         if announce is not None:
             announce(func, args, kwargs or {})
 
@@ -198,7 +208,9 @@ class Recorder(TorchFunctionMode):
             else:
                 made = ()
                 kind = KIND_EXTRACT
-                if getattr(func, "__name__", "") in _EXPORTS:
+                if given is float:
+                    tape.left[id(result)] = [result, number]
+                elif getattr(func, "__name__", "") in _EXPORTS:
                     tensors.handed_out(inputs[0])
         if run >= 0:
             tape.run_of[number] = run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gradlint.record.chains import OpenCall
@@ -35,6 +35,8 @@ class Tape:
         self.runs: list[FunctionRun] = []
         self.run_of: dict[int, int] = {}
         """Op → number of the custom Function run it is inside of."""
+        self.left: dict[int, list[Any]] = {}
+        """Identity of a Python number that left torch → the number, and the op by which it left."""
         self.unseen: list[tuple[str, int]] = []
         self._seen_unseen: set[tuple[str, int]] = set()
 
@@ -42,6 +44,27 @@ class Tape:
         """Write down an op that stands for no recorded call."""
         call = self.calls[-1].number if self.calls else -1
         self.ops.append(Op(func, site, call, region, inputs, (output,), (), None, kind))
+
+    def came_back(self, arguments: Iterable[Any]) -> tuple[int, ...]:
+        """The values of those numbers among a call's arguments that left torch and are the same objects still."""
+        found: tuple[int, ...] = ()
+        for argument in arguments:
+            kind = type(argument)
+            if kind is float:
+                known = self.left.get(id(argument))
+                if known is not None:
+                    found += (self._value_of(known[1]),)
+            elif kind is list or kind is tuple:
+                found += self.came_back(argument)
+        return found
+
+    def _value_of(self, number: int) -> int:
+        """What an op gave that gave a Python number."""
+        op = self.ops[number]
+        if not op.outputs:
+            self.values.append(Value(number, False, (), float))
+            self.ops[number] = op = op._replace(outputs=(len(self.values) - 1,))
+        return op.outputs[0]
 
     def event(self, kind: str, data: Mapping[str, Any], site: int) -> Event:
         """Write down something that is no op."""

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from gradlint import registry
 from gradlint.building import raised
+from gradlint.configured import declared
 from gradlint.engine import Options, check_trace
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
@@ -129,7 +130,10 @@ class _Runner:
         training = observation.ledger.training
         if not training.backwards:
             return Report(errors=[failure or Failure(job.target, self.why_nothing())])
-        report = check_trace(observation.trace(), self.rules, Options(strict=job.strict))
+        contract = (*declared(trains=job.trains, origin="--trains"), *declared(frozen=job.frozen, origin="--frozen"))
+        report = check_trace(observation.trace(), self.rules, Options(strict=job.strict, contract=contract))
+        if not observation.enough():
+            report.ran = {}  # what a comment silences may come later
         if failure is not None:
             report.errors.append(failure)
         steps = len(training.steps)

@@ -32,6 +32,10 @@ class Job:
     seconds: float = 300.0
     """After this time, what was recorded is judged at the next opportunity."""
     strict: bool = False
+    trains: tuple[str, ...] = ()
+    """Globs of the parameters that are declared to train."""
+    frozen: tuple[str, ...] = ()
+    """Globs of those that are declared not to move."""
 
     @property
     def target(self) -> str:
