@@ -80,7 +80,7 @@ class BiasBeforeNorm(Rule):
                 norm = trace.location(trace.ops[min(layers.values())].site)
                 made = parameter.registered_by
                 found.setdefault(trace.location(made.site) if made else norm, []).append(parameter)
-                norms.setdefault(parameter.index, norm)
+                norms[parameter.index] = norm
         for where, parameters in found.items():
             yield context.finding(
                 self,
