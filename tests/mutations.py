@@ -38,7 +38,7 @@ from typing import Any
 import messages
 import table
 
-HELPERS = ("blame", "cuts", "flow", "rearrange", "relatives", "settling", "source", "stale", "starving", "terms")
+HELPERS = tuple("blame cuts flow losses rearrange relatives settling source stale starving terms".split())
 """Modules of gradlint whose conditions are conditions of rules."""
 TESTS = table.ROOT / "tests"
 SETUPS = [table.FIXTURES, table.FIXTURES / "founding", table.FIXTURES / "real", TESTS / "awkward", TESTS / "loops"]
