@@ -61,8 +61,8 @@ class UnusedParameter(Rule):
     ```
 
     ## Known limits
-    One forward is judged. Where a sibling of the same class ran (routing, layer drop) or the parameter was registered
-    by library code, it weighs info.
+    One forward is judged. Where a sibling of the same class ran (routing, layer drop), where random numbers decide on
+    what runs, or where the parameter was registered by library code, it weighs info.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html (find_unused_parameters)
