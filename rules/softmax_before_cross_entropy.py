@@ -22,10 +22,10 @@ from gradlint import (
 
 _LOSSES = ("cross_entropy", "cross_entropy_loss")
 _EFFECTS = {
-    "softmax": ("on probabilities its gradient is squashed", "on probabilities its gradient is squashed for", None),
-    "log_softmax": ("doing it twice changes nothing", "doing it twice changes nothing, upstream are", Severity.INFO),
+    "softmax": (": on probabilities its gradient is squashed", " for", None),
+    "log_softmax": ("; doing it twice changes nothing", ", upstream are", Severity.INFO),
 }
-"""What comes of each, the same before the names of what it is for, and how much it weighs."""
+"""What comes of each, how that goes on before the names of what it comes to, and how much it weighs."""
 
 
 class SoftmaxBeforeCrossEntropy(Rule):
@@ -103,7 +103,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
             effect, _, severity = _EFFECTS[softmax.name]
             yield module.finding(
                 self,
-                f"cross_entropy applies log_softmax itself; {effect}.",
+                f"cross_entropy applies log_softmax itself{effect}.",
                 softmax.call,
                 related=[module.related("cross_entropy is given it here", loss.call)],
                 severity=severity,
@@ -121,8 +121,8 @@ class SoftmaxBeforeCrossEntropy(Rule):
                 for softmax in calls:
                     fed.setdefault((softmax.site, softmax.name), ([], loss))[0].append(softmax)
         for (_, name), (calls, loss) in fed.items():
-            _, effect, severity = _EFFECTS[name]
-            message = functools.partial("cross_entropy applies log_softmax itself; {} {}.".format, effect)
+            effect, to, severity = _EFFECTS[name]
+            message = functools.partial("cross_entropy applies log_softmax itself{}{} {}.".format, effect, to)
             yield from activated_finding(self, context, calls, loss, message, _fix(name), severity)
 
 
