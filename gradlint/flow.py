@@ -18,10 +18,14 @@ from gradlint.settling import settle
 from gradlint.sites import NO_SITE
 from gradlint.stale import Stale, stale_tensors
 from gradlint.starving import find_cuts
-from gradlint.traces import Group, Op, Optimizer, Parameter, Trace
+from gradlint.traces import KIND_EXTRACT, Group, Op, Optimizer, Parameter, Trace
 
 if TYPE_CHECKING:
     from gradlint.terms import ConstantTerm, DroppedTerm
+
+
+_DRAWS = frozenset("rand randint randperm randn bernoulli bernoulli_ multinomial uniform_ random_ normal_".split())
+"""Makers of random numbers."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,21 @@ class Flow:
             for value in dict.fromkeys(self.trace.ops[number].inputs):
                 found.setdefault(value, []).append(number)
         return found
+
+    @cached_property
+    def by_chance(self) -> bool:
+        """Whether random numbers decide on what the forward runs: drawn outside of torch, or taken out of it."""
+        trace = self.trace
+        return trace.by_chance or any(
+            op.kind == KIND_EXTRACT and op.call >= 0 and self._drawn(op)
+            for op in trace.ops[trace.forward_start : trace.loss_start]
+        )
+
+    def _drawn(self, op: Op) -> bool:
+        """Whether what an op reads is made of random numbers, and of no parameter or input."""
+        made_of = ancestors(self.trace.ops, op.inputs)
+        makers = {maker.name for v in made_of if (maker := self.trace.made_by(v))}
+        return not makers.isdisjoint(_DRAWS) and made_of.isdisjoint(self.trace.inputs.keys() | self.trace.owners.keys())
 
     def only_leads_to(self, value: int, number: int) -> bool:
         """Whether all that is done with a value is to rearrange it and give it to one op."""

@@ -407,6 +407,8 @@ class Trace:
     """Indices of the parameters that every forward creates anew."""
     undone_by_train: frozenset[int] = frozenset()
     """Numbers of the modules in eval mode that the root's ``train()`` would put back in train mode."""
+    by_chance: bool = False
+    """Whether the forward drew random numbers of python's or numpy's, which decide on what runs rather than flow."""
     training: Training | None = None
     """The recorded steps; None where there were none."""
     rerun: Any = field(default=None, repr=False, compare=False)

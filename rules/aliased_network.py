@@ -63,9 +63,9 @@ class AliasedNetwork(Rule):
     ```
 
     ## Known limits
-    Sharing that nothing contradicts is not judged. Copies are recognised as whole ones (`load_state_dict`, `copy_`) and
-    as averages of two networks (`lerp_`, `mul_` and `add_`, `a * tau + b * (1 - tau)`), not as arithmetic of any other
-    kind.
+    Sharing that nothing contradicts is not judged, nor is a single weight that two layers share. Copies are recognised
+    as whole ones (`load_state_dict`, `copy_`) and as averages of two networks (`lerp_`, `mul_` and `add_`,
+    `a * tau + b * (1 - tau)`), not as arithmetic of any other kind.
 
     ## References
     https://docs.python.org/3/library/copy.html

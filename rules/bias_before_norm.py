@@ -77,10 +77,10 @@ class BiasBeforeNorm(Rule):
         for parameter in flow.by_index(flow.reached.intersection(taken)):
             layers = taken[parameter.index]
             if layers.keys() >= set(flow.readers(parameter)):
-                norm = trace.location(trace.ops[min(layers.values())].site)
+                normalised = trace.location(trace.ops[min(layers.values())].site)
                 made = parameter.registered_by
-                found.setdefault(trace.location(made.site) if made else norm, []).append(parameter)
-                norms.setdefault(parameter.index, norm)
+                found.setdefault(trace.location(made.site) if made else normalised, []).append(parameter)
+                norms[parameter.index] = normalised
         for where, parameters in found.items():
             yield context.finding(
                 self,

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from gradlint import Finding, Fix, Kind, Rule, Severity, SourceModule
 
 _GRADIENT = re.compile(r"(?i)^_?(?:\w*_)?grads?(?:_?(?:out|output|outputs|input|inputs))?(?:_\w+)?$|^(?:d_?out|d_?y)$")
+_OF_TENSORS = frozenset(("retain_graph", "create_graph", "inputs"))
+"""Arguments of a tensor's backward, beside the gradient."""
 _INVOKES = frozenset(("backward", "grad", "apply", "save_for_backward"))
 
 
@@ -78,14 +80,12 @@ class ModuleBackwardNeverCalled(Rule):
     blames = r"def\s+backward\b"
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        if module.stub:
-            return
         for method in module.tree.nodes(ast.FunctionDef):
             cls = module.tree.owner(method)
             if method.name != "backward" or cls is None or not module.kinds.is_plain_module(cls):
                 continue
-            given = [*method.args.posonlyargs, *method.args.args][1:]
-            if not given or not all(_GRADIENT.match(a.arg) for a in given[:1]) or method.decorator_list:
+            given = [a.arg for a in (*method.args.posonlyargs, *method.args.args)][1:2]
+            if not _GRADIENT.match("".join(given)) or method.decorator_list:
                 continue
             if _raises_only(method) or _drives_autograd(method) or _called_by_hand(module, cls):
                 continue
@@ -117,24 +117,21 @@ def _called_by_hand(module: SourceModule, cls: ast.ClassDef) -> bool:
     """Whether anything in the file may call it: a ``.backward(gradient)`` on what is no loss, or a name for it."""
     for use in module.tree.attributes.get("backward", ()):
         call = module.tree.parents.get(use)
-        if not isinstance(call, ast.Call) or call.func is not use:
-            return True
-        owner = module.tree.method_of(use)
-        if owner is not None and owner[0] is cls:
+        if not isinstance(call, ast.Call):
             return True
         kinds = _kinds(module, use.value)
         if any(kind is not None and kind.cls is cls for kind in kinds):
             return True
-        if None in kinds and call.args and not (isinstance(use.value, ast.Name) and "loss" in use.value.id.lower()):
+        given = [*call.args, *(k for k in call.keywords if k.arg not in _OF_TENSORS)]
+        if None in kinds and given and not (isinstance(use.value, ast.Name) and "loss" in use.value.id.lower()):
             return True
-    return any(isinstance(c.value, str) and c.value == "backward" for c in module.tree.nodes(ast.Constant))
+    return any(c.value == "backward" for c in module.tree.nodes(ast.Constant))
 
 
 def _kinds(module: SourceModule, base: ast.expr) -> set[Kind | None]:
     """What may be called; of an attribute of something unknown, all that the file ever assigns to one of that name."""
-    kind = module.kind(base)
-    if kind is not None or not isinstance(base, ast.Attribute):
-        return {kind}
+    if not isinstance(base, ast.Attribute):
+        return {module.kind(base)}
     values = [
         module.kinds.value_given(use) for use in module.tree.attributes[base.attr] if isinstance(use.ctx, ast.Store)
     ]

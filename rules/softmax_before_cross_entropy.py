@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from gradlint import (
@@ -20,12 +21,11 @@ from gradlint import (
 )
 
 _LOSSES = ("cross_entropy", "cross_entropy_loss")
-_SOFTMAX = ("softmax", "log_softmax")
 _EFFECTS = {
-    True: "cross_entropy applies log_softmax itself; doing it twice changes nothing, upstream are",
-    False: "cross_entropy applies log_softmax itself: on probabilities its gradient is squashed for",
+    "softmax": (": on probabilities its gradient is squashed", " for", None),
+    "log_softmax": ("; doing it twice changes nothing", ", upstream are", Severity.INFO),
 }
-"""By whether it is harmless."""
+"""What comes of each, how that goes on before the names of what it comes to, and how much it weighs."""
 
 
 class SoftmaxBeforeCrossEntropy(Rule):
@@ -96,48 +96,40 @@ class SoftmaxBeforeCrossEntropy(Rule):
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
         seen = set()
-        for loss, softmax in activated_losses(module, "cross_entropy", "CrossEntropyLoss", frozenset(_SOFTMAX)):
+        for loss, softmax in activated_losses(module, "cross_entropy", "CrossEntropyLoss", frozenset(_EFFECTS)):
             if softmax.dim not in (None, 1, -1) or softmax.call in seen:
                 continue
             seen.add(softmax.call)
-            harmless = softmax.name == "log_softmax"
+            effect, _, severity = _EFFECTS[softmax.name]
             yield module.finding(
                 self,
-                "cross_entropy applies log_softmax itself; doing it twice changes nothing."
-                if harmless
-                else "cross_entropy applies log_softmax itself: on probabilities its gradient is squashed.",
+                f"cross_entropy applies log_softmax itself{effect}.",
                 softmax.call,
                 related=[module.related("cross_entropy is given it here", loss.call)],
-                severity=Severity.INFO if harmless else None,
+                severity=severity,
                 fix=_fix(softmax.name),
             )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        fed: dict[tuple[int, bool], tuple[list[Op], Op]] = {}
+        fed: dict[tuple[int, str], tuple[list[Op], Op]] = {}
         for loss, given in fed_losses(context, _LOSSES):
             classes = 1 if len(trace.values[given].shape) > 1 else 0
             sources = origins(trace, given, classes)
             calls = [op for value, axis in sources if (op := _softmax(trace, value, axis)) is not None]
             if len(calls) == len(sources):
                 for softmax in calls:
-                    fed.setdefault((softmax.site, softmax.name == "log_softmax"), ([], loss))[0].append(softmax)
-        for (_, harmless), (calls, loss) in fed.items():
-            yield from activated_finding(
-                self,
-                context,
-                calls,
-                loss,
-                lambda names, harmless=harmless: f"{_EFFECTS[harmless]} {names}.",
-                _fix(calls[0].name),
-                Severity.INFO if harmless else None,
-            )
+                    fed.setdefault((softmax.site, softmax.name), ([], loss))[0].append(softmax)
+        for (_, name), (calls, loss) in fed.items():
+            effect, to, severity = _EFFECTS[name]
+            message = functools.partial("cross_entropy applies log_softmax itself{}{} {}.".format, effect, to)
+            yield from activated_finding(self, context, calls, loss, message, _fix(name), severity)
 
 
 def _softmax(trace: Trace, value: int, axis: int | None) -> Op | None:
     """The softmax along an axis of a value that gave it; None where it was none."""
     op = trace.made_by(value)
-    if op is None or op.name not in _SOFTMAX:
+    if op is None or op.name not in _EFFECTS:
         return None
     dims = len(trace.values[value].shape)
     dim = op.argument(1, "dim")

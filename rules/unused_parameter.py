@@ -61,8 +61,8 @@ class UnusedParameter(Rule):
     ```
 
     ## Known limits
-    One forward is judged. Where a sibling of the same class ran (routing, layer drop) or the parameter was registered
-    by library code, it weighs info.
+    One forward is judged. Where a sibling of the same class ran (routing, layer drop), where random numbers decide on
+    what runs, or where the parameter was registered by library code, it weighs info.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html (find_unused_parameters)
@@ -87,6 +87,8 @@ class UnusedParameter(Rule):
                 where, why, mine = context.trace.location(dropped.site), _DROPPED, mine or parameter.project
             elif context.flow.readers(parameter):
                 why, mine = _CANCELS, False
+            elif context.flow.by_chance:
+                why, mine = _CHANCE, False
             severity = Severity.WARNING if mine and not _alternates(context, parameter) else Severity.INFO
             key = (where, why, severity)
             groups.setdefault(key, []).append(parameter)
@@ -109,6 +111,7 @@ class UnusedParameter(Rule):
 _DROPPED = "the result that this line computes from them is dropped"
 _CANCELS = "{they} ran, and no value of theirs makes a difference"
 _NEVER = "{they} never ran in this forward"
+_CHANCE = "{they} never ran in this forward, in which random numbers decide on what runs"
 
 
 def _alternates(context: Context, parameter: Parameter) -> bool:

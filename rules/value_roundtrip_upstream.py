@@ -15,7 +15,6 @@ from gradlint import (
     Severity,
     SourceModule,
     cut_findings,
-    in_grad_off,
     roundtrips,
 )
 
@@ -94,7 +93,7 @@ class ValueRoundtripUpstream(Rule):
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        if module.stub or "requires_grad" in module.source.text:
+        if "requires_grad" in module.source.text:
             return
         forwards = [
             s for s in module.stated(ast.FunctionDef) if s.name == "forward" and _TAKES_OUT.search(module.text_of(s))
@@ -103,9 +102,7 @@ class ValueRoundtripUpstream(Rule):
             return  # what is frozen or trained in parts may well be meant to be cut off
         for forward in forwards:
             cls = module.tree.owner(forward)
-            if cls is None or not module.kinds.is_module(cls):
-                continue
-            if in_grad_off(module, forward.body[0]):
+            if cls is None:
                 continue
             for found in roundtrips(module, cls, forward):
                 names = ", ".join(f"{layer}.*" for layer in found.layers)
@@ -132,6 +129,7 @@ _WRITTEN = {
     "tolist": ".tolist() takes the values out of autograd",
     "numpy": ".numpy() takes the values out of autograd",
     "__array__": "the conversion to a numpy array takes the values out of autograd",
+    "float": "float() takes the value out of autograd",
     "__float__": "float() takes the value out of autograd",
     "__int__": "int() takes the value out of autograd",
     "Variable": "Variable(t) gives the value without its history",
@@ -142,11 +140,7 @@ _WRITTEN = {
 
 def _named(at: ast.expr) -> str:
     """The name of what takes values out of autograd."""
-    called = at.func if isinstance(at, ast.Call) else at
-    if isinstance(called, ast.Attribute):
-        return called.attr
-    name = called.id if isinstance(called, ast.Name) else ""
-    return "__float__" if name == "float" else name
+    return ast.unparse(getattr(at, "func", at)).rpartition(".")[2]
 
 
 def _trains_parts(module: SourceModule) -> bool:

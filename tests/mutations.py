@@ -22,6 +22,7 @@ import ast
 import contextlib
 import copy
 import functools
+import importlib
 import multiprocessing
 import os
 import re
@@ -38,7 +39,7 @@ from typing import Any
 import messages
 import table
 
-HELPERS = ("blame", "cuts", "flow", "rearrange", "relatives", "settling", "source", "stale", "starving", "terms")
+HELPERS = tuple("blame cuts flow losses rearrange relatives settling source stale starving terms".split())
 """Modules of gradlint whose conditions are conditions of rules."""
 TESTS = table.ROOT / "tests"
 SETUPS = [table.FIXTURES, table.FIXTURES / "founding", table.FIXTURES / "real", TESTS / "awkward", TESTS / "loops"]
@@ -370,28 +371,40 @@ def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]
 
     kept = dict(sys.modules), dict(vars(gradlint))
     try:
-        if name is not None:
-            module = types.ModuleType(f"gradlint.{name}")
-            module.__file__ = str(table.ROOT / "gradlint" / f"{name}.py")
-            sys.modules[module.__name__] = module
-            for public in [n for n, home in gradlint._HOME_OF.items() if n in vars(gradlint)]:
-                del vars(gradlint)[public]
-            for user in HELPERS:  # they import names from the mutated one
-                if user != name:
-                    sys.modules.pop(f"gradlint.{user}", None)
-            exec(code, module.__dict__)
+        modules, names, rules = _world(name, code, tuple(files.items()))
+        sys.modules.update(modules)
+        vars(gradlint).clear()
+        vars(gradlint).update(names)
         context = gradlint.Context(trace, gradlint.Flow(trace))
-        found = []
-        for path, compiled in files.items():
-            for rule in rules_of(compiled, path):
-                if not any(context.has(need) for need in rule.needs):
-                    found += rule().check(context)
-        return found
+        ready = [rule for rule in rules if not any(context.has(need) for need in rule.needs)]
+        return [finding for rule in ready for finding in rule().check(context)]
     finally:
         sys.modules.clear()
         sys.modules.update(kept[0])
         vars(gradlint).clear()
         vars(gradlint).update(kept[1])
+
+
+@functools.cache
+def _world(name: str | None, code: Any, files: tuple[tuple[Path, Any], ...]) -> tuple[Any, Any, tuple[Any, ...]]:
+    """The shared modules, the names of the package and the rules, all of which use one mutated module.
+
+    Leaves the modules that it makes in `sys.modules`.
+    """
+    import gradlint
+
+    for user in HELPERS:  # they import names from each other
+        sys.modules.pop(f"gradlint.{user}", None)
+    for public in [n for n, home in gradlint._HOME_OF.items() if n in vars(gradlint)]:
+        del vars(gradlint)[public]
+    if name is not None:
+        module = types.ModuleType(f"gradlint.{name}")
+        module.__file__ = str(table.ROOT / "gradlint" / f"{name}.py")
+        sys.modules[module.__name__] = module
+        exec(code, module.__dict__)
+    modules = {f"gradlint.{h}": importlib.import_module(f"gradlint.{h}") for h in HELPERS}
+    rules = tuple(rule for path, compiled in files for rule in rules_of.__wrapped__(compiled, path))
+    return modules, dict(vars(gradlint)), rules
 
 
 def survivors(plan: Sequence[tuple[Path, str, bool]], alive: list[Mutant], jobs: int) -> list[Mutant]:

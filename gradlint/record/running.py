@@ -59,3 +59,15 @@ def seed(number: int = SEED) -> None:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(number)
+
+
+def draws() -> Callable[[], bool]:
+    """A question: whether random numbers of python's or numpy's were drawn since."""
+    before = _random_states()
+    return lambda: _random_states() != before
+
+
+def _random_states() -> tuple[object, ...]:
+    numpy = sys.modules.get("numpy")
+    state = numpy.random.get_state(legacy=False)["state"] if numpy is not None else {}
+    return random.getstate(), *(bytes(part) if hasattr(part, "tobytes") else part for part in state.values())

@@ -29,7 +29,7 @@ from gradlint.record.owned import Owned, owned_by
 from gradlint.record.recorder import Recorder
 from gradlint.record.roots import roots_of
 from gradlint.record.rows import Beginning, include, tabulate
-from gradlint.record.running import as_theirs, call, gradlint_runs_user_code, seed
+from gradlint.record.running import as_theirs, call, draws, gradlint_runs_user_code, seed
 from gradlint.record.running import given as given_as
 from gradlint.record.steps import run_steps
 from gradlint.record.tensors import tensors_in
@@ -240,12 +240,13 @@ class _Session:
         recorder.event("phase", {"name": "forward"}, site=NO_SITE)
         recorder.tensors.running = True
         outputs: dict[str, Any] = {}
+        drawn = draws()
         with recorder, executed(self.codes, hot=True):
             for name, inputs in called.items():
                 where = f" of {name!r}" if name else ""
                 with as_theirs(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):
                     outputs[name] = gradlint_runs_user_code(call, roots[name], inputs)
-        loss_start = len(recorder.tape.ops)
+        loss_start, by_chance = len(recorder.tape.ops), drawn()
         recorder.event("phase", {"name": "loss"}, site=NO_SITE)
         output = (
             outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()), None)
@@ -315,6 +316,7 @@ class _Session:
             loose=loose,
             recreated=frozenset(by_key[k] for k in recreated if k in by_key),
             undone_by_train=undone,
+            by_chance=by_chance,
             rerun=rerun,
         )
         if training is not None:

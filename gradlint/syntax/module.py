@@ -36,8 +36,6 @@ class SourceModule:
         self.path = source.path
         self.target = target or source.path
         """What was checked, as the user named it."""
-        self.stub = source.path.endswith(".pyi")
-        """Whether it only declares what another file defines."""
         self.syntax = parse(source.text)
         self._stated: dict[type[ast.stmt], list[ast.stmt]] | None = None
 
