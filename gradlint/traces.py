@@ -409,6 +409,8 @@ class Trace:
     """Numbers of the modules in eval mode that the root's ``train()`` would put back in train mode."""
     training: Training | None = None
     """The recorded steps; None where there were none."""
+    fault: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+    """How gradlint itself failed while it recorded, and its traceback: the rest of the record is missing."""
     rerun: Any = field(default=None, repr=False, compare=False)
     """Runs forward and loss once more, unrecorded, and gives the roots' tensors; None where that is not possible."""
     numeric: Numeric | None = None

@@ -128,6 +128,39 @@ def test_findings_stand_on_the_lines_of_the_script(tmp_path):
     assert finding["parameters"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
+def test_a_fault_of_gradlints_own_is_told_as_such_and_the_script_ended_as_ever(tmp_path):
+    body = """
+    from gradlint.record.tensors import Tensors
+    def add(*args): raise IndexError("broken")
+    iteration()
+    Tensors.add = add
+    try:
+        while True: iteration()
+    except Exception as error: open("raised", "w").write(repr(error))
+    finally: open("ended", "w")
+    """
+    done, report = run(tmp_path, body)
+    assert done.returncode == 2 and report["findings"] == []
+    (error,) = report["errors"]
+    assert error["message"] == "gradlint itself failed while it recorded (IndexError: broken); please report it"
+    assert (tmp_path / "ended").exists() and not (tmp_path / "raised").exists()
+
+
+def test_a_fault_in_a_hook_is_not_told_as_the_scripts(tmp_path):
+    _, report = run(tmp_path, "import gradlint.record.ledger as ledger\nledger.mark = None\niteration()")
+    (error,) = report["errors"]
+    assert error["message"].startswith("gradlint itself failed in the script (TypeError: ")
+
+
+@pytest.mark.parametrize(
+    "mistake", ["optimizer.zero_grad(1, 2, 3)", "model(x, y)", "torch.optim.SGD()", "model.train(1, 2)", "x @ x"]
+)
+def test_a_wrong_call_is_the_scripts(tmp_path, mistake):
+    _, report = run(tmp_path, f"iteration()\n{mistake}")
+    (error,) = report["errors"]
+    assert error["message"].startswith("the script raised ")
+
+
 LAYERWISE = """
 class Layer(nn.Linear):
     def __init__(self, width):

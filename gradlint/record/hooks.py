@@ -129,7 +129,7 @@ def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
                 run = recorder.function_run(apply, chain)
             if recorder.before_module is not None:
                 recorder.before_module(self, not calls)
-                if recorder.paused:  # the recording has ended with it
+                if not recorder.active:  # the recording has ended with it
                     return original(self, *args, **kwargs)
             parent = calls[-1].number if calls else -1
             number = len(log.calls)

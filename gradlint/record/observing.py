@@ -24,15 +24,12 @@ from gradlint.record.executed import executed
 from gradlint.record.hooks import Log
 from gradlint.record.ledger import Ledger
 from gradlint.record.outliving import outliving
-from gradlint.record.recorder import Recorder
+from gradlint.record.recorder import AWAY, Recorder
 from gradlint.record.rows import Beginning, include, tabulate
 from gradlint.record.steps import STEPS, Enough
 from gradlint.record.tree import places
 from gradlint.setup import Setup
 from gradlint.traces import Trace
-
-_AWAY = 1 << 30
-"""Added to `Recorder.paused` in a forked process, where nothing is recorded any more."""
 
 
 class Observation:
@@ -105,7 +102,7 @@ class Observation:
 
         All is taken out at once, unless a mode of the user's own lies above the recorder's or torch is inside of a hook.
         """
-        self.recorder.paused += _AWAY
+        self.recorder.paused += AWAY
         if self.recorder.on_top and not self.ledger.in_hook:
             self._stack.close()
         else:
@@ -259,6 +256,7 @@ class Observation:
                 unseen=tape.unseen,
                 executed=(*self._codes.values(), *(code for code, _, _ in tape.sites.rows)),
                 held=table.held,
+                fault=recorder.fault,
             )
             include(trace, training, False)
         finally:
@@ -270,7 +268,7 @@ def _forked(reference: weakref.ref[Observation]) -> None:
     """In a forked process nothing is recorded. Python never forgets what is to be called there: it must hold no trace."""
     observation = reference()
     if observation is not None:
-        observation.recorder.paused += _AWAY
+        observation.recorder.paused += AWAY
         observation.ledger.following = False
 
 
