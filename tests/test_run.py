@@ -225,6 +225,19 @@ def test_a_long_epoch_before_the_first_step_is_bounded_and_told(tmp_path):
     assert done.returncode == 1 and codes(report) == ["GL503"]
 
 
+def test_evaluation_between_the_steps_is_not_what_batches_are_counted_for(tmp_path):
+    body = """
+    while True:
+        iteration()
+        model.eval()
+        with torch.no_grad():
+            for _ in range(100): model(x)
+        model.train()
+    """
+    _, report = run(tmp_path, body, "--max-batches", "100")
+    assert (report["findings"], report["notes"]) == ([], [])
+
+
 def test_a_script_that_takes_too_long_is_ended(tmp_path):
     began = time.monotonic()
     done, report = run(tmp_path, "while True:\n    time.sleep(0.05)\n    model(x)", "--timeout", "8")

@@ -31,6 +31,9 @@ from gradlint.record.tree import places
 from gradlint.setup import Setup
 from gradlint.traces import Trace
 
+_EVALUATIONS = 4
+"""How many calls that only evaluate count as one call of a model: they are not recorded, and cheap."""
+
 
 class Observation:
     """Records what runs while it is entered.
@@ -60,6 +63,9 @@ class Observation:
         """Whether the limit of forwards was reached."""
         self.forwards = 0
         """Calls of outermost modules so far."""
+        self.evaluations = 0
+        """Calls that only evaluate, of which nothing is recorded."""
+        self._trained: set[int] = set()
         self._limit = forwards
         self._models = models
         self._optimizers = optimizers
@@ -100,7 +106,7 @@ class Observation:
     def rest(self) -> None:
         """Record nothing more, although the block goes on.
 
-        All is taken out at once, unless a mode of the user's own lies above the recorder's or torch is inside of a hook.
+        All is taken out at once, unless a mode of the user's own lies above the recorder's or a hook is running.
         """
         self.recorder.paused += AWAY
         if self.recorder.on_top and not self.ledger.in_hook:
@@ -115,12 +121,17 @@ class Observation:
 
     # -- while it runs ------------------------------------------------------------------------------------------
 
-    def _before_module(self, module: nn.Module, outermost: bool) -> None:
+    def _before_module(self, module: nn.Module, outermost: bool) -> bool:
+        """Whether to record a call of a module."""
         if not outermost:
-            return
+            return True
         self.ledger.stop_if_enough()
         if not self.recorder.active:
-            return
+            return False
+        if self._only_evaluates(module):
+            self.evaluations += 1
+            self.forwards += self.evaluations % _EVALUATIONS == 0
+            return False
         self.forwards += 1
         if self._limit is not None and self.forwards > self._limit:
             self.patience_lost = True
@@ -132,6 +143,16 @@ class Observation:
         if not self.ledger.training.backwards and torch.is_grad_enabled():
             if self._begin is None or len(self.log.optimizers) != self._made:
                 self._look_around(module)
+        return True
+
+    def _only_evaluates(self, module: nn.Module) -> bool:
+        """Whether a call is a model's evaluation between steps: without gradient and in eval mode, of what was trained
+        with gradient and in train mode before."""
+        if torch.is_grad_enabled():
+            if module.training:
+                self._trained.add(id(module))
+            return False
+        return not module.training and id(module) in self._trained and bool(self.ledger.training.steps)
 
     def _before_backward(self) -> None:
         self.ledger.follow(p for o in self.log.optimizers for g in o.param_groups for p in g["params"])
@@ -265,7 +286,7 @@ class Observation:
 
 
 def _forked(reference: weakref.ref[Observation]) -> None:
-    """In a forked process nothing is recorded. Python never forgets what is to be called there: it must hold no trace."""
+    """In a forked process nothing is recorded. Python never forgets what is called there: it must hold no trace."""
     observation = reference()
     if observation is not None:
         observation.recorder.paused += AWAY

@@ -84,8 +84,8 @@ class Recorder(TorchFunctionMode):
         """Told of each switch of grad mode to off: event, site, code of the library function that holds it."""
         self.on_return: Callable[[], None] | None = None
         """Told when grad mode comes on again after a clip."""
-        self.before_module: Callable[[Any, bool], None] | None = None
-        """Told of each call of a module, and whether it is an outermost one."""
+        self.before_module: Callable[[Any, bool], bool] | None = None
+        """Told of each call of a module, and whether it is an outermost one; says whether to record it."""
         self.through = -1
         """Number of the module whose ``requires_grad_`` is running."""
         self._kinds = dict(tables.TABLE)
