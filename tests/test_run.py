@@ -106,6 +106,10 @@ NO_VERDICT = {
         "t = threading.Thread(target=lambda: [iteration() for _ in range(5)])\nt.start()\nt.join()",
         "another thread",
     ),
+    "another thread, for ever": (
+        "def work():\n    while True: iteration()\nt = threading.Thread(target=work)\nt.start()\nt.join()",
+        "the script trains in another thread than its main one, where gradlint cannot follow it",
+    ),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
 }
 
@@ -116,6 +120,22 @@ def test_script_without_a_verdict_says_why(tmp_path, name):
     done, report = run(tmp_path, body)
     assert done.returncode == 2
     assert len(report["errors"]) == 1 and expected in report["errors"][0]["message"], report["errors"]
+
+
+def test_the_main_thread_is_judged_though_another_one_trains_too(tmp_path):
+    body = """
+    other = nn.Linear(4, 2)
+    own = torch.optim.SGD(other.parameters(), 0.1)
+    def work():
+        for _ in range(5):
+            other(x).sum().backward()
+            own.step()
+    thread = threading.Thread(target=work)
+    thread.start()
+    while True: iteration(clear=False)
+    """
+    _, report = run(tmp_path, body)
+    assert (codes(report), report["errors"]) == (["GL501"], [])
 
 
 def test_findings_stand_on_the_lines_of_the_script(tmp_path):

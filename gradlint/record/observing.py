@@ -184,7 +184,9 @@ class Observation:
         if self._optimizers is not None:
             return list(self._optimizers.values())
         made = {id(o): o for o in self.log.optimizers} | self.ledger.stepped
-        return [o for o in made.values() if any(g["params"] for g in o.param_groups)]
+        foreign = self.ledger.foreign
+        held = {id(o): [id(p) for g in o.param_groups for p in g["params"]] for o in made.values()}
+        return [o for key, o in made.items() if held[key] and foreign.isdisjoint(held[key])]
 
     # -- what was found -----------------------------------------------------------------------------------------
 
@@ -241,6 +243,9 @@ class Observation:
         recorder, training = self.recorder, self.ledger.training
         recorder.paused += 1
         try:
+            for backward in training.backwards:
+                for key in self.ledger.foreign & backward.deposits.keys():
+                    del backward.deposits[key]
             roots, optimizers = self._found_roots(), self._found_optimizers()
             begin = self._begin or Beginning(recorder, roots, optimizers, len(self.log.calls), rebase=False)
             for p in places(roots):

@@ -28,6 +28,9 @@ from gradlint.runner.job import Job, leave
 _HELD_UP = 50
 """How often a script may catch the exception that ends it."""
 
+_OTHERS = 3
+"""How many times as many steps another thread may take until the main one is waited for no longer."""
+
 
 class _Runner:
     def __init__(self, job: Job) -> None:
@@ -36,6 +39,7 @@ class _Runner:
         self.rules = [entry for entry in known.rules if entry.code in job.rules]
         self.observation = Observation(job.target, steps=job.steps, forwards=job.max_batches)
         self.observation.ledger.stopping = self.stopping
+        self.observation.ledger.on_elsewhere = self.elsewhere
         self.observation.recorder.on_fault = lambda: self.finish(None)
         self.done = False
         self.timed_out = False
@@ -87,6 +91,17 @@ class _Runner:
         if self.stops > _HELD_UP:  # it catches BaseException
             self.leave_now()
         return True
+
+    def elsewhere(self) -> None:
+        """Asked before each step in another thread, of which nothing can be seen.
+
+        Raises:
+            SystemExit: the main thread has not trained meanwhile; ends the other one without a word.
+        """
+        ledger = self.observation.ledger
+        if not ledger.training.backwards and ledger.elsewhere > self.job.steps * _OTHERS:
+            self.finish(None)
+            raise SystemExit
 
     def leave_now(self) -> NoReturn:
         """End the process although the script holds it up; what was registered to run at exit still runs."""

@@ -69,8 +69,9 @@ def _timed(step: Step, times: int = STEPS) -> float:
 
 def measure(name: str, rounds: int) -> dict[str, float]:
     """The figures of one model; times in seconds."""
-    import gradlint
     import torch
+
+    import gradlint
 
     model, loss = MODELS[name]()
     model.train()
