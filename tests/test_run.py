@@ -77,6 +77,19 @@ RIGHT = {
             try: iteration()
             except BaseException: pass
         """,
+    "a network frozen for the other's turn": """
+        critic = nn.Linear(2, 1)
+        second = torch.optim.SGD(critic.parameters(), 0.1)
+        while True:
+            critic.requires_grad_(False)
+            optimizer.zero_grad()
+            critic(model(x)).mean().backward()
+            optimizer.step()
+            critic.requires_grad_(True)
+            second.zero_grad()
+            (critic(y) - critic(model(x).detach())).mean().backward()
+            second.step()
+        """,
     "exits with 0": "for _ in range(2): iteration()\nsys.exit(0)",
     "a daemon thread": """
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
