@@ -90,6 +90,14 @@ RIGHT = {
             (critic(y) - critic(model(x).detach())).mean().backward()
             second.step()
         """,
+    "a maker in a module of lazy parts": """
+        import types
+        lazy = types.ModuleType("lazy")
+        lazy._modules = {"parts"}  # as that of transformers has them
+        lazy.Trainer = lambda optimizer: optimizer
+        optimizer = lazy.Trainer(torch.optim.SGD(model.parameters(), 0.1))
+        while True: iteration()
+        """,
     "exits with 0": "for _ in range(2): iteration()\nsys.exit(0)",
     "a daemon thread": """
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
