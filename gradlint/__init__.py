@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         may_bind_in_grad_off,
         module_class,
         own_attribute,
+        says_nothing,
         trains,
     )
     from gradlint.syntax.iterators import consumed_whole
@@ -100,6 +101,7 @@ _HOMES = {
     "findings": "Edit Finding Fix Location Related Report Severity",
     "flow": "Flow Relabel",
     "leaks": "Leak find_leaks",
+    "losses": "activated_finding fed_losses",
     "naming": "agree",
     "paths": "lines_of path_to_loss",
     "rearrange": "origin origins",
@@ -112,7 +114,7 @@ _HOMES = {
     "given_at idle_statements variable_assigned_at",
     "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
     "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off may_bind_in_grad_off module_class "
-    "own_attribute trains",
+    "own_attribute says_nothing trains",
     "syntax.iterators": "consumed_whole",
     "syntax.kinds": "Kind",
     "syntax.losses": "Activation activated_losses",
@@ -244,6 +246,7 @@ __all__ = [
     "region_location",
     "replaced_frozen",
     "roundtrips",
+    "says_nothing",
     "siblings",
     "spelled",
     "standing",

@@ -93,6 +93,10 @@ class Settings:
         """The targets as they would be written from the working directory."""
         return tuple(_from_here(name, self.root) for name in self.targets)
 
+    def rule_folders(self, given: Iterable[str] = ()) -> tuple[str, ...]:
+        """The folders of rules of the user's own: those given, then those configured."""
+        return (*given, *(os.path.join(self.root, folder) for folder in self.rules_dirs))
+
 
 class Configuration:
     """Which settings count where, given ``--config`` and ``--isolated``."""

@@ -19,14 +19,12 @@ def cut_findings(
 ) -> Iterator[Finding]:
     """A finding for each cut that a rule is about.
 
-    Silent where the loss has no gradient at all: that is GL406's. Info where neither the place nor any of the
+    Info where neither the place nor any of the
     parameters is the user's own, and where a library's module cuts off parts of itself (an indexer trained by a loss
     of its own), however deep the user's own modules hold it.
     """
-    if context.flow.loss_lacks_gradient:
-        return
     for cut in context.flow.cuts:
-        if not wanted(cut) or not cut.starved or cut.relabelled is not None:
+        if not wanted(cut) or cut.relabelled is not None:
             continue  # GL410 speaks of what was relabelled
         if context.trace.ops[cut.op].region in context.trace.left_off:
             continue  # GL106 speaks of a grad mode that was left off
@@ -44,6 +42,7 @@ def cut_findings(
             related=[
                 library,
                 context.related("the value comes back here", cut.returned),
+                context.related("its backward is defined here", cut.defined),
                 *(context.related("and would be cut here next", place) for place in cut.later),
                 *context.callers(cut.site),
             ],

@@ -88,8 +88,7 @@ class TargetItem(pytest.Item):
         from gradlint.assertions import lenient_warnings, text_of
 
         settings = self.config.stash[_SETTINGS]
-        folders = [settings.root / folder for folder in settings.rules_dirs]
-        known = registry.load(folders)
+        known = registry.load(settings.rule_folders())
         chosen = selection.select(known, settings.select, settings.ignore, settings.extend_select)
         target = _absolute(self.name, settings.root)
         with lenient_warnings():

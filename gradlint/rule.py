@@ -34,8 +34,8 @@ class Rule:
     severity: ClassVar[Severity]
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``, ``step``,
-    ``numeric``, ``contract``."""
+    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``,
+    ``gradient`` (a loss that requires grad), ``step``, ``numeric``, ``contract``."""
 
     marks: ClassVar[tuple[str, ...]] = ()
     """What stands in every file in which `check_source` can find something, each as alternatives, for example
@@ -100,6 +100,8 @@ class Context:
             return "no forward was run"
         if need == "loss" and self.flow.waits_for_step:
             return "the set-up has a step and no loss, and its step ran no backward pass"
+        if need == "gradient" and self.flow.loss_lacks_gradient:
+            return "the loss does not require grad"
         if need == "step" and (self.trace.training is None or not self.trace.training.backwards):
             return "no step given" if self.trace.training is None else "the step ran no backward pass"
         if need == "numeric" and self.trace.numeric is None:

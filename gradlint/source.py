@@ -262,8 +262,8 @@ def given_at(trace: Trace, site: int) -> Location | None:
     call = call_at(frame.path, frame.location)
     if call is None:
         return None
-    arguments = [a.value if isinstance(a, ast.Starred) else a for a in call.args]
-    names = {a.id for a in arguments if isinstance(a, ast.Name)}
+    lists = [a.value for a in call.args if isinstance(a, ast.Starred)] or (call.args if len(call.args) == 1 else [])
+    names = {a.id for a in lists if isinstance(a, ast.Name)}
     found = None
     for node in function.nodes():
         if isinstance(node, ast.Assign) and node.lineno < call.lineno:

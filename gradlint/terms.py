@@ -185,9 +185,9 @@ def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
         return numbers
     for term in lost:
         inner = terms(trace, data, term.value, through_detach=True)
-        if any(t.value in live or _used_live(flow, t.value) for t in inner):
+        if any(t.value in live or _used_live(flow, t.value) for t in inner if t.value not in fresh):
             return []
-    told = {cut.location for cut in flow.cuts if cut.starved}
+    told = {cut.location for cut in flow.cuts}
     found: dict[tuple[object, int | None], ConstantTerm] = {}
     for term in lost:
         mask = data[term.value] & judged

@@ -433,6 +433,17 @@ class Trace:
         prefix = f"{module.fqn}."
         return [p for p in self.parameters if any(name.startswith(prefix) for name in p.aliases)]
 
+    def around(self, number: int) -> Iterator[Module]:
+        """A module, by its number, and those that hold it, innermost first; nothing for -1."""
+        while number >= 0:
+            yield self.modules[number]
+            number = self.modules[number].parent
+
+    def made_by(self, value: int) -> Op | None:
+        """The op that made a value; None for what was there before."""
+        producer = self.values[value].producer
+        return self.ops[producer] if producer >= 0 else None
+
     def module_of(self, op: Op) -> Module | None:
         """The module whose forward an op ran in."""
         return self.modules[self.calls[op.call].module] if op.call >= 0 else None

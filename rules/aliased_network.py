@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, Trace
 
-_PASSES_ON = frozenset(("detach", "data", "alias", "clone", "to", "cpu", "cuda", "float", "contiguous"))
-
-
+_SHARES = frozenset(("detach", "data", "alias"))
+_COPIES = frozenset(("clone", "to", "cpu", "cuda", "float", "contiguous"))
 _AVERAGES = frozenset("mul mul_ __mul__ __rmul__ div __truediv__ add __add__ __radd__ lerp".split())
 
 
@@ -78,31 +77,30 @@ class AliasedNetwork(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        found: dict[int, tuple[Module, Event]] = {}
+        copied: dict[int, tuple[Module, Event]] = {}
         for parameter in trace.parameters:
-            if len(parameter.aliases) < 2 or not parameter.in_tree:
-                continue
-            for event in parameter.history:
-                if event.kind == "write" and context.by_user(event.site) and _from_itself(context, parameter, event):
-                    shared = _shared_module(context, parameter, event)
-                    if shared is not None:
-                        found.setdefault(shared.number, (shared, event))
-        for module, event in found.values():
-            parameters = [p for p in trace.below(module) if len(p.aliases) > 1]
+            writes = [e for e in parameter.history if e.kind == "write"]
+            for before, event in zip([None, *writes], writes, strict=False):
+                if context.by_user(event.site) and _from_itself(trace, parameter, event, before):
+                    shared = _shared_network(trace, parameter)
+                    if shared is not None and _between(trace, shared, event):
+                        copied.setdefault(shared.number, (shared, event))
+        for module, event in copied.values():
             yield self._finding(
-                context, module, parameters, event, "this copy between them is from the network to itself"
+                context, module, trace.below(module), event, "this copy between them is from the network to itself"
             )
-        told = {m.number for m, _ in found.values()}
-        yield from self._two_optimizers(context, told)
+        yield from self._two_optimizers(context, copied)
         declared: dict[int, list[Parameter]] = {}
         for parameter in trace.parameters:
             frozen = [any(fnmatch.fnmatchcase(n, g) for g in trace.setup.frozen) for n in parameter.aliases]
-            if any(frozen) and not all(frozen) and parameter.requires_grad and parameter.module not in found:
-                declared.setdefault(_top_alias(context, parameter).number, []).append(parameter)
+            if any(frozen) and not all(frozen) and parameter.requires_grad:
+                shared = _shared_network(trace, parameter)
+                if shared is not None and shared.number not in copied:
+                    declared.setdefault(shared.number, []).append(parameter)
         for number, parameters in declared.items():
             yield self._finding(context, trace.modules[number], parameters, None, "one of its names is declared frozen")
 
-    def _two_optimizers(self, context: Context, told: set[int]) -> Iterator[Finding]:
+    def _two_optimizers(self, context: Context, told: Container[int]) -> Iterator[Finding]:
         """Entries of the set-up's models that are one object, while each was given an optimizer of its own."""
         trace = context.trace
         models = trace.setup.model if isinstance(trace.setup.model, dict) else {}
@@ -111,16 +109,19 @@ class AliasedNetwork(Rule):
             entries.setdefault(id(model), []).append(name)
         for module in trace.modules:
             names = entries.get(id(module.module), [])
-            keys = {p.key for p in trace.below(module)}
-            holders = [o for o in trace.optimizers if keys and keys <= {k for g in o.groups for k in g.keys}]
-            if len(names) < 2 or module.number in told or len(holders) < 2:
+            if len(names) < 2 or module.number in told:
+                continue
+            parameters = trace.below(module)
+            keys = {p.key for p in parameters}
+            holders = [o for o in trace.optimizers if keys <= {k for g in o.groups for k in g.keys}]
+            if not keys or len(holders) < 2:
                 continue
             yield context.finding(
                 self,
-                f"{' and '.join(names)} are one network, with {context.names(trace.below(module))}: two optimizers "
+                f"{' and '.join(names)} are one network, with {context.names(parameters)}: two optimizers "
                 "step it, as if there were two.",
                 at=holders[1].site,
-                parameters=trace.below(module),
+                parameters=parameters,
                 aliases=True,
                 related=[context.related("the first optimizer is made here", holders[0].site)],
                 fix=Fix("Build a network for each name, or give copy.deepcopy(network) to the second."),
@@ -133,18 +134,17 @@ class AliasedNetwork(Rule):
         for e in context.trace.events_of("register"):
             if e.data.get("child") == module.number and context.trace.modules[e.data["module"]].in_tree:
                 places[e.data["module"], e.data["name"]] = e
-        events = list(places.values())
-        made = next((e for p in parameters for e in p.history if e.kind == "register"), None)
-        where = events[1].site if len(events) > 1 else event.site if event else made.site if made else -1
-        names = sorted({a[: -len(parameters[0].fqn) + len(module.fqn)] for a in parameters[0].aliases})
+        first, second = [*places.values(), None, None][:2]
+        where = next((e.site for e in (second, event) if e is not None), -1)
         return context.finding(
             self,
-            f"{' and '.join(names)} are one network, with {context.names(parameters)}: {why}.",
+            f"{' and '.join(sorted(_names(module, parameters[0])))} are one network, with "
+            f"{context.names(parameters)}: {why}.",
             at=where,
             parameters=parameters,
             aliases=True,
             related=[
-                context.related("the first name is given here", events[0] if len(events) > 1 else None),
+                context.related("the first name is given here", first),
                 context.related("copied to itself here", event),
                 *context.callers(where, limit=1),
             ],
@@ -152,66 +152,62 @@ class AliasedNetwork(Rule):
         )
 
 
-def _from_itself(context: Context, parameter: Parameter, event: Event) -> bool:
-    """Whether a write put a parameter's own value into it, or mixed it with itself (an average of two networks)."""
-    name, sources = event.data["name"], event.data["sources"]
+def _from_itself(trace: Trace, parameter: Parameter, event: Event, before: Event | None) -> bool:
+    """Whether a write put a parameter's own value into it, or mixed it with itself (an average of two networks).
+
+    `before` is the last write before this one: copies that are older hold another value.
+    """
+    name, given = event.data["name"], trace.ops[event.op].inputs[1:]
+    if not given:
+        return False
+    times = _reads(trace, given[0], parameter, -1 if before is None else trace.ops[before.op].outputs[0])
     if name in ("copy_", "lerp_", "data"):
-        if not sources:
-            return bool(name != "data")  # the only tensor that was read is the one that was written
-        mixed = [_reads(context, value, parameter) for value in sources]
-        return None not in mixed and (all(m == 0 for m in mixed) or any(m > 1 for m in mixed if m))
-    if name in ("add_", "__iadd__"):
-        before = [e for e in parameter.history if e.kind == "write" and e.number < event.number]
-        scaled = bool(before) and before[-1].data["name"] in ("mul_", "__imul__")
-        return scaled and all(_reads(context, value, parameter) is not None for value in sources)
-    return False
+        return times not in (None, 1)
+    scaled = before is not None and before.data["name"] in ("mul_", "__imul__")
+    return name in ("add_", "__iadd__") and scaled and times is not None
 
 
-def _reads(context: Context, value: int, parameter: Parameter) -> int | None:
+def _reads(trace: Trace, value: int, parameter: Parameter, since: int) -> int | None:
     """How often a value was made from a parameter by scaling and adding, 0 for its plain copy; None if it has any other
-    part."""
-    trace = context.trace
-    if trace.owners.get(value) == parameter.index:
-        return 0
-    producer = trace.values[value].producer
-    if producer < 0 or trace.owners.get(value) is not None or not trace.ops[producer].inputs:
+    part, or is made of a copy from before the value `since`."""
+    owner = trace.owners.get(value)
+    if owner is not None:
+        return 0 if owner == parameter.index else None
+    op = trace.made_by(value)
+    if op is None:
         return None
-    op = trace.ops[producer]
-    if op.name in _PASSES_ON:
-        return _reads(context, op.inputs[0], parameter)
+    if op.name in _SHARES or (op.name in _COPIES and value > since):
+        return _reads(trace, op.inputs[0], parameter, since)
     if op.name not in _AVERAGES:
         return None
-    parts = [_reads(context, v, parameter) for v in op.inputs]
-    return None if None in parts else sum(p or 1 for p in parts if p is not None)
+    times = 0
+    for part in op.inputs:
+        found = _reads(trace, part, parameter, since)
+        if found is None:
+            return None
+        times += max(found, 1)
+    return times
 
 
-def _shared_module(context: Context, parameter: Parameter, event: Event) -> Module | None:
-    """The network under two names that a copy was between; None for a model that was loaded from its own state, and
-    for a weight that is tied on purpose."""
-    trace = context.trace
-    shared = _top_alias(context, parameter)
-    if not all(len(p.aliases) > 1 for p in trace.below(shared)):
-        return None
+def _between(trace: Trace, shared: Module, event: Event) -> bool:
+    """Whether a copy was between the names of a network: not one that loaded a larger model from its own state."""
     loading: int = event.data["loading"]
-    if loading < 0:
-        return shared if event.data["name"] in ("copy_", "lerp_") or len(trace.below(shared)) > 1 else None
-    above = loading
-    while above >= 0:
-        if above == shared.number:
-            return shared
-        above = trace.modules[above].parent
-    return None
+    return loading < 0 or any(m is shared for m in trace.around(loading))
 
 
-def _top_alias(context: Context, parameter: Parameter) -> Module:
-    """The widest module around a parameter that stands under several names."""
-    trace = context.trace
-    module = trace.modules[parameter.module]
-    while module.parent >= 0:
-        parent = trace.modules[module.parent]
-        mine = trace.below(parent)
-        prefixes = {a[: -len(parameter.fqn) + len(parent.fqn)] for a in parameter.aliases}
-        if not parent.fqn or len(prefixes) < 2 or not all(len(p.aliases) > 1 for p in mine):
+def _shared_network(trace: Trace, parameter: Parameter) -> Module | None:
+    """The widest module around a parameter that stands under several names; None for a weight that is tied."""
+    if sum(parameter.index in m.parameters for m in trace.modules) > 1:
+        return None
+    shared = None
+    for module in trace.around(parameter.module):
+        if len(_names(module, parameter)) < 2 or not all(len(p.aliases) > 1 for p in trace.below(module)):
             break
-        module = parent
-    return module
+        shared = module
+    return shared
+
+
+def _names(module: Module, parameter: Parameter) -> list[str]:
+    """The names of a module by those of a parameter in it."""
+    inside = parameter.fqn[len(module.fqn) :]
+    return [a.removesuffix(inside) for a in parameter.aliases if a.endswith(inside)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Location, Op, Parameter, Rule, Severity, origin
+from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity, origin
 
+_BATCH_STATISTICS = {"batch_norm": ("training", False), "instance_norm": ("use_input_stats", True)}
+"""Norms whose sixth argument says whether they normalise by the batch: its name and what it is by default."""
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
@@ -65,55 +67,49 @@ class BiasBeforeNorm(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
+        taken: dict[int, dict[int, int]] = {}
+        for layer, norm in _layers_before_norms(context):
+            bias = trace.ops[layer].tensor(2, "bias")
+            if bias in trace.owners:
+                taken.setdefault(trace.owners[bias], {})[layer] = norm
         found: dict[Location | None, list[Parameter]] = {}
-        norms: dict[int, int] = {}
-        taken: dict[int, int] = {}
-        for number in range(trace.forward_start, len(trace.ops)):
-            layer = self._layer_before(context, number)
-            if layer is not None:
-                taken[layer] = number
-        for parameter in trace.parameters:
-            readers = flow.readers(parameter) if parameter.index in flow.reached else []
-            if not readers or not all(n in taken and _is_bias(context, trace.ops[n], parameter) for n in readers):
-                continue
-            event = parameter.registered_by
-            found.setdefault(trace.location(event.site) if event else None, []).append(parameter)
-            norms[parameter.index] = trace.ops[taken[readers[0]]].site
+        norms: dict[int, Location | None] = {}
+        for parameter in flow.by_index(flow.reached.intersection(taken)):
+            layers = taken[parameter.index]
+            if layers.keys() >= set(flow.readers(parameter)):
+                norm = trace.location(trace.ops[min(layers.values())].site)
+                made = parameter.registered_by
+                found.setdefault(trace.location(made.site) if made else norm, []).append(parameter)
+                norms.setdefault(parameter.index, norm)
         for where, parameters in found.items():
             yield context.finding(
                 self,
                 "the norm behind it subtracts the mean, and so the bias: gradient is zero for "
                 f"{context.names(parameters)}.",
-                at=where or norms[parameters[0].index],
+                at=where,
                 parameters=parameters,
-                related=[context.related("normalised here", norms[p.index]) for p in parameters[:1]],
+                related=[context.related("normalised here", norms[parameters[0].index])],
                 fix=Fix("Build the layer with bias=False; the norm's own bias does its work."),
             )
 
-    def _layer_before(self, context: Context, number: int) -> int | None:
-        """The number of the layer whose per-channel bias a norm takes out; None if the op is no such norm."""
-        trace, flow = context.trace, context.flow
+
+def _layers_before_norms(context: Context) -> Iterator[tuple[int, int]]:
+    """(layer, norm) by their numbers, where a norm takes out the bias that a layer adds to each channel."""
+    trace = context.trace
+    for number in range(trace.forward_start, len(trace.ops)):
         norm = trace.ops[number]
-        given = norm.tensor(0, "input") if norm.name in ("batch_norm", "instance_norm") else None
-        flag = "training" if norm.name == "batch_norm" else "use_input_stats"
-        if given is None or norm.argument(5, flag, norm.name == "instance_norm") is not True:
-            return None
-        value, axis = origin(trace, given, 1)
-        producer = trace.values[value].producer
-        if producer < trace.forward_start or axis is None:
-            return None
-        layer = trace.ops[producer]
+        if norm.name not in _BATCH_STATISTICS or norm.argument(5, *_BATCH_STATISTICS[norm.name]) is not True:
+            continue
+        value, axis = origin(trace, norm.inputs[0], 1)
+        layer = trace.made_by(value)
+        if layer is None:
+            continue
         dims = len(trace.values[value].shape)
         if layer.name == "linear":
             channels = dims - 1
         elif layer.name in _CONVOLUTIONS:
             channels = 1 if dims == int(layer.name[-2]) + 2 else 0
         else:
-            return None
-        only_there = flow.only_leads_to(value, number)
-        return producer if axis == channels and only_there else None
-
-
-def _is_bias(context: Context, op: Op, parameter: Parameter) -> bool:
-    value = op.tensor(2, "bias")
-    return value is not None and context.trace.owners.get(value) == parameter.index
+            continue
+        if axis == channels and context.flow.only_leads_to(value, number):
+            yield trace.values[value].producer, number

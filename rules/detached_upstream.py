@@ -69,7 +69,7 @@ class DetachedUpstream(Rule):
     code = "GL401"
     name = "detached-upstream"
     severity = Severity.ERROR
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from cut_findings(

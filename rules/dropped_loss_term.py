@@ -72,11 +72,9 @@ class DroppedLossTerm(Rule):
     code = "GL412"
     name = "dropped-loss-term"
     severity = Severity.WARNING
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
 
     def check(self, context: Context) -> Iterator[Finding]:
-        if context.flow.loss_lacks_gradient:
-            return
         for term in context.flow.dropped_terms:
             names = context.names(term.parameters)
             message = f"a scalar reaches neither the loss nor the output, and alone depends on {names}."

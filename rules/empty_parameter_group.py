@@ -18,6 +18,8 @@ from gradlint import (
     surely_before,
 )
 
+_NO_ITERATORS = frozenset("list tuple sum len sorted set next".split())
+
 
 class EmptyParameterGroup(Rule):
     """A parameter group made from an iterator that was used up.
@@ -71,7 +73,7 @@ class EmptyParameterGroup(Rule):
     same_as = frozenset({"GL506"})
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        if not any(_may_name_iterator(statement) for statement in module.statements):
+        if not any(_may_name_iterator(module, statement) for statement in module.assignments):
             return
         for scope in module.tree.scopes.values():
             for name, bindings in scope.bindings.items():
@@ -140,20 +142,12 @@ class EmptyParameterGroup(Rule):
             )
 
 
-def _may_name_iterator(statement: ast.stmt) -> bool:
+def _may_name_iterator(module: SourceModule, statement: ast.Assign | ast.AnnAssign) -> bool:
     """Whether a statement gives a name to something over parameters that may be no list."""
-    value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
+    value = statement.value
     if isinstance(value, ast.Call):
-        if isinstance(value.func, ast.Name) and value.func.id in (
-            "list",
-            "tuple",
-            "sum",
-            "len",
-            "sorted",
-            "set",
-            "next",
-        ):
+        if isinstance(value.func, ast.Name) and value.func.id in _NO_ITERATORS:
             return False
     elif not isinstance(value, ast.GeneratorExp):
         return False
-    return any(isinstance(n, ast.Attribute) and n.attr in ("parameters", "named_parameters") for n in ast.walk(value))
+    return "parameters(" in module.text_of(statement)

@@ -77,7 +77,7 @@ class EvalUndoneByTrain(Rule):
                 if not any(c.module in _inner(context, part) and c.training for c in trace.calls):
                     continue
             elif part.number in trace.undone_by_train and not part.training:
-                undone = later
+                undone = _train_recorded(context, part) or later
             if undone is not None:
                 groups.setdefault(where, (event, undone, []))[2].append(part)
         for where, (event, undone, parts) in groups.items():
@@ -134,6 +134,20 @@ def _evals(function: Function, name: str) -> bool:
         if isinstance(node, ast.FunctionDef) and node.name == name != "train"
         for inner in ast.walk(node)
     )
+
+
+def _train_recorded(context: Context, part: Module) -> Event | None:
+    """The train() in the recorded steps after which a part ran in train mode."""
+    training = context.trace.training
+    if training is None:
+        return None
+    inner = _inner(context, part)
+    calls = [c for c in context.trace.calls if c.module in inner and c.start >= training.start]
+    for event in context.trace.events_of("mode"):
+        if event.op >= training.start and event.data["training"] and _holds(context, event.data["module"], part):
+            ran = next((c for c in calls if c.start >= event.op), None)
+            return event if ran is not None and ran.training else None
+    return None
 
 
 def _train_in_step(context: Context) -> Location | None:

@@ -64,13 +64,13 @@ class FreezeUndone(Rule):
         for site, members in frozen.items():
             if not context.by_user(site) or any(len(p.aliases) > 1 for p, _ in members):
                 continue
-            thaws = [_undone(context, p, e) for p, e in members]
-            sites = {e.site for e in thaws if e is not None}
-            if None in thaws or len(sites) != 1 or not all(p.requires_grad for p, _ in members):
+            if not all(p.requires_grad for p, _ in members):
+                continue
+            thaws = _undone_together(context, members)
+            if not thaws:
                 continue
             back = thaws[0]
-            assert back is not None
-            last = max(e.number for e in thaws if e is not None)
+            last = max(e.number for e in thaws)
             if not context.by_user(back.site) or _busy(context, members[0][1], last, [p for p, _ in members]):
                 continue
             parameters = [p for p, _ in members]
@@ -93,12 +93,28 @@ class FreezeUndone(Rule):
             )
 
 
-def _undone(context: Context, parameter: Parameter, freeze: Event) -> Event | None:
-    """The thaw that follows a freeze next."""
-    changes = [e for e in parameter.history if e.kind in ("freeze", "thaw") and e.number > freeze.number]
-    if not changes or changes[0].kind != "thaw" or changes[0].op > context.trace.forward_start:
-        return None
-    return changes[0]
+def _undone_together(context: Context, members: list[tuple[Parameter, Event]]) -> list[Event]:
+    """The thaws of one line that set all of what was frozen training again, whichever part was set before; none where
+    the parts were thawed one by one."""
+    thaws = [_thaws(context, p, e) for p, e in members]
+    sites = [{e.site for e in events} for events in thaws]
+    common = set.intersection(*sites)
+    first = [events[0] for events in thaws if events and events[0].site in common]
+    if not first:
+        return []
+    site = max(first, key=lambda e: e.number).site
+    return [next(e for e in events if e.site == site) for events in thaws]
+
+
+def _thaws(context: Context, parameter: Parameter, freeze: Event) -> list[Event]:
+    """The thaws that follow a freeze before the parameter is frozen again."""
+    found = []
+    for event in parameter.history:
+        if event.number > freeze.number and event.kind in ("freeze", "thaw"):
+            if event.kind == "freeze" or event.op > context.trace.forward_start:
+                break
+            found.append(event)
+    return found
 
 
 def _busy(context: Context, freeze: Event, last: int, parameters: list[Parameter]) -> bool:

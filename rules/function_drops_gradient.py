@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import FUNCTION, Context, Finding, Fix, Related, Rule, Severity
+from gradlint import FUNCTION, Context, Cut, Finding, Fix, Rule, Severity, Trace, cut_findings
 
 
 class FunctionDropsGradient(Rule):
@@ -90,32 +90,22 @@ class FunctionDropsGradient(Rule):
     code = "GL408"
     name = "function-drops-gradient"
     severity = Severity.ERROR
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
 
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        if context.flow.loss_lacks_gradient:
-            return
-        for cut in context.flow.cuts:
-            if cut.kind != FUNCTION or not cut.starved or cut.relabelled is not None:
-                continue
-            if any(function is trace.ops[cut.op].func for function, _ in trace.dropped):
-                why = f"{cut.name}.backward returns None for an input that needs grad"
-            elif not any(trace.values[o].requires_grad for o in trace.ops[cut.op].outputs):
-                why = f"the output of {cut.name} carries no gradient though its input does"
-            else:
-                why = f"{cut.name} reads parameters that it is not given as inputs"
-            foreign = not cut.project and not any(p.project for p in cut.starved)
-            yield context.finding(
-                self,
-                f"{why}: it stops the gradient on its only way back to {context.names(cut.starved)}.",
-                at=cut.location or cut.defined,
-                parameters=cut.starved,
-                related=[
-                    Related("its backward is defined here", cut.defined) if cut.defined is not None else None,
-                    *(context.related("and would be cut here next", place) for place in cut.later),
-                    *context.callers(cut.site),
-                ],
-                fix=Fix("Return a gradient for every tensor input that needs one, and pass parameters to apply()."),
-                severity=Severity.INFO if foreign else None,
-            )
+        yield from cut_findings(
+            self,
+            context,
+            lambda cut: cut.kind == FUNCTION,
+            lambda cut: f"{_why(context.trace, cut)}: it stops the gradient on its only way back to",
+            Fix("Return a gradient for every tensor input that needs one, and pass parameters to apply()."),
+        )
+
+
+def _why(trace: Trace, cut: Cut) -> str:
+    op = trace.ops[cut.op]
+    if any(function is op.func for function, _ in trace.dropped):
+        return f"{cut.name}.backward returns None for an input that needs grad"
+    if not any(trace.values[o].requires_grad for o in op.outputs):
+        return f"the output of {cut.name} carries no gradient though its input does"
+    return f"{cut.name} reads parameters that it is not given as inputs"

@@ -55,9 +55,10 @@ class GradModeLeftOff(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
+        forward = next((e.number for e in trace.events_of("phase")), len(trace.events))
         for number in sorted(trace.left_off):
             event = trace.events[number]
-            when = "build()" if event.op < trace.forward_start or not trace.calls else "the forward"
+            when = "build()" if event.number < forward else "the forward"
             yield context.finding(
                 self,
                 f"grad mode is switched off here and still off after {when}: nothing that runs later gets a gradient.",

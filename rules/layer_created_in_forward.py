@@ -69,7 +69,7 @@ class LayerCreatedInForward(Rule):
         trace = context.trace
         groups: dict[int, list[Parameter]] = {}
         for parameter in context.flow.by_index(trace.recreated):
-            if parameter.index in context.flow.reached and parameter.requires_grad and not _copied(context, parameter):
+            if parameter.index in context.flow.reached and not _copied(context, parameter):
                 groups.setdefault(parameter.history[0].site, []).append(parameter)
         for site, parameters in groups.items():
             yield context.finding(

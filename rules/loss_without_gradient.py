@@ -58,8 +58,7 @@ class LossWithoutGradient(Rule):
         trace, flow = context.trace, context.flow
         if not flow.loss_lacks_gradient or trace.left_off:
             return  # a grad mode that was left off is GL106's
-        what = "the loss" if trace.loss_given else "no output"
-        lacks = f"{what} does not require grad" if trace.loss_given else "no output requires grad"
+        lacks = "the loss does not require grad" if trace.loss_given else "no output requires grad"
         starved = [p for cut in flow.cuts for p in cut.starved]
         if starved:
             # what has no gradient by nature (a sampled action) is rarely what the user can change
@@ -91,7 +90,7 @@ class LossWithoutGradient(Rule):
                 parameters=trainable,
                 fix=Fix("Compute the loss from the model's output."),
             )
-        elif mine and trace.optimizers:
+        else:
             freeze = next((e for p in mine if (e := p.frozen_by)), None)
             yield context.finding(
                 self,
@@ -104,8 +103,4 @@ class LossWithoutGradient(Rule):
 
     def _loss_site(self, context: Context) -> int:
         trace = context.trace
-        for root in trace.roots:
-            producer = trace.values[root].producer
-            if producer >= 0:
-                return trace.ops[producer].site
-        return -1
+        return next((op.site for root in trace.roots if (op := trace.made_by(root))), -1)

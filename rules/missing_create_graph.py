@@ -58,12 +58,10 @@ class MissingCreateGraph(Rule):
     code = "GL411"
     name = "missing-create-graph"
     severity = Severity.ERROR
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
 
     def check(self, context: Context) -> Iterator[Finding]:
         flow = context.flow
-        if flow.loss_lacks_gradient:
-            return
         found: list[tuple[str, int, int | None, list[Parameter]]] = [
             ("the loss sees them only through it, and they never train:", cut.site, None, cut.starved)
             for cut in flow.cuts

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceModule, activated_losses, origin
+from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceModule, activated_losses, fed_losses, origin
 
 _LOSSES = ("nll_loss", "nll_loss2d", "nll_loss_nd")
-_ACTIVATIONS = (
+_NO_LOG_PROBABILITIES = frozenset(
     "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu mish hardtanh hardswish softplus "
-    "tanh tanh_ sigmoid sigmoid_ softmax"
-).split()
-_SCORES = (
+    "tanh tanh_ sigmoid sigmoid_ softmax "
     "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d addmm "
-    "batch_norm layer_norm group_norm instance_norm"
-).split()
+    "batch_norm layer_norm group_norm instance_norm".split()
+)
 
 _FIX = Fix("Use cross_entropy on the logits, or put log_softmax before nll_loss.")
 
@@ -80,36 +78,29 @@ class NllWithoutLogSoftmax(Rule):
                 )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        trace, flow = context.trace, context.flow
-        fed: dict[tuple[int, int], list[int]] = {}
-        for op in trace.ops[trace.forward_start :]:
-            given = op.tensor(0, "input")
-            if op.name not in _LOSSES or given is None or not flow.on_path.intersection(op.outputs):
-                continue
-            source = trace.values[origin(trace, given)[0]].producer
-            if source >= 0 and _no_log_probability(trace.ops[source]):
-                fed.setdefault((trace.ops[source].site, op.site), []).append(source)
-        for (_, loss), sources in fed.items():
-            trained = flow.trained_by(v for n in sources for v in trace.ops[n].inputs)
+        trace = context.trace
+        fed: dict[tuple[int, int], list[Op]] = {}
+        for loss, given in fed_losses(context, _LOSSES):
+            producer = trace.made_by(origin(trace, given)[0])
+            if producer is not None and producer.name in _NO_LOG_PROBABILITIES:
+                fed.setdefault((producer.site, loss.site), []).append(producer)
+        for (_, loss_site), producers in fed.items():
+            trained = context.flow.trained_by(v for producer in producers for v in producer.inputs)
             if not trained:
                 continue
-            producer = trace.ops[sources[0]]
+            producer = producers[0]
             yield context.finding(
                 self,
                 f"nll_loss wants log-probabilities and is given what {producer.name} computed: {_effect(producer)} "
                 f"{context.names(trained)}.",
-                at=trace.location(loss) or trace.location(producer.site),
+                at=trace.location(loss_site) or trace.location(producer.site),
                 parameters=trained,
                 related=[
                     context.related(f"computed here, by {producer.name}", producer.site),
-                    *context.callers(loss),
+                    *context.callers(loss_site),
                 ],
                 fix=_FIX,
             )
-
-
-def _no_log_probability(op: Op) -> bool:
-    return op.name in _SCORES or op.name in _ACTIVATIONS
 
 
 def _effect(op: Op) -> str:

@@ -25,6 +25,7 @@ from gradlint import (
     module_class,
     own_attribute,
     region_location,
+    says_nothing,
     trains,
 )
 
@@ -159,7 +160,7 @@ def _made_only(module: SourceModule, region: Region) -> list[tuple[ast.expr, ast
     pending = list(region.body)
     while pending:
         statement = pending.pop(0)
-        if isinstance(statement, ast.Pass) or _says_nothing(statement):
+        if isinstance(statement, ast.Pass) or says_nothing(statement):
             continue
         if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
             return []
@@ -171,21 +172,6 @@ def _made_only(module: SourceModule, region: Region) -> list[tuple[ast.expr, ast
             return []
         found.append((statement.targets[0], value))
     return found
-
-
-def _says_nothing(statement: ast.stmt) -> bool:
-    """A docstring, or ``super().__init__()``."""
-    if not isinstance(statement, ast.Expr):
-        return False
-    value = statement.value
-    if isinstance(value, ast.Constant):
-        return True
-    return (
-        isinstance(value, ast.Call)
-        and isinstance(value.func, ast.Attribute)
-        and value.func.attr == "__init__"
-        and isinstance(value.func.value, ast.Call)
-    )
 
 
 def _constructs(module: SourceModule, value: ast.expr) -> bool:

@@ -71,7 +71,7 @@ class NoGradUpstream(Rule):
     code = "GL402"
     name = "no-grad-upstream"
     severity = Severity.ERROR
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from cut_findings(
@@ -86,8 +86,7 @@ class NoGradUpstream(Rule):
 
 
 def _message(cut: Cut) -> str:
-    starved = {p.index for p in cut.starved}
-    if cut.held and not any(p.requires_grad for p in cut.held) and not starved & {p.index for p in cut.held}:
+    if cut.held and not any(p.requires_grad for p in cut.held):
         return (
             f"{cut.name} holds only frozen layers, and freezing needs no {cut.name}: requires_grad_(False) is enough, "
             "and lets the gradient pass to what is before them. Here it stops on its only way back to"

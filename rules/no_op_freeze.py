@@ -102,8 +102,8 @@ class NoOpFreeze(Rule):
                     region.expression,
                     fix=Fix("Call requires_grad_(False) on what is meant to stay."),
                 )
-        for statement in module.statements:
-            call = statement.value if isinstance(statement, ast.Expr) else None
+        for statement in module.stated(ast.Expr):
+            call = statement.value
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
                 continue
             if call.func.attr != "from_pretrained" or module.qualified(call.func):

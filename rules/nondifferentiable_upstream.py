@@ -68,7 +68,7 @@ class NondifferentiableUpstream(Rule):
     code = "GL404"
     name = "nondifferentiable-upstream"
     severity = Severity.ERROR
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from cut_findings(

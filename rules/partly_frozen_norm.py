@@ -66,7 +66,7 @@ class PartlyFrozenNorm(Rule):
 
     ## Known limits
     Silent where most norms were left training, where the layers beside the norms are frozen too (whole parts, BitFit),
-    and on norms of parts in which the line froze none.
+    on norms of parts in which the line froze none, and on norms that keep their scale and give up their shift alone.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.modules
@@ -91,7 +91,10 @@ class PartlyFrozenNorm(Rule):
             if not all(_neighbours_train(context, m) for m in members):
                 continue
             whole = [m for m in members if not any(p.requires_grad for p in _own(context, m))]
-            halves = [p for m in members if m not in whole for p in _own(context, m) if p.requires_grad]
+            halves = [
+                p for m in members if m not in whole for p in _own(context, m)
+                if p.requires_grad and p.fqn.endswith("bias")
+            ]  # fmt: skip
             missed = _missed(context, whole, [n for n in norms if n.type is members[0].type])
             if missed:
                 wrong = [p for m in missed for p in _own(context, m)]

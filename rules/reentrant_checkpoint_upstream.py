@@ -71,7 +71,7 @@ class ReentrantCheckpointUpstream(Rule):
     code = "GL407"
     name = "reentrant-checkpoint-upstream"
     severity = Severity.ERROR
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from cut_findings(

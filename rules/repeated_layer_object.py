@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Module, Rule, Severity, given_at
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, given_at
 
 
 class RepeatedLayerObject(Rule):
@@ -64,7 +64,7 @@ class RepeatedLayerObject(Rule):
         for number, places in held.items():
             places = list({(h.number, n): (h, n, s) for h, n, s in places}.values())
             holders = tuple(sorted({h.number for h, _, _ in places}))
-            parameters = [p for p in trace.below(trace.modules[number]) if p.requires_grad and p.in_tree]
+            parameters = _trainable(context, trace.modules[number])
             if len(places) < 2 or not parameters or holders in done or not context.by_user(places[-1][2]):
                 continue
             if len(holders) == 1:
@@ -75,10 +75,7 @@ class RepeatedLayerObject(Rule):
             elif len(holders) == 2 and self._same_children(context, holders):
                 done.add(holders)
                 first, second = (trace.modules[n] for n in holders)
-                shared = {id(c) for c in second.module._modules.values()}
-                parameters = [
-                    p for p in trace.below(first) if p.requires_grad and id(trace.modules[p.module].module) in shared
-                ]
+                parameters = _trainable(context, first)
                 message = f"{first.fqn} and {second.fqn} hold the same layer objects, and one feeds the other"
             else:
                 continue
@@ -109,6 +106,10 @@ class RepeatedLayerObject(Rule):
         return _feeds(context, sorted([*self._calls(context, first.number), *self._calls(context, second.number)]))
 
 
+def _trainable(context: Context, module: Module) -> list[Parameter]:
+    return [p for p in context.trace.below(module) if p.requires_grad]
+
+
 def _is_container(module: Module) -> bool:
     return any(cls.__name__ in ("Sequential", "ModuleList", "ModuleDict") for cls in module.type.__mro__)
 
@@ -116,8 +117,6 @@ def _is_container(module: Module) -> bool:
 def _feeds(context: Context, calls: list[int]) -> bool:
     """Whether what comes out of one of the calls goes into the next one."""
     trace = context.trace
-    if len(calls) < 2:
-        return False
     inside: dict[int, int] = {}
     for number, call in enumerate(trace.calls):
         inside[number] = number if number in calls else inside.get(call.parent, -1)

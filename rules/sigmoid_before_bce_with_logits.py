@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceModule, activated_losses, origins
+from gradlint import (
+    Context,
+    Finding,
+    Fix,
+    Op,
+    Rule,
+    Severity,
+    SourceModule,
+    activated_finding,
+    activated_losses,
+    fed_losses,
+    origins,
+)
 
 _LOSS = "binary_cross_entropy_with_logits"
 _SIGMOIDS = ("sigmoid", "sigmoid_", "expit")
@@ -78,35 +90,22 @@ class SigmoidBeforeBceWithLogits(Rule):
             )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        trace, flow = context.trace, context.flow
-        fed: dict[int, tuple[list[int], Op]] = {}
-        for op in trace.ops[trace.forward_start :]:
-            given = op.tensor(0, "input")
-            if op.name != _LOSS or given is None or not flow.on_path.intersection(op.outputs):
-                continue
-            producers = [trace.values[value].producer for value, _ in origins(trace, given)]
-            if all(n >= 0 and trace.ops[n].name in _SIGMOIDS for n in producers):
-                for producer in producers:
-                    fed.setdefault(trace.ops[producer].site, ([], op))[0].append(producer)
-        for producers, loss in fed.values():
-            sigmoid = trace.ops[producers[0]]
-            trained = flow.trained_by(v for n in producers for v in trace.ops[n].inputs)
-            if not trained:
-                continue
-            module = trace.module_of(sigmoid)
-            layer = module if module is not None and module.type.__module__.startswith("torch.nn") else None
-            name = layer.type.__name__ if layer else ""
-            made = trace.location(layer.registered_at) if layer else None
-            yield context.finding(
+        trace = context.trace
+        fed: dict[int, tuple[list[Op], Op]] = {}
+        for loss, given in fed_losses(context, (_LOSS,)):
+            sources = origins(trace, given)
+            calls = [op for value, _ in sources if (op := trace.made_by(value)) and op.name in _SIGMOIDS]
+            if len(calls) == len(sources):
+                for sigmoid in calls:
+                    fed.setdefault(sigmoid.site, ([], loss))[0].append(sigmoid)
+        for calls, loss in fed.values():
+            yield from activated_finding(
                 self,
-                f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed for "
-                f"{context.names(trained)}.",
-                at=trace.location(sigmoid.site) or made or trace.location(loss.site),
-                parameters=trained,
-                related=[
-                    context.related("the loss is given it here", loss.site),
-                    context.related(f"the {name} was put into the model here", made),
-                    *context.callers(sigmoid.site),
-                ],
-                fix=_FIX,
+                context,
+                calls,
+                loss,
+                lambda names: (
+                    f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed for {names}."
+                ),
+                _FIX,
             )

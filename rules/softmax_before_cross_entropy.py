@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Parameter, Rule, Severity, SourceModule, activated_losses, origins
+from gradlint import (
+    Context,
+    Finding,
+    Fix,
+    Op,
+    Rule,
+    Severity,
+    SourceModule,
+    Trace,
+    activated_finding,
+    activated_losses,
+    fed_losses,
+    origins,
+)
 
 _LOSSES = ("cross_entropy", "cross_entropy_loss")
 _SOFTMAX = ("softmax", "log_softmax")
+_EFFECTS = {
+    True: "cross_entropy applies log_softmax itself; doing it twice changes nothing, upstream are",
+    False: "cross_entropy applies log_softmax itself: on probabilities its gradient is squashed for",
+}
+"""By whether it is harmless."""
 
 
 class SoftmaxBeforeCrossEntropy(Rule):
@@ -95,55 +113,37 @@ class SoftmaxBeforeCrossEntropy(Rule):
             )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        trace, flow = context.trace, context.flow
-        fed: dict[tuple[int, bool], tuple[list[int], Op]] = {}
-        for op in trace.ops[trace.forward_start :]:
-            given = op.tensor(0, "input")
-            if op.name not in _LOSSES or given is None or not flow.on_path.intersection(op.outputs):
-                continue
+        trace = context.trace
+        fed: dict[tuple[int, bool], tuple[list[Op], Op]] = {}
+        for loss, given in fed_losses(context, _LOSSES):
             classes = 1 if len(trace.values[given].shape) > 1 else 0
             sources = origins(trace, given, classes)
-            if not all(_is_softmax(context, value, axis) for value, axis in sources):
-                continue
-            for value, _ in sources:
-                producer = trace.values[value].producer
-                softmax = trace.ops[producer]
-                fed.setdefault((softmax.site, softmax.name == "log_softmax"), ([], op))[0].append(producer)
-        for (_, harmless), (producers, loss) in fed.items():
-            trained = flow.trained_by(v for n in producers for v in trace.ops[n].inputs)
-            if trained:
-                yield self._finding(context, trace.ops[producers[0]], loss, trained, harmless)
-
-    def _finding(self, context: Context, softmax: Op, loss: Op, trained: list[Parameter], harmless: bool) -> Finding:
-        trace = context.trace
-        what = (
-            "cross_entropy applies log_softmax itself; doing it twice changes nothing, upstream are"
-            if harmless
-            else "cross_entropy applies log_softmax itself: on probabilities its gradient is squashed for"
-        )
-        module = trace.module_of(softmax)
-        layer = module if module is not None and module.type.__module__.startswith("torch.nn") else None
-        made = trace.location(layer.registered_at) if layer else None
-        return context.finding(
-            self,
-            f"{what} {context.names(trained)}.",
-            at=trace.location(softmax.site) or made or trace.location(loss.site),
-            parameters=trained,
-            related=[
-                context.related("cross_entropy is given it here", loss.site),
-                context.related(f"the {layer.type.__name__ if layer else ''} was put into the model here", made),
-                *context.callers(softmax.site),
-            ],
-            fix=_fix(softmax.name),
-            severity=Severity.INFO if harmless else None,
-        )
+            calls = [op for value, axis in sources if (op := _softmax(trace, value, axis)) is not None]
+            if len(calls) == len(sources):
+                for softmax in calls:
+                    fed.setdefault((softmax.site, softmax.name == "log_softmax"), ([], loss))[0].append(softmax)
+        for (_, harmless), (calls, loss) in fed.items():
+            yield from activated_finding(
+                self,
+                context,
+                calls,
+                loss,
+                lambda names, harmless=harmless: f"{_EFFECTS[harmless]} {names}.",
+                _fix(calls[0].name),
+                Severity.INFO if harmless else None,
+            )
 
 
-def _is_softmax(context: Context, value: int, axis: int | None) -> bool:
-    """Whether a value is what a softmax along an axis of it gave."""
-    trace = context.trace
-    producer = trace.values[value].producer
-    return axis is not None and producer >= 0 and _along(trace.ops[producer], len(trace.values[value].shape), axis)
+def _softmax(trace: Trace, value: int, axis: int | None) -> Op | None:
+    """The softmax along an axis of a value that gave it; None where it was none."""
+    op = trace.made_by(value)
+    if op is None or op.name not in _SOFTMAX:
+        return None
+    dims = len(trace.values[value].shape)
+    dim = op.argument(1, "dim")
+    if dim is None:
+        dim = 0 if dims in (0, 1, 3) else 1  # torch's own, deprecated choice
+    return op if dim % max(dims, 1) == axis else None
 
 
 def _fix(name: str) -> Fix:
@@ -151,13 +151,3 @@ def _fix(name: str) -> Fix:
         f"Give cross_entropy the logits and leave the {name} out; apply it where probabilities are needed, at "
         "inference. Or keep log_softmax and use nll_loss."
     )
-
-
-def _along(op: Op, dims: int, axis: int) -> bool:
-    """Whether an op is a softmax along an axis of its result."""
-    if op.name not in _SOFTMAX:
-        return False
-    dim = op.argument(1, "dim")
-    if dim is None:
-        dim = 0 if dims in (0, 1, 3) else 1  # torch's own, deprecated choice
-    return type(dim) is int and dim % max(dims, 1) == axis

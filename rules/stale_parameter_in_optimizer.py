@@ -67,7 +67,7 @@ class StaleParameterInOptimizer(Rule):
             successors[key].extend(p for p in stale.now if p not in successors[key])
         for key, names in groups.items():
             optimizer = trace.optimizers[key[0]]
-            new = [p for p in successors[key] if p.requires_grad and not p.groups]
+            new = [p for p in successors[key] if p.requires_grad and not p.groups and _learns(context, p)]
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             place = context.place(events[key])
             what = f"; what has taken their place is in no optimizer: {context.names(new)}" if new else ""
@@ -85,3 +85,9 @@ class StaleParameterInOptimizer(Rule):
                 fix=Fix("Make the optimizer last, when the model is complete."),
                 severity=None if new else Severity.INFO,
             )
+
+
+def _learns(context: Context, parameter: Parameter) -> bool:
+    """Whether gradient is known to reach a parameter, or nothing was run. What is replaced in every forward by a value
+    of its own (a codebook that is a moving average) rests for the optimizer, whichever tensor that holds."""
+    return not context.trace.roots or parameter.index in context.flow.reached

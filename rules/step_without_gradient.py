@@ -72,7 +72,9 @@ class StepWithoutGradient(Rule):
         trace = context.trace
         training = trace.training
         assert training is not None
-        lost = context.flow.starved | context.flow.unused | context.flow.undecided
+        flow = context.flow
+        # of a step without any backward, those rules say nothing
+        lost = set() if flow.waits_for_step else flow.starved | flow.unused | flow.undecided
         for optimizer in trace.optimizers:
             keys = frozenset(k for g in optimizer.groups for k in g.keys)
             steps = [s for s in training.steps if id(optimizer.optimizer) in s.optimizers]

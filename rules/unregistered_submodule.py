@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from gradlint import (
     Context,
@@ -25,9 +25,7 @@ from gradlint import (
     variable_assigned_at,
 )
 
-_CONTAINER = re.compile(
-    r"\.\w+\s*(?::[^=\n]*)?=\s*(?:\[\s*\]|\{\s*\}|[\[({][^=\n]{0,200}\n?[^=\n]{0,200}?\b[A-Z]\w*\()"
-)
+_Container = ast.List | ast.ListComp | ast.Dict | ast.DictComp | ast.Tuple
 _WALKERS = frozenset("enumerate zip reversed len range sum list tuple".split())
 _REGISTER = frozenset("add_module register_module register_modules parameters named_parameters _modules".split())
 
@@ -96,20 +94,14 @@ class UnregisteredSubmodule(Rule):
     name = "unregistered-submodule"
     severity = Severity.ERROR
     needs = frozenset({"forward"})
-    marks = ("def __init__", "[|{")
+    marks = ("def __init__", "Module|PreTrainedModel|ModelMixin", "[|{")
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        if not _CONTAINER.search(module.source.text):
-            return
-        statements: list[ast.Assign | ast.AnnAssign] = [
-            *module.tree.nodes(ast.Assign),
-            *module.tree.nodes(ast.AnnAssign),
-        ]
-        for statement in statements:
+        for statement in module.assignments:
             target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
             value = statement.value
-            if value is None or not isinstance(value, ast.List | ast.ListComp | ast.Dict | ast.DictComp | ast.Tuple):
+            if not isinstance(target, ast.Attribute) or not _may_hold(value, module, target.attr):
                 continue
             found = module_class(module, target)
             name = own_attribute(target, found[1]) if found is not None else ""
@@ -169,21 +161,34 @@ class UnregisteredSubmodule(Rule):
             )
 
 
+def _may_hold(value: ast.expr | None, module: SourceModule, name: str) -> TypeGuard[_Container]:
+    """Whether what an attribute is set to is a container of things made there, or an empty one that is filled later: a
+    look that costs less than `_made`, which decides."""
+    if not isinstance(value, _Container):
+        return False
+    if _is_empty(value):
+        text = module.source.text
+        return f".{name}.append" in text or f".{name}[" in text
+    return all(isinstance(part, ast.Call) for part in _written(value))
+
+
+def _written(value: _Container) -> list[ast.expr]:
+    """What a container is written to hold."""
+    if isinstance(value, ast.List | ast.Tuple):
+        return list(value.elts)
+    if isinstance(value, ast.Dict):
+        return list(value.values)
+    return [value.elt] if isinstance(value, ast.ListComp) else [value.value]
+
+
 def _is_empty(value: ast.expr) -> bool:
     """Whether a container is written empty, to be filled later."""
     return (isinstance(value, ast.List) and not value.elts) or (isinstance(value, ast.Dict) and not value.keys)
 
 
-def _made(module: SourceModule, cls: ast.ClassDef, name: str, value: ast.expr) -> list[ast.expr]:
+def _made(module: SourceModule, cls: ast.ClassDef, name: str, value: _Container) -> list[ast.expr]:
     """The calls that make what a container holds; none where something else is or may be put in as well."""
-    if isinstance(value, ast.List | ast.Tuple):
-        found = list(value.elts)
-    elif isinstance(value, ast.Dict):
-        found = list(value.values)
-    elif isinstance(value, ast.ListComp):
-        found = [value.elt]
-    else:
-        found = [value.value] if isinstance(value, ast.DictComp) else []
+    found = _written(value)
     for use in _uses(module, cls, name):
         parent = module.tree.parents.get(use)
         call = module.tree.parents.get(parent) if parent is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Frame, Location, Module, Parameter, Rule, Severity, made_site, siblings
+from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity, made_site, siblings
 
 
 class UnusedParameter(Rule):
@@ -71,31 +71,26 @@ class UnusedParameter(Rule):
     code = "GL405"
     name = "unused-parameter"
     severity = Severity.WARNING
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
 
     def check(self, context: Context) -> Iterator[Finding]:
-        if context.flow.loss_lacks_gradient:
-            return
         told = {p.index for term in context.flow.dropped_terms for p in term.parameters}  # GL412
         unused = context.flow.by_index(context.flow.unused - told)
         groups: dict[tuple[Location | None, str, Severity], list[Parameter]] = {}
         places: dict[tuple[Location | None, str, Severity], Location | None] = {}
         for parameter in unused:
             dropped = context.flow.dropped_at(parameter)
-            made = _made_at(context, parameter)
+            site = made_site(context.trace, parameter, context.flow.unused)
+            made, mine = context.trace.location(site), context.by_user(site)
+            where, why = made, _NEVER
             if dropped is not None:
-                frame = context.trace.frame(dropped.site)
-                key = (frame.location if frame else made[0], _DROPPED, _dropped_severity(context, parameter, frame))
+                where, why, mine = context.trace.location(dropped.site), _DROPPED, mine or parameter.project
             elif context.flow.readers(parameter):
-                key = (made[0], _CANCELS, Severity.INFO)
-            else:
-                key = (
-                    made[0],
-                    _NEVER,
-                    Severity.WARNING if made[1] and not _alternates(context, parameter) else Severity.INFO,
-                )
+                why, mine = _CANCELS, False
+            severity = Severity.WARNING if mine and not _alternates(context, parameter) else Severity.INFO
+            key = (where, why, severity)
             groups.setdefault(key, []).append(parameter)
-            places.setdefault(key, made[0])
+            places.setdefault(key, made)
         for key, parameters in groups.items():
             where, why, severity = key
             they = "it" if len(parameters) == 1 else "they"
@@ -116,28 +111,7 @@ _CANCELS = "{they} ran, and no value of theirs makes a difference"
 _NEVER = "{they} never ran in this forward"
 
 
-def _made_at(context: Context, parameter: Parameter) -> tuple[Location | None, bool]:
-    """Where the widest subtree around a parameter that is wholly unused was put into its parent, and whether the
-    user's own code did that."""
-    trace = context.trace
-    site = made_site(trace, parameter, context.flow.unused)
-    frame = trace.sites.innermost(site) if site >= 0 else None
-    return trace.location(site), frame is not None and frame.project
-
-
-def _below(context: Context, module: Module) -> list[int]:
-    prefix = f"{module.fqn}."
-    return [p.index for p in context.trace.parameters if p.fqn.startswith(prefix)]
-
-
 def _alternates(context: Context, parameter: Parameter) -> bool:
     """Whether a sibling of the same class in the same container ran: routing, layer drop, task heads."""
     depends = context.flow.depends
     return any(p.index in depends for twin in siblings(context.trace, parameter) for p in twin)
-
-
-def _dropped_severity(context: Context, parameter: Parameter, frame: Frame | None) -> Severity:
-    made = _made_at(context, parameter)
-    if not made[1] and not (frame is not None and frame.project and parameter.project):
-        return Severity.INFO
-    return Severity.INFO if _alternates(context, parameter) else Severity.WARNING

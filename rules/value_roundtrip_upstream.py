@@ -19,7 +19,6 @@ from gradlint import (
     roundtrips,
 )
 
-_FORWARD = re.compile(r"\bdef forward\b.*?(?=\n[ \t]*(?:async )?def |\nclass |\Z)", re.DOTALL)
 _TAKES_OUT = re.compile(
     r"\.(?:data|item|tolist|numpy|new_tensor)\b|\b(?:tensor|as_tensor|Variable)\(|(?<![.\w])float\("
 )
@@ -90,19 +89,21 @@ class ValueRoundtripUpstream(Rule):
     code = "GL403"
     name = "value-roundtrip-upstream"
     severity = Severity.ERROR
-    needs = frozenset({"forward", "loss"})
+    needs = frozenset({"forward", "loss", "gradient"})
     marks = ("def forward", ".data|.item(|.tolist(|.numpy(|new_tensor|tensor(|Variable(|float(")
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        text = module.source.text
-        if module.stub or "requires_grad" in text or not any(map(_TAKES_OUT.search, _FORWARD.findall(text))):
+        if module.stub or "requires_grad" in module.source.text:
             return
-        if _trains_parts(module):
+        forwards = [
+            s for s in module.stated(ast.FunctionDef) if s.name == "forward" and _TAKES_OUT.search(module.text_of(s))
+        ]  # fmt: skip
+        if not forwards or _trains_parts(module):
             return  # what is frozen or trained in parts may well be meant to be cut off
-        for forward in module.tree.nodes(ast.FunctionDef):
+        for forward in forwards:
             cls = module.tree.owner(forward)
-            if forward.name != "forward" or cls is None or not module.kinds.is_module(cls):
+            if cls is None or not module.kinds.is_module(cls):
                 continue
             if in_grad_off(module, forward.body[0]):
                 continue

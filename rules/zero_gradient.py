@@ -86,18 +86,17 @@ class ZeroGradient(Rule):
     code = "GL605"
     name = "zero-gradient"
     severity = Severity.WARNING
-    needs = frozenset({"forward", "loss", "numeric"})
+    needs = frozenset({"forward", "loss", "gradient", "numeric"})
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         numeric = trace.numeric
-        if numeric is None or context.flow.loss_lacks_gradient:
-            return
+        assert numeric is not None
         groups: dict[tuple[Location | None, str, Severity], list[Parameter]] = {}
         for parameter in context.flow.by_index(numeric.gradients):
             gradient = numeric.gradients[parameter.index]
             if gradient.zero:
-                why, severity = _why(context, numeric, parameter, gradient.stop)
+                why, severity = _why(context, numeric, parameter)
                 site = gradient.stop.site if gradient.stop is not None else _used_at(context, parameter)
             elif _tiny(numeric, parameter):
                 why, site = _VANISHES, _used_at(context, parameter)
@@ -122,52 +121,60 @@ class ZeroGradient(Rule):
 _VANISHES = "next to the other parameters' it vanishes on its way"
 
 
-def _why(context: Context, numeric: Numeric, parameter: Parameter, stop: Stop | None) -> tuple[str, Severity]:
+def _why(context: Context, numeric: Numeric, parameter: Parameter) -> tuple[str, Severity]:
     """The cause in words, and how much it weighs."""
-    severity = Severity.WARNING
-    if any(numeric.gradients[p.index].sizes[-1] for t in siblings(context.trace, parameter) for p in t
-           if p.index in numeric.gradients):  # fmt: skip
+    gradient = numeric.gradients[parameter.index]
+    stop = gradient.stop
+    alike = {p.index for twin in siblings(context.trace, parameter) for p in twin}
+    if any(numeric.gradients[index].sizes[-1] for index in alike & numeric.gradients.keys()):
         return "with these inputs another of its kind has the gradient", Severity.INFO
     if _adds(context, parameter) and (stop is None or _reads(context, parameter, stop)):
         return "what comes after it takes out what it adds", Severity.INFO
-    if stop is not None and stop.weighted:
-        return f"{stop.name} multiplies by zeros that do not train", Severity.INFO
-    if stop is not None and stop.name in _SELECTIONS:
-        return f"{stop.name} chooses nothing of it with these inputs", Severity.INFO
-    if stop is not None and stop.single:
-        # a dimension of the inputs may be 1 by chance: a sequence of one token
-        severity = Severity.INFO if _short_inputs(context) else severity
-        return f"{stop.name} has one element to choose from, and gives it 1 whatever it is", severity
-    if stop is not None and stop.zeros:
-        return f"both operands of {stop.name} are zero, and each keeps the other there", severity
-    if numeric.gradients[parameter.index].revived:
+    stopped = None if stop is None else _stopped(context, stop)
+    if stopped is not None:
+        return stopped
+    if gradient.revived:
         return "these weights happen to switch off all that it feeds", Severity.INFO
     if not numeric.flat and all(g.zero for g in numeric.gradients.values()):
         return "the whole loss is flat with these inputs", Severity.INFO
-    return "it stops in " + stop.name if stop is not None else "the ways on from it cancel out", severity
+    return "the ways on from it cancel out" if stop is None else f"it stops in {stop.name}", Severity.WARNING
+
+
+def _stopped(context: Context, stop: Stop) -> tuple[str, Severity] | None:
+    """As `_why`, as far as the call tells behind which the gradient is zero."""
+    if stop.weighted:
+        return f"{stop.name} multiplies by zeros that do not train", Severity.INFO
+    if stop.name in _SELECTIONS:
+        return f"{stop.name} chooses nothing of it with these inputs", Severity.INFO
+    if stop.single:
+        # a dimension of the inputs may be 1 by chance: a sequence of one token
+        severity = Severity.INFO if _short_inputs(context) else Severity.WARNING
+        return f"{stop.name} has one element to choose from, and gives it 1 whatever it is", severity
+    if stop.zeros:
+        return f"both operands of {stop.name} are zero, and each keeps the other there", Severity.WARNING
+    return None
 
 
 def _tiny(numeric: Numeric, parameter: Parameter) -> bool:
     """Whether a gradient was there, and vanishing beside the typical one, in every step."""
     for step, size in enumerate(numeric.gradients[parameter.index].sizes):
-        others = [s for g in numeric.gradients.values() if len(g.sizes) > step and (s := g.sizes[step])]
-        if not size or not others or size >= _TINY * statistics.median(others):
+        typical = statistics.median([s for g in numeric.gradients.values() if (s := g.sizes[step])] or [0.0])
+        if size is None or size >= _TINY * typical:
             return False
-    return bool(numeric.gradients[parameter.index].sizes)
+    return True
 
 
 def _used_at(context: Context, parameter: Parameter) -> int:
-    readers = context.flow.readers(parameter)
-    return context.trace.ops[readers[0]].site if readers else -1
+    return next((context.trace.ops[n].site for n in context.flow.readers(parameter)), -1)
 
 
 def _adds(context: Context, parameter: Parameter) -> bool:
     """Whether all that is done with a parameter is to add it: a bias."""
     trace = context.trace
     readers = [trace.ops[n] for n in context.flow.readers(parameter)]
+    own = {value for value, index in trace.owners.items() if index == parameter.index}
     for op in readers:
-        bias = op.tensor(2, "bias")
-        if op.name in _LAYERS and bias is not None and trace.owners.get(bias) == parameter.index:
+        if op.name in _LAYERS and op.tensor(2, "bias") in own:
             continue
         if op.name not in _SUMS:
             return False

@@ -1,24 +1,34 @@
-"""What users read on every fixture with a mistake: ``python tests/messages.py --write`` writes it to messages.txt.
+"""What users read on every fixture with a mistake: ``python tests/messages.py --write`` writes it to messages.txt, and
+to made_before.txt what they read where the set-up was made before gradlint saw it.
 
-The snapshot is there to be read: each finding with its words, its related places, its fix and its edits. Lines of the
-fixtures are quoted instead of numbered, so that it does not change where a fixture moves.
+The snapshots are there to be read: each finding with its words, its related places, its fix and its edits. Lines of the
+fixtures are quoted instead of numbered, so that they do not change where a fixture moves.
 """
 
 from __future__ import annotations
 
+import functools
 import linecache
 import re
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import table
 
+from gradlint import Severity
+
 if TYPE_CHECKING:
-    from gradlint import Finding, Location
+    from gradlint import Finding, Location, Report
 
 SNAPSHOT = Path(__file__).with_name("messages.txt")
+MADE_BEFORE = Path(__file__).with_name("made_before.txt")
+LEFT_OFF = "grad-mode-left-off"
+"""Its builders leave grad mode off, which is then the state that is found."""
+COPIES = {"frozen_norm_updates_stats-good_mean_teacher", "trainable_parameter_not_in_optimizer-good_target_network"}
+"""Set-ups whose innocence is that one network was copied from another, which nobody saw."""
 
 
 def builders() -> list[table.Builder]:
@@ -50,24 +60,47 @@ def _unnumbered(message: str) -> str:
     return re.sub(r"(\w+\.py):\d+", r"\1:N", message)
 
 
-def text(builder: table.Builder) -> str:
-    """What a builder gives that its file announces; infos that it does not announce are left out."""
+def told(builder: table.Builder, findings: Iterable[Finding]) -> list[Finding]:
+    """Those that a builder's file announces and, announced or not, all above info."""
     announced = {(a.severity, a.rule) for a in builder.annotations}
-    found = [
-        f for f in table.report(builder.target).findings if (str(f.severity), f.name) in announced or f.severity > 0
-    ]
+    return [f for f in findings if f.severity > Severity.INFO or (str(f.severity), f.name) in announced]
+
+
+def text(builder: table.Builder, report: Report) -> str:
+    """What is told of a builder in a report."""
+    found = told(builder, report.findings)
     return "\n".join([builder.id, *(line for f in found for line in lines(f))]) + "\n"
 
 
-def read() -> dict[str, str]:
-    """The snapshot, by builder."""
-    blocks = SNAPSHOT.read_text(encoding="utf-8").split("\n\n") if SNAPSHOT.exists() else []
+def made_before_builders() -> list[table.Builder]:
+    """The builders of the rules' own fixtures whose set-up means the same where nobody saw it made."""
+    found = [b for path in table.fixture_files() for b in table.builders(path, "bad_", "good_")]
+    return [b for b in found if LEFT_OFF not in {a.rule for a in b.annotations} and b.id not in COPIES]
+
+
+@functools.cache
+def made_before(builder: table.Builder) -> Report:
+    """The report on what a builder builds, which is called before gradlint comes."""
+    from gradlint import registry
+    from gradlint.engine import Options, check_setup
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return check_setup(builder.load()(), registry.load(packs=False).rules, Options(numeric=True))
+
+
+def read(snapshot: Path) -> dict[str, str]:
+    """A snapshot, by builder."""
+    blocks = snapshot.read_text(encoding="utf-8").split("\n\n") if snapshot.exists() else []
     return {block.partition("\n")[0]: block.strip("\n") + "\n" for block in blocks if block.strip()}
 
 
 def main() -> None:
-    """Write the snapshot anew."""
-    SNAPSHOT.write_text("\n".join(text(b) for b in builders()), encoding="utf-8")
+    """Write the snapshots anew."""
+    SNAPSHOT.write_text("\n".join(text(b, table.report(b.target)) for b in builders()), encoding="utf-8")
+    before = [(b, made_before(b)) for b in made_before_builders()]
+    told_of = [text(b, report) for b, report in before if told(b, report.findings)]
+    MADE_BEFORE.write_text("\n".join(told_of), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,35 +1,47 @@
-"""Deletes the conditions of the rules one at a time and lists those whose loss no fixture notices.
+"""Deletes the conditions of the rules one at a time and lists those whose loss no test notices.
 
-    python tests/mutations.py [RULE ...] [--helpers] [--jobs N]
+    python tests/mutations.py [RULE ...] [--helpers] [--fast] [--own] [--jobs N]
 
 Every guard, every operand of `and` and `or`, every filter of a comprehension and both arms of a conditional expression
 make a mutant each. A set-up is recorded once, and all mutants that are still alive are asked about that recording, so
-that thousands take minutes. A mutant is noticed where it raises, or where it changes what a set-up with annotations
-gives (findings, words, related places, edits) or what any set-up gives above info. `--helpers` mutates what the rules
-share instead: the files of `HELPERS`.
+that thousands take minutes. A mutant is noticed where it raises, or where it changes what a test asserts:
+
+- of the fixtures' set-ups, recorded as they are built and once more made before gradlint saw them, the words of all
+  findings that are announced or above info (test_fixtures, test_messages, test_made_before);
+- of other set-ups, the code, severity, line and parameters of these;
+- of the examples in a rule's documentation, which codes are given (test_documentation);
+- of source cases, the code and line of each finding and what its fix makes of the text (test_source, test_fixes).
+
+`--helpers` mutates what the rules share instead: the files of `HELPERS`.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
+import functools
 import multiprocessing
 import os
+import re
 import signal
 import sys
+import tempfile
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import messages
 import table
 
 HELPERS = ("blame", "cuts", "flow", "rearrange", "relatives", "settling", "source", "stale", "starving", "terms")
 """Modules of gradlint whose conditions are conditions of rules."""
-SETUPS = [table.FIXTURES, table.FIXTURES / "founding", table.FIXTURES / "real", table.ROOT / "tests" / "awkward"]
+TESTS = table.ROOT / "tests"
+SETUPS = [table.FIXTURES, table.FIXTURES / "founding", table.FIXTURES / "real", TESTS / "awkward", TESTS / "loops"]
 PATIENCE = 20.0
 """Seconds after which a mutant that does not come to an end counts as noticed."""
 SLOW = ("text", "vision_and_speech", "adapters")
@@ -101,7 +113,8 @@ def _apply(tree: ast.Module, index: int, change: int) -> tuple[int, str]:
 # -- asking them ------------------------------------------------------------------------------------------------------
 
 
-def rules_of(code: Any, path: Path) -> list[Any]:
+@functools.cache
+def rules_of(code: Any, path: Path) -> tuple[Any, ...]:
     """The rule classes that a compiled rule file defines."""
     from gradlint import Rule
 
@@ -109,81 +122,244 @@ def rules_of(code: Any, path: Path) -> list[Any]:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses ask for it
     exec(code, module.__dict__)
-    return [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Rule) and v is not Rule]
+    return tuple(v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Rule) and v is not Rule)
 
 
-def seen(builder: table.Builder, findings: Sequence[Any], hints: frozenset[str]) -> list[Any]:
-    """What tests notice of the findings on a set-up."""
-    kept = []
-    for f in findings:
-        hinted = f.name in hints and builder.path.parent == table.FIXTURES
-        if builder.annotations or f.severity > 0 or (hinted and builder.path.stem.replace("_", "-") == f.name):
-            kept.append((f.code, int(f.severity), f.message, f.location, f.parameters, f.related, f.fix))
-    return sorted(kept, key=repr)
+# -- what tests look at -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recording, and what tests assert of the findings on it."""
+
+    name: str
+    open: Callable[[], contextlib.AbstractContextManager[Any]]
+    seen: Callable[[Sequence[Any]], list[Any]]
+
+
+def built(path: Path) -> Iterator[Case]:
+    """The set-ups of a file, recorded while they are built."""
+    from gradlint import engine
+
+    for builder in table.builders(path, "bad_", "good_", "build", "case_"):
+        opened = functools.partial(engine.record_target, builder.target, engine.Options())
+        yield Case(builder.id, opened, functools.partial(_told, builder, path.parent == table.FIXTURES))
+
+
+def made_before(path: Path) -> Iterator[Case]:
+    """Those of a rule's fixtures, recorded after they were made."""
+    from gradlint import engine
+
+    for builder in messages.made_before_builders():
+        if builder.path == path:
+            opened = functools.partial(_opened_late, builder, engine.Options())
+            yield Case(f"{builder.id} made before", opened, functools.partial(_told, builder, True))
+
+
+@contextlib.contextmanager
+def _opened_late(builder: table.Builder, options: Any) -> Iterator[Any]:
+    from gradlint import engine
+
+    with engine.record_made(builder.load()(), options) as trace:
+        yield trace
+
+
+def documented(path: Path) -> Iterator[Case]:
+    """The examples in the documentation of a file's rules."""
+    from gradlint import engine
+
+    for rule in rules_of(compile(path.read_text(encoding="utf-8"), str(path), "exec"), path):
+        for title in ("Example", "Use instead"):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "example.py")
+                file.write_text(_example(rule, title), encoding="utf-8")
+                opened = functools.partial(engine.record_target, f"{file}:build", engine.Options())
+                seen = functools.partial(_codes, rule.code)
+                yield Case(f"{rule.code} {title}", opened, seen)
+
+
+def _example(rule: Any, title: str) -> str:
+    [found] = re.findall(rf"## {title}\n\s*```python\n(.*?)```", rule.__doc__, re.DOTALL)
+    return "\n".join(line[4:] for line in found.splitlines()) + "\n"
+
+
+def _told(builder: table.Builder, reviewed: bool, findings: Sequence[Any]) -> list[Any]:
+    told = messages.told(builder, findings)
+    if reviewed and not builder.annotations:  # test_good_builder_is_clean
+        told += [f for f in findings if f.severity == 0 and f.name in hints() and _stem(f) == builder.path.stem]
+    if reviewed:
+        return sorted(([*messages.lines(f)], f.fix.edits if f.fix and f.fix.safe else ()) for f in told)
+    return sorted((f.code, int(f.severity), f.location.line if f.location else 0, *f.parameters) for f in told)
+
+
+def _codes(code: str, findings: Sequence[Any]) -> list[str]:
+    return sorted(f.code for f in findings if f.severity > 0 or f.code == code)
+
+
+def _stem(finding: Any) -> str:
+    return str(finding.name).replace("-", "_")
+
+
+@functools.cache
+def hints() -> frozenset[str]:
+    """The names of rules that never say more than info."""
+    from gradlint import Severity, registry
+
+    return frozenset(r.name for r in registry.load(packs=False).rules if r.severity is Severity.INFO)
+
+
+KINDS = {"built": built, "made before": made_before, "documented": documented}
 
 
 def _out_of_time(*_: Any) -> None:
     raise TimeoutError
 
 
-def ask(path: Path, alive: Sequence[Mutant]) -> list[int]:
-    """Numbers of the mutants that the set-ups of one file notice."""
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Raises in what does not come to an end."""
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def ask(path: Path, kind: str, alive: Sequence[Mutant]) -> list[int]:
+    """Numbers of the mutants that the tests of one kind on one file notice."""
     import torch
 
-    from gradlint import Severity, engine, flow, numeric, registry
-
-    torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, _out_of_time)
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(path.parent))
-    rules = registry.load(packs=False).rules
-    hints = frozenset(r.name for r in rules if r.severity is Severity.INFO)
+    _judge_source_once()
+    if kind == "source":
+        return [number for number, mutant in enumerate(alive) if noticed_in_source(mutant)]
     files = {p: compile(p.read_text(encoding="utf-8"), str(p), "exec") for p in sorted(table.RULES.glob("*.py"))}
     killed: set[int] = set()
-    for builder in table.builders(path, "bad_", "good_", "build", "case_"):
+    for case in KINDS[kind](path):
         if len(killed) == len(alive):
             break
         try:
-            with engine.record_target(builder.target, engine.Options()) as trace:
-                found = flow.Flow(trace)
-                trace.numeric = numeric.measure(trace, found.judged)
-                before: dict[Any, Any] = {}
-                for number, mutant in enumerate(alive):
-                    if number in killed:
-                        continue
-                    try:
-                        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-                        if mutant.path in files:
-                            if mutant.path not in before:
-                                before[mutant.path] = _judged(files[mutant.path], mutant.path, trace, found)
-                            now = _judged(mutant.code, mutant.path, trace, found)
-                            expected = before[mutant.path]
-                        else:
-                            expected = before.setdefault("all", _with_helper(None, None, trace, files))
-                            now = _with_helper(mutant.path.stem, mutant.code, trace, files)
-                        if seen(builder, now, hints) != seen(builder, expected, hints):
-                            killed.add(number)
-                    except Exception:
-                        killed.add(number)
-                    finally:
-                        signal.setitimer(signal.ITIMER_REAL, 0)
+            killed |= noticed(case, {n: m for n, m in enumerate(alive) if n not in killed}, files)
         except Exception as error:  # set-ups that end in an error have no findings to compare
-            print(f"  {builder.id}: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"  {case.name}: {type(error).__name__}: {error}", file=sys.stderr)
         finally:
             torch.set_grad_enabled(True)
     return sorted(killed)
 
 
+def noticed(case: Case, alive: dict[int, Mutant], files: dict[Path, Any]) -> set[int]:
+    """Which of the mutants change what is seen of one case."""
+    from gradlint import flow, numeric
+
+    killed = set()
+    with case.open() as trace:
+        found = flow.Flow(trace)
+        trace.numeric = numeric.measure(trace, found.judged)
+        before: dict[Any, Any] = {}
+        for number, mutant in alive.items():
+            own = mutant.path in files
+            key = mutant.path if own else None
+            if key not in before:
+                whole = functools.partial(_with_helper, None, None, trace, files)
+                before[key] = _judged(files[mutant.path], mutant.path, trace, found) if own else whole()
+            try:
+                with limited():
+                    if own:
+                        now = _judged(mutant.code, mutant.path, trace, found)
+                    else:
+                        now = _with_helper(mutant.path.stem, mutant.code, trace, files)
+                    if case.seen(now) != case.seen(before[key]):
+                        killed.add(number)
+            except Exception:
+                killed.add(number)
+    return killed
+
+
 def _judged(code: Any, path: Path, trace: Any, found: Any) -> list[Any]:
+    """What the rules of one file say of a recording and of the code that ran in it."""
     from gradlint.rule import Context
+    from gradlint.syntax.executed import source_findings
 
     context = Context(trace, found)
+    rules = rules_of(code, path)
+    skipped = {rule.code for rule in rules if any(context.has(need) for need in rule.needs)}
+    recorded = [f for rule in rules if rule.code not in skipped for f in rule().check(context)]
+    asked = any(rule.judges_source() for rule in rules)
+    return recorded + source_findings(trace, rules, recorded, skipped)[0] if asked else recorded
+
+
+def _judge_source_once() -> None:
+    """Make the pass over the code that ran judge each file once by each mutant, not once for each set-up in it."""
+    from gradlint.syntax import executed
+
+    judge, parsed = functools.cache(executed.judge), functools.cache(executed.SourceModule)
+    executed.SourceText = functools.cache(executed.SourceText)  # type: ignore[misc]
+    executed.SourceModule = lambda source, _: parsed(source)  # type: ignore[misc]
+    executed.judge = lambda module, rules: judge(module, tuple(rules))  # type: ignore[assignment]
+    executed._spans = lambda *_: ()
+
+
+@functools.cache
+def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
+    """(parsed file, what tests see of a finding in it) of everything that the source rules are tested on."""
+    import test_fixes
+    import test_source
+
+    from gradlint.syntax.module import SourceModule
+    from gradlint.syntax.text import SourceText
+
+    def parsed(path: str, text: str) -> Any:
+        return SourceModule(SourceText(path, text.encode()))
+
+    def severity(finding: Any) -> Any:
+        return finding.severity
+
+    def place(finding: Any) -> Any:
+        return finding.code, finding.location.line
+
+    def unannounced(path: Path, finding: Any) -> Any:
+        return place(finding) if place(finding) not in test_source.ANNOUNCED[path] else None
+
+    cases: list[tuple[Any, Callable[[Any], Any]]] = []
+    for part in (test_source.BAD, test_source.GOOD):
+        cases += [(parsed("m.py", text), place) for text in part.values()]
+    cases += [(parsed("m.py", text), severity) for text in test_source.cases("Weighs a warning").values()]
+    for path in test_source.ANNOUNCED:
+        text = path.read_text(encoding="utf-8")
+        cases.append((parsed(str(path), text), functools.partial(unannounced, path)))
+    for _, before, _ in test_fixes.CASES.values():
+        text = test_fixes.source(before)
+        cases.append((parsed("m.py", text), lambda f: f.fix.edits if f.fix and f.fix.safe else place(f)))
+    for rule in test_source.RULES:
+        shown = [_example(rule, title) for title in ("Example", "Use instead")]
+        cases += [(parsed("m.py", text), lambda f: f.code) for text in shown]
+    return cases
+
+
+@functools.cache
+def _source_before(path: Path) -> list[Any]:
+    return _of_source(rules_of(compile(path.read_text(encoding="utf-8"), str(path), "exec"), path))
+
+
+def _of_source(rules: tuple[Any, ...]) -> list[Any]:
+    from gradlint.syntax.judge import judge, marked
+
     return [
-        finding
-        for rule in rules_of(code, path)
-        if not any(context.has(need) for need in rule.needs)
-        for finding in rule().check(context)
+        [seen(f) for f in judge(module, marked(module.source.data, rules)) if seen(f) is not None]
+        for module, seen in source_cases()
     ]
+
+
+def noticed_in_source(mutant: Mutant) -> bool:
+    """Whether a mutated rule says other things of the source cases."""
+    expected = _source_before(mutant.path)
+    try:
+        with limited():
+            return _of_source(rules_of(mutant.code, mutant.path)) != expected
+    except Exception:
+        return True
 
 
 def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]) -> list[Any]:
@@ -216,8 +392,8 @@ def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]
         vars(gradlint).update(kept[1])
 
 
-def survivors(plan: Sequence[tuple[Path, bool]], alive: list[Mutant], jobs: int) -> list[Mutant]:
-    """The mutants that no set-up of some files notices; a file may be asked about the rule of its own name only.
+def survivors(plan: Sequence[tuple[Path, str, bool]], alive: list[Mutant], jobs: int) -> list[Mutant]:
+    """The mutants that no test of some files notices; a file may be asked about the rule of its own name only.
 
     Each file gets a process forked from this one, which has the mutants compiled and torch imported.
     """
@@ -226,13 +402,17 @@ def survivors(plan: Sequence[tuple[Path, bool]], alive: list[Mutant], jobs: int)
     pending = list(plan)
     while pending or running:
         while pending and len(running) < jobs:
-            path, mine = pending.pop(0)
+            path, kind, mine = pending.pop(0)
             group = [m for m in alive if not mine or m.path.name == path.name]
+            if not group:
+                continue
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(sender, path, group))
+            process = context.Process(target=_child, args=(sender, path, kind, group))
             process.start()
             sender.close()
             running.append((process, receiver, group))
+        if not running:
+            break
         process, receiver, group = running.pop(0)
         try:
             gone = {id(group[n]) for n in receiver.recv()}
@@ -243,16 +423,21 @@ def survivors(plan: Sequence[tuple[Path, bool]], alive: list[Mutant], jobs: int)
     return alive
 
 
-def _child(sender: Any, path: Path, group: list[Mutant]) -> None:
-    sender.send(ask(path, group))
+def _child(sender: Any, path: Path, kind: str, group: list[Mutant]) -> None:
+    sender.send(ask(path, kind, group))
 
 
 def main() -> int:
     """Print the survivors."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), 0.1)  # imports more of it, for all processes that are forked
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rules", nargs="*", help="stems of rule files (or of helpers); all where none is given")
     parser.add_argument("--helpers", action="store_true")
     parser.add_argument("--fast", action="store_true", help="leave out the set-ups of whole transformers")
+    parser.add_argument("--own", action="store_true", help="ask the tests of the rules' own files alone")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     folder = table.ROOT / "gradlint" if given.helpers else table.RULES
@@ -267,8 +452,17 @@ def main() -> int:
     own = [table.FIXTURES / p.name for p in paths if (table.FIXTURES / p.name).is_file()]
     others = [p for place in SETUPS for p in sorted(place.glob("*.py")) if p not in own]
     others = [p for p in others if not given.fast or p.stem not in SLOW]
+    source = [p for p in paths if not given.helpers and "def check_source" in p.read_text(encoding="utf-8")]
     print(f"{total} mutants of {len(paths)} files", flush=True)
-    for plan in ([(p, True) for p in own], [(p, False) for p in (*own, *others)]):
+    plans = [
+        [(p, "built", True) for p in own],
+        [(p, "made before", True) for p in own],
+        [(p, "source", True) for p in source],
+        [(p, "documented", not given.helpers) for p in sorted(table.RULES.glob("*.py"))],
+        [(p, "built", False) for p in (*own, *others)],
+        [(p, "made before", False) for p in table.fixture_files()],
+    ]
+    for plan in plans[:4] if given.own else plans:
         alive = survivors(plan, alive, given.jobs)
         print(f"{len(alive)} left of {total}", flush=True)
     for mutant in alive:

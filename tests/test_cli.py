@@ -266,6 +266,19 @@ def test_rules_dir_adds_rules(run: Run, engine: Engine, tmp_path: Path) -> None:
     assert engine.calls[0][1] == ["GL301", "GL401", "ME101"]
 
 
+@pytest.mark.parametrize("arguments", [["rules"], ["rule", "ME101"], ["rules", "--config", "pyproject.toml"]])
+def test_the_configured_rules_are_known_to_the_catalogue(run: Run, tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "my_rule.py").write_text(RULE.format(cls="MyRule", code="ME101", name="my-rule"))
+    (tmp_path / "pyproject.toml").write_text('[tool.gradlint]\nrules-dirs = ["mine"]\n')
+    assert "ME101" in run(*arguments).out
+
+
+def test_an_isolated_catalogue_knows_the_built_in_rules_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.gradlint]\nrules-dirs = ["gone"]\n')
+    assert "GL401" in run("rules", "--isolated").out
+
+
 def test_verbose_says_what_was_skipped(run: Run) -> None:
     assert "skipped: GL301 (no optimizer given)" in run("check", "m:error", "-v").out
 

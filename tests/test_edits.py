@@ -37,8 +37,9 @@ def loud(report):
 @pytest.mark.parametrize("builder", BUILDERS, ids=lambda b: b.id)
 def test_edits_make_the_finding_go(builder, tmp_path):
     source = edited(builder)
-    if source is None:
-        pytest.skip("no safe edit here")
+    if source is None:  # then words have to do
+        assert all(f.fix is not None and f.fix.description for f in table.report(builder.target).findings)
+        return
     path = tmp_path / builder.path.name
     path.write_text(source, encoding="utf-8")
     before = table.report(builder.target)

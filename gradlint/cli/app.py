@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -12,6 +12,9 @@ from gradlint._version import __version__
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.errors import GradlintError
+
+if TYPE_CHECKING:
+    from gradlint.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -195,13 +198,14 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.argument("code", metavar="CODE")
 @rules_dir_option
+@configuration
 @color_option
-def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
+def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
     """Print the documentation of a rule, named by its CODE or its name."""
-    from gradlint import registry, selection  # loads what --version need not
+    from gradlint import selection  # loads what --version need not
     from gradlint.report import catalogue
 
-    found = selection.lookup(registry.load(rules_dirs), code)
+    found = selection.lookup(_known(rules_dirs, config, isolated), code)
     streams.write(catalogue.page(found, streams.view_of_stdout(color)))
     return CLEAN
 
@@ -209,16 +213,25 @@ def rule(code: str, rules_dirs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @rules_dir_option
+@configuration
 @color_option
-def rules(output_format: str, rules_dirs: tuple[str, ...], color: str) -> int:
+def rules(output_format: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
     """List all rules."""
-    from gradlint import registry  # loads what --version need not
-    from gradlint.report import catalogue
+    from gradlint.report import catalogue  # loads what --version need not
 
-    known = registry.load(rules_dirs).entries
+    known = _known(rules_dirs, config, isolated).entries
     view = streams.view_of_stdout(color)
     streams.write(catalogue.as_json(known) if output_format == "json" else catalogue.table(known, view))
     return CLEAN
+
+
+def _known(rules_dirs: tuple[str, ...], config: str | None, isolated: bool) -> Registry:
+    """The rules that a check from here would know."""
+    from gradlint import registry  # loads what --version need not
+    from gradlint.config import Configuration
+
+    settings = Configuration(config, isolated=isolated).near(Path.cwd())
+    return registry.load(settings.rule_folders(rules_dirs))
 
 
 @app.command("show-settings")

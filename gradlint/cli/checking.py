@@ -131,7 +131,7 @@ class Checker:
 
     def folders(self, settings: Settings) -> tuple[str, ...]:
         """The folders of rules of the user's own."""
-        return _folders(settings, self.request.rules_dirs)
+        return settings.rule_folders(self.request.rules_dirs)
 
     def entries(self) -> list[Entry]:
         """The rules and gradlint's own codes that are known to the call as a whole."""
@@ -291,10 +291,6 @@ def _is_source(text: str) -> bool:
     return not (colon and head and attribute) and text.endswith((".py", ".pyi"))
 
 
-def _folders(settings: Settings, given: tuple[str, ...]) -> tuple[str, ...]:
-    return (*given, *(os.path.join(settings.root, folder) for folder in settings.rules_dirs))
-
-
 _plans: dict[tuple[int, tuple[str, ...]], tuple[Settings, Plan]] = {}
 
 
@@ -303,7 +299,7 @@ def _plan(settings: Settings, given: tuple[str, ...], select: tuple[str, ...]) -
     known = _plans.get(key)
     if known is not None and known[0] is settings:
         return known[1]
-    rules = registry.load(_folders(settings, given))
+    rules = registry.load(settings.rule_folders(given))
     plan = Plan(settings, rules, _selected(rules, settings, bool(select)))
     ignores = [selector for selectors in settings.per_file_ignores.values() for selector in selectors]
     for selector in (*ignores, *settings.ignore_parameters, *settings.severity):

@@ -106,7 +106,7 @@ class Observation:
     def rest(self) -> None:
         """Record nothing more, although the block goes on.
 
-        All is taken out at once, unless a mode of the user's own lies above the recorder's or a hook is running.
+        At once, unless a mode of the user's own lies above the recorder's, or torch is inside of a hook.
         """
         self.recorder.paused += AWAY
         if self.recorder.on_top and not self.ledger.in_hook:
@@ -291,7 +291,7 @@ class Observation:
 
 
 def _forked(reference: weakref.ref[Observation]) -> None:
-    """In a forked process nothing is recorded. Python never forgets what is called there: it must hold no trace."""
+    """In a forked process nothing is recorded. What Python is to call there it never forgets: no trace hangs on it."""
     observation = reference()
     if observation is not None:
         observation.recorder.paused += AWAY

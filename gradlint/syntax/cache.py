@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,14 @@ class Cache:
                 known = json.loads(self._file.read_bytes())
                 self._known = {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3}
 
-    def get(self, key: str, path: str, target: str) -> tuple[list[Finding], bool] | None:
-        """(findings, whether there are suppressions) of a file with this content; None where nothing is known."""
+    def get(self, key: str, path: str, target_of: Callable[[str], str]) -> tuple[list[Finding], bool] | None:
+        """(findings, whether there are suppressions) of a file with this content; None where nothing is known.
+
+        Args:
+            key: the digest of the content.
+            path: the file that has it now.
+            target_of: how reports name a file.
+        """
         entry = self._known.get(key)
         if entry is None:
             return None
@@ -82,7 +88,7 @@ class Cache:
         if entry[0] != today:
             entry[0], self._changed = today, True
         try:
-            return [_finding(plain, path, target) for plain in entry[1]], bool(entry[2])
+            return [_finding(plain, path, target_of(path)) for plain in entry[1]], bool(entry[2])
         except (KeyError, TypeError, ValueError):
             return None
 

@@ -37,24 +37,52 @@ _SWITCHES = frozenset("no_grad inference_mode set_grad_enabled".split())
 def may_bind_in_grad_off(module: SourceModule) -> bool:
     """Whether there is a block, or a decorated function, that only assigns: the whole tree need not be looked at where
     there is none, as in most files."""
-    for node in module.statements:
-        if isinstance(node, ast.With):
-            if _only_assigns(node.body):
-                return True
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.decorator_list:
-            if any(_may_switch(d) for d in node.decorator_list) and _only_assigns(node.body):
-                return True
-    return False
+    functions: list[Function] = [*module.stated(ast.FunctionDef), *module.stated(ast.AsyncFunctionDef)]
+    regions = [(block.body, [item.context_expr for item in block.items]) for block in module.stated(ast.With)]
+    regions += [(function.body, function.decorator_list) for function in functions if function.decorator_list]
+    return any(_only_assigns(body) and any(_may_switch(module, e) for e in switches) for body, switches in regions)
 
 
-def _may_switch(decorator: ast.expr) -> bool:
-    called = decorator.func if isinstance(decorator, ast.Call) else decorator
-    return isinstance(called, ast.Name) or (isinstance(called, ast.Attribute) and called.attr in _SWITCHES)
+def _may_switch(module: SourceModule, expression: ast.expr) -> bool:
+    called = expression.func if isinstance(expression, ast.Call) else expression
+    if isinstance(called, ast.Name) and called.id not in _SWITCHES:  # under another name?
+        text = module.source.text
+        return f"as {called.id}" in text or f"{called.id} =" in text
+    return _last_name(called) in _SWITCHES
 
 
 def _only_assigns(body: list[ast.stmt]) -> bool:
-    return all(isinstance(s, ast.Assign | ast.Pass | ast.Expr) for s in body) and any(
-        isinstance(s, ast.Assign) for s in body
+    return any(isinstance(s, ast.Assign) for s in body) and all(
+        isinstance(s, ast.Pass) or says_nothing(s) or (isinstance(s, ast.Assign) and not _computes(s.value))
+        for s in body
+    )
+
+
+def _computes(value: ast.expr) -> bool:
+    """Whether a value is certainly no new layer but what something that exists gives: what ``self`` holds, a function
+    of torch, a method of another call's result."""
+    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
+        return False
+    root: ast.expr = value.func
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    if not isinstance(root, ast.Name) or root.id == "self":
+        return True
+    return root is value.func.value and root.id == "torch"
+
+
+def says_nothing(statement: ast.stmt) -> bool:
+    """Whether a statement is a docstring, or ``super().__init__()``."""
+    if not isinstance(statement, ast.Expr):
+        return False
+    value = statement.value
+    if isinstance(value, ast.Constant):
+        return True
+    return (
+        isinstance(value, ast.Call)
+        and isinstance(value.func, ast.Attribute)
+        and value.func.attr == "__init__"
+        and isinstance(value.func.value, ast.Call)
     )
 
 
@@ -226,7 +254,10 @@ class LossCall:
 
 def loss_calls(module: SourceModule, function: str, layer: str) -> Iterator[LossCall]:
     """Calls of ``torch.nn.functional.<function>``, of an ``nn.<layer>`` object, or of one made on the spot."""
+    carriers = _carriers(module, {function, layer})
     for call in module.tree.nodes(ast.Call):
+        if not isinstance(call.func, ast.Call) and _last_name(call.func) not in carriers:
+            continue
         kind: Kind | None = None
         full = module.qualified(call.func)
         if full != f"torch.nn.functional.{function}":
@@ -241,3 +272,45 @@ def loss_calls(module: SourceModule, function: str, layer: str) -> Iterator[Loss
         given = call.args[0] if call.args else named.get("input")
         if given is not None and not isinstance(given, ast.Starred):
             yield LossCall(call, given)
+
+
+def _carriers(module: SourceModule, names: set[str]) -> set[str]:
+    """The last names of all expressions that may stand for one of these: the names themselves, and what the statements
+    that mention them, or mention those, bind. A quick look that leaves most calls of a file out."""
+    tree = module.tree
+    aliases = {a.asname: a.name for a in tree.nodes(ast.alias) if a.asname}
+    pending = [*names, *(short for short, name in aliases.items() if name in names)]
+    found = set(pending)
+    while pending:
+        name = pending.pop()
+        for use in (*tree.loads.get(name, ()), *tree.attributes.get(name, ())):
+            for target in _bound_by(module, use):
+                if target not in found:
+                    found.add(target)
+                    pending.append(target)
+    return found
+
+
+def _bound_by(module: SourceModule, use: ast.AST) -> Iterator[str]:
+    """The names that get what an expression is part of: by assignment, by a loop over it, as an annotation."""
+    for around in module.tree.above(use):
+        targets: list[ast.expr] = []
+        if isinstance(around, ast.arg):
+            yield around.arg
+        elif isinstance(around, ast.Assign):
+            targets = around.targets
+        elif isinstance(around, ast.AnnAssign | ast.NamedExpr | ast.For | ast.AsyncFor | ast.comprehension):
+            targets = [around.target]
+        for target in targets:
+            yield from filter(None, (_last_name(node) for node in ast.walk(target)))
+        if isinstance(around, ast.stmt):
+            return
+
+
+def _last_name(node: ast.AST) -> str:
+    """``c`` of ``a.b.c`` and of ``c``; of ``c[0]`` too; empty for anything else."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""

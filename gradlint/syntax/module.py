@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gradlint.findings import Edit, Finding, Fix, Location, Related, Severity
 from gradlint.syntax.kinds import Kind, Kinds
@@ -15,6 +15,13 @@ from gradlint.syntax.text import SourceText, parse
 
 if TYPE_CHECKING:
     from gradlint.rule import Rule
+
+S = TypeVar("S", bound=ast.stmt)
+_BLOCKS = {
+    kind: tuple(name for name in ("body", "orelse", "finalbody", "handlers", "cases") if name in kind._fields)
+    for kind in ast.stmt.__subclasses__()
+}
+"""The fields of each kind of statement that hold other statements."""
 
 
 class SourceModule:
@@ -32,20 +39,41 @@ class SourceModule:
         self.stub = source.path.endswith(".pyi")
         """Whether it only declares what another file defines."""
         self.syntax = parse(source.text)
+        self._stated: dict[type[ast.stmt], list[ast.stmt]] | None = None
 
     @cached_property
     def statements(self) -> list[ast.stmt]:
         """All statements, without the expressions in them: a small part, that tells whether the rest matters."""
         found: list[ast.stmt] = []
-        pending: list[ast.AST] = [self.syntax]
+        pending: list[list[ast.stmt]] = [self.syntax.body]
         while pending:
-            node = pending.pop()
-            for name in ("body", "orelse", "finalbody", "handlers", "cases"):
-                for child in getattr(node, name, None) or () if name in node._fields else ():
-                    if isinstance(child, ast.stmt):
-                        found.append(child)
-                    pending.append(child)
+            for node in pending.pop():
+                found.append(node)
+                for name in _BLOCKS.get(node.__class__, ()):
+                    parts = getattr(node, name)
+                    if name in ("handlers", "cases"):
+                        pending += [part.body for part in parts]
+                    else:
+                        pending.append(parts)
         return found
+
+    def stated(self, kind: type[S]) -> list[S]:
+        """The statements of one class."""
+        if self._stated is None:
+            self._stated = {}
+            for statement in self.statements:
+                self._stated.setdefault(statement.__class__, []).append(statement)
+        return self._stated.get(kind, [])  # type: ignore[return-value]
+
+    @property
+    def assignments(self) -> list[ast.Assign | ast.AnnAssign]:
+        """The statements that give a name, an attribute or an element a value."""
+        return [*self.stated(ast.Assign), *self.stated(ast.AnnAssign)]
+
+    def text_of(self, statement: ast.stmt) -> str:
+        """The lines that a statement takes, whole: quicker than `text`, for a look at what is in them."""
+        starts, end = self.source.starts, statement.end_lineno or statement.lineno
+        return self.source.text[starts[statement.lineno - 1] : starts[end] if end < len(starts) else None]
 
     @cached_property
     def tree(self) -> Tree:

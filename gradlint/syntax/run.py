@@ -19,8 +19,7 @@ from gradlint.syntax.cache import Cache, digest
 from gradlint.syntax.discover import SourceFile
 from gradlint.syntax.judge import judge_bytes, marked
 
-_SUPPRESSES = re.compile(rb"gradlint:|(?i:noqa)\s*:[^\n]*\bGL\d")
-_MENTIONS_TORCH = re.compile(rb"torch|lightning|transformers")
+_NOQA = re.compile(rb"(?i:noqa)\s*:[^\n]*\bGL\d")
 WORTH_A_PROCESS = 1_500_000
 """Bytes to parse below which starting processes takes longer than it saves."""
 CHUNK = 400_000
@@ -92,16 +91,16 @@ def check_files(
             outcome.failures.append(Failure(target_of(file.path), f"cannot be read: {error.strerror or error}"))
             continue
         rules = rules_of(file)
-        suppresses = bool(_SUPPRESSES.search(data))
-        if not file.named and not _MENTIONS_TORCH.search(data) and not suppresses and not marked(data, rules.rules):
+        suppresses = _suppresses(data)
+        if not (file.named or suppresses or b"torch" in data or marked(data, rules.rules)):
             continue
         outcome.parsed += 1
         root = str(file.settings.root)
         if (root, rules) not in caches:
             caches[root, rules] = Cache(cache_folder, (root, *_texts(rules)))
         cache = caches[root, rules]
-        key = f"{digest(data)}{Path(file.path).suffix}"
-        known = cache.get(key, file.path, target_of(file.path))
+        key = f"{digest(data)}{os.path.splitext(file.path)[1]}"
+        known = cache.get(key, file.path, target_of)
         if known is not None:
             outcome.cached += 1
             if known[0] or known[1]:
@@ -120,6 +119,11 @@ def check_files(
         cache.save()
     outcome.results.sort(key=lambda result: result.path)
     return outcome
+
+
+def _suppresses(data: bytes) -> bool:
+    """Whether a comment in a file may suppress something."""
+    return b"gradlint:" in data or (b"GL" in data and _NOQA.search(data) is not None)
 
 
 @dataclass(frozen=True)
