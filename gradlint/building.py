@@ -13,12 +13,14 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradlint.errors import GradlintError, TargetError
 from gradlint.setup import Setup
 
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_RECORDER = os.path.join(_OWN, "record") + os.sep
+_PASSED_ON = frozenset({"__torch_function__", "_op", "gradlint_runs_user_code", "call"})
 _TORCH_GLUE = frozenset(
     {"_call_impl", "_wrapped_call_impl", "__torch_function__", "handle_torch_function", "decorate_context", "inner"}
 )
@@ -176,8 +178,47 @@ def user_traceback(exc: BaseException) -> str:
     return re.sub(r"^Traceback \(most recent call last\):\n(?! )", "", text, flags=re.M).rstrip() + "\n"
 
 
+class Failed(NamedTuple):
+    """A fault of gradlint itself."""
+
+    message: str
+    traceback: str
+
+    @classmethod
+    def by(cls, exc: BaseException, where: str = "while it recorded") -> Failed:
+        """The fault that an exception means."""
+        first = first_line(exc)
+        told = f"{type(exc).__name__}: {first}" if first else type(exc).__name__
+        return cls(
+            f"gradlint itself failed {where} ({told}); please report it",
+            "".join(traceback.format_exception(type(exc), exc, exc.__traceback__)),
+        )
+
+
+def _is_own(exc: BaseException) -> bool:
+    """Whether an exception was raised by gradlint's recorder, rather than by what it passes on.
+
+    What stands in for a function of torch's has that in its closure, and is where a call with wrong arguments fails.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
+    if not frames or isinstance(exc, (GradlintError, SystemExit)):
+        return False
+    code = frames[-1].f_code
+    return (
+        code.co_filename.startswith(_RECORDER)
+        and code.co_name not in _PASSED_ON
+        and "original" not in code.co_freevars
+        and "closure" not in code.co_freevars
+    )
+
+
 def raised(what: str, exc: BaseException) -> TargetError:
-    """The error for an exception of the user's code: ``<what> raised ValueError: ...`` with their traceback."""
+    """The error for an exception of the user's code: ``<what> raised ValueError: ...`` with their traceback.
+
+    One that gradlint's own code raised while theirs ran is told as its fault.
+    """
+    if _is_own(exc):
+        return TargetError(*Failed.by(exc, f"in {what}"))
     if isinstance(exc, SystemExit):
         message = f"{what} called sys.exit({'' if exc.code is None else repr(exc.code)})"
     else:

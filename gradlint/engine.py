@@ -167,6 +167,8 @@ def check_trace(trace: Trace, rules: Sequence[type[Rule]], options: Options | No
 
 def _judged(report: Report, trace: Trace, rules: Sequence[type[Rule]], options: Options) -> list[str]:
     """Add the verdict on a trace to a report; returns what else is worth saying."""
+    if trace.fault is not None:
+        raise TargetError(*trace.fault)
     flow = Flow(trace)
     if options.numeric:
         _train_a_little(trace, flow)

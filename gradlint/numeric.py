@@ -32,6 +32,9 @@ RATE = 1e-2
 """How far a step moves a parameter, relative to its own size."""
 
 
+_NO_FORWARD = "the set-up's step is all that runs its loss: give 'inputs' and 'loss' beside 'step'"
+
+
 def measure(trace: Trace, judged: Iterable[int]) -> Numeric:
     """Train the set-up for some steps and say how large the gradient of each parameter was.
 
@@ -46,7 +49,7 @@ def measure(trace: Trace, judged: Iterable[int]) -> Numeric:
         What was measured; with `failure` set where a run or its backward raised.
     """
     if trace.rerun is None or not trace.roots:
-        return Numeric(failure="nothing was run")
+        return Numeric(failure=_NO_FORWARD if trace.setup.step is not None else "nothing was run")
     parameters = [p for p in (trace.parameters[i] for i in sorted(judged)) if p.index in trace.reached]
     sizes: dict[int, list[float | None]] = {p.index: [] for p in parameters}
     stops: dict[int, Stop] = {}

@@ -411,6 +411,8 @@ class Trace:
     """Whether the forward drew random numbers of python's or numpy's, which decide on what runs rather than flow."""
     training: Training | None = None
     """The recorded steps; None where there were none."""
+    fault: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+    """How gradlint itself failed while it recorded, and its traceback: the rest of the record is missing."""
     rerun: Any = field(default=None, repr=False, compare=False)
     """Runs forward and loss once more, unrecorded, and gives the roots' tensors; None where that is not possible."""
     numeric: Numeric | None = None

@@ -62,6 +62,8 @@ class FrozenParameterInOptimizer(Rule):
         trace = context.trace
         if context.flow.loss_lacks_gradient:
             return  # where everything is frozen, GL406 speaks
+        training = trace.training
+        trained = {k for s in training.steps for k, c in s.content.items() if c.trainable} if training else set()
         for optimizer in trace.optimizers:
             by_place: dict[tuple[int, bool], list[Parameter]] = {}
             for group in optimizer.groups:
@@ -69,6 +71,8 @@ class FrozenParameterInOptimizer(Rule):
                     parameter = trace.by_key.get(key)
                     if parameter is None or parameter.requires_grad or parameter.tensor.requires_grad:
                         continue
+                    if key in trained:
+                        continue  # frozen for the turn of another optimizer
                     born = _meant(context, parameter)
                     by_place.setdefault((group.site, born), []).append(parameter)
             for (site, born), parameters in by_place.items():

@@ -76,7 +76,8 @@ class ZeroGradient(Rule):
     ones. Info, as it may be the inputs' luck or meant so: behind a mask or a weight of zero, where a sibling in the
     same container has a gradient (experts), where a bias is taken out again by a norm or a softmax, and where the whole
     loss is flat for these inputs only. The steps move each parameter by a part of its own size, whatever the learning
-    rate, unless that is zero.
+    rate, unless that is zero. Where a set-up's `step` is all that runs its
+    loss nothing is measured, and a note says so.
 
     ## References
     https://arxiv.org/abs/2302.05543 (ControlNet, why one zero convolution learns)

@@ -157,6 +157,23 @@ def test_a_run_that_fails_is_said():
     assert any("only once" in n.message for n in report.notes) and not report.errors
 
 
+def test_a_set_up_with_nothing_but_a_step_says_what_to_add():
+    made = setup()
+    model, optimizer = made["model"], made["optimizer"]
+
+    def step():
+        optimizer.zero_grad()
+        model(torch.randn(6, 4)).square().mean().backward()
+        optimizer.step()
+
+    with engine.record_made({"model": model, "optimizer": optimizer, "step": step}, engine.Options()) as trace:
+        report = engine.check_trace(trace, [], engine.Options(numeric=True))
+    assert (
+        "no gradient was measured: the set-up's step is all that runs its loss: give 'inputs' and 'loss' beside 'step'"
+        in [note.message for note in report.notes]
+    )
+
+
 def test_command_line(tmp_path):
     from click.testing import CliRunner
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 import gradlint
+import gradlint.record.tensors
 from gradlint import TrainingFault, UsageError
 
 
@@ -149,6 +150,20 @@ def test_nothing_is_left_patched_once_recording_has_ended(ending):
     del recording
     gc.collect()
     assert observation() is None
+
+
+def test_a_fault_of_gradlints_own_is_told_and_leaves_training_alone(monkeypatch):
+    loop, other = Loop(), Loop()
+    other.train(4)
+    with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
+        loop.train(1)
+        monkeypatch.setattr(gradlint.record.tensors.Tensors, "add", None)
+        loop.train(3)
+    report = gradlint.check(trace)
+    assert [e.message for e in report.errors] == [
+        "gradlint itself failed while it recorded (TypeError: 'NoneType' object is not callable); please report it"
+    ]
+    assert all(torch.equal(p, q) for p, q in zip(loop.model.parameters(), other.model.parameters(), strict=True))
 
 
 def test_wrong_arguments_are_told():

@@ -77,6 +77,27 @@ RIGHT = {
             try: iteration()
             except BaseException: pass
         """,
+    "a network frozen for the other's turn": """
+        critic = nn.Linear(2, 1)
+        second = torch.optim.SGD(critic.parameters(), 0.1)
+        while True:
+            critic.requires_grad_(False)
+            optimizer.zero_grad()
+            critic(model(x)).mean().backward()
+            optimizer.step()
+            critic.requires_grad_(True)
+            second.zero_grad()
+            (critic(y) - critic(model(x).detach())).mean().backward()
+            second.step()
+        """,
+    "a maker in a module of lazy parts": """
+        import types
+        lazy = types.ModuleType("lazy")
+        lazy._modules = {"parts"}  # as that of transformers has them
+        lazy.Trainer = lambda optimizer: optimizer
+        optimizer = lazy.Trainer(torch.optim.SGD(model.parameters(), 0.1))
+        while True: iteration()
+        """,
     "exits with 0": "for _ in range(2): iteration()\nsys.exit(0)",
     "a daemon thread": """
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
@@ -106,6 +127,10 @@ NO_VERDICT = {
         "t = threading.Thread(target=lambda: [iteration() for _ in range(5)])\nt.start()\nt.join()",
         "another thread",
     ),
+    "another thread, for ever": (
+        "def work():\n    while True: iteration()\nt = threading.Thread(target=work)\nt.start()\nt.join()",
+        "the script trains in another thread than its main one, where gradlint cannot follow it",
+    ),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
 }
 
@@ -118,6 +143,22 @@ def test_script_without_a_verdict_says_why(tmp_path, name):
     assert len(report["errors"]) == 1 and expected in report["errors"][0]["message"], report["errors"]
 
 
+def test_the_main_thread_is_judged_though_another_one_trains_too(tmp_path):
+    body = """
+    other = nn.Linear(4, 2)
+    own = torch.optim.SGD(other.parameters(), 0.1)
+    def work():
+        for _ in range(5):
+            other(x).sum().backward()
+            own.step()
+    thread = threading.Thread(target=work)
+    thread.start()
+    while True: iteration(clear=False)
+    """
+    _, report = run(tmp_path, body)
+    assert (codes(report), report["errors"]) == (["GL501"], [])
+
+
 def test_findings_stand_on_the_lines_of_the_script(tmp_path):
     done, report = run(tmp_path, "while True: iteration(clear=False)")
     (finding,) = report["findings"]
@@ -126,6 +167,39 @@ def test_findings_stand_on_the_lines_of_the_script(tmp_path):
         "loss.backward()"
     )
     assert finding["parameters"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_a_fault_of_gradlints_own_is_told_as_such_and_the_script_ended_as_ever(tmp_path):
+    body = """
+    from gradlint.record.tensors import Tensors
+    def add(*args): raise IndexError("broken")
+    iteration()
+    Tensors.add = add
+    try:
+        while True: iteration()
+    except Exception as error: open("raised", "w").write(repr(error))
+    finally: open("ended", "w")
+    """
+    done, report = run(tmp_path, body)
+    assert done.returncode == 2 and report["findings"] == []
+    (error,) = report["errors"]
+    assert error["message"] == "gradlint itself failed while it recorded (IndexError: broken); please report it"
+    assert (tmp_path / "ended").exists() and not (tmp_path / "raised").exists()
+
+
+def test_a_fault_in_a_hook_is_not_told_as_the_scripts(tmp_path):
+    _, report = run(tmp_path, "import gradlint.record.ledger as ledger\nledger.mark = None\niteration()")
+    (error,) = report["errors"]
+    assert error["message"].startswith("gradlint itself failed in the script (TypeError: ")
+
+
+@pytest.mark.parametrize(
+    "mistake", ["optimizer.zero_grad(1, 2, 3)", "model(x, y)", "torch.optim.SGD()", "model.train(1, 2)", "x @ x"]
+)
+def test_a_wrong_call_is_the_scripts(tmp_path, mistake):
+    _, report = run(tmp_path, f"iteration()\n{mistake}")
+    (error,) = report["errors"]
+    assert error["message"].startswith("the script raised ")
 
 
 LAYERWISE = """
@@ -190,6 +264,19 @@ def test_a_long_epoch_before_the_first_step_is_bounded_and_told(tmp_path):
     done, report = run(tmp_path, body, "--max-batches", "20")
     assert any("--max-batches" in note["message"] for note in report["notes"]), report
     assert done.returncode == 1 and codes(report) == ["GL503"]
+
+
+def test_evaluation_between_the_steps_is_not_what_batches_are_counted_for(tmp_path):
+    body = """
+    while True:
+        iteration()
+        model.eval()
+        with torch.no_grad():
+            for _ in range(100): model(x)
+        model.train()
+    """
+    _, report = run(tmp_path, body, "--max-batches", "100")
+    assert (report["findings"], report["notes"]) == ([], [])
 
 
 def test_a_script_that_takes_too_long_is_ended(tmp_path):

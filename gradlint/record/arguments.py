@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import CodeType, FrameType, MethodType
 from typing import Any
 
+from torch import nn
+
 from gradlint.findings import Location
 from gradlint.sites import Sites, definition_location, enclosing_function, is_project, node_location, syntax_tree
 from gradlint.source import call_at
@@ -114,6 +116,6 @@ def _static(expression: ast.expr, frame: FrameType) -> Any:
         owner = _static(expression.value, frame)
         if owner is None:
             return None
-        children = getattr(owner, "__dict__", {}).get("_modules", {})
-        return children.get(expression.attr) or inspect.getattr_static(owner, expression.attr, None)
+        child = owner._modules.get(expression.attr) if isinstance(owner, nn.Module) else None
+        return inspect.getattr_static(owner, expression.attr, None) if child is None else child
     return None

@@ -127,10 +127,12 @@ def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             site, apply, _, _, _, run = chain = walk(frame.f_back)
             if apply is not None:
                 run = recorder.function_run(apply, chain)
-            if recorder.before_module is not None:
-                recorder.before_module(self, not calls)
-                if recorder.paused:  # the recording has ended with it
+            if recorder.before_module is not None and not recorder.before_module(self, not calls):
+                recorder.paused += 1
+                try:
                     return original(self, *args, **kwargs)
+                finally:
+                    recorder.paused -= 1
             parent = calls[-1].number if calls else -1
             number = len(log.calls)
             log.calls.append(tuple.__new__(ModuleCall, (log.number(self), parent, site, self.training, len(ops))))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -60,8 +61,12 @@ class Ledger:
         """The optimizers that were stepped, by identity; wrappers rather than what they wrap."""
         self.in_hook = False
         """Whether torch is going through its hooks of a step, of which none may be removed now."""
-        self.elsewhere = False
-        """Whether an optimizer was stepped in another thread than the recorder's."""
+        self.elsewhere = 0
+        """How often an optimizer was stepped in another thread than the recorder's."""
+        self.foreign: set[int] = set()
+        """Keys of the parameters that other threads train."""
+        self.on_elsewhere: Callable[[], None] | None = None
+        """Told of each such step, in that thread."""
         self.announce: Callable[[Tensor], None] | None = None
         """Told of tensors that a step will write to, whatever kernels it uses."""
         self._recorder = recorder
@@ -156,6 +161,10 @@ class Ledger:
         key = id(tensor)
         if key not in self._parameters:
             return
+        if tensor.device.type == "cpu" and threading.get_ident() != self._recorder.thread:
+            self.foreign.add(key)  # other devices have threads of their own
+        if key in self.foreign:
+            return
         backward = self._open
         if backward is None:
             last = self.training.backwards[-1] if self.training.backwards else None
@@ -244,6 +253,13 @@ class Ledger:
         entry.paused = 1
         recorder.paused += 1
         return self._with_closure(running, args, kwargs)
+
+    def stepped_elsewhere(self, optimizer: Optimizer) -> None:
+        """To be called before a step in another thread: nothing is recorded of what that trains."""
+        self.elsewhere += 1
+        self.foreign.update(id(p) for group in optimizer.param_groups for p in group["params"])
+        if self.on_elsewhere is not None:
+            self.on_elsewhere()
 
     def _hold(self, running: _Running, optimizer: Optimizer) -> None:
         self.follow(p for g in optimizer.param_groups for p in g["params"] if isinstance(p, Tensor))

@@ -24,15 +24,15 @@ from gradlint.record.executed import executed
 from gradlint.record.hooks import Log
 from gradlint.record.ledger import Ledger
 from gradlint.record.outliving import outliving
-from gradlint.record.recorder import Recorder
+from gradlint.record.recorder import AWAY, Recorder
 from gradlint.record.rows import Beginning, include, tabulate
 from gradlint.record.steps import STEPS, Enough
 from gradlint.record.tree import places
 from gradlint.setup import Setup
 from gradlint.traces import Trace
 
-_AWAY = 1 << 30
-"""Added to `Recorder.paused` in a forked process, where nothing is recorded any more."""
+_EVALUATIONS = 4
+"""How many calls that only evaluate count as one call of a model: they are not recorded, and cheap."""
 
 
 class Observation:
@@ -63,6 +63,9 @@ class Observation:
         """Whether the limit of forwards was reached."""
         self.forwards = 0
         """Calls of outermost modules so far."""
+        self.evaluations = 0
+        """Calls that only evaluate, of which nothing is recorded."""
+        self._trained: set[int] = set()
         self._limit = forwards
         self._models = models
         self._optimizers = optimizers
@@ -105,7 +108,7 @@ class Observation:
 
         At once, unless a mode of the user's own lies above the recorder's, or torch is inside of a hook.
         """
-        self.recorder.paused += _AWAY
+        self.recorder.paused += AWAY
         if self.recorder.on_top and not self.ledger.in_hook:
             self._stack.close()
         else:
@@ -118,12 +121,17 @@ class Observation:
 
     # -- while it runs ------------------------------------------------------------------------------------------
 
-    def _before_module(self, module: nn.Module, outermost: bool) -> None:
+    def _before_module(self, module: nn.Module, outermost: bool) -> bool:
+        """Whether to record a call of a module."""
         if not outermost:
-            return
+            return True
         self.ledger.stop_if_enough()
         if not self.recorder.active:
-            return
+            return False
+        if self._only_evaluates(module):
+            self.evaluations += 1
+            self.forwards += self.evaluations % _EVALUATIONS == 0
+            return False
         self.forwards += 1
         if self._limit is not None and self.forwards > self._limit:
             self.patience_lost = True
@@ -135,6 +143,16 @@ class Observation:
         if not self.ledger.training.backwards and torch.is_grad_enabled():
             if self._begin is None or len(self.log.optimizers) != self._made:
                 self._look_around(module)
+        return True
+
+    def _only_evaluates(self, module: nn.Module) -> bool:
+        """Whether a call is a model's evaluation between steps: without gradient and in eval mode, of what was trained
+        with gradient and in train mode before."""
+        if torch.is_grad_enabled():
+            if module.training:
+                self._trained.add(id(module))
+            return False
+        return not module.training and id(module) in self._trained and bool(self.ledger.training.steps)
 
     def _before_backward(self) -> None:
         self.ledger.follow(p for o in self.log.optimizers for g in o.param_groups for p in g["params"])
@@ -166,7 +184,9 @@ class Observation:
         if self._optimizers is not None:
             return list(self._optimizers.values())
         made = {id(o): o for o in self.log.optimizers} | self.ledger.stepped
-        return [o for o in made.values() if any(g["params"] for g in o.param_groups)]
+        foreign = self.ledger.foreign
+        held = {id(o): [id(p) for g in o.param_groups for p in g["params"]] for o in made.values()}
+        return [o for key, o in made.items() if held[key] and foreign.isdisjoint(held[key])]
 
     # -- what was found -----------------------------------------------------------------------------------------
 
@@ -223,6 +243,9 @@ class Observation:
         recorder, training = self.recorder, self.ledger.training
         recorder.paused += 1
         try:
+            for backward in training.backwards:
+                for key in self.ledger.foreign & backward.deposits.keys():
+                    del backward.deposits[key]
             roots, optimizers = self._found_roots(), self._found_optimizers()
             begin = self._begin or Beginning(recorder, roots, optimizers, len(self.log.calls), rebase=False)
             for p in places(roots):
@@ -259,6 +282,7 @@ class Observation:
                 unseen=tape.unseen,
                 executed=(*self._codes.values(), *(code for code, _, _ in tape.sites.rows)),
                 held=table.held,
+                fault=recorder.fault,
             )
             include(trace, training, False)
         finally:
@@ -270,7 +294,7 @@ def _forked(reference: weakref.ref[Observation]) -> None:
     """In a forked process nothing is recorded. What Python is to call there it never forgets: no trace hangs on it."""
     observation = reference()
     if observation is not None:
-        observation.recorder.paused += _AWAY
+        observation.recorder.paused += AWAY
         observation.ledger.following = False
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
+from gradlint.building import Failed
+from gradlint.errors import GradlintError
 from gradlint.record import tables
 from gradlint.record.chains import Chain, Chains
 from gradlint.record.tape import FunctionRun, Tape
@@ -43,6 +45,9 @@ _EXPORTS = frozenset(("numpy", "__array__", "__array_wrap__", "__dlpack__", "__c
 
 Rewrite = Callable[..., tuple[Any, tuple[Any, ...], dict[str, Any]] | None]
 
+AWAY = 1 << 30
+"""Added to `Recorder.paused` where nothing is recorded any more."""
+
 
 class Recorder(TorchFunctionMode):
     """Records the torch calls of its own thread while it is entered.
@@ -65,6 +70,10 @@ class Recorder(TorchFunctionMode):
         self.thread = threading.get_ident()
         self.paused = 0
         """Above zero: calls pass through unrecorded."""
+        self.fault: Failed | None = None
+        """How gradlint itself failed, if it did."""
+        self.on_fault: Callable[[], None] | None = None
+        """Told of that."""
         self.building: list[int] = []
         """Identities of the optimizers whose constructor is running."""
         self.inference: list[int] = []
@@ -75,8 +84,8 @@ class Recorder(TorchFunctionMode):
         """Told of each switch of grad mode to off: event, site, code of the library function that holds it."""
         self.on_return: Callable[[], None] | None = None
         """Told when grad mode comes on again after a clip."""
-        self.before_module: Callable[[Any, bool], None] | None = None
-        """Told of each call of a module, and whether it is an outermost one."""
+        self.before_module: Callable[[Any, bool], bool] | None = None
+        """Told of each call of a module, and whether it is an outermost one; says whether to record it."""
         self.through = -1
         """Number of the module whose ``requires_grad_`` is running."""
         self._kinds = dict(tables.TABLE)
@@ -92,6 +101,14 @@ class Recorder(TorchFunctionMode):
         """Whether this is the innermost function mode; False where torch does not tell."""
         current = getattr(torch.overrides, "_get_current_function_mode", None)
         return current is not None and current() is self
+
+    def give_up(self, error: Exception) -> None:
+        """Record nothing more, for gradlint itself has failed; the user's code runs on."""
+        self.paused += AWAY
+        if self.fault is None:
+            self.fault = Failed.by(error)
+            if self.on_fault is not None:
+                self.on_fault()
 
     # -- the mode -----------------------------------------------------------------------------------------------
 
@@ -120,10 +137,13 @@ class Recorder(TorchFunctionMode):
         result = func(*args, **kwargs) if kwargs else func(*args)
         if self.paused:
             return result
-        if kind == tables.SET_GRAD:
-            self._grad_mode(bool(args[0]))
-        elif kind == tables.REQUIRES_GRAD:
-            self._requires_grad(args, kwargs, func)
+        try:
+            if kind == tables.SET_GRAD:
+                self._grad_mode(bool(args[0]))
+            elif kind == tables.REQUIRES_GRAD:
+                self._requires_grad(args, kwargs, func)
+        except Exception as error:
+            self.give_up(error)
         return result
 
     def _op(
@@ -134,89 +154,99 @@ class Recorder(TorchFunctionMode):
         writes: bool,
         announce: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None,
     ) -> Any:
-        inputs: list[Tensor] = []
-        stripped: list[Any] = []
-        for argument in args:
-            given = type(argument)
-            if given is Tensor or given is Parameter:
-                inputs.append(argument)
-                stripped.append(TENSOR)
-            elif given in _PLAIN:
-                stripped.append(argument)
+        calling = called = False
+        result = None
+        try:
+            inputs: list[Tensor] = []
+            stripped: list[Any] = []
+            for argument in args:
+                given = type(argument)
+                if given is Tensor or given is Parameter:
+                    inputs.append(argument)
+                    stripped.append(TENSOR)
+                elif given in _PLAIN:
+                    stripped.append(argument)
+                else:
+                    stripped.append(_strip(argument, inputs))
+            named = None
+            targets: list[Tensor] = []
+            if kwargs is not None:
+                named = {k: v if type(v) in _PLAIN else _strip(v, inputs) for k, v in kwargs.items()}
+            if writes:
+                targets = tensors_in(args[0] if args else next(iter(kwargs.values())) if kwargs else None)
+            if kwargs is not None and kwargs.get("out") is not None:
+                targets += tensors_in(kwargs["out"])
+
+            site, apply, _, _, _, run = chain = self.chains.walk(sys._getframe(2))
+            tape = self.tape
+            if apply is not None:
+                run = self.function_run(apply, chain)
+            if run >= 0:
+                region = IN_FUNCTION
+            elif torch.is_grad_enabled():
+                region = GRAD_ON
             else:
-                stripped.append(_strip(argument, inputs))
-        named = None
-        targets: list[Tensor] = []
-        if kwargs is not None:
-            named = {k: v if type(v) in _PLAIN else _strip(v, inputs) for k, v in kwargs.items()}
-        if writes:
-            targets = tensors_in(args[0] if args else next(iter(kwargs.values())) if kwargs else None)
-        if kwargs is not None and kwargs.get("out") is not None:
-            targets += tensors_in(kwargs["out"])
+                region = tape.region if tape.region != GRAD_ON else self._unseen_switch(chain)
 
-        site, apply, _, _, _, run = chain = self.chains.walk(sys._getframe(2))
-        tape = self.tape
-        if apply is not None:
-            run = self.function_run(apply, chain)
-        if run >= 0:
-            region = IN_FUNCTION
-        elif torch.is_grad_enabled():
-            region = GRAD_ON
-        else:
-            region = tape.region if tape.region != GRAD_ON else self._unseen_switch(chain)
+            # Read before the call, which may write to them. Most are as they were when they were last seen.
+            tensors = self.tensors
+            tracked, written, crossing = tensors.tracked, tensors.writes, bool(tape.run_of)
+            values = []
+            for tensor in inputs:
+                entry = tracked.get(id(tensor))
+                if (
+                    entry is None
+                    or crossing
+                    or entry() is not tensor
+                    or entry.requires_grad is not tensor.requires_grad
+                    or entry.storage in written
+                ):
+                    values.append(tensors.read(tensor, run, site, region))
+                else:
+                    values.append(entry.value)
+            read = tuple(values)
+            if tape.left:
+                read += tape.came_back(stripped)
+                if named:
+                    read += tape.came_back(named.values())
+            if announce is not None:
+                announce(func, args, kwargs or {})
 
-        # Read before the call, which may write to them. Most are as they were when they were last seen.
-        tensors = self.tensors
-        tracked, written, crossing = tensors.tracked, tensors.writes, bool(tape.run_of)
-        values = []
-        for tensor in inputs:
-            entry = tracked.get(id(tensor))
-            if (
-                entry is None
-                or crossing
-                or entry() is not tensor
-                or entry.requires_grad is not tensor.requires_grad
-                or entry.storage in written
-            ):
-                values.append(tensors.read(tensor, run, site, region))
+            calling = True
+            result = func(*args, **kwargs) if kwargs is not None else func(*args)
+            calling, called = False, True
+
+            number = len(tape.ops)
+            kind = KIND_PLAIN
+            given = type(result)
+            made: tuple[int, ...]
+            if given is Tensor and not targets and tensors.known(result) is None:
+                made = (tensors.add(result, number),)
             else:
-                values.append(entry.value)
-        read = tuple(values)
-        if tape.left:
-            read += tape.came_back(stripped)
-            if named:
-                read += tape.came_back(named.values())
-        if announce is not None:
-            announce(func, args, kwargs or {})
-
-        result = func(*args, **kwargs) if kwargs is not None else func(*args)
-
-        number = len(tape.ops)
-        kind = KIND_PLAIN
-        given = type(result)
-        made: tuple[int, ...]
-        if given is Tensor and not targets and tensors.known(result) is None:
-            made = (tensors.add(result, number),)
-        else:
-            outputs = [] if given in _NO_TENSORS else tensors_in(result)
-            if outputs or targets:
-                found, wrote = self._outputs(outputs, targets, func, args, kwargs, read, inputs, site)
-                made = tuple(found)
-                kind = KIND_WRITE if wrote else KIND_PLAIN
-            elif not inputs:
-                return result
-            else:
-                made = ()
-                kind = KIND_EXTRACT
-                if given is float:
-                    tape.left[id(result)] = [result, number]
-                elif getattr(func, "__name__", "") in _EXPORTS:
-                    tensors.handed_out(inputs[0])
-        if run >= 0:
-            tape.run_of[number] = run
-        call = tape.calls[-1].number if tape.calls else -1
-        tape.ops.append(tuple.__new__(Op, (func, site, call, region, read, made, tuple(stripped), named, kind)))
-        return result
+                outputs = [] if given in _NO_TENSORS else tensors_in(result)
+                if outputs or targets:
+                    found, wrote = self._outputs(outputs, targets, func, args, kwargs, read, inputs, site)
+                    made = tuple(found)
+                    kind = KIND_WRITE if wrote else KIND_PLAIN
+                elif not inputs:
+                    return result
+                else:
+                    made = ()
+                    kind = KIND_EXTRACT
+                    if given is float:
+                        tape.left[id(result)] = [result, number]
+                    elif getattr(func, "__name__", "") in _EXPORTS:
+                        tensors.handed_out(inputs[0])
+            if run >= 0:
+                tape.run_of[number] = run
+            call = tape.calls[-1].number if tape.calls else -1
+            tape.ops.append(tuple.__new__(Op, (func, site, call, region, read, made, tuple(stripped), named, kind)))
+            return result
+        except Exception as error:
+            if calling or isinstance(error, GradlintError):
+                raise
+            self.give_up(error)
+            return result if called else func(*args, **(kwargs or {}))
 
     def _outputs(
         self,

@@ -142,6 +142,8 @@ class _Session:
             self._materialize(roots, called)
             seed()
             trace = self._run(setup, roots, optimizers, called)
+            if recorder.fault is not None:
+                raise TargetError(*recorder.fault)
             yield trace
             trace.rerun = None
         if preserved.unrestored:

@@ -66,11 +66,16 @@ def run_steps(
     Raises:
         TargetError: it raised.
     """
+
+    def goes_on(module: Any, outermost: bool) -> bool:
+        ledger.stop_if_enough()
+        return True
+
     training = ledger.training
     enough = Enough(training, optimizers, steps)
     ledger.stopping = enough
     paused = recorder.paused
-    recorder.before_module = lambda module, outermost: ledger.stop_if_enough()
+    recorder.before_module = goes_on
     began = time.monotonic()
     try:
         while True:

@@ -81,7 +81,8 @@ def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
 def _before_step(recorder: Recorder, ledger: Ledger) -> Callable[[Optimizer, Any, Any], Any]:
     def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if not _mine(recorder):
-            ledger.elsewhere = ledger.following
+            if ledger.following and not recorder.paused:
+                ledger.stepped_elsewhere(optimizer)
             return None
         if not ledger.following:
             if not recorder.paused:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gradlint import registry
-from gradlint.building import raised
+from gradlint.building import Failed, raised
 from gradlint.configured import declared
 from gradlint.engine import Options, check_trace
 from gradlint.errors import GradlintError
@@ -28,6 +28,9 @@ from gradlint.runner.job import Job, leave
 _HELD_UP = 50
 """How often a script may catch the exception that ends it."""
 
+_OTHERS = 3
+"""How many times as many steps another thread may take until the main one is waited for no longer."""
+
 
 class _Runner:
     def __init__(self, job: Job) -> None:
@@ -36,6 +39,8 @@ class _Runner:
         self.rules = [entry for entry in known.rules if entry.code in job.rules]
         self.observation = Observation(job.target, steps=job.steps, forwards=job.max_batches)
         self.observation.ledger.stopping = self.stopping
+        self.observation.ledger.on_elsewhere = self.elsewhere
+        self.observation.recorder.on_fault = lambda: self.finish(None)
         self.done = False
         self.timed_out = False
         self.stops = 0
@@ -87,6 +92,17 @@ class _Runner:
             self.leave_now()
         return True
 
+    def elsewhere(self) -> None:
+        """Asked before each step in another thread, of which nothing can be seen.
+
+        Raises:
+            SystemExit: the main thread has not trained meanwhile; ends the other one without a word.
+        """
+        ledger = self.observation.ledger
+        if not ledger.training.backwards and ledger.elsewhere > self.job.steps * _OTHERS:
+            self.finish(None)
+            raise SystemExit
+
     def leave_now(self) -> NoReturn:
         """End the process although the script holds it up; what was registered to run at exit still runs."""
         with contextlib.suppress(BaseException):
@@ -116,10 +132,7 @@ class _Runner:
         try:
             report = self.judged(failure)
         except Exception as error:
-            import traceback
-
-            message = f"gradlint itself failed ({type(error).__name__}: {error}); please report it"
-            report = Report(errors=[Failure(self.job.target, message, traceback.format_exc())])
+            report = Report(errors=[Failure(self.job.target, *Failed.by(error, "while it judged"))])
         finally:
             observation.recorder.paused -= 1
         leave(report, self.job.report)
@@ -128,6 +141,9 @@ class _Runner:
         """The verdict; `failure` is how the script ended before enough was seen."""
         job, observation = self.job, self.observation
         training = observation.ledger.training
+        fault = observation.recorder.fault
+        if fault is not None:
+            return Report(errors=[Failure(job.target, *fault)])
         if not training.backwards:
             return Report(errors=[failure or Failure(job.target, self.why_nothing())])
         contract = (*declared(trains=job.trains, origin="--trains"), *declared(frozen=job.frozen, origin="--frozen"))

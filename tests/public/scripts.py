@@ -139,7 +139,11 @@ SCRIPTS = {
         "--steps 20",
         (
             prepare.sine_waves,
-            replaced("train.py", ("torch.load('traindata.pt'", "torch.load('traindata.pt', weights_only=False"), ("future = 1000", "future = 9")),
+            replaced(
+                "train.py",
+                ("torch.load('traindata.pt'", "torch.load('traindata.pt', weights_only=False"),
+                ("future = 1000", "future = 9"),
+            ),
         ),
         mistakes=(
             uncleared(),
@@ -150,7 +154,7 @@ SCRIPTS = {
     "char gpt": Script(
         "minGPT/projects/chargpt/chargpt.py",
         "--model.model_type=gpt-nano --data.block_size=32 --trainer.batch_size=16",
-        (text("input.txt", prepare.TEXT * 50),),
+        (text("input.txt", prepare.TEXT * 50), replaced("chargpt.py", ("generate(x, 500,", "generate(x, 20,"))),
         mistakes=(
             uncleared("model.zero_grad(set_to_none=True)", "self.loss.backward()", "mingpt/trainer.py"),
             unstepped("self.optimizer.step()", "self.loss.backward()", "mingpt/trainer.py"),
