@@ -115,6 +115,11 @@ class TrainableParameterNotInOptimizer(Rule):
                     for at in (arguments.chosen_at if arguments else ())
                 ),
                 *context.callers(optimizer.site, "made from here", 1),
+                *(
+                    context.related("and in none of this one's groups", other.site)
+                    for other in context.trace.optimizers[:4]
+                    if other is not optimizer
+                ),
             ],
             fix=Fix(f"Add them to a group; or, if they are meant to stay, freeze them, which saves {saved}."),
             severity=severity,
