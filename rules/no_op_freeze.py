@@ -120,13 +120,12 @@ class NoOpFreeze(Rule):
                     fix=Fix("Use the result: assign it to the attribute."),
                 )
 
-        for statement in (*module.stated(ast.Expr), *module.stated(ast.Assign)):
-            named = _flag_of_another(statement)
+        for flagged in (*module.stated(ast.Expr), *module.stated(ast.Assign)):
+            named = _flag_of_another(flagged)
             kind = module.kind(named) if named is not None else None
             if named is not None and kind is not None and kind.what == "parameter":
-                yield module.finding(
-                    self, _another(statement, module.text(named), "still trains"), statement, fix=Fix(_ON_ITSELF)
-                )
+                text = _another(flagged, module.text(named), "still trains")
+                yield module.finding(self, text, flagged, fix=Fix(_ON_ITSELF))
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
@@ -190,7 +189,8 @@ def _flag_of_another(statement: ast.stmt) -> ast.expr | None:
         value = statement.targets[0]
         if not isinstance(value, ast.Attribute) or value.attr != "requires_grad":
             return None
-        return value.value.value if isinstance(value.value, ast.Attribute) and value.value.attr == "data" else None
+        data = value.value
+        return data.value if isinstance(data, ast.Attribute) and data.attr == "data" else None
     if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
         return None
     if value.func.attr == "detach" and not value.args:
@@ -201,11 +201,9 @@ def _flag_of_another(statement: ast.stmt) -> ast.expr | None:
 
 
 def _another(statement: ast.stmt, names: str, train: str) -> str:
-    called = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
-    detaches = called and statement.value.func.attr == "detach"  # type: ignore[attr-defined]
-    if detaches:
-        return f"detach() gives a new tensor, and it is dropped here: {names} {train}."
-    return f".data is another tensor, made anew each time, and its flag is nobody's: {names} {train}."
+    if any(isinstance(n, ast.Attribute) and n.attr == "data" for n in ast.walk(statement)):
+        return f".data is another tensor, made anew each time, and its flag is nobody's: {names} {train}."
+    return f"detach() gives a new tensor, and it is dropped here: {names} {train}."
 
 
 def _copied_before_forward(context: Context) -> dict[tuple[str, int], list[Parameter]]:
