@@ -196,8 +196,9 @@ def _flag_of_another(statement: ast.stmt) -> ast.expr | None:
     if value.func.attr == "detach" and not value.args:
         return value.func.value
     inner = value.func.value
-    on_data = isinstance(inner, ast.Attribute) and inner.attr == "data"
-    return inner.value if value.func.attr == "requires_grad_" and on_data else None
+    if value.func.attr == "requires_grad_" and isinstance(inner, ast.Attribute) and inner.attr == "data":
+        return inner.value
+    return None
 
 
 def _another(statement: ast.stmt, names: str, train: str) -> str:
