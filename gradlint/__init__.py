@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         function_of,
         given_at,
         idle_statements,
+        uncalled,
         variable_assigned_at,
     )
     from gradlint.states import Standing, group_location, made_site, moves, nearest_optimizer, replaced_frozen, standing
@@ -111,7 +112,7 @@ _HOMES = {
     "setup": "Setup",
     "sites": "Frame is_project",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
-    "given_at idle_statements variable_assigned_at",
+    "given_at idle_statements uncalled variable_assigned_at",
     "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
     "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off may_bind_in_grad_off module_class "
     "own_attribute says_nothing trains",
@@ -253,6 +254,7 @@ __all__ = [
     "surely_before",
     "trace",
     "trains",
+    "uncalled",
     "value_of",
     "variable_assigned_at",
     "weight_gradient_flops",

@@ -60,6 +60,8 @@ class Cut:
     """Whether the place is the user's own code."""
     defined: Location | None = None
     """Where the backward of a custom Function is defined, for a FUNCTION."""
+    again: list[int] = field(default_factory=list)
+    """The call chains of further runs of the same line, which came to it from elsewhere."""
     relabelled: int | None = None
     """Number of the op that set requires_grad on what comes after, on every way from here to the loss."""
 

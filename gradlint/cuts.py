@@ -45,6 +45,7 @@ def cut_findings(
                 context.related("its backward is defined here", cut.defined),
                 *(context.related("and would be cut here next", place) for place in cut.later),
                 *context.callers(cut.site),
+                *(place for site in cut.again[:2] for place in context.callers(site, limit=1)),
             ],
             fix=fix,
             severity=Severity.INFO if foreign else None,

@@ -102,8 +102,11 @@ class Context:
             return "the set-up has a step and no loss, and its step ran no backward pass"
         if need == "gradient" and self.flow.loss_lacks_gradient:
             return "the loss does not require grad"
-        if need == "step" and (self.trace.training is None or not self.trace.training.backwards):
-            return "no step given" if self.trace.training is None else "the step ran no backward pass"
+        if need == "step" and self.trace.training is None:
+            return "no step given"
+        training = self.trace.training
+        if need == "step" and training is not None and not (training.backwards or training.steps):
+            return "the step ran no backward pass"
         if need == "numeric" and self.trace.numeric is None:
             return "gradients are measured with --numeric only"
         if need == "numeric" and self.trace.numeric is not None and self.trace.numeric.failure:

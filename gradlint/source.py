@@ -233,6 +233,16 @@ def idle_statements(trace: Trace) -> list[tuple[str, Write]]:
     return found
 
 
+def uncalled(trace: Trace, method: str) -> list[Location]:
+    """The statements of executed code that name a method and do not call it: ``optimizer.zero_grad``."""
+    return [
+        function.location(node)
+        for function in executed_functions(trace)
+        for node in function.nodes()
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Attribute) and node.value.attr == method
+    ]
+
+
 def best_write(writes: Iterable[Write], fqn: str) -> Write | None:
     """The write that is most likely the one about a name; None where none can be."""
     return max((w for w in writes if w.fits(fqn) >= 0), key=lambda w: w.fits(fqn), default=None)

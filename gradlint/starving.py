@@ -100,6 +100,8 @@ class _Search:
         key = (cut.kind, cut.location, -1 if cut.location else cut.op)
         known = self.found.setdefault(key, cut)
         known.op = min(known.op, cut.op)
+        if cut.site not in (known.site, *known.again):
+            known.again.append(cut.site)
         if cut.relabelled is None:
             known.relabelled = None
         parameter = self.trace.parameters[index]

@@ -58,7 +58,8 @@ class EmptyParameterGroup(Rule):
     ```
 
     ## Known limits
-    Silent on groups that are empty because a filter found nothing, and on iterators that do not tell their state. In a
+    Functions that walk an argument twice are seen where they and the call are in one file. Silent on groups that are
+    empty because a filter found nothing, and on iterators that do not tell their state. In a
     source file alone, on iterators of parameters with a name that is bound once, where one use surely follows another.
 
     ## References
@@ -73,6 +74,9 @@ class EmptyParameterGroup(Rule):
     same_as = frozenset({"GL506"})
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
+        for call in module.tree.nodes(ast.Call):
+            if isinstance(call.func, ast.Name) and any(isinstance(a, ast.Call | ast.GeneratorExp) for a in call.args):
+                yield from self._handed_over(module, call, call.func)
         if not any(_may_name_iterator(module, statement) for statement in module.assignments):
             return
         for scope in module.tree.scopes.values():
@@ -89,6 +93,39 @@ class EmptyParameterGroup(Rule):
                 uses = [use for use in module.tree.loads.get(name, ()) if module.tree.scope_of(use) is scope
                         or module.tree.bindings(use) is bindings]  # fmt: skip
                 yield from self._used_up(module, binding, value, uses)
+
+    def _handed_over(self, module: SourceModule, call: ast.Call, named: ast.Name) -> Iterator[Finding]:
+        """Iterators given to a function of the file that walks its argument more than once."""
+        tree = module.tree
+        bound = tree.bindings(named)
+        function = bound[0] if len(bound) == 1 else None
+        if not isinstance(function, ast.FunctionDef) or function.decorator_list:
+            return
+        for value, argument in zip(call.args, (*function.args.posonlyargs, *function.args.args), strict=False):
+            kind = module.kind(value) if isinstance(value, ast.Call | ast.GeneratorExp) else None
+            if kind is None or kind.what != "many" or not kind.once or kind.item is None:
+                continue
+            if kind.item.what != "parameter" and not kind.pairs:
+                continue
+            whole = [
+                use for use in tree.loads.get(argument.arg, ())
+                if tree.bindings(use) == [argument] and tree.function(use) is function and consumed_whole(module, use)
+            ]  # fmt: skip
+            second = next((u for u in whole if any(o is not u and surely_before(tree, o, u) for o in whole)), None)
+            if second is not None:
+                first = next(o for o in whole if o is not second and surely_before(tree, o, second))
+                edit = Edit(module.location(value), f"list({module.text(value)})")
+                yield module.finding(
+                    self,
+                    f"{function.name} walks {argument.arg} twice, and an iterator can be walked once: its second walk "
+                    "finds no parameter.",
+                    call,
+                    related=[
+                        module.related("used up here", first),
+                        module.related("nothing is left for this", second),
+                    ],
+                    fix=Fix("Give it a list: list(model.parameters()).", safe=True, edits=(edit,)),
+                )
 
     def _used_up(
         self, module: SourceModule, binding: ast.Name, value: ast.expr, uses: list[ast.Name]

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Backward, Content, Context, Finding, Fix, Parameter, Rule, Severity, Step, Training
+from gradlint import (
+    Backward,
+    Content,
+    Context,
+    Finding,
+    Fix,
+    Parameter,
+    Related,
+    Rule,
+    Severity,
+    Step,
+    Training,
+    uncalled,
+)
 
 
 class GradientsNotCleared(Rule):
@@ -92,6 +105,7 @@ class GradientsNotCleared(Rule):
                 parameters=parameters,
                 related=[
                     context.related("stepped here with the sum", step.site),
+                    *(Related("named here, and not called", at) for at in uncalled(trace, "zero_grad")),
                     *(context.related(f"{o.type} is made here", o.site) for o in holders[:2]),
                 ],
                 fix=Fix("Call optimizer.zero_grad() before backward(), or after each step."),

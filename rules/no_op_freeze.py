@@ -32,12 +32,14 @@ class NoOpFreeze(Rule):
     """A line that means to freeze or load, and does nothing.
 
     ## What it does
-    Finds grad-mode regions that hold nothing but assignments of names (`with torch.no_grad(): self.body = body`), and
-    `from_pretrained` called on a layer with the result dropped.
+    Finds grad-mode regions that hold nothing but assignments of names (`with torch.no_grad(): self.body = body`),
+    `from_pretrained` called on a layer with the result dropped, and parameters frozen through another tensor over the
+    same values: `p.data.requires_grad = False`, `p.detach()` as a statement.
 
     ## Why it is bad
     Grad mode concerns operations, and there are none in the block: what is assigned trains on. `from_pretrained` is a
     class method that returns a new layer: the layer it is called on keeps its random weights and stays trainable.
+    `.data` and `detach()` give a new tensor each time; what is set on it is gone with it.
 
     ## Example
     ```python
@@ -87,7 +89,7 @@ class NoOpFreeze(Rule):
     code = "GL110"
     name = "no-op-freeze"
     severity = Severity.WARNING
-    marks = ("no_grad|inference_mode|set_grad_enabled|from_pretrained",)
+    marks = ("no_grad|inference_mode|set_grad_enabled|from_pretrained|data.requires_grad",)
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
@@ -118,14 +120,28 @@ class NoOpFreeze(Rule):
                     fix=Fix("Use the result: assign it to the attribute."),
                 )
 
+        for flagged in (*module.stated(ast.Expr), *module.stated(ast.Assign)):
+            named = _flag_of_another(flagged)
+            kind = module.kind(named) if named is not None else None
+            if named is not None and kind is not None and kind.what == "parameter":
+                text = _another(flagged, module.text(named), "still trains")
+                yield module.finding(self, text, flagged, fix=Fix(_ON_ITSELF))
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
+        copied = _copied_before_forward(context)
         regions = {region_location(trace, e) for e in trace.events_of("grad_off")}
         lines = {(place.path, place.line) for place in regions if place is not None}
         for function in executed_functions(trace):
             for node in function.nodes():
                 if isinstance(node, ast.With) and (function.path, node.lineno) in lines:
                     yield from self._region(context, function, node)
+                elif isinstance(node, ast.Expr | ast.Assign) and copied and _flag_of_another(node) is not None:
+                    where = function.location(node)
+                    wrong = [p for p in copied.get((where.path, where.line), ()) if p.requires_grad]
+                    if wrong:
+                        text = _another(node, context.names(wrong), agree(wrong, "still train"))
+                        yield context.finding(self, text, at=where, parameters=wrong, fix=Fix(_ON_ITSELF))
                 elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                     yield from self._dropped(context, function, node.value)
 
@@ -161,6 +177,46 @@ class NoOpFreeze(Rule):
                 parameters=wrong,
                 fix=Fix("Use the result: assign it to the attribute."),
             )
+
+
+_ON_ITSELF = "Freeze the parameter itself: p.requires_grad = False."
+
+
+def _flag_of_another(statement: ast.stmt) -> ast.expr | None:
+    """The tensor that a statement means to freeze by way of its ``.data`` or a dropped ``detach()``."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant) and not statement.value.value:
+        value = statement.targets[0]
+        if not isinstance(value, ast.Attribute) or value.attr != "requires_grad":
+            return None
+        data = value.value
+        return data.value if isinstance(data, ast.Attribute) and data.attr == "data" else None
+    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
+        return None
+    if value.func.attr == "detach" and not value.args:
+        return value.func.value
+    inner = value.func.value
+    if value.func.attr == "requires_grad_" and isinstance(inner, ast.Attribute) and inner.attr == "data":
+        return inner.value
+    return None
+
+
+def _another(statement: ast.stmt, names: str, train: str) -> str:
+    if any(isinstance(n, ast.Attribute) and n.attr == "data" for n in ast.walk(statement)):
+        return f".data is another tensor, made anew each time, and its flag is nobody's: {names} {train}."
+    return f"detach() gives a new tensor, and it is dropped here: {names} {train}."
+
+
+def _copied_before_forward(context: Context) -> dict[tuple[str, int], list[Parameter]]:
+    """Line → the parameters whose ``.data`` or ``detach()`` was taken there before the forward."""
+    trace = context.trace
+    found: dict[tuple[str, int], list[Parameter]] = {}
+    for op in trace.ops[: trace.forward_start]:
+        owner = trace.owners.get(op.inputs[0]) if op.inputs and op.name in ("data", "detach") else None
+        where = trace.location(op.site) if owner is not None else None
+        if owner is not None and where is not None:
+            found.setdefault((where.path, where.line), []).append(trace.parameters[owner])
+    return found
 
 
 def _is_name(value: ast.expr) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Backward, Context, Finding, Fix, Optimizer, Rule, Severity, Training
+from gradlint import Backward, Context, Finding, Fix, Optimizer, Related, Rule, Severity, Training, uncalled
 
 
 class OptimizerNeverSteps(Rule):
@@ -100,7 +100,10 @@ class OptimizerNeverSteps(Rule):
             f"{fate}.",
             at=wasted[0].site,
             parameters=hit,
-            related=[context.related(f"{optimizer.type} is made here", optimizer.site)],
+            related=[
+                *(Related("named here, and not called", at) for at in uncalled(context.trace, "step")),
+                context.related(f"{optimizer.type} is made here", optimizer.site),
+            ],
             fix=Fix("Call its step() after this backward."),
             severity=Severity.ERROR if lost else Severity.WARNING,
         )

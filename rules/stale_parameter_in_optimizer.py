@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Location, Parameter, Rule, Severity
 
 
 class StaleParameterInOptimizer(Rule):
@@ -67,7 +67,9 @@ class StaleParameterInOptimizer(Rule):
             successors[key].extend(p for p in stale.now if p not in successors[key])
         for key, names in groups.items():
             optimizer = trace.optimizers[key[0]]
-            new = [p for p in successors[key] if p.requires_grad and not p.groups and _learns(context, p)]
+            new = [p for p in successors[key] if p.requires_grad and not p.groups]
+            if _in_forward(context, events[key]):
+                new = [p for p in new if p.index in context.flow.reached]
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             place = context.place(events[key])
             what = f"; what has taken their place is in no optimizer: {context.names(new)}" if new else ""
@@ -87,7 +89,6 @@ class StaleParameterInOptimizer(Rule):
             )
 
 
-def _learns(context: Context, parameter: Parameter) -> bool:
-    """Whether gradient is known to reach a parameter, or nothing was run. What is replaced in every forward by a value
-    of its own (a codebook that is a moving average) rests for the optimizer, whichever tensor that holds."""
-    return not context.trace.roots or parameter.index in context.flow.reached
+def _in_forward(context: Context, event: Event) -> bool:
+    """Whether a forward replaces the parameter: a codebook that follows its members, which no gradient need reach."""
+    return any(frame.code.co_name == "forward" for frame in context.trace.sites.chain(event.site))

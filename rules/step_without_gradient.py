@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Clear, Context, Finding, Fix, Optimizer, Rule, Severity, Step, Training
+from gradlint import Clear, Context, Finding, Fix, Optimizer, Related, Rule, Severity, Step, Training, uncalled
 
 
 class StepWithoutGradient(Rule):
@@ -105,6 +105,7 @@ class StepWithoutGradient(Rule):
             parameters=parameters,
             related=[
                 context.related("cleared here", clear.site) if clear is not None else None,
+                *(Related("named here, and not called", at) for at in uncalled(context.trace, "backward")),
                 context.related(f"{optimizer.type} is made here", optimizer.site),
             ],
             fix=Fix(fix),

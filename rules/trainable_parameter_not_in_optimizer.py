@@ -102,6 +102,8 @@ class TrainableParameterNotInOptimizer(Rule):
             what = f"(created at {at}, after {optimizer.type} was made at {made}) {what}"
         several = len(context.trace.optimizers) > 1
         arguments = optimizer.arguments
+        written = arguments.group_locations if arguments else ()
+        empty = [written[g.index] for g in optimizer.groups if not g.keys and len(written) == len(optimizer.groups)]
         return context.finding(
             self,
             f"{context.names(parameters)} {what} in {'none of the optimizers' if several else 'no optimizer'}: the "
@@ -114,7 +116,13 @@ class TrainableParameterNotInOptimizer(Rule):
                     context.related("its parameters are chosen here", at)
                     for at in (arguments.chosen_at if arguments else ())
                 ),
+                *(context.related("this group is empty", at) for at in empty[:2]),
                 *context.callers(optimizer.site, "made from here", 1),
+                *(
+                    context.related("and in none of this one's groups", other.site)
+                    for other in context.trace.optimizers[:4]
+                    if other is not optimizer
+                ),
             ],
             fix=Fix(f"Add them to a group; or, if they are meant to stay, freeze them, which saves {saved}."),
             severity=severity,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import subprocess
 import sys
@@ -85,6 +86,31 @@ def test_options() -> None:
     assert gradlint.check(build, inputs=["3,4"]).targets[0].inputs == "float32[3, 4] (given by --input)"
     with pytest.raises(gradlint.UsageError, match="did you mean GL401"):
         gradlint.check(build, select=["GL4O1"])
+
+
+class Taught(nn.Module):
+    """A student and a mean teacher, both made before gradlint looks."""
+
+    def __init__(self, fresh: bool) -> None:
+        super().__init__()
+        self.student = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        self.teacher = copy.deepcopy(self.student)
+        if not fresh:
+            nn.init.normal_(self.teacher[0].weight)
+        self.teacher.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        with torch.no_grad():
+            target = self.teacher(x)
+        return (self.student(x) - target).square().mean()
+
+
+@pytest.mark.parametrize(("fresh", "codes"), [(True, set()), (False, {"GL201"})])
+def test_fresh_copies_made_elsewhere_are_told_by_their_values(fresh: bool, codes: set[str]) -> None:
+    model = Taught(fresh)
+    optimizer = torch.optim.SGD(model.student.parameters(), lr=0.1)
+    report = gradlint.check({"model": model, "inputs": (torch.randn(8, 6),), "optimizer": optimizer})
+    assert {f.code for f in report.findings if f.severity > gradlint.Severity.INFO} == codes
 
 
 def test_fault_of_the_users_is_in_the_report() -> None:

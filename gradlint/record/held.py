@@ -51,6 +51,13 @@ def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
                     yield Find(path, thing, place.module, name)
 
 
+def _buffers(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
+    """The buffers: registered, and yet no parameter that an optimizer is given."""
+    for place in places(roots):
+        for name, tensor in place.module.named_buffers(recurse=False):
+            yield Find(f"{place.fqn}.{name}" if place.fqn else name, tensor, place.module, name)
+
+
 def variables(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
     """The modules outside the tree and the tensors that functions of the tree's modules take from around them.
 
@@ -125,9 +132,9 @@ def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], l
 def loose_tensors(
     roots: Mapping[str, nn.Module], registered: Mapping[int, Tensor], recorder: Recorder
 ) -> list[tuple[Find, int]]:
-    """Tensors that need grad and that nothing registers, but the model's code has before the forward, with their
-    values."""
-    finds = (*plain_attributes(roots), *variables(roots))
+    """Tensors that need grad and that nothing registers as parameters, but the model's code has before the forward,
+    with their values."""
+    finds = (*plain_attributes(roots), *_buffers(roots), *variables(roots))
     found = [f for f in finds if isinstance(f.thing, Tensor) and f.thing.requires_grad]
     return [(f, recorder.tensors.read(f.thing)) for f in found if id(f.thing) not in registered]
 

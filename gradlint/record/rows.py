@@ -17,6 +17,7 @@ from gradlint.record.ledger import number as as_number
 from gradlint.record.recorder import Recorder
 from gradlint.record.tree import buffers, measure, places, tables
 from gradlint.sites import NO_SITE
+from gradlint.tensor_state import storage_of
 from gradlint.traces import Event, Group, Held, Module, Optimizer, Parameter, Trace
 from gradlint.training import Training
 
@@ -98,6 +99,7 @@ def tabulate(
         measure(parameter)
         parameter.groups = tuple((o.number, g.index) for o in rows for g in o.groups if parameter.key in g.keys)
     histories(recorder, parameters, begin.start, begin.earlier, begin.lazy)
+    _copies_made_before(roots, parameters)
     held = {
         log.number(module): Held(find.fqn, log.number(find.holder), find.attribute, find.variable)
         for find in finds
@@ -230,6 +232,37 @@ def histories(
             computed = [v for v in owned.get(parameter.key, ()) if v <= value and recorder.tape.values[v].producer >= 0]
             depends = masks.data.get(computed[-1] if computed else value, 0)
             parameter.twin_of = frozenset(indices(depends)) - {parameter.index}
+
+
+def _copies_made_before(roots: Mapping[str, nn.Module], parameters: Sequence[Parameter]) -> None:
+    """Take for twins the wholly frozen modules, made before the recording, that equal one of their kind that trains:
+    copies whose making was not seen (a mean teacher in a model that was built elsewhere)."""
+    by_key = {p.key: p for p in parameters}
+    if all(p.history or p.requires_grad for p in parameters):
+        return
+    alike: dict[Any, list[list[Parameter]]] = {}
+    for place in places(roots):
+        named = [(n, p) for n, p in place.module.named_parameters() if not is_lazy(p)]
+        mine = [by_key[id(p)] for _, p in named if id(p) in by_key]
+        if mine and len(mine) == len(named):
+            kind = (type(place.module), tuple((n, p.shape) for n, p in named))
+            alike.setdefault(kind, []).append(mine)
+    for modules in alike.values():
+        frozen = [ps for ps in modules if not any(p.requires_grad or p.history for p in ps)]
+        for copy in frozen:
+            for model in modules:
+                if any(p.requires_grad for p in model) and _equal(copy, model):
+                    for one, other in zip(copy, model, strict=True):
+                        one.twin_of |= {other.index}
+
+
+def _equal(copy: Sequence[Parameter], model: Sequence[Parameter]) -> bool:
+    """Whether all values are the same, and not only because each module of the kind starts with them."""
+    tensors = [p.tensor.detach() for p in copy]
+    if any(storage_of(t) is None for t in tensors if t.numel()):
+        return False
+    telling = any(t.numel() > 1 and not bool((t == t.flatten()[0]).all()) for t in tensors)
+    return telling and all(_same(t, p.tensor.detach()) for t, p in zip(tensors, model, strict=True))
 
 
 def _same(left: Tensor, right: Tensor) -> bool:
