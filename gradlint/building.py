@@ -203,6 +203,8 @@ def _is_own(exc: BaseException) -> bool:
     frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
     if not frames or isinstance(exc, (GradlintError, SystemExit)):
         return False
+    if isinstance(exc, RecursionError):  # the frame it strikes in is nobody's fault: those before it are
+        return all(frame.f_code.co_filename.startswith(_OWN) for frame in frames[-50:])
     code = frames[-1].f_code
     return (
         code.co_filename.startswith(_RECORDER)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def nothing_to_judge(trace: Trace) -> str | None:
     """Why no verdict on a set-up means anything; None where one does."""
-    if trace.parameters or (trace.training is not None and trace.training.backwards):
+    if trace.training is not None and trace.training.backwards:
+        return None
+    if any(p.in_tree for p in trace.parameters) or any(trace.values[r].requires_grad for r in trace.roots):
         return None
     model = trace.setup.model
     if model is None:

@@ -90,7 +90,7 @@ class LossWithoutGradient(Rule):
                 parameters=trainable,
                 fix=Fix("Compute the loss from the model's output."),
             )
-        else:
+        elif mine:
             freeze = next((e for p in mine if (e := p.frozen_by)), None)
             yield context.finding(
                 self,

@@ -49,8 +49,8 @@ def test_edits_make_the_finding_go(builder, tmp_path):
     assert not [f for f in after.findings if f.code in gone and f.severity > Severity.INFO], table.names_of(
         "after", after
     )
-    # what is frozen in earnest now may be in an optimizer, which is the next thing to be said
-    come = {(code, names) for code, names in loud(after) if code != "GL301"} - set(loud(before))
+    # the next thing to be said: what is frozen in earnest now may be in an optimizer, a buffer that needs grad in none
+    come = {(code, names) for code, names in loud(after) if code not in ("GL301", "GL105")} - set(loud(before))
     assert not come, table.names_of("after", after)
 
 
