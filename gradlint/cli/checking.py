@@ -244,7 +244,7 @@ class Checker:
         found.report.sources = SourceSummary(outcome.files, outcome.parsed, outcome.cached)
 
     def cache_folder(self) -> Path | None:
-        """Where findings are remembered; None for nowhere."""
+        """Where findings are remembered; None to remember nothing."""
         if self.request.no_cache or os.environ.get("GRADLINT_NO_CACHE"):
             return None
         if self.request.cache_dir:

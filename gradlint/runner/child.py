@@ -23,6 +23,7 @@ from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
 from gradlint.record.ledger import EnoughRecorded
 from gradlint.record.observing import Observation
+from gradlint.report.text import plural
 from gradlint.runner.job import Job, leave
 
 _HELD_UP = 50
@@ -167,7 +168,8 @@ class _Runner:
     def why_nothing(self) -> str:
         """Why there is nothing to judge."""
         observation, job = self.observation, self.job
-        calls = f"{observation.forwards} calls of its models" if observation.forwards else "no call of a model"
+        forwards = observation.forwards
+        calls = f"{plural(forwards, 'call')} of its models" if forwards else "no call of a model"
         if observation.ledger.elsewhere:
             return "the script trains in another thread than its main one, where gradlint cannot follow it"
         if observation.patience_lost:

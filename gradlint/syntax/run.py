@@ -76,7 +76,7 @@ def check_files(
     Args:
         files: the files.
         rules_of: the rules for a file.
-        cache_folder: where findings are remembered; None for nowhere.
+        cache_folder: where findings are remembered; None to remember nothing.
         target_of: how reports name a file.
         jobs: processes at most; None for as many as there are processors.
     """
