@@ -172,6 +172,10 @@ QUIET = {
         "    return {'model': model, 'inputs': (X,), 'optimizer': sgd(model)}"
     ),
     "scripted": "def build(): return torch.jit.script(nn.Sequential(nn.Linear(4, 2)))",
+    "scripted, in an optimizer": (
+        "def build():\n    model = torch.jit.script(nn.Sequential(nn.Linear(4, 2)))\n"
+        "    return model, torch.optim.SGD(model.parameters(), lr=0.1)"
+    ),
 }
 
 

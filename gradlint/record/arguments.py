@@ -116,6 +116,7 @@ def _static(expression: ast.expr, frame: FrameType) -> Any:
         owner = _static(expression.value, frame)
         if owner is None:
             return None
-        child = owner._modules.get(expression.attr) if isinstance(owner, nn.Module) else None
+        children = vars(owner).get("_modules") if isinstance(owner, nn.Module) else None
+        child = children.get(expression.attr) if isinstance(children, dict) else None  # scripted modules have no dict
         return inspect.getattr_static(owner, expression.attr, None) if child is None else child
     return None
