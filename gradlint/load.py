@@ -163,9 +163,9 @@ class _Guard:
 def _sandbox(place: _Place) -> Iterator[None]:
     path, argv, meta = list(sys.path), list(sys.argv), list(sys.meta_path)
     cwd, bytecode, before = os.getcwd(), sys.dont_write_bytecode, dict(sys.modules)
-    for name, module in before.items():
-        if _foreign(name, module, place):
-            del sys.modules[name]
+    # told before any is taken out: namespace packages ask for their parent when they are asked where they are
+    for name in [name for name, module in before.items() if _foreign(name, module, place)]:
+        del sys.modules[name]
     parent, _, leaf = place.name.rpartition(".")
     holder = before.get(parent)
     held = vars(holder).get(leaf) if holder is not None else None
@@ -180,10 +180,9 @@ def _sandbox(place: _Place) -> Iterator[None]:
     finally:
         sys.path[:], sys.argv[:], sys.dont_write_bytecode = path, argv, bytecode
         sys.meta_path[:] = meta
-        for name, now in list(sys.modules.items()):
-            if now is before.get(name) or name == "gradlint" or name.startswith("gradlint."):
-                continue
-            if name == place.name or _under(now, place.roots):
+        loaded = [(name, now) for name, now in list(sys.modules.items()) if now is not before.get(name)]
+        for name in [name for name, now in loaded if name == place.name or _under(now, place.roots)]:
+            if name.partition(".")[0] != "gradlint":
                 del sys.modules[name]
         for name, module in before.items():
             sys.modules.setdefault(name, module)

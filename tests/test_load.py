@@ -266,6 +266,13 @@ def test_executed_afresh(project: Path) -> None:
     assert run("m.py:out") == (22,)
 
 
+def test_folders_without_init_are_executed_afresh(project: Path) -> None:
+    write(project, {"m.py": "from a.b.c import s\nout = (s.x,)", "a/b/c/s.py": "x = 1"})
+    run("m.py:out")
+    write(project, {"a/b/c/s.py": "x = 22"})
+    assert (run("m.py:out"), [name for name in sys.modules if name.partition(".")[0] == "a"]) == ((22,), [])
+
+
 def test_two_projects_with_the_same_helper(project: Path) -> None:
     for name in "ab":
         write(
