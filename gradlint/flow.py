@@ -58,7 +58,7 @@ class Flow:
         self.masks: Masks = propagate(trace.ops, trace.values, trace.owners, trace.forward_start, trace.dropped)
         self.on_path = ancestors(trace.ops, trace.roots)
         self.reached = trace.reached
-        self.judged = frozenset(self._judged())
+        self.judged = frozenset(self._judged()) - self._trained_as_another()
         root = 0
         for value in trace.roots:
             root |= self.masks.data.get(value, 0)
@@ -94,6 +94,17 @@ class Flow:
             if trace.optimizers and not any(number in active for number, _ in parameter.groups):
                 continue
             yield parameter.index
+
+    def _trained_as_another(self) -> set[int]:
+        """Parameters that gradient does not reach and whose memory is that of one it does: what trains the other moves
+        them too, as a ``Parameter`` made of a view of another."""
+        lost = [p for p in self.trace.parameters if p.requires_grad and p.index not in self.reached]
+        if not lost:
+            return set()
+        from gradlint.tensor_state import overlapping
+
+        shared = overlapping([p.tensor for p in lost], [p.tensor for p in self.by_index(self.reached)])
+        return {p.index for p, is_shared in zip(lost, shared, strict=True) if is_shared}
 
     @cached_property
     def relabels(self) -> list[Relabel]:

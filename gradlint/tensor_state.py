@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
-__all__ = ["PLAIN", "Found", "StorageBytes", "TensorState", "inner_tensors", "storage_of"]
+__all__ = ["PLAIN", "Found", "StorageBytes", "TensorState", "inner_tensors", "overlapping", "storage_of"]
 
 PLAIN = (Tensor, Parameter)
 """The tensor types that nobody has taught to lie about their memory."""
@@ -61,6 +61,29 @@ def storage_of(tensor: Tensor) -> Found:
     except (RuntimeError, ValueError, AttributeError):
         return None
     return (storage, pointer) if pointer else None
+
+
+def overlapping(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[bool]:
+    """Which dense tensors have memory in common with any of the others: views of one another, or of the same."""
+    held: dict[int, list[range]] = {}
+    for other in others:
+        if (found := storage_of(other)) is not None:
+            held.setdefault(found[1], []).append(_reach(other))
+
+    def is_shared(tensor: Tensor) -> bool:
+        found = storage_of(tensor)
+        if found is None:
+            return False
+        mine = _reach(tensor)
+        return any(mine.start < other.stop and other.start < mine.stop for other in held.get(found[1], ()))
+
+    return [is_shared(tensor) for tensor in tensors]
+
+
+def _reach(tensor: Tensor) -> range:
+    """The elements of its storage between a dense tensor's first and last."""
+    first = tensor.storage_offset()
+    return range(first, first + 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)))
 
 
 def inner_tensors(tensor: Tensor) -> list[Tensor]:

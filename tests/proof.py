@@ -342,10 +342,13 @@ def hidden_faults(done: Run, told: set[str]) -> Iterator[str]:
     reached = {id(done.parts.parameters[name]) for name in done.had_grad}
     # of several optimizers, only those that this loss trains (a GAN's other half waits for its own)
     active = set().union(*(ids for ids in held if len(held) == 1 or ids & reached))
+    memory = {done.parts.parameters[name].data_ptr() for name in done.had_grad}
     scheduled = any(hasattr(o.step, "_wrapped_by_lr_sched") for o in done.parts.optimizers)
     for name, p in done.parts.parameters.items():
         if name in told or name in done.written:
             continue
+        if p.data_ptr() in memory and name not in done.had_grad:
+            continue  # another parameter is the same memory, and gets the gradient
         expected = id(p) in active if done.parts.optimizers else p.requires_grad
         if expected and p.requires_grad and name not in done.had_grad:
             yield f"{name} should train and gets no gradient"
