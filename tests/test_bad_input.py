@@ -186,6 +186,12 @@ def test_quiet(check, name: str) -> None:  # type: ignore[no-untyped-def]
     assert [note for note in report.notes if note.code != "GL003"] == []
 
 
+def test_checkpoint_of_what_has_no_parameters_is_recorded_whole(check) -> None:  # type: ignore[no-untyped-def]
+    body = "checkpoint(torch.tanh, self.lin(x), use_reentrant=True)"
+    report = check("from torch.utils.checkpoint import checkpoint\n" + NET.format(f"return {body}"))
+    assert (report.errors, report.findings, report.notes) == ([], [], [])
+
+
 def test_loss_that_is_no_scalar_is_told(check) -> None:  # type: ignore[no-untyped-def]
     [target] = check("def build(): return full(loss=lambda out: out.sum(1))").targets
     assert target.loss == "given, a tensor[2] where backward() needs a scalar"

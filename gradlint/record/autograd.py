@@ -49,7 +49,9 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     edges: set[tuple[Any, int]] = set()
     handles = [node.register_hook(_noting(node, edges)) for node in _custom_nodes(roots)]
     try:
-        proven = _backward(roots, unsure) if hidden else _grad(roots, unsure)
+        proven = None if hidden else _grad(roots, unsure)
+        if proven is None:
+            proven = _backward(roots, unsure)
     except Exception as error:  # the user's backward may raise anything
         failure = f"{type(error).__name__}: {error}"
         return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk", failure)
@@ -153,9 +155,13 @@ def _seeds(roots: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return live, [torch.ones_like(r) for r in live]
 
 
-def _grad(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]:
+def _grad(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int] | None:
+    """The parameters that a backward to them alone reaches; None where it is refused, as by reentrant checkpoints."""
     live, seeds = _seeds(roots)
-    grads = torch.autograd.grad(live, list(parameters), seeds, retain_graph=True, allow_unused=True)
+    try:
+        grads = torch.autograd.grad(live, list(parameters), seeds, retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return None
     return {id(p) for p, g in zip(parameters, grads, strict=True) if g is not None}
 
 
