@@ -344,7 +344,7 @@ def hidden_faults(done: Run, told: set[str]) -> Iterator[str]:
     active = set().union(*(ids for ids in held if len(held) == 1 or ids & reached))
     scheduled = any(hasattr(o.step, "_wrapped_by_lr_sched") for o in done.parts.optimizers)
     for name, p in done.parts.parameters.items():
-        if name in told or name in done.written:
+        if name in told or name in done.written or not p.numel():
             continue
         expected = id(p) in active if done.parts.optimizers else p.requires_grad
         if expected and p.requires_grad and name not in done.had_grad:
