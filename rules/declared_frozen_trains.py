@@ -148,8 +148,7 @@ class DeclaredFrozenTrains(Rule):
         trace = context.trace
         groups: dict[Location | None, list[tuple[Module, Declaration]]] = {}
         for module, declaration in context.contract.frozen_norms(trace):
-            prefix = f"{module.fqn}." if module.fqn else ""
-            if not trace.buffers_moved.isdisjoint((f"{prefix}running_mean", f"{prefix}running_var")):
+            if not trace.buffers_moved.isdisjoint((f"{module.fqn}.running_mean", f"{module.fqn}.running_var")):
                 groups.setdefault(trace.location(_norm_site(context, module)), []).append((module, declaration))
         for where, members in groups.items():
             modules = [m for m, _ in members]
@@ -182,9 +181,9 @@ def _declared(context: Context, members: list[tuple[Parameter, Declaration]]) ->
 
 def _declared_here(
     context: Context, members: list[tuple[Parameter, Declaration]] | list[tuple[Module, Declaration]]
-) -> list[Related]:
-    places = dict.fromkeys(d.location for _, d in members if d.location is not None)
-    return [Related("declared here", place) for place in list(places)[:2]]
+) -> list[Related | None]:
+    places = list(dict.fromkeys(d.location for _, d in members))
+    return [context.related("declared here", place) for place in places[:2]]
 
 
 def _frozen_before(parameters: list[Parameter]) -> int | None:

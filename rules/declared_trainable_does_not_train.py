@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Declaration, Finding, Fix, Location, Parameter, Rule, Severity, Standing, standing
+from gradlint import Context, Declaration, Finding, Fix, Parameter, Rule, Severity, Standing, standing
 
 
 class DeclaredTrainableDoesNotTrain(Rule):
@@ -79,6 +79,7 @@ class DeclaredTrainableDoesNotTrain(Rule):
             message += f", and this recording cannot tell whether {'it does' if one else 'they do'}: {found.why}."
         else:
             message += f" and {'does' if one else 'do'} not: {_told(found, one)}."
+        later = found.cut.later if found.cut else ()
         optimizer = context.trace.optimizers[0] if len(context.trace.optimizers) == 1 else None
         return context.finding(
             self,
@@ -86,7 +87,7 @@ class DeclaredTrainableDoesNotTrain(Rule):
             at=found.location,
             parameters=parameters,
             related=[
-                *(context.related("and would be cut here next", place) for place in _later(found)),
+                *(context.related("and would be cut here next", place) for place in later),
                 *context.callers(found.site),
                 context.related("made here", parameters[0].registered_by) if found.state == "unheld" else None,
                 context.related("optimizer made here", optimizer.site if optimizer else None),
@@ -113,7 +114,3 @@ def _told(found: Standing, one: bool) -> str:
     if found.why.startswith("made"):
         return f"{'it was' if one else 'they were'} {found.why}"
     return f"{'it is' if one else 'they are'} {found.why}"
-
-
-def _later(found: Standing) -> list[Location]:
-    return list(found.cut.later) if found.cut is not None else []

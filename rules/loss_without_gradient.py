@@ -62,8 +62,7 @@ class LossWithoutGradient(Rule):
         starved = [p for cut in flow.cuts for p in cut.starved]
         if starved:
             # what has no gradient by nature (a sampled action) is rarely what the user can change
-            cut = next((c for c in flow.cuts if c.kind != NONDIFFERENTIABLE and c.starved), flow.cuts[0])
-            others = [c for c in flow.cuts if c is not cut]
+            cut = next((c for c in flow.cuts if c.kind != NONDIFFERENTIABLE), flow.cuts[0])
             inner = cut.kind == GRADIENT
             by = "autograd.grad without create_graph=True" if inner else cut.name
             advice = "Compute the loss by differentiable operations with grad mode on."
@@ -73,7 +72,7 @@ class LossWithoutGradient(Rule):
                 at=cut.location,
                 parameters=starved,
                 related=[
-                    *(context.related(f"cut here too, by {c.name}", c.location) for c in others[:3]),
+                    *(context.related(f"cut here too, by {c.name}", c.location) for c in flow.cuts[:4]),
                     context.related("the loss", self._loss_site(context)),
                     *context.callers(cut.site),
                 ],
@@ -90,7 +89,7 @@ class LossWithoutGradient(Rule):
                 parameters=trainable,
                 fix=Fix("Compute the loss from the model's output."),
             )
-        elif mine:
+        elif any(p.groups for p in mine):
             freeze = next((e for p in mine if (e := p.frozen_by)), None)
             yield context.finding(
                 self,

@@ -79,6 +79,7 @@ class TrainableParameterNotInOptimizer(Rule):
             and p.index in flow.reached
             and p.index not in elsewhere
             and p.key not in stepped
+            and p.numel
         ]
         groups: dict[tuple[int, Severity], list[Parameter]] = {}
         for parameter in missing:

@@ -345,7 +345,7 @@ def hidden_faults(done: Run, told: set[str]) -> Iterator[str]:
     memory = {done.parts.parameters[name].data_ptr() for name in done.had_grad}
     scheduled = any(hasattr(o.step, "_wrapped_by_lr_sched") for o in done.parts.optimizers)
     for name, p in done.parts.parameters.items():
-        if name in told or name in done.written:
+        if name in told or name in done.written or not p.numel():
             continue
         if p.data_ptr() in memory and name not in done.had_grad:
             continue  # another parameter is the same memory, and gets the gradient

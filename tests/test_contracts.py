@@ -133,11 +133,36 @@ def test_way_of_the_gradient_is_related() -> None:
         ),
     ],
 )
-def test_what_cannot_be_told_is_said_and_no_error(change: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("trains", "they"), [("*head.*", "they do"), ("*head.bias", "it does")])
+def test_what_cannot_be_told_is_said_and_no_error(change: dict[str, Any], said: str, trains: str, they: str) -> None:
     model = change.get("model", {}).get("net") or Net()
     setup = {**build(), "model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), **change}
-    report = gradlint.check(setup, select=["GL701", "GL702"], trains="*head.*", show_info=True)
-    assert [f.severity for f in report.findings] == [gradlint.Severity.INFO] and said in report.findings[0].message
+    report = gradlint.check(setup, select=["GL701", "GL702"], trains=trains, show_info=True)
+    [finding] = report.findings
+    assert finding.severity is gradlint.Severity.INFO and f"whether {they}: {said}" in finding.message
+
+
+def test_what_cannot_be_told_of_frozen_parameters_is_said_where_an_optimizer_could_move_them() -> None:
+    unjudged = {**build(), "step": print}
+    [(code, message)] = codes(unjudged, frozen="head.*")
+    assert code == "GL702" and "cannot tell whether that holds" in message
+    assert codes({**unjudged, "optimizer": None}, frozen="head.*") == []
+    unjudged["model"].head.requires_grad_(False)
+    assert codes(unjudged, frozen="head.*") == []
+
+
+def test_statistics_that_move_are_named_by_the_parameters_of_their_norm() -> None:
+    model = Net()
+    model.encoder[1] = nn.BatchNorm1d(8)
+    model.encoder.requires_grad_(False)
+    setup = {**build(), "model": model, "optimizer": torch.optim.SGD(model.head.parameters(), lr=0.1)}
+    [finding] = gradlint.check(setup, select=["GL702"], frozen="encoder.*").findings
+    assert finding.parameters == ("encoder.1.weight", "encoder.1.bias")
+
+
+def test_no_origin_is_told_of_what_the_call_declares() -> None:
+    [(_, message)] = codes(build(), trains="neck.*")
+    assert message.startswith("no parameter matches 'neck.*', which is declared to train: ")
 
 
 def test_a_frozen_parameter_is_told_even_without_a_loss() -> None:
