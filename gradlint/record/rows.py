@@ -89,9 +89,12 @@ def tabulate(
     for place in places(roots):
         log.number(place.module)
     finds = held_modules(roots, outside, log)
+    for module in (*outside, *(find.thing for find in finds)):
+        for inside in module.modules():  # a copy's children were neither made by a constructor nor, perhaps, run
+            log.number(inside)
     modules, parameters = tables(roots, outside, log.numbers, log.modules, recorder.tape.events, finds)
-    for module in modules:
-        module.training = begin.modes.get(id(module.module), module.training)
+    for row in modules:
+        row.training = begin.modes.get(id(row.module), row.training)
     _count_calls(modules, log, begin.calls, recorder.tape.events)
     rows = optimizer_rows(optimizers, log)
     for parameter in parameters:

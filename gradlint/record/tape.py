@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gradlint.record.chains import OpenCall
 from gradlint.sites import Sites
 from gradlint.traces import GRAD_ON, Event, Op, Value
+
+_LOOKED_BACK = 8
+"""How many of the last numbers that left torch an argument is compared with."""
+
+
+def _short(number: float) -> float:
+    """The nearest float that is written with four digits."""
+    return float(f"{number:.4g}")
 
 
 class FunctionRun(NamedTuple):
@@ -51,12 +61,28 @@ class Tape:
         for argument in arguments:
             kind = type(argument)
             if kind is float:
-                known = self.left.get(id(argument))
+                known = self.left.get(id(argument)) or self._weighted(argument)
                 if known is not None:
                     found += (self._value_of(known[1]),)
             elif kind is list or kind is tuple:
                 found += self.came_back(argument)
         return found
+
+    def _weighted(self, argument: float) -> list[Any] | None:
+        """The latest number that left torch of which an argument is a multiple by a factor as people write them.
+
+        A short factor that gives a float to its last bit is no coincidence, unless both numbers are short themselves.
+        """
+        if not argument or _short(argument) == argument:
+            return None
+        for known in itertools.islice(reversed(self.left.values()), _LOOKED_BACK):
+            number = known[0]
+            if number and math.isfinite(ratio := argument / number) and _short(number) != number:
+                factor = _short(ratio)
+                inverse = _short(1.0 / ratio) if ratio else 0.0
+                if factor * number == argument or (inverse and number / inverse == argument):
+                    return known
+        return None
 
     def _value_of(self, number: int) -> int:
         """What an op gave that gave a Python number."""

@@ -803,3 +803,40 @@ def build_retained_graph_of_two_heads():
             optimizer.step()
 
     return {"model": {"body": body, "a": a, "b": b}, "optimizer": opts, "step": step}
+
+
+class Mixed(nn.Module):
+    """Weighs its layers by numbers that are learned on other data."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.ModuleList([nn.Linear(4, 4), nn.Identity()]) for _ in range(2)])
+        self.head = nn.Linear(4, 2)
+        self.weights = torch.zeros(2, 2, requires_grad=True)
+
+    def forward(self, x):
+        for choices, row in zip(self.layers, self.weights.softmax(-1), strict=True):
+            x = sum(w * layer(x) for w, layer in zip(row, choices, strict=True))
+        return self.head(x)
+
+
+def build_architecture_search_on_a_copy_that_moved_ahead():
+    torch.manual_seed(0)
+    model = Mixed()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    architecture = torch.optim.Adam([model.weights], 1e-2)
+
+    def step():
+        ahead = copy.deepcopy(model)
+        grads = torch.autograd.grad(loss_of(model), list(model.parameters()))
+        with torch.no_grad():
+            for p, g in zip(ahead.parameters(), grads, strict=True):
+                p.sub_(0.1 * g)
+        loss_of(ahead).backward()
+        model.weights.grad = ahead.weights.grad.clone()
+        architecture.step()
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+
+    return setup(model, {"weights": optimizer, "architecture": architecture}, step)
