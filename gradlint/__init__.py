@@ -58,12 +58,11 @@ if TYPE_CHECKING:
         Region,
         freezes,
         frozen_elsewhere,
+        grad_off_bindings,
         grad_off_regions,
         in_grad_off,
-        may_bind_in_grad_off,
         module_class,
         own_attribute,
-        says_nothing,
         trains,
     )
     from gradlint.syntax.iterators import consumed_whole
@@ -114,8 +113,8 @@ _HOMES = {
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
     "given_at idle_statements uncalled variable_assigned_at",
     "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
-    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off may_bind_in_grad_off module_class "
-    "own_attribute says_nothing trains",
+    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_bindings grad_off_regions in_grad_off module_class "
+    "own_attribute trains",
     "syntax.iterators": "consumed_whole",
     "syntax.kinds": "Kind",
     "syntax.losses": "Activation activated_losses",
@@ -223,6 +222,7 @@ __all__ = [
     "frozen_elsewhere",
     "function_of",
     "given_at",
+    "grad_off_bindings",
     "grad_off_regions",
     "group_location",
     "idle_statements",
@@ -233,7 +233,6 @@ __all__ = [
     "lines_of",
     "loops_around",
     "made_site",
-    "may_bind_in_grad_off",
     "module_class",
     "moves",
     "nearest_optimizer",
@@ -247,7 +246,6 @@ __all__ = [
     "region_location",
     "replaced_frozen",
     "roundtrips",
-    "says_nothing",
     "siblings",
     "spelled",
     "standing",
