@@ -53,7 +53,16 @@ if TYPE_CHECKING:
         uncalled,
         variable_assigned_at,
     )
-    from gradlint.states import Standing, group_location, made_site, moves, nearest_optimizer, replaced_frozen, standing
+    from gradlint.states import (
+        Standing,
+        group_location,
+        made_site,
+        moves,
+        nearest_optimizer,
+        replaced_frozen,
+        standing,
+        titled,
+    )
     from gradlint.syntax.idioms import (
         Region,
         freezes,
@@ -112,7 +121,7 @@ _HOMES = {
     "sites": "Frame is_project",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
     "given_at idle_statements uncalled variable_assigned_at",
-    "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
+    "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing titled",
     "syntax.idioms": "Region freezes frozen_elsewhere grad_off_bindings grad_off_regions in_grad_off module_class "
     "own_attribute trains",
     "syntax.iterators": "consumed_whole",
@@ -250,6 +259,7 @@ __all__ = [
     "spelled",
     "standing",
     "surely_before",
+    "titled",
     "trace",
     "trains",
     "uncalled",

@@ -81,9 +81,9 @@ class FrozenParameterStillMoves(Rule):
         assert training is not None
         found: dict[int, tuple[Step, Event | None, list[Parameter]]] = {}
         for step in training.steps:
-            for key, content in step.content.items():
-                parameter = trace.by_key.get(key)
-                if parameter is None or content.trainable or not content.moved:
+            for parameter in trace.parameters:
+                content = step.content.get(parameter.key)
+                if content is None or content.trainable or not content.moved:
                     continue
                 freeze = next((e for e in reversed(parameter.history) if _freezes(e, step)), None)
                 at = freeze.site if freeze is not None else step.site

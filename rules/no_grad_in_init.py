@@ -114,7 +114,7 @@ class NoGradInInit(Rule):
         regions: dict[Location | None, Event] = {}
         for parameter in trace.parameters:
             first = next((e for e in parameter.history if e.kind == "register"), None)
-            if first is None or not first.data["first"] or first.region < 0 or not parameter.requires_grad:
+            if first is None or first.region < 0 or not parameter.requires_grad:
                 continue
             region = trace.events[first.region]
             # GL106 speaks of a mode that is left off; how a library makes or loads layers is its own affair
