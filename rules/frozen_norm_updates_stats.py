@@ -119,9 +119,7 @@ class FrozenNormUpdatesStats(Rule):
 
 
 def _moved(context: Context, module: Module) -> bool:
-    prefix = f"{module.fqn}." if module.fqn else ""
-    moved = context.trace.buffers_moved
-    return f"{prefix}running_mean" in moved or f"{prefix}running_var" in moved
+    return f"{module.fqn}.running_mean".removeprefix(".") in context.trace.buffers_moved
 
 
 def _by_batch(module: Module) -> bool:
@@ -138,8 +136,7 @@ def _subtree(context: Context, module: Module) -> list[Parameter]:
     trace = context.trace
     while module.parent >= 0:
         module = trace.modules[module.parent]
-        prefix = f"{module.fqn}." if module.fqn else ""
-        found = [p for p in trace.parameters if p.fqn.startswith(prefix)]
+        found = trace.below(module)
         if found:
             return found
     return []

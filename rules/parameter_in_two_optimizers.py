@@ -72,8 +72,7 @@ class ParameterInTwoOptimizers(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        left = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups and p.project]
-        left = left or [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
+        left = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
         known: dict[tuple[str, frozenset[int]], Optimizer] = {}
         for optimizer in trace.optimizers:
             first = known.setdefault((optimizer.type, optimizer.keys), optimizer)
