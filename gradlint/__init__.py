@@ -53,17 +53,25 @@ if TYPE_CHECKING:
         uncalled,
         variable_assigned_at,
     )
-    from gradlint.states import Standing, group_location, made_site, moves, nearest_optimizer, replaced_frozen, standing
+    from gradlint.states import (
+        Standing,
+        group_location,
+        made_site,
+        moves,
+        nearest_optimizer,
+        replaced_frozen,
+        standing,
+        titled,
+    )
     from gradlint.syntax.idioms import (
         Region,
         freezes,
         frozen_elsewhere,
+        grad_off_bindings,
         grad_off_regions,
         in_grad_off,
-        may_bind_in_grad_off,
         module_class,
         own_attribute,
-        says_nothing,
         trains,
     )
     from gradlint.syntax.iterators import consumed_whole
@@ -113,9 +121,9 @@ _HOMES = {
     "sites": "Frame is_project",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
     "given_at idle_statements uncalled variable_assigned_at",
-    "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing",
-    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_regions in_grad_off may_bind_in_grad_off module_class "
-    "own_attribute says_nothing trains",
+    "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing titled",
+    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_bindings grad_off_regions in_grad_off module_class "
+    "own_attribute trains",
     "syntax.iterators": "consumed_whole",
     "syntax.kinds": "Kind",
     "syntax.losses": "Activation activated_losses",
@@ -223,6 +231,7 @@ __all__ = [
     "frozen_elsewhere",
     "function_of",
     "given_at",
+    "grad_off_bindings",
     "grad_off_regions",
     "group_location",
     "idle_statements",
@@ -233,7 +242,6 @@ __all__ = [
     "lines_of",
     "loops_around",
     "made_site",
-    "may_bind_in_grad_off",
     "module_class",
     "moves",
     "nearest_optimizer",
@@ -247,11 +255,11 @@ __all__ = [
     "region_location",
     "replaced_frozen",
     "roundtrips",
-    "says_nothing",
     "siblings",
     "spelled",
     "standing",
     "surely_before",
+    "titled",
     "trace",
     "trains",
     "uncalled",

@@ -63,7 +63,7 @@ def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
         optimizer = _row(trace, step)
         if optimizer is None:
             continue
-        mine = _keys(optimizer)
+        mine = optimizer.keys
         by_pass: dict[int, list[Parameter]] = {}
         for key, content in step.content.items():
             if len(content.backwards) > 1 and key in trace.by_key:
@@ -75,9 +75,9 @@ def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
             backward = training.backwards[number]
             owner = _owner(trace, training, backward, mine)
             last = training.backwards[max(max(c.backwards, default=-1) for c in step.content.values())]
-            if owner is None or not _depends(flow, last, _keys(owner)):
+            if owner is None or not _depends(flow, last, owner.keys):
                 continue
-            entry = entry_site(flow, backward, _keys(owner), mine)
+            entry = entry_site(flow, backward, owner.keys, mine)
             if entry != NO_SITE:
                 yield Leak(APPLIED, backward, optimizer, owner, parameters, entry, step)
 
@@ -102,7 +102,7 @@ def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
         optimizer = _row(trace, step)
         if optimizer is None:
             continue
-        mine = _keys(optimizer)
+        mine = optimizer.keys
         doubled = {
             c.backwards for key, c in step.content.items() if len(c.backwards) == 2 and not c.stale and key in mine
         }
@@ -112,7 +112,7 @@ def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
         if any(training.steps[s].event < second.event for s in first.applied_by):
             continue
         for other in trace.optimizers:
-            theirs = _keys(other)
+            theirs = other.keys
             if other is optimizer or not mine.isdisjoint(theirs) or not theirs.isdisjoint(first.deposits):
                 continue
             if theirs.isdisjoint(second.deposits) or not _cleared_between(trace, first, second, theirs):
@@ -135,7 +135,7 @@ def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
     trace = flow.trace
     for clear in training.clears:
         for optimizer in trace.optimizers:
-            mine = _keys(optimizer)
+            mine = optimizer.keys
             lost: dict[int, list[Parameter]] = {}
             for key, numbers in clear.discarded.items():
                 if key in mine and key in trace.by_key:
@@ -146,9 +146,9 @@ def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
                 if any(not mine.isdisjoint(training.steps[s].content) for s in backward.applied_by):
                     continue
                 owner = _owner(trace, training, backward, mine)
-                if owner is None or entry_site(flow, backward, mine, _keys(owner)) != NO_SITE:
+                if owner is None or entry_site(flow, backward, mine, owner.keys) != NO_SITE:
                     continue  # on its way to the others, gradient has to pass these
-                entry = entry_site(flow, backward, _keys(owner), mine)
+                entry = entry_site(flow, backward, owner.keys, mine)
                 if entry != NO_SITE:
                     yield Leak(WASTED, backward, optimizer, owner, parameters, entry, None)
 
@@ -199,14 +199,10 @@ def _owner(trace: Trace, training: Training, backward: Backward, mine: frozenset
     """The optimizer that first applied a backward pass, other than the one that holds `mine`."""
     for number in sorted(backward.applied_by):
         row = _row(trace, training.steps[number])
-        if row is not None and mine.isdisjoint(_keys(row)):
+        if row is not None and mine.isdisjoint(row.keys):
             return row
     return None
 
 
 def _row(trace: Trace, step: Step) -> Optimizer | None:
     return next((o for o in trace.optimizers if id(o.optimizer) in step.optimizers), None)
-
-
-def _keys(optimizer: Optimizer) -> frozenset[int]:
-    return frozenset(key for group in optimizer.groups for key in group.keys)

@@ -94,7 +94,7 @@ def titled(optimizer: Optimizer) -> str:
 
 def group_location(trace: Trace, optimizer: Optimizer, group: Group) -> Location | None:
     """Where a parameter group is written out in an optimizer's constructor call, else where it was given."""
-    written_out = optimizer.arguments.group_locations if optimizer.arguments else ()
+    written_out = optimizer.arguments.group_locations
     constructed = sum(g.site == optimizer.site for g in optimizer.groups)
     literal = len(written_out) == constructed and group.index < constructed
     return written_out[group.index] if literal else trace.location(group.site)
@@ -106,7 +106,7 @@ def nearest_optimizer(trace: Trace, parameter: Parameter) -> Optimizer:
         return trace.optimizers[0]
 
     def kinship(optimizer: Optimizer) -> int:
-        held = (trace.by_key.get(key) for group in optimizer.groups for key in group.keys)
+        held = (trace.by_key.get(key) for key in optimizer.keys)
         return max((_shared(parameter.fqn, other.fqn) for other in held if other is not None), default=0)
 
     first = _trained_with(trace, parameter)

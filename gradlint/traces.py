@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import torch
     import torch.fx
 
-    from gradlint.record.arguments import Arguments
     from gradlint.setup import Setup
     from gradlint.training import Training
 
@@ -255,6 +254,21 @@ class Group:
     """Keys of the tensors it holds."""
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """The call that made an optimizer, as far as it was seen."""
+
+    site: int = NO_SITE
+    event: int = -1
+    chosen_at: tuple[Location, ...] = ()
+    """Where the parameters were put together: assignments of the names in the call, definitions of the user's
+    functions called for them."""
+    group_locations: tuple[Location, ...] = ()
+    """The places of the groups, where they are written out one by one."""
+    parameters_of: Location | None = None
+    """The span of the argument where it is literally ``X.parameters()``."""
+
+
 @dataclass
 class Optimizer:
     """One optimizer of the set-up."""
@@ -268,9 +282,14 @@ class Optimizer:
     event: int
     """Number of the event of its making; -1 if unseen."""
     groups: list[Group]
-    arguments: Arguments | None = None
-    """What the source of its constructor's call says; None if it was made before the recording."""
+    arguments: Arguments = Arguments()
+    """What the source of its constructor's call says; nothing if it was made before the recording."""
     optimizer: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def keys(self) -> frozenset[int]:
+        """Keys of the tensors that its groups hold."""
+        return frozenset(key for group in self.groups for key in group.keys)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 from gradlint import (
     Context,
@@ -14,11 +15,10 @@ from gradlint import (
     Severity,
     SourceModule,
     consumed_whole,
+    group_location,
     loops_around,
     surely_before,
 )
-
-_NO_ITERATORS = frozenset("list tuple sum len sorted set next".split())
 
 
 class EmptyParameterGroup(Rule):
@@ -75,24 +75,14 @@ class EmptyParameterGroup(Rule):
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
         for call in module.tree.nodes(ast.Call):
-            if isinstance(call.func, ast.Name) and any(isinstance(a, ast.Call | ast.GeneratorExp) for a in call.args):
+            if isinstance(call.func, ast.Name):
                 yield from self._handed_over(module, call, call.func)
-        if not any(_may_name_iterator(module, statement) for statement in module.assignments):
-            return
         for scope in module.tree.scopes.values():
             for name, bindings in scope.bindings.items():
-                binding = bindings[0]
-                if len(bindings) > 1 or not isinstance(binding, ast.Name):
-                    continue
-                value = module.kinds.value_given(binding)
-                kind = module.kind(value)
-                if value is None or kind is None or kind.what != "many" or not kind.once or kind.pairs:
-                    continue
-                if kind.item is None or kind.item.what != "parameter":
-                    continue
-                uses = [use for use in module.tree.loads.get(name, ()) if module.tree.scope_of(use) is scope
-                        or module.tree.bindings(use) is bindings]  # fmt: skip
-                yield from self._used_up(module, binding, value, uses)
+                value = module.kinds.value_given(bindings[0])
+                if len(bindings) == 1 and _walked_once(value, module):
+                    uses = [u for u in module.tree.loads.get(name, ()) if module.tree.bindings(u) is bindings]
+                    yield from self._used_up(module, bindings[0], value, uses)
 
     def _handed_over(self, module: SourceModule, call: ast.Call, named: ast.Name) -> Iterator[Finding]:
         """Iterators given to a function of the file that walks its argument more than once."""
@@ -102,19 +92,10 @@ class EmptyParameterGroup(Rule):
         if not isinstance(function, ast.FunctionDef) or function.decorator_list:
             return
         for value, argument in zip(call.args, (*function.args.posonlyargs, *function.args.args), strict=False):
-            kind = module.kind(value) if isinstance(value, ast.Call | ast.GeneratorExp) else None
-            if kind is None or kind.what != "many" or not kind.once or kind.item is None:
+            if not _walked_once(value, module):
                 continue
-            if kind.item.what != "parameter" and not kind.pairs:
-                continue
-            whole = [
-                use for use in tree.loads.get(argument.arg, ())
-                if tree.bindings(use) == [argument] and tree.function(use) is function and consumed_whole(module, use)
-            ]  # fmt: skip
-            second = next((u for u in whole if any(o is not u and surely_before(tree, o, u) for o in whole)), None)
-            if second is not None:
-                first = next(o for o in whole if o is not second and surely_before(tree, o, second))
-                edit = Edit(module.location(value), f"list({module.text(value)})")
+            uses = [use for use in tree.loads.get(argument.arg, ()) if tree.bindings(use) == [argument]]
+            for first, second in _walked_again(module, uses)[:1]:
                 yield module.finding(
                     self,
                     f"{function.name} walks {argument.arg} twice, and an iterator can be walked once: its second walk "
@@ -124,67 +105,66 @@ class EmptyParameterGroup(Rule):
                         module.related("used up here", first),
                         module.related("nothing is left for this", second),
                     ],
-                    fix=Fix("Give it a list: list(model.parameters()).", safe=True, edits=(edit,)),
+                    fix=_listed(module, value, "Give it a list"),
                 )
 
     def _used_up(
-        self, module: SourceModule, binding: ast.Name, value: ast.expr, uses: list[ast.Name]
+        self, module: SourceModule, binding: ast.AST, value: ast.expr, uses: list[ast.Name]
     ) -> Iterator[Finding]:
-        tree = module.tree
-        inside = tree.function(binding)
-        whole = [
-            use for use in uses
-            if tree.function(use) is inside and consumed_whole(module, use) and surely_before(tree, binding, use)
-        ]  # fmt: skip
-        whole.sort(key=lambda use: (use.lineno, use.col_offset))
-        for use in whole:
-            first = next((other for other in whole if other is not use and surely_before(tree, other, use)), None)
-            again = [loop for loop in loops_around(tree, use) if loop not in tree.above(binding)]
-            if first is not None:
-                how, related = "has been used up by then", [module.related("used up here", first)]
-            elif again and not any(isinstance(n, ast.Break | ast.Return | ast.Raise) for n in ast.walk(again[-1])):
-                how, related = "is used up by the first round of the loop", [module.related("the loop", again[0])]
-            else:
-                continue
-            edit = Edit(module.location(value), f"list({module.text(value)})")
+        """The first use of a named iterator that nothing is left for: after another one, or in the second round."""
+        made = module.related("the iterator is made here", value)
+        found = [
+            (second, "has been used up by then", module.related("used up here", first))
+            for first, second in _walked_again(module, uses)
+        ]
+        for use in uses:
+            rounds = [loop for loop in loops_around(module.tree, use) if loop not in module.tree.above(binding)]
+            for loop in rounds[:1] if consumed_whole(module, use) and not _left(rounds[-1:]) else ():
+                found.append((use, "is used up by the first round of the loop", module.related("the loop", loop)))
+        for use, how, related in sorted(found, key=lambda f: (f[0].lineno, f[0].col_offset))[:1]:
             yield module.finding(
                 self,
                 f"{use.id} is an iterator and {how}: nothing is left for this use, which goes without any parameter.",
                 use,
-                related=[module.related("the iterator is made here", value), *related],
-                fix=Fix("Keep the parameters in a list: list(model.parameters()).", safe=True, edits=(edit,)),
+                related=[made, related],
+                fix=_listed(module, value, "Keep the parameters in a list"),
             )
-            return
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         for optimizer, group in context.flow.exhausted:
-            places = optimizer.arguments.group_locations if optimizer.arguments else ()
-            own = group.site == optimizer.site and len(places) == len(optimizer.groups)
             lost = context.flow.by_index(context.flow.lost_to_iterators)
             yield context.finding(
                 self,
                 f"group {group.index} of {optimizer.type} is empty: the iterator that it was given had been used up."
                 + (f" No optimizer holds {context.names(lost)}." if lost else ""),
-                at=places[group.index] if own else trace.location(group.site),
+                at=group_location(trace, optimizer, group),
                 parameters=lost,
                 related=[
                     context.related(f"{optimizer.type} is made here", optimizer.site),
-                    *(
-                        context.related("the iterator is made here", at)
-                        for at in (optimizer.arguments.chosen_at if optimizer.arguments else ())
-                    ),
+                    *(context.related("the iterator is made here", at) for at in optimizer.arguments.chosen_at),
                 ],
                 fix=Fix("Keep the parameters in a list: list(model.parameters())."),
             )
 
 
-def _may_name_iterator(module: SourceModule, statement: ast.Assign | ast.AnnAssign) -> bool:
-    """Whether a statement gives a name to something over parameters that may be no list."""
-    value = statement.value
-    if isinstance(value, ast.Call):
-        if isinstance(value.func, ast.Name) and value.func.id in _NO_ITERATORS:
-            return False
-    elif not isinstance(value, ast.GeneratorExp):
-        return False
-    return "parameters(" in module.text_of(statement)
+def _walked_once(value: ast.expr | None, module: SourceModule) -> TypeGuard[ast.expr]:
+    """Whether an expression gives an iterator over parameters."""
+    kind = module.kind(value)
+    return kind is not None and kind.once and kind.item is not None and kind.item.what == "parameter"
+
+
+def _walked_again(module: SourceModule, uses: list[ast.Name]) -> list[tuple[ast.Name, ast.Name]]:
+    """(first, second) for each use of an iterator that surely comes after one that walked it to its end."""
+    whole = [use for use in uses if consumed_whole(module, use)]
+    return [(one, two) for two in whole for one in whole if surely_before(module.tree, one, two)]
+
+
+def _left(loops: Sequence[ast.AST]) -> bool:
+    """Whether a loop may end before its second round."""
+    return any(isinstance(n, ast.Break | ast.Return | ast.Raise) for loop in loops for n in ast.walk(loop))
+
+
+def _listed(module: SourceModule, value: ast.expr, what: str) -> Fix:
+    edit = Edit(module.location(value), f"list({module.text(value)})")
+    return Fix(f"{what}: list(model.parameters()).", safe=True, edits=(edit,))

@@ -59,12 +59,12 @@ class FrozenBranchStillPays(Rule):
         told: set[int] = set()
         for number, call in enumerate(trace.calls):
             module = trace.modules[call.module]
-            if module.number in told or not module.in_tree or module.parent < 0:
+            if module.number in told or module.parent < 0:
                 continue
             parameters = trace.below(module)
             if not parameters or any(p.requires_grad for p in parameters) or not _pays(context, number, call):
                 continue
-            told |= {m.number for m in trace.modules if m.number == module.number or m.fqn.startswith(f"{module.fqn}.")}
+            told |= {m.number for m in trace.modules if module in trace.around(m.number)}
             yield context.finding(
                 self,
                 f"{module.fqn} is frozen, and autograd records it for the sake of its input alone: "

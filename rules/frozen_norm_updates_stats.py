@@ -75,14 +75,14 @@ class FrozenNormUpdatesStats(Rule):
         trace = context.trace
         groups: dict[tuple[Location | None, bool], list[tuple[Module, list[Parameter], Event | None]]] = {}
         for module in trace.modules:
-            if not module.in_tree or not (_moved(context, module) or _by_batch(module)):
+            if not _moved(context, module) and not _by_batch(module):
                 continue
             own = [trace.parameters[i] for i in module.parameters]
             judged = own or _subtree(context, module)
             if not judged or not all(_stays_frozen(p) for p in judged) or _moves_otherwise(context, judged):
                 continue
             freeze = next((e for p in judged if (e := p.frozen_by) is not None), None)
-            where = trace.location(freeze.site) if freeze else trace.location(module.registered_at)
+            where = trace.location(freeze.site if freeze else module.registered_at)
             groups.setdefault((where, _by_batch(module)), []).append((module, judged, freeze))
         for (where, by_batch), members in groups.items():
             modules = [m for m, _, _ in members]
@@ -119,9 +119,7 @@ class FrozenNormUpdatesStats(Rule):
 
 
 def _moved(context: Context, module: Module) -> bool:
-    prefix = f"{module.fqn}." if module.fqn else ""
-    moved = context.trace.buffers_moved
-    return f"{prefix}running_mean" in moved or f"{prefix}running_var" in moved
+    return f"{module.fqn}.running_mean".removeprefix(".") in context.trace.buffers_moved
 
 
 def _by_batch(module: Module) -> bool:
@@ -138,8 +136,7 @@ def _subtree(context: Context, module: Module) -> list[Parameter]:
     trace = context.trace
     while module.parent >= 0:
         module = trace.modules[module.parent]
-        prefix = f"{module.fqn}." if module.fqn else ""
-        found = [p for p in trace.parameters if p.fqn.startswith(prefix)]
+        found = trace.below(module)
         if found:
             return found
     return []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from gradlint import Context, Edit, Event, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity
+from gradlint import Context, Edit, Event, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity, titled
 
 
 class FrozenParameterInOptimizer(Rule):
@@ -66,15 +67,15 @@ class FrozenParameterInOptimizer(Rule):
         trained = {k for s in training.steps for k, c in s.content.items() if c.trainable} if training else set()
         for optimizer in trace.optimizers:
             by_place: dict[tuple[int, bool], list[Parameter]] = {}
-            for group in optimizer.groups:
-                for key in group.keys:
-                    parameter = trace.by_key.get(key)
-                    if parameter is None or parameter.requires_grad or parameter.tensor.requires_grad:
-                        continue
-                    if key in trained:
-                        continue  # frozen for the turn of another optimizer
-                    born = _meant(context, parameter)
-                    by_place.setdefault((group.site, born), []).append(parameter)
+            for parameter in trace.parameters:
+                if parameter.requires_grad or parameter.tensor.requires_grad:
+                    continue
+                if parameter.key in trained:
+                    continue  # frozen for the turn of another optimizer
+                for number, index in parameter.groups:
+                    if number == optimizer.number:
+                        place = optimizer.groups[index].site, _meant(context, parameter)
+                        by_place.setdefault(place, []).append(parameter)
             for (site, born), parameters in by_place.items():
                 yield self._finding(context, optimizer, site, born, parameters)
 
@@ -82,13 +83,12 @@ class FrozenParameterInOptimizer(Rule):
         self, context: Context, optimizer: Optimizer, site: int, born: bool, parameters: list[Parameter]
     ) -> Finding:
         names = context.names(parameters)
-        who = optimizer.type + (f" {optimizer.name!r}" if optimizer.name else "")
+        who = titled(optimizer)
         if born:
             freeze = parameters[0].frozen_by
-            how = "made with requires_grad=False" if freeze is None else "which rest by design"
             return context.finding(
                 self,
-                f"{who} holds {names}, {how}: it never moves them.",
+                f"{who} holds {names}, which rest by design: it never moves them.",
                 at=site,
                 parameters=parameters,
                 related=[
@@ -99,23 +99,20 @@ class FrozenParameterInOptimizer(Rule):
                 severity=Severity.INFO,
             )
         freezes = {e.number: e for p in parameters if (e := p.frozen_by) is not None}
-        after = [e for e in freezes.values() if optimizer.event >= 0 and e.number > optimizer.event]
+        after = [e for e in freezes.values() if e.number > optimizer.event]
         order = _order(
             context, optimizer, site, (after or list(freezes.values()))[0], bool(after), len(parameters) == 1
         )
-        places: dict[Location, Related | None] = {}
+        places: dict[Location | None, Related | None] = {}
         for event in freezes.values():
-            where = context.trace.location(event.site)
-            late = optimizer.event >= 0 and event.number > optimizer.event
-            text = f"frozen here, after {optimizer.type} was made" if late else "frozen here"
-            if where is not None:
-                places.setdefault(where, context.related(text, event))
+            text = f"frozen here, after {optimizer.type} was made" if event in after else "frozen here"
+            places.setdefault(context.trace.location(event.site), context.related(text, event))
         edits: tuple[Edit, ...] = ()
-        literal = optimizer.arguments.parameters_of if optimizer.arguments else None
+        literal = optimizer.arguments.parameters_of
         if literal is not None and not after and len(optimizer.groups) == 1:
-            text = _source(literal)
-            if text:
-                edits = (Edit(literal, f"filter(lambda p: p.requires_grad, {text})"),)
+            start = replace(literal, end_line=literal.line, end_column=literal.column)
+            end = replace(literal, line=literal.end_line, column=literal.end_column)
+            edits = (Edit(start, "filter(lambda p: p.requires_grad, "), Edit(end, ")"))
         return context.finding(
             self,
             f"{who} holds frozen parameters: {names}, {order}. Nothing moves while .grad is None.",
@@ -135,9 +132,8 @@ class FrozenParameterInOptimizer(Rule):
 
 def _order(context: Context, optimizer: Optimizer, site: int, freeze: Event, after: bool, one: bool) -> str:
     """When a parameter was frozen: ``frozen at train.py:31, after SGD was given it at train.py:28``."""
-    frozen, given = context.place(freeze), context.place(site)
     when = f"{'after' if after else 'before'} {optimizer.type} was given {'it' if one else 'them'}"
-    return f"frozen{f' at {frozen}' if frozen else ''}, {when}{f' at {given}' if given else ''}"
+    return f"frozen at {context.place(freeze)}, {when} at {context.place(site)}"
 
 
 def _meant(context: Context, parameter: Parameter) -> bool:
@@ -153,12 +149,3 @@ def _meant(context: Context, parameter: Parameter) -> bool:
         if frame.code.co_name == "__init__":
             return True
     return False
-
-
-def _source(location: Location) -> str:
-    """The text of a span on one line; empty if it is longer."""
-    import linecache
-
-    if location.end_line not in (0, location.line) or not location.end_column:
-        return ""
-    return linecache.getline(location.path, location.line)[location.column - 1 : location.end_column - 1]

@@ -79,19 +79,19 @@ class FrozenParameterStillMoves(Rule):
         trace = context.trace
         training = trace.training
         assert training is not None
-        found: dict[int, tuple[Step, Event | None, list[Parameter]]] = {}
+        found: dict[int, tuple[Step, list[Parameter]]] = {}
         for step in training.steps:
-            for key, content in step.content.items():
-                parameter = trace.by_key.get(key)
-                if parameter is None or content.trainable or not content.moved:
+            for parameter in trace.parameters:
+                content = step.content.get(parameter.key)
+                if content is None or content.trainable or not content.moved:
                     continue
                 freeze = next((e for e in reversed(parameter.history) if _freezes(e, step)), None)
                 at = freeze.site if freeze is not None else step.site
-                _, _, known = found.setdefault(at, (step, freeze, []))
+                _, known = found.setdefault(at, (step, []))
                 if parameter not in known:
                     known.append(parameter)
-        for at, (step, freeze, parameters) in found.items():
-            optimizer = next((o for o in trace.optimizers if id(o.optimizer) in step.optimizers), None)
+        for at, (step, parameters) in found.items():
+            stepped = [o for o in trace.optimizers if id(o.optimizer) in step.optimizers]
             yield context.finding(
                 self,
                 f"{context.names(parameters)} are frozen and still moved by the optimizer: an old gradient, momentum "
@@ -100,8 +100,8 @@ class FrozenParameterStillMoves(Rule):
                 parameters=parameters,
                 related=[
                     context.related("moved by this step", step.site),
-                    *(context.callers(freeze.site) if freeze is not None else ()),
-                    context.related(f"{optimizer.type} is made here", optimizer.site) if optimizer else None,
+                    *context.callers(at),
+                    *(context.related(f"{o.type} is made here", o.site) for o in stepped),
                 ],
                 fix=Fix("Set p.grad = None when freezing, or make the optimizer anew without these parameters."),
             )

@@ -88,10 +88,10 @@ class GradientsNotCleared(Rule):
         assert training is not None
         found: dict[int, tuple[Backward, Step, list[Parameter]]] = {}
         for step in training.steps:
-            for key, content in step.content.items():
-                parameter = trace.by_key.get(key)
-                if content.stale and parameter is not None:
-                    backward = _added(training, key, content)
+            for parameter in trace.parameters:
+                content = step.content.get(parameter.key)
+                if content is not None and content.stale:
+                    backward = _added(training, parameter.key, content)
                     _, _, known = found.setdefault(backward.site, (backward, step, []))
                     if parameter not in known:
                         known.append(parameter)

@@ -18,14 +18,12 @@ from gradlint import (
     SourceModule,
     agree,
     frozen_elsewhere,
-    grad_off_regions,
+    grad_off_bindings,
     in_grad_off,
     is_project,
-    may_bind_in_grad_off,
     module_class,
     own_attribute,
     region_location,
-    says_nothing,
     trains,
 )
 
@@ -97,53 +95,45 @@ class NoGradInInit(Rule):
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        if not may_bind_in_grad_off(module):
-            return
-        for region in grad_off_regions(module):
-            made = _made_only(module, region)
-            names = [module.text(t) for t, value in made if _stays(module, region, t, value)]
-            if not made or len(names) < len(made):
-                continue
-            still = "still train" if len(names) > 1 else "still trains"
-            yield module.finding(
-                self,
-                f"{', '.join(names)} {still}: grad mode does not matter to the creation of layers, so this "
-                f"{region.how} freezes nothing.{_extra(region.how)}",
-                region.expression,
-                related=[module.related("created here", made[0][1])],
-                fix=_FIX,
-            )
+        for region, bound in grad_off_bindings(module):
+            made = [(target, value) for target, value in bound if _computed(value)]
+            if made and all(_new_layer(module, v) and _stays(module, region, t) for t, v in made):
+                names = [module.text(target) for target, _ in made]
+                yield module.finding(
+                    self,
+                    f"{', '.join(names)} {agree(names, 'still train')}: grad mode does not matter to the creation of "
+                    f"layers, so this {region.how} freezes nothing.{_extra(region.how)}",
+                    region.expression,
+                    related=[module.related("created here", made[0][1])],
+                    fix=_FIX,
+                )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        created: dict[Location, list[Parameter]] = {}
-        regions: dict[Location, Event] = {}
+        created: dict[Location | None, list[tuple[Parameter, Event]]] = {}
+        regions: dict[Location | None, Event] = {}
         for parameter in trace.parameters:
             first = next((e for e in parameter.history if e.kind == "register"), None)
-            if first is None or not first.data["first"] or first.region < 0 or not parameter.requires_grad:
+            if first is None or first.region < 0 or not parameter.requires_grad:
                 continue
-            if first.region in trace.left_off:
-                continue  # GL106 speaks
             region = trace.events[first.region]
-            holder = trace.sites.innermost(region.site)
-            if holder is None or not holder.project:
-                continue  # how a library makes or loads layers
-            where = region_location(trace, region)
-            if where is None or not is_project(where.path) or _written_on_purpose(context, parameter, first):
+            # GL106 speaks of a mode that is left off; how a library makes or loads layers is its own affair
+            if first.region not in trace.left_off and not _of_library(context, region):
+                where = region_location(trace, region)
+                created.setdefault(where, []).append((parameter, first))
+                regions[where] = region
+        for where, members in created.items():
+            if any(_written_on_purpose(context, p, first) for p, first in members):
                 continue
-            created.setdefault(where, []).append(parameter)
-            regions[where] = region
-        for where, parameters in created.items():
             how = regions[where].data["how"]
-            if any(_written_on_purpose(context, p, p.history[0]) for p in parameters):
-                continue
+            parameters = [p for p, _ in members]
             yield context.finding(
                 self,
                 f"{context.names(parameters)} {agree(parameters, 'still train')}: grad mode does not matter to the "
                 f"creation of layers, so this {how} freezes nothing.{_extra(how)}",
                 at=where,
                 parameters=parameters,
-                related=[context.related("created here", p.history[0]) for p in parameters[:1]],
+                related=[context.related("created here", members[0][1])],
                 fix=_FIX,
             )
 
@@ -154,37 +144,22 @@ def _extra(how: str) -> str:
     return " Created under inference_mode they are inference tensors, which training cannot use."
 
 
-def _made_only(module: SourceModule, region: Region) -> list[tuple[ast.expr, ast.expr]]:
-    """(target, call) for each layer that a region makes, if it does nothing else; otherwise none."""
-    found: list[tuple[ast.expr, ast.expr]] = []
-    pending = list(region.body)
-    while pending:
-        statement = pending.pop(0)
-        if isinstance(statement, ast.Pass) or says_nothing(statement):
-            continue
-        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
-            return []
-        value = statement.value
-        if not any(isinstance(n, ast.Call | ast.Await | ast.Yield | ast.BinOp) for n in ast.walk(value)):
-            continue  # a number, a name
-        kind = module.kind(value)
-        if kind is None or kind.made is not value or not trains(module, value) or not _constructs(module, value):
-            return []
-        found.append((statement.targets[0], value))
-    return found
+def _computed(value: ast.expr) -> bool:
+    """Whether a value is more than a number or a name."""
+    return any(isinstance(n, ast.Call | ast.Await | ast.Yield | ast.BinOp) for n in ast.walk(value))
 
 
-def _constructs(module: SourceModule, value: ast.expr) -> bool:
-    """Whether all that a call is given are other layers, numbers and names: no tensor is computed for it."""
-    for node in ast.walk(value):
-        if isinstance(node, ast.Call) and node is not value:
-            kind = module.kind(node)
-            if kind is None or kind.what not in ("module", "tensor"):
-                return False
-    return True
+def _new_layer(module: SourceModule, value: ast.expr) -> bool:
+    """Whether a call makes a layer that trains out of layers, numbers and names: no tensor is computed for it."""
+    kind = module.kind(value)
+    calls = [n for n in ast.walk(value) if isinstance(n, ast.Call)]
+    return (
+        kind is not None and kind.made is value and trains(module, value)
+        and all(module.kind(call) is not None for call in calls)
+    )  # fmt: skip
 
 
-def _stays(module: SourceModule, region: Region, target: ast.expr, value: ast.expr) -> bool:
+def _stays(module: SourceModule, region: Region, target: ast.expr) -> bool:
     """Whether nothing in the file freezes what is made, and training of it is meant."""
     if frozen_elsewhere(module, target, region.node):
         return False
@@ -194,24 +169,31 @@ def _stays(module: SourceModule, region: Region, target: ast.expr, value: ast.ex
         inside = set(ast.walk(region.node))
         return not any(in_grad_off(module, use) for use in module.tree.attributes[name] if use not in inside)
     function = module.tree.function(target)
-    calls = [n for n in ast.walk(function) if isinstance(n, ast.Call)] if function is not None else []
-    kinds = [module.kind(call) for call in calls]
+    kinds = [module.kind(node) for node in ast.walk(function)] if function is not None else []
     return isinstance(target, ast.Name) and any(k is not None and k.what == "optimizer" for k in kinds)
+
+
+def _of_library(context: Context, region: Event) -> bool:
+    """Whether a library switched grad mode off, in its own code or for a function of its own."""
+    decorated = region.data["decorated"]
+    return not context.by_user(region.site) or (decorated is not None and not is_project(decorated.co_filename))
 
 
 def _written_on_purpose(context: Context, parameter: Parameter, first: Event) -> bool:
     """Whether the region wrote to the parameter other than in the constructor that made it, or computed its value."""
     if parameter.computed:
         return True
+    writes = [e for e in parameter.history if e.kind == "write" and e.region == first.region and e.site != first.site]
+    return not all(_below_region(context, write, first) for write in writes)
+
+
+def _below_region(context: Context, event: Event, first: Event) -> bool:
+    """Whether a constructor that both events are in was itself called inside the region."""
     rows = context.trace.sites.rows
-    for event in parameter.history:
-        if event.kind != "write" or event.region != first.region or event.site == first.site:
-            continue
-        if not _constructors(rows, event.site) & _constructors(rows, first.site):
-            return True
-        if not _below_region(context, event, first):
-            return True
-    return False
+    region = context.trace.events[first.region]
+    shared = _constructors(rows, event.site) & _constructors(rows, first.site)
+    inside = shared - _constructors(rows, region.site)
+    return any(code != id(region.data["decorated"]) for code, _ in inside)
 
 
 def _constructors(rows: list[tuple], site: int) -> set[tuple[int, int]]:  # type: ignore[type-arg]
@@ -223,13 +205,3 @@ def _constructors(rows: list[tuple], site: int) -> set[tuple[int, int]]:  # type
             found.add((id(code), above))
         site = above
     return found
-
-
-def _below_region(context: Context, event: Event, first: Event) -> bool:
-    """Whether a constructor that both events are in was itself called inside the region."""
-    rows = context.trace.sites.rows
-    region = context.trace.events[first.region]
-    outer = _constructors(rows, region.site)
-    decorated = region.data["decorated"]
-    shared = _constructors(rows, event.site) & _constructors(rows, first.site)
-    return any(c not in outer and (decorated is None or c[0] != id(decorated)) for c in shared)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gradlint import (
     Context,
     Finding,
     Fix,
     Function,
+    Module,
     Parameter,
-    Region,
     Rule,
     Severity,
     SourceModule,
@@ -20,11 +20,11 @@ from gradlint import (
     dotted,
     executed_functions,
     frozen_elsewhere,
-    grad_off_regions,
-    may_bind_in_grad_off,
+    grad_off_bindings,
     module_class,
     own_attribute,
     region_location,
+    spelled,
 )
 
 
@@ -38,7 +38,7 @@ class NoOpFreeze(Rule):
 
     ## Why it is bad
     Grad mode concerns operations, and there are none in the block: what is assigned trains on. `from_pretrained` is a
-    class method that returns a new layer: the layer it is called on keeps its random weights and stays trainable.
+    class method that returns a new layer: the layer it is called on stays as it was, trainable and with random weights.
     `.data` and `detach()` give a new tensor each time; what is set on it is gone with it.
 
     ## Example
@@ -93,66 +93,51 @@ class NoOpFreeze(Rule):
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        for region in grad_off_regions(module) if may_bind_in_grad_off(module) else ():
-            targets = _named_modules(module, region) if isinstance(region.node, ast.With) else []
-            if targets and not any(frozen_elsewhere(module, t, region.node) for t in targets):
-                names = ", ".join(module.text(t) for t in targets)
+        for region, bound in grad_off_bindings(module):
+            if not isinstance(region.node, ast.With) or not all(_is_module(module, t, v) for t, v in bound):
+                continue
+            if not any(frozen_elsewhere(module, target, region.node) for target, _ in bound):
+                names = ", ".join(module.text(target) for target, _ in bound)
                 yield module.finding(
                     self,
                     f"this block only gives names to what exists, so it freezes nothing: what is now {names} still "
                     f"trains.",
                     region.expression,
-                    fix=Fix("Call requires_grad_(False) on what is meant to stay."),
+                    fix=_FREEZE,
                 )
         for statement in module.stated(ast.Expr):
-            call = statement.value
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
-                continue
-            if call.func.attr != "from_pretrained" or module.qualified(call.func):
-                continue
-            kind = module.kind(call.func.value)
-            if kind is not None and kind.cls in ("torch.nn.Embedding", "torch.nn.EmbeddingBag"):
-                yield module.finding(
-                    self,
-                    f"from_pretrained makes a new layer, and it is dropped here: {module.text(call.func.value)} keeps "
-                    f"its own values and trains.",
-                    call,
-                    fix=Fix("Use the result: assign it to the attribute."),
-                )
-
+            for layer in _given_another(statement):
+                kind = module.kind(layer)
+                if kind is not None and kind.cls in ("torch.nn.Embedding", "torch.nn.EmbeddingBag"):
+                    yield module.finding(self, _dropped(module.text(layer), "stays"), statement, fix=_USE)
         for flagged in (*module.stated(ast.Expr), *module.stated(ast.Assign)):
-            named = _flag_of_another(flagged)
-            kind = module.kind(named) if named is not None else None
-            if named is not None and kind is not None and kind.what == "parameter":
-                text = _another(flagged, module.text(named), "still trains")
-                yield module.finding(self, text, flagged, fix=Fix(_ON_ITSELF))
+            for named, why in _flag_of_another(flagged):
+                kind = module.kind(named)
+                if kind is not None and kind.what == "parameter" and not _flagged_itself(module, named):
+                    text = f"{why}: {module.text(named)} still trains."
+                    yield module.finding(self, text, flagged, fix=_ON_ITSELF)
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        copied = _copied_before_forward(context)
+        read = _read_before_forward(context)
         regions = {region_location(trace, e) for e in trace.events_of("grad_off")}
         lines = {(place.path, place.line) for place in regions if place is not None}
         for function in executed_functions(trace):
             for node in function.nodes():
                 if isinstance(node, ast.With) and (function.path, node.lineno) in lines:
                     yield from self._region(context, function, node)
-                elif isinstance(node, ast.Expr | ast.Assign) and copied and _flag_of_another(node) is not None:
-                    where = function.location(node)
-                    wrong = [p for p in copied.get((where.path, where.line), ()) if p.requires_grad]
-                    if wrong:
-                        text = _another(node, context.names(wrong), agree(wrong, "still train"))
-                        yield context.finding(self, text, at=where, parameters=wrong, fix=Fix(_ON_ITSELF))
-                elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-                    yield from self._dropped(context, function, node.value)
+                elif isinstance(node, ast.Expr | ast.Assign):
+                    yield from self._flagged(context, function, node, read.get((function.path, node.lineno), ()))
+                    yield from self._dropped(context, function, node)
 
     def _region(self, context: Context, function: Function, node: ast.With) -> Iterator[Finding]:
         targets: list[ast.expr] = []
         for statement in node.body:
-            if not isinstance(statement, ast.Assign) or not _is_name(statement.value):
+            if not isinstance(statement, ast.Assign) or not all(dotted(value) for value in _parts(statement.value)):
                 return
-            targets += statement.targets
-        named = [p for t in targets for p in _held_by(context, dotted(t)[-1:])]
-        wrong = [p for p in named if p.requires_grad]
+            targets += (part for target in statement.targets for part in _parts(target))
+        named = [m for t in targets for m in _named(context, dotted(t)[-1:])]
+        wrong = [p for m in named for p in context.trace.below(m) if p.requires_grad]
         if wrong:
             yield context.finding(
                 self,
@@ -160,109 +145,104 @@ class NoOpFreeze(Rule):
                 f"{agree(wrong, 'still train')}.",
                 at=function.location(node.items[0].context_expr),
                 parameters=wrong,
-                fix=Fix("Call requires_grad_(False) on what is meant to stay."),
+                fix=_FREEZE,
             )
 
-    def _dropped(self, context: Context, function: Function, call: ast.Call) -> Iterator[Finding]:
-        if not isinstance(call.func, ast.Attribute) or call.func.attr != "from_pretrained":
-            return
-        parts = dotted(call.func.value)
-        wrong = [p for p in _held_by(context, parts[1:], "from_pretrained") if p.requires_grad]
-        if wrong:
-            yield context.finding(
-                self,
-                f"from_pretrained makes a new layer, and it is dropped here: {context.names(wrong)} "
-                f"{agree(wrong, 'keep')} the old values and {agree(wrong, 'train')}.",
-                at=function.location(call),
-                parameters=wrong,
-                fix=Fix("Use the result: assign it to the attribute."),
-            )
+    def _flagged(
+        self, context: Context, function: Function, statement: ast.stmt, read: Iterable[Parameter]
+    ) -> Iterator[Finding]:
+        wrong = [p for p in read if p.requires_grad]
+        for _, why in _flag_of_another(statement):
+            if wrong:
+                text = f"{why}: {context.names(wrong)} {agree(wrong, 'still train')}."
+                yield context.finding(self, text, at=function.location(statement), parameters=wrong, fix=_ON_ITSELF)
+
+    def _dropped(self, context: Context, function: Function, statement: ast.stmt) -> Iterator[Finding]:
+        for layer in _given_another(statement):
+            for module in _named(context, dotted(layer)[1:]):
+                if isinstance(inspect.getattr_static(module.type, "from_pretrained", None), classmethod):
+                    kept = context.trace.below(module)
+                    text = _dropped(context.names(kept), agree(kept, "stay"))
+                    yield context.finding(self, text, at=function.location(statement), parameters=kept, fix=_USE)
 
 
-_ON_ITSELF = "Freeze the parameter itself: p.requires_grad = False."
+_FREEZE = Fix("Call requires_grad_(False) on what is meant to stay.")
+_USE = Fix("Use the result: assign it to the attribute.")
+_ON_ITSELF = Fix("Freeze the parameter itself: p.requires_grad = False.")
+_DATA = ".data is another tensor, made anew each time, and its flag is nobody's"
 
 
-def _flag_of_another(statement: ast.stmt) -> ast.expr | None:
-    """The tensor that a statement means to freeze by way of its ``.data`` or a dropped ``detach()``."""
-    value = statement.value if isinstance(statement, ast.Expr) else None
-    if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant) and not statement.value.value:
-        value = statement.targets[0]
-        if not isinstance(value, ast.Attribute) or value.attr != "requires_grad":
-            return None
-        data = value.value
-        return data.value if isinstance(data, ast.Attribute) and data.attr == "data" else None
-    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
-        return None
-    if value.func.attr == "detach" and not value.args:
-        return value.func.value
-    inner = value.func.value
-    if value.func.attr == "requires_grad_" and isinstance(inner, ast.Attribute) and inner.attr == "data":
-        return inner.value
-    return None
+def _dropped(names: str, stay: str) -> str:
+    return f"from_pretrained makes a new layer, and it is dropped here: {names} {stay} as before, in value and in flag."
 
 
-def _another(statement: ast.stmt, names: str, train: str) -> str:
-    if any(isinstance(n, ast.Attribute) and n.attr == "data" for n in ast.walk(statement)):
-        return f".data is another tensor, made anew each time, and its flag is nobody's: {names} {train}."
-    return f"detach() gives a new tensor, and it is dropped here: {names} {train}."
+def _given_another(statement: ast.stmt) -> Iterator[ast.expr]:
+    """The layer that a statement means to load by its ``from_pretrained``, without using the result."""
+    match statement:
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=layer, attr="from_pretrained"))):
+            yield layer
 
 
-def _copied_before_forward(context: Context) -> dict[tuple[str, int], list[Parameter]]:
-    """Line → the parameters whose ``.data`` or ``detach()`` was taken there before the forward."""
+def _flag_of_another(statement: ast.stmt) -> Iterator[tuple[ast.expr, str]]:
+    """The tensor that a statement means to freeze by way of another one over the same values, and why it does not."""
+    match statement:
+        case ast.Assign(
+            targets=[ast.Attribute(value=ast.Attribute(value=named, attr="data"), attr="requires_grad")],
+            value=ast.Constant(value=False),
+        ):
+            yield named, _DATA
+        case ast.Expr(
+            value=ast.Call(func=ast.Attribute(value=ast.Attribute(value=named, attr="data"), attr="requires_grad_"))
+        ):
+            yield named, _DATA
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=named, attr="detach"))):
+            yield named, "detach() gives a new tensor, and it is dropped here"
+
+
+def _flagged_itself(module: SourceModule, named: ast.expr) -> bool:
+    """Whether the same function sets the flag of the tensor itself as well."""
+    attributes = module.tree.attributes
+    written = [n for n in attributes.get("requires_grad", ()) if isinstance(n.ctx, ast.Store)]
+    return any(
+        module.tree.function(node) is module.tree.function(named) and spelled(node.value) == spelled(named)
+        for node in (*written, *attributes.get("requires_grad_", ()))
+    )
+
+
+def _read_before_forward(context: Context) -> dict[tuple[str, int], list[Parameter]]:
+    """Line → the parameters that were read there before the forward."""
     trace = context.trace
     found: dict[tuple[str, int], list[Parameter]] = {}
     for op in trace.ops[: trace.forward_start]:
-        owner = trace.owners.get(op.inputs[0]) if op.inputs and op.name in ("data", "detach") else None
-        where = trace.location(op.site) if owner is not None else None
-        if owner is not None and where is not None:
-            found.setdefault((where.path, where.line), []).append(trace.parameters[owner])
+        where = trace.location(op.site)
+        if where is not None:
+            read = [trace.parameters[trace.owners[v]] for v in op.inputs if v in trace.owners]
+            found.setdefault((where.path, where.line), []).extend(read)
     return found
 
 
-def _is_name(value: ast.expr) -> bool:
-    if isinstance(value, ast.Tuple | ast.List):
-        return all(_is_name(v) for v in value.elts)
-    return isinstance(value, ast.Attribute | ast.Subscript | ast.Name) and bool(dotted(value))
+def _parts(expression: ast.expr) -> list[ast.expr]:
+    """The elements of a written tuple or list; anything else as it is."""
+    return expression.elts if isinstance(expression, ast.Tuple | ast.List) else [expression]
 
 
-def _held_by(context: Context, parts: list[str], class_method: str = "") -> list[Parameter]:
-    """The parameters of the modules whose names end so; only of classes with that class method, if one is given."""
-    trace = context.trace
-    found: list[Parameter] = []
-    for module in trace.modules:
-        if not parts or not module.in_tree or module.fqn.split(".")[-len(parts) :] != parts:
-            continue
-        if class_method and not isinstance(inspect.getattr_static(module.type, class_method, None), classmethod):
-            continue
-        found += trace.below(module)
-    return found
-
-
-def _named_modules(module: SourceModule, region: Region) -> list[ast.expr]:
-    """The targets of the assignments that a block consists of, if all are of modules; otherwise none."""
-    found: list[ast.expr] = []
-    for statement in region.body:
-        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
-            return []
-        target, value = statement.targets[0], statement.value
-        if not isinstance(value, ast.Name | ast.Attribute) or not isinstance(target, ast.Name | ast.Attribute):
-            return []
-        if not _is_module(module, target, value):
-            return []
-        found.append(target)
-    return found
+def _named(context: Context, parts: list[str]) -> list[Module]:
+    """The modules whose names end so."""
+    return [m for m in context.trace.modules if m.fqn.split(".")[-len(parts) :] == parts]
 
 
 def _is_module(module: SourceModule, target: ast.expr, value: ast.expr) -> bool:
-    """Whether a module is assigned: a known one, or an argument under a name that the class calls as a layer."""
+    """Whether a name is given to a module: a known one, or an argument under a name that the class calls as a layer."""
     kind = module.kind(value)
     if kind is not None:
-        return kind.module
+        return kind.module and bool(dotted(value))
     owner = module_class(module, target)
-    name = own_attribute(target, owner[1]) if owner is not None else ""
-    if owner is None or not name or not isinstance(value, ast.Name):
+    if owner is None or not isinstance(value, ast.Name):
         return False
     if not all(isinstance(b, ast.arg) for b in module.tree.bindings(value)):
         return False
-    calls = (module.tree.parents.get(use) for use in module.tree.attributes[name] if owner[0] in module.tree.above(use))
-    return any(isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute) and c.func.attr == name for c in calls)
+    for use in module.tree.attributes.get(own_attribute(target, owner[1]), ()):
+        call = module.tree.parents.get(use)
+        if isinstance(call, ast.Call) and call.func is use and owner[0] in module.tree.above(use):
+            return True
+    return False

@@ -72,21 +72,19 @@ class ParameterInTwoOptimizers(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        left = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups and p.project]
-        left = left or [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
+        left = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
         known: dict[tuple[str, frozenset[int]], Optimizer] = {}
         for optimizer in trace.optimizers:
-            keys = frozenset(k for g in optimizer.groups for k in g.keys)
-            first = known.setdefault((optimizer.type, keys), optimizer)
-            if first is optimizer or not left or not keys:
+            first = known.setdefault((optimizer.type, optimizer.keys), optimizer)
+            both = [p for p in trace.parameters if p.key in optimizer.keys]
+            if first is optimizer or not left or not both:
                 continue
-            both = [trace.by_key[k] for k in keys if k in trace.by_key]
             yield context.finding(
                 self,
                 f"this {optimizer.type} holds what another one holds already, {context.names(both)}, while no "
                 f"optimizer holds {context.names(left)}.",
                 at=optimizer.site,
                 parameters=both,
-                related=[context.related("the first one is made here", first.site if first.site >= 0 else None)],
+                related=[context.related("the first one is made here", first.site)],
                 fix=Fix("Give the second optimizer the parameters that it is meant for."),
             )

@@ -78,22 +78,21 @@ class PartlyFrozenNorm(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        norms = [m for m in trace.modules if m.in_tree and "Norm" in m.type.__name__ and _own(context, m)]
+        norms = [m for m in trace.modules if m.parent >= 0 and "Norm" in m.type.__name__ and _own(context, m)]
         groups: dict[object, list[Module]] = {}
         first: dict[object, Event] = {}
         for norm in norms:
             freeze = next((e for p in _own(context, norm) if (e := p.frozen_by) is not None), None)
-            where = trace.location(freeze.site) if freeze is not None else None
-            if freeze is not None and where is not None:
-                groups.setdefault((where, norm.type), []).append(norm)
-                first.setdefault((where, norm.type), freeze)
-        for key, members in groups.items():
+            if freeze is not None:
+                key = trace.location(freeze.site), norm.type
+                groups.setdefault(key, []).append(norm)
+                first.setdefault(key, freeze)
+        for place, members in groups.items():
             if not all(_neighbours_train(context, m) for m in members):
                 continue
             whole = [m for m in members if not any(p.requires_grad for p in _own(context, m))]
             halves = [
-                p for m in members if m not in whole for p in _own(context, m)
-                if p.requires_grad and p.fqn.endswith("bias")
+                p for m in members for p in _own(context, m) if p.requires_grad and p.fqn.endswith("bias")
             ]  # fmt: skip
             missed = _missed(context, whole, [n for n in norms if n.type is members[0].type])
             if missed:
@@ -108,12 +107,9 @@ class PartlyFrozenNorm(Rule):
             yield context.finding(
                 self,
                 text,
-                at=first[key].site,
+                at=first[place].site,
                 parameters=wrong,
-                related=[
-                    context.related(f"{m.fqn} is made here", m.registered_at if m.registered_at >= 0 else None)
-                    for m in missed[:2]
-                ],
+                related=[context.related(f"{m.fqn} is made here", m.registered_at) for m in missed[:2]],
                 fix=Fix("Choose norm layers by their type (isinstance over modules()), not by their name."),
             )
 
@@ -124,24 +120,15 @@ def _own(context: Context, module: Module) -> list[Parameter]:
 
 def _neighbours_train(context: Context, norm: Module) -> bool:
     """Whether the other layers of the norm's parent have weights and all of them train."""
-    trace = context.trace
-    if norm.parent < 0:
-        return False
-    beside = [m for m in trace.modules if m.parent == norm.parent and "Norm" not in m.type.__name__]
+    beside = [m for m in context.trace.modules if m.parent == norm.parent and "Norm" not in m.type.__name__]
     weights = [p for m in beside for p in _own(context, m)]
     return bool(weights) and all(p.requires_grad for p in weights)
 
 
 def _missed(context: Context, frozen: list[Module], norms: list[Module]) -> list[Module]:
     """The norms left training in the blocks of frozen ones, where those are the majority."""
-    if not frozen:
-        return []
     top = _common([m.fqn for m in frozen])
-    others = [
-        n
-        for n in norms
-        if all(p.requires_grad for p in _own(context, n)) and (not top or n.fqn == top or n.fqn.startswith(f"{top}."))
-    ]
+    others = [n for n in norms if all(p.requires_grad for p in _own(context, n))]
     parents = {m.parent for m in frozen}
     missed = [n for n in others if n.parent in parents or _shares_block(n.fqn, frozen, top)]
     return missed if len(frozen) > len(missed) else []
@@ -150,10 +137,7 @@ def _missed(context: Context, frozen: list[Module], norms: list[Module]) -> list
 def _shares_block(fqn: str, frozen: list[Module], top: str) -> bool:
     """Whether the part below `top` that a norm is in holds a frozen one too."""
     depth = len(top.split(".")) + 1 if top else 1
-    parts = fqn.split(".")
-    if len(parts) <= depth:
-        return False
-    part = ".".join(parts[:depth]) + "."
+    part = ".".join(fqn.split(".")[:depth]) + "."
     return any(m.fqn.startswith(part) for m in frozen)
 
 

@@ -75,15 +75,12 @@ class SchedulerBeforeOptimizer(Rule):
         training = trace.training
         assert training is not None
         begun = [s.event for s in training.steps] + [event for event, _ in training.attempts]
-        if not begun:
-            return
         told: dict[int, Schedule] = {}
         for schedule in training.schedules:
-            if schedule.event < min(begun):
+            if schedule.event < min(begun, default=0):
                 told.setdefault(schedule.site, schedule)
         for schedule in told.values():
-            optimizer = next((o for o in trace.optimizers if id(o.optimizer) == schedule.optimizer), None)
-            keys = {k for g in optimizer.groups for k in g.keys} if optimizer is not None else set()
+            keys = {k for o in trace.optimizers if id(o.optimizer) == schedule.optimizer for k in o.keys}
             yield context.finding(
                 self,
                 "the scheduler is stepped before the optimizer: the first value of its schedule is skipped.",
@@ -91,7 +88,7 @@ class SchedulerBeforeOptimizer(Rule):
                 parameters=[p for p in trace.parameters if p.key in keys],
                 related=[
                     context.related("the first optimizer step", next((s.site for s in training.steps), None)),
-                    context.related("the scheduler is made here", schedule.made_at if schedule.made_at >= 0 else None),
+                    context.related("the scheduler is made here", schedule.made_at),
                 ],
                 fix=Fix("Call scheduler.step() after optimizer.step()."),
             )

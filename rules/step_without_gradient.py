@@ -76,20 +76,19 @@ class StepWithoutGradient(Rule):
         # of a step without any backward, those rules say nothing
         lost = set() if flow.waits_for_step else flow.starved | flow.unused | flow.undecided
         for optimizer in trace.optimizers:
-            keys = frozenset(k for g in optimizer.groups for k in g.keys)
+            keys = optimizer.keys
             steps = [s for s in training.steps if id(optimizer.optimizer) in s.optimizers]
-            contents = [c for s in steps for k, c in s.content.items() if k in keys]
-            if not contents or any(c.grad and (c.backwards or c.nonzero) for c in contents):
+            contents = [c for s in steps for c in s.content.values()]
+            if any(c.backwards or c.nonzero for c in contents):
                 continue
             mine = [p for p in trace.parameters if p.key in keys]
             if not any(c.trainable for c in contents) or any(p.index in lost for p in mine):
                 continue  # other rules speak of these
             clear = next((c for c in training.clears if _before_a_step(c, keys, steps, training)), None)
-            if clear is not None or mine:
-                yield self._finding(context, optimizer, steps, clear)
+            yield self._finding(context, optimizer, steps, clear)
 
     def _finding(self, context: Context, optimizer: Optimizer, steps: list[Step], clear: Clear | None) -> Finding:
-        keys = {k for g in optimizer.groups for k in g.keys}
+        keys = optimizer.keys
         if clear is not None:
             why = "their gradient is cleared between the backward and the step"
             fix = "Clear before the backward or after the step, not between the two."

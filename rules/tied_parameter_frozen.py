@@ -132,9 +132,8 @@ def _ends(context: Context, parameter: Parameter) -> list[Module]:
 
 
 def _end_of(context: Context, event: Event, ends: list[Module]) -> Module | None:
-    """The end that a freeze or thaw was meant for: the only one in the module whose requires_grad_ it was."""
+    """The end that a freeze or thaw was meant for: the only one in the modules whose requires_grad_ its line calls."""
     trace = context.trace
-    inside = [end for end in ends if _is_in(context, end, event.data["through"])]
     # loops over several modules go by the union of what they touch, line by line
     same = {
         e.data["through"]
@@ -142,7 +141,7 @@ def _end_of(context: Context, event: Event, ends: list[Module]) -> Module | None
         if e.kind == event.kind and trace.location(e.site) == trace.location(event.site)
     }
     touched = [end for end in ends if any(_is_in(context, end, n) for n in same)]
-    return inside[0] if len(inside) == 1 and len(touched) == 1 else None
+    return touched[0] if len(touched) == 1 else None
 
 
 def _is_in(context: Context, module: Module, number: int) -> bool:

@@ -12,6 +12,7 @@ from gradlint import (
     Parameter,
     Rule,
     Severity,
+    group_location,
     in_bytes,
     in_flops,
     nearest_optimizer,
@@ -99,30 +100,22 @@ class TrainableParameterNotInOptimizer(Rule):
             saved += f" and {in_flops(flops)} per step"
         what = "is" if len(parameters) == 1 else "are"
         if severity == Severity.ERROR:
-            at, made = context.place(created), context.place(optimizer.site)
-            what = f"(created at {at}, after {optimizer.type} was made at {made}) {what}"
-        several = len(context.trace.optimizers) > 1
-        arguments = optimizer.arguments
-        written = arguments.group_locations if arguments else ()
-        empty = [written[g.index] for g in optimizer.groups if not g.keys and len(written) == len(optimizer.groups)]
+            what = f"(created at {context.place(created)}, after {optimizer.type} was made) {what}"
+        empty = [group_location(context.trace, optimizer, g) for g in optimizer.groups if not g.keys]
         return context.finding(
             self,
-            f"{context.names(parameters)} {what} in {'none of the optimizers' if several else 'no optimizer'}: the "
-            f"gradient is computed in every step and never applied.",
+            f"{context.names(parameters)} {what} in no optimizer: the gradient is computed in every step and never "
+            f"applied.",
             at=optimizer.site,
             parameters=parameters,
             related=[
-                context.related("created here", created if created >= 0 else None),
-                *(
-                    context.related("its parameters are chosen here", at)
-                    for at in (arguments.chosen_at if arguments else ())
-                ),
+                context.related("created here", created),
+                *(context.related("its parameters are chosen here", at) for at in optimizer.arguments.chosen_at),
                 *(context.related("this group is empty", at) for at in empty[:2]),
                 *context.callers(optimizer.site, "made from here", 1),
                 *(
                     context.related("and in none of this one's groups", other.site)
                     for other in context.trace.optimizers[:4]
-                    if other is not optimizer
                 ),
             ],
             fix=Fix(f"Add them to a group; or, if they are meant to stay, freeze them, which saves {saved}."),
@@ -138,7 +131,6 @@ def _severity(context: Context, parameter: Parameter) -> Severity:
     if not parameter.in_tree and not module.training:
         return Severity.INFO
     first = next((e for e in parameter.history if e.kind == "register"), None)
-    made = [o.event for o in trace.optimizers if o.event >= 0]
-    if first is not None and first.data["first"] and made and first.number > max(made):
+    if first is not None and first.number > max(o.event for o in trace.optimizers):
         return Severity.ERROR
     return Severity.WARNING

@@ -127,12 +127,10 @@ def _in_eval(context: Context, training: Training, root: Module, step: Step) -> 
     numbers = {m.number for m in trace.modules if _below(trace.modules, m, root)}
     found: dict[int, Module] = {}
     pending = list(live)
-    seen: set[int] = set()
     while pending:
         number = pending.pop()
-        if number < 0 or number in seen:
+        if number < 0:
             continue
-        seen.add(number)
         call = trace.calls[number]
         pending.append(call.parent)
         if call.module in numbers:

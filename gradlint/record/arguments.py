@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import CodeType, FrameType, MethodType
 from typing import Any
 
@@ -14,21 +13,6 @@ from torch import nn
 from gradlint.findings import Location
 from gradlint.sites import Sites, definition_location, enclosing_function, is_project, node_location, syntax_tree
 from gradlint.source import call_at
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The call that made an optimizer."""
-
-    site: int
-    event: int
-    chosen_at: tuple[Location, ...] = ()
-    """Where the parameters were put together: assignments of the names in the call, definitions of the user's
-    functions called for them."""
-    group_locations: tuple[Location, ...] = ()
-    """The places of the groups, where they are written out one by one."""
-    parameters_of: Location | None = None
-    """The span of the argument where it is literally ``X.parameters()``."""
 
 
 def constructor_arguments(

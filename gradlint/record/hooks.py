@@ -20,12 +20,12 @@ from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from gradlint.record.arguments import Arguments, constructor_arguments
+from gradlint.record.arguments import constructor_arguments
 from gradlint.record.chains import OpenCall
 from gradlint.record.recorder import Recorder
 from gradlint.record.tensors import tensors_in
 from gradlint.sites import is_standard_library
-from gradlint.traces import GRAD_ON, KIND_PLAIN, ModuleCall
+from gradlint.traces import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
 
 
 class Log:

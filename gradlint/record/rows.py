@@ -18,7 +18,7 @@ from gradlint.record.recorder import Recorder
 from gradlint.record.tree import buffers, measure, places, tables
 from gradlint.sites import NO_SITE
 from gradlint.tensor_state import storage_of
-from gradlint.traces import Event, Group, Held, Module, Optimizer, Parameter, Trace
+from gradlint.traces import Arguments, Event, Group, Held, Module, Optimizer, Parameter, Trace
 from gradlint.training import Training
 
 
@@ -173,7 +173,7 @@ def optimizer_rows(optimizers: Mapping[str, Any], log: Log) -> list[Optimizer]:
     """The optimizers with their groups, and where these were given."""
     rows = []
     for number, (name, optimizer) in enumerate(optimizers.items()):
-        arguments = log.arguments.get(id(optimizer))
+        arguments = log.arguments.get(id(optimizer), Arguments())
         given = log.group_events.get(id(optimizer), [])
         groups = []
         for index, group in enumerate(optimizer.param_groups):
@@ -193,8 +193,8 @@ def optimizer_rows(optimizers: Mapping[str, Any], log: Log) -> list[Optimizer]:
                 name=name,
                 type=type(optimizer).__name__,
                 number=number,
-                site=arguments.site if arguments else NO_SITE,
-                event=arguments.event if arguments else -1,
+                site=arguments.site,
+                event=arguments.event,
                 groups=groups,
                 arguments=arguments,
                 optimizer=optimizer,

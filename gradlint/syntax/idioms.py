@@ -34,7 +34,7 @@ def grad_off(module: SourceModule, expression: ast.expr) -> str:
 _SWITCHES = frozenset("no_grad inference_mode set_grad_enabled".split())
 
 
-def may_bind_in_grad_off(module: SourceModule) -> bool:
+def _may_bind_in_grad_off(module: SourceModule) -> bool:
     """Whether there is a block, or a decorated function, that only assigns: the whole tree need not be looked at where
     there is none, as in most files."""
     functions: list[Function] = [*module.stated(ast.FunctionDef), *module.stated(ast.AsyncFunctionDef)]
@@ -113,6 +113,15 @@ def grad_off_regions(module: SourceModule) -> Iterator[Region]:
             if how := grad_off(module, decorator):
                 yield Region(function, decorator, how)
                 break
+
+
+def grad_off_bindings(module: SourceModule) -> Iterator[tuple[Region, list[tuple[ast.expr, ast.expr]]]]:
+    """The regions with grad mode off that do nothing but assign, with the (target, value) of each assignment."""
+    for region in grad_off_regions(module) if _may_bind_in_grad_off(module) else ():
+        said = [s for s in region.body if not isinstance(s, ast.Pass) and not says_nothing(s)]
+        bound = [(s.targets[0], s.value) for s in said if isinstance(s, ast.Assign) and len(s.targets) == 1]
+        if bound and len(bound) == len(said):
+            yield region, bound
 
 
 def in_grad_off(module: SourceModule, node: ast.AST) -> bool:
