@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from gradlint import (
@@ -17,6 +18,10 @@ from gradlint import (
     roundtrips,
 )
 
+_TAKES_OUT = re.compile(
+    r"\.(?:data|item|tolist|numpy|new_tensor)\b|\b(?:tensor|as_tensor|Variable)\(|(?<![.\w])float\("
+)
+"""Cheaper than the tree, which most files need not have looked at."""
 _FIX = Fix("Stay in torch: use torch operations and torch.stack or torch.cat, which keep the history.")
 
 
@@ -91,9 +96,11 @@ class ValueRoundtripUpstream(Rule):
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
         if "requires_grad" in module.source.text:
             return
-        if _trains_parts(module):
+        forwards = [
+            s for s in module.stated(ast.FunctionDef) if s.name == "forward" and _TAKES_OUT.search(module.text_of(s))
+        ]  # fmt: skip
+        if not forwards or _trains_parts(module):
             return  # what is frozen or trained in parts may well be meant to be cut off
-        forwards = [s for s in module.stated(ast.FunctionDef) if s.name == "forward"]
         for forward in forwards:
             cls = module.tree.owner(forward)
             if cls is None:
