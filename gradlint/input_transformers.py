@@ -19,9 +19,8 @@ _PER_TOKEN = ("LMHead", "CausalLM", "MaskedLM", "ConditionalGeneration", "Speech
 
 
 def is_pretrained(model: Any) -> bool:
-    """Whether a module is a transformers PreTrainedModel; transformers itself is not imported."""
-    transformers = sys.modules.get("transformers")
-    kind = getattr(transformers, "PreTrainedModel", None) if transformers is not None else None
+    """Whether a module is a transformers PreTrainedModel; nothing of transformers is imported for it."""
+    kind = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
     return isinstance(kind, type) and isinstance(model, kind)
 
 

@@ -171,6 +171,11 @@ QUIET = {
         "def build():\n    model = nn.LazyLinear(3)\n    model(X)\n"
         "    return {'model': model, 'inputs': (X,), 'optimizer': sgd(model)}"
     ),
+    "attribute that has no length": (
+        "class Odd(tuple):\n    def __len__(self): raise NotImplementedError\n"
+        "def build():\n    model = nn.Linear(4, 2)\n    model.odd = Odd([1])\n"
+        "    return full(model=model, optimizer=sgd(model))"
+    ),
     "scripted": "def build(): return torch.jit.script(nn.Sequential(nn.Linear(4, 2)))",
     "scripted, in an optimizer": (
         "def build():\n    model = torch.jit.script(nn.Sequential(nn.Linear(4, 2)))\n"

@@ -19,6 +19,8 @@ from gradlint.sites import NO_SITE, class_is_project, is_project
 from gradlint.traces import Held, Loose
 
 _DEPTH = 4
+_LONG = 1000
+"""Elements; what is longer holds data."""
 _STANDARD = frozenset(vars(nn.Module()))
 """The attributes that every module has."""
 _ATOMS = frozenset((type(None), str, bytes, int, float, bool, torch.dtype, torch.device))
@@ -101,19 +103,22 @@ def _within(value: Any, fqn: str, seen: set[int], depth: int) -> Iterator[tuple[
         seen.add(id(value))
         yield fqn, value
         return
-    parts: list[tuple[Any, Any]] = []
-    if isinstance(value, (list, tuple)):
-        if len(value) > 1000:
-            return
-        parts = list(enumerate(value))
-    elif isinstance(value, Mapping):
-        parts = list(value.items())
-    elif class_is_project(type(value)) and hasattr(value, "__dict__"):
-        parts = list(vars(value).items())
+    try:
+        parts = _parts(value)
+    except Exception:  # containers of the user's may raise anything
+        return
     if parts:
         seen.add(id(value))
     for key, part in parts:
         yield from _within(part, f"{fqn}.{key}", seen, depth + 1)
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, (list, tuple)):
+        return list(enumerate(value)) if len(value) <= _LONG else []
+    if isinstance(value, Mapping):
+        return list(value.items())
+    return list(vars(value).items()) if class_is_project(type(value)) and hasattr(value, "__dict__") else []
 
 
 def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], log: Log) -> list[Find]:
