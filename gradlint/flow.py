@@ -182,14 +182,21 @@ class Flow:
         return frozenset(p.index for s in self.stale for p in s.now)
 
     def first_cuts(self, value: int, wanted: int) -> list[tuple[Cut, int]]:
-        """The cuts before a value that end the gradient of some parameters (a mask), and of which each does."""
-        ops = self.trace.ops
-        before = ancestors(ops[: self.trace.values[value].producer + 1], [value])
-        return [
-            (place(self.trace, number, output), lost & wanted)
+        """The cuts that leave a value without gradient from some parameters (a mask), and from which each does.
+
+        A cut behind another, of what that one ends anyway, counts where there is none before it.
+        """
+        ops, values = self.trace.ops[: self.trace.values[value].producer + 1], self.trace.values
+        before = ancestors(ops, [value])
+        found = [
+            (number, output, lost & wanted)
             for number, output, lost in self.masks.cuts
             if output in before and lost & wanted
         ]
+        if len(found) > 1:
+            without = ancestors([op for op in ops if not any(values[o].requires_grad for o in op.outputs)], [value])
+            found = [cut for cut in found if cut[1] in without] or found
+        return [(place(self.trace, number, output), lost) for number, output, lost in found]
 
     @cached_property
     def stale(self) -> list[Stale]:

@@ -243,6 +243,23 @@ def test_arguments_output_and_teardown_are_the_scripts_own(tmp_path):
     assert report["errors"] == []
 
 
+def test_what_is_left_open_is_written(tmp_path):
+    body = """
+    class Log:
+        def __init__(self, path): self.me, self.file = self, open(path, "w")
+
+    model.log = Log("module.txt")
+    one, other = Log("own.txt"), open("global.txt", "wb")
+    atexit.register(lambda: one.file.write(" and more"))
+    for file in (one.file, model.log.file): file.write("written")
+    other.write(b"written")
+    while True: iteration()
+    """
+    run(tmp_path, body)
+    left = [(tmp_path / name).read_text() for name in ("own.txt", "module.txt", "global.txt")]
+    assert left == ["written and more", "written", "written"]
+
+
 def test_a_module_is_run_as_python_does(tmp_path):
     package = tmp_path / "package"
     package.mkdir()

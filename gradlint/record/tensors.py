@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from gradlint.record.autograd import leaves
+from gradlint.record.exports import Exports
 from gradlint.record.tape import Tape
 from gradlint.sites import NO_SITE
 from gradlint.traces import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
@@ -55,8 +56,7 @@ class Tensors:
         """Storage → the last tensor that took hold of it; a number where the value is known to be in it still."""
         self._once: dict[int, int] = {}
         """Storage → the last value that was ever in it."""
-        self._exports: list[tuple[int, int, Tracked]] = []
-        """(first address, end, tensor) of memory handed out of torch."""
+        self._exports: Exports[Tracked] = Exports()
         self._watched_storages: dict[int, int] = {}
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -114,8 +114,7 @@ class Tensors:
             elif not self.running and (copied := self._copied(storage)) is not None:
                 sources.append(copied)  # a deepcopy: Parameter(data.clone())
             elif self._exports and storage:
-                address = _address(plain)
-                sources += [e.value for start, end, e in self._exports if start <= address < end and e() is not None]
+                sources += [entry.value for entry in self._exports.at(_address(plain))]
         if tensor.grad_fn is not None:
             reached = self._leaves(tensor)
             custom = getattr(type(tensor.grad_fn), "_forward_cls", None)
@@ -262,7 +261,7 @@ class Tensors:
         entry = self.known(tensor)
         if address and entry is not None:
             start = address - int(tensor.storage_offset()) * tensor.element_size()
-            self._exports.append((start, address + int(tensor.untyped_storage().nbytes()), entry))
+            self._exports.add(start, start + int(tensor.untyped_storage().nbytes()), entry)
 
     # -- parameters ---------------------------------------------------------------------------------------------
 

@@ -277,7 +277,7 @@ SCRIPTS = {
                 "itertools.chain(G_AB.parameters(), G_BA.parameters())",
                 "G_AB.parameters()",
                 "GL302",
-                "G_AB.parameters()",
+                "optimizer_G = ",
             ),
             Mistake(
                 "criterion_cycle(recov_A, real_A)", "criterion_cycle(recov_A.detach(), real_A)", "GL409", "loss_cycle_A"
@@ -290,7 +290,7 @@ SCRIPTS = {
         mistakes=(
             unstepped("optimizer_D.step()", "d_loss.backward()"),
             uncleared("optimizer_D.zero_grad()", "d_loss.backward()"),
-            Mistake("create_graph=True,", "create_graph=False,", "GL411", "autograd.grad"),
+            Mistake("create_graph=True,", "create_graph=False,", "GL411", "autograd.grad("),
         ),
     ),
     "gan": Script(

@@ -1,0 +1,68 @@
+"""Memory that was handed out of torch, by its address: an array made of a tensor may come back as a tensor."""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_right, insort
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T", bound="weakref.ref[Any]")
+
+
+class Exports(Generic[T]):
+    """Finds the tensors that live and gave away the memory at an address.
+
+    A data set hands out each of its images once, and none of them lives for long.
+    """
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._blocks: dict[int, _Block[T]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    def clear(self) -> None:
+        """Hold nothing any longer."""
+        self._starts.clear()
+        self._blocks.clear()
+
+    def add(self, start: int, end: int, tensor: T) -> None:
+        """The memory between two addresses is given away by a tensor, which may be a part of it."""
+        block = self._blocks.get(start)
+        if block is None:
+            block = self._blocks[start] = _Block()
+            insort(self._starts, start)
+        block.add(end, tensor)
+
+    def at(self, address: int) -> list[T]:
+        """The tensors that gave away the memory there."""
+        number = bisect_right(self._starts, address)
+        while number:
+            number -= 1
+            start = self._starts[number]
+            block = self._blocks[start]
+            if block.lives():  # two that live lie apart from each other
+                return block.living() if address < block.end else []
+            del self._starts[number], self._blocks[start]
+        return []
+
+
+class _Block(Generic[T]):
+    def __init__(self) -> None:
+        self.end = 0
+        self._tensors: list[T] = []
+        self._enough = 16
+
+    def add(self, end: int, tensor: T) -> None:
+        self.end = end
+        self._tensors.append(tensor)
+        if len(self._tensors) > self._enough:
+            self._enough = 16 + 2 * len(self.living())
+
+    def lives(self) -> bool:
+        return bool(self._tensors) and (self._tensors[-1]() is not None or bool(self.living()))
+
+    def living(self) -> list[T]:
+        self._tensors = [tensor for tensor in self._tensors if tensor() is not None]
+        return self._tensors
