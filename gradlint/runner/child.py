@@ -230,7 +230,7 @@ def main() -> NoReturn:
 def _wind_up() -> None:
     """Do what Python does at its end, up to where it takes torch apart object by object: that would last nearly as
     long as importing it."""
-    threading._shutdown()  # type: ignore[attr-defined]
+    getattr(threading, "_shutdown", lambda: None)()  # without it Python waits for the threads itself, after this
     atexit._run_exitfuncs()
     gc.collect()  # what the script leaves is finalized
     for opened in [thing for thing in gc.get_objects() if type(thing) in _BUFFERED]:
