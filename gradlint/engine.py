@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gradlint.contracts import KINDS, own_declarations
-from gradlint.errors import GradlintError, TargetError
+from gradlint.errors import GradlintError, TargetError, torch_missing
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.flow import Flow
 from gradlint.load import Target, call_build, loaded, parse_target
@@ -91,9 +91,7 @@ def record_target(target: str, options: Options, name: str = "") -> Iterator[Tra
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise TargetError(
-            f'checking a model needs torch, which cannot be imported ({error}): pip install "torch-gradlint[torch]"'
-        ) from error
+        raise torch_missing(error) from error
     with _recording(name or target, make, options, parsed.label) as trace:
         yield trace
 

@@ -21,3 +21,10 @@ class TargetError(GradlintError):
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
+
+
+def torch_missing(error: ImportError) -> TargetError:
+    """What to say where torch is needed and cannot be imported."""
+    return TargetError(
+        f'checking a model needs torch, which cannot be imported ({error}): pip install "torch-gradlint[torch]"'
+    )

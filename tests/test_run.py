@@ -325,6 +325,16 @@ def test_a_missing_script_is_told(tmp_path):
     assert done.returncode == 2 and "no.py does not exist" in done.stderr + done.stdout
 
 
+def test_a_missing_torch_is_told(tmp_path, monkeypatch):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "torch.py").write_text("raise ImportError('no wheel fits')", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    done, report = run(tmp_path, "print('never reached')")
+    [error] = report["errors"]
+    assert done.returncode == 2 and "never reached" not in done.stderr and "Traceback" not in done.stderr
+    assert "needs torch, which cannot be imported (no wheel fits)" in error["message"]
+
+
 UNCLEARED = "while True: iteration(clear=False)"  # GL501, an error, on line 17
 
 SETTINGS = {

@@ -220,9 +220,9 @@ def _stand_in(observation: Observation) -> Any:
         yield
 
 
-def main() -> NoReturn:
-    """Run the job that the command line names, and exit."""
-    code = _run(Job.from_text(sys.argv[1]))
+def main(job: Job) -> NoReturn:
+    """Run a job, and exit."""
+    code = _run(job)
     _wind_up()
     sys.exit(code)
 
@@ -247,7 +247,3 @@ def _run(job: Job) -> int:
         leave(Report(errors=[Failure(job.target, str(error))]), job.report)
         return 2
     return runner.run()
-
-
-if __name__ == "__main__":
-    main()

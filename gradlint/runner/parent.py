@@ -74,7 +74,7 @@ def _started(job: Job, environment: Mapping[str, str]) -> Iterator[subprocess.Po
         stderr = None
     output = subprocess.DEVNULL if stderr is None else stderr
     process = subprocess.Popen(
-        [sys.executable, "-m", "gradlint.runner.child", job.to_text()],
+        [sys.executable, "-m", "gradlint.runner", job.to_text()],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
