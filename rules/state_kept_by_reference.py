@@ -94,27 +94,27 @@ class StateKeptByReference(Rule):
         yield from ()
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        done: set[ast.AST] = set()
+        loads: dict[ast.stmt, tuple[str, str, ast.Call]] = {}
         for use in module.tree.attributes.get("load_state_dict", ()):
             load = module.tree.parents.get(use)
-            if not isinstance(load, ast.Call) or load.func is not use or not load.args:
+            if not isinstance(load, ast.Call) or load.func is not use:
                 continue
-            state, model = load.args[0], spelled(use.value)
-            if not isinstance(state, ast.Name) or any(k.arg == "assign" for k in load.keywords):
+            model, keywords = spelled(use.value), {k.arg: k.value for k in load.keywords}
+            given = [*load.args, keywords.get("state_dict")][0]
+            if not isinstance(given, ast.Name) or "assign" in keywords or not _is_model(module, model):
                 continue
-            if not _is_model(module, model):
-                continue
-            for kept in _kept(module, state, model):
-                if kept not in done and kept.lineno < load.lineno and _goes_stale(module, kept, model):
-                    done.add(kept)
-                    yield module.finding(
-                        self,
-                        f"{state.id} holds the parameters of {model} themselves, and training goes on to change them: "
-                        f"loading it puts back what is there already.",
-                        kept,
-                        related=[module.related("loaded here", load)],
-                        fix=Fix(f"Keep a copy: copy.deepcopy({model}.state_dict())."),
-                    )
+            for kept in _kept(module, given, model):
+                if _goes_stale(module, kept, model):
+                    loads.setdefault(kept, (given.id, model, load))
+        for kept, (state, model, load) in loads.items():
+            yield module.finding(
+                self,
+                f"{state} holds the parameters of {model} themselves, and training goes on to change them: loading it "
+                f"puts back what is there already.",
+                kept,
+                related=[module.related("loaded here", load)],
+                fix=Fix(f"Keep a copy: copy.deepcopy({model}.state_dict())."),
+            )
 
 
 def _is_model(module: SourceModule, name: str) -> bool:
@@ -128,13 +128,13 @@ def _is_model(module: SourceModule, name: str) -> bool:
     return any(spelled(use.value) in names for use in uses)
 
 
-def _kept(module: SourceModule, state: ast.Name, model: str) -> list[ast.Assign]:
+def _kept(module: SourceModule, state: ast.Name, model: str) -> list[ast.stmt]:
     """The statements in which a name is given the model's state_dict as it is; none if it is ever something else, or
     goes where it could be copied."""
-    found = []
+    found: list[ast.stmt] = []
     for binding in module.tree.bindings(state):
         statement, value = module.tree.statement(binding), module.kinds.value_given(binding)
-        if isinstance(statement, ast.Assign) and _is_state_of(value, model):
+        if statement is not None and _is_state_of(value, model):
             found.append(statement)
         elif not isinstance(value, ast.Constant) and not (isinstance(value, ast.Dict) and not value.keys):
             return []
@@ -155,12 +155,14 @@ def _is_state_of(value: ast.expr | None, model: str) -> bool:
 def _only_read(module: SourceModule, use: ast.Name) -> bool:
     """Whether a use of the name neither copies the state nor lets anybody change what it holds."""
     above = module.tree.parents.get(use)
+    if isinstance(above, ast.keyword):
+        above = module.tree.parents.get(above)
     if isinstance(above, ast.Call) and isinstance(above.func, ast.Attribute):
         return above.func.attr in ("load_state_dict", "save")
     return isinstance(above, ast.Compare | ast.If | ast.BoolOp | ast.UnaryOp | ast.Return)
 
 
-def _goes_stale(module: SourceModule, kept: ast.Assign, model: str) -> bool:
+def _goes_stale(module: SourceModule, kept: ast.stmt, model: str) -> bool:
     """Whether the state is kept of some rounds of a loop that goes on to train the same model in the same memory."""
     tree = module.tree
     if any(isinstance(s, ast.Break | ast.Return) for s in tree.block(kept)):
@@ -196,4 +198,4 @@ def _has_new_memory(loop: Loop, model: str) -> bool:
                 return True
         if isinstance(node, ast.Attribute) and node.attr in _MOVES and spelled(node.value) == model:
             return True
-    return any(isinstance(n, ast.Name | ast.Attribute) and spelled(n).endswith(_SCATTERS) for n in ast.walk(loop))
+    return any(isinstance(n, ast.Call) and spelled(n.func).endswith(_SCATTERS) for n in ast.walk(loop))
