@@ -6,6 +6,8 @@ Where a name is gone in a newer torch, its test says what to look at; the code t
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,16 @@ def test_no_other_is_used() -> None:
     private = {name for name in used - own if name.startswith("_") and not name.startswith("__")}
     python = {"_fields", "_replace", "_getframe", "_GeneratorContextManager", "_run_exitfuncs"}
     assert private - python <= set(NAMES)
+
+
+def test_no_compiler_is_imported_for_an_optimizer(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    model = torch.nn.Linear(2, 1)\n"
+        "    return model, torch.optim.AdamW(model.parameters(), lr=0.1)\n",
+        encoding="utf-8",
+    )
+    code = "import gradlint, sys; assert gradlint.check('m.py:build').clean; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n", "torch._compile._disable_dynamo has changed: see record/hooks.py"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,9 @@ from gradlint.record.recorder import Recorder
 from gradlint.record.tensors import tensors_in
 from gradlint.sites import is_standard_library
 from gradlint.traces import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
+
+_DECORATOR = os.path.join("torch", "_compile.py")
+"""Where torch's decorator against compiling is defined."""
 
 
 class Log:
@@ -194,11 +198,20 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     return wrap
 
 
+def _undecorated(function: Any) -> Any:
+    """The function behind torch's decorator against compiling, which imports the compiler, and that takes as long as
+    importing torch; as it is where the compiler is there already, or where it is not so decorated."""
+    code = getattr(function, "__code__", None)
+    if "torch._dynamo" in sys.modules or code is None or not code.co_filename.endswith(_DECORATOR):
+        return function
+    return getattr(function, "__wrapped__", function)
+
+
 def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
             exhausted = used_up(param_group.get("params")) if isinstance(param_group, dict) else False
-            result = original(self, param_group)
+            result = _undecorated(original)(self, param_group)
             if not recorder.paused:
                 site = (
                     log.arguments[id(self)].site
