@@ -88,9 +88,8 @@ class RequiresGradOnModule(Rule):
             if _read_as_option(module, node, statement) or _said_too(module, node):
                 continue
             text = module.text(node.value)
-            edits: tuple[Edit, ...] = ()
-            if len(statement.targets) == 1:
-                edits = (module.replace(statement, f"{text}.requires_grad_({module.text(statement.value)})"),)
+            call = f"requires_grad_({module.text(statement.value)})"
+            edits = (module.replace(statement, f"{text}.{call}"),) if len(statement.targets) == 1 else ()
             frozen = isinstance(statement.value, ast.Constant) and not statement.value.value
             if not frozen and not _freezes_something(module, node):
                 continue  # what it says may well be so
@@ -99,7 +98,7 @@ class RequiresGradOnModule(Rule):
                 f"{text} is an nn.Module, which has no requires_grad: this only makes a Python attribute, and its "
                 f"parameters stay as they are.",
                 statement,
-                fix=Fix("Call requires_grad_ on the module.", safe=bool(edits), edits=edits),
+                fix=Fix(f"Call {call} on the module.", safe=bool(edits), edits=edits),
             )
 
     def check(self, context: Context) -> Iterator[Finding]:
