@@ -51,9 +51,7 @@ def find_leaks(flow: Flow) -> list[Leak]:
         known = found.setdefault((leak.kind, leak.entry, leak.optimizer.number), leak)
         known.parameters.extend(p for p in leak.parameters if p not in known.parameters)
     told = {(leak.entry, leak.optimizer.number) for leak in found.values() if leak.kind == APPLIED}
-    return [
-        leak for leak in found.values() if leak.kind == APPLIED or (leak.entry, leak.optimizer.number) not in told
-    ]
+    return [leak for leak in found.values() if leak.kind == APPLIED or (leak.entry, leak.optimizer.number) not in told]
 
 
 def _applied(flow: Flow, training: Training) -> Iterator[Leak]:

@@ -161,9 +161,5 @@ def _sensitive(module: object) -> bool:
 
 def _switch(context: Context, root: Module, step: Step) -> Event | None:
     """The last switch of the whole root before a step, which put it in eval mode."""
-    switches = [
-        e
-        for e in context.trace.events_of("mode")
-        if e.data["module"] == root.number and e.number < step.event
-    ]
+    switches = [e for e in context.trace.events_of("mode") if e.data["module"] == root.number and e.number < step.event]
     return switches[-1] if switches else None

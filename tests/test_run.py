@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
 HEAD = """
 import atexit, os, signal, subprocess, sys, threading, time
 import torch
@@ -269,6 +270,25 @@ def test_a_module_is_run_as_python_does(tmp_path):
     command = [sys.executable, "-m", "gradlint", "run", "-m", "package.train", "--output-format", "json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert codes(json.loads(done.stdout)) == ["GL501"], done.stderr
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_modules_are_found_as_by_python(tmp_path, beside):
+    """Beside the script, and not in the folder that it is run from."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    ((folder if beside else tmp_path) / "shared_parts.py").write_text("COUNT = 2\n", encoding="utf-8")
+    body = "import shared_parts\nfor _ in range(shared_parts.COUNT): iteration()\n"
+    (folder / "train.py").write_text(HEAD + body, encoding="utf-8")
+    command = [sys.executable, "-m", "gradlint", "run", str(Path("scripts", "train.py")), "--output-format", "json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, "No module named 'shared_parts'" in done.stdout) == ((0, False) if beside else (2, True))
+
+
+def test_stdin_is_empty(tmp_path):
+    done, report = run(tmp_path, "print('read', repr(sys.stdin.read()))\niteration()")
+    assert (done.returncode, report["errors"], "read ''" in done.stderr) == (0, [], True)
 
 
 def test_steps_are_counted(tmp_path):

@@ -43,10 +43,8 @@ def run(
     The script runs as it is, in a process of its own: gradlint run train.py -- --lr 1e-3. What it writes is written.
     Its output goes to stderr. Configuration, comments, baseline and exit codes as for check.
     """
-    from gradlint.cli import outcome  # loads what --version need not
-    from gradlint.cli.checking import Request
-    from gradlint.cli.scripts import ScriptChecker
-    from gradlint.runner.job import Job
+    from gradlint.runner.job import Job  # loads what --version need not
+    from gradlint.runner.parent import begun
 
     if module is not None:
         arguments = (*(() if script is None else (script,)), *arguments)
@@ -57,13 +55,18 @@ def run(
         script=script, module=module is not None, arguments=arguments, steps=steps, max_batches=max_batches,
         seconds=timeout, trains=trains, frozen=frozen,
     )  # fmt: skip
-    request = Request(
-        (job.target,), select=select, ignore=ignore, extend_select=extend_select, strict=strict, rules_dirs=rules_dirs,
-        config=config, isolated=isolated, baseline=baseline, trains=trains, frozen=frozen,
-    )  # fmt: skip
-    wishes = outcome.Wishes(
-        show_info=show_info, fail_on=fail_on, exit_zero=exit_zero, output_format=output_format,
-        output_file=output_file, statistics=statistics, quiet=quiet, add_ignores=add_ignores,
-        write_baseline=write_baseline, verbose=verbose, color=color,
-    )  # fmt: skip
-    return outcome.run(request, wishes, make=partial(ScriptChecker, job=job, tracking=tracking))
+    with begun(tracking=tracking) as process:
+        from gradlint.cli import outcome  # while the process imports torch
+        from gradlint.cli.checking import Request
+        from gradlint.cli.scripts import ScriptChecker
+
+        request = Request(
+            (job.target,), select=select, ignore=ignore, extend_select=extend_select, strict=strict,
+            rules_dirs=rules_dirs, config=config, isolated=isolated, baseline=baseline, trains=trains, frozen=frozen,
+        )  # fmt: skip
+        wishes = outcome.Wishes(
+            show_info=show_info, fail_on=fail_on, exit_zero=exit_zero, output_format=output_format,
+            output_file=output_file, statistics=statistics, quiet=quiet, add_ignores=add_ignores,
+            write_baseline=write_baseline, verbose=verbose, color=color,
+        )  # fmt: skip
+        return outcome.run(request, wishes, make=partial(ScriptChecker, job=job, process=process))

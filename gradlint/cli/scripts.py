@@ -11,18 +11,24 @@ from gradlint.cli.session import run_script
 from gradlint.config import Settings
 from gradlint.findings import Report
 from gradlint.runner.job import Job
+from gradlint.runner.parent import Process
 
 
 class ScriptChecker(Checker):
     """Runs a script, and judges its training as a request asks."""
 
-    def __init__(self, request: Request, job: Job, *, tracking: bool = False) -> None:
+    def __init__(self, request: Request, job: Job, process: Process) -> None:
         """
+        Args:
+            request: what is asked.
+            job: what to run, as far as the command line says.
+            process: where to run it.
+
         Raises:
             UsageError: an option or a configuration file is wrong.
         """
         self.job = job
-        self.tracking = tracking
+        self.process = process
         super().__init__(request)
         self.sources, self.targets = [], [job.target]
 
@@ -48,7 +54,7 @@ class ScriptChecker(Checker):
         )
         found = Found(Report())
         try:
-            report = run_script(job, tracking=self.tracking)
+            report = run_script(job, self.process)
         except Interrupted as stop:
             found.report.extend(stop.report)
             raise Interrupted(self.finished(found)) from None

@@ -22,6 +22,7 @@ from gradlint.selection import Selection
 if TYPE_CHECKING:
     from gradlint.report.explanations import Explanation
     from gradlint.runner.job import Job
+    from gradlint.runner.parent import Process
     from gradlint.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -113,13 +114,12 @@ def snapshots(targets: Mapping[str, str], *, inputs: Sequence[str] = ()) -> tupl
     return found, report
 
 
-def run_script(job: Job, *, tracking: bool = False) -> Report:
-    """Run a script in a process of its own and judge its first steps.
+def run_script(job: Job, process: Process) -> Report:
+    """Run a script in the process that was begun for it, and judge its first steps.
 
     Raises:
         Interrupted: on Ctrl-C; the script has been ended.
     """
-    parent = importlib.import_module("gradlint.runner.parent")
     if not job.module and not Path(job.script).is_file():
         what = "is a folder" if Path(job.script).is_dir() else "does not exist"
         return Report(errors=[Failure(job.target, f"{job.script} {what}: name the file of a training script")])
@@ -128,10 +128,9 @@ def run_script(job: Job, *, tracking: bool = False) -> Report:
         "what it writes is really written\n"
     )
     try:
-        report: Report = parent.run(job, tracking=tracking)
+        return process.run(job)
     except KeyboardInterrupt:
         raise Interrupted(Report(errors=[Failure(job.target, "interrupted")])) from None
-    return report
 
 
 # The engine needs torch, which takes seconds to import: only once something is checked.

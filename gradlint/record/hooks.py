@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +24,9 @@ from gradlint.record.arguments import constructor_arguments
 from gradlint.record.chains import OpenCall
 from gradlint.record.recorder import Recorder
 from gradlint.record.tensors import tensors_in
+from gradlint.record.uncompiled import plain_steps, undecorated
 from gradlint.sites import is_standard_library
 from gradlint.traces import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
-
-_DECORATOR = os.path.join("torch", "_compile.py")
-"""Where torch's decorator against compiling is defined."""
 
 
 class Log:
@@ -69,8 +66,10 @@ def installed(recorder: Recorder, log: Log) -> Iterator[None]:
             module_hooks.register_module_module_registration_hook(_on_module(recorder, log)),
         ):
             stack.callback(handle.remove)
-        patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log))
+        patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log, stack))
         patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
+        for name in ("state_dict", "load_state_dict"):
+            patch(stack, Optimizer, name, undecorated)
         patch(stack, nn.Module, "__call__", _module_call(recorder, log))
         patch(stack, nn.Module, "train", _train(recorder, log))
         patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
@@ -174,7 +173,7 @@ def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameTy
     return None
 
 
-def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+def _optimizer_init(recorder: Recorder, log: Log, stack: contextlib.ExitStack) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __init__(self: Optimizer, *args: Any, **kwargs: Any) -> None:
             if recorder.paused or any(o is self for o in log.optimizers):
@@ -191,6 +190,7 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
                 original(self, *args, **kwargs)
             finally:
                 recorder.building.pop()
+            plain_steps(stack, type(self))
             return None
 
         return __init__
@@ -198,20 +198,11 @@ def _optimizer_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     return wrap
 
 
-def _undecorated(function: Any) -> Any:
-    """The function behind torch's decorator against compiling, which imports the compiler, and that takes as long as
-    importing torch; as it is where the compiler is there already, or where it is not so decorated."""
-    code = getattr(function, "__code__", None)
-    if "torch._dynamo" in sys.modules or code is None or not code.co_filename.endswith(_DECORATOR):
-        return function
-    return getattr(function, "__wrapped__", function)
-
-
 def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
             exhausted = used_up(param_group.get("params")) if isinstance(param_group, dict) else False
-            result = _undecorated(original)(self, param_group)
+            result = undecorated(original)(self, param_group)
             if not recorder.paused:
                 site = (
                     log.arguments[id(self)].site

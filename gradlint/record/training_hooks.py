@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from gradlint.record.hooks import Log, patch, used_up
 from gradlint.record.ledger import Ledger
 from gradlint.record.recorder import Recorder
+from gradlint.record.uncompiled import undecorated
 from gradlint.sites import NO_SITE
 
 _OPTIM = os.path.join("torch", "optim") + os.sep
@@ -112,7 +113,7 @@ def _held_by_module(module: Any) -> list[int]:
 def _zero_grad(recorder: Recorder, ledger: Ledger, held: Callable[[Any], list[int]]) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(self, *args, **kwargs)
+            result = undecorated(original)(self, *args, **kwargs)
             if ledger.following and _mine(recorder):
                 ledger.cleared(held(self), recorder.walk(sys._getframe(1)).site)
             return result

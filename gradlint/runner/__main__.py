@@ -1,7 +1,8 @@
-"""Where the script's process begins: ``python -m gradlint.runner JOB``."""
+"""Where the script's process begins: ``python -m gradlint.runner``, with the job on its stdin."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 from gradlint.errors import torch_missing
@@ -10,16 +11,35 @@ from gradlint.runner.job import Job, leave
 
 
 def main() -> None:
-    """Run the job that the command line names, and exit."""
-    job = Job.from_text(sys.argv[1])
+    """Get ready, run the job, and exit."""
+    if not getattr(sys.flags, "safe_path", False):  # from Python 3.11
+        del sys.path[0]  # the working directory, which ``python script.py`` does not look into
+    missing: ImportError | None = None
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        leave(Report(errors=[Failure(job.target, str(torch_missing(error)))]), job.report)
+        missing = error
+    else:
+        from gradlint.runner import child
+    text = _given()
+    if not text:
+        return  # there is nothing to run after all
+    job = Job.from_text(text)
+    if missing is not None:
+        leave(Report(errors=[Failure(job.target, str(torch_missing(missing)))]), job.report)
         sys.exit(2)
-    from gradlint.runner import child
-
     child.main(job)
+
+
+def _given() -> str:
+    """All of stdin, which has nothing to read for the script afterwards."""
+    parts = []
+    while part := os.read(0, 1 << 16):
+        parts.append(part)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return b"".join(parts).decode()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starts the script's process, waits for its report, and sees to it that nothing of it runs on. Imports no torch."""
+"""Begins the script's process, waits for its report, and sees to it that nothing of it runs on. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,27 +33,52 @@ QUIET = {
 """What keeps a test run out of experiment trackers, and compiled parts in sight."""
 
 
-def run(job: Job, *, tracking: bool = False) -> Report:
-    """Run a script and give its report.
+class Process:
+    """The process of a script, begun before it is known what to run: it imports torch meanwhile."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ending: contextlib.ExitStack) -> None:
+        self._process = process
+        self._ending = ending
+
+    def run(self, job: Job) -> Report:
+        """Run a script, once, and give its report; the process and all that it started are gone afterwards.
+
+        Args:
+            job: what to run; where the report goes is seen to here.
+
+        Raises:
+            KeyboardInterrupt: the user pressed Ctrl-C; the script has been ended.
+        """
+        with tempfile.TemporaryDirectory(prefix="gradlint-") as folder:
+            job = replace(job, report=str(Path(folder) / "report"))
+            with self._ending:
+                self._give(job)
+                code = _wait(self._process, job)
+            report = collect(job.report)
+        if report is not None:
+            return report
+        return Report(errors=[Failure(job.target, _silence(job, code))])
+
+    def _give(self, job: Job) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stream:  # it may have died already
+            stream.write(job.to_text().encode())
+
+
+@contextlib.contextmanager
+def begun(*, tracking: bool = False) -> Iterator[Process]:
+    """Begin a script's process; at exit it is gone, whether it was given a job or not.
 
     Args:
-        job: what to run; where the report goes is seen to here.
         tracking: leave experiment trackers as the environment has them.
-
-    Raises:
-        KeyboardInterrupt: the user pressed Ctrl-C; the script has been ended.
     """
     environment = dict(os.environ)
     if not tracking:
         environment = {**QUIET, **environment}
-    with tempfile.TemporaryDirectory(prefix="gradlint-") as folder:
-        job = replace(job, report=str(Path(folder) / "report"))
-        with _orphans_adopted(), _started(job, environment) as process:
-            code = _wait(process, job)
-        report = collect(job.report)
-    if report is not None:
-        return report
-    return Report(errors=[Failure(job.target, _silence(job, code))])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_orphans_adopted())
+        process = stack.enter_context(_started(environment))
+        yield Process(process, stack)
 
 
 def _silence(job: Job, code: int | None) -> str:
@@ -66,7 +91,7 @@ def _silence(job: Job, code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _started(job: Job, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _started(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """The process, in a group of its own, with its output on our stderr; at exit the whole group is gone."""
     try:
         stderr: int | None = sys.stderr.fileno()
@@ -74,8 +99,8 @@ def _started(job: Job, environment: Mapping[str, str]) -> Iterator[subprocess.Po
         stderr = None
     output = subprocess.DEVNULL if stderr is None else stderr
     process = subprocess.Popen(
-        [sys.executable, "-m", "gradlint.runner", job.to_text()],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "gradlint.runner"],
+        stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
         env=dict(environment),
@@ -86,6 +111,9 @@ def _started(job: Job, environment: Mapping[str, str]) -> Iterator[subprocess.Po
         yield process
     finally:
         _end(process)
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
 
 
 def _wait(process: subprocess.Popen[bytes], job: Job) -> int | None:

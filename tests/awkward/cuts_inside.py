@@ -1,6 +1,5 @@
 """Awkward models: gradient that ends, or is computed twice, inside custom Functions and checkpoints."""
 
-
 import numpy as np
 import torch
 from torch import nn

@@ -1,0 +1,81 @@
+"""Optimizers without torch's compiler, which their methods import, and which takes as long to import as torch.
+
+What the methods do with it concerns compiled code only; where the compiler is there already, they are as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from types import CellType, FunctionType
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+_DECORATOR = os.path.join("torch", "_compile.py")
+"""Where torch's decorator against compiling is defined."""
+_OPTIMIZER = os.path.join("torch", "optim", "optimizer.py")
+"""Where the decorator is defined that sets the grad mode of a step, and keeps compiled code apart there."""
+
+
+def undecorated(function: Any) -> Any:
+    """The function behind torch's decorator against compiling; itself where it is not so decorated."""
+    if "torch._dynamo" in sys.modules or not _defined_in(function, _DECORATOR):
+        return function
+    return getattr(function, "__wrapped__", function)
+
+
+def plain_steps(stack: contextlib.ExitStack, cls: type[Optimizer]) -> None:
+    """Have the steps of an optimizer's class import no compiler, until the stack is closed.
+
+    The wrappers that torch puts around a step stay, and with them every hook; only what the innermost one calls is
+    another one meanwhile.
+    """
+    step: Any = getattr(cls, "step", None)
+    while isinstance(step, FunctionType):
+        for cell in step.__closure__ or ():
+            held = _content(cell)
+            if _sets_grad_mode(held):
+                cell.cell_contents = _plain(held)
+                stack.callback(setattr, cell, "cell_contents", held)
+        step = vars(step).get("__wrapped__")
+
+
+def _plain(decorated: Any) -> Callable[..., Any]:
+    function = decorated.__wrapped__
+
+    def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if "torch._dynamo" in sys.modules:
+            return decorated(self, *args, **kwargs)
+        before = torch.is_grad_enabled()
+        try:
+            torch.set_grad_enabled(self.defaults["differentiable"])
+            return function(self, *args, **kwargs)
+        finally:
+            torch.set_grad_enabled(before)
+
+    return step
+
+
+def _sets_grad_mode(function: Any) -> bool:
+    """Whether this is what torch's decorator made of a step."""
+    return (
+        _defined_in(function, _OPTIMIZER)
+        and "_dynamo" in function.__code__.co_names
+        and callable(getattr(function, "__wrapped__", None))
+    )
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty
+        return None
+
+
+def _defined_in(function: Any, file: str) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.endswith(file)
