@@ -30,9 +30,14 @@ class Frame:
     path: str
     function: str
     code: CodeType
-    location: Location
+    instruction: int
 
-    @property
+    @functools.cached_property
+    def location(self) -> Location:
+        """The span of source that ran. Reads the file: of most frames nobody asks it."""
+        return _location(self.path, self.code, self.instruction)
+
+    @functools.cached_property
     def project(self) -> bool:
         """Whether the frame is the user's own code rather than an installed library's."""
         return is_project(self.path)
@@ -82,7 +87,7 @@ class Sites:
 
 def _frame(code: CodeType, instruction: int) -> Frame:
     path = os.path.abspath(code.co_filename)
-    return Frame(path, getattr(code, "co_qualname", code.co_name), code, _location(path, code, instruction))
+    return Frame(path, getattr(code, "co_qualname", code.co_name), code, instruction)
 
 
 def _location(path: str, code: CodeType, instruction: int) -> Location:

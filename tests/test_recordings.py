@@ -265,3 +265,18 @@ def test_lightning_callback_raises(tmp_path):
     )  # fmt: skip
     with pytest.raises(TrainingFault, match="GL401"):
         fit.fit(scope["Lit"]())
+
+
+def test_what_a_step_computed_is_freed_without_the_collector():
+    """A recording that kept outputs until the next collection would take the memory of several steps."""
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
+    gc.disable()
+    try:
+        with gradlint.record(model):
+            output = model(x)
+            output.sum().backward()
+            freed = weakref.ref(output)
+            del output
+            assert freed() is None
+    finally:
+        gc.enable()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,21 @@ def test_what_is_left_open_is_written(tmp_path):
     run(tmp_path, body)
     left = [(tmp_path / name).read_text() for name in ("own.txt", "module.txt", "global.txt")]
     assert left == ["written and more", "written", "written"]
+
+
+def test_what_finalizes_itself_does(tmp_path):
+    """Also where it was made, and survived a collection, before any model."""
+    before = """
+    import gc, zipfile
+    class Holder:
+        def __init__(self): self.me, self.archive = self, zipfile.ZipFile("out.zip", "w")
+    holder = Holder()
+    gc.collect()
+    """
+    script = textwrap.dedent(before) + HEAD + "holder.archive.writestr('name', 'content')\nwhile True: iteration()\n"
+    run(tmp_path, "", head=script)
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert archive.read("name") == b"content"
 
 
 def test_a_module_is_run_as_python_does(tmp_path):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.streams import progress, stdout_for_the_report, tell
 from gradlint.cli.targets import missing_attribute
+from gradlint.collecting import lasting
 from gradlint.config import Configuration, Settings
 from gradlint.configured import options
 from gradlint.contracts import Declaration
@@ -133,7 +136,16 @@ def run_script(job: Job, process: Process) -> Report:
         raise Interrupted(Report(errors=[Failure(job.target, "interrupted")])) from None
 
 
-# The engine needs torch, which takes seconds to import: only once something is checked.
+def _engine() -> Any:
+    """The engine, which needs torch, and that takes a second to import: only once something is checked."""
+    if "gradlint.engine" in sys.modules:
+        return sys.modules["gradlint.engine"]
+    with lasting():
+        with contextlib.suppress(ImportError):  # the engine says so, where it comes to that
+            importlib.import_module("gradlint.record.session")
+        return importlib.import_module("gradlint.engine")
+
+
 def _check(
     target: str,
     settings_of: Callable[[str], Settings],
@@ -143,7 +155,7 @@ def _check(
     strict: bool,
     numeric: bool,
 ) -> Report:
-    engine = importlib.import_module("gradlint.engine")
+    engine = _engine()
     settings = settings_of(target)
     how = options(settings, target, inputs=inputs, contract=contract, strict=strict, numeric=numeric)
     report: Report = engine.check_target(target, selection.rules, how)
@@ -151,14 +163,14 @@ def _check(
 
 
 def _snapshot(key: str, target: str, inputs: Sequence[str]) -> tuple[Snapshot, TargetSummary]:
-    engine = importlib.import_module("gradlint.engine")
+    engine = _engine()
     settings = Configuration().of_target(target)
     made: tuple[Snapshot, TargetSummary] = engine.snapshot_target(target, options(settings, target, inputs=inputs), key)
     return made
 
 
 def _explain(target: str, pattern: str, inputs: Sequence[str]) -> list[Explanation]:
-    engine = importlib.import_module("gradlint.engine")
+    engine = _engine()
     why = importlib.import_module("gradlint.why")
     explanations: list[Explanation] = why.explain(target, pattern, engine.Options(inputs=tuple(inputs)))
     return explanations

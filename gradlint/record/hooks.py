@@ -127,9 +127,11 @@ def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             if recorder.paused or get_ident() != thread:
                 return original(self, *args, **kwargs)
             frame = sys._getframe()
+            identity = id(frame)
             site, apply, _, _, _, run = chain = walk(frame.f_back)
             if apply is not None:
                 run = recorder.function_run(apply, chain)
+            del frame, apply, chain  # a frame that holds itself would keep the output until the next collection
             if recorder.before_module is not None and not recorder.before_module(self, not calls):
                 recorder.paused += 1
                 try:
@@ -140,7 +142,7 @@ def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             number = len(log.calls)
             log.calls.append(tuple.__new__(ModuleCall, (log.number(self), parent, site, self.training, len(ops))))
             depth = len(calls)
-            calls.append(tuple.__new__(OpenCall, (number, id(frame), site, run)))
+            calls.append(tuple.__new__(OpenCall, (number, identity, site, run)))
             try:
                 result = original(self, *args, **kwargs)
                 if isinstance(self, torch.jit.ScriptModule):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from gradlint.collecting import lasting
 from gradlint.errors import torch_missing
 from gradlint.findings import Failure, Report
 from gradlint.runner.job import Job, leave
@@ -15,12 +16,13 @@ def main() -> None:
     if not getattr(sys.flags, "safe_path", False):  # from Python 3.11
         del sys.path[0]  # the working directory, which ``python script.py`` does not look into
     missing: ImportError | None = None
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        missing = error
-    else:
-        from gradlint.runner import child
+    with lasting():
+        try:
+            import torch  # noqa: F401
+        except ImportError as error:
+            missing = error
+        else:
+            from gradlint.runner import child
     text = _given()
     if not text:
         return  # there is nothing to run after all

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import io
 import os
 import runpy
+import stat
 import sys
 import threading
 import warnings
@@ -19,6 +21,7 @@ from typing import Any, NoReturn
 
 from gradlint import registry
 from gradlint.building import Failed, raised
+from gradlint.collecting import sparing
 from gradlint.configured import declared
 from gradlint.engine import Options, check_trace
 from gradlint.errors import GradlintError
@@ -63,7 +66,8 @@ class _Runner:
         code = 0
         failure: Failure | None = None
         try:
-            with _stand_in(self.observation), self.observation:
+            modules = self.observation.log.modules
+            with sparing(lambda: bool(modules)), _stand_in(self.observation), self.observation:
                 try:
                     gradlint_runs_user_code(_script, job)
                 except EnoughRecorded:
@@ -222,21 +226,46 @@ def _stand_in(observation: Observation) -> Any:
 
 def main(job: Job) -> NoReturn:
     """Run a job, and exit."""
+    leave_process = os._exit
     code = _run(job)
     _wind_up()
-    sys.exit(code)
+    leave_process(code & 0xFF)
 
 
 def _wind_up() -> None:
-    """Do what Python does at its end, up to where it takes torch apart object by object: that would last nearly as
-    long as importing it."""
-    getattr(threading, "_shutdown", lambda: None)()  # without it Python waits for the threads itself, after this
+    """Do what Python does at its end, up to where it takes all modules apart: after torch and transformers that lasts
+    half as long as importing torch, and Python promises nothing of what is finalized there."""
+    getattr(threading, "_shutdown", lambda: None)()
     atexit._run_exitfuncs()
-    gc.collect()  # what the script leaves is finalized
-    for opened in [thing for thing in gc.get_objects() if type(thing) in _BUFFERED]:
+    opened: list[Any] = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
+    writes = _writes()
+    if writes:
+        gc.unfreeze()
+    gc.collect()  # what the script leaves is finalized: a ZipFile writes its directory then
+    if writes:
+        opened += [thing for thing in gc.get_objects() if type(thing) in _BUFFERED]
+    for stream in opened:
         with contextlib.suppress(Exception):
-            opened.flush()
-    gc.freeze()
+            stream.flush()
+    with contextlib.suppress(Exception):
+        ctypes.CDLL(None).fflush(None)  # what libraries wrote by C's printf
+
+
+def _writes() -> bool:
+    """Whether a file may be open for writing. Those three that every process has do not count."""
+    try:
+        import fcntl
+
+        opened = [int(name) for name in os.listdir("/proc/self/fd")]
+    except (ImportError, OSError, ValueError):
+        return True
+    for number in opened:
+        with contextlib.suppress(OSError):  # that of the listing itself
+            mode = os.fstat(number).st_mode
+            written = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+            if number > 2 and written and (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+                return True
+    return False
 
 
 def _run(job: Job) -> int:
