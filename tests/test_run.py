@@ -364,7 +364,7 @@ def test_a_missing_script_is_told(tmp_path):
 def test_a_missing_torch_is_told(tmp_path, monkeypatch):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "torch.py").write_text("raise ImportError('no wheel fits')", encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "broken"), str(ROOT)]))
     done, report = run(tmp_path, "print('never reached')")
     [error] = report["errors"]
     assert done.returncode == 2 and "never reached" not in done.stderr and "Traceback" not in done.stderr

@@ -20,6 +20,7 @@ from gradlint.configured import options
 from gradlint.contracts import Declaration
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Report, TargetSummary
+from gradlint.load import missing_path, parse_target
 from gradlint.selection import Selection
 
 if TYPE_CHECKING:
@@ -136,8 +137,15 @@ def run_script(job: Job, process: Process) -> Report:
         raise Interrupted(Report(errors=[Failure(job.target, "interrupted")])) from None
 
 
-def _engine() -> Any:
-    """The engine, which needs torch, and that takes a second to import: only once something is checked."""
+def _engine(target: str) -> Any:
+    """The engine, which needs torch, and that takes a second to import: only once something is checked.
+
+    Raises:
+        TargetError: there is no such file.
+    """
+    path = parse_target(target).path
+    if path is not None and not path.exists():
+        raise missing_path(path)
     if "gradlint.engine" in sys.modules:
         return sys.modules["gradlint.engine"]
     with lasting():
@@ -155,7 +163,7 @@ def _check(
     strict: bool,
     numeric: bool,
 ) -> Report:
-    engine = _engine()
+    engine = _engine(target)
     settings = settings_of(target)
     how = options(settings, target, inputs=inputs, contract=contract, strict=strict, numeric=numeric)
     report: Report = engine.check_target(target, selection.rules, how)
@@ -163,14 +171,14 @@ def _check(
 
 
 def _snapshot(key: str, target: str, inputs: Sequence[str]) -> tuple[Snapshot, TargetSummary]:
-    engine = _engine()
+    engine = _engine(target)
     settings = Configuration().of_target(target)
     made: tuple[Snapshot, TargetSummary] = engine.snapshot_target(target, options(settings, target, inputs=inputs), key)
     return made
 
 
 def _explain(target: str, pattern: str, inputs: Sequence[str]) -> list[Explanation]:
-    engine = _engine()
+    engine = _engine(target)
     why = importlib.import_module("gradlint.why")
     explanations: list[Explanation] = why.explain(target, pattern, engine.Options(inputs=tuple(inputs)))
     return explanations
