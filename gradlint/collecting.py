@@ -1,10 +1,15 @@
-"""Python's garbage collector, kept away from what stays for the whole life of a process."""
+"""Python's garbage collector, kept from going through all of torch again and again."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
+
+
+class _Process:
+    own = False
+    """Whether it is gradlint's, so that what is frozen may stay so."""
 
 
 @contextlib.contextmanager
@@ -16,6 +21,7 @@ def lasting() -> Iterator[None]:
     """
     enabled = gc.isenabled()
     gc.disable()
+    _Process.own = True
     try:
         yield
     finally:
@@ -25,20 +31,28 @@ def lasting() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sparing(until: Callable[[], bool]) -> Iterator[None]:
-    """Have the collector look once at what a script makes before `until` says so: its imports, which stay.
+def heap_spared(until: Callable[[], bool]) -> Iterator[None]:
+    """Have the collector pass over what is there, and over what survives a full collection before `until` says that
+    it is to look again: imports, which stay.
 
-    What survived a full collection by then is not looked at again, so that what of it is given up later is not freed
-    before somebody calls `gc.unfreeze`.
+    In a process of somebody else's all is undone at exit, and nothing is done where it has frozen something itself.
+    In one of gradlint's own it stays so, and what is given up of it is not freed before somebody calls `gc.unfreeze`.
     """
+    if gc.get_freeze_count() and not _Process.own:
+        yield
+        return
 
     def collected(phase: str, info: dict[str, int]) -> None:
         if phase == "stop" and info["generation"] == 2 and not until():
             gc.freeze()
 
+    if not _Process.own:
+        gc.freeze()
     gc.callbacks.append(collected)
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # the script has cleared the list
+        with contextlib.suppress(ValueError):  # the user's code has cleared the list
             gc.callbacks.remove(collected)
+        if not _Process.own:
+            gc.unfreeze()

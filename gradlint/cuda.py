@@ -169,7 +169,7 @@ class CpuStandIn:
     def _replace_all(self) -> None:
         cuda = torch.cuda
         for name, answer in _ANSWERS.items():
-            self._replace(cuda, name, self._answering(answer))
+            self._replace(cuda, name, answer if name in _ASKED_BY_LIBRARIES else self._answering(answer))
             if hasattr(cuda, "memory") and hasattr(cuda.memory, name):
                 self._replace(cuda.memory, name, getattr(cuda, name))
         for name, stand_in in (("Stream", _Stream), ("Event", _Event), ("device", _Block), ("device_of", _Block)):
@@ -357,6 +357,8 @@ def _properties() -> Any:
 
 
 # Only what raises without CUDA: the memory counters, manual_seed and empty_cache work by themselves.
+_ASKED_BY_LIBRARIES = frozenset({"is_current_stream_capturing"})
+"""What libraries ask before each forward, whatever device it runs on: no sign that CUDA is wanted."""
 _ANSWERS: dict[str, Callable[[], Any]] = {
     **dict.fromkeys(
         ("init", "set_device", "synchronize", "ipc_collect", "set_stream", "set_rng_state", "reset_peak_memory_stats",

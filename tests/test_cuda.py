@@ -138,6 +138,10 @@ def test_questions_are_answered(stand_in: CpuStandIn, ask: str) -> None:
     getattr(torch.cuda, ask)()
 
 
+def test_what_libraries_ask_in_every_forward_asks_for_no_cuda(stand_in: CpuStandIn) -> None:
+    assert (torch.cuda.is_current_stream_capturing(), stand_in.used) == (False, False)
+
+
 def test_events_measure_time(stand_in: CpuStandIn) -> None:
     start, end = CUDA.Event(enable_timing=True), CUDA.Event(enable_timing=True)
     start.record()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from gradlint.collecting import heap_spared
 from gradlint.cuda import CpuStandIn
 from gradlint.errors import TargetError
 from gradlint.frameworks import understood
@@ -63,7 +63,7 @@ def recording(
     """
     session = _Session(target)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_heap_spared())
+        stack.enter_context(heap_spared(until=lambda: bool(session.log.modules)))
         stack.enter_context(Preserved(()))  # random states, switches and filters that build() changes
         # Said because of the recorder's own hooks; the filters are put back by Preserved.
         warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
@@ -87,19 +87,6 @@ def recording(
         if standin.used:
             trace.notes.append("CUDA is asked for and absent here: recorded on the CPU")
         yield trace
-
-
-@contextlib.contextmanager
-def _heap_spared() -> Iterator[None]:
-    """Keep the growing trace from making Python search all of torch for garbage again and again."""
-    if gc.get_freeze_count():  # somebody else's freeze: undoing ours would undo theirs
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 class _Session:

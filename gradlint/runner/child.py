@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from gradlint import registry
 from gradlint.building import Failed, raised
-from gradlint.collecting import sparing
+from gradlint.collecting import heap_spared
 from gradlint.configured import declared
 from gradlint.engine import Options, check_trace
 from gradlint.errors import GradlintError
@@ -67,7 +67,7 @@ class _Runner:
         failure: Failure | None = None
         try:
             modules = self.observation.log.modules
-            with sparing(lambda: bool(modules)), _stand_in(self.observation), self.observation:
+            with heap_spared(lambda: bool(modules)), _stand_in(self.observation), self.observation:
                 try:
                     gradlint_runs_user_code(_script, job)
                 except EnoughRecorded:

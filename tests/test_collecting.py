@@ -1,0 +1,47 @@
+"""The garbage collector is the user's: nothing of what a recording asks of it is left."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import gradlint
+from gradlint.collecting import heap_spared
+
+
+def build():
+    return {"model": nn.Linear(2, 1), "inputs": (torch.randn(3, 2),)}
+
+
+def test_a_check_leaves_the_collector_as_it_was():
+    before = gc.get_freeze_count(), gc.isenabled(), gc.get_threshold(), list(gc.callbacks)
+    gradlint.check(build)
+    assert (gc.get_freeze_count(), gc.isenabled(), gc.get_threshold(), list(gc.callbacks)) == before
+
+
+def test_a_freeze_of_the_users_own_stays():
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        gradlint.check(build)
+        assert gc.get_freeze_count() >= frozen
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.parametrize("imports_done", [True, False])
+def test_what_survives_a_collection_is_passed_over_while_things_are_imported(imports_done):
+    with heap_spared(until=lambda: imports_done):
+        module = nn.Linear(2, 1)
+        module.itself = [module]  # a cycle
+        gc.collect()
+        freed = weakref.ref(module)
+        del module
+        gc.collect()
+        assert (freed() is None) == imports_done
+    gc.collect()
+    assert freed() is None
