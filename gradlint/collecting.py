@@ -7,6 +7,10 @@ import gc
 from collections.abc import Callable, Iterator
 
 
+_FROZEN_BY_PYTHON = 1000
+"""Python 3.12 begins with some 400 frozen objects; a call of `gc.freeze` takes in thousands, whatever was imported."""
+
+
 class _Process:
     own = False
     """Whether it is gradlint's, so that what is frozen may stay so."""
@@ -38,7 +42,7 @@ def heap_spared(until: Callable[[], bool]) -> Iterator[None]:
     In a process of somebody else's all is undone at exit, and nothing is done where it has frozen something itself.
     In one of gradlint's own it stays so, and what is given up of it is not freed before somebody calls `gc.unfreeze`.
     """
-    if gc.get_freeze_count() and not _Process.own:
+    if gc.get_freeze_count() > _FROZEN_BY_PYTHON and not _Process.own:
         yield
         return
 
