@@ -6,7 +6,6 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator
 
-
 _FROZEN_BY_PYTHON = 1000
 """Python 3.12 begins with some 400 frozen objects; a call of `gc.freeze` takes in thousands, whatever was imported."""
 
