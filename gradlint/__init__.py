@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gradlint.relatives import siblings
     from gradlint.rule import Context, Rule
     from gradlint.setup import Setup
-    from gradlint.sites import Frame, is_project
+    from gradlint.sites import Frame, is_project, syntax_tree
     from gradlint.source import (
         Function,
         Write,
@@ -118,7 +118,7 @@ _HOMES = {
     "relatives": "siblings",
     "rule": "Context Rule",
     "setup": "Setup",
-    "sites": "Frame is_project",
+    "sites": "Frame is_project syntax_tree",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
     "given_at idle_statements uncalled variable_assigned_at",
     "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing titled",
@@ -259,6 +259,7 @@ __all__ = [
     "spelled",
     "standing",
     "surely_before",
+    "syntax_tree",
     "titled",
     "trace",
     "trains",

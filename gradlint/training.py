@@ -32,6 +32,9 @@ class Backward:
     """Parameter it gave gradient to → the earlier backward passes whose gradient was still there."""
     applied_by: set[int] = field(default_factory=set)
     """Numbers of the steps that applied gradient of it."""
+    read: bool = False
+    """Whether, before a step applied it, anybody looked at gradient that it had given, or at that of a tensor which no
+    optimizer holds: an attacked input. Clipping and clearing do not count."""
 
 
 class Content(NamedTuple):

@@ -84,6 +84,8 @@ class Ledger:
         self._unscaled: set[int] = set()
         """Backward passes whose gradient was divided by the scaler's factor again, or never multiplied."""
         self.following = False
+        self.clearing = 0
+        """Above zero: torch reads gradients in order to clear or to unscale them."""
         self.marks: list[Mark] = []
         """One from the beginning, and one after every step."""
 
@@ -183,6 +185,16 @@ class Ledger:
         else:
             self._grads[key] = weakref.ref(grad)
             self._versions[key] = grad._version
+
+    def read(self, tensor: Tensor) -> None:
+        """To be called when somebody reads the gradient of a tensor."""
+        if self.clearing:
+            return
+        mine = self._holds.get(id(tensor))
+        for held in (mine,) if id(tensor) in self._parameters else self._holds.values():
+            for number, applied in (held or {}).items():
+                if applied == _UNAPPLIED:
+                    self.training.backwards[number].read = True
 
     # -- clears -------------------------------------------------------------------------------------------------
 

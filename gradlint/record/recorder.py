@@ -84,6 +84,8 @@ class Recorder(TorchFunctionMode):
         """Told of each switch of grad mode to off: event, site, code of the library function that holds it."""
         self.on_return: Callable[[], None] | None = None
         """Told when grad mode comes on again after a clip."""
+        self.on_gradient: Callable[[Tensor], None] | None = None
+        """Told of each tensor whose ``grad`` is read outside of torch's clip functions."""
         self.before_module: Callable[[Any, bool], bool] | None = None
         """Told of each call of a module, and whether it is an outermost one; says whether to record it."""
         self.through = -1
@@ -142,6 +144,8 @@ class Recorder(TorchFunctionMode):
                 self._grad_mode(bool(args[0]))
             elif kind == tables.REQUIRES_GRAD:
                 self._requires_grad(args, kwargs, func)
+            elif kind == tables.READ_GRAD and self.on_gradient is not None and self.clipping is None:
+                self.on_gradient(args[0])
         except Exception as error:
             self.give_up(error)
         return result

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradlint.writes import may_write
 
-PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD = range(5)
+PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD, READ_GRAD = range(6)
 ANNOUNCED = 8
 """Added to the kind of a function that may write to its arguments or hand out their memory."""
 
@@ -62,6 +62,7 @@ def _table() -> dict[Any, int]:
         member = inspect.getattr_static(Tensor, name, None)
         if hasattr(member, "__set__"):
             table[member.__set__] = PASS
+    table[inspect.getattr_static(Tensor, "grad").__get__] = READ_GRAD
     table[Tensor.requires_grad_] = REQUIRES_GRAD
     table[Tensor.requires_grad.__set__] = REQUIRES_GRAD  # type: ignore[attr-defined]
     table[Tensor.data.__set__] = WRITE  # type: ignore[attr-defined]

@@ -55,8 +55,10 @@ def installed(recorder: Recorder, log: Log, ledger: Ledger) -> Iterator[None]:
             patch(stack, scaler, "step", _scaler_step(recorder, ledger))
         recorder.on_switch = _clip_begins(recorder)
         recorder.on_return = _clip_ends(recorder, ledger)
+        recorder.on_gradient = ledger.read
         stack.callback(setattr, recorder, "on_switch", None)
         stack.callback(setattr, recorder, "on_return", None)
+        stack.callback(setattr, recorder, "on_gradient", None)
         yield
 
 
@@ -113,7 +115,11 @@ def _held_by_module(module: Any) -> list[int]:
 def _zero_grad(recorder: Recorder, ledger: Ledger, held: Callable[[Any], list[int]]) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
-            result = undecorated(original)(self, *args, **kwargs)
+            ledger.clearing += 1
+            try:
+                result = undecorated(original)(self, *args, **kwargs)
+            finally:
+                ledger.clearing -= 1
             if ledger.following and _mine(recorder):
                 ledger.cleared(held(self), recorder.walk(sys._getframe(1)).site)
             return result
@@ -199,7 +205,11 @@ def _scale(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Any], Any]
 def _unscale(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def unscale_(self: Any, optimizer: Any) -> Any:
-            result = original(self, optimizer)
+            ledger.clearing += 1
+            try:
+                result = original(self, optimizer)
+            finally:
+                ledger.clearing -= 1
             if ledger.following and _mine(recorder):
                 ledger.unscaled(optimizer)
             return result
