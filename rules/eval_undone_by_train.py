@@ -102,7 +102,7 @@ def _undone(context: Context, part: Module, later: list[Event], active: list[tup
     for start, up in active:
         if part.number in up:
             over = [e for e in later if e.data["module"] in up and e.op <= start]
-            last = list(itertools.takewhile(lambda e: bool(e.data["training"]), reversed(over)))
+            last: list[Event] = list(itertools.takewhile(lambda e: e.data["training"], reversed(over)))
             if last and all(e.data["module"] in above for e in last):
                 return last[-1]
     return None
