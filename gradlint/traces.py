@@ -424,8 +424,6 @@ class Trace:
     loose: tuple[Loose, ...] = ()
     recreated: frozenset[int] = frozenset()
     """Indices of the parameters that every forward creates anew."""
-    undone_by_train: frozenset[int] = frozenset()
-    """Numbers of the modules in eval mode that the root's ``train()`` would put back in train mode."""
     by_chance: bool = False
     """Whether the forward drew random numbers of python's or numpy's, which decide on what runs rather than flow."""
     training: Training | None = None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ast
+import itertools
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Function, Location, Module, Rule, Severity, dotted, function_of
+from gradlint import Context, Event, Finding, Fix, Location, Module, Rule, Severity
 
 
 class EvalUndoneByTrain(Rule):
     """An `eval()` that lasts until the next `train()`.
 
     ## What it does
-    Finds parts of the model that user code put in eval mode and that a later `train()` of the model put back: one that
-    was recorded, or the one that the set-up's `step` begins with.
+    Finds parts of the model that user code put in eval mode and that ran in train mode after a later `train()` of the
+    model, in the build or in a step.
 
     ## Why it is bad
     `train()` goes down the whole tree. Norm layers that were meant to keep their statistics, and dropout that was meant
@@ -45,7 +45,7 @@ class EvalUndoneByTrain(Rule):
 
     ## Known limits
     Silent where the part ran in eval mode in between (an evaluation), where nothing in it depends on the mode, and
-    where the step calls anything that may put it in eval again. Frozen norms whose statistics move are GL201's.
+    where `train()` was called on the part itself too. Frozen norms whose statistics move are GL201's.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.train
@@ -59,28 +59,21 @@ class EvalUndoneByTrain(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         modes = list(trace.events_of("mode"))
-        groups: dict[Location | None, tuple[Event, Event | Location, list[Module]]] = {}
-        later = _train_in_step(context)
+        depend = {m.number for m in trace.modules if _sensitive(context, m)}
+        active = [
+            (c.start, _up(context, trace.modules[c.module])) for c in trace.calls if c.training and c.module in depend
+        ]
+        groups: dict[Location | None, tuple[Event, Event, list[Module]]] = {}
         for event in modes:
+            if event.data["training"] or event.op > trace.forward_start or not context.by_user(event.site):
+                continue
             part = trace.modules[event.data["module"]]
-            if event.data["training"] or event.op > trace.forward_start:
+            undone = _undone(context, part, [e for e in modes if e.number > event.number], active)
+            if undone is None:
                 continue
-            where = trace.location(event.site)
-            if not context.by_user(event.site) or not _sensitive(context, part):
-                continue
-            after = [e for e in modes if e.number > event.number and e.data["training"]]
-            following = [e for e in after if _holds(context, e.data["module"], part)]
-            undone: Event | Location | None = None
-            if part.training and following:
-                undone = following[0]
-                if undone.data["module"] == part.number or _ran(context, part, event.op, undone.op):
-                    continue
-                if not any(c.module in _inner(context, part) and c.training for c in trace.calls):
-                    continue
-            elif part.number in trace.undone_by_train and not part.training:
-                undone = _train_recorded(context, part) or later
-            if undone is not None:
-                groups.setdefault(where, (event, undone, []))[2].append(part)
+            # where the build leaves a part in eval mode, gradlint's own forward is no evaluation in between
+            if not _ran(context, part, event.op, undone.op if part.training else trace.forward_start):
+                groups.setdefault(trace.location(event.site), (event, undone, []))[2].append(part)
         for where, (event, undone, parts) in groups.items():
             names = ", ".join(p.fqn for p in parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
             yield context.finding(
@@ -93,84 +86,37 @@ class EvalUndoneByTrain(Rule):
             )
 
 
-def _inner(context: Context, part: Module) -> set[int]:
-    found = {part.number}
-    for module in context.trace.modules:
-        if module.parent in found:
-            found.add(module.number)
+def _up(context: Context, module: Module) -> list[int]:
+    """The numbers of a module and of those above it."""
+    found = [module.number]
+    while module.parent >= 0:
+        module = context.trace.modules[module.parent]
+        found.append(module.number)
     return found
 
 
-def _holds(context: Context, number: int, part: Module) -> bool:
-    while part.number != number:
-        if part.parent < 0:
-            return False
-        part = context.trace.modules[part.parent]
-    return True
-
-
-def _ran(context: Context, part: Module, start: int, end: int) -> bool:
-    inner = _inner(context, part)
-    return any(c.module in inner and start <= c.start < end for c in context.trace.calls)
-
-
-def _sensitive(context: Context, part: Module) -> bool:
-    """Whether something in a part depends on the mode, other than frozen norms, of which GL201 speaks."""
-    trace = context.trace
-    for number in _inner(context, part):
-        module = trace.modules[number]
-        if getattr(module.module, "running_mean", None) is not None:
-            own = [trace.parameters[i] for i in module.parameters]
-            if not own or any(p.requires_grad for p in own):
-                return True
-        kinds = {cls.__name__ for cls in module.type.__mro__}
-        if kinds & {"_DropoutNd", "DropPath"} and getattr(module.module, "p", True):
-            return True
-    return False
-
-
-def _evals(function: Function, name: str) -> bool:
-    """Whether a function of that name in the same file, other than train() and step(), sets a mode."""
-    return any(
-        isinstance(inner, ast.Attribute) and inner.attr in ("eval", "training")
-        for node in ast.walk(function.module_tree)
-        if isinstance(node, ast.FunctionDef) and node.name == name and name not in ("train", "step")
-        for inner in ast.walk(node)
-    )
-
-
-def _train_recorded(context: Context, part: Module) -> Event | None:
-    """The train() in the recorded steps after which a part ran in train mode."""
-    training = context.trace.training
-    if training is None:
-        return None
-    inner = _inner(context, part)
-    calls = [c for c in context.trace.calls if c.module in inner and c.start >= training.start]
-    for event in context.trace.events_of("mode"):
-        if event.op >= training.start and event.data["training"] and _holds(context, event.data["module"], part):
-            ran = next((c for c in calls if c.start >= event.op), None)
-            return event if ran is not None and ran.training else None
+def _undone(context: Context, part: Module, later: list[Event], active: list[tuple[int, list[int]]]) -> Event | None:
+    """The first train() of what is above a part where it is due to that alone that something in the part ran in train
+    mode."""
+    above = _up(context, part)[1:]
+    for start, up in active:
+        if part.number in up:
+            over = [e for e in later if e.data["module"] in up and e.op <= start]
+            last: list[Event] = list(itertools.takewhile(lambda e: e.data["training"], reversed(over)))
+            if last and all(e.data["module"] in above for e in last):
+                return last[-1]
     return None
 
 
-def _train_in_step(context: Context) -> Location | None:
-    """The `net.train()` of the set-up's step, where nothing in the step may put parts in eval mode again."""
-    step = context.trace.setup.step
-    code = getattr(getattr(step, "__func__", step), "__code__", None)
-    function = function_of(code) if code is not None else None
-    if function is None:
-        return None
-    found = None
-    for node in function.nodes():
-        if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            own = isinstance(node.func, ast.Name) or isinstance(getattr(node.func, "value", None), ast.Name)
-            if any(word in name.lower() for word in ("eval", "freeze")) or name == "apply":
-                return None
-            if own and _evals(function, name):
-                return None
-            plain = not node.args or (isinstance(node.args[0], ast.Constant) and node.args[0].value is True)
-            if name == "train" and plain and isinstance(node.func, ast.Attribute):
-                if len(dotted(node.func.value)) == 1:
-                    found = found or function.location(node)
-    return found
+def _ran(context: Context, part: Module, start: int, end: int) -> bool:
+    calls = [c for c in context.trace.calls if start <= c.start < end]
+    return any(part.number in _up(context, context.trace.modules[c.module]) for c in calls)
+
+
+def _sensitive(context: Context, module: Module) -> bool:
+    """Whether a module depends on the mode; not frozen norms, of which GL201 speaks."""
+    if getattr(module.module, "running_mean", None) is not None:
+        own = [context.trace.parameters[i] for i in module.parameters]
+        return not own or any(p.requires_grad for p in own)
+    kinds = {cls.__name__ for cls in module.type.__mro__}
+    return bool(kinds & {"_DropoutNd", "DropPath"}) and bool(getattr(module.module, "p", True))

@@ -110,7 +110,9 @@ class OptimizerNeverSteps(Rule):
 
 
 def _unserved(training: Training, backward: Backward) -> bool:
-    """Whether no step came of a backward pass: none applied it, and none stood between it and the next."""
+    """Whether no step came of a backward pass: none applied it, and none applied gradient that was set by hand, maybe
+    from what it gave, before the next."""
     following = next((b.event for b in training.backwards[backward.number + 1 :]), None)
-    steps = [s for s in training.steps if backward.event < s.event and (following is None or s.event < following)]
-    return not backward.applied_by and not steps
+    between = [s for s in training.steps if backward.event < s.event and (following is None or s.event < following)]
+    by_hand = any(c.nonzero and not c.backwards for s in between for c in s.content.values())
+    return not backward.applied_by and not by_hand

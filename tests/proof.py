@@ -234,6 +234,7 @@ STEP_CLAIMS: dict[str, Callable[[Trained, str], bool]] = {
     "foreign-gradient": lambda done, name: len(done.deposits.get(name, ())) > 1,
     "optimizer-never-steps": lambda done, name: name in done.deposits and name not in done.moved,
     "step-without-gradient": lambda done, name: name not in done.moved,
+    "detached-upstream": lambda done, name: name not in done.deposits,
     "parameter-unchanged": lambda done, name: name in done.deposits and name not in done.moved,
     "frozen-parameter-still-moves": lambda done, name: name in done.moved_frozen,
     "training-in-eval-mode": lambda done, name: name in done.deposits,

@@ -259,7 +259,6 @@ class _Session:
             )
         loose = tuple(judged_loose(recorder, self.log, begin.loose, found.tensors, begin.tensors, begin.start))
         recreated = self._recreated(setup, roots, called, table.parameters, begin.start)
-        undone = self._undone_by_train(setup, roots, begin.modes)
         rerun = self._rerun(setup, roots, called) if called else None
         moved = begin.buffers_moved(roots)
         del output, outputs
@@ -304,7 +303,6 @@ class _Session:
             held=table.held,
             loose=loose,
             recreated=frozenset(by_key[k] for k in recreated if k in by_key),
-            undone_by_train=undone,
             by_chance=by_chance,
             rerun=rerun,
         )
@@ -361,28 +359,6 @@ class _Session:
             self.log.registrations = None
         places_again = {rows[site][:2] for site in again if site >= 0}
         return frozenset(key for key, place in made.items() if place in places_again)
-
-    def _undone_by_train(
-        self, setup: Setup, roots: Mapping[str, nn.Module], modes: Mapping[int, bool]
-    ) -> frozenset[int]:
-        """The modules in eval mode that the roots' own train() would put back; asked only where there is a step."""
-        if setup.step is None or all(modes.values()):
-            return frozenset()
-        self.recorder.paused += 1
-        try:
-            with Preserved(roots):
-                for root in roots.values():
-                    if modes.get(id(root)):
-                        root.train()
-                return frozenset(
-                    self.log.number(p.module)
-                    for p in places(roots)
-                    if not modes.get(id(p.module), True) and p.module.training
-                )
-        except Exception:  # the user's train() may raise; then nothing is known
-            return frozenset()
-        finally:
-            self.recorder.paused -= 1
 
     def _rerun(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> Again:
         """Forward and loss once more, unrecorded."""
