@@ -108,7 +108,7 @@ class FrozenDropoutActive(Rule):
 def _drops(module: Module) -> bool:
     kinds = {cls.__name__ for cls in module.type.__mro__}
     chance = getattr(module.module, "p", getattr(module.module, "drop_prob", 0))
-    return bool(kinds & {"_DropoutNd", "DropPath"}) and bool(chance)
+    return bool(kinds & {"_DropoutNd", "DropPath", "StochasticDepth"}) and bool(chance)
 
 
 def _frozen_top(context: Context, module: Module) -> Module | None:
