@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, Trace
 
 
 class FreezeUndone(Rule):
@@ -55,18 +55,19 @@ class FreezeUndone(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
+        training = _training(trace)
         frozen: dict[int, list[tuple[Parameter, Event]]] = {}
         for parameter in trace.parameters:
             for event in parameter.history:
-                if event.kind == "freeze" and event.op <= trace.forward_start:
+                if event.kind == "freeze":
                     frozen.setdefault(event.site, []).append((parameter, event))
         done: set[tuple[object, int]] = set()
         for site, members in frozen.items():
             if not context.by_user(site) or any(len(p.aliases) > 1 for p, _ in members):
                 continue
-            if not all(p.requires_grad for p, _ in members):
-                continue
-            thaws = _undone_together(context, members)
+            if not all(p.requires_grad and e.number < training for p, e in members):
+                continue  # still frozen, or toggled in turns
+            thaws = _undone_together(members)
             if not thaws:
                 continue
             back = thaws[0]
@@ -93,10 +94,16 @@ class FreezeUndone(Rule):
             )
 
 
-def _undone_together(context: Context, members: list[tuple[Parameter, Event]]) -> list[Event]:
+def _training(trace: Trace) -> int:
+    """The number of the event with which the training begins."""
+    begins = (e.number for kind in ("phase", "backward") for e in trace.events_of(kind))
+    return next(begins, len(trace.events))
+
+
+def _undone_together(members: list[tuple[Parameter, Event]]) -> list[Event]:
     """The thaws of one line that set all of what was frozen training again, whichever part was set before; none where
     the parts were thawed one by one."""
-    thaws = [_thaws(context, p, e) for p, e in members]
+    thaws = [_thaws(p, e) for p, e in members]
     sites = [{e.site for e in events} for events in thaws]
     common = set.intersection(*sites)
     first = [events[0] for events in thaws if events and events[0].site in common]
@@ -106,12 +113,12 @@ def _undone_together(context: Context, members: list[tuple[Parameter, Event]]) -
     return [next(e for e in events if e.site == site) for events in thaws]
 
 
-def _thaws(context: Context, parameter: Parameter, freeze: Event) -> list[Event]:
+def _thaws(parameter: Parameter, freeze: Event) -> list[Event]:
     """The thaws that follow a freeze before the parameter is frozen again."""
     found = []
     for event in parameter.history:
         if event.number > freeze.number and event.kind in ("freeze", "thaw"):
-            if event.kind == "freeze" or event.op > context.trace.forward_start:
+            if event.kind == "freeze":
                 break
             found.append(event)
     return found

@@ -40,7 +40,8 @@ class FrozenBranchStillPays(Rule):
     ```
 
     ## Known limits
-    Silent where the gradient by an input is asked for (`torch.autograd.grad`), and under checkpointing, which needs it.
+    Silent where the gradient by an input is asked for (`torch.autograd.grad`), where nothing of the model trains (an
+    image that is optimised through it), and under checkpointing, which needs it.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradient-computation
@@ -56,10 +57,12 @@ class FrozenBranchStillPays(Rule):
         ops = trace.ops[trace.forward_start :]
         if any(op.name == "grad" or "heckpoint" in op.name for op in ops):
             return
+        if not any(p.requires_grad and p.in_tree for p in trace.parameters):
+            return  # the gradient by the input is what it runs for
         told: set[int] = set()
         for number, call in enumerate(trace.calls):
             module = trace.modules[call.module]
-            if module.number in told or module.parent < 0:
+            if module.number in told or not module.in_tree:
                 continue
             parameters = trace.below(module)
             if not parameters or any(p.requires_grad for p in parameters) or not _pays(context, number, call):

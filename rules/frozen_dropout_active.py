@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Parameter, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace
 
 
 class FrozenDropoutActive(Rule):
@@ -108,7 +108,7 @@ class FrozenDropoutActive(Rule):
 def _drops(module: Module) -> bool:
     kinds = {cls.__name__ for cls in module.type.__mro__}
     chance = getattr(module.module, "p", getattr(module.module, "drop_prob", 0))
-    return bool(kinds & {"_DropoutNd", "DropPath"}) and bool(chance)
+    return bool(kinds & {"_DropoutNd", "DropPath", "StochasticDepth"}) and bool(chance)
 
 
 def _frozen_top(context: Context, module: Module) -> Module | None:
@@ -137,15 +137,37 @@ def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
     for parameter in parameters:
         mine |= 1 << parameter.index
     data, live = context.flow.masks.data, context.flow.masks.live
+    compared = _compared(context)
     meets = False
-    for number in range(trace.forward_start, len(trace.ops)):
-        op = trace.ops[number]
+    for op in trace.ops[trace.forward_start :]:
         given = [v for v in op.inputs if data.get(v, 0) & mine and v not in trace.owners]
-        if not any(not live.get(v, 0) for v in given):
+        if all(live.get(v, 0) for v in given):
             continue
-        others = [v for v in op.inputs if v not in given and live.get(v, 0)]
+        others = [v for v in op.inputs if live.get(v, 0)]
         if any(v in trace.owners for v in others):
             return False
-        if number >= trace.loss_start and (others or any(live.get(v, 0) for v in given)):
-            meets = meets or any(o in context.flow.on_path for o in op.outputs)
+        if others and not compared.isdisjoint(op.outputs) and not _in_model(trace, op):
+            meets = True
     return meets
+
+
+def _compared(context: Context) -> set[int]:
+    """The values that come to the loss through nothing that trains."""
+    trace, live = context.trace, context.flow.masks.live
+    found = set(trace.roots)
+    for op in reversed(trace.ops[trace.forward_start :]):
+        trained = any(v in trace.owners and live.get(v, 0) for v in op.inputs)
+        if not trained and not found.isdisjoint(op.outputs):
+            found.update(op.inputs)
+    return found
+
+
+def _in_model(trace: Trace, op: Op) -> bool:
+    """Whether an op ran in a forward of the model, where what is frozen is one feature among others."""
+    number = op.call
+    while number >= 0:
+        call = trace.calls[number]
+        if trace.modules[call.module].in_tree:
+            return True
+        number = call.parent
+    return False

@@ -99,13 +99,12 @@ class FrozenParameterInOptimizer(Rule):
                 severity=Severity.INFO,
             )
         freezes = {e.number: e for p in parameters if (e := p.frozen_by) is not None}
-        after = [e for e in freezes.values() if e.number > optimizer.event]
-        order = _order(
-            context, optimizer, site, (after or list(freezes.values()))[0], bool(after), len(parameters) == 1
-        )
+        last = freezes[max(freezes)]
+        after = last.number > optimizer.event
+        order = _order(context, optimizer, site, last, after, len(parameters) == 1)
         places: dict[Location | None, Related | None] = {}
         for event in freezes.values():
-            text = f"frozen here, after {optimizer.type} was made" if event in after else "frozen here"
+            text = f"frozen here, after {optimizer.type} was made" if event.number > optimizer.event else "frozen here"
             places.setdefault(context.trace.location(event.site), context.related(text, event))
         edits: tuple[Edit, ...] = ()
         literal = optimizer.arguments.parameters_of

@@ -85,8 +85,7 @@ class FrozenParameterStillMoves(Rule):
                 content = step.content.get(parameter.key)
                 if content is None or content.trainable or not content.moved:
                     continue
-                freeze = next((e for e in reversed(parameter.history) if _freezes(e, step)), None)
-                at = freeze.site if freeze is not None else step.site
+                at = next((e.site for e in reversed(parameter.history) if _freezes(e, step)), step.site)
                 _, known = found.setdefault(at, (step, []))
                 if parameter not in known:
                     known.append(parameter)

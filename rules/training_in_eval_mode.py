@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Training
+from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Trace, Training
 
 
 class TrainingInEvalMode(Rule):
@@ -86,7 +86,7 @@ class TrainingInEvalMode(Rule):
         assert training is not None
         if trace.setup.train is False:
             return
-        roots = [m for m in trace.modules if m.in_tree and m.parent < 0]
+        roots = [m for m in trace.modules if m.parent < 0]
         for root in roots:
             for step in training.steps:
                 sensitive = _in_eval(context, training, root, step)
@@ -123,22 +123,38 @@ def _in_eval(context: Context, training: Training, root: Module, step: Step) -> 
     last = max(used, key=lambda b: b.event)
     earlier = [b.op for b in training.backwards if b.event < min(u.event for u in used)]
     begin = max([training.start, *earlier])
-    live = {trace.ops[n].call for n in range(begin, last.op) if trace.ops[n].region < 0}
     numbers = {m.number for m in trace.modules if _below(trace.modules, m, root)}
     found: dict[int, Module] = {}
-    pending = list(live)
-    while pending:
-        number = pending.pop()
-        if number < 0:
-            continue
+    for number in _trained(trace, begin, last.op):
         call = trace.calls[number]
-        pending.append(call.parent)
         if call.module in numbers:
             if call.training:
                 return []
             if _sensitive(trace.modules[call.module].module):
                 found[call.module] = trace.modules[call.module]
     return list(found.values())
+
+
+def _trained(trace: Trace, begin: int, end: int) -> list[int]:
+    """The module calls of a part of a recording that ran something with grad mode on, and those in them that did
+    nothing, as a layer that leaves out others does in eval mode."""
+    ops = range(begin, end)
+    ran = _around(trace, {trace.ops[n].call for n in ops})
+    found = _around(trace, {trace.ops[n].call for n in ops if trace.ops[n].region < 0})
+    for number, call in enumerate(trace.calls):
+        if call.parent in found and number not in ran:
+            found.add(number)
+    return sorted(found)
+
+
+def _around(trace: Trace, calls: set[int]) -> set[int]:
+    """Some module calls, and those that they ran in."""
+    found: set[int] = set()
+    for number in calls:
+        while number >= 0:
+            found.add(number)
+            number = trace.calls[number].parent
+    return found
 
 
 def _below(modules: list[Module], module: Module, root: Module) -> bool:
@@ -152,8 +168,8 @@ def _below(modules: list[Module], module: Module, root: Module) -> bool:
 def _sensitive(module: object) -> bool:
     """Whether a layer behaves otherwise in training."""
     names = {c.__name__ for c in type(module).__mro__}
-    if "_DropoutNd" in names or "StochasticDepth" in names:
-        return bool(getattr(module, "p", 0))
+    if names & {"_DropoutNd", "DropPath", "StochasticDepth"}:
+        return bool(getattr(module, "p", getattr(module, "drop_prob", 0)))
     if "_BatchNorm" in names:
         return getattr(module, "running_mean", None) is not None
     return "RNNBase" in names and bool(getattr(module, "dropout", 0)) and getattr(module, "num_layers", 1) > 1

@@ -92,6 +92,20 @@ RIGHT = {
             (critic(y) - critic(model(x).detach())).mean().backward()
             second.step()
         """,
+    "a network frozen for a turn that is left out": """
+        critic = nn.Linear(2, 1)
+        second = torch.optim.SGD(critic.parameters(), 0.1)
+        for i in range(1000):
+            critic.requires_grad_(False)
+            if i % 2:
+                optimizer.zero_grad()
+                critic(model(x)).mean().backward()
+                optimizer.step()
+            critic.requires_grad_(True)
+            second.zero_grad()
+            (critic(y) - critic(model(x).detach())).mean().backward()
+            second.step()
+        """,
     "a maker in a module of lazy parts": """
         import types
         lazy = types.ModuleType("lazy")

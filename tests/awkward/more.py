@@ -510,3 +510,19 @@ class CutInScript(Base):
 
 def case_cut_in_a_scripted_function():
     return setup(CutInScript())
+
+
+def case_criterion_that_stays_in_eval():
+    """It is not in the model and learns all the same."""
+    model = nn.Linear(4, 2)
+    criterion = nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 3))
+    optimizer = torch.optim.Adam([*model.parameters(), *criterion.parameters()], 1e-3)
+    x, classes = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def step():
+        criterion.eval()  # warning: [training-in-eval-mode]
+        optimizer.zero_grad()
+        F.cross_entropy(criterion(model(x)), classes).backward()
+        optimizer.step()
+
+    return {"model": model, "optimizer": optimizer, "step": step}
