@@ -197,7 +197,8 @@ def _is_option(write: Write) -> bool:
 
 def _fix(write: Write, value: bool) -> Fix:
     edits: tuple[Edit, ...] = ()
-    if write.simple and write.value is not None:
+    if write.simple:
+        assert write.value is not None
         text = f"{write.function.text(write.base)}.requires_grad_({write.function.text(write.value)})"
         edits = (Edit(write.location, text),)
     return Fix(f"Call requires_grad_({value}) on the module.", safe=bool(edits), edits=edits)
