@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 
 from gradlint import (
@@ -24,8 +23,6 @@ from gradlint import (
     freezes,
     spelled,
 )
-
-_ASSIGNED = re.compile(r"\.\s*requires_grad\s*=[^=]")
 
 
 class RequiresGradOnModule(Rule):
@@ -76,8 +73,6 @@ class RequiresGradOnModule(Rule):
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        if not _ASSIGNED.search(module.source.text):
-            return
         for node in module.tree.attributes.get("requires_grad", ()):
             statement = module.tree.parents.get(node)
             if not isinstance(statement, ast.Assign):
