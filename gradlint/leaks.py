@@ -32,7 +32,7 @@ class Leak:
     """The pass that left it."""
     optimizer: Optimizer
     """The one whose parameters it was left in."""
-    owner: Optimizer | None
+    owner: Optimizer
     """The one that the pass was made for."""
     parameters: list[Parameter]
     entry: int

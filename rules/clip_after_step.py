@@ -89,14 +89,15 @@ class ClipAfterStep(Rule):
         keys = {k for c in clips for k in (c.scaled if kind == "scaled" else c.applied)}
         if kind == "exhausted":
             keys = {k for s in training.steps for k, c in s.content.items() if c.backwards}
-        step = next((s for s in reversed(training.steps) if s.event < clips[-1].event), None)
+        before = (s.site for s in reversed(training.steps) if s.event < clips[-1].event)
+        stepped = next(before, None) if kind == "late" else None
         message, fix = _WORDS[kind]
         return context.finding(
             self,
             message,
             at=clips[0].site,
             parameters=[p for p in trace.parameters if p.key in keys],
-            related=[context.related("stepped here", step.site) if step is not None and kind == "late" else None],
+            related=[context.related("stepped here", stepped)],
             fix=Fix(fix),
         )
 

@@ -83,10 +83,9 @@ class ForeignGradient(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         for leak in find_leaks(context.flow):
             names = context.names(leak.parameters)
-            owner = leak.owner.type if leak.owner is not None else "another optimizer"
             yield context.finding(
                 self,
-                _MESSAGES[leak.kind].format(names=names, owner=owner),
+                _MESSAGES[leak.kind].format(names=names, owner=leak.owner.type),
                 at=leak.entry,
                 parameters=leak.parameters,
                 related=[

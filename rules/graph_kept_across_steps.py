@@ -112,7 +112,8 @@ class GraphKeptAcrossSteps(Rule):
         training = context.trace.training
         for kept in training.kept if training is not None else ():
             frame = context.trace.frame(kept.site)
-            if frame is None or _loops(function_of(frame.code)):
+            assert frame is not None  # what is kept has a place
+            if _loops(function_of(frame.code)):
                 continue
             what = "a sum that reaches back through all steps" if kept.grows else f"{kept.values} of them are alive"
             yield context.finding(

@@ -78,7 +78,8 @@ class PartlyFrozenNorm(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        norms = [m for m in trace.modules if m.parent >= 0 and "Norm" in m.type.__name__ and _own(context, m)]
+        # a frozen layer that is no norm counts among its neighbours, which do not all train then
+        norms = [m for m in trace.modules if m.parent >= 0 and _own(context, m)]
         groups: dict[object, list[Module]] = {}
         first: dict[object, Event] = {}
         for norm in norms:

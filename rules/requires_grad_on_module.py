@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 
 from gradlint import (
@@ -24,8 +23,6 @@ from gradlint import (
     freezes,
     spelled,
 )
-
-_ASSIGNED = re.compile(r"\.\s*requires_grad\s*=[^=]")
 
 
 class RequiresGradOnModule(Rule):
@@ -76,8 +73,6 @@ class RequiresGradOnModule(Rule):
     recording_decides = True
 
     def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        if not _ASSIGNED.search(module.source.text):
-            return
         for node in module.tree.attributes.get("requires_grad", ()):
             statement = module.tree.parents.get(node)
             if not isinstance(statement, ast.Assign):
@@ -197,7 +192,8 @@ def _is_option(write: Write) -> bool:
 
 def _fix(write: Write, value: bool) -> Fix:
     edits: tuple[Edit, ...] = ()
-    if write.simple and write.value is not None:
+    if write.simple:
+        assert write.value is not None
         text = f"{write.function.text(write.base)}.requires_grad_({write.function.text(write.value)})"
         edits = (Edit(write.location, text),)
     return Fix(f"Call requires_grad_({value}) on the module.", safe=bool(edits), edits=edits)

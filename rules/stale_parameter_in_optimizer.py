@@ -71,12 +71,11 @@ class StaleParameterInOptimizer(Rule):
             if _in_forward(context, events[key]):
                 new = [p for p in new if p.index in context.flow.reached]
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            place = context.place(events[key])
             what = f"; what has taken their place is in no optimizer: {context.names(new)}" if new else ""
             yield context.finding(
                 self,
                 f"{optimizer.type} holds {', '.join(names[:4])}{more} as they were before they were replaced"
-                f"{f' at {place}' if place else ''}{what}.",
+                f" at {context.place(events[key])}{what}.",
                 at=optimizer.site,
                 parameters=new,
                 named=[n for n in names if n not in {p.fqn for p in new}],

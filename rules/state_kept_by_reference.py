@@ -133,8 +133,10 @@ def _kept(module: SourceModule, state: ast.Name, model: str) -> list[ast.stmt]:
     goes where it could be copied."""
     found: list[ast.stmt] = []
     for binding in module.tree.bindings(state):
-        statement, value = module.tree.statement(binding), module.kinds.value_given(binding)
-        if statement is not None and _is_state_of(value, model):
+        value = module.kinds.value_given(binding)
+        if _is_state_of(value, model):
+            statement = module.tree.statement(binding)
+            assert statement is not None
             found.append(statement)
         elif not isinstance(value, ast.Constant) and not (isinstance(value, ast.Dict) and not value.keys):
             return []

@@ -101,11 +101,12 @@ class UnregisteredSubmodule(Rule):
         for statement in module.assignments:
             target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
             value = statement.value
-            if not isinstance(target, ast.Attribute) or not _may_hold(value, module, target.attr):
+            if not isinstance(target, ast.Attribute) or not _may_hold(value):
                 continue
-            found = module_class(module, target)
-            name = own_attribute(target, found[1]) if found is not None else ""
-            if found is None or len(module.kinds.attributes(found[0]).get(name, ())) != 1:
+            name, found = target.attr, module_class(module, target)
+            if found is None or own_attribute(target, found[1]) != name:
+                continue
+            if len(module.kinds.attributes(found[0]).get(name, ())) != 1:
                 continue
             held = _held(module, found[0], name, value)
             made = [h for h in held if trains(module, h)]
@@ -157,14 +158,11 @@ class UnregisteredSubmodule(Rule):
             )
 
 
-def _may_hold(value: ast.expr | None, module: SourceModule, name: str) -> TypeGuard[_Container]:
-    """Whether what an attribute is set to is a container of things made there, or an empty one that is filled later: a
-    look that costs less than `_held`, which decides."""
+def _may_hold(value: ast.expr | None) -> TypeGuard[_Container]:
+    """Whether what an attribute is set to is a container of things made there, or an empty one, which may be filled
+    later: a look that costs less than `_held`, which decides."""
     if not isinstance(value, _Container):
         return False
-    if _is_empty(value):
-        text = module.source.text
-        return f".{name}.append" in text or f".{name}[" in text
     return all(isinstance(part, ast.Call) for part in _written(value))
 
 

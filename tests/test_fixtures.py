@@ -20,7 +20,7 @@ HINTS = frozenset(r.name for r in registry.load(packs=False).rules if r.severity
 WITHOUT_PARAMETERS = frozenset(
     "grad-mode-left-off unregistered-submodule unregistered-parameter layer-created-in-forward misspelled-requires-grad"
     " contract-matches-nothing module-backward-never-called graph-kept-across-steps"
-    " state-kept-by-reference".split()
+    " state-kept-by-reference empty-parameter-group".split()
 )
 """Rules that are about no parameter of the model: none in particular, or such as it does not hold."""
 

@@ -45,6 +45,8 @@ class Log:
         """The learning-rate schedulers made, with the sites."""
         self.scalers: list[tuple[Any, bool]] = []
         """The gradient scalers made, with whether the user wants them enabled."""
+        self.steps: list[range] = []
+        """The ops of the optimizer steps that were made before training is followed: a warm-up in build()."""
         self.registrations: list[int] | None = None
         """Where parameters were registered in an unrecorded run, while somebody asks."""
 

@@ -102,8 +102,9 @@ def _summed(recorder: Recorder, alive: list[tuple[int, Tensor]], marks: Sequence
         return []
     tape = recorder.tape
     for value, tensor in sorted(alive, key=lambda entry: -entry[0]):
-        if value >= marks[steps - 1].values and _reaches_back(tensor, marks[0].nodes, limit):
-            return [Kept(tape.ops[tape.values[value].producer].site, 1, True)]
+        site = tape.ops[tape.values[value].producer].site
+        if site >= 0 and value >= marks[steps - 1].values and _reaches_back(tensor, marks[0].nodes, limit):
+            return [Kept(site, 1, True)]
     return []
 
 

@@ -101,7 +101,7 @@ def tabulate(
         parameter.requires_grad = begin.flags.get(parameter.key, parameter.requires_grad)
         measure(parameter)
         parameter.groups = tuple((o.number, g.index) for o in rows for g in o.groups if parameter.key in g.keys)
-    histories(recorder, parameters, begin.start, begin.earlier, begin.lazy)
+    histories(recorder, log, parameters, begin)
     _copies_made_before(roots, parameters)
     held = {
         log.number(module): Held(find.fqn, log.number(find.holder), find.attribute, find.variable)
@@ -203,10 +203,9 @@ def optimizer_rows(optimizers: Mapping[str, Any], log: Log) -> list[Optimizer]:
     return rows
 
 
-def histories(
-    recorder: Recorder, parameters: Sequence[Parameter], start: int, earlier: Mapping[int, int], lazy: set[int]
-) -> None:
+def histories(recorder: Recorder, log: Log, parameters: Sequence[Parameter], begin: Beginning) -> None:
     """Give every parameter its events, what it was copied from, and whether the forward wrote to it."""
+    start, earlier = begin.start, begin.earlier
     by_key = {p.key: p for p in parameters}
     owners = {v: by_key[key].index for v, key in recorder.tensors.owners.items() if key in by_key}
     events: list[Event] = recorder.tape.events
@@ -214,16 +213,19 @@ def histories(
         parameter = by_key.get(event.data.get("parameter", -1))
         if parameter is not None:
             parameter.history.append(event)
-            made = parameter.key in lazy  # its first values are written by torch
+            made = parameter.key in begin.lazy  # its first values are written by torch
             if event.kind == "write" and event.op >= start and event.site != NO_SITE and not made:
                 parameter.written = True
-    masks = propagate(recorder.tape.ops[:start], recorder.tape.values, owners)
+    # An optimizer's kernels take all parameters at once, and make none of them a copy of another.
+    stepped = {number for step in log.steps for number in step}
+    copying = [op for number, op in enumerate(recorder.tape.ops[:start]) if number not in stepped]
+    masks = propagate(copying, recorder.tape.values, owners)
     owned: dict[int, list[int]] = {}
     for value, key in recorder.tensors.owners.items():
         owned.setdefault(key, []).append(value)
     first = {key: values[0] for key, values in owned.items()}
     if any(p.key not in earlier for p in parameters):  # copies made in the forward
-        masks.data |= propagate(recorder.tape.ops, recorder.tape.values, owners).data
+        masks.data |= propagate(copying + recorder.tape.ops[start:], recorder.tape.values, owners).data
     for parameter in parameters:
         if parameter.history and parameter.history[0].region >= 0 and parameter.key in first:
             made_of = ancestors(recorder.tape.ops[:start], (first[parameter.key],))

@@ -35,8 +35,8 @@ def installed(recorder: Recorder, log: Log, ledger: Ledger) -> Iterator[None]:
     """Have the ledger told of training; undone at exit in every case."""
     with contextlib.ExitStack() as stack:
         for handle in (
-            optimizer_hooks.register_optimizer_step_pre_hook(_before_step(recorder, ledger)),
-            optimizer_hooks.register_optimizer_step_post_hook(_after_step(recorder, ledger)),
+            optimizer_hooks.register_optimizer_step_pre_hook(_before_step(recorder, log, ledger)),
+            optimizer_hooks.register_optimizer_step_post_hook(_after_step(recorder, log, ledger)),
         ):
             stack.callback(handle.remove)
         original = torch.autograd.backward
@@ -81,7 +81,7 @@ def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
     return backward
 
 
-def _before_step(recorder: Recorder, ledger: Ledger) -> Callable[[Optimizer, Any, Any], Any]:
+def _before_step(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Optimizer, Any, Any], Any]:
     def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if not _mine(recorder):
             if ledger.following and not recorder.paused:
@@ -89,17 +89,20 @@ def _before_step(recorder: Recorder, ledger: Ledger) -> Callable[[Optimizer, Any
             return None
         if not ledger.following:
             if not recorder.paused:
-                recorder.event("step", {"optimizer": id(optimizer)})
+                event = recorder.event("step", {"optimizer": id(optimizer)})
+                log.steps.append(range(event.op, event.op))
             return None
         return ledger.before_step(optimizer, sys._getframe(1), args, kwargs)
 
     return hook
 
 
-def _after_step(recorder: Recorder, ledger: Ledger) -> Callable[[Optimizer, Any, Any], None]:
+def _after_step(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Optimizer, Any, Any], None]:
     def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if ledger.following and _mine(recorder):
             ledger.after_step(optimizer)
+        elif log.steps and not recorder.paused and _mine(recorder):
+            log.steps[-1] = range(log.steps[-1].start, len(recorder.tape.ops))
 
     return hook
 

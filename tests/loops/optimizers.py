@@ -158,3 +158,67 @@ def build_averaged_weights():
         average.update_parameters(model)
 
     return setup(model, optimizer, step)
+
+
+def build_second_optimizer_that_the_setup_does_not_name():
+    model = net()
+    slow, fast = torch.optim.SGD(model[0].parameters(), 0.01), torch.optim.SGD(model[1:].parameters(), 0.1)
+
+    def step():
+        model.zero_grad()
+        loss_of(model).backward()
+        slow.step()
+        fast.step()
+
+    return setup(model, fast, step)
+
+
+def build_rate_raised_slowly_from_where_a_layer_is_thawed():
+    model = net()
+    model[0].requires_grad_(False)
+    groups = [{"params": model[0].parameters(), "lr": 0.0}, {"params": model[1:].parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+
+    def train():
+        for epoch in range(8):
+            if epoch >= 2:
+                model[0].requires_grad_(True)
+                optimizer.param_groups[0]["lr"] = 0.01 * (epoch - 2)
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+
+    return setup(model, optimizer, train)
+
+
+def build_norms_that_are_parts_by_themselves():
+    """The norms of two pretrained parts stay, that of a new one trains."""
+    parts = {name: nn.Linear(4, 4) for name in ("image", "text", "joint")}
+    norms = {f"{name}_norm": nn.LayerNorm(4) for name in parts}
+    for name in ("image", "text"):
+        norms[f"{name}_norm"].requires_grad_(False)
+    model = {**parts, **norms}
+    optimizer = torch.optim.SGD([p for m in model.values() for p in m.parameters() if p.requires_grad], lr=0.1)
+
+    def step():
+        optimizer.zero_grad()
+        image, text = (norms[f"{name}_norm"](parts[name](X)) for name in ("image", "text"))
+        F.mse_loss(norms["joint_norm"](parts["joint"](image * text)), X).backward()
+        optimizer.step()
+
+    return {"model": model, "optimizer": optimizer, "step": step}
+
+
+def build_latent_fitted_at_two_rates_before_the_network_trains():
+    """Neither optimizer is about the network, which has its turn later."""
+    model = net()
+    latent = torch.zeros(6, 4, requires_grad=True)
+    coarse, fine = torch.optim.Adam([latent], 1e-1), torch.optim.Adam([latent], 1e-3)
+
+    def step():
+        for optimizer in (coarse, fine):
+            optimizer.zero_grad()
+            F.mse_loss(latent, X).backward()
+            optimizer.step()
+
+    return setup(model, [coarse, fine], step)
