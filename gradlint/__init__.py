@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from gradlint.states import (
         Standing,
+        drops,
         group_location,
         made_site,
         moves,
@@ -121,7 +122,7 @@ _HOMES = {
     "sites": "Frame is_project syntax_tree",
     "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
     "given_at idle_statements uncalled variable_assigned_at",
-    "states": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing titled",
+    "states": "Standing drops group_location made_site moves nearest_optimizer replaced_frozen standing titled",
     "syntax.idioms": "Region freezes frozen_elsewhere grad_off_bindings grad_off_regions in_grad_off module_class "
     "own_attribute trains",
     "syntax.iterators": "consumed_whole",
@@ -225,6 +226,7 @@ __all__ = [
     "consumed_whole",
     "cut_findings",
     "dotted",
+    "drops",
     "executed_functions",
     "find_leaks",
     "freezes",

@@ -321,3 +321,10 @@ def _shared(one: str, other: str) -> int:
             break
         count += 1
     return count
+
+
+def drops(module: object) -> bool:
+    """Whether a layer leaves out parts of its input at random in train mode: a dropout whose probability is not 0."""
+    kinds = {cls.__name__ for cls in type(module).__mro__}
+    chance = getattr(module, "p", getattr(module, "drop_prob", 0))
+    return bool(kinds & {"_DropoutNd", "DropPath", "StochasticDepth"}) and bool(chance)

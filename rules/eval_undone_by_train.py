@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Location, Module, Rule, Severity, drops
 
 
 class EvalUndoneByTrain(Rule):
@@ -118,5 +118,4 @@ def _sensitive(context: Context, module: Module) -> bool:
     if getattr(module.module, "running_mean", None) is not None:
         own = [context.trace.parameters[i] for i in module.parameters]
         return not own or any(p.requires_grad for p in own)
-    kinds = {cls.__name__ for cls in module.type.__mro__}
-    return bool(kinds & {"_DropoutNd", "DropPath"}) and bool(getattr(module.module, "p", True))
+    return drops(module.module)

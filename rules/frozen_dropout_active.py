@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace
+from gradlint import Context, Event, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace, drops
 
 
 class FrozenDropoutActive(Rule):
@@ -79,7 +79,7 @@ class FrozenDropoutActive(Rule):
         groups: dict[tuple[Location | None, int], list[Module]] = {}
         frozen: dict[int, tuple[list[Parameter], Event | None]] = {}
         for module in trace.modules:
-            if module.number not in ran or not _drops(module):
+            if module.number not in ran or not drops(module.module):
                 continue
             top = _frozen_top(context, module)
             if top is None:
@@ -103,12 +103,6 @@ class FrozenDropoutActive(Rule):
                 fix=Fix("Put the frozen network in eval mode, and keep it there by overriding train()."),
                 severity=Severity.WARNING if target else None,
             )
-
-
-def _drops(module: Module) -> bool:
-    kinds = {cls.__name__ for cls in module.type.__mro__}
-    chance = getattr(module.module, "p", getattr(module.module, "drop_prob", 0))
-    return bool(kinds & {"_DropoutNd", "DropPath", "StochasticDepth"}) and bool(chance)
 
 
 def _frozen_top(context: Context, module: Module) -> Module | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Trace, Training
+from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Trace, Training, drops
 
 
 class TrainingInEvalMode(Rule):
@@ -167,9 +167,9 @@ def _below(modules: list[Module], module: Module, root: Module) -> bool:
 
 def _sensitive(module: object) -> bool:
     """Whether a layer behaves otherwise in training."""
+    if drops(module):
+        return True
     names = {c.__name__ for c in type(module).__mro__}
-    if names & {"_DropoutNd", "DropPath", "StochasticDepth"}:
-        return bool(getattr(module, "p", getattr(module, "drop_prob", 0)))
     if "_BatchNorm" in names:
         return getattr(module, "running_mean", None) is not None
     return "RNNBase" in names and bool(getattr(module, "dropout", 0)) and getattr(module, "num_layers", 1) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import pytest
 import table
 import torch
 from table import Builder
+from torch import nn
 
+import gradlint
 from gradlint import registry
 from gradlint.blame import CHECKPOINT, FUNCTION
 from gradlint.engine import Options, _judge, record_target
@@ -145,3 +148,18 @@ def test_a_cut_in_a_library_is_blamed_on_the_call(function, tmp_path, monkeypatc
     assert found == [("GL402", line, ("a.weight", "a.bias"))]
     if function == "features":
         assert any(Path(r.location.path).parent == folder for r in report.findings[0].related)
+
+
+def test_a_warm_up_in_build_makes_no_parameter_a_copy_of_another():
+    """An optimizer's kernels take all parameters at once; what was copied from them afterwards is a copy."""
+
+    def build():
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.randn(3, 4)).sum().backward()
+        optimizer.step()
+        return {"model": nn.ModuleList([model, copy.deepcopy(model).requires_grad_(False)]), "optimizer": optimizer,
+                "step": lambda: None}  # fmt: skip
+
+    twins = {p.fqn: sorted(p.twin_of) for p in gradlint.trace(build).parameters}
+    assert list(twins.values()) == [[], [], [], [], [0], [1], [2], [3]]

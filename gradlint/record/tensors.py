@@ -21,7 +21,7 @@ from gradlint.traces import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 class Tracked(weakref.ref):  # type: ignore[type-arg]
     """A tensor object that was seen. Once it has died, its identity and its memory may be another's."""
 
-    __slots__ = ("pinned", "requires_grad", "storage", "value")
+    __slots__ = ("pinned", "requires_grad", "since", "storage", "value")
 
     value: int
     storage: int
@@ -29,6 +29,8 @@ class Tracked(weakref.ref):  # type: ignore[type-arg]
     requires_grad: bool
     pinned: bool
     """Whether its memory outlives it."""
+    since: int
+    """Number of ops that there were when it was given a value that none of them made."""
 
 
 class Tensors:
@@ -72,12 +74,7 @@ class Tensors:
         if entry is None:
             return self._unknown(tensor, site, region)
         tape = self._tape
-        write = self.writes.get(entry.storage)
-        if write is not None and write[1] != entry.value and write[0] > tape.values[entry.value].producer:
-            old = entry.value
-            value = self._renew(tensor, entry, len(tape.ops))
-            self.writes[entry.storage] = (len(tape.ops), value)
-            tape.synthetic("alias", KIND_ALIAS, (old, write[1]), value, site, region)
+        self._catch_up(tensor, entry, site, region)
         if tape.run_of:
             inner = tape.run_of.get(tape.values[entry.value].producer, -1)
             if inner >= 0 and inner != run:
@@ -98,6 +95,18 @@ class Tensors:
                 entry.requires_grad = tensor.requires_grad
                 tape.values[old] = tape.values[old]._replace(requires_grad=entry.requires_grad)
         return entry.value
+
+    def _catch_up(self, tensor: Tensor, entry: Tracked, site: int, region: int) -> None:
+        """A new value for a tensor whose memory was written to by way of another one."""
+        tape = self._tape
+        write = self.writes.get(entry.storage)
+        if write is None or write[1] == entry.value or write[0] < entry.since:
+            return
+        if write[0] > tape.values[entry.value].producer:
+            old = entry.value
+            value = self._renew(tensor, entry, len(tape.ops))
+            self.writes[entry.storage] = (len(tape.ops), value)
+            tape.synthetic("alias", KIND_ALIAS, (old, write[1]), value, site, region)
 
     def _unknown(self, tensor: Tensor, site: int, region: int) -> int:
         """A tensor that no recorded op made: a leaf, a wrapper, or the output of something that was not seen."""
@@ -183,6 +192,7 @@ class Tensors:
         entry.storage = storage
         entry.requires_grad = needs = tensor.requires_grad
         entry.pinned = False
+        entry.since = 0
         if _is_wrapped is not None and _is_wrapped(tensor):
             needs = needs or _unwrapped(tensor).requires_grad
             # torch.func gives back what is inside after the wrapper died: keep the memory's identity from being reused
@@ -207,6 +217,8 @@ class Tensors:
         if key in self.watched:
             self.owners[value] = key
         entry.value = value
+        if producer < 0:
+            entry.since = len(self._tape.ops)
         if entry.storage:
             self._storages[entry.storage] = entry
             self._once[entry.storage] = value
@@ -248,8 +260,9 @@ class Tensors:
         entry = self.known(tensor)
         if entry is None or tensor.requires_grad == entry.requires_grad:
             return
-        old = entry.value
         tape = self._tape
+        self._catch_up(tensor, entry, NO_SITE, tape.region)
+        old = entry.value
         watched = id(tensor) in self.watched
         value = self._renew(tensor, entry, -1 if watched else len(tape.ops))
         if not watched:
