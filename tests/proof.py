@@ -233,6 +233,7 @@ STEP_CLAIMS: dict[str, Callable[[Trained, str], bool]] = {
     "gradients-not-cleared": lambda done, name: len(done.deposits.get(name, ())) > 1,
     "foreign-gradient": lambda done, name: len(done.deposits.get(name, ())) > 1,
     "optimizer-never-steps": lambda done, name: name in done.deposits and name not in done.moved,
+    "gradient-discarded": lambda done, name: len(done.deposits.get(name, ())) > 3,
     "step-without-gradient": lambda done, name: name not in done.moved,
     "detached-upstream": lambda done, name: name not in done.deposits,
     "parameter-unchanged": lambda done, name: name in done.deposits and name not in done.moved,
@@ -250,7 +251,7 @@ def untruths(builder: Builder, *, nudge: bool = True) -> Iterator[str]:
     Without `nudge`, what data reaches the loss is taken on trust: it costs several forwards for each parameter, and
     in real models some biases cancel out exactly.
     """
-    if builder.path.stem.replace("_", "-") in STEP_CLAIMS:
+    if builder.path.stem.replace("_", "-") in STEP_CLAIMS.keys() - {"detached-upstream"}:
         trained = train(builder)
         for annotation in builder.annotations:
             for name in expand(annotation.patterns, list(trained.parameters)):
