@@ -15,16 +15,24 @@ class _Process:
     """Whether it is gradlint's, so that what is frozen may stay so."""
 
 
+def own_process() -> None:
+    """To be called where a process of gradlint's own begins."""
+    _Process.own = True
+
+
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
     """For imports at the beginning of a process of gradlint's own: what is there afterwards is never looked at again.
+    Does nothing in one of somebody else's.
 
     Collections make a seventh of the time that ``import torch`` takes, and as much of the time of what is imported
     after it, for each of them goes through all of torch again. To the code that runs later the collector is as ever.
     """
+    if not _Process.own:
+        yield
+        return
     enabled = gc.isenabled()
     gc.disable()
-    _Process.own = True
     try:
         yield
     finally:

@@ -356,9 +356,9 @@ def _properties() -> Any:
     )
 
 
-# Only what raises without CUDA: the memory counters, manual_seed and empty_cache work by themselves.
 _ASKED_BY_LIBRARIES = frozenset({"is_current_stream_capturing"})
 """What libraries ask before each forward, whatever device it runs on: no sign that CUDA is wanted."""
+# Only what raises without CUDA: the memory counters, manual_seed and empty_cache work by themselves.
 _ANSWERS: dict[str, Callable[[], Any]] = {
     **dict.fromkeys(
         ("init", "set_device", "synchronize", "ipc_collect", "set_stream", "set_rng_state", "reset_peak_memory_stats",

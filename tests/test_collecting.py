@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -22,6 +24,19 @@ def test_a_check_leaves_the_collector_as_it_was():
     gradlint.check(build)
     assert (gc.isenabled(), gc.get_threshold(), list(gc.callbacks)) == before
     assert gc.get_freeze_count() < 1000
+
+
+def test_the_command_line_inside_another_process_leaves_the_collector_as_it_was(tmp_path):
+    code = """if True:
+        import gc
+        from gradlint.cli import main
+        assert main(["check", "model.py:build"]) == 0
+        print(gc.get_freeze_count() < 1000, gc.isenabled(), len(gc.callbacks))
+    """
+    setup = "from torch import nn, randn\ndef build():\n    return nn.Linear(2, 1), (randn(3, 2),)\n"
+    (tmp_path / "model.py").write_text(setup, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True True 0"
 
 
 def test_a_freeze_of_the_users_own_stays():

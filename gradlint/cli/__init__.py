@@ -14,6 +14,7 @@ import click
 from gradlint.cli import locking, running, streams
 from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
+from gradlint.collecting import own_process
 from gradlint.errors import GradlintError
 
 app.add_command(locking.lock)
@@ -80,6 +81,7 @@ def _json_error(arguments: list[str], message: str) -> None:
 
 def run() -> NoReturn:
     """Run the command line and exit: what the command ``gradlint`` calls."""
+    own_process()
     code = main()
     streams.seal_stdout()
     sys.exit(code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from gradlint.collecting import lasting
+from gradlint.collecting import lasting, own_process
 from gradlint.errors import torch_missing
 from gradlint.findings import Failure, Report
 from gradlint.runner.job import Job, leave
@@ -15,6 +15,7 @@ def main() -> None:
     """Get ready, run the job, and exit."""
     if not getattr(sys.flags, "safe_path", False):  # from Python 3.11
         del sys.path[0]  # the working directory, which ``python script.py`` does not look into
+    own_process()
     missing: ImportError | None = None
     with lasting():
         try:
