@@ -13,7 +13,11 @@ from gradlint._version import __version__
 
 if TYPE_CHECKING:
     from gradlint.api import check, trace
-    from gradlint.blame import (
+    from gradlint.errors import GradlintError, TargetError, UsageError
+    from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
+    from gradlint.flow.cost import in_bytes, in_flops, weight_gradient_flops
+    from gradlint.flow.cross_loss import Leak, find_leaks
+    from gradlint.flow.cut import (
         CHECKPOINT,
         DETACH,
         FUNCTION,
@@ -24,22 +28,27 @@ if TYPE_CHECKING:
         Cut,
         region_location,
     )
-    from gradlint.contracts import Contract, Declaration, no_match
-    from gradlint.cost import in_bytes, in_flops, weight_gradient_flops
-    from gradlint.cuts import cut_findings
-    from gradlint.errors import GradlintError, TargetError, UsageError
-    from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
-    from gradlint.flow import Flow, Relabel
-    from gradlint.leaks import Leak, find_leaks
-    from gradlint.naming import agree
-    from gradlint.paths import lines_of, path_to_loss
-    from gradlint.rearrange import origin, origins
-    from gradlint.recordings import Recording, TrainingFault
-    from gradlint.relatives import siblings
-    from gradlint.rule import Context, Rule
-    from gradlint.setup import Setup
-    from gradlint.sites import Frame, is_project, syntax_tree
-    from gradlint.source import (
+    from gradlint.flow.flow import Flow, Relabel
+    from gradlint.flow.loss_terms import ConstantTerm, DroppedTerm
+    from gradlint.flow.origin import origin, origins
+    from gradlint.flow.outcome import (
+        Standing,
+        drops,
+        group_location,
+        made_site,
+        moves,
+        nearest_optimizer,
+        replaced_frozen,
+        standing,
+        titled,
+    )
+    from gradlint.flow.paths import lines_of, path_to_loss
+    from gradlint.flow.siblings import siblings
+    from gradlint.load.setup import Setup
+    from gradlint.recording import Recording, TrainingFault, record
+    from gradlint.rulekit.contract import Contract, Declaration, no_match
+    from gradlint.rulekit.cut_findings import cut_findings
+    from gradlint.rulekit.executed_code import (
         Function,
         Write,
         assigned_at,
@@ -53,18 +62,9 @@ if TYPE_CHECKING:
         uncalled,
         variable_assigned_at,
     )
-    from gradlint.states import (
-        Standing,
-        drops,
-        group_location,
-        made_site,
-        moves,
-        nearest_optimizer,
-        replaced_frozen,
-        standing,
-        titled,
-    )
-    from gradlint.syntax.idioms import (
+    from gradlint.rulekit.rule import Context, Rule
+    from gradlint.source.file import SourceModule
+    from gradlint.source.idioms import (
         Region,
         freezes,
         frozen_elsewhere,
@@ -75,15 +75,14 @@ if TYPE_CHECKING:
         own_attribute,
         trains,
     )
-    from gradlint.syntax.iterators import consumed_whole
-    from gradlint.syntax.kinds import Kind
-    from gradlint.syntax.losses import Activation, activated_losses
-    from gradlint.syntax.module import SourceModule
-    from gradlint.syntax.order import loops_around, surely_before, value_of
-    from gradlint.syntax.roundtrips import Roundtrip, roundtrips
-    from gradlint.syntax.scopes import own_nodes, spelled
-    from gradlint.terms import ConstantTerm, DroppedTerm
-    from gradlint.traces import (
+    from gradlint.source.iterators import consumed_whole
+    from gradlint.source.kinds import Kind
+    from gradlint.source.losses import Activation, activated_losses
+    from gradlint.source.order import loops_around, surely_before, value_of
+    from gradlint.source.roundtrips import Roundtrip, roundtrips
+    from gradlint.source.scopes import own_nodes, spelled
+    from gradlint.traces.sites import Frame, is_project, syntax_tree
+    from gradlint.traces.trace import (
         Event,
         Gradient,
         Group,
@@ -99,49 +98,48 @@ if TYPE_CHECKING:
         Trace,
         Value,
     )
-    from gradlint.training import Backward, Clear, Clip, Content, Kept, Schedule, Step, Training
+    from gradlint.traces.training import Backward, Clear, Clip, Content, Kept, Schedule, Step, Training
+    from gradlint.wording import agree
 
 _HOMES = {
     "api": "check trace",
-    "blame": "CHECKPOINT DETACH FUNCTION GRADIENT NONDIFFERENTIABLE NO_GRAD ROUNDTRIP Cut region_location",
-    "contracts": "Contract Declaration no_match",
-    "cost": "in_bytes in_flops weight_gradient_flops",
-    "cuts": "cut_findings",
+    "flow.cut": "CHECKPOINT DETACH FUNCTION GRADIENT NONDIFFERENTIABLE NO_GRAD ROUNDTRIP Cut region_location",
+    "rulekit.contract": "Contract Declaration no_match",
+    "flow.cost": "in_bytes in_flops weight_gradient_flops",
+    "rulekit.cut_findings": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Location Related Report Severity",
-    "flow": "Flow Relabel",
-    "leaks": "Leak find_leaks",
-    "losses": "activated_finding fed_losses",
-    "naming": "agree",
-    "paths": "lines_of path_to_loss",
-    "rearrange": "origin origins",
-    "recordings": "Recording TrainingFault",
-    "relatives": "siblings",
-    "rule": "Context Rule",
-    "setup": "Setup",
-    "sites": "Frame is_project syntax_tree",
-    "source": "Function Write assigned_at attribute_writes best_write dotted executed_functions function_of "
-    "given_at idle_statements uncalled variable_assigned_at",
-    "states": "Standing drops group_location made_site moves nearest_optimizer replaced_frozen standing titled",
-    "syntax.idioms": "Region freezes frozen_elsewhere grad_off_bindings grad_off_regions in_grad_off module_class "
+    "flow.flow": "Flow Relabel",
+    "flow.cross_loss": "Leak find_leaks",
+    "rulekit.loss_inputs": "activated_finding fed_losses",
+    "wording": "agree",
+    "flow.paths": "lines_of path_to_loss",
+    "flow.origin": "origin origins",
+    "recording": "Recording TrainingFault record",
+    "flow.siblings": "siblings",
+    "rulekit.rule": "Context Rule",
+    "load.setup": "Setup",
+    "traces.sites": "Frame is_project syntax_tree",
+    "rulekit.executed_code": "Function Write assigned_at attribute_writes best_write dotted executed_functions "
+    "function_of given_at idle_statements uncalled variable_assigned_at",
+    "flow.outcome": "Standing drops group_location made_site moves nearest_optimizer replaced_frozen standing titled",
+    "source.idioms": "Region freezes frozen_elsewhere grad_off_bindings grad_off_regions in_grad_off module_class "
     "own_attribute trains",
-    "syntax.iterators": "consumed_whole",
-    "syntax.kinds": "Kind",
-    "syntax.losses": "Activation activated_losses",
-    "syntax.module": "SourceModule",
-    "syntax.order": "loops_around surely_before value_of",
-    "syntax.roundtrips": "Roundtrip roundtrips",
-    "syntax.scopes": "own_nodes spelled",
-    "terms": "ConstantTerm DroppedTerm",
-    "traces": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
-    "training": "Backward Clear Clip Content Kept Schedule Step Training",
+    "source.iterators": "consumed_whole",
+    "source.kinds": "Kind",
+    "source.losses": "Activation activated_losses",
+    "source.file": "SourceModule",
+    "source.order": "loops_around surely_before value_of",
+    "source.roundtrips": "Roundtrip roundtrips",
+    "source.scopes": "own_nodes spelled",
+    "flow.loss_terms": "ConstantTerm DroppedTerm",
+    "traces.trace": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
+    "traces.training": "Backward Clear Clip Content Kept Schedule Step Training",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "record":  # the package of that name is the function, too
-        return importlib.import_module("gradlint.record")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'gradlint' has no attribute {name!r}")

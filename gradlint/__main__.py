@@ -1,6 +1,6 @@
 """``python -m gradlint``."""
 
-from gradlint.cli import run
+from gradlint.cli import console_script
 
 if __name__ == "__main__":
-    run()
+    console_script()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradlint.findings import Report
-    from gradlint.traces import Trace
+    from gradlint.traces.trace import Trace
 
 
 def check(
@@ -47,10 +47,12 @@ def check(
     A fault in the user's code raises nothing: it is in `Report.errors`. Comments in the source silence findings, as on
     the command line; configuration files are not read.
     """
-    from gradlint import engine, filters, registry, selection
-    from gradlint.config import Settings
-    from gradlint.configured import declared
-    from gradlint.traces import Trace
+    from gradlint.config.settings import Settings
+    from gradlint.engine import check as engine
+    from gradlint.engine.options import declared
+    from gradlint.rulekit import registry, selection
+    from gradlint.traces.trace import Trace
+    from gradlint.triage import filters
 
     known = registry.load()
     chosen = selection.select(known, select, ignore, extend_select)
@@ -70,7 +72,7 @@ def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
     Raises:
         TargetError: the user's code, or what it returned, kept the recording from being made.
     """
-    from gradlint import engine
+    from gradlint.engine import check as engine
 
     options = engine.Options(inputs=tuple(inputs))
     if isinstance(setup, str):

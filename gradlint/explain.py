@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradlint.blame import Cut, region_location
-from gradlint.contracts import matches, no_match
-from gradlint.engine import Options, record_target
+from gradlint.engine.check import Options, record_target
 from gradlint.errors import UsageError
 from gradlint.findings import Location
-from gradlint.flow import Flow
-from gradlint.naming import count
-from gradlint.paths import path_to_loss
-from gradlint.states import FROZEN, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
-from gradlint.traces import Event, Op, Parameter, Trace
+from gradlint.flow.cut import Cut, region_location
+from gradlint.flow.flow import Flow
+from gradlint.flow.outcome import FROZEN, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
+from gradlint.flow.paths import path_to_loss
+from gradlint.rulekit.contract import matches, no_match
+from gradlint.traces.trace import Event, Op, Parameter, Trace
+from gradlint.wording import count
 
 SHOWN = 12
 """Steps shown of a way to the loss; of a longer one the first and the last."""

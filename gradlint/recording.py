@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from gradlint.engine import Options, check_trace
+from gradlint.engine.check import Options, check_trace
 from gradlint.errors import UsageError
 from gradlint.findings import Report
-from gradlint.record.observing import Observation
-from gradlint.record.steps import STEPS
-from gradlint.rule import Rule
-from gradlint.setup import Setup, modules_of, normalize, optimizers_of
-from gradlint.traces import Trace
+from gradlint.load.setup import Setup, modules_of, normalize, optimizers_of
+from gradlint.recorder.observation import Observation
+from gradlint.recorder.steps import STEPS
+from gradlint.rulekit.rule import Rule
+from gradlint.traces.trace import Trace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,6 +107,17 @@ class Recording:
             vars(self.trace).update(vars(observation.trace()))
 
 
+def record(
+    model: nn.Module | Mapping[str, nn.Module] | None = None,
+    *,
+    optimizer: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None = None,
+    steps: int | None = STEPS,
+    name: str = "<recording>",
+) -> Recording:
+    """Record the training in a ``with`` block or a decorated function: see `Recording` for the arguments."""
+    return Recording(model, optimizer=optimizer, steps=steps, name=name)
+
+
 class Watch:
     """Checks the first steps of training that a framework runs, for callbacks.
 
@@ -147,7 +158,7 @@ class Watch:
         observation, self._observation = self._observation, None
         if observation is None:
             return
-        from gradlint import registry
+        from gradlint.rulekit import registry
 
         try:
             trace = observation.trace() if judge and observation.ledger.training.backwards else None
@@ -164,7 +175,7 @@ class Watch:
 
         from gradlint.findings import Severity
         from gradlint.report import concise
-        from gradlint.report.text import View
+        from gradlint.report.view import View
 
         report.findings = [f for f in report.findings if f.severity > Severity.INFO]
         if not report.findings:

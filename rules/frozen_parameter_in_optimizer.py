@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gradlint import Context, Edit, Event, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity, titled
+from gradlint import (
+    Context,
+    Edit,
+    Event,
+    Finding,
+    Fix,
+    Location,
+    Optimizer,
+    Parameter,
+    Related,
+    Rule,
+    Severity,
+    titled,
+)
 
 
 class FrozenParameterInOptimizer(Rule):

@@ -6,17 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradlint import (
-    ROUNDTRIP,
-    Context,
-    Finding,
-    Fix,
-    Rule,
-    Severity,
-    SourceModule,
-    cut_findings,
-    roundtrips,
-)
+from gradlint import ROUNDTRIP, Context, Finding, Fix, Rule, Severity, SourceModule, cut_findings, roundtrips
 
 _TAKES_OUT = re.compile(
     r"\.(?:data|item|tolist|numpy|new_tensor)\b|\b(?:tensor|as_tensor|Variable)\(|(?<![.\w])float\("

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradlint import Finding, Report, Severity, registry
+from gradlint import Finding, Report, Severity
+from gradlint.rulekit import registry
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _lines(finding: Finding, path: Path) -> Iterable[int]:
 
 def score(folder: Path, families: Sequence[str] = ()) -> list[Outcome]:
     """Check every set-up of a folder with all rules on and gradients measured."""
-    from gradlint.engine import Options, check_target
+    from gradlint.engine.check import Options, check_target
 
     rules = registry.load(packs=False).rules
     cases = [read(p) for p in (*sorted(folder.glob("bad/*.py")), *sorted(folder.glob("good/*.py")))]

@@ -84,8 +84,8 @@ def made_before_builders() -> list[table.Builder]:
 @functools.cache
 def made_before(builder: table.Builder) -> Report:
     """The report on what a builder builds, which is called before gradlint comes."""
-    from gradlint import registry
-    from gradlint.engine import Options, check_setup
+    from gradlint.engine.check import Options, check_setup
+    from gradlint.rulekit import registry
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -39,7 +39,10 @@ from typing import Any
 import messages
 import table
 
-HELPERS = tuple("blame cuts flow losses rearrange relatives settling source stale starving terms".split())
+HELPERS = tuple(
+    "flow.cut flow.cut_search flow.flow flow.loss_terms flow.origin flow.replaced flow.siblings experiments.settle"
+    " rulekit.cut_findings rulekit.executed_code rulekit.loss_inputs".split()
+)
 """Modules of gradlint whose conditions are conditions of rules."""
 TESTS = table.ROOT / "tests"
 SETUPS = [table.FIXTURES, table.FIXTURES / "founding", table.FIXTURES / "real", TESTS / "awkward", TESTS / "loops"]
@@ -140,7 +143,7 @@ class Case:
 
 def built(path: Path) -> Iterator[Case]:
     """The set-ups of a file, recorded while they are built."""
-    from gradlint import engine
+    from gradlint.engine import check as engine
 
     for builder in table.builders(path, "bad_", "good_", "build", "case_"):
         opened = functools.partial(engine.record_target, builder.target, engine.Options())
@@ -149,7 +152,7 @@ def built(path: Path) -> Iterator[Case]:
 
 def made_before(path: Path) -> Iterator[Case]:
     """Those of a rule's fixtures, recorded after they were made."""
-    from gradlint import engine
+    from gradlint.engine import check as engine
 
     for builder in messages.made_before_builders():
         if builder.path == path:
@@ -159,7 +162,7 @@ def made_before(path: Path) -> Iterator[Case]:
 
 @contextlib.contextmanager
 def _opened_late(builder: table.Builder, options: Any) -> Iterator[Any]:
-    from gradlint import engine
+    from gradlint.engine import check as engine
 
     with engine.record_made(builder.load()(), options) as trace:
         yield trace
@@ -167,7 +170,7 @@ def _opened_late(builder: table.Builder, options: Any) -> Iterator[Any]:
 
 def documented(path: Path) -> Iterator[Case]:
     """The examples in the documentation of a file's rules."""
-    from gradlint import engine
+    from gradlint.engine import check as engine
 
     for rule in rules_of(compile(path.read_text(encoding="utf-8"), str(path), "exec"), path):
         for title in ("Example", "Use instead"):
@@ -204,7 +207,8 @@ def _stem(finding: Any) -> str:
 @functools.cache
 def hints() -> frozenset[str]:
     """The names of rules that never say more than info."""
-    from gradlint import Severity, registry
+    from gradlint import Severity
+    from gradlint.rulekit import registry
 
     return frozenset(r.name for r in registry.load(packs=False).rules if r.severity is Severity.INFO)
 
@@ -252,12 +256,13 @@ def ask(path: Path, kind: str, alive: Sequence[Mutant]) -> list[int]:
 
 def noticed(case: Case, alive: dict[int, Mutant], files: dict[Path, Any]) -> set[int]:
     """Which of the mutants change what is seen of one case."""
-    from gradlint import flow, numeric
+    from gradlint.experiments import gradient_size
+    from gradlint.flow import flow
 
     killed = set()
     with case.open() as trace:
         found = flow.Flow(trace)
-        trace.numeric = numeric.measure(trace, found.judged)
+        trace.numeric = gradient_size.measure(trace, found.judged)
         before: dict[Any, Any] = {}
         for number, mutant in alive.items():
             own = mutant.path in files
@@ -280,8 +285,8 @@ def noticed(case: Case, alive: dict[int, Mutant], files: dict[Path, Any]) -> set
 
 def _judged(code: Any, path: Path, trace: Any, found: Any) -> list[Any]:
     """What the rules of one file say of a recording and of the code that ran in it."""
-    from gradlint.rule import Context
-    from gradlint.syntax.executed import source_findings
+    from gradlint.engine.source_of_recording import source_findings
+    from gradlint.rulekit.rule import Context
 
     context = Context(trace, found)
     rules = rules_of(code, path)
@@ -293,13 +298,13 @@ def _judged(code: Any, path: Path, trace: Any, found: Any) -> list[Any]:
 
 def _judge_source_once() -> None:
     """Make the pass over the code that ran judge each file once by each mutant, not once for each set-up in it."""
-    from gradlint.syntax import executed
+    from gradlint.engine import source_of_recording
 
-    judge, parsed = functools.cache(executed.judge), functools.cache(executed.SourceModule)
-    executed.SourceText = functools.cache(executed.SourceText)  # type: ignore[misc]
-    executed.SourceModule = lambda source, _: parsed(source)  # type: ignore[misc]
-    executed.judge = lambda module, rules: judge(module, tuple(rules))  # type: ignore[assignment]
-    executed._spans = lambda *_: ()
+    judge, parsed = functools.cache(source_of_recording.judge), functools.cache(source_of_recording.SourceModule)
+    source_of_recording.SourceText = functools.cache(source_of_recording.SourceText)  # type: ignore[misc]
+    source_of_recording.SourceModule = lambda source, _: parsed(source)  # type: ignore[misc]
+    source_of_recording.judge = lambda module, rules: judge(module, tuple(rules))  # type: ignore[assignment]
+    source_of_recording._spans = lambda *_: ()
 
 
 @functools.cache
@@ -308,8 +313,8 @@ def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
     import test_fixes
     import test_source
 
-    from gradlint.syntax.module import SourceModule
-    from gradlint.syntax.text import SourceText
+    from gradlint.source.file import SourceModule
+    from gradlint.source.text import SourceText
 
     def parsed(path: str, text: str) -> Any:
         return SourceModule(SourceText(path, text.encode()))
@@ -347,7 +352,7 @@ def _source_before(path: Path) -> list[Any]:
 
 
 def _of_source(rules: tuple[Any, ...]) -> list[Any]:
-    from gradlint.syntax.judge import judge, marked
+    from gradlint.engine.source_file import judge, marked
 
     return [
         [seen(f) for f in judge(module, marked(module.source.data, rules)) if seen(f) is not None]
@@ -399,12 +404,16 @@ def _world(name: str | None, code: Any, files: tuple[tuple[Path, Any], ...]) -> 
         del vars(gradlint)[public]
     if name is not None:
         module = types.ModuleType(f"gradlint.{name}")
-        module.__file__ = str(table.ROOT / "gradlint" / f"{name}.py")
+        module.__file__ = str(_helper_path(name))
         sys.modules[module.__name__] = module
         exec(code, module.__dict__)
     modules = {f"gradlint.{h}": importlib.import_module(f"gradlint.{h}") for h in HELPERS}
     rules = tuple(rule for path, compiled in files for rule in rules_of.__wrapped__(compiled, path))
     return modules, dict(vars(gradlint)), rules
+
+
+def _helper_path(name: str) -> Path:
+    return table.ROOT / "gradlint" / f"{name.replace('.', '/')}.py"
 
 
 def survivors(plan: Sequence[tuple[Path, str, bool]], alive: list[Mutant], jobs: int) -> list[Mutant]:
@@ -455,8 +464,7 @@ def main() -> int:
     parser.add_argument("--own", action="store_true", help="ask the tests of the rules' own files alone")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
-    folder = table.ROOT / "gradlint" if given.helpers else table.RULES
-    paths = [folder / f"{h}.py" for h in HELPERS] if given.helpers else sorted(folder.glob("*.py"))
+    paths = [_helper_path(h) for h in HELPERS] if given.helpers else sorted(table.RULES.glob("*.py"))
     paths = [p for p in paths if not given.rules or p.stem in given.rules]
     alive = [
         Mutant(path, line, what, compile(tree, str(path), "exec"))

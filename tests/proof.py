@@ -16,7 +16,7 @@ from table import Annotation, Builder, expand
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from gradlint.record.eager import eager
+from gradlint.recorder.hooks.eager import eager
 
 CUTS = {
     "detached-upstream",

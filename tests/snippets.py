@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gradlint.cli import main
-from gradlint.config import forget
+from gradlint.config.settings import forget
 
 HEAD = "import torch\nfrom torch import nn\nimport torch.nn.functional as F\n\n"
 

@@ -265,9 +265,9 @@ def builder(kind: str, name: str, level: int) -> Callable[[], tuple[Any, Any]]:
 
 def judge(build: Callable[[], tuple[Any, Any]]) -> tuple[list[Any], list[str]]:
     """The findings of one architecture, and where gradlint differs from a real backward."""
-    from gradlint import registry
-    from gradlint.engine import Options, check_setup
-    from gradlint.inputs import find_inputs
+    from gradlint.engine.check import Options, check_setup
+    from gradlint.load.inputs.find import find_inputs
+    from gradlint.rulekit import registry
 
     model, _ = build()
     model.train()
@@ -294,8 +294,8 @@ def judge(build: Callable[[], tuple[Any, Any]]) -> tuple[list[Any], list[str]]:
 
 def differences(build: Callable[[], tuple[Any, Any]], found: Any, report: Any) -> Iterator[str]:
     """Where the findings are not what a backward by hand shows."""
-    from gradlint.record.roots import all_tensors
-    from gradlint.record.running import seed
+    from gradlint.recorder.facts.roots import all_tensors
+    from gradlint.recorder.user_code import seed
 
     model, _ = build()
     model.train()

@@ -155,8 +155,8 @@ def fixture_files() -> list[Path]:
 @functools.cache
 def report(target: str) -> Report:
     """gradlint's report on one target with every rule on, gradients measured and nothing hidden; made only once."""
-    from gradlint import registry
-    from gradlint.engine import Options, check_target
+    from gradlint.engine.check import Options, check_target
+    from gradlint.rulekit import registry
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch says about the mistakes is not what is tested

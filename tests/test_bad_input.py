@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from gradlint import registry
 from gradlint.cli import main
-from gradlint.engine import Options, check_target
+from gradlint.engine.check import Options, check_target
 from gradlint.findings import Report
+from gradlint.rulekit import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = registry.load(packs=False).rules

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from gradlint import registry
 from gradlint.cli import main
 from gradlint.cli.targets import builders, missing_attribute
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Report, Severity, Skipped, TargetSummary
+from gradlint.rulekit import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 RULE = '''
@@ -113,9 +113,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(registry, "builtin_folder", lambda: tmp_path / "rules")
     monkeypatch.chdir(tmp_path)
     fake = Engine()
-    module = types.ModuleType("gradlint.engine")
+    module = types.ModuleType("gradlint.engine.check")
     module.__dict__.update(check_target=fake.check_target, Options=Options)
-    monkeypatch.setitem(sys.modules, "gradlint.engine", module)
+    monkeypatch.setitem(sys.modules, "gradlint.engine.check", module)
     return fake
 
 
@@ -351,9 +351,9 @@ def why(monkeypatch: pytest.MonkeyPatch) -> None:
             raise TargetError("it cannot be loaded", "Traceback of the user")
         return known if pattern == "enc.*" else []
 
-    module = types.ModuleType("gradlint.why")
+    module = types.ModuleType("gradlint.explain")
     module.__dict__.update(explain=explain)
-    monkeypatch.setitem(sys.modules, "gradlint.why", module)
+    monkeypatch.setitem(sys.modules, "gradlint.explain", module)
 
 
 @pytest.mark.parametrize(
@@ -448,13 +448,13 @@ def check_target(target, rules, options):
     {action}
     return Report()
 
-engine = types.ModuleType("gradlint.engine")
+engine = types.ModuleType("gradlint.engine.check")
 engine.check_target, engine.Options = check_target, Options
-sys.modules["gradlint.engine"] = engine
-from gradlint import registry
+sys.modules["gradlint.engine.check"] = engine
+from gradlint.rulekit import registry
 registry._all_rules = lambda *_: []
-from gradlint.cli import run
-run()
+from gradlint.cli import console_script
+console_script()
 """
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gradlint
-from gradlint.collecting import heap_spared
+from gradlint.gc_pause import heap_spared
 
 
 def build():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlint.config import Configuration, Settings, TargetSettings, as_toml, forget, read
+from gradlint.config.settings import Configuration, Settings, TargetSettings, as_toml, forget, read
 from gradlint.errors import UsageError
 from gradlint.findings import Severity
 

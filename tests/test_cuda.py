@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from gradlint.cuda import CpuStandIn, names_cuda
+from gradlint.recorder.cuda import CpuStandIn, names_cuda
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the stand-in is for machines without CUDA")
 

@@ -8,7 +8,8 @@ import textwrap
 import pytest
 import table
 
-from gradlint import Severity, registry
+from gradlint import Severity
+from gradlint.rulekit import registry
 
 HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known limits", "References")
 RULES = {rule.code: rule for rule in registry.load(packs=False).rules}

@@ -9,7 +9,7 @@ from types import CodeType
 
 import pytest
 
-from gradlint.record.executed import executed
+from gradlint.recorder.hooks.executed import executed
 
 
 def names(codes: dict[int, CodeType]) -> set[str]:

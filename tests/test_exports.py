@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from gradlint.record.exports import Exports
+from gradlint.recorder.calls.exported_memory import Exports
 
 
 class Thing:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from snippets import FROZEN_WRONG, Run, folder, run, source, write
 
 from gradlint.findings import Edit, Finding, Fix, Location, Severity
-from gradlint.fixes import fix_text
-from gradlint.syntax.text import SourceText
+from gradlint.source.text import SourceText
+from gradlint.triage.fixes import fix_text
 
 __all__ = ["folder", "run"]
 

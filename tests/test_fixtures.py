@@ -7,7 +7,8 @@ import pytest
 import table
 from table import Builder
 
-from gradlint import Severity, registry
+from gradlint import Severity
+from gradlint.rulekit import registry
 
 RULE_FILES = sorted(path for path in table.RULES.glob("*.py") if not path.name.startswith("_"))
 BUILDERS = [b for path in table.fixture_files() for b in table.builders(path, "bad_", "good_")]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlint.errors import TargetError, UsageError
-from gradlint.inputs import Inputs, find_inputs, parse_inputs
+from gradlint.load.inputs.find import Inputs, find_inputs, parse_inputs
 
 
 @pytest.mark.parametrize(

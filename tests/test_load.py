@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gradlint.errors import GradlintError, TargetError, UsageError
-from gradlint.load import call_build, loaded, parse_target, user_traceback
+from gradlint.load.target import call_build, loaded, parse_target, user_traceback
 
 Tree = dict[str, str]
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gradlint import cli
 from gradlint.findings import Location
-from gradlint.lockfile import LockError, key_of, parse, read, render, target_of, write
-from gradlint.snapshot import STATES, Entry, Norm, Snapshot, changes
+from gradlint.lock.lockfile import LockError, key_of, parse, read, render, target_of, write
+from gradlint.lock.snapshot import STATES, Entry, Norm, Snapshot, changes
 
 MODEL = """
 import torch

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradlint.nudge import Verdicts, settle
-from gradlint.preserve import Preserved
+from gradlint.experiments.perturb import Verdicts, settle
+from gradlint.restore.preserved import Preserved
 
 Way = Callable[[Any, Tensor], Any]
 

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import gradlint
-from gradlint import engine, numeric
-from gradlint.flow import Flow
+from gradlint.engine import check as engine
+from gradlint.experiments import gradient_size
+from gradlint.flow.flow import Flow
 
 
 class Net(nn.Module):
@@ -45,7 +46,7 @@ def setup():
 
 def measured(made):
     with engine.record_made(made, engine.Options()) as trace:
-        found = numeric.measure(trace, Flow(trace).judged)
+        found = gradient_size.measure(trace, Flow(trace).judged)
         return {trace.parameters[i].fqn: g for i, g in found.gradients.items()}, found
 
 
@@ -69,7 +70,7 @@ def test_what_opens_up_later_is_not_zero():
     nn.init.normal_(made["model"].stuck.weight)
     gradients, found = measured(made)
     assert gradients["stuck.weight"].sizes[0] == 0.0 and not gradients["stuck.weight"].zero
-    assert found.steps == numeric.STEPS
+    assert found.steps == gradient_size.STEPS
 
 
 def test_the_call_that_stops_it_is_named():

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gradlint.preserve import Preserved, isolated_rng
+from gradlint.restore.preserved import Preserved, isolated_rng
 
 Deed = Callable[[Any, Tensor], object]
 
@@ -395,7 +395,7 @@ def test_save_all_covers_unannounced_writes() -> None:
 
 
 def test_parameters_are_copied_only_when_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradlint import tensor_state
+    from gradlint.restore import tensors as tensor_state
 
     saved: list[int] = []
     save = tensor_state.StorageBytes.save

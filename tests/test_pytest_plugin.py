@@ -215,7 +215,7 @@ def test_configuration_without_targets(project: pytest.Pytester, settings: str, 
 
 def outside(project: pytest.Pytester, *args: str) -> pytest.RunResult:
     """Run pytest in a process of its own."""
-    plugin = () if INSTALLED else ("-p", "gradlint.pytest_plugin")
+    plugin = () if INSTALLED else ("-p", "gradlint.testing.pytest_plugin")
     return project.runpytest_subprocess(*plugin, *args)
 
 
@@ -278,7 +278,7 @@ def test_torch_is_not_imported_before_it_is_used(project: pytest.Pytester) -> No
 
         def test_light():
             loaded = set(sys.modules)
-            assert not loaded & {"torch", "rich", "click", "gradlint.assertions", "gradlint.engine"}
+            assert not loaded & {"torch", "rich", "click", "gradlint.testing.assertions", "gradlint.engine.check"}
         """
     )
     outside(project, "-p", "no:randomly", "-p", "no:hypothesispytest").assert_outcomes(passed=1)

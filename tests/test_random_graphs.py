@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradlint.engine import Options, record_made
-from gradlint.flow import Flow
+from gradlint.engine.check import Options, record_made
+from gradlint.flow.flow import Flow
 
 
 class Twice(torch.autograd.Function):

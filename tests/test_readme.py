@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gradlint import registry
 from gradlint.cli.app import check
 from gradlint.report.catalogue import summary
+from gradlint.rulekit import registry
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 

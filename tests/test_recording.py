@@ -18,12 +18,12 @@ from table import Builder
 from torch import nn
 
 import gradlint
-from gradlint import registry
-from gradlint.blame import CHECKPOINT, FUNCTION
-from gradlint.engine import Options, _judge, record_target
+from gradlint.engine.check import Options, _judge, record_target
 from gradlint.findings import Report
-from gradlint.flow import Flow
-from gradlint.record.eager import eager
+from gradlint.flow.cut import CHECKPOINT, FUNCTION
+from gradlint.flow.flow import Flow
+from gradlint.recorder.hooks.eager import eager
+from gradlint.rulekit import registry
 
 FOLDER = Path(__file__).parent / "awkward"
 CASES = [b for path in sorted(FOLDER.glob("*.py")) for b in table.builders(path, "case_")]

@@ -18,7 +18,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 import gradlint
-import gradlint.record.tensors
+import gradlint.recorder.calls.values
 from gradlint import TrainingFault, UsageError
 
 
@@ -157,7 +157,7 @@ def test_a_fault_of_gradlints_own_is_told_and_leaves_training_alone(monkeypatch)
     other.train(4)
     with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
         loop.train(1)
-        monkeypatch.setattr(gradlint.record.tensors.Tensors, "add", None)
+        monkeypatch.setattr(gradlint.recorder.calls.values.Tensors, "add", None)
         loop.train(3)
     report = gradlint.check(trace)
     assert [e.message for e in report.errors] == [

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gradlint import registry
 from gradlint.errors import GradlintError
+from gradlint.rulekit import registry
 
 RULE = '''"""A rule."""
 
 from gradlint.findings import Severity
-from gradlint.rule import Rule
+from gradlint.rulekit.rule import Rule
 
 
 class {cls}(Rule):
@@ -105,7 +105,7 @@ def test_underscored_files_are_no_rules(builtin: Path) -> None:
         pytest.param('code = "XY101"', 'code = "GL003"', 22, "gradlint's own", id="reserved code"),
         pytest.param("(Rule)", "", 1, "this one 0", id="no rule"),
         pytest.param("def check", "def check(", 26, "SyntaxError", id="syntax error"),
-        pytest.param("from gradlint.rule", "from gradlint.ruel", 4, "ModuleNotFoundError", id="import error"),
+        pytest.param("from gradlint.rulekit.rule", "from gradlint.rulekit.ruel", 4, "ModuleNotFoundError", id="import error"),
         pytest.param("return []", "return []\n\nclass Other(MyRule): pass", 29, "this one 2", id="two rules"),
     ],
 )
@@ -164,5 +164,5 @@ def test_the_shipped_rules_load() -> None:
 
 
 def test_loading_the_shipped_rules_imports_no_torch() -> None:
-    code = "import sys; from gradlint import registry; registry.load(packs=False); sys.exit('torch' in sys.modules)"
+    code = "import sys; from gradlint.rulekit import registry; registry.load(packs=False); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

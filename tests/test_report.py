@@ -26,10 +26,10 @@ from gradlint.findings import (
     TargetSummary,
 )
 from gradlint.report import as_json, catalogue, concise, full
+from gradlint.report.excerpt import excerpt
 from gradlint.report.grouping import describe, group
-from gradlint.report.source import excerpt
 from gradlint.report.summary import summary
-from gradlint.report.text import View, cells, plural, shown_path, wrap
+from gradlint.report.view import View, cells, plural, shown_path, wrap
 
 TARGET = "model.py:build"
 SEEN = TargetSummary(TARGET, "float32[2, 3] (searched)", "output.loss", 412, 410, 2, 0, 0, 410, 85_100_000,

@@ -6,9 +6,9 @@ import pytest
 
 from gradlint.errors import UsageError
 from gradlint.findings import Finding, Report, Severity
-from gradlint.registry import Registry
-from gradlint.rule import Rule
-from gradlint.selection import lookup, nearest, select
+from gradlint.rulekit.registry import Registry
+from gradlint.rulekit.rule import Rule
+from gradlint.rulekit.selection import lookup, nearest, select
 
 
 def rule(code: str, name: str) -> type[Rule]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gradlint.errors import TargetError
-from gradlint.setup import Setup, modules_of, normalize, optimizers_of
+from gradlint.load.setup import Setup, modules_of, normalize, optimizers_of
 
 M = nn.Linear(2, 2)
 M2 = nn.Linear(2, 2)

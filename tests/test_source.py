@@ -12,9 +12,9 @@ import pytest
 import table
 from snippets import FROZEN_WRONG, Run, folder, run, source, write
 
-from gradlint import registry
+from gradlint.engine.source_file import judge_bytes, source_rules
 from gradlint.findings import Finding
-from gradlint.syntax.judge import judge_bytes, source_rules
+from gradlint.rulekit import registry
 
 __all__ = ["folder", "run"]
 
@@ -365,9 +365,9 @@ def test_cache_goes_where_it_is_told(run: Run, folder: Path, option: list[str]) 
 
 
 def test_several_processes_find_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradlint.config import Configuration
-    from gradlint.syntax import run as passes
-    from gradlint.syntax.discover import discover
+    from gradlint.config.discover import discover
+    from gradlint.config.settings import Configuration
+    from gradlint.engine import source_pass as passes
 
     for number in range(6):
         write(folder / f"m{number}.py", FROZEN_WRONG + f"x = {number}\n")

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snippets import FROZEN_WRONG, Run, folder, run, write
 
-from gradlint import registry
-from gradlint.suppressions import FileSuppressions
-from gradlint.syntax.judge import judge_bytes, source_rules
-from gradlint.syntax.text import SourceText, Unreadable
+from gradlint.engine.source_file import judge_bytes, source_rules
+from gradlint.rulekit import registry
+from gradlint.source.text import SourceText, Unreadable
+from gradlint.triage.suppressions import FileSuppressions
 
 __all__ = ["folder", "run"]
 

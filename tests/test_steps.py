@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 import gradlint
-from gradlint import registry
-from gradlint.engine import Options, check_setup
+from gradlint.engine.check import Options, check_setup
+from gradlint.rulekit import registry
 
 LOOPS = Path(__file__).parent / "loops"
 

@@ -117,7 +117,7 @@ def test_no_compiler_is_imported_for_an_optimizer(tmp_path: Path, optimizer: str
     (tmp_path / "m.py").write_text(TRAINS.format(optimizer=optimizer), encoding="utf-8")
     code = "import gradlint, sys; assert gradlint.check('m.py:build').clean; print('torch._dynamo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n", "torch's decorators of optimizers have changed: see record/uncompiled.py"
+    assert done.stdout == "False\n", "torch's decorators of optimizers have changed: see recorder/hooks/uncompiled.py"
 
 
 def test_a_step_is_torchs_own_again() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from gradlint.errors import UsageError
+from gradlint.explain import Explanation, explain
 from gradlint.report.explanations import render
-from gradlint.report.text import View
-from gradlint.why import Explanation, explain
+from gradlint.report.view import View
 
 ROOT = Path(__file__).resolve().parent.parent
 FOUNDING = ROOT / "fixtures" / "founding"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import gradlint
-from gradlint.config import read as read_settings
-from gradlint.engine import snapshot_target
-from gradlint.lockfile import read, render
-from gradlint.snapshot import changes
+from gradlint.config.settings import read as read_settings
+from gradlint.engine.check import snapshot_target
+from gradlint.lock.lockfile import read, render
+from gradlint.lock.snapshot import changes
 
 pytest_plugins = ["pytester"]
 pytest.importorskip("transformers")

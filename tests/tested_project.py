@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-INSTALLED = any(entry.value == "gradlint.pytest_plugin" for entry in entry_points(group="pytest11"))
+INSTALLED = any(entry.value == "gradlint.testing.pytest_plugin" for entry in entry_points(group="pytest11"))
 """Whether pytest finds the plugin by itself."""
 MODEL = """
 import torch
@@ -59,7 +59,7 @@ def project(inner: pytest.Pytester) -> pytest.Pytester:
     """A folder with model.py and the plugin at hand."""
     inner.makepyfile(model=MODEL)
     if not INSTALLED:
-        inner.plugins.append("gradlint.pytest_plugin")
+        inner.plugins.append("gradlint.testing.pytest_plugin")
     return inner
 
 

@@ -11,15 +11,17 @@ from typing import NoReturn
 
 import click
 
-from gradlint.cli import locking, running, streams
+from gradlint.cli import streams
 from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
-from gradlint.collecting import own_process
+from gradlint.cli.lock import diff, lock
+from gradlint.cli.run import run
 from gradlint.errors import GradlintError
+from gradlint.gc_pause import own_process
 
-app.add_command(locking.lock)
-app.add_command(locking.diff)
-app.add_command(running.run)
+app.add_command(lock)
+app.add_command(diff)
+app.add_command(run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +81,7 @@ def _json_error(arguments: list[str], message: str) -> None:
         streams.write(as_json.render(Report(errors=[Failure("", message)]), Path()))
 
 
-def run() -> NoReturn:
+def console_script() -> NoReturn:
     """Run the command line and exit: what the command ``gradlint`` calls."""
     own_process()
     code = main()

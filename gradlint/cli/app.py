@@ -14,7 +14,7 @@ from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.errors import GradlintError
 
 if TYPE_CHECKING:
-    from gradlint.registry import Registry
+    from gradlint.rulekit.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -96,7 +96,7 @@ class Commands(click.Group):
         """
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            from gradlint.selection import nearest  # loads what --version need not
+            from gradlint.rulekit.selection import nearest  # loads what --version need not
 
             near = nearest(name, self.list_commands(ctx))
             if near is None and (":" in name or name.endswith(".py") or Path(name).exists()):
@@ -156,8 +156,8 @@ def check(
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 a target or an option kept gradlint from doing its job,
     130 interrupted.
     """
-    from gradlint.cli import outcome
-    from gradlint.cli.checking import Request
+    from gradlint.cli import output as outcome
+    from gradlint.cli.check import Request
 
     request = Request(
         targets, select, ignore, extend_select, inputs, strict, rules_dirs, config, isolated, stdin_filename,
@@ -180,7 +180,7 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 
     Example: gradlint why model.py:build 'encoder.*.weight'
     """
-    from gradlint.cli.session import explain  # loads what --version need not
+    from gradlint.cli.one_target import explain  # loads what --version need not
     from gradlint.findings import Failure, Report
     from gradlint.report import concise, explanations
 
@@ -202,8 +202,8 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 @color_option
 def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
     """Print the documentation of a rule, named by its CODE or its name."""
-    from gradlint import selection  # loads what --version need not
     from gradlint.report import catalogue
+    from gradlint.rulekit import selection  # loads what --version need not
 
     found = selection.lookup(_known(rules_dirs, config, isolated), code)
     streams.write(catalogue.page(found, streams.view_of_stdout(color)))
@@ -227,8 +227,8 @@ def rules(output_format: str, rules_dirs: tuple[str, ...], config: str | None, i
 
 def _known(rules_dirs: tuple[str, ...], config: str | None, isolated: bool) -> Registry:
     """The rules that a check from here would know."""
-    from gradlint import registry  # loads what --version need not
-    from gradlint.config import Configuration
+    from gradlint.config.settings import Configuration
+    from gradlint.rulekit import registry  # loads what --version need not
 
     settings = Configuration(config, isolated=isolated).near(Path.cwd())
     return registry.load(settings.rule_folders(rules_dirs))
@@ -239,7 +239,7 @@ def _known(rules_dirs: tuple[str, ...], config: str | None, isolated: bool) -> R
 @configuration
 def show_settings(path: str, config: str | None, isolated: bool) -> int:
     """Print the settings that count for a file, a folder or a target."""
-    from gradlint.config import Configuration, as_toml  # loads what --version need not
+    from gradlint.config.settings import Configuration, as_toml  # loads what --version need not
 
     configuration = Configuration(config, isolated=isolated)
     found = configuration.near(path) if Path(path).exists() else configuration.of_target(path)
@@ -252,14 +252,14 @@ def show_settings(path: str, config: str | None, isolated: bool) -> int:
 @configuration
 def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
     """Delete what was remembered about source files."""
-    from gradlint.config import Configuration  # loads what --version need not
-    from gradlint.syntax import cache
+    from gradlint.config.settings import Configuration  # loads what --version need not
+    from gradlint.engine import source_cache
 
     settings = Configuration(config, isolated=isolated).near(Path.cwd())
-    configured = settings.root / settings.cache_dir if settings.cache_dir else cache.default_folder()
+    configured = settings.root / settings.cache_dir if settings.cache_dir else source_cache.default_folder()
     folder = Path(cache_dir) if cache_dir else configured
     try:
-        streams.tell(f"removed {folder}\n" if cache.clean(folder) else f"there is no cache at {folder}\n")
+        streams.tell(f"removed {folder}\n" if source_cache.clean(folder) else f"there is no cache at {folder}\n")
     except OSError as error:
         raise GradlintError(f"the cache is not removed: {error}") from error
     return CLEAN

@@ -9,23 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gradlint import files, registry, selection
-from gradlint.baseline import Baseline
 from gradlint.cli.exits import Interrupted
-from gradlint.cli.session import check_targets
+from gradlint.cli.one_target import check_targets
 from gradlint.cli.streams import progress
-from gradlint.config import Configuration, Settings
-from gradlint.configured import declared
+from gradlint.config.discover import SourceFile, discover, excluded
+from gradlint.config.settings import Configuration, Settings
+from gradlint.engine.options import declared
+from gradlint.engine.source_cache import default_folder
+from gradlint.engine.source_of_recording import same_mistake
+from gradlint.engine.source_pass import RuleSet, check_files
 from gradlint.errors import UsageError
-from gradlint.filters import Plan, Scope, filtered, shown
 from gradlint.findings import Failure, Finding, Report, SourceSummary
-from gradlint.registry import Entry
-from gradlint.report.text import shown_path
-from gradlint.selection import Selection
-from gradlint.syntax.cache import default_folder
-from gradlint.syntax.discover import SourceFile, discover, excluded
-from gradlint.syntax.executed import same_mistake
-from gradlint.syntax.run import RuleSet, check_files
+from gradlint.report.view import shown_path
+from gradlint.rulekit import registry, selection
+from gradlint.rulekit.registry import Entry
+from gradlint.rulekit.selection import Selection
+from gradlint.source import overlay
+from gradlint.triage.baseline import Baseline
+from gradlint.triage.filters import Plan, Scope, filtered, shown
 
 STDIN = "-"
 
@@ -218,7 +219,7 @@ class Checker:
         path = os.path.abspath(name) if name else "<stdin>"
         found.stdin = path
         data = sys.stdin.buffer.read()
-        files.stand_in(path, data)
+        overlay.stand_in(path, data)
         settings = self.configuration.near(path if name else Path.cwd())
         if name and settings.force_exclude and excluded(settings, path, below=True):
             return []
@@ -324,7 +325,7 @@ def _selected(rules: registry.Registry, settings: Settings, by_option: bool) -> 
 
 
 def _in_file(settings: Settings, key: str) -> tuple[str, ...]:
-    from gradlint.config import read
+    from gradlint.config.settings import read
 
     assert settings.path is not None
     values: tuple[str, ...] = getattr(read(settings.path), key)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gradlint import files
-from gradlint.cli.checking import Checker, Found
+from gradlint.cli.check import Checker, Found
 from gradlint.findings import Finding, Location, Note, Report
-from gradlint.fixes import applicable, fix_text, unified, write_atomically
-from gradlint.ignores import with_ignores
-from gradlint.report.text import shown_path
-from gradlint.syntax.text import SourceText, Unreadable
+from gradlint.report.view import shown_path
+from gradlint.source import overlay
+from gradlint.source.text import SourceText, Unreadable
+from gradlint.triage.fixes import applicable, fix_text, unified, write_atomically
+from gradlint.triage.write_ignores import with_ignores
 
 ROUNDS = 10
 """Times that a file is checked again: a fix may bring forth what another can mend."""
@@ -93,7 +93,7 @@ def _round(report: Report, changes: Changes, *, unsafe: bool) -> dict[str, _Edit
     edited: dict[str, _Edited] = {}
     for path, findings in wanted.items():
         try:
-            source = SourceText(path, files.read(path))
+            source = SourceText(path, overlay.read(path))
         except (OSError, Unreadable):
             continue
         fixed = fix_text(source, findings, unsafe=unsafe)
@@ -112,7 +112,7 @@ def _round(report: Report, changes: Changes, *, unsafe: bool) -> dict[str, _Edit
         changes.after[path] = fixed.text
         changes.count += len(fixed.applied)
         edited[path] = _Edited(fixed.applied, _line_map(source.text, fixed.text))
-        files.stand_in(path, data)
+        overlay.stand_in(path, data)
     return edited
 
 
@@ -161,7 +161,7 @@ def add_ignores(report: Report) -> tuple[Report, Changes]:
             by_path.setdefault(finding.location.path, []).append(finding)
     for path, findings in by_path.items():
         try:
-            source = SourceText(path, files.read(path))
+            source = SourceText(path, overlay.read(path))
         except (OSError, Unreadable):
             left += findings
             continue

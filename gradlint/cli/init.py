@@ -10,9 +10,9 @@ from pathlib import Path
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN
 from gradlint.errors import GradlintError
-from gradlint.report.text import shown_path
-from gradlint.syntax.module import SourceModule
-from gradlint.syntax.text import SourceText, Unreadable
+from gradlint.report.view import shown_path
+from gradlint.source.file import SourceModule
+from gradlint.source.text import SourceText, Unreadable
 
 _HEAD = '''"""What `gradlint check {name}:build` builds and judges: complete it so that it is what you train."""
 

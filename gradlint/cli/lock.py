@@ -16,8 +16,8 @@ from gradlint.errors import UsageError
 
 if TYPE_CHECKING:
     from gradlint.findings import Report
-    from gradlint.report.text import View
-    from gradlint.snapshot import Change, Snapshot
+    from gradlint.lock.snapshot import Change, Snapshot
+    from gradlint.report.view import View
 
 _lock_file = click.option(
     "--lock-file", metavar="FILE", help="The lock; by default gradlint.lock beside the configuration file."
@@ -46,11 +46,11 @@ def lock(
 
     With --check the exit code is 1 where anything differs from what is written. A lock is written whole or not at all.
     """
-    from gradlint.cli import outcome  # loads what --version need not
-    from gradlint.cli.session import snapshots
+    from gradlint.cli import output as outcome  # loads what --version need not
+    from gradlint.cli.one_target import snapshots
     from gradlint.findings import Location
-    from gradlint.lockfile import read, write
-    from gradlint.snapshot import drift, sections_drift
+    from gradlint.lock.lockfile import read, write
+    from gradlint.lock.snapshot import drift, sections_drift
 
     path = _path(lock_file, targets)
     view = streams.view_of_stdout(color)
@@ -88,9 +88,9 @@ def diff(before: str | None, after: str | None, lock_file: str | None, inputs: t
     A and B are targets or lock files. Without B, A is compared with what the lock says of it; without both, every
     target that is configured is. The exit code is 0 where nothing differs, 1 where anything does.
     """
-    from gradlint.cli.session import snapshots  # loads what --version need not
+    from gradlint.cli.one_target import snapshots  # loads what --version need not
     from gradlint.findings import Report
-    from gradlint.lockfile import read, section
+    from gradlint.lock.lockfile import read, section
 
     view = streams.view_of_stdout(color)
     sides = [side for side in (before, after) if side is not None]
@@ -134,8 +134,8 @@ class _Pair:
 
 def _path(lock_file: str | None, targets: Sequence[str]) -> Path:
     """The lock: the one named, else gradlint.lock beside the configuration that counts, else in the working folder."""
-    from gradlint.config import Configuration
-    from gradlint.lockfile import NAME
+    from gradlint.config.settings import Configuration
+    from gradlint.lock.lockfile import NAME
 
     if lock_file is not None:
         return Path(lock_file)
@@ -149,8 +149,8 @@ def _wanted(targets: Sequence[str], path: Path, locked: dict[str, Snapshot]) -> 
     Raises:
         UsageError: there are none.
     """
-    from gradlint.config import Configuration
-    from gradlint.lockfile import key_of, target_of
+    from gradlint.config.settings import Configuration
+    from gradlint.lock.lockfile import key_of, target_of
 
     folder = path.parent
     if targets:
@@ -168,14 +168,14 @@ def _is_lock(side: str) -> bool:
 
 
 def _key(target: str, lock_file: str) -> str:
-    from gradlint.lockfile import key_of
+    from gradlint.lock.lockfile import key_of
 
     return key_of(target, Path(lock_file).parent)
 
 
 def _account(path: Path, before: dict[str, Snapshot], now: dict[str, Snapshot], changed: bool, view: View) -> str:
     """What was written, and what is different in it."""
-    from gradlint.report.text import plural, shown_path
+    from gradlint.report.view import plural, shown_path
 
     name = shown_path(str(path), view.root)
     lines = [f"{name}: {plural(len(now), 'target')} {'written' if changed else 'as before'}"]
@@ -189,7 +189,7 @@ def _account(path: Path, before: dict[str, Snapshot], now: dict[str, Snapshot], 
 
 def _differences(pairs: Sequence[_Pair], view: View) -> str:
     """The changes, one a line; under the name of the target where there are several."""
-    from gradlint.snapshot import changes
+    from gradlint.lock.snapshot import changes
 
     parts = []
     for pair in pairs:
@@ -204,7 +204,7 @@ def _differences(pairs: Sequence[_Pair], view: View) -> str:
 
 
 def _line(change: Change, view: View) -> str:
-    from gradlint.report.text import shown_path
+    from gradlint.report.view import shown_path
 
     if change.location is None:
         return change.text

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.streams import progress, stdout_for_the_report, tell
 from gradlint.cli.targets import missing_attribute
-from gradlint.collecting import lasting
-from gradlint.config import Configuration, Settings
-from gradlint.configured import options
-from gradlint.contracts import Declaration
+from gradlint.config.settings import Configuration, Settings
+from gradlint.engine.options import options
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Report, TargetSummary
-from gradlint.load import missing_path, parse_target
-from gradlint.selection import Selection
+from gradlint.gc_pause import lasting
+from gradlint.load.target import missing_path, parse_target
+from gradlint.rulekit.contract import Declaration
+from gradlint.rulekit.selection import Selection
 
 if TYPE_CHECKING:
+    from gradlint.lock.snapshot import Snapshot
     from gradlint.report.explanations import Explanation
     from gradlint.runner.job import Job
     from gradlint.runner.parent import Process
-    from gradlint.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -146,12 +146,12 @@ def _engine(target: str) -> Any:
     path = parse_target(target).path
     if path is not None and not path.exists():
         raise missing_path(path)
-    if "gradlint.engine" in sys.modules:
-        return sys.modules["gradlint.engine"]
+    if "gradlint.engine.check" in sys.modules:
+        return sys.modules["gradlint.engine.check"]
     with lasting():
         with contextlib.suppress(ImportError):  # the engine says so, where it comes to that
-            importlib.import_module("gradlint.record.session")
-        return importlib.import_module("gradlint.engine")
+            importlib.import_module("gradlint.recorder.session")
+        return importlib.import_module("gradlint.engine.check")
 
 
 def _check(
@@ -179,7 +179,7 @@ def _snapshot(key: str, target: str, inputs: Sequence[str]) -> tuple[Snapshot, T
 
 def _explain(target: str, pattern: str, inputs: Sequence[str]) -> list[Explanation]:
     engine = _engine(target)
-    why = importlib.import_module("gradlint.why")
+    why = importlib.import_module("gradlint.explain")
     explanations: list[Explanation] = why.explain(target, pattern, engine.Options(inputs=tuple(inputs)))
     return explanations
 

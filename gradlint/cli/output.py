@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gradlint import files
-from gradlint.baseline import Baseline
 from gradlint.cli import streams
-from gradlint.cli.checking import Checker, Found, Request
+from gradlint.cli.check import Checker, Found, Request
 from gradlint.cli.exits import CLEAN, FAILED, FOUND, Interrupted
 from gradlint.errors import UsageError
 from gradlint.findings import Note, Report, Severity
-from gradlint.fixes import write_atomically
-from gradlint.registry import Entry
-from gradlint.report.text import View, plural, shown_path
+from gradlint.report.view import View, plural, shown_path
+from gradlint.rulekit.registry import Entry
+from gradlint.source import overlay
+from gradlint.triage.baseline import Baseline
+from gradlint.triage.fixes import write_atomically
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def run(
     try:
         return _run(request, wishes, commands, make)
     finally:
-        files.forget()
+        overlay.forget()
 
 
 def _refuse_nonsense(request: Request, wishes: Wishes) -> None:
@@ -118,7 +118,7 @@ def code(report: Report, wishes: Wishes, fail_on: Severity) -> int:
 
 
 def _fix(checker: Checker, found: Found, report: Report, wishes: Wishes, fail_on: Severity, show_info: bool) -> int:
-    from gradlint.cli import fixing
+    from gradlint.cli import fix as fixing
 
     unsafe = wishes.unsafe_fixes or checker.settings.unsafe_fixes
     left, changes = fixing.fix(checker, found, report, unsafe=unsafe, show_info=show_info)
@@ -132,7 +132,7 @@ def _fix(checker: Checker, found: Found, report: Report, wishes: Wishes, fail_on
     changes.write()
     if found.stdin:
         text = changes.after.get(found.stdin)
-        data = files.read(found.stdin) if text is None else changes.before[found.stdin].encoded(text)
+        data = overlay.read(found.stdin) if text is None else changes.before[found.stdin].encoded(text)
         streams.write_bytes(data)
     if wishes.fix_only:
         _tell_trouble(left, changes.notes, view)
@@ -152,7 +152,7 @@ def _tell_trouble(report: Report, notes: list[Note], view: View) -> None:
 
 
 def _add_ignores(report: Report) -> int:
-    from gradlint.cli import fixing
+    from gradlint.cli import fix as fixing
     from gradlint.report import concise
 
     left, changes = fixing.add_ignores(report)

@@ -56,8 +56,8 @@ def run(
         seconds=timeout, trains=trains, frozen=frozen,
     )  # fmt: skip
     with begun(tracking=tracking) as process:
-        from gradlint.cli import outcome  # while the process imports torch
-        from gradlint.cli.checking import Request
+        from gradlint.cli import output as outcome  # while the process imports torch
+        from gradlint.cli.check import Request
         from gradlint.cli.scripts import ScriptChecker
 
         request = Request(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from gradlint.cli.checking import Checker, Found, Request
+from gradlint.cli.check import Checker, Found, Request
 from gradlint.cli.exits import Interrupted
-from gradlint.cli.session import run_script
-from gradlint.config import Settings
+from gradlint.cli.one_target import run_script
+from gradlint.config.settings import Settings
 from gradlint.findings import Report
 from gradlint.runner.job import Job
 from gradlint.runner.parent import Process

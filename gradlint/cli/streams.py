@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from gradlint.report.text import View
+    from gradlint.report.view import View
 
 _user_code_ran = False
 
 
 def view_of_stdout(color: str = "auto", *, verbose: bool = False) -> View:
     """The view that fits stdout; `color` is auto, always or never. NO_COLOR and FORCE_COLOR count for auto."""
-    from gradlint.report.text import View  # loads what --version need not
+    from gradlint.report.view import View  # loads what --version need not
 
     terminal = _is_terminal(sys.stdout)
     return View(

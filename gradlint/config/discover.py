@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from gradlint.config import Configuration, Settings
+from gradlint.config.settings import Configuration, Settings
 
 SUFFIXES = (".py", ".pyi", ".pyw")
 

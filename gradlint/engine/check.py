@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradlint.contracts import KINDS, own_declarations
+from gradlint.engine.notes import nothing_to_judge, remarks
+from gradlint.engine.source_of_recording import source_findings
 from gradlint.errors import GradlintError, TargetError, torch_missing
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
-from gradlint.flow import Flow
-from gradlint.load import Target, call_build, loaded, parse_target
-from gradlint.naming import in_words
-from gradlint.remarks import nothing_to_judge, remarks
-from gradlint.rule import ON_REQUEST, Context, Rule
-from gradlint.setup import Setup, normalize
-from gradlint.states import titled
-from gradlint.syntax.executed import source_findings
+from gradlint.flow.flow import Flow
+from gradlint.flow.outcome import titled
+from gradlint.load.setup import Setup, normalize
+from gradlint.load.target import Target, call_build, loaded, parse_target
+from gradlint.rulekit.contract import KINDS, own_declarations
+from gradlint.rulekit.rule import ON_REQUEST, Context, Rule
+from gradlint.wording import in_words
 
 if TYPE_CHECKING:
-    from gradlint.contracts import Contract, Declaration
-    from gradlint.snapshot import Snapshot
-    from gradlint.traces import Trace
+    from gradlint.lock.snapshot import Snapshot
+    from gradlint.rulekit.contract import Contract, Declaration
+    from gradlint.traces.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def snapshot_target(target: str, options: Options | None = None, name: str = "")
     Raises:
         TargetError: it cannot be recorded, or has nothing that could train.
     """
-    from gradlint.snapshot import take
+    from gradlint.lock.snapshot import take
 
     with record_target(target, options or Options(), name) as trace:
         problem = nothing_to_judge(trace)
@@ -79,7 +79,7 @@ def snapshot_target(target: str, options: Options | None = None, name: str = "")
 
 @contextlib.contextmanager
 def record_target(target: str, options: Options, name: str = "") -> Iterator[Trace]:
-    """The trace of a target; see `gradlint.record.session.recording`."""
+    """The trace of a target; see `gradlint.recorder.session.recording`."""
     parsed = parse_target(target)
     if parsed.attribute is None:
         raise TargetError(f"{target} names no attribute: write {target}:build")
@@ -113,11 +113,11 @@ def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator
 def _recording(
     target: str, make: Callable[[contextlib.ExitStack], Any], options: Options, label: str
 ) -> contextlib.AbstractContextManager[Trace]:
-    from gradlint.record.session import recording
+    from gradlint.recorder.session import recording
 
     given: Callable[[Any], Any] | None = None
     if options.inputs:
-        from gradlint.inputs import Inputs, parse_inputs
+        from gradlint.load.inputs.find import Inputs, parse_inputs
 
         spec = parse_inputs(options.inputs)
 
@@ -183,7 +183,7 @@ def _judged(report: Report, trace: Trace, rules: Sequence[type[Rule]], options: 
 
 
 def _train_a_little(trace: Trace, flow: Flow) -> None:
-    from gradlint.numeric import measure
+    from gradlint.experiments.gradient_size import measure
 
     trace.numeric = measure(trace, flow.judged)
     if trace.numeric.failure:

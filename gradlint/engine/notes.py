@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradlint.naming import in_words
+from gradlint.wording import in_words
 
 if TYPE_CHECKING:
-    from gradlint.traces import Parameter, Trace
+    from gradlint.traces.trace import Parameter, Trace
 
 
 def nothing_to_judge(trace: Trace) -> str | None:

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlint.config import Settings
-from gradlint.contracts import FROZEN, TRAINS, Declaration
+from gradlint.config.settings import Settings
 from gradlint.findings import Location
+from gradlint.rulekit.contract import FROZEN, TRAINS, Declaration
 
 if TYPE_CHECKING:
-    from gradlint.engine import Options
+    from gradlint.engine.check import Options
 
 
 def options(
@@ -26,7 +26,7 @@ def options(
     numeric: bool = False,
 ) -> Options:
     """The options of a check of one target: what is given counts before the target's own table, contracts add up."""
-    from gradlint.engine import Options  # needs more than the command line does
+    from gradlint.engine.check import Options  # needs more than the command line does
 
     theirs = settings.target(target)
     return Options(

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from gradlint.findings import Finding, Location, Severity, sorted_findings
-from gradlint.rule import Rule
-from gradlint.syntax.module import SourceModule
-from gradlint.syntax.text import SourceText, Unreadable
+from gradlint.rulekit.rule import Rule
+from gradlint.source.file import SourceModule
+from gradlint.source.text import SourceText, Unreadable
 
 SYNTAX_ERROR = "GL002"
 

@@ -8,15 +8,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradlint.engine.source_file import judge, marked
 from gradlint.findings import Finding
-from gradlint.rule import Rule
-from gradlint.sites import is_project
-from gradlint.syntax.judge import judge, marked
-from gradlint.syntax.module import SourceModule
-from gradlint.syntax.text import SourceText, Unreadable
+from gradlint.rulekit.rule import Rule
+from gradlint.source.file import SourceModule
+from gradlint.source.text import SourceText, Unreadable
+from gradlint.traces.sites import is_project
 
 if TYPE_CHECKING:
-    from gradlint.traces import Trace
+    from gradlint.traces.trace import Trace
 
 Ran = dict[str, set[tuple[str, int]]]
 """File → (name, first line) of each function that ran."""

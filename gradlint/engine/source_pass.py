@@ -11,13 +11,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gradlint import files as files_
-from gradlint import registry
+from gradlint.config.discover import SourceFile
+from gradlint.engine.source_cache import Cache, digest
+from gradlint.engine.source_file import judge_bytes, marked
 from gradlint.findings import Failure, Finding
-from gradlint.rule import Rule
-from gradlint.syntax.cache import Cache, digest
-from gradlint.syntax.discover import SourceFile
-from gradlint.syntax.judge import judge_bytes, marked
+from gradlint.rulekit import registry
+from gradlint.rulekit.rule import Rule
+from gradlint.source import overlay as files_
 
 _NOQA = re.compile(rb"(?i:noqa)\s*:[^\n]*\bGL\d")
 WORTH_A_PROCESS = 1_500_000
@@ -148,8 +148,9 @@ def _texts(rules: RuleSet) -> Iterator[str]:
 
 def _own_text() -> str:
     """This package's own text: a checkout changes without its version."""
-    folder = Path(__file__).parent
-    return digest(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))))
+    engine = Path(__file__).parent
+    files = [*sorted(engine.glob("source_*.py")), *sorted((engine.parent / "source").glob("*.py"))]
+    return digest(b"".join(path.read_bytes() for path in files))
 
 
 def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tuple[_Task, list[Finding] | Failure]]:

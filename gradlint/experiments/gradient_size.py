@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gradlint.preserve import Preserved
-from gradlint.record.autograd import own_gradients
-from gradlint.setup import modules_of, optimizers_of
-from gradlint.traces import Gradient, Numeric, Parameter, Stop, Trace
+from gradlint.load.setup import modules_of, optimizers_of
+from gradlint.recorder.facts.autograd import own_gradients
+from gradlint.restore.preserved import Preserved
+from gradlint.traces.trace import Gradient, Numeric, Parameter, Stop, Trace
 
 if TYPE_CHECKING:
-    from gradlint.record.again import Again
+    from gradlint.recorder.replay import Again
 
 STEPS = 3
 """Steps that are always taken: what starts behind a zero (LoRA, zero convolutions) gets a gradient by then."""

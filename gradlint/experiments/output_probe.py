@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from gradlint.errors import TargetError
-from gradlint.flow import Flow
-from gradlint.nudge import noised
-from gradlint.record.tensors import tensors_in
-from gradlint.setup import Setup
-from gradlint.traces import Parameter, Trace
+from gradlint.experiments.perturb import noised
+from gradlint.flow.flow import Flow
+from gradlint.load.setup import Setup
+from gradlint.recorder.calls.values import tensors_in
+from gradlint.traces.trace import Parameter, Trace
 
 Pick = Callable[[Any], Any] | str | int | None
 """Which part of the output: a function of it, a path into it (``"logits"``, ``"0.hidden"``), an index; None for the

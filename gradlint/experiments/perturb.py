@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from gradlint.switches import functions_pass, isolated_rng
-from gradlint.tensor_state import storage_of
+from gradlint.restore.global_state import functions_pass, isolated_rng
+from gradlint.restore.tensors import storage_of
 
 __all__ = ["SCALES", "Verdict", "Verdicts", "noised", "settle"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gradlint.preserve import Preserved
-from gradlint.setup import modules_of, optimizers_of
+from gradlint.load.setup import modules_of, optimizers_of
+from gradlint.restore.preserved import Preserved
 
 if TYPE_CHECKING:
-    from gradlint.traces import Op, Parameter, Trace
+    from gradlint.traces.trace import Op, Parameter, Trace
 
 SUMS = frozenset(
     "add add_ __add__ __radd__ __iadd__ sub sub_ subtract subtract_ __sub__ __isub__ rsub __rsub__".split()

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gradlint.provenance import indices
-from gradlint.traces import KIND_EXTRACT, Parameter, Trace
+from gradlint.traces.dataflow import indices
+from gradlint.traces.trace import KIND_EXTRACT, Parameter, Trace
 
 if TYPE_CHECKING:
-    from gradlint.flow import Flow
-    from gradlint.nudge import Verdict
+    from gradlint.experiments.perturb import Verdict
+    from gradlint.flow.flow import Flow
 
 _CONTROL = frozenset(("__bool__", "__contains__", "is_nonzero", "equal", "allclose", "__len__"))
 """Ways out of torch that decide what runs rather than what flows."""
@@ -70,7 +70,7 @@ def _exits(flow: Flow) -> dict[int, list[int]]:
 
 def nudged(trace: Trace, parameters: Sequence[Parameter], together: bool = False) -> dict[int, Verdict]:
     """Whether the loss moves when parameters are moved: each by itself, or all of them together."""
-    from gradlint.nudge import Verdict, settle
+    from gradlint.experiments.perturb import Verdict, settle
 
     if trace.rerun is None:
         return {p.index: Verdict("unknown", reason="the set-up is not at hand any more") for p in parameters}

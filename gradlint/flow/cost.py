@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradlint.traces import Parameter, Trace
+from gradlint.traces.trace import Parameter, Trace
 
 _WEIGHTED = ("linear", "conv1d", "conv2d", "conv3d", "addmm", "matmul", "mm", "__matmul__")
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gradlint.flow import Flow
-from gradlint.provenance import ancestors
-from gradlint.sites import NO_SITE
-from gradlint.traces import Module, Optimizer, Parameter, Trace
-from gradlint.training import Backward, Step, Training
+from gradlint.flow.flow import Flow
+from gradlint.traces.dataflow import ancestors
+from gradlint.traces.sites import NO_SITE
+from gradlint.traces.trace import Module, Optimizer, Parameter, Trace
+from gradlint.traces.training import Backward, Step, Training
 
 APPLIED = "applied"
 """An optimizer stepped with it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gradlint.findings import Location
-from gradlint.sites import decorator_location, definition_location, is_project
-from gradlint.traces import (
+from gradlint.traces.sites import decorator_location, definition_location, is_project
+from gradlint.traces.trace import (
     GRAD_ON,
     IN_FUNCTION,
     KIND_ALIAS,

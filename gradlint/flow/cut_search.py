@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gradlint.blame import DETACHES, ROUNDTRIP, Cut, place
+from gradlint.experiments.settle import nudged
 from gradlint.findings import Location
-from gradlint.provenance import NEW_LEAF, ancestors, indices
-from gradlint.settling import nudged
-from gradlint.sites import NO_SITE
-from gradlint.traces import IN_FUNCTION, KIND_OPAQUE
+from gradlint.flow.cut import DETACHES, ROUNDTRIP, Cut, place
+from gradlint.traces.dataflow import NEW_LEAF, ancestors, indices
+from gradlint.traces.sites import NO_SITE
+from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE
 
 if TYPE_CHECKING:
-    from gradlint.flow import Flow
+    from gradlint.flow.flow import Flow
 
 
 def find_cuts(flow: Flow) -> list[Cut]:

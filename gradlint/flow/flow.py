@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gradlint.blame import Cut, place
+from gradlint.experiments.settle import settle
 from gradlint.findings import Location
-from gradlint.provenance import VALUE_FREE, Masks, ancestors, indices, propagate
-from gradlint.rearrange import origin
-from gradlint.settling import settle
-from gradlint.sites import NO_SITE
-from gradlint.stale import Stale, stale_tensors
-from gradlint.starving import find_cuts
-from gradlint.traces import KIND_EXTRACT, Group, Op, Optimizer, Parameter, Trace
+from gradlint.flow.cut import Cut, place
+from gradlint.flow.cut_search import find_cuts
+from gradlint.flow.origin import origin
+from gradlint.flow.replaced import Stale, stale_tensors
+from gradlint.traces.dataflow import VALUE_FREE, Masks, ancestors, indices, propagate
+from gradlint.traces.sites import NO_SITE
+from gradlint.traces.trace import KIND_EXTRACT, Group, Op, Optimizer, Parameter, Trace
 
 if TYPE_CHECKING:
-    from gradlint.terms import ConstantTerm, DroppedTerm
+    from gradlint.flow.loss_terms import ConstantTerm, DroppedTerm
 
 
 _DRAWS = frozenset("rand randint randperm randn bernoulli bernoulli_ multinomial uniform_ random_ normal_".split())
@@ -101,7 +101,7 @@ class Flow:
         lost = [p for p in self.trace.parameters if p.requires_grad and p.index not in self.reached]
         if not lost:
             return set()
-        from gradlint.tensor_state import overlapping
+        from gradlint.restore.tensors import overlapping
 
         shared = overlapping([p.tensor for p in lost], [p.tensor for p in self.by_index(self.reached)])
         return {p.index for p, is_shared in zip(lost, shared, strict=True) if is_shared}
@@ -125,14 +125,14 @@ class Flow:
     def constant_terms(self) -> list[ConstantTerm]:
         """The terms of the loss that depend on trainable parameters and carry no gradient, and that no starving cut
         tells about."""
-        from gradlint.terms import constant_terms
+        from gradlint.flow.loss_terms import constant_terms
 
         return constant_terms(self)
 
     @cached_property
     def dropped_terms(self) -> list[DroppedTerm]:
         """Scalars with a gradient that reach neither loss nor output, with the parameters nothing else uses."""
-        from gradlint.terms import dropped_terms
+        from gradlint.flow.loss_terms import dropped_terms
 
         return dropped_terms(self)
 

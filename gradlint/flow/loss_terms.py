@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradlint.findings import Location
-from gradlint.provenance import NEW_LEAF, indices
-from gradlint.rearrange import origin
-from gradlint.sites import NO_SITE, enclosing_function, node_location
-from gradlint.traces import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
+from gradlint.flow.origin import origin
+from gradlint.traces.dataflow import NEW_LEAF, indices
+from gradlint.traces.sites import NO_SITE, enclosing_function, node_location
+from gradlint.traces.trace import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
 
 if TYPE_CHECKING:
-    from gradlint.blame import Cut
-    from gradlint.flow import Flow
+    from gradlint.flow.cut import Cut
+    from gradlint.flow.flow import Flow
 
 _ADD = frozenset("add add_ __add__ __radd__ __iadd__".split())
 _SUBTRACT = frozenset("sub sub_ subtract subtract_ __sub__ __isub__".split())
@@ -215,8 +215,8 @@ def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
 
 def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
     """The Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
-    from gradlint.blame import place
-    from gradlint.python_numbers import added, computed_from
+    from gradlint.experiments.scalar_terms import added, computed_from
+    from gradlint.flow.cut import place
 
     trace, data = flow.trace, flow.masks.data
     suspects: list[int] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gradlint.traces import KIND_ALIAS, TENSOR, Op, Trace
+from gradlint.traces.trace import KIND_ALIAS, TENSOR, Op, Trace
 
 _SAME = frozenset(
     "contiguous clone to float double half bfloat16 type type_as cuda cpu alias identity pin_memory "

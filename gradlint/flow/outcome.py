@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradlint.blame import CHECKPOINT, DETACH, FUNCTION, GRADIENT, NO_GRAD, ROUNDTRIP, Cut
 from gradlint.findings import Location
-from gradlint.flow import Flow
-from gradlint.sites import NO_SITE
-from gradlint.traces import Event, Group, Module, Optimizer, Parameter, Trace
+from gradlint.flow.cut import CHECKPOINT, DETACH, FUNCTION, GRADIENT, NO_GRAD, ROUNDTRIP, Cut
+from gradlint.flow.flow import Flow
+from gradlint.traces.sites import NO_SITE
+from gradlint.traces.trace import Event, Group, Module, Optimizer, Parameter, Trace
 
 TRAINS = "trains"
 FROZEN = "frozen"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gradlint.findings import Location
-from gradlint.provenance import ancestors
-from gradlint.traces import Op, Parameter, Trace
+from gradlint.traces.dataflow import ancestors
+from gradlint.traces.trace import Op, Parameter, Trace
 
 
 def path_to_loss(trace: Trace, parameter: Parameter, first: int, *, by_gradient: bool) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradlint.traces import Event, Parameter, Trace
+from gradlint.traces.trace import Event, Parameter, Trace
 
 
 @dataclass(frozen=True)

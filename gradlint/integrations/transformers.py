@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from gradlint.record.steps import STEPS
-from gradlint.recordings import Watch
+from gradlint.recorder.steps import STEPS
+from gradlint.recording import Watch
 
 
 class GradlintCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradlint.errors import GradlintError, TargetError
-from gradlint.setup import Setup
+from gradlint.load.setup import Setup
 
-_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_RECORDER = os.path.join(_OWN, "record") + os.sep
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_RECORDER = os.path.join(_OWN, "recorder") + os.sep
 _PASSED_ON = frozenset({"__torch_function__", "_op", "gradlint_runs_user_code", "call"})
 _TORCH_GLUE = frozenset(
     {"_call_impl", "_wrapped_call_impl", "__torch_function__", "handle_torch_function", "decorate_context", "inner"}

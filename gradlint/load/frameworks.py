@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gradlint.setup import Setup
+from gradlint.load.setup import Setup
 
 
 def understood(result: Any) -> Any:

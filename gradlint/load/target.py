@@ -17,9 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gradlint.building import InstanceMethod, Target, call_build, is_library_file, raised, user_traceback
 from gradlint.errors import GradlintError, TargetError, UsageError
-from gradlint.setup import Setup
+from gradlint.load.build import InstanceMethod, Target, call_build, is_library_file, raised, user_traceback
+from gradlint.load.setup import Setup
 
 _MARKERS = ("pyproject.toml", "setup.py", ".git")
 

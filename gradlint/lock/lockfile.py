@@ -23,7 +23,7 @@ from pathlib import Path
 
 from gradlint.errors import GradlintError
 from gradlint.findings import Location
-from gradlint.snapshot import STATES, Entry, Norm, Snapshot, shape_text
+from gradlint.lock.snapshot import STATES, Entry, Norm, Snapshot, shape_text
 
 NAME = "gradlint.lock"
 VERSION = 1
@@ -145,7 +145,7 @@ def section(locked: Mapping[str, Snapshot], target: str, path: Path) -> Snapshot
 
 def key_of(target: str, folder: Path) -> str:
     """How a target is called in the lock of a folder: its path relative to that, with forward slashes."""
-    from gradlint.load import parse_target
+    from gradlint.load.target import parse_target
 
     parsed = parse_target(target)
     if parsed.path is None:
@@ -158,7 +158,7 @@ def key_of(target: str, folder: Path) -> str:
 
 def target_of(key: str, folder: Path) -> str:
     """The target that a key of the lock in a folder means, from the working directory."""
-    from gradlint.load import parse_target
+    from gradlint.load.target import parse_target
 
     parsed = parse_target(key)
     if parsed.path is None or parsed.path.is_absolute():

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gradlint.findings import Finding, Fix, Location, Related, Severity
-from gradlint.flow import Flow
-from gradlint.naming import in_words
-from gradlint.states import FROZEN, RESTS, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
-from gradlint.traces import Optimizer, Parameter, Trace
+from gradlint.flow.flow import Flow
+from gradlint.flow.outcome import FROZEN, RESTS, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
+from gradlint.traces.trace import Optimizer, Parameter, Trace
+from gradlint.wording import in_words
 
 STATES = (TRAINS, FROZEN, STARVED, UNUSED, UNHELD, RESTS, UNKNOWN)
 _WORDS = {

@@ -19,17 +19,18 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradlint.record import hooks, training_hooks
-from gradlint.record.executed import executed
-from gradlint.record.hooks import Log
-from gradlint.record.ledger import Ledger
-from gradlint.record.outliving import outliving
-from gradlint.record.recorder import AWAY, Recorder
-from gradlint.record.rows import Beginning, include, tabulate
-from gradlint.record.steps import STEPS, Enough
-from gradlint.record.tree import places
-from gradlint.setup import Setup
-from gradlint.traces import Trace
+from gradlint.load.setup import Setup
+from gradlint.recorder.calls.mode import AWAY, Recorder
+from gradlint.recorder.facts.assemble import Beginning, include, tabulate
+from gradlint.recorder.facts.kept_graphs import outliving
+from gradlint.recorder.facts.module_tree import places
+from gradlint.recorder.hooks import modules as hooks
+from gradlint.recorder.hooks import training as training_hooks
+from gradlint.recorder.hooks.executed import executed
+from gradlint.recorder.hooks.gradients import Ledger
+from gradlint.recorder.hooks.modules import Log
+from gradlint.recorder.steps import STEPS, Enough
+from gradlint.traces.trace import Trace
 
 _EVALUATIONS = 4
 """How many calls that only evaluate count as one call of a model: they are not recorded, and cheap."""

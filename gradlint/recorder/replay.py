@@ -9,9 +9,9 @@ from types import FrameType
 
 from torch import Tensor, nn
 
-from gradlint.preserve import Preserved
-from gradlint.record.recorder import Recorder
-from gradlint.record.running import SEED, seed
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.user_code import SEED, seed
+from gradlint.restore.preserved import Preserved
 
 
 class Again:

@@ -12,33 +12,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradlint.collecting import heap_spared
-from gradlint.cuda import CpuStandIn
+from gradlint.engine.notes import not_finite
 from gradlint.errors import TargetError
-from gradlint.frameworks import understood
-from gradlint.inputs import Inputs, find_inputs
-from gradlint.preserve import Preserved
-from gradlint.record import autograd, hooks, training_hooks
-from gradlint.record.again import Again
-from gradlint.record.eager import eager
-from gradlint.record.executed import executed
-from gradlint.record.held import judged_loose
-from gradlint.record.hooks import Log
-from gradlint.record.ledger import Ledger
-from gradlint.record.owned import Owned, owned_by
-from gradlint.record.recorder import Recorder
-from gradlint.record.roots import roots_of
-from gradlint.record.rows import Beginning, include, tabulate
-from gradlint.record.running import as_theirs, call, draws, gradlint_runs_user_code, seed
-from gradlint.record.running import given as given_as
-from gradlint.record.steps import run_steps
-from gradlint.record.tensors import tensors_in
-from gradlint.record.tree import places
-from gradlint.remarks import not_finite
-from gradlint.setup import Setup, modules_of, normalize, optimizers_of
-from gradlint.sites import NO_SITE
-from gradlint.traces import Parameter, Trace
-from gradlint.training import Training
+from gradlint.gc_pause import heap_spared
+from gradlint.load.frameworks import understood
+from gradlint.load.inputs.find import Inputs, find_inputs
+from gradlint.load.setup import Setup, modules_of, normalize, optimizers_of
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.calls.values import tensors_in
+from gradlint.recorder.cuda import CpuStandIn
+from gradlint.recorder.facts import autograd
+from gradlint.recorder.facts.assemble import Beginning, include, tabulate
+from gradlint.recorder.facts.module_tree import places
+from gradlint.recorder.facts.reachable import Owned, owned_by
+from gradlint.recorder.facts.roots import roots_of
+from gradlint.recorder.facts.unregistered import judged_loose
+from gradlint.recorder.hooks import modules as hooks
+from gradlint.recorder.hooks import training as training_hooks
+from gradlint.recorder.hooks.eager import eager
+from gradlint.recorder.hooks.executed import executed
+from gradlint.recorder.hooks.gradients import Ledger
+from gradlint.recorder.hooks.modules import Log
+from gradlint.recorder.replay import Again
+from gradlint.recorder.steps import run_steps
+from gradlint.recorder.user_code import as_theirs, call, draws, gradlint_runs_user_code, seed
+from gradlint.recorder.user_code import given as given_as
+from gradlint.restore.preserved import Preserved
+from gradlint.traces.sites import NO_SITE
+from gradlint.traces.trace import Parameter, Trace
+from gradlint.traces.training import Training
 
 
 @contextlib.contextmanager

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from gradlint.record.executed import executed
-from gradlint.record.ledger import EnoughRecorded, Ledger
-from gradlint.record.outliving import outliving
-from gradlint.record.recorder import Recorder
-from gradlint.record.running import as_theirs, gradlint_runs_user_code
-from gradlint.training import Training
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.facts.kept_graphs import outliving
+from gradlint.recorder.hooks.executed import executed
+from gradlint.recorder.hooks.gradients import EnoughRecorded, Ledger
+from gradlint.recorder.user_code import as_theirs, gradlint_runs_user_code
+from gradlint.traces.training import Training
 
 STEPS = 3
 """Steps of each optimizer that are recorded."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradlint.building import raised
 from gradlint.errors import GradlintError
-from gradlint.inputs import Inputs
-from gradlint.record.ledger import EnoughRecorded
+from gradlint.load.build import raised
+from gradlint.load.inputs.find import Inputs
+from gradlint.recorder.hooks.gradients import EnoughRecorded
 
 SEED = 0
 """Forwards run under this seed, so that a verdict does not depend on the luck of a dropout or a router."""

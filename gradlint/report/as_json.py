@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlint.findings import Edit, Finding, Fix, Note, Related, Report, SourceSummary, TargetSummary, sorted_findings
-from gradlint.report.text import shown_path
+from gradlint.report.view import shown_path
 
 SCHEMA = 1
 

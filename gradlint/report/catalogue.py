@@ -11,8 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from gradlint.registry import HEADINGS, Entry, OwnCode, heading_of
-from gradlint.report.text import View, cells, wrap
+from gradlint.report.view import View, cells, wrap
+from gradlint.rulekit.registry import HEADINGS, Entry, OwnCode, heading_of
 
 
 def page(rule: Entry, view: View) -> str:

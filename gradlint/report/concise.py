@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradlint.findings import Finding, Report, sorted_findings
 from gradlint.report.summary import sources, summary
-from gradlint.report.text import View, shown_path
+from gradlint.report.view import View, shown_path
 
 
 def render(report: Report, view: View) -> str:

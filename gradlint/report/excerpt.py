@@ -6,9 +6,9 @@ import io
 import tokenize
 from dataclasses import dataclass
 
-from gradlint import files
 from gradlint.findings import Location
-from gradlint.report.text import View, cells, char_cells
+from gradlint.report.view import View, cells, char_cells
+from gradlint.source import overlay
 
 CONTEXT = 2
 """Lines shown before and after the blamed ones."""
@@ -31,7 +31,7 @@ class Row:
 def source_lines(path: str) -> tuple[str, ...]:
     """The lines of a source file, decoded as Python would; empty when it cannot be read."""
     try:
-        data = files.read(path)
+        data = overlay.read(path)
         try:
             encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         except (SyntaxError, UnicodeError):

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from gradlint.findings import Location
 from gradlint.report.full import Page
-from gradlint.report.text import View, cells, shown_path
+from gradlint.report.view import View, cells, shown_path
 
 STEP_WIDTH = 28
 """Columns that the text of a step may take before its place goes below it."""

@@ -21,11 +21,11 @@ from gradlint.findings import (
     TargetSummary,
     sorted_findings,
 )
-from gradlint.fixes import applicable
+from gradlint.report.excerpt import excerpt
 from gradlint.report.grouping import describe
-from gradlint.report.source import excerpt
 from gradlint.report.summary import sources, summary
-from gradlint.report.text import View, cells, plural, shown_path, wrap
+from gradlint.report.view import View, cells, plural, shown_path, wrap
+from gradlint.triage.fixes import applicable
 
 SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 LISTED = 12

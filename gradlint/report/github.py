@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradlint.findings import Finding, Report, Severity, sorted_findings
-from gradlint.report.text import View, shown_path
+from gradlint.report.view import View, shown_path
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 

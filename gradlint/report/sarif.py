@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from gradlint._version import __version__
-from gradlint.baseline import Fingerprints
 from gradlint.findings import Edit, Failure, Finding, Location, Report, Severity, sorted_findings
-from gradlint.registry import Entry
 from gradlint.report.catalogue import as_markdown, documentation, summary
+from gradlint.rulekit.registry import Entry
+from gradlint.triage.baseline import Fingerprints
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}

@@ -6,8 +6,8 @@ import json
 from collections import Counter
 
 from gradlint.findings import Finding, Report
-from gradlint.fixes import applicable
-from gradlint.report.text import View
+from gradlint.report.view import View
+from gradlint.triage.fixes import applicable
 
 
 def render(report: Report, view: View) -> str:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gradlint.switches import Switches, functions_pass, isolated_rng, read_rng
-from gradlint.tensor_state import PLAIN, Found, StorageBytes, TensorState, inner_tensors, storage_of
-from gradlint.writes import written
+from gradlint.restore.global_state import Switches, functions_pass, isolated_rng, read_rng
+from gradlint.restore.mutation import written
+from gradlint.restore.tensors import PLAIN, Found, StorageBytes, TensorState, inner_tensors, storage_of
 
 __all__ = ["Preserved", "isolated_rng"]
 

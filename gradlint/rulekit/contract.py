@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from gradlint.errors import TargetError
 from gradlint.findings import Location
-from gradlint.naming import in_words
-from gradlint.selection import nearest
-from gradlint.sites import syntax_tree
-from gradlint.source import Function, executed_functions
-from gradlint.traces import Module, Parameter, Trace
+from gradlint.rulekit.executed_code import Function, executed_functions
+from gradlint.rulekit.selection import nearest
+from gradlint.traces.sites import syntax_tree
+from gradlint.traces.trace import Module, Parameter, Trace
+from gradlint.wording import in_words
 
 TRAINS = "trains"
 FROZEN = "frozen"

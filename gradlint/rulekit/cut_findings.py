@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gradlint.blame import Cut
 from gradlint.findings import Finding, Fix, Severity
-from gradlint.rule import Context, Rule
-from gradlint.sites import class_is_project
+from gradlint.flow.cut import Cut
+from gradlint.rulekit.rule import Context, Rule
+from gradlint.traces.sites import class_is_project
 
 
 def cut_findings(

@@ -12,10 +12,10 @@ from types import CodeType
 from typing import TYPE_CHECKING
 
 from gradlint.findings import Location
-from gradlint.sites import is_project, node_location, syntax_tree
+from gradlint.traces.sites import is_project, node_location, syntax_tree
 
 if TYPE_CHECKING:
-    from gradlint.traces import Trace
+    from gradlint.traces.trace import Trace
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _SCOPES = (*_FUNCTIONS, ast.ClassDef)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 
 from gradlint.findings import Finding, Fix, Severity
-from gradlint.rule import Context, Rule
-from gradlint.traces import Op
+from gradlint.rulekit.rule import Context, Rule
+from gradlint.traces.trace import Op
 
 
 def fed_losses(context: Context, names: Container[str]) -> Iterator[tuple[Op, int]]:

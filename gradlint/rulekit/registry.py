@@ -20,7 +20,7 @@ from types import ModuleType
 
 from gradlint.errors import GradlintError
 from gradlint.findings import Severity
-from gradlint.rule import Rule
+from gradlint.rulekit.rule import Rule
 
 ENTRY_POINTS = "gradlint.rules"
 """The entry-point group in which installed packages name a module that is a rule, or a package that holds rules."""
@@ -121,7 +121,7 @@ def builtin_folder() -> Path:
     Raises:
         GradlintError: they are in neither place.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     installed, checkout = package / "rules", package.parent / "rules"
     if installed.is_dir():
         return installed

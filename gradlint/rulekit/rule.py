@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 from gradlint.findings import Finding, Fix, Location, Related, Severity
 
 if TYPE_CHECKING:
-    from gradlint.contracts import Contract, Declaration
-    from gradlint.flow import Flow
-    from gradlint.syntax.module import SourceModule
-    from gradlint.traces import Event, Parameter, Trace
+    from gradlint.flow.flow import Flow
+    from gradlint.rulekit.contract import Contract, Declaration
+    from gradlint.source.file import SourceModule
+    from gradlint.traces.trace import Event, Parameter, Trace
 
 ON_REQUEST = frozenset({"numeric", "contract"})
 """Needs that a set-up lacks unless somebody asks for what they serve."""
@@ -85,7 +85,7 @@ class Context:
         Raises:
             TargetError: two declarations contradict each other.
         """
-        from gradlint.contracts import own_declarations, resolve
+        from gradlint.rulekit.contract import own_declarations, resolve
 
         declared = own_declarations(self.trace) if self._declarations is None else self._declarations
         return resolve(self.trace, declared)
@@ -180,6 +180,6 @@ class Context:
 
     def names(self, parameters: Iterable[Parameter]) -> str:
         """Parameters in words, grouped: ``encoder.* (148 parameters, 85.1 M)``."""
-        from gradlint.naming import in_words
+        from gradlint.wording import in_words
 
         return in_words(list(parameters), self.trace.parameters)

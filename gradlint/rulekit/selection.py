@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from gradlint.errors import UsageError
 from gradlint.findings import Finding, Report, Severity
-from gradlint.registry import Entry, Registry
-from gradlint.rule import Rule
+from gradlint.rulekit.registry import Entry, Registry
+from gradlint.rulekit.rule import Rule
 
 EVERYTHING = "ALL"
 """The selector that means every rule."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from gradlint.collecting import lasting, own_process
 from gradlint.errors import torch_missing
 from gradlint.findings import Failure, Report
+from gradlint.gc_pause import lasting, own_process
 from gradlint.runner.job import Job, leave
 
 

@@ -19,16 +19,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from gradlint import registry
-from gradlint.building import Failed, raised
-from gradlint.collecting import heap_spared
-from gradlint.configured import declared
-from gradlint.engine import Options, check_trace
+from gradlint.engine.check import Options, check_trace
+from gradlint.engine.options import declared
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
-from gradlint.record.ledger import EnoughRecorded
-from gradlint.record.observing import Observation
-from gradlint.report.text import plural
+from gradlint.gc_pause import heap_spared
+from gradlint.load.build import Failed, raised
+from gradlint.recorder.hooks.gradients import EnoughRecorded
+from gradlint.recorder.observation import Observation
+from gradlint.report.view import plural
+from gradlint.rulekit import registry
 from gradlint.runner.job import Job, leave
 
 _HELD_UP = 50
@@ -214,7 +214,7 @@ def _script(job: Job) -> None:
 @contextlib.contextmanager
 def _stand_in(observation: Observation) -> Any:
     """Let a script that asks for CUDA run where there is none."""
-    from gradlint.cuda import CpuStandIn
+    from gradlint.recorder.cuda import CpuStandIn
 
     with CpuStandIn() as standin:
         recorder = observation.recorder

@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from gradlint.findings import Edit, Finding, Fix, Location, Related, Severity
-from gradlint.syntax.kinds import Kind, Kinds
-from gradlint.syntax.names import Names
-from gradlint.syntax.scopes import Tree
-from gradlint.syntax.text import SourceText, parse
+from gradlint.source.kinds import Kind, Kinds
+from gradlint.source.names import Names
+from gradlint.source.scopes import Tree
+from gradlint.source.text import SourceText, parse
 
 if TYPE_CHECKING:
-    from gradlint.rule import Rule
+    from gradlint.rulekit.rule import Rule
 
 S = TypeVar("S", bound=ast.stmt)
 _BLOCKS = {

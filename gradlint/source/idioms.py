@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradlint.syntax.kinds import Kind
-from gradlint.syntax.module import SourceModule
-from gradlint.syntax.names import TRAINABLE
-from gradlint.syntax.scopes import Function, spelled
+from gradlint.source.file import SourceModule
+from gradlint.source.kinds import Kind
+from gradlint.source.names import TRAINABLE
+from gradlint.source.scopes import Function, spelled
 
 _DEEPEST = 8
 
@@ -245,7 +245,7 @@ def module_class(module: SourceModule, node: ast.AST) -> tuple[ast.ClassDef, Fun
 
 def own_attribute(node: ast.AST, method: Function) -> str:
     """The name of an attribute of ``self``; empty for anything else."""
-    from gradlint.syntax.scopes import self_name
+    from gradlint.source.scopes import self_name
 
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == self_name(method):
         return node.attr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from gradlint.syntax.module import SourceModule
+from gradlint.source.file import SourceModule
 
 _BUILTINS = frozenset("list tuple set frozenset sum sorted max min dict".split())
 _UTILITIES = frozenset(

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from gradlint.syntax.names import Names
-from gradlint.syntax.scopes import Tree, self_name
+from gradlint.source.names import Names
+from gradlint.source.scopes import Tree, self_name
 
 What = Literal["module", "parameter", "tensor", "optimizer", "many", "other"]
 _DEEPEST = 16

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from gradlint.syntax.idioms import LossCall, loss_calls
-from gradlint.syntax.module import SourceModule
-from gradlint.syntax.order import value_of
+from gradlint.source.file import SourceModule
+from gradlint.source.idioms import LossCall, loss_calls
+from gradlint.source.order import value_of
 
 _DEEPEST = 8
 _SAME_AXES = frozenset("contiguous float double half to cuda cpu clone type type_as".split())

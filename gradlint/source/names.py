@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from gradlint.syntax.scopes import Tree
+from gradlint.source.scopes import Tree
 
 _DEEPEST = 12
 """Aliases of aliases that are followed."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 
-from gradlint.syntax.module import SourceModule
-from gradlint.syntax.scopes import FUNCTIONS, Tree
+from gradlint.source.file import SourceModule
+from gradlint.source.scopes import FUNCTIONS, Tree
 
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _CONDITIONAL = (ast.IfExp, ast.BoolOp, ast.Lambda, ast.GeneratorExp)

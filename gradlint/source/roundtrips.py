@@ -10,9 +10,9 @@ import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from gradlint.syntax.idioms import grad_off, trains
-from gradlint.syntax.module import SourceModule
-from gradlint.syntax.scopes import Function, self_name
+from gradlint.source.file import SourceModule
+from gradlint.source.idioms import grad_off, trains
+from gradlint.source.scopes import Function, self_name
 
 _TAKES_OUT = frozenset("item tolist numpy".split())
 _COPIES = frozenset(("torch.tensor", "torch.autograd.Variable", "torch.FloatTensor", "torch.Tensor"))

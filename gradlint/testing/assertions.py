@@ -1,6 +1,6 @@
 """Assertions about gradient for tests. A failure is an AssertionError whose text is a report. Imports no torch.
 
-Any test runner will do; `gradlint.pytest_plugin` hands an instance to pytest's tests.
+Any test runner will do; `gradlint.testing.pytest_plugin` hands an instance to pytest's tests.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Fix, Location, Related, Report, Severity
 
 if TYPE_CHECKING:
-    from gradlint.contracts import Contract, Declaration
-    from gradlint.flow import Flow
-    from gradlint.probe import Pick
-    from gradlint.rule import Rule
-    from gradlint.traces import Parameter
+    from gradlint.experiments.output_probe import Pick
+    from gradlint.flow.flow import Flow
+    from gradlint.rulekit.contract import Contract, Declaration
+    from gradlint.rulekit.rule import Rule
+    from gradlint.traces.trace import Parameter
 
 WIDTH = 96
 """Columns of a failure's text."""
@@ -57,9 +57,10 @@ class Assertions:
         name: str = "",
     ) -> Report:
         """The report on a set-up, as `gradlint.check` gives it, with what is configured for the target."""
-        from gradlint import filters, registry, selection
-        from gradlint.config import Configuration, Settings
-        from gradlint.configured import declared
+        from gradlint.config.settings import Configuration, Settings
+        from gradlint.engine.options import declared
+        from gradlint.rulekit import registry, selection
+        from gradlint.triage import filters
 
         known = registry.load()
         chosen = selection.select(known, _several(select), _several(ignore), _several(extend_select))
@@ -88,7 +89,7 @@ class Assertions:
             AssertionError: some do not, or it cannot be told, or a glob matches nothing; says of each why and where.
         """
         __tracebackhide__ = True
-        from gradlint.configured import declared
+        from gradlint.engine.options import declared
 
         self._hold("assert_trains", setup, "GL701", declared(trains=_patterns(patterns)), inputs)
 
@@ -100,7 +101,7 @@ class Assertions:
             AssertionError: some would move, or it cannot be told, or a glob matches nothing; says why and where.
         """
         __tracebackhide__ = True
-        from gradlint.configured import declared
+        from gradlint.engine.options import declared
 
         self._hold("assert_frozen", setup, "GL702", declared(frozen=_patterns(patterns)), inputs)
 
@@ -140,7 +141,7 @@ class Assertions:
 
     def _hold(self, what: str, setup: Any, code: str, contract: Sequence[Declaration], inputs: Sequence[str]) -> None:
         __tracebackhide__ = True
-        from gradlint import registry
+        from gradlint.rulekit import registry
 
         rules = [rule for rule in registry.load(packs=False).rules if rule.code in (code, "GL703")]
         report = self._report(setup, rules, inputs, own=False, contract=contract)
@@ -158,8 +159,10 @@ class Assertions:
         strict: bool = False,
         name: str = "",
     ) -> Report:
-        from gradlint import api, configured, engine
-        from gradlint.config import Configuration
+        from gradlint import api
+        from gradlint.config.settings import Configuration
+        from gradlint.engine import check as engine
+        from gradlint.engine import options as configured
 
         with lenient_warnings():
             if not isinstance(setup, str):
@@ -176,11 +179,12 @@ class Assertions:
 
     def _probed(self, setup: Any, to: str | Iterable[str], pick: Pick, inputs: Sequence[str], judge: Judge) -> Report:
         """What a judge finds in a set-up whose gradient is followed from a part of its output."""
-        from gradlint import api, engine
-        from gradlint.configured import declared
-        from gradlint.contracts import resolve
-        from gradlint.flow import Flow
-        from gradlint.probe import Probe, reaching
+        from gradlint import api
+        from gradlint.engine import check as engine
+        from gradlint.engine.options import declared
+        from gradlint.experiments.output_probe import Probe, reaching
+        from gradlint.flow.flow import Flow
+        from gradlint.rulekit.contract import resolve
 
         wanted = declared(trains=_patterns([to] if isinstance(to, str) else to))
         probe = Probe(pick)
@@ -205,13 +209,13 @@ class Assertions:
             return Report(errors=[Failure(name, str(error))])
 
     def _inputs(self, target: str, inputs: Sequence[str]) -> tuple[str, ...]:
-        from gradlint.config import Configuration
+        from gradlint.config.settings import Configuration
 
         return tuple(inputs) or Configuration().of_target(target).target(target).inputs
 
     def _found(self, target: str) -> str:
         """A target whose file is looked for in the working directory, then in the folders that are known."""
-        from gradlint.load import parse_target
+        from gradlint.load.target import parse_target
 
         path = parse_target(target).path
         if path is None or path.is_absolute() or path.exists():
@@ -244,7 +248,7 @@ def text_of(report: Report, subject: str) -> str:
     The first line is of the form ``subject: summary``.
     """
     from gradlint.report import full
-    from gradlint.report.text import View
+    from gradlint.report.view import View
 
     text = full.render(report, View(width=WIDTH, verbose=True, root=Path.cwd())).rstrip("\n")
     return f"{subject}: {_summary(report)}\n\n{text}"
@@ -300,7 +304,7 @@ def _patterns(patterns: Iterable[str]) -> list[str]:
 
 
 def _unmatched(trace: Any, contract: Contract) -> Iterator[Finding]:
-    from gradlint.contracts import no_match
+    from gradlint.rulekit.contract import no_match
 
     for declaration in contract.unmatched:
         message = f"no parameter matches {declaration.pattern!r}: {no_match(trace, declaration.pattern)}"
@@ -311,8 +315,8 @@ def _stopped(
     flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
 ) -> Iterator[Finding]:
     """A finding for each cause that keeps gradient from parameters."""
-    from gradlint.naming import in_words
-    from gradlint.states import standing
+    from gradlint.flow.outcome import standing
+    from gradlint.wording import in_words
 
     groups: dict[tuple[tuple[Location, ...], str], list[Parameter]] = {}
     for parameter in parameters:
@@ -341,7 +345,7 @@ def _arrived(
     flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
 ) -> Iterator[Finding]:
     """A finding for each way by which gradient comes to parameters."""
-    from gradlint.naming import in_words
+    from gradlint.wording import in_words
 
     groups: dict[tuple[Location, ...], list[Parameter]] = {}
     for parameter in parameters:
@@ -363,7 +367,7 @@ def _arrived(
 
 
 def _lines(flow: Flow, parameter: Parameter) -> list[Location]:
-    from gradlint.paths import lines_of, path_to_loss
+    from gradlint.flow.paths import lines_of, path_to_loss
 
     readers = flow.readers(parameter)
     if not readers:

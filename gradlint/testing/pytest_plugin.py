@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from gradlint.assertions import Assertions
-    from gradlint.config import Settings
+    from gradlint.config.settings import Settings
+    from gradlint.testing.assertions import Assertions
 
 MARKER = (
     "gradlint(target, ..., select=(), ignore=(), trains=(), frozen=(), inputs=()): "
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     if not config.getoption("gradlint", default=False):
         return
-    from gradlint.config import Configuration
+    from gradlint.config.settings import Configuration
     from gradlint.errors import GradlintError
 
     try:
@@ -84,8 +84,11 @@ class TargetItem(pytest.Item):
         Raises:
             NotCleanError: it has findings that count, or could not be checked.
         """
-        from gradlint import configured, engine, filters, registry, selection
-        from gradlint.assertions import lenient_warnings, text_of
+        from gradlint.engine import check as engine
+        from gradlint.engine import options as configured
+        from gradlint.rulekit import registry, selection
+        from gradlint.testing.assertions import lenient_warnings, text_of
+        from gradlint.triage import filters
 
         settings = self.config.stash[_SETTINGS]
         known = registry.load(settings.rule_folders())
@@ -119,8 +122,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     marks = list(pyfuncitem.iter_markers("gradlint"))
     if not marks:
         return
-    from gradlint.assertions import text_of
     from gradlint.errors import GradlintError
+    from gradlint.testing.assertions import text_of
 
     for mark in reversed(marks):
         unknown = sorted(set(mark.kwargs) - set(_MARKER_OPTIONS))
@@ -145,14 +148,14 @@ def gradlint(pytestconfig: pytest.Config) -> Assertions:
 
 
 def _assertions(config: pytest.Config, *folders: Path) -> Assertions:
-    from gradlint.assertions import Assertions
+    from gradlint.testing.assertions import Assertions
 
     return Assertions([config.rootpath, *folders])
 
 
 def _absolute(target: str, root: Path) -> str:
     """A target as it is written in the configuration in `root`, so that it is found from any folder."""
-    from gradlint.load import parse_target
+    from gradlint.load.target import parse_target
 
     path = parse_target(target).path
     return target if path is None or path.is_absolute() else str(root / target)

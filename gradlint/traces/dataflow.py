@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradlint.traces import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Value
+from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Value
 
 VALUE_FREE = frozenset(
     "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full "

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.fx
 
-from gradlint.traces import GRAD_ON, IN_FUNCTION, KIND_ALIAS, TENSOR, Op
+from gradlint.traces.trace import GRAD_ON, IN_FUNCTION, KIND_ALIAS, TENSOR, Op
 
 if TYPE_CHECKING:
-    from gradlint.traces import Trace
+    from gradlint.traces.trace import Trace
 
 
 def build_graph(trace: Trace) -> torch.fx.Graph:

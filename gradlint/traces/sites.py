@@ -207,7 +207,7 @@ LIBRARY_FOLDERS = _library_folders()
 STDLIB = tuple(
     os.path.abspath(p) + os.sep for p in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")} if p
 )
-GRADLINT = os.path.dirname(os.path.abspath(__file__)) + os.sep
+GRADLINT = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def is_standard_library(path: str) -> bool:

@@ -14,14 +14,14 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlint.findings import Location
-from gradlint.sites import NO_SITE, Frame, Sites
+from gradlint.traces.sites import NO_SITE, Frame, Sites
 
 if TYPE_CHECKING:
     import torch
     import torch.fx
 
-    from gradlint.setup import Setup
-    from gradlint.training import Training
+    from gradlint.load.setup import Setup
+    from gradlint.traces.training import Training
 
 GRAD_ON = -1
 """`Op.region` of an op that ran with grad mode on."""
@@ -488,6 +488,6 @@ class Trace:
         ``requires_grad_in`` and ``requires_grad_out`` (tuples of bool). For reading and analysis: re-executing it is
         not a substitute for the recording.
         """
-        from gradlint.graph import build_graph
+        from gradlint.traces.fx import build_graph
 
         return build_graph(self)

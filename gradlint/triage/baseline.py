@@ -13,8 +13,8 @@ from typing import Any
 
 from gradlint.errors import UsageError
 from gradlint.findings import Finding
-from gradlint.fixes import write_atomically
-from gradlint.report.source import source_lines
+from gradlint.report.excerpt import source_lines
+from gradlint.triage.fixes import write_atomically
 
 VERSION = 1
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from gradlint.baseline import Baseline
-from gradlint.config import Settings
+from gradlint.config.discover import patterns
+from gradlint.config.settings import Settings
 from gradlint.findings import Finding, Report, Severity, sorted_findings
-from gradlint.registry import Entry, Registry
-from gradlint.rule import Rule
-from gradlint.selection import Selection, codes_of
-from gradlint.suppressions import FileSuppressions, all_of
-from gradlint.syntax.discover import patterns
+from gradlint.rulekit.registry import Entry, Registry
+from gradlint.rulekit.rule import Rule
+from gradlint.rulekit.selection import Selection, codes_of
+from gradlint.triage.baseline import Baseline
+from gradlint.triage.suppressions import FileSuppressions, all_of
 
 
 @dataclass(frozen=True)

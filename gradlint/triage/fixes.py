@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradlint.findings import Edit, Finding
-from gradlint.syntax.text import SourceText, Unreadable, parse
+from gradlint.source.text import SourceText, Unreadable, parse
 
 
 @dataclass

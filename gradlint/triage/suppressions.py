@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from gradlint import files
 from gradlint.findings import Edit, Finding, Fix, Location, Severity
-from gradlint.syntax.text import SourceText, Unreadable, parse
+from gradlint.source import overlay
+from gradlint.source.text import SourceText, Unreadable, parse
 
 UNUSED = "GL001"
 _OWN = re.compile(r"#\s*gradlint:\s*(?P<kind>ignore-file|ignore)\b\s*(?:\[(?P<codes>[^\]]*)\])?", re.IGNORECASE)
@@ -60,7 +60,7 @@ class FileSuppressions:
     def of(cls, path: str) -> FileSuppressions | None:
         """Those of a file; None where it cannot be read."""
         try:
-            return cls(SourceText(path, files.read(path)))
+            return cls(SourceText(path, overlay.read(path)))
         except (OSError, Unreadable):
             return None
 

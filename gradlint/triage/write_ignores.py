@@ -9,8 +9,8 @@ import tokenize
 from collections.abc import Iterable
 
 from gradlint.findings import Finding
-from gradlint.suppressions import FileSuppressions, Suppression
-from gradlint.syntax.text import SourceText, Unreadable, parse
+from gradlint.source.text import SourceText, Unreadable, parse
+from gradlint.triage.suppressions import FileSuppressions, Suppression
 
 
 def with_ignores(source: SourceText, findings: Iterable[Finding]) -> tuple[str, list[Finding], list[Finding]]:

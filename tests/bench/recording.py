@@ -107,7 +107,7 @@ def measure_memory(name: str, _: int) -> dict[str, float]:
 def _record(made: dict[str, Any]) -> int:
     """Records forward and loss; returns the number of recorded calls."""
     try:
-        from gradlint.engine import Options, record_made
+        from gradlint.engine.check import Options, record_made
     except ImportError as error:
         raise SystemExit(f"gradlint's recorder is missing here: {error}") from error
     with record_made(made, Options()) as trace:

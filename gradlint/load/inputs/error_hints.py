@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from gradlint.input_shapes import BATCH, LENGTH, SIZES, images_of
-from gradlint.input_values import Guess
+from gradlint.load.inputs.shapes import BATCH, LENGTH, SIZES, images_of
+from gradlint.load.inputs.values import Guess
 
 _SIZE_PAIRS = [
     r"to have (?P<want>\d+) channels, but got (?P<got>\d+) channels",

@@ -34,7 +34,7 @@ class InputSpec:
 
     def materialize(self) -> Any:
         """The tensor (floats normal, integers uniform in [0, high), booleans random) or the value."""
-        from gradlint.input_values import generator
+        from gradlint.load.inputs.values import generator
 
         return self._make(generator())
 
@@ -48,7 +48,7 @@ class InputSpec:
     def _make(self, source: torch.Generator) -> Any:
         import torch
 
-        from gradlint.input_values import normal
+        from gradlint.load.inputs.values import normal
 
         if self.shape is None:
             return self.value
@@ -68,7 +68,7 @@ class InputSpecs:
 
     def materialize(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments, from one seeded generator of their own."""
-        from gradlint.input_values import generator
+        from gradlint.load.inputs.values import generator
 
         source = generator()
         args = tuple(spec._make(source) for spec in self.args)
@@ -94,7 +94,7 @@ class Inputs:
 
     def __post_init__(self) -> None:
         if not self.description:
-            from gradlint.input_values import describe
+            from gradlint.load.inputs.values import describe
 
             self.description = describe(self.args, self.kwargs)
 
@@ -173,8 +173,8 @@ def find_inputs(
     Raises:
         TargetError: nothing ran; names what was tried, and carries the traceback of the try that came farthest.
     """
-    from gradlint.input_search import Search, arguments_of
-    from gradlint.input_transformers import is_pretrained
+    from gradlint.load.inputs.pretrained import is_pretrained
+    from gradlint.load.inputs.search import Search, arguments_of
 
     inner = unwrapped(model)
     who = f"{type(inner).__name__} ({name})" if name else type(inner).__name__
@@ -224,7 +224,7 @@ def _own(model: Any) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
     """The model's own inputs, in the order in which they are tried."""
     import torch
 
-    from gradlint.input_transformers import config_inputs, is_pretrained
+    from gradlint.load.inputs.pretrained import config_inputs, is_pretrained
 
     if is_pretrained(model):
         for kwargs in config_inputs(model):
@@ -253,8 +253,8 @@ def _missing_optional(best: Any) -> bool:
 
 
 def _nothing_runs(who: str, tries: int, best: Any) -> TargetError:
-    from gradlint.building import first_line, user_traceback
-    from gradlint.input_search import summary
+    from gradlint.load.build import first_line, user_traceback
+    from gradlint.load.inputs.search import summary
 
     remedy = "pin them with --input 2,3,224,224 (or 2,16:int64:1000), or return 'inputs' from build()"
     if best is None:

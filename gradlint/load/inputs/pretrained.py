@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gradlint.input_values import generator, normal
+from gradlint.load.inputs.values import generator, normal
 
 BATCH = 2
 LENGTH = 8

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from gradlint.input_shapes import (
+from gradlint.load.inputs.error_hints import steer
+from gradlint.load.inputs.shapes import (
     BATCH,
     CHANNEL_NORMS,
     LENGTH,
@@ -26,8 +27,7 @@ from gradlint.input_shapes import (
     parameter_shapes,
     shapes_of,
 )
-from gradlint.input_steering import steer
-from gradlint.input_values import Guess, describe, generator
+from gradlint.load.inputs.values import Guess, describe, generator
 
 Run = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 

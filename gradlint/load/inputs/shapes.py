@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from gradlint.input_values import Guess
+from gradlint.load.inputs.values import Guess
 
 BATCH = 2
 LENGTH = 8

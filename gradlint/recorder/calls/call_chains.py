@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradlint.sites import GRADLINT, NO_SITE, Sites, is_standard_library
+from gradlint.traces.sites import GRADLINT, NO_SITE, Sites, is_standard_library
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _MODULE_FILES = ("overrides.py", os.path.join("nn", "modules", "module.py"))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlint.writes import may_write
+from gradlint.restore.mutation import may_write
 
 PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD, READ_GRAD = range(6)
 ANNOUNCED = 8

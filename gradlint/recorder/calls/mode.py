@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
-from gradlint.building import Failed
 from gradlint.errors import GradlintError
-from gradlint.record import tables
-from gradlint.record.chains import Chain, Chains
-from gradlint.record.tape import FunctionRun, Tape
-from gradlint.record.tensors import Tensors, tensors_in
-from gradlint.traces import (
+from gradlint.load.build import Failed
+from gradlint.recorder.calls import dispatch
+from gradlint.recorder.calls.call_chains import Chain, Chains
+from gradlint.recorder.calls.tape import FunctionRun, Tape
+from gradlint.recorder.calls.values import Tensors, tensors_in
+from gradlint.traces.trace import (
     GRAD_ON,
     IN_FUNCTION,
     KIND_EXTRACT,
@@ -90,7 +90,7 @@ class Recorder(TorchFunctionMode):
         """Told of each call of a module, and whether it is an outermost one; says whether to record it."""
         self.through = -1
         """Number of the module whose ``requires_grad_`` is running."""
-        self._kinds = dict(tables.TABLE)
+        self._kinds = dict(dispatch.TABLE)
         self._last_off = GRAD_ON
 
     @property
@@ -120,31 +120,31 @@ class Recorder(TorchFunctionMode):
         """Run one torch call and write it down."""
         kind = self._kinds.get(func)
         if kind is None:
-            kind = self._kinds[func] = tables.classify(func)
-        if kind == tables.PASS:
+            kind = self._kinds[func] = dispatch.classify(func)
+        if kind == dispatch.PASS:
             return func(*args, **kwargs) if kwargs else func(*args)
         if self.rewrite is not None and (func in self.rewritten or (kwargs and not self.keywords.isdisjoint(kwargs))):
             changed = self.rewrite(func, args, kwargs)
             if changed is not None:
                 func, args, kwargs = changed
-        if self.before_call is not None and (kwargs or kind & tables.ANNOUNCED):
+        if self.before_call is not None and (kwargs or kind & dispatch.ANNOUNCED):
             announce = self.before_call
         else:
             announce = None
-        kind &= ~tables.ANNOUNCED
-        if not self.paused and (kind == tables.RECORD or kind == tables.WRITE):
-            return self._op(func, args, kwargs or None, kind == tables.WRITE, announce)
+        kind &= ~dispatch.ANNOUNCED
+        if not self.paused and (kind == dispatch.RECORD or kind == dispatch.WRITE):
+            return self._op(func, args, kwargs or None, kind == dispatch.WRITE, announce)
         if announce is not None:
             announce(func, args, kwargs or {})
         result = func(*args, **kwargs) if kwargs else func(*args)
         if self.paused:
             return result
         try:
-            if kind == tables.SET_GRAD:
+            if kind == dispatch.SET_GRAD:
                 self._grad_mode(bool(args[0]))
-            elif kind == tables.REQUIRES_GRAD:
+            elif kind == dispatch.REQUIRES_GRAD:
                 self._requires_grad(args, kwargs, func)
-            elif kind == tables.READ_GRAD and self.on_gradient is not None and self.clipping is None:
+            elif kind == dispatch.READ_GRAD and self.on_gradient is not None and self.clipping is None:
                 self.on_gradient(args[0])
         except Exception as error:
             self.give_up(error)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gradlint.record.chains import OpenCall
-from gradlint.sites import Sites
-from gradlint.traces import GRAD_ON, Event, Op, Value
+from gradlint.recorder.calls.call_chains import OpenCall
+from gradlint.traces.sites import Sites
+from gradlint.traces.trace import GRAD_ON, Event, Op, Value
 
 _LOOKED_BACK = 8
 """How many of the last numbers that left torch an argument is compared with."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from gradlint.record.autograd import leaves
-from gradlint.record.exports import Exports
-from gradlint.record.tape import Tape
-from gradlint.sites import NO_SITE
-from gradlint.traces import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
+from gradlint.recorder.calls.exported_memory import Exports
+from gradlint.recorder.calls.tape import Tape
+from gradlint.recorder.facts.autograd import leaves
+from gradlint.traces.sites import NO_SITE
+from gradlint.traces.trace import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 
 
 class Tracked(weakref.ref):  # type: ignore[type-arg]

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradlint.provenance import ancestors, indices, propagate
-from gradlint.record.held import held_modules, loose_tensors
-from gradlint.record.hooks import Log
-from gradlint.record.ledger import number as as_number
-from gradlint.record.recorder import Recorder
-from gradlint.record.tree import buffers, measure, places, tables
-from gradlint.sites import NO_SITE
-from gradlint.tensor_state import storage_of
-from gradlint.traces import Arguments, Event, Group, Held, Module, Optimizer, Parameter, Trace
-from gradlint.training import Training
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.facts.module_tree import buffers, measure, places, tables
+from gradlint.recorder.facts.unregistered import held_modules, loose_tensors
+from gradlint.recorder.hooks.gradients import number as as_number
+from gradlint.recorder.hooks.modules import Log
+from gradlint.restore.tensors import storage_of
+from gradlint.traces.dataflow import ancestors, indices, propagate
+from gradlint.traces.sites import NO_SITE
+from gradlint.traces.trace import Arguments, Event, Group, Held, Module, Optimizer, Parameter, Trace
+from gradlint.traces.training import Training
 
 
 class Beginning:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlint.provenance import ancestors
-from gradlint.record.recorder import Recorder
-from gradlint.switches import functions_pass
-from gradlint.training import Kept, Training
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.restore.global_state import functions_pass
+from gradlint.traces.dataflow import ancestors
+from gradlint.traces.training import Kept, Training
 
 
 class Mark(NamedTuple):

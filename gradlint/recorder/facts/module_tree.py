@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradlint.sites import NO_SITE, class_is_project
-from gradlint.traces import Event, Module, Parameter
+from gradlint.traces.sites import NO_SITE, class_is_project
+from gradlint.traces.trace import Event, Module, Parameter
 
 if TYPE_CHECKING:
-    from gradlint.record.held import Find
+    from gradlint.recorder.facts.unregistered import Find
 
 _WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
              "FullyShardedDataParallel": "_fsdp_wrapped_module", "AveragedModel": "module"}  # fmt: skip

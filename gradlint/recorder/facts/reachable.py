@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradlint.sites import class_is_project
+from gradlint.traces.sites import class_is_project
 
 _DEPTH = 5
 _ITEMS = 1000

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradlint.errors import TargetError
-from gradlint.record.recorder import Recorder
-from gradlint.record.running import as_theirs, gradlint_runs_user_code
-from gradlint.setup import Setup
+from gradlint.load.setup import Setup
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.user_code import as_theirs, gradlint_runs_user_code
 
 
 @dataclasses.dataclass(frozen=True)

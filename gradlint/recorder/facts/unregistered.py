@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradlint.record import autograd
-from gradlint.record.hooks import Log
-from gradlint.record.recorder import Recorder
-from gradlint.record.tree import places
-from gradlint.sites import NO_SITE, class_is_project, is_project
-from gradlint.traces import Held, Loose
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.facts import autograd
+from gradlint.recorder.facts.module_tree import places
+from gradlint.recorder.hooks.modules import Log
+from gradlint.traces.sites import NO_SITE, class_is_project, is_project
+from gradlint.traces.trace import Held, Loose
 
 _DEPTH = 4
 _LONG = 1000

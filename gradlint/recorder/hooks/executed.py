@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any
 
-from gradlint.sites import is_project
+from gradlint.traces.sites import is_project
 
 
 @contextlib.contextmanager

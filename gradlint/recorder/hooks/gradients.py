@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradlint.record.outliving import Mark, mark
-from gradlint.record.recorder import Recorder
-from gradlint.record.tensors import tensors_in
-from gradlint.sites import NO_SITE
-from gradlint.switches import functions_pass
-from gradlint.training import Backward, Clear, Clip, Content, Schedule, Step, Training
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.calls.values import tensors_in
+from gradlint.recorder.facts.kept_graphs import Mark, mark
+from gradlint.restore.global_state import functions_pass
+from gradlint.traces.sites import NO_SITE
+from gradlint.traces.training import Backward, Clear, Clip, Content, Schedule, Step, Training
 
 _UNAPPLIED = -1
 _ZERO = -2

@@ -20,13 +20,13 @@ from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from gradlint.record.arguments import constructor_arguments
-from gradlint.record.chains import OpenCall
-from gradlint.record.recorder import Recorder
-from gradlint.record.tensors import tensors_in
-from gradlint.record.uncompiled import plain_steps, undecorated
-from gradlint.sites import is_standard_library
-from gradlint.traces import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
+from gradlint.recorder.calls.call_chains import OpenCall
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.calls.values import tensors_in
+from gradlint.recorder.facts.optimizer_source import constructor_arguments
+from gradlint.recorder.hooks.uncompiled import plain_steps, undecorated
+from gradlint.traces.sites import is_standard_library
+from gradlint.traces.trace import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
 
 
 class Log:

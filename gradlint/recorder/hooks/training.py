@@ -20,11 +20,11 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as optimizer_hooks
 from torch.optim.lr_scheduler import LRScheduler
 
-from gradlint.record.hooks import Log, patch, used_up
-from gradlint.record.ledger import Ledger
-from gradlint.record.recorder import Recorder
-from gradlint.record.uncompiled import undecorated
-from gradlint.sites import NO_SITE
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.hooks.gradients import Ledger
+from gradlint.recorder.hooks.modules import Log, patch, used_up
+from gradlint.recorder.hooks.uncompiled import undecorated
+from gradlint.traces.sites import NO_SITE
 
 _OPTIM = os.path.join("torch", "optim") + os.sep
 _CLIP = os.path.join("nn", "utils", "clip_grad.py")

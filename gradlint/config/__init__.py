@@ -1,0 +1,1 @@
+"""Settings files, and the files they apply to."""

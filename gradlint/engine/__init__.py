@@ -1,0 +1,1 @@
+"""The main line: load, record, analyse, judge, report."""

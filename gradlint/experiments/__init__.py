@@ -1,0 +1,1 @@
+"""Runs the training setup again to settle what a trace cannot tell."""

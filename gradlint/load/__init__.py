@@ -1,0 +1,1 @@
+"""Target → training setup: import, call build(), understand what it returns."""

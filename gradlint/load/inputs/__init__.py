@@ -1,0 +1,1 @@
+"""Inputs for the forward: parsed, taken from the model, or searched."""

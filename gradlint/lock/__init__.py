@@ -1,0 +1,1 @@
+"""The trainable state of a training setup as a reviewable file."""

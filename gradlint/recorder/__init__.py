@@ -1,0 +1,1 @@
+"""Training setup → trace: runs the user’s program under hooks."""

@@ -1,0 +1,1 @@
+"""Hooks on modules, optimizers, backward passes and gradients."""

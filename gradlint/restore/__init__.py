@@ -1,0 +1,1 @@
+"""The user's objects and global state, put back as they were."""

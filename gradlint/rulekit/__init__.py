@@ -1,0 +1,1 @@
+"""What a rule is, sees and says; which rules there are and which run."""

@@ -1,0 +1,1 @@
+"""The record of building and running a training setup, as plain data."""
