@@ -14,7 +14,7 @@ from gradlint._version import __version__
 if TYPE_CHECKING:
     from gradlint.api import check, trace
     from gradlint.errors import GradlintError, TargetError, UsageError
-    from gradlint.findings import Edit, Finding, Fix, Location, Related, Report, Severity
+    from gradlint.findings import Edit, Finding, Fix, Related, Report, Severity
     from gradlint.flow.cost import in_bytes, in_flops, weight_gradient_flops
     from gradlint.flow.cross_loss import Leak, find_leaks
     from gradlint.flow.cut import (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gradlint.flow.paths import lines_of, path_to_loss
     from gradlint.flow.siblings import siblings
     from gradlint.load.setup import Setup
+    from gradlint.location import Location
     from gradlint.recording import Recording, TrainingFault, record
     from gradlint.rulekit.contract import Contract, Declaration, no_match
     from gradlint.rulekit.cut_findings import cut_findings
@@ -108,7 +109,7 @@ _HOMES = {
     "flow.cost": "in_bytes in_flops weight_gradient_flops",
     "rulekit.cut_findings": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
-    "findings": "Edit Finding Fix Location Related Report Severity",
+    "findings": "Edit Finding Fix Related Report Severity",
     "flow.flow": "Flow Relabel",
     "flow.cross_loss": "Leak find_leaks",
     "rulekit.loss_inputs": "activated_finding fed_losses",
@@ -118,6 +119,7 @@ _HOMES = {
     "recording": "Recording TrainingFault record",
     "flow.siblings": "siblings",
     "rulekit.rule": "Context Rule",
+    "location": "Location",
     "load.setup": "Setup",
     "traces.sites": "Frame is_project syntax_tree",
     "rulekit.executed_code": "Function Write assigned_at attribute_writes best_write dotted executed_functions "

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from gradlint.engine.check import Options, record_target
 from gradlint.errors import UsageError
-from gradlint.findings import Location
 from gradlint.flow.cut import Cut, region_location
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import FROZEN, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
 from gradlint.flow.paths import path_to_loss
+from gradlint.location import Location
 from gradlint.rulekit.contract import matches, no_match
 from gradlint.traces.trace import Event, Op, Parameter, Trace
 from gradlint.wording import count

@@ -6,6 +6,8 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from gradlint.location import Location
+
 
 class Severity(enum.IntEnum):
     """How much a finding weighs. Ordered: INFO < WARNING < ERROR."""
@@ -19,20 +21,6 @@ class Severity(enum.IntEnum):
 
     def __str__(self) -> str:
         return self.name.lower()
-
-
-@dataclass(frozen=True, order=True)
-class Location:
-    """A span of source text. Lines and columns count from 1; the end column is exclusive."""
-
-    path: str
-    """Absolute path of the file."""
-    line: int
-    column: int = 1
-    end_line: int = 0
-    """0: the same as `line`."""
-    end_column: int = 0
-    """0: unknown; show the whole line."""
 
 
 @dataclass(frozen=True)

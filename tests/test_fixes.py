@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snippets import FROZEN_WRONG, Run, folder, run, source, write
 
-from gradlint.findings import Edit, Finding, Fix, Location, Severity
+from gradlint.findings import Edit, Finding, Fix, Severity
+from gradlint.location import Location
 from gradlint.source.text import SourceText
 from gradlint.triage.fixes import fix_text
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlint import cli
-from gradlint.findings import Location
+from gradlint.location import Location
 from gradlint.lock.lockfile import LockError, key_of, parse, read, render, target_of, write
 from gradlint.lock.snapshot import STATES, Entry, Norm, Snapshot, changes
 

@@ -105,7 +105,9 @@ def test_underscored_files_are_no_rules(builtin: Path) -> None:
         pytest.param('code = "XY101"', 'code = "GL003"', 22, "gradlint's own", id="reserved code"),
         pytest.param("(Rule)", "", 1, "this one 0", id="no rule"),
         pytest.param("def check", "def check(", 26, "SyntaxError", id="syntax error"),
-        pytest.param("from gradlint.rulekit.rule", "from gradlint.rulekit.ruel", 4, "ModuleNotFoundError", id="import error"),
+        pytest.param(
+            "from gradlint.rulekit.rule", "from gradlint.rulekit.ruel", 4, "ModuleNotFoundError", id="import error"
+        ),
         pytest.param("return []", "return []\n\nclass Other(MyRule): pass", 29, "this one 2", id="two rules"),
     ],
 )
@@ -164,5 +166,6 @@ def test_the_shipped_rules_load() -> None:
 
 
 def test_loading_the_shipped_rules_imports_no_torch() -> None:
-    code = "import sys; from gradlint.rulekit import registry; registry.load(packs=False); sys.exit('torch' in sys.modules)"
+    load = "from gradlint.rulekit import registry; registry.load(packs=False)"
+    code = f"import sys; {load}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,19 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlint.findings import (
-    Edit,
-    Failure,
-    Finding,
-    Fix,
-    Location,
-    Note,
-    Related,
-    Report,
-    Severity,
-    Skipped,
-    TargetSummary,
-)
+from gradlint.findings import Edit, Failure, Finding, Fix, Note, Related, Report, Severity, Skipped, TargetSummary
+from gradlint.location import Location
 from gradlint.report import as_json, catalogue, concise, full
 from gradlint.report.excerpt import excerpt
 from gradlint.report.grouping import describe, group

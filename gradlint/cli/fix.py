@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gradlint.cli.check import Checker, Found
-from gradlint.findings import Finding, Location, Note, Report
+from gradlint.findings import Finding, Note, Report
+from gradlint.location import Location
 from gradlint.report.view import shown_path
 from gradlint.source import overlay
 from gradlint.source.text import SourceText, Unreadable

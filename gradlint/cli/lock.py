@@ -48,7 +48,7 @@ def lock(
     """
     from gradlint.cli import output as outcome  # loads what --version need not
     from gradlint.cli.one_target import snapshots
-    from gradlint.findings import Location
+    from gradlint.location import Location
     from gradlint.lock.lockfile import read, write
     from gradlint.lock.snapshot import drift, sections_drift
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlint.config.settings import Settings
-from gradlint.findings import Location
+from gradlint.location import Location
 from gradlint.rulekit.contract import FROZEN, TRAINS, Declaration
 
 if TYPE_CHECKING:

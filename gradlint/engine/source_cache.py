@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from gradlint._version import __version__
-from gradlint.findings import Edit, Finding, Fix, Location, Related, Severity
+from gradlint.findings import Edit, Finding, Fix, Related, Severity
+from gradlint.location import Location
 
 FORMAT = 1
 KEPT_DAYS = 30

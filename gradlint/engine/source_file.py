@@ -6,7 +6,8 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from gradlint.findings import Finding, Location, Severity, sorted_findings
+from gradlint.findings import Finding, Severity, sorted_findings
+from gradlint.location import Location
 from gradlint.rulekit.rule import Rule
 from gradlint.source.file import SourceModule
 from gradlint.source.text import SourceText, Unreadable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gradlint.findings import Location
+from gradlint.location import Location
 from gradlint.traces.sites import decorator_location, definition_location, is_project
 from gradlint.traces.trace import (
     GRAD_ON,

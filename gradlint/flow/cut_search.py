@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gradlint.experiments.settle import nudged
-from gradlint.findings import Location
 from gradlint.flow.cut import DETACHES, ROUNDTRIP, Cut, place
+from gradlint.location import Location
 from gradlint.traces.dataflow import NEW_LEAF, ancestors, indices
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE

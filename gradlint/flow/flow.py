@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gradlint.experiments.settle import settle
-from gradlint.findings import Location
 from gradlint.flow.cut import Cut, place
 from gradlint.flow.cut_search import find_cuts
 from gradlint.flow.origin import origin
 from gradlint.flow.replaced import Stale, stale_tensors
+from gradlint.location import Location
 from gradlint.traces.dataflow import VALUE_FREE, Masks, ancestors, indices, propagate
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import KIND_EXTRACT, Group, Op, Optimizer, Parameter, Trace

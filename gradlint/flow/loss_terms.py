@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradlint.findings import Location
 from gradlint.flow.origin import origin
+from gradlint.location import Location, node_location
 from gradlint.traces.dataflow import NEW_LEAF, indices
-from gradlint.traces.sites import NO_SITE, enclosing_function, node_location
+from gradlint.traces.sites import NO_SITE, enclosing_function
 from gradlint.traces.trace import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradlint.findings import Location
 from gradlint.flow.cut import CHECKPOINT, DETACH, FUNCTION, GRADIENT, NO_GRAD, ROUNDTRIP, Cut
 from gradlint.flow.flow import Flow
+from gradlint.location import Location
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import Event, Group, Module, Optimizer, Parameter, Trace
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradlint.findings import Location
+from gradlint.location import Location
 from gradlint.traces.dataflow import ancestors
 from gradlint.traces.trace import Op, Parameter, Trace
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gradlint.errors import GradlintError
-from gradlint.findings import Location
+from gradlint.location import Location
 from gradlint.lock.snapshot import STATES, Entry, Norm, Snapshot, shape_text
 
 NAME = "gradlint.lock"

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gradlint.findings import Finding, Fix, Location, Related, Severity
+from gradlint.findings import Finding, Fix, Related, Severity
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import FROZEN, RESTS, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
+from gradlint.location import Location
 from gradlint.traces.trace import Optimizer, Parameter, Trace
 from gradlint.wording import in_words
 

@@ -6,7 +6,7 @@ import io
 import tokenize
 from dataclasses import dataclass
 
-from gradlint.findings import Location
+from gradlint.location import Location
 from gradlint.report.view import View, cells, char_cells
 from gradlint.source import overlay
 

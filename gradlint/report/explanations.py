@@ -7,7 +7,7 @@ from typing import Protocol
 
 from rich.text import Text
 
-from gradlint.findings import Location
+from gradlint.location import Location
 from gradlint.report.full import Page
 from gradlint.report.view import View, cells, shown_path
 

@@ -10,17 +10,8 @@ from fnmatch import fnmatchcase
 from rich.console import Console
 from rich.text import Text
 
-from gradlint.findings import (
-    Failure,
-    Finding,
-    Location,
-    Note,
-    Report,
-    Severity,
-    Skipped,
-    TargetSummary,
-    sorted_findings,
-)
+from gradlint.findings import Failure, Finding, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
+from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
 from gradlint.report.grouping import describe
 from gradlint.report.summary import sources, summary

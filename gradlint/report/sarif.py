@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from gradlint._version import __version__
-from gradlint.findings import Edit, Failure, Finding, Location, Report, Severity, sorted_findings
+from gradlint.findings import Edit, Failure, Finding, Report, Severity, sorted_findings
+from gradlint.location import Location
 from gradlint.report.catalogue import as_markdown, documentation, summary
 from gradlint.rulekit.registry import Entry
 from gradlint.triage.baseline import Fingerprints

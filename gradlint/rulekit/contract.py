@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gradlint.errors import TargetError
-from gradlint.findings import Location
+from gradlint.location import Location
 from gradlint.rulekit.executed_code import Function, executed_functions
 from gradlint.rulekit.selection import nearest
 from gradlint.traces.sites import syntax_tree

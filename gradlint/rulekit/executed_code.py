@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING
 
-from gradlint.findings import Location
-from gradlint.traces.sites import is_project, node_location, syntax_tree
+from gradlint.location import Location, node_location
+from gradlint.traces.sites import is_project, syntax_tree
 
 if TYPE_CHECKING:
     from gradlint.traces.trace import Trace

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from gradlint.findings import Finding, Fix, Location, Related, Severity
+from gradlint.findings import Finding, Fix, Related, Severity
+from gradlint.location import Location
 
 if TYPE_CHECKING:
     from gradlint.flow.flow import Flow

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-from gradlint.findings import Edit, Finding, Fix, Location, Related, Severity
+from gradlint.findings import Edit, Finding, Fix, Related, Severity
+from gradlint.location import Location
 from gradlint.source.kinds import Kind, Kinds
 from gradlint.source.names import Names
 from gradlint.source.scopes import Tree

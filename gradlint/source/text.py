@@ -9,7 +9,7 @@ import tokenize
 import warnings
 from functools import cached_property
 
-from gradlint.findings import Location
+from gradlint.location import Location
 
 _CARRIAGE = re.compile(rb"\r\n?")
 _BREAK = re.compile(r"\r\n|\r|\n")

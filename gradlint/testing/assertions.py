@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import GradlintError, TargetError
-from gradlint.findings import Failure, Finding, Fix, Location, Related, Report, Severity
+from gradlint.findings import Failure, Finding, Fix, Related, Report, Severity
+from gradlint.location import Location
 
 if TYPE_CHECKING:
     from gradlint.experiments.output_probe import Pick

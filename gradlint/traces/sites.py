@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-from gradlint.findings import Location
+from gradlint.location import Location, characters, node_location, statement_location
 
 NO_SITE = -1
 
@@ -100,9 +100,9 @@ def _location(path: str, code: CodeType, instruction: int) -> Location:
             return Location(
                 path,
                 line,
-                _characters(path, line, column) + 1,
+                characters(path, line, column) + 1,
                 end_line or line,
-                _characters(path, end_line or line, end_column) + 1,
+                characters(path, end_line or line, end_column) + 1,
             )
         if line is not None:
             return statement_location(path, line)
@@ -111,24 +111,6 @@ def _location(path: str, code: CodeType, instruction: int) -> Location:
         if start <= instruction < end and number is not None:
             line = number
     return statement_location(path, line)
-
-
-def _characters(path: str, line: int, offset: int) -> int:
-    """A byte offset into a line of source as a count of characters."""
-    text = linecache.getline(path, line)
-    if text.isascii():
-        return offset
-    return len(text.encode()[:offset].decode(errors="replace"))
-
-
-def statement_location(path: str, line: int) -> Location:
-    """The span of the text of one line, without its indentation and trailing comment-free blanks."""
-    text = linecache.getline(path, line).rstrip("\n")
-    stripped = text.strip()
-    if not stripped:
-        return Location(path, line)
-    start = len(text) - len(text.lstrip())
-    return Location(path, line, start + 1, line, start + len(stripped) + 1)
 
 
 def decorator_location(code: CodeType, names: frozenset[str]) -> Location:
@@ -166,19 +148,6 @@ def enclosing_function(code: CodeType) -> ast.FunctionDef | ast.AsyncFunctionDef
             if code.co_firstlineno in (min([d.lineno for d in node.decorator_list], default=node.lineno), node.lineno):
                 return node
     return None
-
-
-def node_location(path: str, node: ast.expr | ast.stmt, before: int = 0) -> Location:
-    """The span of a syntax-tree node, widened by `before` characters to the left."""
-    end_line = node.end_lineno or node.lineno
-    end = node.end_col_offset
-    return Location(
-        path,
-        node.lineno,
-        max(1, _characters(path, node.lineno, node.col_offset) + 1 - before),
-        end_line,
-        0 if end is None else _characters(path, end_line, end) + 1,
-    )
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,7 +13,7 @@ from functools import cached_property
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlint.findings import Location
+from gradlint.location import Location
 from gradlint.traces.sites import NO_SITE, Frame, Sites
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from gradlint.findings import Edit, Finding, Fix, Location, Severity
+from gradlint.findings import Edit, Finding, Fix, Severity
+from gradlint.location import Location
 from gradlint.source import overlay
 from gradlint.source.text import SourceText, Unreadable, parse
 

@@ -10,16 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from gradlint.findings import Location
+from gradlint.location import Location, node_location
 from gradlint.rulekit.executed_code import call_at
-from gradlint.traces.sites import (
-    Sites,
-    definition_location,
-    enclosing_function,
-    is_project,
-    node_location,
-    syntax_tree,
-)
+from gradlint.traces.sites import Sites, definition_location, enclosing_function, is_project, syntax_tree
 
 
 def constructor_arguments(
