@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gradlint.load.setup import Setup
     from gradlint.location import Location
     from gradlint.recording import Recording, TrainingFault, record
+    from gradlint.rulekit.context import Context
     from gradlint.rulekit.contract import Contract, Declaration, no_match
     from gradlint.rulekit.cut_findings import cut_findings
     from gradlint.rulekit.executed_code import (
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
         uncalled,
         variable_assigned_at,
     )
-    from gradlint.rulekit.rule import Context, Rule
+    from gradlint.rulekit.rule import Rule
     from gradlint.source.file import SourceModule
     from gradlint.source.idioms import (
         Region,
@@ -100,7 +101,7 @@ if TYPE_CHECKING:
         Value,
     )
     from gradlint.traces.training import Backward, Clear, Clip, Content, Kept, Schedule, Step, Training
-    from gradlint.wording import agree
+    from gradlint.wording import inflect, list_of
 
 _HOMES = {
     "api": "check trace",
@@ -113,12 +114,13 @@ _HOMES = {
     "flow.flow": "Flow Relabel",
     "flow.cross_loss": "Leak find_leaks",
     "rulekit.loss_inputs": "activated_finding fed_losses",
-    "wording": "agree",
+    "wording": "inflect list_of",
     "flow.paths": "lines_of path_to_loss",
     "flow.origin": "origin origins",
     "recording": "Recording TrainingFault record",
     "flow.siblings": "siblings",
-    "rulekit.rule": "Context Rule",
+    "rulekit.context": "Context",
+    "rulekit.rule": "Rule",
     "location": "Location",
     "load.setup": "Setup",
     "traces.sites": "Frame is_project syntax_tree",
@@ -218,7 +220,6 @@ __all__ = [
     "Write",
     "__version__",
     "activated_losses",
-    "agree",
     "assigned_at",
     "attribute_writes",
     "best_write",
@@ -240,8 +241,10 @@ __all__ = [
     "in_bytes",
     "in_flops",
     "in_grad_off",
+    "inflect",
     "is_project",
     "lines_of",
+    "list_of",
     "loops_around",
     "made_site",
     "module_class",

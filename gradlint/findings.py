@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gradlint.location import Location
 
@@ -67,6 +68,17 @@ class Finding:
     """Fully qualified names of the parameters it hits, in the model's order."""
     related: tuple[Related, ...] = ()
     fix: Fix | None = None
+
+
+class Reporter(Protocol):
+    """A rule, as far as its findings name it."""
+
+    @property
+    def code(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def severity(self) -> Severity: ...
 
 
 @dataclass(frozen=True)

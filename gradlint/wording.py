@@ -1,14 +1,15 @@
-"""Parameters in words: groups, counts and sizes. Imports no torch."""
+"""Names, counts and verbs as messages and reports write them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence, Sized
 from fnmatch import fnmatchcase
 from typing import Protocol
 
 
 class Named(Protocol):
-    """What is needed of a parameter to name it."""
+    """A parameter, as far as naming it goes."""
 
     @property
     def fqn(self) -> str: ...
@@ -17,32 +18,63 @@ class Named(Protocol):
 
 
 def count(number: int) -> str:
-    """A number of scalars for reading: ``740``, ``85.1 k``, ``7.1 M``, ``1.2 B``."""
+    """Return a number of elements for reading: ``740``, ``1,234``, ``235.1k``, ``7.1M``, ``1.2B``."""
     for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (10_000, "k")):
         if number >= size:
-            return f"{number / (1000 if unit == 'k' else size):.1f} {unit}"
+            return f"{number / (1000 if unit == 'k' else size):.1f}{unit}"
     return f"{number:,}"
 
 
-_SINGULAR = {"are": "is", "have": "has", "do": "does"}
+def plural(number: int, noun: str) -> str:
+    """Return a count with its noun: ``1 error``, ``2 errors``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def agree(things: Sequence[object], verb: str) -> str:
-    """A verb in the plural form that it is given in, or in the singular where there is one thing: ``still train``,
-    ``still trains``. The last word is inflected."""
+def counts(parameters: Sequence[Named]) -> str:
+    """Return how many tensors and elements parameters are: ``4 tensors, 112 parameters``."""
+    total = sum(p.numel for p in parameters)
+    return f"{plural(len(parameters), 'tensor')}, {count(total)} {'parameter' if total == 1 else 'parameters'}"
+
+
+_SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}
+"""Verbs whose singular is not the plural form with an s."""
+
+
+def inflect(things: Sized, verb: str) -> str:
+    """Return a plural verb, in the singular for one thing: ``still train``, ``still trains``.
+
+    The last word is inflected.
+    """
     if len(things) != 1:
         return verb
     before, _, last = verb.rpartition(" ")
     return f"{before} {_SINGULAR.get(last, f'{last}s')}".strip()
 
 
-def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: int = 4, noun: str = "parameter") -> str:
-    """Name parameters, whole subtrees as ``prefix.*``; at most `limit` names, then how many more. `noun` names one.
+def list_of(names: Iterable[str], limit: int = 4) -> str:
+    """Return a list for a sentence, with at most `limit` names: ``a, b and 3 more``."""
+    names = list(names)
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
-    Where they are more, names that differ in their numbers alone are folded (``layer.*.bias``), if the pattern means no
-    other parameter.
 
-    `everything` are all parameters of the set-up: a subtree is named by its prefix only if it is hit whole.
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate most like `word`, compared without case; None when none comes close."""
+    import difflib  # not needed before something was misspelled
+
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    folded = word.casefold()
+    meant = re.sub(r"(?<=\d)[oil]", lambda letter: {"o": "0"}.get(letter.group(), "1"), folded)  # GL4O1
+    close = difflib.get_close_matches(meant, by_folded, n=1, cutoff=0.6)
+    return by_folded[close[0]] if close else None
+
+
+def summarize_names(parameters: Sequence[Named], everything: Sequence[Named], limit: int = 4) -> str:
+    """Return the names and counts of parameters: ``encoder.*, head.bias (149 tensors, 85.1M parameters)``.
+
+    A subtree is named by its prefix if all of its parameters are among them. Of more than `limit` names, those that
+    differ in their numbers alone are folded (``layer.*.bias``), if the pattern matches no other parameter. `everything`
+    are all parameters of the model.
     """
     if not parameters:
         return "no parameter"
@@ -57,16 +89,11 @@ def in_words(parameters: Sequence[Named], everything: Sequence[Named], limit: in
         names.append(group)
     if len(names) > limit:
         names = _folded(names, wanted, everything)
-    total = sum(p.numel for p in parameters)
-    listed = ", ".join(names[:limit])
-    if len(names) > limit:
-        listed += f" and {len(names) - limit} more"
-    plural = "" if len(parameters) == 1 else "s"
-    return f"{listed} ({len(parameters)} {noun}{plural}, {count(total)})"
+    return f"{list_of(names, limit)} ({counts(parameters)})"
 
 
 def _largest(fqn: str, wanted: set[str], everything: Sequence[Named]) -> tuple[str, set[str]]:
-    """The widest prefix of a name whose parameters are all wanted, with those parameters."""
+    """Return the widest prefix of a name whose parameters are all wanted, with those parameters."""
     parts = fqn.split(".")
     for depth in range(1, len(parts)):
         prefix = ".".join(parts[:depth]) + "."
@@ -77,7 +104,7 @@ def _largest(fqn: str, wanted: set[str], everything: Sequence[Named]) -> tuple[s
 
 
 def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named]) -> list[str]:
-    """Names with those that differ in their numbers alone as one pattern, where that fits nothing else."""
+    """Return names, with those that differ in their numbers alone as one pattern where it matches nothing else."""
     shapes: dict[str, list[str]] = {}
     for name in names:
         shape = ".".join("*" if part.isdigit() else part for part in name.split("."))
@@ -87,3 +114,32 @@ def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named])
         exact = all(p.fqn in wanted for p in everything if fnmatchcase(p.fqn, shape))
         folded += [shape] if len(members) > 1 and exact else members
     return folded
+
+
+def fold_names(names: Iterable[str]) -> list[str]:
+    """Return names folded below their common path, each with its count: ``encoder.* (148 tensors)``, ``head.bias``.
+
+    Unlike `summarize_names` it needs no model: names that start alike are one group. A name alone stays as it is.
+    """
+    branches: dict[str, list[list[str]]] = {}
+    for name in dict.fromkeys(names):
+        parts = name.split(".")
+        branches.setdefault(parts[0], []).append(parts)
+    labels: list[str] = []
+    for members in branches.values():
+        parent = _common_parent(members)
+        if len(members) == 1 or not parent:
+            labels += [".".join(parts) for parts in members]
+        else:
+            labels.append(f"{'.'.join(parent)}.* ({plural(len(members), 'tensor')})")
+    return labels
+
+
+def _common_parent(names: list[list[str]]) -> list[str]:
+    """Return the longest path that all names lie below; a name itself is never its own parent."""
+    first, last = min(names), max(names)
+    shortest = min(len(name) for name in names)
+    length = 0
+    while length < shortest - 1 and first[length] == last[length]:
+        length += 1
+    return first[:length]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, ModuleCall, Rule, Severity, agree
+from gradlint import Context, Finding, Fix, ModuleCall, Rule, Severity, inflect
 
 
 class FrozenBranchStillPays(Rule):
@@ -71,7 +71,7 @@ class FrozenBranchStillPays(Rule):
             yield context.finding(
                 self,
                 f"{module.fqn} is frozen, and autograd records it for the sake of its input alone: "
-                f"{context.names(parameters)} {agree(parameters, 'keep')} activations that nothing trainable needs.",
+                f"{context.names(parameters)} {inflect(parameters, 'keep')} activations that nothing trainable needs.",
                 at=call.site,
                 parameters=parameters,
                 fix=Fix("Run it under torch.no_grad(), or give it an input that does not need grad."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Parameter, Rule, Severity, agree
+from gradlint import Context, Event, Finding, Fix, Location, Module, Parameter, Rule, Severity, inflect
 
 
 class FrozenNormUpdatesStats(Rule):
@@ -93,7 +93,7 @@ class FrozenNormUpdatesStats(Rule):
             )
             layers = "norm layer" if len(modules) == 1 else "norm layers"
             message = (
-                f"{len(modules)} frozen {layers} {agree(modules, 'still update')} running statistics in train mode: "
+                f"{len(modules)} frozen {layers} {inflect(modules, 'still update')} running statistics in train mode: "
                 f"{listed}. requires_grad=False does not stop buffers."
             )
             if by_batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, agree
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, inflect
 
 
 class LayerCreatedInForward(Rule):
@@ -74,8 +74,8 @@ class LayerCreatedInForward(Rule):
         for site, parameters in groups.items():
             yield context.finding(
                 self,
-                f"{context.names(parameters)} {agree(parameters, 'are')} created in every forward: what is learned is "
-                "thrown away.",
+                f"{context.names(parameters)} {inflect(parameters, 'are')} created in every forward: what is "
+                "learned is thrown away.",
                 at=site,
                 parameters=parameters,
                 related=context.callers(site, "in the forward called here", 1),

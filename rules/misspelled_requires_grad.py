@@ -20,11 +20,11 @@ from gradlint import (
     Severity,
     SourceModule,
     Write,
-    agree,
     attribute_writes,
     best_write,
     freezes,
     idle_statements,
+    inflect,
     module_class,
     spelled,
 )
@@ -177,9 +177,9 @@ class MisspelledRequiresGrad(Rule):
                 right = f"requires_grad_({value})" if (name, value) in on_modules else f"requires_grad = {value}"
                 yield context.finding(
                     self,
-                    f"{name} is not requires_grad: {context.names(mine)} {agree(mine, 'stay')} frozen."
+                    f"{name} is not requires_grad: {context.names(mine)} {inflect(mine, 'stay')} frozen."
                     if value
-                    else f"{name} is not requires_grad: {context.names(mine)} {agree(mine, 'still train')}.",
+                    else f"{name} is not requires_grad: {context.names(mine)} {inflect(mine, 'still train')}.",
                     at=where,
                     parameters=mine,
                     fix=_fix(write, right),
@@ -212,7 +212,7 @@ class MisspelledRequiresGrad(Rule):
             if not mine or (kind == "==" and value is None):
                 continue  # its source is judged all the same
             what = "this compares and drops the result" if kind == "==" else "this names the method without a call"
-            state = agree(mine, "stay") + " as before" if kind != "==" or value else agree(mine, "still train")
+            state = inflect(mine, "stay") + " as before" if kind != "==" or value else inflect(mine, "still train")
             yield context.finding(
                 self,
                 f"{what}: {context.names(mine)} {state}.",

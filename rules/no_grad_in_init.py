@@ -16,10 +16,10 @@ from gradlint import (
     Rule,
     Severity,
     SourceModule,
-    agree,
     frozen_elsewhere,
     grad_off_bindings,
     in_grad_off,
+    inflect,
     is_project,
     module_class,
     own_attribute,
@@ -101,7 +101,7 @@ class NoGradInInit(Rule):
                 names = [module.text(target) for target, _ in made]
                 yield module.finding(
                     self,
-                    f"{', '.join(names)} {agree(names, 'still train')}: grad mode does not matter to the creation of "
+                    f"{', '.join(names)} {inflect(names, 'still train')}: grad mode does not matter to the creation of "
                     f"layers, so this {region.how} freezes nothing.{_extra(region.how)}",
                     region.expression,
                     related=[module.related("created here", made[0][1])],
@@ -129,7 +129,7 @@ class NoGradInInit(Rule):
             parameters = [p for p, _ in members]
             yield context.finding(
                 self,
-                f"{context.names(parameters)} {agree(parameters, 'still train')}: grad mode does not matter to the "
+                f"{context.names(parameters)} {inflect(parameters, 'still train')}: grad mode does not matter to the "
                 f"creation of layers, so this {how} freezes nothing.{_extra(how)}",
                 at=where,
                 parameters=parameters,

@@ -16,11 +16,11 @@ from gradlint import (
     Rule,
     Severity,
     SourceModule,
-    agree,
     dotted,
     executed_functions,
     frozen_elsewhere,
     grad_off_bindings,
+    inflect,
     module_class,
     own_attribute,
     region_location,
@@ -142,7 +142,7 @@ class NoOpFreeze(Rule):
             yield context.finding(
                 self,
                 f"this block only gives names to what exists, so it freezes nothing: {context.names(wrong)} "
-                f"{agree(wrong, 'still train')}.",
+                f"{inflect(wrong, 'still train')}.",
                 at=function.location(node.items[0].context_expr),
                 parameters=wrong,
                 fix=_FREEZE,
@@ -154,7 +154,7 @@ class NoOpFreeze(Rule):
         wrong = [p for p in read if p.requires_grad]
         for _, why in _flag_of_another(statement):
             if wrong:
-                text = f"{why}: {context.names(wrong)} {agree(wrong, 'still train')}."
+                text = f"{why}: {context.names(wrong)} {inflect(wrong, 'still train')}."
                 yield context.finding(self, text, at=function.location(statement), parameters=wrong, fix=_ON_ITSELF)
 
     def _dropped(self, context: Context, function: Function, statement: ast.stmt) -> Iterator[Finding]:
@@ -162,7 +162,7 @@ class NoOpFreeze(Rule):
             for module in _named(context, dotted(layer)[1:]):
                 if isinstance(inspect.getattr_static(module.type, "from_pretrained", None), classmethod):
                     kept = context.trace.below(module)
-                    text = _dropped(context.names(kept), agree(kept, "stay"))
+                    text = _dropped(context.names(kept), inflect(kept, "stay"))
                     yield context.finding(self, text, at=function.location(statement), parameters=kept, fix=_USE)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, agree
+from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, inflect
 
 
 class PartlyFrozenNorm(Rule):
@@ -102,7 +102,7 @@ class PartlyFrozenNorm(Rule):
                 text = f"this freezes {len(whole)} {kind} layers and misses {len(missed)}: {context.names(wrong)}."
             elif halves:
                 wrong = halves
-                text = f"this freezes norm layers by half: {context.names(wrong)} {agree(wrong, 'still train')}."
+                text = f"this freezes norm layers by half: {context.names(wrong)} {inflect(wrong, 'still train')}."
             else:
                 continue
             yield context.finding(

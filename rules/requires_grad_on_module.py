@@ -17,10 +17,10 @@ from gradlint import (
     Severity,
     SourceModule,
     Write,
-    agree,
     attribute_writes,
     best_write,
     freezes,
+    inflect,
     spelled,
 )
 
@@ -114,7 +114,7 @@ class RequiresGradOnModule(Rule):
                 parameters += wrong
         for where, (write, modules, parameters) in groups.items():
             value = bool(vars(modules[0].module)["requires_grad"])
-            still = agree(parameters, "stay") + " frozen" if value else agree(parameters, "still train")
+            still = inflect(parameters, "stay") + " frozen" if value else inflect(parameters, "still train")
             yield context.finding(
                 self,
                 f"{context.names(parameters)} {still}: an nn.Module has no requires_grad, so this only makes a Python "

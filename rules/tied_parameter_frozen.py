@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, agree
+from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, inflect
 
 
 class TiedParameterFrozen(Rule):
@@ -109,7 +109,7 @@ class TiedParameterFrozen(Rule):
         if freeze is not None:
             text = f"{names} are one tensor: this sets it training again, though it was frozen under its other name."
         else:
-            others = f"{context.names(rest)} {agree(rest, 'train')}"
+            others = f"{context.names(rest)} {inflect(rest, 'train')}"
             text = f"{names} are one tensor: this freezes it under both names, while {others} on."
         return context.finding(
             self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Loose, Rule, Severity, agree, assigned_at, variable_assigned_at
+from gradlint import Context, Finding, Fix, Loose, Rule, Severity, assigned_at, inflect, variable_assigned_at
 
 
 class UnregisteredParameter(Rule):
@@ -77,13 +77,13 @@ class UnregisteredParameter(Rule):
         for (number, attribute), members in groups.items():
             first = members[0]
             names = ", ".join(m.held.fqn for m in members)
-            are = agree(members, "are")
+            are = inflect(members, "are")
             if not first.leaf:
                 what = f"{are} computed from a leaf and so no Parameter"
             elif first.parameter:
                 what = f"{are} nn.Parameter in a place that registers nothing"
             else:
-                what = f"{agree(members, 'need')} grad and {are} no Parameter"
+                what = f"{inflect(members, 'need')} grad and {are} no Parameter"
             if first.held.variable:
                 where = trace.location(first.site) or variable_assigned_at(trace, attribute)
             else:

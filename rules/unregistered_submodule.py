@@ -16,9 +16,9 @@ from gradlint import (
     Rule,
     Severity,
     SourceModule,
-    agree,
     assigned_at,
     in_grad_off,
+    inflect,
     module_class,
     own_attribute,
     trains,
@@ -141,8 +141,8 @@ class UnregisteredSubmodule(Rule):
                 how = f"{attribute} is a plain {type(vars(holder.module).get(attribute)).__name__}"
             yield context.finding(
                 self,
-                f"{context.names(parameters)} {agree(parameters, 'run')} in the forward and "
-                f"{agree(parameters, 'are')} no part of the model: {how}, which registers nothing.",
+                f"{context.names(parameters)} {inflect(parameters, 'run')} in the forward and "
+                f"{inflect(parameters, 'are')} no part of the model: {how}, which registers nothing.",
                 at=where if where is not None or made is None else made.site,
                 parameters=parameters,
                 related=[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity, agree, group_location
+from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity, group_location, inflect
 
 
 class ZeroLearningRateGroup(Rule):
@@ -73,8 +73,8 @@ class ZeroLearningRateGroup(Rule):
                 which = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
                 yield context.finding(
                     self,
-                    f"{which} has learning rate 0: {context.names(parameters)} {agree(parameters, 'get')} a gradient "
-                    f"in every step and never {agree(parameters, 'move')}.",
+                    f"{which} has learning rate 0: {context.names(parameters)} {inflect(parameters, 'get')} a gradient "
+                    f"in every step and never {inflect(parameters, 'move')}.",
                     at=group_location(trace, optimizer, group),
                     parameters=parameters,
                     related=[

@@ -286,7 +286,7 @@ def noticed(case: Case, alive: dict[int, Mutant], files: dict[Path, Any]) -> set
 def _judged(code: Any, path: Path, trace: Any, found: Any) -> list[Any]:
     """What the rules of one file say of a recording and of the code that ran in it."""
     from gradlint.engine.source_of_recording import source_findings
-    from gradlint.rulekit.rule import Context
+    from gradlint.rulekit.context import Context
 
     context = Context(trace, found)
     rules = rules_of(code, path)

@@ -60,13 +60,14 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
                 "assert_trains: 2 parameters declared to train, not training",
                 "GL701 declared-trainable-does-not-train error",
                 "| model.encoder.requires_grad_(False) # the freeze",
-                "encoder.* (2 parameters, 40) are declared to train ('encoder.*') and do not: they are frozen.",
+                "encoder.* (2 tensors, 40 parameters) are declared to train ('encoder.*') and do not: they are frozen.",
                 "fix: ",
             ],
         ),
         (
             "gradlint.assert_trains(partial(setup, Net(), rate=0.0), 'head.bias')",
-            ["head.bias (1 parameter, 2) is declared to train ('head.bias') and does not: the learning rate is 0."],
+            ["head.bias (1 tensor, 2 parameters) is declared to train ('head.bias') and does not: "
+             "the learning rate is 0."],
         ),
         (
             "gradlint.assert_trains({**build(), 'loss': None, 'step': print}, 'head.*')",
@@ -81,7 +82,8 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
                 "assert_frozen: 2 parameters declared frozen, moving",
                 "GL702 declared-frozen-trains error",
                 "| optimizer = torch.optim.SGD(",
-                "encoder.* (2 parameters, 40) are declared frozen ('encoder.*') and would move: reached by gradient",
+                "encoder.* (2 tensors, 40 parameters) are declared frozen ('encoder.*') and would move: "
+                "reached by gradient",
                 "gradient reaches them through here: model.py:",
                 "| h = self.encoder(x)",
             ],
@@ -95,8 +97,8 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
             [
                 "assert_gradient_flows: 4 parameters without gradient",
                 "self.aux(h.detach())",
-                "no gradient comes to encoder.* (2 parameters, 40): detach() stops the gradient.",
-                "no gradient comes to head.* (2 parameters, 18): the result of linear is dropped.",
+                "no gradient comes to encoder.* (2 tensors, 40 parameters): detach() stops the gradient.",
+                "no gradient comes to head.* (2 tensors, 18 parameters): the result of linear is dropped.",
             ],
         ),
         (
@@ -104,7 +106,7 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
             [
                 "assert_no_gradient: 2 parameters with gradient",
                 "| h = self.encoder(x)",
-                "gradient comes to encoder.* (2 parameters, 40).",
+                "gradient comes to encoder.* (2 tensors, 40 parameters).",
                 "and by way of: model.py:",
             ],
         ),
@@ -269,9 +271,9 @@ def test_founding_rows(project: pytest.Pytester) -> None:
     result = inside(project)
     result.assert_outcomes(passed=1, failed=2)
     text = words(result)
-    assert "generator.* (4 parameters, 164) are declared to train ('generator.*') and do not: no_grad keeps" in text
+    assert "generator.* (4 tensors, 164 parameters) are declared to train ('generator.*') and do not: no_grad" in text
     assert "| with torch.no_grad(): # error" in text
-    assert "encoder.* (4 parameters, 160) are declared frozen ('encoder.*') and would move" in text
+    assert "encoder.* (4 tensors, 160 parameters) are declared frozen ('encoder.*') and would move" in text
     assert "| return self.encoder(self.generator(code)), code" in text
 
 

@@ -110,7 +110,7 @@ def test_options_add_to_what_the_set_up_declares(capsys: pytest.CaptureFixture[s
     assert cli.main(["check", target, "--trains", "generator.*", "--frozen", "scale", "--output-format=concise"]) == 1
     out = capsys.readouterr().out
     assert (
-        "GL702 encoder.* (4 parameters, 160)" in out
+        "GL702 encoder.* (4 tensors, 160 parameters)" in out
         and "'scale', which is declared frozen (declared in --frozen)" in out
     )
     assert "GL701" not in out
@@ -231,4 +231,4 @@ class Gan:
 def test_recorded_steps_tell_what_trains_in_turns() -> None:
     assert codes(lambda: Gan().setup(), trains=["generator.*", "critic.*"]) == []
     found = codes(lambda: Gan().setup(), frozen=["critic.*"])
-    assert [code for code, _ in found] == ["GL702"] and "critic.* (2 parameters, 7)" in found[0][1]
+    assert [code for code, _ in found] == ["GL702"] and "critic.* (2 tensors, 7 parameters)" in found[0][1]

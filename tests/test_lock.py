@@ -117,18 +117,18 @@ def test_moved_lines_do_not_matter(project: Path, capsys: pytest.CaptureFixture[
         (
             "changed here",
             "model.layer[11].requires_grad_(False)",
-            "layer.11.* (2 tensors, 20) stopped training: frozen at model.py:{line}",
+            "layer.11.* (2 tensors, 20 parameters) stopped training: frozen at model.py:{line}",
         ),
         (
             "cut here",
             "x = x.detach()",
-            "layer.* (24 tensors, 240) stopped training: detach() stops the gradient at model.py:{line}",
+            "layer.* (24 tensors, 240 parameters) stopped training: detach() stops the gradient at model.py:{line}",
         ),
         (
             "changed here",
             "model.head = nn.Linear(4, 3)",
-            "head.weight (1 tensor, 12) changed shape: 3x4, 2x4 before\n"
-            "head.bias (1 tensor, 3) changed shape: 3, 2 before",
+            "head.weight (1 tensor, 12 parameters) changed shape: 3x4, 2x4 before\n"
+            "head.bias (1 tensor, 3 parameters) changed shape: 3, 2 before",
         ),
         (
             "changed here",
@@ -138,12 +138,12 @@ def test_moved_lines_do_not_matter(project: Path, capsys: pytest.CaptureFixture[
         (
             "made here",
             "self.extra = nn.Linear(2, 2)",
-            "extra.* (2 tensors, 6) are new, never run in this forward, see model.py:{line}",
+            "extra.* (2 tensors, 6 parameters) are new, never run in this forward, see model.py:{line}",
         ),
         (
             "changed here",
             "model.norm = nn.Identity()",
-            "norm.* (2 tensors, 8) are gone, training before",
+            "norm.* (2 tensors, 8 parameters) are gone, training before",
         ),
     ],
 )
@@ -162,7 +162,8 @@ def test_the_other_way_round(project: Path, capsys: pytest.CaptureFixture[str]) 
     text = (project / "model.py").read_text(encoding="utf-8")
     (project / "model.py").write_text(text.replace("model.layer[11].requires_grad_(False)", "pass"), encoding="utf-8")
     assert run(capsys, "diff")[1] == (
-        f"layer.11.* (2 tensors, 20) started training: reached by gradient and held by SGD, see model.py:{line + 1}\n"
+        "layer.11.* (2 tensors, 20 parameters) started training: reached by gradient and held by SGD, "
+        f"see model.py:{line + 1}\n"
     )
 
 
@@ -189,7 +190,7 @@ def test_two_targets_and_two_files(project: Path, capsys: pytest.CaptureFixture[
         project,
         "\n\ndef build_less():\n    setup = build()\n    setup['model'].head.requires_grad_(False)\n    return setup\n",
     )
-    said = "head.* (2 tensors, 10) stopped training: frozen"
+    said = "head.* (2 tensors, 10 parameters) stopped training: frozen"
     assert run(capsys, "diff", "model.py:build", "model.py:build_less")[1].startswith(f"{said} at model.py:")
     run(capsys, "lock", "--lock-file", "a.lock")
     run(capsys, "lock", "--lock-file", "b.lock", "model.py:build_less")
@@ -360,7 +361,7 @@ def test_every_transition_has_words() -> None:
             after.why["w"] = ("because", Location("/m.py", 3))
             texts = [c.text for c in changes(before, after)]
             if old != new:
-                assert len(texts) == 1 and texts[0].startswith("w (1 tensor, 2) ") and "because" in texts[0]
+                assert len(texts) == 1 and texts[0].startswith("w (1 tensor, 2 parameters) ") and "because" in texts[0]
             else:
                 assert len(texts) == (new == "starved")
 

@@ -100,7 +100,7 @@ def test_starved_parameters_go_by_their_names(case):
 
 def test_each_parameter_of_a_subtree_is_counted_once():
     finding = starved(nn.Sequential(*[nn.Linear(4, 4)] * 2), X)
-    assert "(2 parameters, 20)" in finding.message
+    assert "(2 tensors, 20 parameters)" in finding.message
 
 
 def test_several_models_lend_their_names():

@@ -16,9 +16,9 @@ from gradlint.findings import Edit, Failure, Finding, Fix, Note, Related, Report
 from gradlint.location import Location
 from gradlint.report import as_json, catalogue, concise, full
 from gradlint.report.excerpt import excerpt
-from gradlint.report.grouping import describe, group
 from gradlint.report.summary import summary
-from gradlint.report.view import View, cells, plural, shown_path, wrap
+from gradlint.report.view import View, cells, shown_path, wrap
+from gradlint.wording import fold_names, plural
 
 TARGET = "model.py:build"
 SEEN = TargetSummary(TARGET, "float32[2, 3] (searched)", "output.loss", 412, 410, 2, 0, 0, 410, 85_100_000,
@@ -199,7 +199,7 @@ def test_missing_source_is_said(tmp_path: Path) -> None:
 )
 def test_parameters_are_listed_unless_the_message_names_them(tmp_path: Path, message: str, listed: bool) -> None:
     report = Report(findings=[finding(message, parameters=("a.weight", "a.bias"))])
-    assert ("parameters: a.* (2 parameters)" in render(report, tmp_path)) is listed
+    assert ("parameters: a.* (2 tensors)" in render(report, tmp_path)) is listed
 
 
 def test_long_lists_are_folded(tmp_path: Path) -> None:
@@ -352,38 +352,30 @@ def test_json_is_ascii(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "everything", "expected"),
+    ("names", "expected"),
     [
-        (["a"], None, [("a", 1)]),
-        (["a.weight", "a.bias"], None, [("a.*", 2)]),
-        (["enc.0.w", "enc.1.w", "head.w"], None, [("enc.*", 2), ("head.w", 1)]),
-        (["enc.layer.0.w", "enc.layer.1.w"], None, [("enc.layer.*", 2)]),
-        (["a", "a.b"], None, [("a", 1), ("a.b", 1)]),
-        (["a.w", "a.w"], None, [("a.w", 1)]),
-        ([], None, []),
-        (["enc.0.w", "enc.0.b"], ["enc.0.w", "enc.0.b", "enc.1.w"], [("enc.0.*", 2)]),
-        (["enc.0.w", "enc.0.b", "enc.1.w"], ["enc.0.w", "enc.0.b", "enc.1.w", "x"], [("enc.*", 3)]),
-        (["enc.0.b", "enc.1.b"], ["enc.0.b", "enc.0.w", "enc.1.b", "enc.1.w"], [("enc.*.b", 2)]),
-        (["a.w"], ["a.w", "b.w"], [("a.w", 1)]),
+        (["a"], ["a"]),
+        (["a.weight", "a.bias"], ["a.* (2 tensors)"]),
+        (["enc.0.w", "enc.1.w", "head.w"], ["enc.* (2 tensors)", "head.w"]),
+        (["enc.layer.0.w", "enc.layer.1.w"], ["enc.layer.* (2 tensors)"]),
+        (["a", "a.b"], ["a", "a.b"]),
+        (["a.w", "a.w"], ["a.w"]),
+        ([], []),
     ],
 )
-def test_group(names: list[str], everything: list[str] | None, expected: list[tuple[str, int]]) -> None:
-    assert group(names, everything) == expected
+def test_fold_names(names: list[str], expected: list[str]) -> None:
+    assert fold_names(names) == expected
 
 
 NAMES = st.lists(st.lists(st.sampled_from(["0", "1", "a", "b", "weight"]), min_size=1, max_size=4).map(".".join))
 
 
 @settings(deadline=None)
-@given(names=NAMES, others=st.none() | NAMES)
-def test_every_name_is_counted_once_and_matched(names: list[str], others: list[str] | None) -> None:
-    groups = group(names, others)
-    assert sum(count for _, count in groups) == len(set(names))
-    assert all(any(fnmatch.fnmatchcase(name, label) for label, _ in groups) for name in names)
-
-
-def test_describe() -> None:
-    assert describe(["enc.w", "enc.b", "head.w"]) == ["enc.* (2 parameters)", "head.w"]
+@given(names=NAMES)
+def test_every_name_is_counted_once_and_matched(names: list[str]) -> None:
+    labels = [label.partition(" (") for label in fold_names(names)]
+    assert sum(int(counted.split()[0]) if counted else 1 for _, _, counted in labels) == len(set(names))
+    assert all(any(fnmatch.fnmatchcase(name, pattern) for pattern, _, _ in labels) for name in names)
 
 
 @pytest.mark.parametrize(

@@ -28,42 +28,48 @@ EXPECTED: dict[str, tuple[list[str], list[str], list[str]]] = {
     "thawed": (
         ["GL702"],
         [FROZEN],
-        ["(55 tensors, 16.2 k) started training: set trainable after a freeze", "frozen no longer: never run"],
+        [
+            "(55 tensors, 16.2k parameters) started training: set trainable after a freeze",
+            "frozen no longer: never run",
+        ],
     ),
     "optimizer_too_early": (
         ["GL701"],
         [TRAINS, CLEAN],
         [
-            "(14 tensors, 819) stopped training: not held by AdamW",
-            "(57 tensors, 16.2 k) are now held by AdamW lr=0.001",
+            "(14 tensors, 819 parameters) stopped training: not held by AdamW",
+            "(57 tensors, 16.2k parameters) are now held by AdamW lr=0.001",
         ],
     ),
     "head_not_kept": (
         ["GL703"],
         [TRAINS],
         [
-            "classifier.* (2 tensors, 51) are new, frozen",
-            "modules_to_save.* (2 tensors, 51) are gone, training before",
-            "original_module.* (2 tensors, 51) are gone, frozen before",
+            "classifier.* (2 tensors, 51 parameters) are new, frozen",
+            "modules_to_save.* (2 tensors, 51 parameters) are gone, training before",
+            "original_module.* (2 tensors, 51 parameters) are gone, frozen before",
         ],
     ),
     "under_no_grad": (
         ["GL701"],
         [TRAINS, FLOWS, CLEAN],
-        ["(12 tensors, 768) stopped training: no_grad keeps the gradient from being recorded"],
+        ["(12 tensors, 768 parameters) stopped training: no_grad keeps the gradient from being recorded"],
     ),
     "config_for_inference": (
         ["GL701"],
         [TRAINS, FLOWS, CLEAN],
-        ["(14 tensors, 819) stopped training: frozen", "(57 tensors, 16.2 k) are now held by AdamW lr=0.001"],
+        [
+            "(14 tensors, 819 parameters) stopped training: frozen",
+            "(57 tensors, 16.2k parameters) are now held by AdamW lr=0.001",
+        ],
     ),
     "queries_alone": (
         [],
         [],
         [
-            "(6 tensors, 816) are new, frozen",
-            "(6 tensors, 816) are gone, frozen before",
-            "(6 tensors, 384) are gone, training before",
+            "(6 tensors, 816 parameters) are new, frozen",
+            "(6 tensors, 816 parameters) are gone, frozen before",
+            "(6 tensors, 384 parameters) are gone, training before",
         ],
     ),
 }

@@ -96,7 +96,7 @@ class Commands(click.Group):
         """
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            from gradlint.rulekit.selection import nearest  # loads what --version need not
+            from gradlint.wording import nearest  # loads what --version need not
 
             near = nearest(name, self.list_commands(ctx))
             if near is None and (":" in name or name.endswith(".py") or Path(name).exists()):

@@ -175,7 +175,8 @@ def _key(target: str, lock_file: str) -> str:
 
 def _account(path: Path, before: dict[str, Snapshot], now: dict[str, Snapshot], changed: bool, view: View) -> str:
     """What was written, and what is different in it."""
-    from gradlint.report.view import plural, shown_path
+    from gradlint.report.view import shown_path
+    from gradlint.wording import plural
 
     name = shown_path(str(path), view.root)
     lines = [f"{name}: {plural(len(now), 'target')} {'written' if changed else 'as before'}"]

@@ -11,11 +11,12 @@ from gradlint.cli.check import Checker, Found, Request
 from gradlint.cli.exits import CLEAN, FAILED, FOUND, Interrupted
 from gradlint.errors import UsageError
 from gradlint.findings import Note, Report, Severity
-from gradlint.report.view import View, plural, shown_path
+from gradlint.report.view import View, shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
 from gradlint.triage.baseline import Baseline
 from gradlint.triage.fixes import write_atomically
+from gradlint.wording import plural
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def _settings(file: Path, data: dict[str, Any], where: str) -> Settings:
 
 
 def _hint(word: str, known: Iterable[str]) -> str:
-    from gradlint.rulekit.selection import nearest
+    from gradlint.wording import nearest
 
     near = nearest(word.replace("_", "-"), known)
     return f"; did you mean {near}?" if near else f"; known are {', '.join(sorted(known))}"
@@ -263,7 +263,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         if value not in choices or not isinstance(value, str):
-            from gradlint.rulekit.selection import nearest
+            from gradlint.wording import nearest
 
             near = nearest(value, choices) if isinstance(value, str) else None
             got = f"{value!r}{f'; did you mean {near}?' if near else ''}" if isinstance(value, str) else _kind(value)

@@ -16,9 +16,10 @@ from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import titled
 from gradlint.load.setup import Setup, normalize
 from gradlint.load.target import Target, call_build, loaded, parse_target
+from gradlint.rulekit.context import Context
 from gradlint.rulekit.contract import KINDS, own_declarations
-from gradlint.rulekit.rule import ON_REQUEST, Context, Rule
-from gradlint.wording import in_words
+from gradlint.rulekit.rule import ON_REQUEST, Rule
+from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:
     from gradlint.lock.snapshot import Snapshot
@@ -214,7 +215,7 @@ def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bo
         note = Note(trace.target, f"not recorded: {what}", "GL003", trace.location(site))
         seen.setdefault((what, note.location), note)
     if flow.undecided:
-        names = in_words(flow.by_index(flow.undecided), trace.parameters)
+        names = summarize_names(flow.by_index(flow.undecided), trace.parameters)
         text = f"not decided: values of {names} left torch, and {flow.why_undecided}"
         seen[text, None] = Note(trace.target, text, "GL003")
     if not strict:

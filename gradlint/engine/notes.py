@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradlint.wording import in_words
+from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:
     from gradlint.traces.trace import Parameter, Trace
@@ -66,7 +66,7 @@ def not_finite(roots: Sequence[Any], parameters: Iterable[Parameter]) -> list[st
         return ["the loss or an output is NaN or infinite with these inputs: what depends on values is less certain"]
     are = "is" if len(guilty) == 1 else "are"
     return [
-        f"the loss or an output is NaN or infinite, and so {are} {in_words(guilty, known)}: "
+        f"the loss or an output is NaN or infinite, and so {are} {summarize_names(guilty, known)}: "
         "load or initialise the weights before training"
     ]
 

@@ -11,7 +11,7 @@ from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import FROZEN, RESTS, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
 from gradlint.location import Location
 from gradlint.traces.trace import Optimizer, Parameter, Trace
-from gradlint.wording import in_words
+from gradlint.wording import summarize_names
 
 STATES = (TRAINS, FROZEN, STARVED, UNUSED, UNHELD, RESTS, UNKNOWN)
 _WORDS = {
@@ -139,7 +139,7 @@ def changes(before: Snapshot, after: Snapshot) -> list[Change]:
     found = []
     for (rank, clause, place), entries in sorted(groups.items(), key=lambda item: item[0][0]):
         everything = list((before if rank == 3 else after).entries.values())
-        subject = in_words(entries, everything, LISTED, noun="tensor")
+        subject = summarize_names(entries, everything, LISTED)
         verb = "" if clause.startswith(_VERBS) else "is " if len(entries) == 1 else "are "
         joint = " at " if entries[0].state in (FROZEN, STARVED) and rank < 3 else ", see "
         found.append(Change(tuple(e.fqn for e in entries), f"{subject} {verb}{clause}", place, joint))

@@ -13,10 +13,10 @@ from rich.text import Text
 from gradlint.findings import Failure, Finding, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
-from gradlint.report.grouping import describe
 from gradlint.report.summary import sources, summary
-from gradlint.report.view import View, cells, plural, shown_path, wrap
+from gradlint.report.view import View, cells, shown_path, wrap
 from gradlint.triage.fixes import applicable
+from gradlint.wording import fold_names, plural
 
 SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 LISTED = 12
@@ -144,7 +144,7 @@ def _parameters(page: Page, finding: Finding) -> None:
     """List the parameters that the message does not name already."""
     if _names_all(finding.message, finding.parameters):
         return
-    labels = describe(finding.parameters)
+    labels = fold_names(finding.parameters)
     listed = labels if page.view.verbose or len(labels) <= LISTED + 1 else labels[:LISTED]
     rest = len(labels) - len(listed)
     more = f", {page.view.dots} and {rest} more" if rest else ""

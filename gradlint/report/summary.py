@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradlint.findings import SourceSummary, TargetSummary
-from gradlint.report.view import plural
+from gradlint.wording import plural
 
 
 def summary(target: TargetSummary) -> str:

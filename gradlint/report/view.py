@@ -114,11 +114,6 @@ def _cut(word: str, width: int) -> tuple[str, str]:
     return word[:end], word[end:]
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 error``, ``2 errors``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def shown_path(path: str, root: Path) -> str:
     """The path as reports show it: relative to `root` where it lies below, with forward slashes."""
     if not path or path.startswith("<"):

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from gradlint.errors import TargetError
 from gradlint.location import Location
 from gradlint.rulekit.executed_code import Function, executed_functions
-from gradlint.rulekit.selection import nearest
 from gradlint.traces.sites import syntax_tree
 from gradlint.traces.trace import Module, Parameter, Trace
-from gradlint.wording import in_words
+from gradlint.wording import nearest, summarize_names
 
 TRAINS = "trains"
 FROZEN = "frozen"
@@ -137,7 +136,7 @@ def _statistics(module: Module) -> list[str]:
 
 def _contradiction(trace: Trace, one: Declaration, other: Declaration, both: frozenset[str]) -> str:
     parameters = [p for p in trace.parameters if p.fqn in both]
-    names = in_words(parameters, trace.parameters) if parameters else ", ".join(sorted(both))
+    names = summarize_names(parameters, trace.parameters) if parameters else ", ".join(sorted(both))
     places = [_origin(d) for d in (one, other)]
     where = f" ({' and '.join(dict.fromkeys(p for p in places if p))})" if any(places) else ""
     return (

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from gradlint.findings import Finding, Fix, Severity
 from gradlint.flow.cut import Cut
-from gradlint.rulekit.rule import Context, Rule
+from gradlint.rulekit.context import Context
+from gradlint.rulekit.rule import Rule
 from gradlint.traces.sites import class_is_project
 
 

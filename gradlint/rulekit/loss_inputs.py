@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 
 from gradlint.findings import Finding, Fix, Severity
-from gradlint.rulekit.rule import Context, Rule
+from gradlint.rulekit.context import Context
+from gradlint.rulekit.rule import Rule
 from gradlint.traces.trace import Op
 
 

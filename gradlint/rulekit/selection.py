@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from gradlint.errors import UsageError
 from gradlint.findings import Finding, Report, Severity
 from gradlint.rulekit.registry import Entry, Registry
 from gradlint.rulekit.rule import Rule
+from gradlint.wording import nearest
 
 EVERYTHING = "ALL"
 """The selector that means every rule."""
@@ -96,15 +96,6 @@ def lookup(registry: Registry, code_or_name: str) -> Entry:
     if found is None or found[1] != _EXACT:
         raise UsageError(_unknown(code_or_name, registry.entries, prefixes=False))
     return found[0][0]
-
-
-def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `word`, compared without case; None when none comes close."""
-    by_folded = {candidate.casefold(): candidate for candidate in candidates}
-    folded = word.casefold()
-    meant = re.sub(r"(?<=\d)[oil]", lambda letter: {"o": "0"}.get(letter.group(), "1"), folded)  # GL4O1
-    close = difflib.get_close_matches(meant, by_folded, n=1, cutoff=0.6)
-    return by_folded[close[0]] if close else None
 
 
 def _strengths(selectors: Iterable[str], known: Sequence[Entry]) -> dict[str, int]:

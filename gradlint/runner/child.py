@@ -27,9 +27,9 @@ from gradlint.gc_pause import heap_spared
 from gradlint.load.build import Failed, raised
 from gradlint.recorder.hooks.gradients import EnoughRecorded
 from gradlint.recorder.observation import Observation
-from gradlint.report.view import plural
 from gradlint.rulekit import registry
 from gradlint.runner.job import Job, leave
+from gradlint.wording import plural
 
 _HELD_UP = 50
 """How often a script may catch the exception that ends it."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from gradlint.findings import Edit, Finding, Fix, Related, Severity
+from gradlint.findings import Edit, Finding, Fix, Related, Reporter, Severity
 from gradlint.location import Location
 from gradlint.source.kinds import Kind, Kinds
 from gradlint.source.names import Names
 from gradlint.source.scopes import Tree
 from gradlint.source.text import SourceText, parse
-
-if TYPE_CHECKING:
-    from gradlint.rulekit.rule import Rule
 
 S = TypeVar("S", bound=ast.stmt)
 _BLOCKS = {
@@ -121,7 +118,7 @@ class SourceModule:
 
     def finding(
         self,
-        rule: Rule,
+        rule: Reporter,
         message: str,
         at: ast.AST | Location,
         *,

@@ -317,7 +317,7 @@ def _stopped(
 ) -> Iterator[Finding]:
     """A finding for each cause that keeps gradient from parameters."""
     from gradlint.flow.outcome import standing
-    from gradlint.wording import in_words
+    from gradlint.wording import summarize_names
 
     groups: dict[tuple[tuple[Location, ...], str], list[Parameter]] = {}
     for parameter in parameters:
@@ -334,7 +334,7 @@ def _stopped(
             STOPPED,
             "to what it should reach",
             Severity.ERROR,
-            f"no gradient comes to {in_words(members, flow.trace.parameters)}: {why}.",
+            f"no gradient comes to {summarize_names(members, flow.trace.parameters)}: {why}.",
             lines[0] if lines else None,
             tuple(p.fqn for p in members),
             tuple(Related("and by way of", place) for place in lines[1:6]),
@@ -346,7 +346,7 @@ def _arrived(
     flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
 ) -> Iterator[Finding]:
     """A finding for each way by which gradient comes to parameters."""
-    from gradlint.wording import in_words
+    from gradlint.wording import summarize_names
 
     groups: dict[tuple[Location, ...], list[Parameter]] = {}
     for parameter in parameters:
@@ -359,7 +359,7 @@ def _arrived(
             ARRIVED,
             "to what it should not reach",
             Severity.ERROR,
-            f"gradient comes to {in_words(members, flow.trace.parameters)}.",
+            f"gradient comes to {summarize_names(members, flow.trace.parameters)}.",
             shown[0] if shown else None,
             tuple(p.fqn for p in members),
             tuple(Related("and by way of", place) for place in shown[1:]),

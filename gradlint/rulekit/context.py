@@ -1,0 +1,170 @@
+"""What a rule sees: one recorded training setup, or one source file, and the means to report findings about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import TypeVar
+
+from gradlint.findings import Finding, Fix, Related, Reporter, Severity
+from gradlint.flow.flow import Flow
+from gradlint.location import Location
+from gradlint.rulekit.contract import Contract, Declaration, own_declarations, resolve
+from gradlint.traces.trace import Event, Numeric, Parameter, Trace
+from gradlint.traces.training import Training
+from gradlint.wording import summarize_names
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+class Context:
+    """One recorded training setup and the facts derived from it."""
+
+    def __init__(self, trace: Trace, flow: Flow, declarations: Sequence[Declaration] | None = None) -> None:
+        self.trace = trace
+        """The recording: ops, events, parameters, modules, optimizers."""
+        self.flow = flow
+        """Which parameters data flows from and gradient flows to, and the cuts between."""
+        self._declarations = declarations
+
+    @cached_property
+    def contract(self) -> Contract:
+        """The parameters declared to train or to be frozen, by the setup itself and by the configuration.
+
+        Raises:
+            TargetError: two declarations contradict each other.
+        """
+        declared = own_declarations(self.trace) if self._declarations is None else self._declarations
+        return resolve(self.trace, declared)
+
+    @property
+    def training(self) -> Training:
+        """The recorded training steps; for rules that need ``step``."""
+        training = self.trace.training
+        assert training is not None, "only a rule that needs a step may ask for it"
+        return training
+
+    @property
+    def numeric(self) -> Numeric:
+        """The measured gradients; for rules that need ``numeric``."""
+        numeric = self.trace.numeric
+        assert numeric is not None, "only a rule that needs numeric may ask for it"
+        return numeric
+
+    def has(self, need: str) -> str | None:
+        """Return None if the setup has what a rule needs, else the reason why not."""
+        trace, training, numeric = self.trace, self.trace.training, self.trace.numeric
+        if need == "contract" and not self.contract.declarations:
+            return "nothing is declared to train or to be frozen"
+        if need == "optimizer" and not trace.optimizers:
+            return "no optimizer given"
+        if need == "forward" and trace.forward_start >= len(trace.ops) and not trace.roots:
+            return "no forward was run"
+        if need == "loss" and self.flow.waits_for_step:
+            return "the training setup has a step and no loss, and its step ran no backward pass"
+        if need == "gradient" and self.flow.loss_lacks_gradient:
+            return "the loss does not require grad"
+        if need == "step" and training is None:
+            return "no step given"
+        if need == "step" and training is not None and not (training.backwards or training.steps):
+            return "the step ran no backward pass"
+        if need == "numeric" and numeric is None:
+            return "gradients are measured with --numeric only"
+        if need == "numeric" and numeric is not None and numeric.failure:
+            return "no gradient could be measured"
+        return None
+
+    def finding(
+        self,
+        rule: Reporter,
+        message: str,
+        at: Location | int | None,
+        parameters: Iterable[Parameter] = (),
+        related: Iterable[Related | None] = (),
+        fix: Fix | None = None,
+        severity: Severity | None = None,
+        demoted: bool = False,
+        aliases: bool = False,
+        named: Iterable[str] = (),
+    ) -> Finding:
+        """Return a finding of a rule, with its parameters in the model's order.
+
+        Args:
+            rule: the rule that reports it.
+            message: one or two sentences that name the call, its effect and the parameters.
+            at: a location or a site.
+            parameters: the parameters it hits.
+            related: other places; unknown ones (None), repeated ones and the primary location itself are left out.
+            fix: how to mend it.
+            severity: another severity than the rule's.
+            demoted: report it as info.
+            aliases: list each parameter under all of its names.
+            named: names of tensors that are no parameter of the model.
+        """
+        where = self.trace.location(at) if isinstance(at, int) else at
+        ordered = sorted({p.index: p for p in parameters}.values(), key=lambda p: p.index)
+        places: dict[tuple[str, int], Related] = {}
+        for place in related:
+            if place is not None and (where is None or place.location != where):
+                places.setdefault((place.location.path, place.location.line), place)
+        return Finding(
+            target=self.trace.target,
+            code=rule.code,
+            name=rule.name,
+            severity=Severity.INFO if demoted else rule.severity if severity is None else severity,
+            message=message,
+            location=where,
+            parameters=(*(name for p in ordered for name in (p.aliases if aliases else (p.fqn,))), *named),
+            related=tuple(places.values()),
+            fix=fix,
+        )
+
+    def related(self, message: str, at: Location | int | Event | None) -> Related | None:
+        """Return a related place; None if it is unknown."""
+        if at is None:
+            return None
+        if not isinstance(at, (int, Location)):
+            at = at.site
+        where = self.trace.location(at) if isinstance(at, int) else at
+        return Related(message, where) if where is not None else None
+
+    def place(self, at: Location | int | Event | None) -> str:
+        """Return a place for a message, as ``train.py:31``; an empty text if it is unknown."""
+        place = self.related("", at)
+        return f"{os.path.basename(place.location.path)}:{place.location.line}" if place is not None else ""
+
+    def by_user(self, site: int) -> bool:
+        """Return True if user code did it itself: the innermost frame of the site is in the user's project."""
+        frame = self.trace.sites.innermost(site) if site >= 0 else None
+        return frame is not None and frame.project
+
+    def callers(self, site: int, message: str = "called here", limit: int = 3) -> Iterator[Related]:
+        """Yield the frames of user code above the one that is blamed for a site, innermost first."""
+        blamed = self.trace.frame(site)
+        passed = False
+        count = 0
+        for frame in self.trace.sites.chain(site):
+            if passed and frame.project and count < limit:
+                count += 1
+                yield Related(message, frame.location)
+            passed = passed or frame is blamed
+
+    def names(self, parameters: Iterable[Parameter]) -> str:
+        """Return names and counts of parameters: ``encoder.* (148 tensors, 85.1M parameters)``."""
+        return summarize_names(list(parameters), self.trace.parameters)
+
+    def by_place(self, items: Iterable[T], key: Callable[[T], K]) -> list[tuple[K, list[T]]]:
+        """Return items grouped by a key, in the order in which each key first appears.
+
+        The key is a site, a location, or a tuple with all that the items of one finding have in common.
+        """
+        groups: dict[K, list[T]] = {}
+        for item in items:
+            groups.setdefault(key(item), []).append(item)
+        return list(groups.items())
+
+    def first_freeze(self, parameters: Iterable[Parameter]) -> Event | None:
+        """Return the event that froze the first parameter with a known one; None if none is known."""
+        return next((event for p in parameters if (event := p.frozen_by) is not None), None)
