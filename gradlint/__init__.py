@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from gradlint.flow.origin import origin, origins
     from gradlint.flow.outcome import (
         Standing,
-        drops,
         group_location,
         made_site,
         moves,
@@ -126,7 +125,7 @@ _HOMES = {
     "traces.sites": "Frame is_project syntax_tree",
     "rulekit.executed_code": "Function Write assigned_at attribute_writes best_write dotted executed_functions "
     "function_of given_at idle_statements uncalled variable_assigned_at",
-    "flow.outcome": "Standing drops group_location made_site moves nearest_optimizer replaced_frozen standing titled",
+    "flow.outcome": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing titled",
     "source.idioms": "Region freezes frozen_elsewhere grad_off_bindings grad_off_regions in_grad_off module_class "
     "own_attribute trains",
     "source.iterators": "consumed_whole",
@@ -227,7 +226,6 @@ __all__ = [
     "consumed_whole",
     "cut_findings",
     "dotted",
-    "drops",
     "executed_functions",
     "find_leaks",
     "freezes",

@@ -103,12 +103,11 @@ class AliasedNetwork(Rule):
     def _two_optimizers(self, context: Context, told: Container[int]) -> Iterator[Finding]:
         """Entries of the set-up's models that are one object, while each was given an optimizer of its own."""
         trace = context.trace
-        models = trace.setup.model if isinstance(trace.setup.model, dict) else {}
         entries: dict[int, list[str]] = {}
-        for name, model in models.items():
-            entries.setdefault(id(model), []).append(name)
+        for name, number in trace.setup.models:
+            entries.setdefault(number, []).append(name)
         for module in trace.modules:
-            names = entries.get(id(module.module), [])
+            names = entries.get(module.number, [])
             if len(names) < 2 or module.number in told:
                 continue
             parameters = trace.below(module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Rule, Severity, drops
+from gradlint import Context, Event, Finding, Fix, Location, Module, Rule, Severity
 
 
 class EvalUndoneByTrain(Rule):
@@ -115,7 +115,7 @@ def _ran(context: Context, part: Module, start: int, end: int) -> bool:
 
 def _sensitive(context: Context, module: Module) -> bool:
     """Whether a module depends on the mode; not frozen norms, of which GL201 speaks."""
-    if getattr(module.module, "running_mean", None) is not None:
+    if "running_mean" in module.running_stats:
         own = [context.trace.parameters[i] for i in module.parameters]
         return not own or any(p.requires_grad for p in own)
-    return drops(module.module)
+    return module.is_active_dropout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace, drops
+from gradlint import Context, Event, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace
 
 
 class FrozenDropoutActive(Rule):
@@ -79,7 +79,7 @@ class FrozenDropoutActive(Rule):
         groups: dict[tuple[Location | None, int], list[Module]] = {}
         frozen: dict[int, tuple[list[Parameter], Event | None]] = {}
         for module in trace.modules:
-            if module.number not in ran or not drops(module.module):
+            if module.number not in ran or not module.is_active_dropout:
                 continue
             top = _frozen_top(context, module)
             if top is None:
@@ -112,7 +112,7 @@ def _frozen_top(context: Context, module: Module) -> Module | None:
     while module.parent >= 0:
         module = trace.modules[module.parent]
         parameters = trace.below(module)
-        if any(p.requires_grad or p.tensor.requires_grad or p.written for p in parameters):
+        if not all(p.frozen_throughout and not p.written for p in parameters):
             break
         if parameters:
             top = module

@@ -79,7 +79,7 @@ class FrozenNormUpdatesStats(Rule):
                 continue
             own = [trace.parameters[i] for i in module.parameters]
             judged = own or _subtree(context, module)
-            if not judged or not all(_stays_frozen(p) for p in judged) or _moves_otherwise(context, judged):
+            if not judged or not all(p.frozen_throughout for p in judged) or _moves_otherwise(context, judged):
                 continue
             freeze = next((e for p in judged if (e := p.frozen_by) is not None), None)
             where = trace.location(freeze.site if freeze else module.registered_at)
@@ -124,11 +124,8 @@ def _moved(context: Context, module: Module) -> bool:
 
 def _by_batch(module: Module) -> bool:
     """Whether a norm layer ran in train mode with a momentum of 0: it keeps its statistics and does not use them."""
-    layer = module.module
-    return bool(
-        module.calls and layer.training and getattr(layer, "momentum", None) == 0
-        and getattr(layer, "running_mean", None) is not None
-    )  # fmt: skip
+    ran_in_train_mode = module.calls > 0 and module.training_after
+    return ran_in_train_mode and module.momentum == 0 and "running_mean" in module.running_stats
 
 
 def _subtree(context: Context, module: Module) -> list[Parameter]:
@@ -140,11 +137,6 @@ def _subtree(context: Context, module: Module) -> list[Parameter]:
         if found:
             return found
     return []
-
-
-def _stays_frozen(parameter: Parameter) -> bool:
-    """Frozen for the whole recording, not toggled around a call."""
-    return not parameter.requires_grad and not parameter.tensor.requires_grad
 
 
 def _moves_otherwise(context: Context, parameters: list[Parameter]) -> bool:

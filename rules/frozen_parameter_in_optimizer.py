@@ -81,7 +81,7 @@ class FrozenParameterInOptimizer(Rule):
         for optimizer in trace.optimizers:
             by_place: dict[tuple[int, bool], list[Parameter]] = {}
             for parameter in trace.parameters:
-                if parameter.requires_grad or parameter.tensor.requires_grad:
+                if not parameter.frozen_throughout:
                     continue
                 if parameter.key in trained:
                     continue  # frozen for the turn of another optimizer

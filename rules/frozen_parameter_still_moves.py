@@ -90,7 +90,7 @@ class FrozenParameterStillMoves(Rule):
                 if parameter not in known:
                     known.append(parameter)
         for at, (step, parameters) in found.items():
-            stepped = [o for o in trace.optimizers if id(o.optimizer) in step.optimizers]
+            stepped = [o for o in trace.optimizers if o.key in step.optimizers]
             yield context.finding(
                 self,
                 f"{context.names(parameters)} are frozen and still moved by the optimizer: an old gradient, momentum "

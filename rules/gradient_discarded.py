@@ -195,7 +195,5 @@ def _divided(trace: Trace, root: int, number: int) -> bool:
 
 def _hooked(context: Context) -> bool:
     """Whether hooks may take gradients where nobody sees them."""
-    held = [m.module for m in context.trace.modules]
-    return any(getattr(m, "_backward_hooks", None) or getattr(m, "_backward_pre_hooks", None) for m in held) or any(
-        p.tensor._backward_hooks for p in context.trace.parameters
-    )
+    trace = context.trace
+    return any(m.has_hook for m in trace.modules) or any(p.has_hook for p in trace.parameters)

@@ -6,8 +6,7 @@ import ast
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from gradlint import (
     Context,
@@ -158,11 +157,11 @@ class MisspelledRequiresGrad(Rule):
         wrong: dict[tuple[str, bool], list[Parameter]] = {}
         on_modules: set[tuple[str, bool]] = set()
         for parameter in trace.parameters:
-            for name, value in _near_misses(parameter.tensor):
+            for name, value in _near_misses(parameter.flags):
                 if _differs(parameter, value):
                     wrong.setdefault((name, value), []).append(parameter)
         for module in trace.modules:
-            for name, value in _near_misses(module.module):
+            for name, value in _near_misses(module.flags):
                 for parameter in trace.below(module):
                     if _differs(parameter, value):
                         wrong.setdefault((name, value), []).append(parameter)
@@ -189,11 +188,11 @@ class MisspelledRequiresGrad(Rule):
         """Buffers, tensors in plain attributes and inputs: what they are for is not known, so it weighs less."""
         trace = context.trace
         places: dict[tuple[str, bool, Location], tuple[Write, list[str]]] = {}
-        for fqn, tensor in _tensors(context):
-            for name, value in _near_misses(tensor):
-                write = best_write(attribute_writes(trace, name), fqn)
-                if write is not None and getattr(tensor, "requires_grad", value) != value:
-                    places.setdefault((name, value, write.location), (write, []))[1].append(fqn)
+        for tensor in trace.flagged:
+            for name, value in _near_misses(tensor.flags):
+                write = best_write(attribute_writes(trace, name), tensor.name)
+                if write is not None and tensor.requires_grad != value:
+                    places.setdefault((name, value, write.location), (write, []))[1].append(tensor.name)
         for (name, value, where), (write, names) in places.items():
             yield context.finding(
                 self,
@@ -260,41 +259,14 @@ def _overwritten(place: ast.AST) -> bool:
     return getattr(place, "attr", "") == "requires_grad_" and isinstance(getattr(place, "ctx", None), ast.Store)
 
 
-def _tensors(context: Context) -> Iterator[tuple[str, Any]]:
-    """The tensors of a set-up that are no parameters, by the name that the code has for them."""
-    for module in context.trace.modules:
-        prefix = f"{module.fqn}." if module.fqn else ""
-        own = getattr(module.module, "__dict__", {})
-        for name, value in {**own, **own.get("_buffers", {})}.items():
-            yield prefix + name, value
-    yield from _leaves("inputs", context.trace.setup.inputs)
-
-
-def _leaves(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(thing, dict):
-        for key, part in thing.items():
-            yield from _leaves(str(key), part)
-    elif isinstance(thing, (list, tuple)):
-        for number, part in enumerate(thing):
-            yield from _leaves(f"{name}[{number}]", part)
-    else:
-        yield name, thing
-
-
 def _differs(parameter: Parameter, value: bool) -> bool:
     """Whether a parameter never was as an attribute says: neither before the forward nor after all that ran."""
-    return parameter.requires_grad != value and parameter.tensor.requires_grad != value
+    return value not in (parameter.requires_grad, parameter.requires_grad_after)
 
 
-def _near_misses(thing: Any) -> Iterator[tuple[str, bool]]:
-    """Attributes of an object, not of its class, that look like requires_grad, with their values."""
-    for name, value in list(getattr(thing, "__dict__", {}).items()):
-        if not isinstance(value, bool):
-            continue
-        if hasattr(type(thing), name) and name != "requires_grad_":
-            continue
-        if _looks_like_it(name):
-            yield name, value
+def _near_misses(flags: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:
+    """Yield the attributes whose names look like requires_grad, with their values."""
+    return ((name, value) for name, value in flags.items() if _looks_like_it(name))
 
 
 def _fix(write: Write, right: str) -> Fix:

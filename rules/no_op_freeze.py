@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Iterable, Iterator
 
 from gradlint import (
@@ -160,7 +159,7 @@ class NoOpFreeze(Rule):
     def _dropped(self, context: Context, function: Function, statement: ast.stmt) -> Iterator[Finding]:
         for layer in _given_another(statement):
             for module in _named(context, dotted(layer)[1:]):
-                if isinstance(inspect.getattr_static(module.type, "from_pretrained", None), classmethod):
+                if module.type.has_from_pretrained:
                     kept = context.trace.below(module)
                     text = _dropped(context.names(kept), inflect(kept, "stay"))
                     yield context.finding(self, text, at=function.location(statement), parameters=kept, fix=_USE)

@@ -72,7 +72,7 @@ class OptimizerNeverSteps(Rule):
         assert training is not None
         for optimizer in trace.optimizers:
             keys = optimizer.keys
-            tried = any(o == id(optimizer.optimizer) for _, o in training.attempts)
+            tried = any(o == optimizer.key for _, o in training.attempts)
             by_hand = any(p.written for k in keys if (p := trace.by_key.get(k)) is not None)
             if training.steps_of(keys) or tried or by_hand:
                 continue

@@ -81,7 +81,7 @@ class ParameterUnchanged(Rule):
         if not still:
             return
         first = next(s for s in training.steps if any(p.key in s.content for p in still))
-        kinds = ", ".join(sorted({str(p.tensor.dtype).removeprefix("torch.") for p in still}))
+        kinds = ", ".join(sorted({p.dtype for p in still}))
         yield context.finding(
             self,
             f"{context.names(still)} ({kinds}) have a gradient and keep their values in every recorded step.",

@@ -95,10 +95,10 @@ class PartlyFrozenNorm(Rule):
             halves = [
                 p for m in members for p in _own(context, m) if p.requires_grad and p.fqn.endswith("bias")
             ]  # fmt: skip
-            missed = _missed(context, whole, [n for n in norms if n.type is members[0].type])
+            missed = _missed(context, whole, [n for n in norms if n.type == members[0].type])
             if missed:
                 wrong = [p for m in missed for p in _own(context, m)]
-                kind = members[0].type.__name__
+                kind = members[0].type.name
                 text = f"this freezes {len(whole)} {kind} layers and misses {len(missed)}: {context.names(wrong)}."
             elif halves:
                 wrong = halves
@@ -121,7 +121,7 @@ def _own(context: Context, module: Module) -> list[Parameter]:
 
 def _neighbours_train(context: Context, norm: Module) -> bool:
     """Whether the other layers of the norm's parent have weights and all of them train."""
-    beside = [m for m in context.trace.modules if m.parent == norm.parent and "Norm" not in m.type.__name__]
+    beside = [m for m in context.trace.modules if m.parent == norm.parent and "Norm" not in m.type.name]
     weights = [p for m in beside for p in _own(context, m)]
     return bool(weights) and all(p.requires_grad for p in weights)
 

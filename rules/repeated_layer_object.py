@@ -58,7 +58,7 @@ class RepeatedLayerObject(Rule):
         for event in trace.events_of("register"):
             if "child" in event.data and trace.modules[event.data["module"]].in_tree:
                 holder = trace.modules[event.data["module"]]
-                if holder.module._modules.get(event.data["name"]) is trace.modules[event.data["child"]].module:
+                if (event.data["name"], event.data["child"]) in holder.children:
                     held.setdefault(event.data["child"], []).append((holder, event.data["name"], event.site))
         done: set[tuple[int, ...]] = set()
         for number, places in held.items():
@@ -98,7 +98,7 @@ class RepeatedLayerObject(Rule):
         other."""
         first, second = (context.trace.modules[n] for n in holders)
         layers = [
-            [id(c) for c in holder.module._modules.values() if next(c.parameters(), None) is not None]
+            [child for _, child in holder.children if context.trace.below(context.trace.modules[child])]
             for holder in (first, second)
         ]
         if layers[0] != layers[1] or not (_is_container(first) and _is_container(second)):
@@ -111,7 +111,7 @@ def _trainable(context: Context, module: Module) -> list[Parameter]:
 
 
 def _is_container(module: Module) -> bool:
-    return any(cls.__name__ in ("Sequential", "ModuleList", "ModuleDict") for cls in module.type.__mro__)
+    return not {"Sequential", "ModuleList", "ModuleDict"}.isdisjoint(module.type.bases)
 
 
 def _feeds(context: Context, calls: list[int]) -> bool:

@@ -103,17 +103,17 @@ class RequiresGradOnModule(Rule):
         writes = [w for w in writes if context.place(w.location) not in of_parameters]
         groups: dict[Location, tuple[Write, list[Module], list[Parameter]]] = {}
         for module in trace.modules:
-            value = getattr(module.module, "__dict__", {}).get("requires_grad")
-            if not isinstance(value, bool) or hasattr(module.type, "requires_grad"):
+            value = module.flags.get("requires_grad")
+            if value is None:
                 continue
-            wrong = [p for p in trace.below(module) if p.requires_grad != value and p.tensor.requires_grad != value]
+            wrong = [p for p in trace.below(module) if value not in (p.requires_grad, p.requires_grad_after)]
             write = best_write(writes, module.fqn)
             if wrong and write is not None:
                 _, modules, parameters = groups.setdefault(write.location, (write, [], []))
                 modules.append(module)
                 parameters += wrong
         for where, (write, modules, parameters) in groups.items():
-            value = bool(vars(modules[0].module)["requires_grad"])
+            value = modules[0].flags["requires_grad"]
             still = inflect(parameters, "stay") + " frozen" if value else inflect(parameters, "still train")
             yield context.finding(
                 self,

@@ -80,7 +80,7 @@ class SchedulerBeforeOptimizer(Rule):
             if schedule.event < min(begun, default=0):
                 told.setdefault(schedule.site, schedule)
         for schedule in told.values():
-            keys = {k for o in trace.optimizers if id(o.optimizer) == schedule.optimizer for k in o.keys}
+            keys = {k for o in trace.optimizers if o.key == schedule.optimizer for k in o.keys}
             yield context.finding(
                 self,
                 "the scheduler is stepped before the optimizer: the first value of its schedule is skipped.",

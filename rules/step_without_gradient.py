@@ -77,7 +77,7 @@ class StepWithoutGradient(Rule):
         lost = set() if flow.waits_for_step else flow.starved | flow.unused | flow.undecided
         for optimizer in trace.optimizers:
             keys = optimizer.keys
-            steps = [s for s in training.steps if id(optimizer.optimizer) in s.optimizers]
+            steps = [s for s in training.steps if optimizer.key in s.optimizers]
             contents = [c for s in steps for c in s.content.values()]
             if any(c.backwards or c.nonzero for c in contents):
                 continue

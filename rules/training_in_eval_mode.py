@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Trace, Training, drops
+from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Trace, Training
 
 
 class TrainingInEvalMode(Rule):
@@ -101,7 +101,7 @@ class TrainingInEvalMode(Rule):
             p for p in trace.below(root) if p.key in step.content
         ]
         switch = _switch(context, root, step)
-        kinds = " and ".join(sorted({m.type.__name__ for m in sensitive}))
+        kinds = " and ".join(sorted({m.type.name for m in sensitive}))
         whole = root.fqn or "the model"
         return context.finding(
             self,
@@ -130,7 +130,7 @@ def _in_eval(context: Context, training: Training, root: Module, step: Step) -> 
         if call.module in numbers:
             if call.training:
                 return []
-            if _sensitive(trace.modules[call.module].module):
+            if _sensitive(trace.modules[call.module]):
                 found[call.module] = trace.modules[call.module]
     return list(found.values())
 
@@ -165,14 +165,10 @@ def _below(modules: list[Module], module: Module, root: Module) -> bool:
     return True
 
 
-def _sensitive(module: object) -> bool:
-    """Whether a layer behaves otherwise in training."""
-    if drops(module):
-        return True
-    names = {c.__name__ for c in type(module).__mro__}
-    if "_BatchNorm" in names:
-        return getattr(module, "running_mean", None) is not None
-    return "RNNBase" in names and bool(getattr(module, "dropout", 0)) and getattr(module, "num_layers", 1) > 1
+def _sensitive(module: Module) -> bool:
+    """Return True if a layer behaves otherwise in training."""
+    is_norm = "_BatchNorm" in module.type.bases and "running_mean" in module.running_stats
+    return is_norm or module.is_active_dropout or module.has_recurrent_dropout
 
 
 def _switch(context: Context, root: Module, step: Step) -> Event | None:

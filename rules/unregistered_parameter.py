@@ -87,7 +87,7 @@ class UnregisteredParameter(Rule):
             if first.held.variable:
                 where = trace.location(first.site) or variable_assigned_at(trace, attribute)
             else:
-                where = assigned_at(trace, trace.modules[number].type.__mro__, attribute)
+                where = assigned_at(trace, trace.modules[number].type.bases, attribute)
             yield context.finding(
                 self,
                 f"{names} {what}: the gradient is computed and no optimizer applies it.",

@@ -135,10 +135,10 @@ class UnregisteredSubmodule(Rule):
             made = next((e for p in parameters if (e := p.registered_by) is not None), None)
             if variable:
                 where = trace.location(made.site) if made is not None else variable_assigned_at(trace, attribute)
-                how = f"{holder.type.__name__} takes {attribute} from around its code"
+                how = f"{holder.type.name} takes {attribute} from around its code"
             else:
-                where = assigned_at(trace, holder.type.__mro__, attribute)
-                how = f"{attribute} is a plain {type(vars(holder.module).get(attribute)).__name__}"
+                where = assigned_at(trace, holder.type.bases, attribute)
+                how = f"{attribute} is a plain {trace.held[parameters[0].module].container}"
             yield context.finding(
                 self,
                 f"{context.names(parameters)} {inflect(parameters, 'run')} in the forward and "

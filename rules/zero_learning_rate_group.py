@@ -97,4 +97,4 @@ def _never_moves(context: Context, group: Group) -> bool:
 def _scheduler(context: Context, optimizer: Optimizer) -> int | None:
     """Where a scheduler of an optimizer was made."""
     training = context.trace.training
-    return training.schedulers.get(id(optimizer.optimizer)) if training is not None else None
+    return training.schedulers.get(optimizer.key) if training is not None else None

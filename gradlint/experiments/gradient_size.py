@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gradlint.load.setup import modules_of, optimizers_of
 from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.trace import Gradient, Numeric, Parameter, Stop, Trace
@@ -49,13 +48,13 @@ def measure(trace: Trace, judged: Iterable[int]) -> Numeric:
         What was measured; with `failure` set where a run or its backward raised.
     """
     if trace.rerun is None or not trace.roots:
-        return Numeric(failure=_NO_FORWARD if trace.setup.step is not None else "nothing was run")
+        return Numeric(failure=_NO_FORWARD if trace.setup.has_step else "nothing was run")
     parameters = [p for p in (trace.parameters[i] for i in sorted(judged)) if p.index in trace.reached]
     sizes: dict[int, list[float | None]] = {p.index: [] for p in parameters}
     stops: dict[int, Stop] = {}
     revived: set[int] = set()
     flat = False
-    with Preserved(modules_of(trace.setup), optimizers_of(trace.setup).values()) as preserved:
+    with Preserved(trace.rerun.roots, trace.rerun.optimizers.values()) as preserved:
         preserved.save_all()
         tensors = [p.tensor for p in trace.parameters if p.tensor is not None]
         try:

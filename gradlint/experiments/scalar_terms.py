@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gradlint.load.setup import modules_of, optimizers_of
 from gradlint.restore.preserved import Preserved
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def computed_from(trace: Trace, number: int, parameters: Iterable[Parameter]) ->
     if trace.rerun is None:
         return False
     numbers = [n for n in range(trace.forward_start, len(trace.ops)) if added(trace, trace.ops[n]) is not None]
-    with Preserved(modules_of(trace.setup), optimizers_of(trace.setup).values()) as preserved:
+    with Preserved(trace.rerun.roots, trace.rerun.optimizers.values()) as preserved:
         preserved.save_all()
         try:
             first = _run(trace)

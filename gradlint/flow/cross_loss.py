@@ -203,4 +203,4 @@ def _owner(trace: Trace, training: Training, backward: Backward, mine: frozenset
 
 
 def _row(trace: Trace, step: Step) -> Optimizer | None:
-    return next((o for o in trace.optimizers if id(o.optimizer) in step.optimizers), None)
+    return next((o for o in trace.optimizers if o.key in step.optimizers), None)

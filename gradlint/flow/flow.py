@@ -54,7 +54,7 @@ class Flow:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         recorded = trace.training is not None and bool(trace.training.backwards)
-        self.waits_for_step = trace.setup.step is not None and trace.setup.loss is None and not recorded
+        self.waits_for_step = trace.setup.has_step and not trace.setup.has_loss and not recorded
         self.masks: Masks = propagate(trace.ops, trace.values, trace.owners, trace.forward_start, trace.dropped)
         self.on_path = ancestors(trace.ops, trace.roots)
         self.reached = trace.reached
@@ -99,12 +99,7 @@ class Flow:
         """Parameters that gradient does not reach and whose memory is that of one it does: what trains the other moves
         them too, as a ``Parameter`` made of a view of another."""
         lost = [p for p in self.trace.parameters if p.requires_grad and p.index not in self.reached]
-        if not lost:
-            return set()
-        from gradlint.restore.tensors import overlapping
-
-        shared = overlapping([p.tensor for p in lost], [p.tensor for p in self.by_index(self.reached)])
-        return {p.index for p, is_shared in zip(lost, shared, strict=True) if is_shared}
+        return {p.index for p in lost if not self.reached.isdisjoint(p.shares_memory_with)}
 
     @cached_property
     def relabels(self) -> list[Relabel]:

@@ -80,8 +80,8 @@ def moves(flow: Flow, parameter: Parameter) -> Standing | None:
         return None
     for number, index in parameter.groups:
         optimizer = trace.optimizers[number]
-        group = optimizer.optimizer.param_groups[index]
-        if group.get("weight_decay") and (group.get("lr") or optimizer.groups[index].scheduled):
+        group = optimizer.groups[index]
+        if group.weight_decay and (group.lr or group.scheduled):
             why = f"the gradient is zero everywhere, and {titled(optimizer)} decays the weights all the same"
             return _in_group(trace, TRAINS, why, (number, index))
     return None
@@ -120,7 +120,7 @@ def _trained_with(trace: Trace, parameter: Parameter) -> Optimizer | None:
     if training is None or backward is None or not backward.applied_by:
         return None
     step = training.steps[min(backward.applied_by)]
-    return next((o for o in trace.optimizers if id(o.optimizer) in step.optimizers), None)
+    return next((o for o in trace.optimizers if o.key in step.optimizers), None)
 
 
 def made_site(trace: Trace, parameter: Parameter, alike: Iterable[int] = ()) -> int:
@@ -321,10 +321,3 @@ def _shared(one: str, other: str) -> int:
             break
         count += 1
     return count
-
-
-def drops(module: object) -> bool:
-    """Whether a layer leaves out parts of its input at random in train mode: a dropout whose probability is not 0."""
-    kinds = {cls.__name__ for cls in type(module).__mro__}
-    chance = getattr(module, "p", getattr(module, "drop_prob", 0))
-    return bool(kinds & {"_DropoutNd", "DropPath", "StochasticDepth"}) and bool(chance)

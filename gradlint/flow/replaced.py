@@ -64,7 +64,7 @@ def _rebuilt(trace: Trace, optimizer: int, given: int, module: int, fqn: str) ->
     """The case that the whole model was built a second time, after the optimizer."""
     old = trace.modules[module]
     root = next((m for m in trace.modules if m.in_tree and m.parent < 0), None)
-    if root is None or root.fqn or root.type is not old.type or old.calls or fqn not in trace.by_fqn:
+    if root is None or root.fqn or root.type != old.type or old.calls or fqn not in trace.by_fqn:
         return None
     if any(p.groups for p in trace.parameters if p.in_tree):
         return None

@@ -20,9 +20,9 @@ def siblings(trace: Trace, parameter: Parameter) -> Iterator[list[Parameter]]:
     module = trace.modules[parameter.module]
     while module.parent >= 0:
         parent = trace.modules[module.parent]
-        if parent.type.__name__ in _CONTAINERS:
+        if parent.type.name in _CONTAINERS:
             for other in trace.modules:
-                if other.parent == parent.number and other.type is module.type and other is not module:
+                if other.parent == parent.number and other.type == module.type and other is not module:
                     prefix = f"{other.fqn}."
                     yield [p for p in trace.parameters if p.fqn.startswith(prefix)]
         module = parent

@@ -100,8 +100,8 @@ def take(trace: Trace, flow: Flow) -> Snapshot:
         )
         found.why[parameter.fqn] = (now.why, now.location)
     for module in trace.modules:
-        if module.in_tree and getattr(module.module, "running_mean", None) is not None:
-            found.norms[module.fqn] = Norm(module.fqn, module.type.__name__, module.training)
+        if module.in_tree and "running_mean" in module.running_stats:
+            found.norms[module.fqn] = Norm(module.fqn, module.type.name, module.training)
     return found
 
 

@@ -21,8 +21,9 @@ from torch.optim import Optimizer
 
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.mode import AWAY, Recorder
-from gradlint.recorder.facts.assemble import Beginning, include, tabulate
+from gradlint.recorder.facts.assemble import Beginning, describe_setup, include, tabulate
 from gradlint.recorder.facts.kept_graphs import outliving
+from gradlint.recorder.facts.layers import flagged_tensors
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
@@ -261,7 +262,7 @@ class Observation:
             first = training.backwards[0].op if training.backwards else len(tape.ops)
             trace = Trace(
                 target=self.target,
-                setup=Setup(roots[""] if list(roots) == [""] else roots, optimizer=optimizers),
+                setup=describe_setup(Setup(roots), self.log),
                 sites=tape.sites,
                 ops=tape.ops,
                 values=tape.values,
@@ -283,6 +284,7 @@ class Observation:
                 unseen=tape.unseen,
                 executed=(*self._codes.values(), *(code for code, _, _ in tape.sites.rows)),
                 held=table.held,
+                flagged=tuple(flagged_tensors(table.modules, None)),
                 fault=recorder.fault,
             )
             include(trace, training, False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import FrameType
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.user_code import SEED, seed
@@ -17,16 +18,23 @@ from gradlint.restore.preserved import Preserved
 class Again:
     """Forward and loss of a set-up, to be run again while its recording is open."""
 
-    def __init__(self, recorder: Recorder, roots: dict[str, nn.Module], run: Callable[[], list[Tensor]]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        roots: dict[str, nn.Module],
+        optimizers: Mapping[str, Optimizer],
+        run: Callable[[], list[Tensor]],
+    ) -> None:
         self._recorder = recorder
-        self._roots = roots
+        self.roots = roots
+        self.optimizers = optimizers
         self._run = run
 
     def __call__(self) -> list[Tensor]:
         """The roots' values; all that the run changes is put back."""
         before = self._recorder.before_call
         try:
-            with Preserved(self._roots) as preserved:
+            with Preserved(self.roots) as preserved:
                 self._recorder.before_call = preserved.before_call
                 return [t.detach().clone() for t in self.live()]
         finally:

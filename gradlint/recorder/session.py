@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradlint.engine.notes import not_finite
 from gradlint.errors import TargetError
 from gradlint.gc_pause import heap_spared
 from gradlint.load.frameworks import understood
@@ -22,10 +21,11 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.facts import autograd
-from gradlint.recorder.facts.assemble import Beginning, include, tabulate
+from gradlint.recorder.facts.assemble import Beginning, describe_setup, include, tabulate
+from gradlint.recorder.facts.layers import flagged_tensors
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.facts.reachable import Owned, owned_by
-from gradlint.recorder.facts.roots import roots_of
+from gradlint.recorder.facts.roots import not_finite, roots_of
 from gradlint.recorder.facts.unregistered import judged_loose
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
@@ -272,7 +272,7 @@ class _Session:
         by_key = {p.key: p.index for p in table.parameters}
         trace = Trace(
             target=self.target,
-            setup=setup,
+            setup=describe_setup(setup, self.log),
             sites=recorder.tape.sites,
             ops=recorder.tape.ops,
             values=recorder.tape.values,
@@ -304,6 +304,7 @@ class _Session:
             left_off=frozenset(self.left_off),
             held=table.held,
             loose=loose,
+            flagged=tuple(flagged_tensors(table.modules, setup.inputs)),
             recreated=frozenset(by_key[k] for k in recreated if k in by_key),
             by_chance=by_chance,
             rerun=rerun,
@@ -371,7 +372,7 @@ class _Session:
             output = outputs if several else next(iter(outputs.values()))
             return list(roots_of(setup, output, True, self.recorder, []).tensors)
 
-        return Again(self.recorder, dict(roots), run)
+        return Again(self.recorder, dict(roots), optimizers_of(setup), run)
 
 
 def _name_inputs(recorder: Recorder, called: Mapping[str, Inputs]) -> dict[int, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
-__all__ = ["PLAIN", "Found", "StorageBytes", "TensorState", "inner_tensors", "overlapping", "storage_of"]
+__all__ = ["PLAIN", "Found", "StorageBytes", "TensorState", "inner_tensors", "overlaps", "storage_of"]
 
 PLAIN = (Tensor, Parameter)
 """The tensor types that nobody has taught to lie about their memory."""
@@ -63,21 +63,22 @@ def storage_of(tensor: Tensor) -> Found:
     return (storage, pointer) if pointer else None
 
 
-def overlapping(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[bool]:
-    """Which dense tensors have memory in common with any of the others: views of one another, or of the same."""
-    held: dict[int, list[range]] = {}
-    for other in others:
-        if (found := storage_of(other)) is not None:
-            held.setdefault(found[1], []).append(_reach(other))
-
-    def is_shared(tensor: Tensor) -> bool:
-        found = storage_of(tensor)
-        if found is None:
-            return False
-        mine = _reach(tensor)
-        return any(mine.start < other.stop and other.start < mine.stop for other in held.get(found[1], ()))
-
-    return [is_shared(tensor) for tensor in tensors]
+def overlaps(tensors: Sequence[Tensor]) -> list[frozenset[int]]:
+    """Return for each tensor the positions of the others whose memory overlaps its own: views of the same storage."""
+    holders: dict[int, list[int]] = {}
+    for position, tensor in enumerate(tensors):
+        if (found := storage_of(tensor)) is not None:
+            holders.setdefault(found[1], []).append(position)
+    result: list[frozenset[int]] = [frozenset()] * len(tensors)
+    for positions in holders.values():
+        if len(positions) < 2:
+            continue
+        reach = {position: _reach(tensors[position]) for position in positions}
+        for position, mine in reach.items():
+            result[position] = frozenset(
+                p for p, other in reach.items() if p != position and mine.start < other.stop and other.start < mine.stop
+            )
+    return result
 
 
 def _reach(tensor: Tensor) -> range:

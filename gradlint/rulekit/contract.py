@@ -21,7 +21,6 @@ from gradlint.wording import nearest, summarize_names
 TRAINS = "trains"
 FROZEN = "frozen"
 KINDS = (TRAINS, FROZEN)
-_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,7 @@ def no_match(trace: Trace, pattern: str) -> str:
 def _statistics(module: Module) -> list[str]:
     """Names of the running statistics that a module has."""
     prefix = f"{module.fqn}." if module.fqn else ""
-    held = module.module
-    return [prefix + name for name in _STATISTICS if getattr(held, name, None) is not None]
+    return [prefix + name for name in module.running_stats]
 
 
 def _contradiction(trace: Trace, one: Declaration, other: Declaration, both: frozenset[str]) -> str:

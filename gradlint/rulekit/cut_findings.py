@@ -8,7 +8,6 @@ from gradlint.findings import Finding, Fix, Severity
 from gradlint.flow.cut import Cut
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.rule import Rule
-from gradlint.traces.sites import class_is_project
 
 
 def cut_findings(
@@ -74,7 +73,7 @@ def _internal(context: Context, cut: Cut) -> bool:
     call = trace.ops[cut.op].call
     while call >= 0:
         module = trace.modules[trace.calls[call].module]
-        if class_is_project(module.type):
+        if module.type.project:
             return False
         if module.in_tree and all(p.fqn.startswith(f"{module.fqn}.") for p in cut.starved):
             return True

@@ -6,7 +6,7 @@ import ast
 import functools
 import linecache
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING
@@ -123,10 +123,11 @@ def dotted(expression: ast.expr) -> list[str]:
             return []
 
 
-def assigned_at(trace: Trace, classes: Iterable[type], attribute: str) -> Location | None:
-    """Where an attribute of a class's instances is assigned: in its own methods, else through any name; None where
-    no function that ran says so."""
-    names = {cls.__name__ for cls in classes}
+def assigned_at(trace: Trace, names: Collection[str], attribute: str) -> Location | None:
+    """Return where an attribute of a class's instances is assigned: in its own methods, else through any name.
+
+    `names` are the class and its bases. None where no function that ran assigns it.
+    """
     elsewhere: Location | None = None
     for function in executed_functions(trace):
         for node in function.nodes():

@@ -38,8 +38,8 @@ def activated_finding(
         return
     layer = trace.module_of(activation)
     made = None
-    if layer is not None and layer.type.__module__.startswith("torch.nn"):
-        made = context.related(f"the {layer.type.__name__} was put into the model here", layer.registered_at)
+    if layer is not None and layer.type.home.startswith("torch.nn"):
+        made = context.related(f"the {layer.type.name} was put into the model here", layer.registered_at)
     where = trace.location(activation.site) or (made.location if made is not None else trace.location(loss.site))
     yield context.finding(
         rule,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import torch
     import torch.fx
 
-    from gradlint.load.setup import Setup
     from gradlint.traces.training import Training
 
 GRAD_ON = -1
@@ -201,7 +200,22 @@ class Parameter:
     """Whether it was created with values computed from another parameter."""
     written: bool = False
     """Whether the user's code wrote or replaced its value during the forward or the loss."""
+    requires_grad_after: bool = False
+    """At the end of the recording."""
+    dtype: str = ""
+    """Name of its data type, as in ``float32``."""
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    """Boolean attributes that were set on the tensor itself."""
+    has_hook: bool = False
+    """Whether a hook sees its gradient."""
+    shares_memory_with: frozenset[int] = frozenset()
+    """Indices of the other parameters whose memory overlaps its own."""
     tensor: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def frozen_throughout(self) -> bool:
+        """Return True if it required grad neither at the start of the forward nor at the end of the recording."""
+        return not (self.requires_grad or self.requires_grad_after)
 
     @property
     def frozen_by(self) -> Event | None:
@@ -216,6 +230,23 @@ class Parameter:
         return next((e for e in reversed(self.history) if e.kind == "register"), None)
 
 
+@dataclass(frozen=True)
+class ModuleClass:
+    """The class of a module."""
+
+    name: str
+    home: str
+    """Dotted name of the Python module that defines it."""
+    number: int
+    """Number within the recording: two classes may have one name."""
+    bases: tuple[str, ...] = ()
+    """Names of the classes that it inherits from, itself first."""
+    project: bool = False
+    """Whether it is defined in user code."""
+    has_from_pretrained: bool = False
+    """Whether it has a class method ``from_pretrained``."""
+
+
 @dataclass
 class Module:
     """One module of the set-up."""
@@ -225,7 +256,7 @@ class Module:
     number: int
     parent: int
     """Number of the module that holds it; -1 for a root or a module outside the tree."""
-    type: type
+    type: ModuleClass
     training: bool
     """At the start of the forward."""
     in_tree: bool
@@ -235,6 +266,22 @@ class Module:
     """Indices of the parameters registered by itself."""
     calls: int = 0
     """How often it ran in the forward and the loss."""
+    training_after: bool = False
+    """At the end of the recording."""
+    children: tuple[tuple[str, int], ...] = ()
+    """(name, number) of the modules registered in it."""
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    """Boolean attributes of the module itself that its class does not define."""
+    is_active_dropout: bool = False
+    """Whether it drops parts of its input at random in train mode."""
+    has_recurrent_dropout: bool = False
+    """Whether it is a recurrent layer with dropout between its layers."""
+    running_stats: tuple[str, ...] = ()
+    """Names of the running statistics that it has, as in ``running_mean``."""
+    momentum: float | None = None
+    """Momentum of its running statistics."""
+    has_hook: bool = False
+    """Whether a hook sees the gradients of its inputs or outputs."""
     module: Any = field(default=None, repr=False, compare=False)
 
 
@@ -252,6 +299,7 @@ class Group:
     """Whether a learning-rate scheduler is attached."""
     keys: tuple[int, ...]
     """Keys of the tensors it holds."""
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -277,6 +325,8 @@ class Optimizer:
     """The key in the set-up's dict; empty for a single one."""
     type: str
     number: int
+    key: int
+    """Identity of the optimizer within the recording."""
     site: int
     """Its constructor's call; NO_SITE if it was made before the recording."""
     event: int
@@ -284,6 +334,8 @@ class Optimizer:
     groups: list[Group]
     arguments: Arguments = Arguments()
     """What the source of its constructor's call says; nothing if it was made before the recording."""
+    holds_parameters_only: bool = True
+    """Whether every tensor that it holds is an nn.Parameter."""
     optimizer: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -304,6 +356,34 @@ class Held:
     attribute: str
     variable: bool = False
     """Whether it is no attribute but a variable that the holder's code takes from a closure or from the globals."""
+    container: str = ""
+    """Name of the type of the attribute's value, as in ``list``; empty for a variable."""
+
+
+@dataclass(frozen=True)
+class FlaggedTensor:
+    """A tensor that is no parameter, and on which boolean attributes were set."""
+
+    name: str
+    """Dotted path to it, as in ``encoder.mask`` or ``inputs[0]``."""
+    flags: Mapping[str, bool]
+    requires_grad: bool
+
+
+@dataclass(frozen=True)
+class SetupFacts:
+    """Facts about the training setup itself."""
+
+    models: tuple[tuple[str, int], ...] = ()
+    """(name, module number) of each model; the name is empty where a single one is given."""
+    trains: tuple[str, ...] = ()
+    """Patterns of parameters that the setup declares trained."""
+    frozen: tuple[str, ...] = ()
+    """Patterns of parameters that the setup declares frozen."""
+    train: bool | None = None
+    """The mode that the setup asks for."""
+    has_loss: bool = False
+    has_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -374,7 +454,7 @@ class Trace:
     """The record of one set-up."""
 
     target: str
-    setup: Setup
+    setup: SetupFacts
     sites: Sites
     ops: list[Op]
     values: list[Value]
@@ -422,6 +502,7 @@ class Trace:
     held: dict[int, Held] = field(default_factory=dict)
     """Module number → where the tree holds it without registering it."""
     loose: tuple[Loose, ...] = ()
+    flagged: tuple[FlaggedTensor, ...] = ()
     recreated: frozenset[int] = frozenset()
     """Indices of the parameters that every forward creates anew."""
     by_chance: bool = False

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from gradlint.load.setup import Setup
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.module_tree import buffers, measure, places, tables
 from gradlint.recorder.facts.unregistered import held_modules, loose_tensors
 from gradlint.recorder.hooks.gradients import number as as_number
 from gradlint.recorder.hooks.modules import Log
-from gradlint.restore.tensors import storage_of
+from gradlint.restore.tensors import overlaps, storage_of
 from gradlint.traces.dataflow import ancestors, indices, propagate
 from gradlint.traces.sites import NO_SITE
-from gradlint.traces.trace import Arguments, Event, Group, Held, Module, Optimizer, Parameter, Trace
+from gradlint.traces.trace import Arguments, Event, Group, Held, Module, Optimizer, Parameter, SetupFacts, Trace
 from gradlint.traces.training import Training
 
 
@@ -103,12 +104,24 @@ def tabulate(
         parameter.groups = tuple((o.number, g.index) for o in rows for g in o.groups if parameter.key in g.keys)
     histories(recorder, log, parameters, begin)
     _copies_made_before(roots, parameters)
-    held = {
-        log.number(module): Held(find.fqn, log.number(find.holder), find.attribute, find.variable)
-        for find in finds
-        for module in find.thing.modules()
-    }
+    for parameter, others in zip(parameters, overlaps([p.tensor for p in parameters]), strict=True):
+        parameter.shares_memory_with = others
+    held = {log.number(module): find.place(log) for find in finds for module in find.thing.modules()}
     return Tables(modules, parameters, rows, held)
+
+
+def describe_setup(setup: Setup, log: Log) -> SetupFacts:
+    """Return the facts about a training setup that the analysis needs."""
+    model = {} if setup.model is None else setup.model
+    models = dict(model) if isinstance(model, Mapping) else {"": model}
+    return SetupFacts(
+        models=tuple((name, log.number(module)) for name, module in models.items()),
+        trains=tuple(setup.trains),
+        frozen=tuple(setup.frozen),
+        train=setup.train,
+        has_loss=setup.loss is not None,
+        has_step=setup.step is not None,
+    )
 
 
 def include(trace: Trace, training: Training, loss_given: bool) -> None:
@@ -186,6 +199,7 @@ def optimizer_rows(optimizers: Mapping[str, Any], log: Log) -> list[Optimizer]:
                     event=event,
                     scheduled="initial_lr" in group,
                     keys=tuple(id(p) for p in group["params"]),
+                    weight_decay=as_number(group.get("weight_decay")),
                 )
             )
         rows.append(
@@ -193,10 +207,14 @@ def optimizer_rows(optimizers: Mapping[str, Any], log: Log) -> list[Optimizer]:
                 name=name,
                 type=type(optimizer).__name__,
                 number=number,
+                key=id(optimizer),
                 site=arguments.site,
                 event=arguments.event,
                 groups=groups,
                 arguments=arguments,
+                holds_parameters_only=all(
+                    isinstance(p, nn.Parameter) for g in optimizer.param_groups for p in g["params"]
+                ),
                 optimizer=optimizer,
             )
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from gradlint.recorder.facts.layers import Classes, add_layer_facts, flags_of
 from gradlint.traces.sites import NO_SITE, class_is_project
 from gradlint.traces.trace import Event, Module, Parameter
 
@@ -73,6 +74,7 @@ def tables(
     `outside` are modules that ran and are in no root; their parameters are named by the attribute that holds them
     (`held`), else after their class.
     """
+    classes = Classes()
     rows: dict[int, Module] = {}
     parameters: dict[int, Parameter] = {}
     names: dict[int, list[str]] = {}
@@ -90,7 +92,7 @@ def tables(
                 fqn=place.fqn,
                 number=number,
                 parent=parent,
-                type=type(module),
+                type=classes.describe(type(module)),
                 training=bool(module.training),
                 in_tree=in_tree,
                 registered_at=registered.get((parent, number), NO_SITE),
@@ -141,13 +143,20 @@ def tables(
                 f"?{type(module).__name__}",
                 number,
                 -1,
-                type(module),
+                classes.describe(type(module)),
                 bool(getattr(module, "training", False)),
                 False,
                 NO_SITE,
             )
+    for row in rows.values():
+        if row.module is not None:
+            add_layer_facts(row, row.module, numbers)
     for key, parameter in parameters.items():
         parameter.aliases = tuple(dict.fromkeys(names[key]))
+        parameter.requires_grad_after = bool(parameter.tensor.requires_grad)
+        parameter.dtype = str(parameter.tensor.dtype).removeprefix("torch.")
+        parameter.flags = flags_of(parameter.tensor)
+        parameter.has_hook = bool(parameter.tensor._backward_hooks)
         measure(parameter)
     return [rows[n] for n in sorted(rows)], list(parameters.values())
 

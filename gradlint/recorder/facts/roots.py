@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradlint.errors import TargetError
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.user_code import as_theirs, gradlint_runs_user_code
+from gradlint.traces.trace import Parameter
+from gradlint.wording import summarize_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,3 +86,24 @@ def all_tensors(thing: Any, seen: set[int] | None = None, depth: int = 0) -> lis
     elif hasattr(thing, "__dict__") and not isinstance(thing, type):
         parts = list(vars(thing).values())
     return [t for part in parts for t in all_tensors(part, seen, depth + 1)]
+
+
+def not_finite(roots: Sequence[Tensor], parameters: Iterable[Parameter]) -> list[str]:
+    """Return a note if the loss or an output is NaN or infinite, with the parameters that were so before it."""
+    with torch.no_grad():
+        if not any(_is_spoilt(root) for root in roots):
+            return []
+        known = list(parameters)
+        spoilt = [p for p in known if p.numel and _is_spoilt(p.tensor)]
+    if not spoilt:
+        return ["the loss or an output is NaN or infinite with these inputs: what depends on values is less certain"]
+    are = "is" if len(spoilt) == 1 else "are"
+    return [
+        f"the loss or an output is NaN or infinite, and so {are} {summarize_names(spoilt, known)}: "
+        "load or initialise the weights before training"
+    ]
+
+
+def _is_spoilt(tensor: Any) -> bool:
+    plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+    return plain and tensor.numel() > 0 and not bool(torch.isfinite(tensor.detach()).all())

@@ -40,6 +40,11 @@ class Find:
         """The module of the tree whose attribute it is in."""
         self.attribute = attribute
 
+    def place(self, log: Log) -> Held:
+        """Return the place as plain data."""
+        container = "" if self.variable else type(vars(self.holder).get(self.attribute)).__name__
+        return Held(self.fqn, log.number(self.holder), self.attribute, self.variable, container)
+
 
 def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
     """The modules outside the tree and the tensors that plain attributes of the tree's modules hold."""
@@ -164,7 +169,7 @@ def judged_loose(
         if leaves:
             producer = values[value].producer
             yield Loose(
-                held=Held(find.fqn, log.number(find.holder), find.attribute, find.variable),
+                held=find.place(log),
                 leaf=tensor.grad_fn is None,
                 parameter=any(isinstance(t, nn.Parameter) for t in leaves),
                 reached=any(id(t) in reached for t in leaves),

@@ -1,0 +1,100 @@
+"""Facts about single modules and tensors: classes, attributes, norm layers, dropout, hooks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradlint.traces.sites import class_is_project
+from gradlint.traces.trace import FlaggedTensor, Module, ModuleClass
+
+_STATISTICS = ("running_mean", "running_var")
+_DROPOUTS = frozenset(("_DropoutNd", "DropPath", "StochasticDepth"))
+
+
+class Classes:
+    """Describes each class of a recording once."""
+
+    def __init__(self) -> None:
+        self._known: dict[type, ModuleClass] = {}
+
+    def describe(self, cls: type) -> ModuleClass:
+        """Return the description of a class."""
+        known = self._known.get(cls)
+        if known is None:
+            known = self._known[cls] = ModuleClass(
+                name=cls.__name__,
+                home=cls.__module__,
+                number=len(self._known),
+                bases=tuple(base.__name__ for base in cls.__mro__),
+                project=class_is_project(cls),
+                has_from_pretrained=isinstance(inspect.getattr_static(cls, "from_pretrained", None), classmethod),
+            )
+        return known
+
+
+def add_layer_facts(row: Module, module: nn.Module, numbers: Mapping[int, int]) -> None:
+    """Fill in the facts about a module as it is now."""
+    momentum = getattr(module, "momentum", None)
+    row.training_after = bool(module.training)
+    row.children = tuple(
+        (name, numbers[id(child)])
+        for name, child in module._modules.items()
+        if child is not None and id(child) in numbers
+    )
+    row.flags = flags_of(module)
+    row.is_active_dropout = _is_active_dropout(module)
+    row.has_recurrent_dropout = (
+        isinstance(module, nn.RNNBase) and bool(getattr(module, "dropout", 0)) and getattr(module, "num_layers", 1) > 1
+    )
+    row.running_stats = tuple(name for name in _STATISTICS if getattr(module, name, None) is not None)
+    row.momentum = float(momentum) if isinstance(momentum, (int, float)) else None
+    row.has_hook = bool(getattr(module, "_backward_hooks", None) or getattr(module, "_backward_pre_hooks", None))
+
+
+def _is_active_dropout(module: nn.Module) -> bool:
+    """Return True if a layer drops parts of its input at random in train mode: its probability is not 0."""
+    chance = getattr(module, "p", getattr(module, "drop_prob", 0))
+    return not _DROPOUTS.isdisjoint(cls.__name__ for cls in type(module).__mro__) and bool(chance)
+
+
+def flags_of(thing: Any) -> dict[str, bool]:
+    """Return the boolean attributes of an object that its class does not define; ``requires_grad_`` in any case."""
+    cls = type(thing)
+    return {
+        name: value
+        for name, value in getattr(thing, "__dict__", {}).items()
+        if type(value) is bool and (name == "requires_grad_" or not hasattr(cls, name))
+    }
+
+
+def flagged_tensors(modules: Iterable[Module], inputs: Any) -> Iterator[FlaggedTensor]:
+    """Yield the buffers, plain attributes and inputs on which boolean attributes were set.
+
+    Args:
+        modules: rows of the module table.
+        inputs: the inputs of the setup.
+    """
+    for row in modules:
+        prefix = f"{row.fqn}." if row.fqn else ""
+        own = getattr(row.module, "__dict__", {})
+        for name, value in (*own.items(), *own.get("_buffers", {}).items()):
+            if isinstance(value, Tensor) and (flags := flags_of(value)):
+                yield FlaggedTensor(prefix + name, flags, bool(value.requires_grad))
+    for name, value in _leaves("inputs", inputs):
+        if isinstance(value, Tensor) and (flags := flags_of(value)):
+            yield FlaggedTensor(name, flags, bool(value.requires_grad))
+
+
+def _leaves(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, dict):
+        for key, part in thing.items():
+            yield from _leaves(str(key), part)
+    elif isinstance(thing, (list, tuple)):
+        for number, part in enumerate(thing):
+            yield from _leaves(f"{name}[{number}]", part)
+    else:
+        yield name, thing
