@@ -99,7 +99,7 @@ class Recording:
         observation = self._observation
         if observation is not None and observation.enough() and not vars(self.trace):
             self._fill(observation)
-            observation.rest()
+            observation.stop()
         return False
 
     def _fill(self, observation: Observation) -> None:

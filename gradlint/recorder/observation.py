@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradlint.load.setup import Setup
-from gradlint.recorder.calls.mode import AWAY, Recorder
+from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.assemble import Beginning, describe_setup, include, tabulate
 from gradlint.recorder.facts.kept_graphs import outliving
 from gradlint.recorder.facts.layers import flagged_tensors
@@ -46,6 +46,7 @@ class Observation:
         optimizers: name → optimizer; None to find them.
         steps: how often each optimizer is to step.
         forwards: after how many calls of models without enough steps to give up; None for never.
+        on_fault: called if gradlint itself fails.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class Observation:
         optimizers: Mapping[str, Optimizer] | None = None,
         steps: int = STEPS,
         forwards: int | None = None,
+        on_fault: Callable[[], None] | None = None,
     ) -> None:
         self.target = target
-        self.recorder = Recorder()
+        self.recorder = Recorder(on_fault)
         self.log = Log()
         self.ledger = Ledger(self.recorder)
         self.enough: Callable[[], bool] = Enough(self.ledger.training, self._steppers, steps)
@@ -88,7 +90,7 @@ class Observation:
         stack.enter_context(hooks.installed(self.recorder, self.log))
         stack.enter_context(training_hooks.installed(self.recorder, self.log, self.ledger))
         stack.callback(self._end)
-        self.recorder.before_module = self._before_module
+        stack.enter_context(self.recorder.filtering_module_calls(self._should_record))
         self.ledger.before_backward = self._before_backward
         self.recorder.tensors.running = True
         if hasattr(os, "register_at_fork"):
@@ -105,26 +107,25 @@ class Observation:
         """Take the recorder out."""
         self._stack.close()
 
-    def rest(self) -> None:
+    def stop(self) -> None:
         """Record nothing more, although the block goes on.
 
         At once, unless a mode of the user's own lies above the recorder's, or torch is inside of a hook.
         """
-        self.recorder.paused += AWAY
+        self.recorder.stop()
         if self.recorder.on_top and not self.ledger.in_hook:
             self._stack.close()
         else:
             self._end()
 
     def _end(self) -> None:
-        self.recorder.before_module = None
         self.ledger.leave()
         self.recorder.tensors.forget()
 
     # -- while it runs ------------------------------------------------------------------------------------------
 
-    def _before_module(self, module: nn.Module, outermost: bool) -> bool:
-        """Whether to record a call of a module."""
+    def _should_record(self, module: nn.Module, outermost: bool) -> bool:
+        """Return True if a call of a module is to be recorded."""
         if not outermost:
             return True
         self.ledger.stop_if_enough()
@@ -173,14 +174,11 @@ class Observation:
         """Remember how things stand before the first training forward."""
         self._made = len(self.log.optimizers)
         self._first_event = len(self.recorder.tape.events)
-        self.recorder.paused += 1
-        try:
+        with self.recorder.pausing():
             roots = self._found_roots(calling)
             self._begin = Beginning(
                 self.recorder, roots, self._found_optimizers(), len(self.log.calls), rebase=self._models is not None
             )
-        finally:
-            self.recorder.paused -= 1
 
     def _steppers(self) -> list[Optimizer]:
         if self._optimizers is not None:
@@ -243,8 +241,7 @@ class Observation:
     def trace(self) -> Trace:
         """The record as it is by now."""
         recorder, training = self.recorder, self.ledger.training
-        recorder.paused += 1
-        try:
+        with recorder.pausing():
             for backward in training.backwards:
                 for key in self.ledger.foreign & backward.deposits.keys():
                     del backward.deposits[key]
@@ -288,8 +285,6 @@ class Observation:
                 fault=recorder.fault,
             )
             include(trace, training, False)
-        finally:
-            recorder.paused -= 1
         return trace
 
 
@@ -297,7 +292,7 @@ def _forked(reference: weakref.ref[Observation]) -> None:
     """In a forked process nothing is recorded. What Python is to call there it never forgets: no trace hangs on it."""
     observation = reference()
     if observation is not None:
-        observation.recorder.paused += AWAY
+        observation.recorder.stop()
         observation.ledger.following = False
 
 

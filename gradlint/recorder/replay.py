@@ -32,13 +32,8 @@ class Again:
 
     def __call__(self) -> list[Tensor]:
         """The roots' values; all that the run changes is put back."""
-        before = self._recorder.before_call
-        try:
-            with Preserved(self.roots) as preserved:
-                self._recorder.before_call = preserved.before_call
-                return [t.detach().clone() for t in self.live()]
-        finally:
-            self._recorder.before_call = before
+        with Preserved(self.roots) as preserved, self._recorder.announcing_writes_to(preserved):
+            return [t.detach().clone() for t in self.live()]
 
     def live(self, number: int = SEED, watch: AbstractContextManager[object] | None = None) -> list[Tensor]:
         """The roots with their history; what the run changes stays changed.
@@ -47,13 +42,9 @@ class Again:
             number: the seed to run under.
             watch: a context to run in, for example a function mode that looks at every call.
         """
-        self._recorder.paused += 1
-        try:
-            with self._recorder, watch or contextlib.nullcontext():
-                seed(number)
-                return self._run()
-        finally:
-            self._recorder.paused -= 1
+        with self._recorder.pausing(), self._recorder, watch or contextlib.nullcontext():
+            seed(number)
+            return self._run()
 
     def site(self, frame: FrameType) -> int:
         """The user's call chain above a frame of such a run."""

@@ -70,9 +70,7 @@ def recording(
         # Said because of the recorder's own hooks; the filters are put back by Preserved.
         warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
         standin = stack.enter_context(CpuStandIn())
-        session.recorder.rewrite = standin.rewrite if standin.active else None
-        session.recorder.rewritten = standin.functions
-        session.recorder.keywords = standin.keywords
+        session.recorder.redirect_cuda(standin)
         stack.enter_context(hooks.installed(session.recorder, session.log))
         stack.enter_context(training_hooks.installed(session.recorder, session.log, session.ledger))
         stack.callback(session.ledger.leave)
@@ -120,9 +118,7 @@ class _Session:
             schedulers=[*owned.stateful, *(s for s, _ in self.log.schedulers), *(s for s, _ in self.log.scalers)],
             extra_tensors=[*tensors_in(setup.inputs), *owned.tensors],
         )
-        with preserved:
-            recorder.before_call = preserved.before_call
-            self.ledger.announce = preserved.before_write
+        with preserved, recorder.announcing_writes_to(preserved):
             self.force_eager()
             self._modes(setup, roots)
             for place in places(roots):
@@ -184,38 +180,22 @@ class _Session:
         for name, inputs in called.items():
             if any(is_lazy(p) for p in roots[name].parameters()):
                 with (
-                    self._aside(),
+                    self.recorder.pausing(),
+                    self.recorder,
                     torch.no_grad(),
                     as_theirs("the first forward, which gives lazy layers their shapes,"),
                 ):
                     seed()
                     call(roots[name], inputs)
 
-    @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Run the user's code under the recorder's rewriting without writing it down."""
-        self.recorder.paused += 1
-        try:
-            with self.recorder:
-                yield
-        finally:
-            self.recorder.paused -= 1
-
     def _search(self, root: nn.Module, roots: Mapping[str, nn.Module], name: str) -> Inputs:
         recorder = self.recorder
 
         def attempt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            with Preserved(roots) as preserved:
-                recorder.paused += 1
-                before = recorder.before_call
-                recorder.before_call = preserved.before_call
-                try:
-                    seed()
-                    with recorder, torch.no_grad():
-                        return root(*args, **kwargs)
-                finally:
-                    recorder.before_call = before
-                    recorder.paused -= 1
+            with Preserved(roots) as preserved, recorder.announcing_writes_to(preserved), recorder.pausing():
+                seed()
+                with recorder, torch.no_grad():
+                    return root(*args, **kwargs)
 
         return find_inputs(root, attempt, name)
 
@@ -250,11 +230,8 @@ class _Session:
         table = tabulate(recorder, self.log, begin, roots, optimizers)
         spoilt = not_finite(found.tensors, table.parameters)
         trainable = [p.tensor for p in table.parameters if p.tensor.requires_grad]
-        recorder.paused += 1
-        try:
+        with recorder.pausing():
             verdict = autograd.gradient([t for t in found.tensors if t.requires_grad], trainable)
-        finally:
-            recorder.paused -= 1
         if verdict.failure:
             recorder.tape.note_unseen(
                 f"the backward raised {verdict.failure}: verdicts come from the recorded graph", NO_SITE

@@ -74,21 +74,18 @@ def run_steps(
     training = ledger.training
     enough = Enough(training, optimizers, steps)
     ledger.stopping = enough
-    paused = recorder.paused
-    recorder.before_module = goes_on
     began = time.monotonic()
     try:
-        while True:
-            with recorder, executed(codes, hot=True), as_theirs("step()"):
-                gradlint_runs_user_code(step)
-            training.calls += 1
-            if enough() or not _goes_on(training, steps, time.monotonic() - began):
-                break
+        with recorder.filtering_module_calls(goes_on):
+            while True:
+                with recorder, executed(codes, hot=True), as_theirs("step()"):
+                    gradlint_runs_user_code(step)
+                training.calls += 1
+                if enough() or not _goes_on(training, steps, time.monotonic() - began):
+                    break
     except EnoughRecorded:
         training.calls += 1
     finally:
-        recorder.paused = paused
-        recorder.before_module = None
         ledger.stopping = lambda: False
     training.kept = outliving(recorder, training, ledger.marks)
 

@@ -47,10 +47,11 @@ class _Runner:
         self.job = job
         known = registry.load(job.rules_dirs)
         self.rules = [entry for entry in known.rules if entry.code in job.rules]
-        self.observation = Observation(job.target, steps=job.steps, forwards=job.max_batches)
+        self.observation = Observation(
+            job.target, steps=job.steps, forwards=job.max_batches, on_fault=lambda: self.finish(None)
+        )
         self.observation.ledger.stopping = self.stopping
         self.observation.ledger.on_elsewhere = self.elsewhere
-        self.observation.recorder.on_fault = lambda: self.finish(None)
         self.done = False
         self.timed_out = False
         self.stops = 0
@@ -139,13 +140,11 @@ class _Runner:
             return
         self.done = True
         observation = self.observation
-        observation.recorder.paused += 1
         try:
-            report = self.judged(failure)
+            with observation.recorder.pausing():
+                report = self.judged(failure)
         except Exception as error:
             report = Report(errors=[Failure(self.job.target, *Failed.by(error, "while it judged"))])
-        finally:
-            observation.recorder.paused -= 1
         leave(report, self.job.report)
 
     def judged(self, failure: Failure | None) -> Report:
@@ -217,10 +216,7 @@ def _stand_in(observation: Observation) -> Any:
     from gradlint.recorder.cuda import CpuStandIn
 
     with CpuStandIn() as standin:
-        recorder = observation.recorder
-        recorder.rewrite = standin.rewrite if standin.active else None
-        recorder.rewritten = standin.functions
-        recorder.keywords = standin.keywords
+        observation.recorder.redirect_cuda(standin)
         yield
 
 

@@ -5,14 +5,15 @@ This is the hot path: it runs once per torch call of the user's model, so it app
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from types import FrameType
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType, FrameType
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
@@ -22,6 +23,8 @@ from gradlint.recorder.calls import dispatch
 from gradlint.recorder.calls.call_chains import Chain, Chains
 from gradlint.recorder.calls.tape import FunctionRun, Tape
 from gradlint.recorder.calls.values import Tensors, tensors_in
+from gradlint.recorder.cuda import CpuStandIn
+from gradlint.restore.preserved import Preserved
 from gradlint.traces.trace import (
     GRAD_ON,
     IN_FUNCTION,
@@ -43,10 +46,23 @@ _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 _EXPORTS = frozenset(("numpy", "__array__", "__array_wrap__", "__dlpack__", "__cuda_array_interface__"))
 """Functions that give away a tensor's memory."""
 
-Rewrite = Callable[..., tuple[Any, tuple[Any, ...], dict[str, Any]] | None]
+_STOPPED = 1 << 30
+"""Added to `Recorder.paused` to stop for ever: more pauses than are ever open at once."""
 
-AWAY = 1 << 30
-"""Added to `Recorder.paused` where nothing is recorded any more."""
+BeforeCall = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
+
+
+class GradListener(Protocol):
+    """Follows the switches of grad mode and the reads of gradients in recorded code."""
+
+    def grad_switched_off(self, event: int, site: int, library: CodeType | None) -> None:
+        """Take note of a switch to off; `library` is the code of the library function that made it."""
+
+    def grad_switched_on(self) -> None:
+        """Take note of a switch to on."""
+
+    def gradient_read(self, tensor: Tensor) -> None:
+        """Take note of a read of a tensor's ``grad``."""
 
 
 class Recorder(TorchFunctionMode):
@@ -56,40 +72,28 @@ class Recorder(TorchFunctionMode):
     inside scripted modules, in C++ or in other threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_fault: Callable[[], None] | None = None) -> None:
+        """Prepare a recorder; `on_fault` is called once if gradlint itself fails."""
         super().__init__()
         self.tape = Tape()
         self.chains = Chains(self.tape.sites, self.tape.calls)
         self.tensors = Tensors(self.tape, lambda: self.walk(sys._getframe(2)).site)
-        self.before_call: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None = None
-        """Told of every call that may write to tensors or hand out their memory, before it runs, recorded or not."""
-        self.rewrite: Rewrite | None = None
-        """Gives the call to make instead, for the functions in `rewritten` and calls with one of `keywords`."""
-        self.rewritten: frozenset[Any] = frozenset()
-        self.keywords: frozenset[str] = frozenset()
         self.thread = threading.get_ident()
         self.paused = 0
-        """Above zero: calls pass through unrecorded."""
+        """Number of open pauses. Above zero, calls pass through unrecorded. Only `Recorder` writes to it."""
         self.fault: Failed | None = None
-        """How gradlint itself failed, if it did."""
-        self.on_fault: Callable[[], None] | None = None
-        """Told of that."""
-        self.building: list[int] = []
-        """Identities of the optimizers whose constructor is running."""
-        self.inference: list[int] = []
-        """The regions that the inference_mode contexts now open began in."""
-        self.clipping: Any = None
-        """The call of torch's clip functions that is running."""
-        self.on_switch: Callable[[int, int, Any], None] | None = None
-        """Told of each switch of grad mode to off: event, site, code of the library function that holds it."""
-        self.on_return: Callable[[], None] | None = None
-        """Told when grad mode comes on again after a clip."""
-        self.on_gradient: Callable[[Tensor], None] | None = None
-        """Told of each tensor whose ``grad`` is read outside of torch's clip functions."""
-        self.before_module: Callable[[Any, bool], bool] | None = None
-        """Told of each call of a module, and whether it is an outermost one; says whether to record it."""
+        """The failure of gradlint itself, if there was one."""
+        self.module_filter: Callable[[nn.Module, bool], bool] | None = None
+        """The function that decides which module calls to record; see `filtering_module_calls`."""
         self.through = -1
         """Number of the module whose ``requires_grad_`` is running."""
+        self._on_fault = on_fault
+        self._before_call: BeforeCall | None = None
+        self._before_write: Callable[[Tensor], None] | None = None
+        self._grad_listener: GradListener | None = None
+        self._rewrite: Callable[..., tuple[Any, tuple[Any, ...], dict[str, Any]] | None] | None = None
+        self._rewritten_functions: frozenset[Any] = frozenset()
+        self._rewritten_keywords: frozenset[str] = frozenset()
         self._kinds = dict(dispatch.TABLE)
         self._last_off = GRAD_ON
 
@@ -104,13 +108,86 @@ class Recorder(TorchFunctionMode):
         current = getattr(torch.overrides, "_get_current_function_mode", None)
         return current is not None and current() is self
 
+    # -- when to record, and who takes part ------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Let calls pass through unrecorded until the matching `resume`; pauses nest."""
+        self.paused += 1
+
+    def resume(self) -> None:
+        """End one pause."""
+        self.paused -= 1
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Let the calls inside pass through unrecorded."""
+        self.paused += 1
+        try:
+            yield
+        finally:
+            self.paused -= 1
+
+    @contextlib.contextmanager
+    def resuming(self) -> Iterator[None]:
+        """Record the calls inside although a pause is open; not after `stop`."""
+        outer = self.paused if self.paused < _STOPPED else 0
+        self.paused -= outer
+        try:
+            yield
+        finally:
+            self.paused += outer
+
+    def stop(self) -> None:
+        """Record nothing more, whatever pauses end later."""
+        self.paused += _STOPPED
+
     def give_up(self, error: Exception) -> None:
-        """Record nothing more, for gradlint itself has failed; the user's code runs on."""
-        self.paused += AWAY
+        """Stop because gradlint itself has failed; the user's code runs on."""
+        self.stop()
         if self.fault is None:
             self.fault = Failed.by(error)
-            if self.on_fault is not None:
-                self.on_fault()
+            if self._on_fault is not None:
+                self._on_fault()
+
+    @contextlib.contextmanager
+    def announcing_writes_to(self, preserved: Preserved) -> Iterator[None]:
+        """Announce every write to `preserved` before it happens, recorded or not, instead of to an outer one."""
+        outer = self._before_call, self._before_write
+        self._before_call, self._before_write = preserved.before_call, preserved.before_write
+        try:
+            yield
+        finally:
+            self._before_call, self._before_write = outer
+
+    def announce_write(self, tensor: Tensor) -> None:
+        """Announce a write that no torch call shows (an optimizer's fused kernel)."""
+        if self._before_write is not None:
+            self._before_write(tensor)
+
+    @contextlib.contextmanager
+    def filtering_module_calls(self, should_record: Callable[[nn.Module, bool], bool]) -> Iterator[None]:
+        """Ask `should_record` before each module call; its second argument is True for an outermost call."""
+        self.module_filter = should_record
+        try:
+            yield
+        finally:
+            self.module_filter = None
+
+    @contextlib.contextmanager
+    def notifying(self, listener: GradListener) -> Iterator[None]:
+        """Notify `listener` of grad-mode switches and gradient reads."""
+        self._grad_listener = listener
+        try:
+            yield
+        finally:
+            self._grad_listener = None
+
+    def redirect_cuda(self, stand_in: CpuStandIn) -> None:
+        """Make the calls that name a CUDA device on the CPU while `stand_in` is active."""
+        if stand_in.active:
+            self._rewrite = stand_in.rewrite
+            self._rewritten_functions = stand_in.functions
+            self._rewritten_keywords = stand_in.keywords
 
     # -- the mode -----------------------------------------------------------------------------------------------
 
@@ -123,12 +200,14 @@ class Recorder(TorchFunctionMode):
             kind = self._kinds[func] = dispatch.classify(func)
         if kind == dispatch.PASS:
             return func(*args, **kwargs) if kwargs else func(*args)
-        if self.rewrite is not None and (func in self.rewritten or (kwargs and not self.keywords.isdisjoint(kwargs))):
-            changed = self.rewrite(func, args, kwargs)
+        if self._rewrite is not None and (
+            func in self._rewritten_functions or (kwargs and not self._rewritten_keywords.isdisjoint(kwargs))
+        ):
+            changed = self._rewrite(func, args, kwargs)
             if changed is not None:
                 func, args, kwargs = changed
-        if self.before_call is not None and (kwargs or kind & dispatch.ANNOUNCED):
-            announce = self.before_call
+        if self._before_call is not None and (kwargs or kind & dispatch.ANNOUNCED):
+            announce = self._before_call
         else:
             announce = None
         kind &= ~dispatch.ANNOUNCED
@@ -144,8 +223,8 @@ class Recorder(TorchFunctionMode):
                 self._grad_mode(bool(args[0]))
             elif kind == dispatch.REQUIRES_GRAD:
                 self._requires_grad(args, kwargs, func)
-            elif kind == dispatch.READ_GRAD and self.on_gradient is not None and self.clipping is None:
-                self.on_gradient(args[0])
+            elif kind == dispatch.READ_GRAD and self._grad_listener is not None:
+                self._grad_listener.gradient_read(args[0])
         except Exception as error:
             self.give_up(error)
         return result
@@ -156,7 +235,7 @@ class Recorder(TorchFunctionMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         writes: bool,
-        announce: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None,
+        announce: BeforeCall | None,
     ) -> Any:
         calling = called = False
         result = None
@@ -358,8 +437,8 @@ class Recorder(TorchFunctionMode):
         tape = self.tape
         if enabled:
             tape.region = GRAD_ON
-            if self.clipping is not None and self.on_return is not None:
-                self.on_return()
+            if self._grad_listener is not None:
+                self._grad_listener.grad_switched_on()
         elif tape.region == GRAD_ON:
             if chain.in_exit and self._last_off != GRAD_ON:
                 tape.region = self._last_off  # an enable_grad inside a no_grad ended
@@ -371,8 +450,8 @@ class Recorder(TorchFunctionMode):
         data = {"how": how, "decorated": chain.decorated, "library": chain.library}
         event = self.tape.event("grad_off", data, chain.site)
         self.tape.region = self._last_off = event.number
-        if self.on_switch is not None:
-            self.on_switch(event.number, chain.site, chain.library)
+        if self._grad_listener is not None:
+            self._grad_listener.grad_switched_off(event.number, chain.site, chain.library)
         return event.number
 
     def _unseen_switch(self, chain: Chain) -> int:

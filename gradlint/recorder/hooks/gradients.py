@@ -45,7 +45,6 @@ class _Running:
         """Parameter → copy of its value."""
         self.parameters: dict[int, tuple[Tensor, float | None]] = {}
         self.closure = False
-        self.paused = 0
 
 
 class Ledger:
@@ -67,8 +66,6 @@ class Ledger:
         """Keys of the parameters that other threads train."""
         self.on_elsewhere: Callable[[], None] | None = None
         """Told of each such step, in that thread."""
-        self.announce: Callable[[Tensor], None] | None = None
-        """Told of tensors that a step will write to, whatever kernels it uses."""
         self._recorder = recorder
         self._parameters: dict[int, Tensor] = {}
         self._handles: list[Any] = []
@@ -118,6 +115,8 @@ class Ledger:
 
     def leave(self) -> None:
         """Hear of nothing any longer."""
+        while self._running:
+            self._forget_running()
         self.following = False
         for handle in self._handles:
             handle.remove()
@@ -125,7 +124,6 @@ class Ledger:
         self._parameters.clear()
         self._holds.clear()
         self._grads.clear()
-        self._running.clear()
 
     # -- backward -----------------------------------------------------------------------------------------------
 
@@ -143,11 +141,10 @@ class Ledger:
         self._look()
         roots = tuple(recorder.tensors.read(t) for t in tensors_in(tensors))
         outer, self._open = self._open, self._begin(roots, retains, site)
-        recorder.paused += 1
         try:
-            yield
+            with recorder.pausing():
+                yield
         finally:
-            recorder.paused -= 1
             self._open = outer
 
     def _begin(self, roots: tuple[int, ...], retains: bool, site: int) -> Backward:
@@ -262,8 +259,7 @@ class Ledger:
             self._hold(running, optimizer)
         entry = running if not nested else _Running(running.step, frame, {})
         self._running.append(entry)
-        entry.paused = 1
-        recorder.paused += 1
+        recorder.pause()
         return self._with_closure(running, args, kwargs)
 
     def stepped_elsewhere(self, optimizer: Optimizer) -> None:
@@ -282,8 +278,7 @@ class Ledger:
                     if id(p) in running.parameters or not isinstance(p, Tensor):
                         continue
                     running.parameters[id(p)] = (p, lr)
-                    if self.announce is not None:
-                        self.announce(p)
+                    self._recorder.announce_write(p)
                     if not p.is_meta and p.layout == torch.strided:
                         running.before[id(p)] = p.detach().clone()
 
@@ -294,12 +289,11 @@ class Ledger:
         recorder = self._recorder
 
         def evaluated(*given: Any, **named: Any) -> Any:
-            outer, recorder.paused = recorder.paused, 0
             running.closure = True
             try:
-                return closure(*given, **named)
+                with recorder.resuming():
+                    return closure(*given, **named)
             finally:
-                recorder.paused = outer
                 self._look()
                 self._apply(running)
 
@@ -311,9 +305,8 @@ class Ledger:
         """To be called after an optimizer's step."""
         if not self._running:
             return
-        entry = self._running.pop()
+        entry = self._forget_running()
         entry.frame = None
-        self._recorder.paused -= entry.paused
         if self._running:
             return
         if not entry.closure:
@@ -359,7 +352,11 @@ class Ledger:
     def _settle(self) -> None:
         """Forget steps that ended in an exception: torch tells of those that return only."""
         while self._running and not _on_stack(self._running[-1].frame):
-            self._recorder.paused -= self._running.pop().paused
+            self._forget_running()
+
+    def _forget_running(self) -> _Running:
+        self._recorder.resume()
+        return self._running.pop()
 
     def stop_if_enough(self) -> None:
         """End the user's training if enough of it was recorded.

@@ -39,6 +39,8 @@ class Log:
         self.optimizers: list[Optimizer] = []
         self.arguments: dict[int, Arguments] = {}
         """Optimizer's identity → what its constructor's call says."""
+        self.under_construction: list[int] = []
+        """Identities of the optimizers whose constructor is running."""
         self.group_events: dict[int, list[tuple[int, int]]] = {}
         """Optimizer's identity → (site, event number) of each group in order."""
         self.schedulers: list[tuple[Any, int]] = []
@@ -78,8 +80,9 @@ def installed(recorder: Recorder, log: Log) -> Iterator[None]:
         patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
         patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
         patch(stack, threading.Thread, "start", _thread_start(recorder))
-        patch(stack, inference_mode, "__enter__", _inference_enter(recorder))
-        patch(stack, inference_mode, "__exit__", _inference_exit(recorder))
+        regions: list[int] = []  # in which the inference_mode contexts now open began
+        patch(stack, inference_mode, "__enter__", _inference_enter(recorder, regions))
+        patch(stack, inference_mode, "__exit__", _inference_exit(recorder, regions))
         _patch_variable(stack, recorder)
         yield
 
@@ -134,12 +137,9 @@ def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             if apply is not None:
                 run = recorder.function_run(apply, chain)
             del frame, apply, chain  # a frame that holds itself would keep the output until the next collection
-            if recorder.before_module is not None and not recorder.before_module(self, not calls):
-                recorder.paused += 1
-                try:
+            if recorder.module_filter is not None and not recorder.module_filter(self, not calls):
+                with recorder.pausing():
                     return original(self, *args, **kwargs)
-                finally:
-                    recorder.paused -= 1
             parent = calls[-1].number if calls else -1
             number = len(log.calls)
             log.calls.append(tuple.__new__(ModuleCall, (log.number(self), parent, site, self.training, len(ops))))
@@ -189,11 +189,11 @@ def _optimizer_init(recorder: Recorder, log: Log, stack: contextlib.ExitStack) -
             event = recorder.event("optimizer", {"optimizer": id(self)}, site=site)
             arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
             log.arguments[id(self)] = Arguments(site, event.number, *arguments)
-            recorder.building.append(id(self))
+            log.under_construction.append(id(self))
             try:
                 original(self, *args, **kwargs)
             finally:
-                recorder.building.pop()
+                log.under_construction.pop()
             plain_steps(stack, type(self))
             return None
 
@@ -210,7 +210,7 @@ def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
             if not recorder.paused:
                 site = (
                     log.arguments[id(self)].site
-                    if id(self) in recorder.building
+                    if id(self) in log.under_construction
                     else recorder.walk(sys._getframe(1)).site
                 )
                 data = {"optimizer": id(self), "index": len(self.param_groups) - 1, "exhausted": exhausted}
@@ -308,10 +308,10 @@ def used_up(given: Any) -> bool:
     return False
 
 
-def _inference_enter(recorder: Recorder) -> Callable[[Any], Any]:
+def _inference_enter(recorder: Recorder, regions: list[int]) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __enter__(self: Any) -> Any:
-            recorder.inference.append(recorder.tape.region)
+            regions.append(recorder.tape.region)
             if getattr(self, "mode", True):
                 recorder.switch_off("inference_mode", recorder.walk(sys._getframe(1)))
             return original(self)
@@ -321,10 +321,10 @@ def _inference_enter(recorder: Recorder) -> Callable[[Any], Any]:
     return wrap
 
 
-def _inference_exit(recorder: Recorder) -> Callable[[Any], Any]:
+def _inference_exit(recorder: Recorder, regions: list[int]) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __exit__(self: Any, *exception: Any) -> Any:
-            recorder.tape.region = recorder.inference.pop() if recorder.inference else GRAD_ON
+            recorder.tape.region = regions.pop() if regions else GRAD_ON
             return original(self, *exception)
 
         return __exit__

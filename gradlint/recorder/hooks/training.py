@@ -11,8 +11,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +53,7 @@ def installed(recorder: Recorder, log: Log, ledger: Ledger) -> Iterator[None]:
             patch(stack, scaler, "scale", _scale(recorder, log, ledger))
             patch(stack, scaler, "unscale_", _unscale(recorder, ledger))
             patch(stack, scaler, "step", _scaler_step(recorder, ledger))
-        recorder.on_switch = _clip_begins(recorder)
-        recorder.on_return = _clip_ends(recorder, ledger)
-        recorder.on_gradient = ledger.read
-        stack.callback(setattr, recorder, "on_switch", None)
-        stack.callback(setattr, recorder, "on_return", None)
-        stack.callback(setattr, recorder, "on_gradient", None)
+        stack.enter_context(recorder.notifying(_Clips(recorder, ledger)))
         yield
 
 
@@ -237,20 +232,30 @@ def _scaler_step(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
 # -- clips --------------------------------------------------------------------------------------------------------
 
 
-class _Clipping:
-    """A call of torch's clip functions that has begun: they switch grad mode off, which is how they are seen under
-    whatever name they were imported."""
+class _Clip(NamedTuple):
+    """A call of a torch clip function that has not returned."""
 
-    def __init__(self, event: int, site: int, op: int, exhausted: bool, measures: bool) -> None:
-        self.event = event
-        self.site = site
-        self.op = op
-        self.exhausted = exhausted
-        self.measures = measures
+    event: int
+    """Number of the event of its switch of grad mode."""
+    site: int
+    op: int
+    """Number of ops recorded before it."""
+    exhausted: bool
+    """Whether its iterator of parameters was already used up."""
+    measures: bool
+    """Whether its limit is infinite: it only measures the norm."""
 
 
-def _clip_begins(recorder: Recorder) -> Callable[[int, int, Any], None]:
-    def began(event: int, site: int, library: Any) -> None:
+class _Clips:
+    """Follows torch's clip functions, under whatever name they were imported: they run with grad mode off."""
+
+    def __init__(self, recorder: Recorder, ledger: Ledger) -> None:
+        self._recorder = recorder
+        self._ledger = ledger
+        self._running: _Clip | None = None
+
+    def grad_switched_off(self, event: int, site: int, library: CodeType | None) -> None:
+        """Take note of a clip that begins."""
         if library is None or not library.co_filename.endswith(_CLIP):
             return
         frame: FrameType | None = sys._getframe(1)
@@ -259,27 +264,23 @@ def _clip_begins(recorder: Recorder) -> Callable[[int, int, Any], None]:
         if frame is None:
             return
         args, kwargs = frame.f_locals["args"], frame.f_locals.get("kwargs", {})
-        given = args[0] if args else kwargs.get("parameters")
+        parameters = args[0] if args else kwargs.get("parameters")
         limit = args[1] if len(args) > 1 else kwargs.get("max_norm", kwargs.get("clip_value"))
         measures = isinstance(limit, (int, float)) and limit == float("inf")
-        recorder.clipping = _Clipping(event, site, len(recorder.tape.ops), used_up(given), measures)
+        self._running = _Clip(event, site, len(self._recorder.tape.ops), used_up(parameters), measures)
 
-    return began
-
-
-def _clip_ends(recorder: Recorder, ledger: Ledger) -> Callable[[], None]:
-    def ended() -> None:
-        clipping, recorder.clipping = recorder.clipping, None
-        if clipping is None or not ledger.following:
+    def grad_switched_on(self) -> None:
+        """Report a clip that ends to the ledger."""
+        clip, self._running = self._running, None
+        ledger, tensors = self._ledger, self._recorder.tensors
+        if clip is None or not ledger.following:
             return
-        touched = {v for op in recorder.tape.ops[clipping.op :] for v in (*op.inputs, *op.outputs)}
-        tensors = recorder.tensors
-        keys = [key for key, grad in ledger.gradients() if _value(tensors, grad) in touched]
-        ledger.clipped(keys, clipping.event, clipping.site, clipping.exhausted, clipping.measures)
+        touched = {v for op in self._recorder.tape.ops[clip.op :] for v in (*op.inputs, *op.outputs)}
+        entries = ((key, tensors.known(grad)) for key, grad in ledger.gradients())
+        keys = [key for key, entry in entries if entry is not None and entry.value in touched]
+        ledger.clipped(keys, clip.event, clip.site, clip.exhausted, clip.measures)
 
-    return ended
-
-
-def _value(tensors: Any, grad: Tensor) -> int:
-    entry = tensors.known(grad)
-    return -1 if entry is None else int(entry.value)
+    def gradient_read(self, tensor: Tensor) -> None:
+        """Report a read of a gradient to the ledger, unless a clip function makes it."""
+        if self._running is None:
+            self._ledger.read(tensor)
