@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from gradlint.restore.global_state import functions_pass, isolated_rng
+from gradlint.restore.global_state import isolated_rng, without_torch_function
 from gradlint.restore.tensors import storage_of
 
 __all__ = ["SCALES", "Verdict", "Verdicts", "noised", "settle"]
@@ -221,7 +221,7 @@ class _Runner:
         # because it leaves the parameter's version counter alone.
         saved: list[tuple[Tensor, Tensor]] = []
         try:
-            with functions_pass(), torch.no_grad():
+            with without_torch_function(), torch.no_grad():
                 for tensor in {id(self.parameters[name]): self.parameters[name] for name in names}.values():
                     alias = tensor.data
                     saved.append((alias, alias.clone()))
@@ -229,7 +229,7 @@ class _Runner:
                         self._add(alias, size, relative, len(saved))
             yield
         finally:
-            with functions_pass(), torch.no_grad():
+            with without_torch_function(), torch.no_grad():
                 for alias, copy in reversed(saved):
                     with _writable(alias), suppress(RuntimeError):
                         alias.copy_(copy)
@@ -258,7 +258,7 @@ def _can_move(tensor: Tensor) -> bool:
 
 def _cloned(result: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
     found = [result] if isinstance(result, Tensor) else list(result or ())
-    with functions_pass(), torch.no_grad():
+    with without_torch_function(), torch.no_grad():
         # to_dense copies only what is not dense already
         return [tensor.detach().to_dense().clone() for tensor in found if isinstance(tensor, Tensor)]
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-__all__ = ["Switches", "functions_pass", "isolated_rng", "read_rng"]
+__all__ = ["GlobalState", "isolated_rng", "rng_restorers", "without_torch_function"]
 
 _leaked_guards: list[AbstractContextManager[Any]] = []
 """Guards that undo an inference mode which user code never left; ending one out of order would undo the undoing."""
 
 
-def functions_pass() -> AbstractContextManager[Any]:
+def without_torch_function() -> AbstractContextManager[Any]:
     """Keeps function modes and tensor subclasses' ``__torch_function__`` out of the book-keeping."""
     return getattr(torch._C, "DisableTorchFunction", nullcontext)()
 
 
-def read_rng() -> list[Callable[[], object]]:
+def rng_restorers() -> list[Callable[[], object]]:
     """One call per random state that exists now; each puts that state back."""
     python, cpu = random.getstate(), torch.get_rng_state()
     puts: list[Callable[[], object]] = [lambda: random.setstate(python), lambda: torch.set_rng_state(cpu)]
@@ -43,12 +43,12 @@ def isolated_rng() -> Iterator[None]:
 
     Generators of the user's own (``torch.Generator``, ``random.Random``) are not covered.
     """
-    with functions_pass():
-        puts = read_rng()
+    with without_torch_function():
+        puts = rng_restorers()
     try:
         yield
     finally:
-        with functions_pass():
+        with without_torch_function():
             for put in puts:
                 put()
 
@@ -99,7 +99,7 @@ def _anomaly() -> tuple[bool, bool]:
 
 
 # Inference mode comes first: leaving it also sets the grad mode.
-_SWITCHES: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
+_SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ("inference mode", torch.is_inference_mode_enabled, _leave_inference),
     ("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
     ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
@@ -122,12 +122,12 @@ _SWITCHES: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
 )
 
 
-class Switches:
+class GlobalState:
     """torch's global switches and the warnings filters, read on construction."""
 
     def __init__(self) -> None:
         self.states: list[tuple[str, Callable[[], Any], Callable[[Any], Any], Any]] = []
-        for name, read, write in _SWITCHES:
+        for name, read, write in _SETTINGS:
             with suppress(RuntimeError, AttributeError):
                 self.states.append((name, read, write, read()))
         self.filters = warnings.filters

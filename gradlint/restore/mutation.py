@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["may_write", "written"]
+__all__ = ["may_write", "written_tensors"]
 
 _HANDED_OUT = {
     "numpy",
@@ -63,7 +63,7 @@ def _kind(function: Callable[..., Any]) -> str:
     return kind
 
 
-def written(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
+def written_tensors(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
     """The tensors among the arguments that the call may write to.
 
     Known are in-place methods and functions, ``out=``, ``inplace=True``, foreach and fused kernels, mutating custom

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gradlint.restore.global_state import Switches, functions_pass, isolated_rng, read_rng
-from gradlint.restore.mutation import written
-from gradlint.restore.tensors import PLAIN, Found, StorageBytes, TensorState, inner_tensors, storage_of
+from gradlint.restore.global_state import GlobalState, isolated_rng, rng_restorers, without_torch_function
+from gradlint.restore.mutation import written_tensors
+from gradlint.restore.tensors import PLAIN_TYPES, Memory, StorageBytes, TensorState, inner_tensors, storage_of
 
 __all__ = ["Preserved", "isolated_rng"]
 
@@ -188,9 +188,9 @@ class Preserved:
         if self._entered:
             raise RuntimeError("Preserved is entered already; nest a second object")
         self._clear()
-        with functions_pass():
-            self._switches = Switches()
-            self._rng = read_rng()
+        with without_torch_function():
+            self._global_state = GlobalState()
+            self._rng = rng_restorers()
             with torch.no_grad():
                 for prefix, root in self._roots:
                     self._watch_modules(prefix, root)
@@ -209,11 +209,11 @@ class Preserved:
         """
         if not self._entered:
             return
-        if type(tensor) in PLAIN:
+        if type(tensor) in PLAIN_TYPES:
             found = storage_of(tensor)
             if found is not None and found[1] not in self._storages:
                 return
-        with suppress(Exception), functions_pass():
+        with suppress(Exception), without_torch_function():
             found = storage_of(tensor)
             if found is None:
                 for part in inner_tensors(tensor):
@@ -226,7 +226,7 @@ class Preserved:
 
     def before_call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """To be called before a torch function runs: announces what it writes or hands out; see `writes`."""
-        for tensor in written(function, args, kwargs):
+        for tensor in written_tensors(function, args, kwargs):
             self.before_write(tensor)
 
     def announcing(self) -> TorchFunctionMode:
@@ -235,7 +235,7 @@ class Preserved:
 
     def save_all(self) -> None:
         """Copies everything that is watched, for code whose writes nobody can announce (a compiled step)."""
-        with functions_pass(), torch.no_grad():
+        with without_torch_function(), torch.no_grad():
             for at_one_address in self._storages.values():
                 for watched in at_one_address:
                     watched.save()
@@ -248,8 +248,8 @@ class Preserved:
         self._entered = False
         interrupt: BaseException | None = None
         unrestored: dict[str, None] = dict.fromkeys(self.unrestored)
-        with functions_pass():
-            unrestored.update(dict.fromkeys(self._switches.put_back()))
+        with without_torch_function():
+            unrestored.update(dict.fromkeys(self._global_state.put_back()))
             with torch.no_grad():
                 unrestored.update({state.name: None for state in self._tensors.values() if state.unannounced()})
                 for name, put_back in self._put_backs():
@@ -315,7 +315,7 @@ class Preserved:
             # A backward accumulates into it without any call that could be announced.
             self._watch_tensor(f"{name}.grad", known.grad, copy=True)
 
-    def _watch_storages(self, tensor: Tensor, found: Found) -> list[StorageBytes]:
+    def _watch_storages(self, tensor: Tensor, found: Memory) -> list[StorageBytes]:
         if found is None:
             inner = inner_tensors(tensor)
             return [part for each in inner for part in self._watch_storages(each, storage_of(each))]

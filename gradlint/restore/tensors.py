@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
-__all__ = ["PLAIN", "Found", "StorageBytes", "TensorState", "inner_tensors", "overlaps", "storage_of"]
+__all__ = ["PLAIN_TYPES", "Memory", "StorageBytes", "TensorState", "inner_tensors", "overlaps", "storage_of"]
 
-PLAIN = (Tensor, Parameter)
+PLAIN_TYPES = (Tensor, Parameter)
 """The tensor types that nobody has taught to lie about their memory."""
 
 
-Found = tuple[torch.UntypedStorage, int] | None
+Memory = tuple[torch.UntypedStorage, int] | None
 """A storage and its address, or None where there is no memory."""
 
 
@@ -50,12 +50,12 @@ class StorageBytes:
                 view.copy_(self.saved)
 
 
-def storage_of(tensor: Tensor) -> Found:
+def storage_of(tensor: Tensor) -> Memory:
     """The tensor's storage and its address; None if there is no memory behind it (meta, fake, sparse, empty, lazy)."""
     try:
         storage = tensor.untyped_storage()
         # A fake tensor says "cpu", and asking its storage for an address warns; a plain meta tensor has the address 0.
-        if type(tensor) not in PLAIN and storage.device.type == "meta":
+        if type(tensor) not in PLAIN_TYPES and storage.device.type == "meta":
             return None
         pointer = storage.data_ptr()
     except (RuntimeError, ValueError, AttributeError):
@@ -102,7 +102,7 @@ def inner_tensors(tensor: Tensor) -> list[Tensor]:
     return [getattr(tensor, name) for name in flatten()[0]] if flatten is not None else []
 
 
-def _place(tensor: Tensor, found: Found) -> tuple[Any, ...]:
+def _place(tensor: Tensor, found: Memory) -> tuple[Any, ...]:
     """What ``tensor.data = ...`` replaces: memory and its reading."""
     strides = tensor.stride() if tensor.layout is torch.strided else ()
     offset = tensor.storage_offset() if found is not None else 0
@@ -131,14 +131,14 @@ class TensorState:
         "version",
     )
 
-    def __init__(self, name: str, tensor: Tensor, watch: Callable[[Tensor, Found], list[StorageBytes]]) -> None:
+    def __init__(self, name: str, tensor: Tensor, watch: Callable[[Tensor, Memory], list[StorageBytes]]) -> None:
         self.name = name
         self.tensor = tensor
         self.trains = tensor.requires_grad
         self.leaf = tensor.is_leaf
         self.grad = tensor.grad if self.leaf else None
         self.grad_fn = None if self.leaf else tensor.grad_fn
-        self.lazy = type(tensor) not in PLAIN and is_lazy(tensor)
+        self.lazy = type(tensor) not in PLAIN_TYPES and is_lazy(tensor)
         self.bytes: list[StorageBytes] = []
         self.copy: Tensor | None = None
         if self.lazy:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.restore.global_state import functions_pass
+from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.dataflow import ancestors
 from gradlint.traces.training import Kept, Training
 
@@ -31,7 +31,7 @@ def mark(recorder: Recorder) -> Mark:
 
 def _next_node() -> int:
     try:
-        with functions_pass(), torch.enable_grad():
+        with without_torch_function(), torch.enable_grad():
             node: Any = (torch.zeros((), requires_grad=True) + 0).grad_fn
             return int(node._sequence_nr())
     except (RuntimeError, AttributeError):
@@ -60,7 +60,7 @@ def _found(recorder: Recorder, marks: Sequence[Mark]) -> list[Kept]:
         tensor = entry()
         if tensor is None or entry.value < marks[0].values:
             continue
-        with functions_pass():
+        with without_torch_function():
             if tensor.grad_fn is not None and tape.values[entry.value].producer >= 0:
                 alive.append((entry.value, tensor))
     return _growing(recorder, alive, marks) or _summed(recorder, alive, marks)
@@ -110,7 +110,7 @@ def _summed(recorder: Recorder, alive: list[tuple[int, Tensor]], marks: Sequence
 
 def _reaches_back(tensor: Tensor, first: int, limit: int) -> bool:
     """Whether the graph behind a tensor holds nodes of the recorded steps older than `limit`."""
-    with functions_pass():
+    with without_torch_function():
         pending: list[Any] = [tensor.grad_fn]
     seen = set(pending)
     while pending:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.kept_graphs import Mark, mark
-from gradlint.restore.global_state import functions_pass
+from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.training import Backward, Clear, Clip, Content, Schedule, Step, Training
 
@@ -102,7 +102,7 @@ class Ledger:
             self._parameters[key] = tensor
             flag = tensor.requires_grad
             # A frozen parameter may be thawed in a step; a hook can be given to what requires grad only.
-            with functions_pass():
+            with without_torch_function():
                 try:
                     if not flag:
                         tensor.requires_grad_(True)
@@ -203,7 +203,7 @@ class Ledger:
     def _look(self, event: int = -1, site: int = NO_SITE) -> None:
         """Find out which gradients were cleared or replaced."""
         discarded: dict[int, tuple[int, ...]] = {}
-        with functions_pass(), torch.no_grad():
+        with without_torch_function(), torch.no_grad():
             for key, held in self._holds.items():
                 if not held or self._still(key):
                     continue
@@ -271,7 +271,7 @@ class Ledger:
 
     def _hold(self, running: _Running, optimizer: Optimizer) -> None:
         self.follow(p for g in optimizer.param_groups for p in g["params"] if isinstance(p, Tensor))
-        with functions_pass(), torch.no_grad():
+        with without_torch_function(), torch.no_grad():
             for group in optimizer.param_groups:
                 lr = number(group.get("lr"))
                 for p in group["params"]:
@@ -312,7 +312,7 @@ class Ledger:
         if not entry.closure:
             self._apply(entry)
         step = entry.step
-        with functions_pass(), torch.no_grad():
+        with without_torch_function(), torch.no_grad():
             for key, (p, _) in entry.parameters.items():
                 before = entry.before.get(key)
                 if before is not None and key in step.content:
@@ -327,7 +327,7 @@ class Ledger:
     def _apply(self, running: _Running) -> None:
         """What the optimizer holds is applied now."""
         content = running.step.content
-        with functions_pass(), torch.no_grad():
+        with without_torch_function(), torch.no_grad():
             for key, (p, lr) in running.parameters.items():
                 held = self._holds.get(key, {})
                 fresh = any(applied == _UNAPPLIED for applied in held.values())
