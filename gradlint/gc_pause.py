@@ -15,13 +15,13 @@ class _Process:
     """Whether it is gradlint's, so that what is frozen may stay so."""
 
 
-def own_process() -> None:
+def mark_own_process() -> None:
     """To be called where a process of gradlint's own begins."""
     _Process.own = True
 
 
 @contextlib.contextmanager
-def lasting() -> Iterator[None]:
+def frozen_imports() -> Iterator[None]:
     """For imports at the beginning of a process of gradlint's own: what is there afterwards is never looked at again.
     Does nothing in one of somebody else's.
 
@@ -42,7 +42,7 @@ def lasting() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def heap_spared(until: Callable[[], bool]) -> Iterator[None]:
+def gc_paused(until: Callable[[], bool]) -> Iterator[None]:
     """Have the collector pass over what is there, and over what survives a full collection before `until` says that
     it is to look again: imports, which stay.
 

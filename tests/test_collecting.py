@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gradlint
-from gradlint.gc_pause import heap_spared
+from gradlint.gc_pause import gc_paused
 
 
 def build():
@@ -50,7 +50,7 @@ def test_a_freeze_of_the_users_own_stays():
 
 @pytest.mark.parametrize("imports_done", [True, False])
 def test_what_survives_a_collection_is_passed_over_while_things_are_imported(imports_done):
-    with heap_spared(until=lambda: imports_done):
+    with gc_paused(until=lambda: imports_done):
         module = nn.Linear(2, 1)
         module.itself = [module]  # a cycle
         gc.collect()

@@ -17,7 +17,7 @@ from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
 from gradlint.cli.lock import diff, lock
 from gradlint.cli.run import run
 from gradlint.errors import GradlintError
-from gradlint.gc_pause import own_process
+from gradlint.gc_pause import mark_own_process
 
 app.add_command(lock)
 app.add_command(diff)
@@ -83,7 +83,7 @@ def _json_error(arguments: list[str], message: str) -> None:
 
 def console_script() -> NoReturn:
     """Run the command line and exit: what the command ``gradlint`` calls."""
-    own_process()
+    mark_own_process()
     code = main()
     streams.seal_stdout()
     sys.exit(code)

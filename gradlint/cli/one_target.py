@@ -18,7 +18,7 @@ from gradlint.config.settings import Configuration, Settings
 from gradlint.engine.options import options
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Report, TargetSummary
-from gradlint.gc_pause import lasting
+from gradlint.gc_pause import frozen_imports
 from gradlint.load.target import missing_path, parse_target
 from gradlint.rulekit.contract import Declaration
 from gradlint.rulekit.selection import Selection
@@ -148,7 +148,7 @@ def _engine(target: str) -> Any:
         raise missing_path(path)
     if "gradlint.engine.check" in sys.modules:
         return sys.modules["gradlint.engine.check"]
-    with lasting():
+    with frozen_imports():
         with contextlib.suppress(ImportError):  # the engine says so, where it comes to that
             importlib.import_module("gradlint.recorder.session")
         return importlib.import_module("gradlint.engine.check")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gradlint.errors import TargetError
-from gradlint.gc_pause import heap_spared
+from gradlint.gc_pause import gc_paused
 from gradlint.load.frameworks import understood
 from gradlint.load.inputs.find import Inputs, find_inputs
 from gradlint.load.setup import Setup, modules_of, normalize, optimizers_of
@@ -65,7 +65,7 @@ def recording(
     """
     session = _Session(target)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(heap_spared(until=lambda: bool(session.log.modules)))
+        stack.enter_context(gc_paused(until=lambda: bool(session.log.modules)))
         stack.enter_context(Preserved(()))  # random states, switches and filters that build() changes
         # Said because of the recorder's own hooks; the filters are put back by Preserved.
         warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)

@@ -7,7 +7,7 @@ import sys
 
 from gradlint.errors import torch_missing
 from gradlint.findings import Failure, Report
-from gradlint.gc_pause import lasting, own_process
+from gradlint.gc_pause import frozen_imports, mark_own_process
 from gradlint.runner.job import Job, leave
 
 
@@ -15,9 +15,9 @@ def main() -> None:
     """Get ready, run the job, and exit."""
     if not getattr(sys.flags, "safe_path", False):  # from Python 3.11
         del sys.path[0]  # the working directory, which ``python script.py`` does not look into
-    own_process()
+    mark_own_process()
     missing: ImportError | None = None
-    with lasting():
+    with frozen_imports():
         try:
             import torch  # noqa: F401
         except ImportError as error:

@@ -23,7 +23,7 @@ from gradlint.engine.check import Options, check_trace
 from gradlint.engine.options import declared
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
-from gradlint.gc_pause import heap_spared
+from gradlint.gc_pause import gc_paused
 from gradlint.load.build import Failed, raised
 from gradlint.recorder.hooks.gradients import EnoughRecorded
 from gradlint.recorder.observation import Observation
@@ -68,7 +68,7 @@ class _Runner:
         failure: Failure | None = None
         try:
             modules = self.observation.log.modules
-            with heap_spared(lambda: bool(modules)), _stand_in(self.observation), self.observation:
+            with gc_paused(lambda: bool(modules)), _stand_in(self.observation), self.observation:
                 try:
                     gradlint_runs_user_code(_script, job)
                 except EnoughRecorded:
