@@ -80,16 +80,16 @@ def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = No
         if isinstance(result, _Bound):
             _demand_no_arguments(result.function, str(target.attribute), target)
             result = result.function()
-        return _settle(result, target, stack)
+        return _unwrap_result(result, target, stack)
     except GradlintError:
         raise
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit, and what test runners and event loops raise
-        raise raised(target.label, error) from error
+        raise user_error(target.label, error) from error
 
 
-def _settle(result: Any, target: Target, stack: contextlib.ExitStack | None) -> Any:
+def _unwrap_result(result: Any, target: Target, stack: contextlib.ExitStack | None) -> Any:
     """Run a coroutine to its end; take the first value of a generator."""
     if inspect.iscoroutine(result):
         return asyncio.run(result)
@@ -113,7 +113,7 @@ def _first(take: Any, close: Any, target: Target, stack: contextlib.ExitStack | 
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise raised(f"the teardown of {target.label}", error) from error
+            raise user_error(f"the teardown of {target.label}", error) from error
 
     try:
         value = take()
@@ -178,14 +178,14 @@ def user_traceback(exc: BaseException) -> str:
     return re.sub(r"^Traceback \(most recent call last\):\n(?! )", "", text, flags=re.M).rstrip() + "\n"
 
 
-class Failed(NamedTuple):
+class InternalError(NamedTuple):
     """A fault of gradlint itself."""
 
     message: str
     traceback: str
 
     @classmethod
-    def by(cls, exc: BaseException, where: str = "while it recorded") -> Failed:
+    def from_exception(cls, exc: BaseException, where: str = "while it recorded") -> InternalError:
         """The fault that an exception means."""
         first = first_line(exc)
         told = f"{type(exc).__name__}: {first}" if first else type(exc).__name__
@@ -214,13 +214,13 @@ def _is_own(exc: BaseException) -> bool:
     )
 
 
-def raised(what: str, exc: BaseException) -> TargetError:
+def user_error(what: str, exc: BaseException) -> TargetError:
     """The error for an exception of the user's code: ``<what> raised ValueError: ...`` with their traceback.
 
     One that gradlint's own code raised while theirs ran is told as its fault.
     """
     if _is_own(exc):
-        return TargetError(*Failed.by(exc, f"in {what}"))
+        return TargetError(*InternalError.from_exception(exc, f"in {what}"))
     if isinstance(exc, SystemExit):
         message = f"{what} called sys.exit({'' if exc.code is None else repr(exc.code)})"
     else:

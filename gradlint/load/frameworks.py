@@ -14,7 +14,7 @@ from typing import Any
 from gradlint.load.setup import Setup
 
 
-def understood(result: Any) -> Any:
+def unwrap_framework(result: Any) -> Any:
     """What build() returned, with a LightningModule or a Trainer in it taken apart; anything else as it is."""
     if _is(result, "transformers", "Trainer"):
         return _trainer(result)

@@ -18,12 +18,12 @@ from types import ModuleType
 from typing import Any
 
 from gradlint.errors import GradlintError, TargetError, UsageError
-from gradlint.load.build import InstanceMethod, Target, call_build, is_library_file, raised, user_traceback
+from gradlint.load.build import InstanceMethod, Target, call_build, is_library_file, user_error, user_traceback
 from gradlint.load.setup import Setup
 
 _MARKERS = ("pyproject.toml", "setup.py", ".git")
 
-__all__ = ["Target", "call_build", "loaded", "missing_path", "parse_target", "raised", "user_traceback"]
+__all__ = ["Target", "call_build", "loaded", "missing_path", "parse_target", "user_error", "user_traceback"]
 
 
 def parse_target(text: str) -> Target:
@@ -252,13 +252,13 @@ def _execute(target: Target, place: _Place) -> ModuleType:
         own = place.file is None and _names_target(target, error)
         raise TargetError(_not_found(where, target, place, error), "" if own else user_traceback(error)) from error
     except SystemExit as error:
-        problem = raised(f"importing {where}", error)
+        problem = user_error(f"importing {where}", error)
         advice = 'put the script part under `if __name__ == "__main__":`, or use `gradlint run`'
         raise TargetError(f"{problem}: {advice}", problem.traceback) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise raised(f"importing {where}", error) from error
+        raise user_error(f"importing {where}", error) from error
 
 
 def _import_by_name(place: _Place) -> ModuleType:
@@ -311,7 +311,7 @@ def _attribute(target: Target, module: ModuleType) -> Any:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise raised(f"reading {name} of {done}", error) from error
+            raise user_error(f"reading {name} of {done}", error) from error
         done = f"{done}:{name}" if owner is module else f"{done}.{name}"
     if isinstance(owner, type) and inspect.isfunction(value) and inspect.isfunction(_static(owner, names[-1])):
         return InstanceMethod(owner, names[-1])

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from gradlint.errors import TargetError
 from gradlint.gc_pause import gc_paused
-from gradlint.load.frameworks import understood
+from gradlint.load.frameworks import unwrap_framework
 from gradlint.load.inputs.find import Inputs, find_inputs
 from gradlint.load.setup import Setup, modules_of, normalize, optimizers_of
 from gradlint.recorder.calls.mode import Recorder
@@ -79,7 +79,7 @@ def recording(
         with session.recorder, executed(session.codes):
             result = gradlint_runs_user_code(make, stack)
             with as_theirs("configuring the optimizers"):
-                result = gradlint_runs_user_code(understood, result)
+                result = gradlint_runs_user_code(unwrap_framework, result)
         session.note_left_off()
         setup = normalize(result, label)
         session.notes += setup.notes

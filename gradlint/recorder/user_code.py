@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gradlint.errors import GradlintError
-from gradlint.load.build import raised
+from gradlint.load.build import user_error
 from gradlint.load.inputs.find import Inputs
 from gradlint.recorder.hooks.gradients import EnoughRecorded
 
@@ -35,7 +35,7 @@ def as_theirs(what: str) -> Iterator[None]:
     except (KeyboardInterrupt, EnoughRecorded):
         raise
     except BaseException as error:
-        raise raised(what, error) from error
+        raise user_error(what, error) from error
 
 
 def call(module: nn.Module, inputs: Inputs) -> Any:

@@ -24,7 +24,7 @@ from gradlint.engine.options import declared
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
 from gradlint.gc_pause import gc_paused
-from gradlint.load.build import Failed, raised
+from gradlint.load.build import InternalError, user_error
 from gradlint.recorder.hooks.gradients import EnoughRecorded
 from gradlint.recorder.observation import Observation
 from gradlint.rulekit import registry
@@ -80,7 +80,7 @@ class _Runner:
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:
-                    told = raised("the script", error)
+                    told = user_error("the script", error)
                     failure = Failure(job.target, str(told), told.traceback)
                 self.finish(failure)
         finally:
@@ -144,7 +144,7 @@ class _Runner:
             with observation.recorder.pausing():
                 report = self.judged(failure)
         except Exception as error:
-            report = Report(errors=[Failure(self.job.target, *Failed.by(error, "while it judged"))])
+            report = Report(errors=[Failure(self.job.target, *InternalError.from_exception(error, "while it judged"))])
         leave(report, self.job.report)
 
     def judged(self, failure: Failure | None) -> Report:

@@ -56,7 +56,7 @@ _TOO_SMALL = (
 )
 
 
-def steer(guesses: dict[str, Guess], message: str) -> Iterator[dict[str, Guess]]:
+def hinted_guesses(guesses: dict[str, Guess], message: str) -> Iterator[dict[str, Guess]]:
     """Other guesses that the error message suggests, the likeliest first; may repeat and may contain nonsense."""
     for pattern in _SIZE_PAIRS:
         if found := re.search(pattern, message, re.S):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from gradlint.load.inputs.error_hints import steer
+from gradlint.load.inputs.error_hints import hinted_guesses
 from gradlint.load.inputs.shapes import (
     BATCH,
     CHANNEL_NORMS,
@@ -120,7 +120,7 @@ class Search:
             attempt = self._try_guesses(arguments, guesses)
             if attempt.error is None:
                 return self._less_degenerate(arguments, guesses, attempt) if attempt.degenerate else attempt
-            children = itertools.chain(self._from_layers(guesses, attempt), steer(guesses, str(attempt.error)))
+            children = itertools.chain(self._from_layers(guesses, attempt), hinted_guesses(guesses, str(attempt.error)))
             for child in itertools.islice(children, _CHILDREN):
                 heapq.heappush(steered, (-attempt.completed, next(order), child))
         return None

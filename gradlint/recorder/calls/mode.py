@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 from gradlint.errors import GradlintError
-from gradlint.load.build import Failed
+from gradlint.load.build import InternalError
 from gradlint.recorder.calls import dispatch
 from gradlint.recorder.calls.call_chains import Chain, Chains
 from gradlint.recorder.calls.tape import FunctionRun, Tape
@@ -81,7 +81,7 @@ class Recorder(TorchFunctionMode):
         self.thread = threading.get_ident()
         self.paused = 0
         """Number of open pauses. Above zero, calls pass through unrecorded. Only `Recorder` writes to it."""
-        self.fault: Failed | None = None
+        self.fault: InternalError | None = None
         """The failure of gradlint itself, if there was one."""
         self.module_filter: Callable[[nn.Module, bool], bool] | None = None
         """The function that decides which module calls to record; see `filtering_module_calls`."""
@@ -145,7 +145,7 @@ class Recorder(TorchFunctionMode):
         """Stop because gradlint itself has failed; the user's code runs on."""
         self.stop()
         if self.fault is None:
-            self.fault = Failed.by(error)
+            self.fault = InternalError.from_exception(error)
             if self._on_fault is not None:
                 self._on_fault()
 

@@ -135,7 +135,7 @@ class Ledger:
         if not self.following:  # the recording has ended with it
             yield
             return
-        self._settle()
+        self._close_open_steps()
         if self.before_backward is not None:
             self.before_backward()
         self._look()
@@ -243,7 +243,7 @@ class Ledger:
             self.in_hook = False
         if not self.following:  # the recording has ended with it
             return None
-        self._settle()
+        self._close_open_steps()
         nested = bool(self._running)
         if nested:
             running = self._running[-1]
@@ -349,7 +349,7 @@ class Ledger:
                         held[b] = self._round
         self._round += 1
 
-    def _settle(self) -> None:
+    def _close_open_steps(self) -> None:
         """Forget steps that ended in an exception: torch tells of those that return only."""
         while self._running and not _on_stack(self._running[-1].frame):
             self._forget_running()
