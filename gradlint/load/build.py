@@ -20,7 +20,7 @@ from gradlint.load.setup import Setup
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _RECORDER = os.path.join(_OWN, "recorder") + os.sep
-_PASSED_ON = frozenset({"__torch_function__", "_op", "gradlint_runs_user_code", "call"})
+_PASSED_ON = frozenset({"__torch_function__", "_op", "gradlint_runs_user_code", "run_forward"})
 _TORCH_GLUE = frozenset(
     {"_call_impl", "_wrapped_call_impl", "__torch_function__", "handle_torch_function", "decorate_context", "inner"}
 )

@@ -35,8 +35,14 @@ from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import Log
 from gradlint.recorder.replay import Again
 from gradlint.recorder.steps import run_steps
-from gradlint.recorder.user_code import as_theirs, call, draws, gradlint_runs_user_code, seed
-from gradlint.recorder.user_code import given as given_as
+from gradlint.recorder.user_code import (
+    gradlint_runs_user_code,
+    inputs_of_setup,
+    run_forward,
+    seed,
+    user_errors,
+    watch_random_draws,
+)
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import Parameter, Trace
@@ -78,7 +84,7 @@ def recording(
         session.force_eager = stack.enter_context(eager())
         with session.recorder, executed(session.codes):
             result = gradlint_runs_user_code(make, stack)
-            with as_theirs("configuring the optimizers"):
+            with user_errors("configuring the optimizers"):
                 result = gradlint_runs_user_code(unwrap_framework, result)
         session.note_left_off()
         setup = normalize(result, label)
@@ -150,7 +156,7 @@ class _Session:
                 flag = True
                 self.notes.append(f"{name or 'the model'} was left in eval mode: put in train mode for the recording")
             if flag is not None:
-                with self.recorder, as_theirs("train()"):
+                with self.recorder, user_errors("train()"):
                     gradlint_runs_user_code(root.train, bool(flag))
 
     def _inputs(
@@ -166,7 +172,7 @@ class _Session:
             if given is not None and (len(roots) == 1 or not called):
                 called[name] = given(root)
             elif theirs is not None:
-                called[name] = given_as(theirs)
+                called[name] = inputs_of_setup(theirs)
             elif not keyed and (setup.step is None or setup.loss is not None):
                 called[name] = self._search(root, roots, name)
         if keyed and not called and setup.step is None:
@@ -183,10 +189,10 @@ class _Session:
                     self.recorder.pausing(),
                     self.recorder,
                     torch.no_grad(),
-                    as_theirs("the first forward, which gives lazy layers their shapes,"),
+                    user_errors("the first forward, which gives lazy layers their shapes,"),
                 ):
                     seed()
-                    call(roots[name], inputs)
+                    run_forward(roots[name], inputs)
 
     def _search(self, root: nn.Module, roots: Mapping[str, nn.Module], name: str) -> Inputs:
         recorder = self.recorder
@@ -211,12 +217,12 @@ class _Session:
         recorder.event("phase", {"name": "forward"}, site=NO_SITE)
         recorder.tensors.running = True
         outputs: dict[str, Any] = {}
-        drawn = draws()
+        drawn = watch_random_draws()
         with recorder, executed(self.codes, hot=True):
             for name, inputs in called.items():
                 where = f" of {name!r}" if name else ""
-                with as_theirs(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):
-                    outputs[name] = gradlint_runs_user_code(call, roots[name], inputs)
+                with user_errors(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):
+                    outputs[name] = gradlint_runs_user_code(run_forward, roots[name], inputs)
         loss_start, by_chance = len(recorder.tape.ops), drawn()
         recorder.event("phase", {"name": "loss"}, site=NO_SITE)
         output = (
@@ -344,7 +350,7 @@ class _Session:
         """Forward and loss once more, unrecorded."""
 
         def run() -> list[Tensor]:
-            outputs = {n: gradlint_runs_user_code(call, roots[n], i) for n, i in called.items()}
+            outputs = {n: gradlint_runs_user_code(run_forward, roots[n], i) for n, i in called.items()}
             several = isinstance(setup.model, Mapping) and len(outputs) != 1
             output = outputs if several else next(iter(outputs.values()))
             return list(roots_of(setup, output, True, self.recorder, []).tensors)

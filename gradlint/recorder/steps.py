@@ -13,7 +13,7 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.kept_graphs import outliving
 from gradlint.recorder.hooks.executed import executed
 from gradlint.recorder.hooks.gradients import EnoughRecorded, Ledger
-from gradlint.recorder.user_code import as_theirs, gradlint_runs_user_code
+from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
 from gradlint.traces.training import Training
 
 STEPS = 3
@@ -78,7 +78,7 @@ def run_steps(
     try:
         with recorder.filtering_module_calls(goes_on):
             while True:
-                with recorder, executed(codes, hot=True), as_theirs("step()"):
+                with recorder, executed(codes, hot=True), user_errors("step()"):
                     gradlint_runs_user_code(step)
                 training.calls += 1
                 if enough() or not _goes_on(training, steps, time.monotonic() - began):

@@ -26,7 +26,7 @@ def gradlint_runs_user_code(function: Callable[..., Any], *args: Any) -> Any:
 
 
 @contextlib.contextmanager
-def as_theirs(what: str) -> Iterator[None]:
+def user_errors(what: str) -> Iterator[None]:
     """Report an exception of the user's code as theirs."""
     try:
         yield
@@ -38,12 +38,12 @@ def as_theirs(what: str) -> Iterator[None]:
         raise user_error(what, error) from error
 
 
-def call(module: nn.Module, inputs: Inputs) -> Any:
+def run_forward(module: nn.Module, inputs: Inputs) -> Any:
     """Run a forward."""
     return module(*inputs.args, **inputs.kwargs)
 
 
-def given(inputs: Any) -> Inputs:
+def inputs_of_setup(inputs: Any) -> Inputs:
     """The inputs of a set-up as the arguments of a call."""
     if isinstance(inputs, Mapping):
         return Inputs((), dict(inputs))
@@ -61,7 +61,7 @@ def seed(number: int = SEED) -> None:
         numpy.random.seed(number)
 
 
-def draws() -> Callable[[], bool]:
+def watch_random_draws() -> Callable[[], bool]:
     """A question: whether random numbers of python's or numpy's were drawn since."""
     before = _random_states()
     return lambda: _random_states() != before

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradlint.errors import TargetError
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.user_code import as_theirs, gradlint_runs_user_code
+from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
 from gradlint.traces.trace import Parameter
 from gradlint.wording import summarize_names
 
@@ -46,7 +46,7 @@ def roots_of(setup: Setup, output: Any, ran: bool, recorder: Recorder, notes: li
     if not ran:
         return Roots((), "none: nothing was run, the set-up gives no inputs", False)
     if setup.loss is not None:
-        with recorder, as_theirs("the loss"):
+        with recorder, user_errors("the loss"):
             loss = gradlint_runs_user_code(setup.loss, output)
         return loss_roots(loss)
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
