@@ -29,8 +29,8 @@ from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.executed import executed
 from gradlint.recorder.hooks.gradients import Ledger
-from gradlint.recorder.hooks.modules import Log
-from gradlint.recorder.steps import STEPS, Enough
+from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.steps import STEPS, StepQuota
 from gradlint.traces.trace import Trace
 
 _EVALUATIONS = 4
@@ -60,9 +60,9 @@ class Observation:
     ) -> None:
         self.target = target
         self.recorder = Recorder(on_fault)
-        self.log = Log()
+        self.log = HookLog()
         self.ledger = Ledger(self.recorder)
-        self.enough: Callable[[], bool] = Enough(self.ledger.training, self._steppers, steps)
+        self.enough: Callable[[], bool] = StepQuota(self.ledger.training, self._steppers, steps)
         self.patience_lost = False
         """Whether the limit of forwards was reached."""
         self.forwards = 0

@@ -32,7 +32,7 @@ from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.eager import eager
 from gradlint.recorder.hooks.executed import executed
 from gradlint.recorder.hooks.gradients import Ledger
-from gradlint.recorder.hooks.modules import Log
+from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.replay import Again
 from gradlint.recorder.steps import run_steps
 from gradlint.recorder.user_code import (
@@ -99,7 +99,7 @@ class _Session:
     def __init__(self, target: str) -> None:
         self.target = target
         self.recorder = Recorder()
-        self.log = Log()
+        self.log = HookLog()
         self.ledger = Ledger(self.recorder)
         self.force_eager: Callable[[], None] = lambda: None
         self.notes: list[str] = []

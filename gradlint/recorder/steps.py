@@ -26,7 +26,7 @@ _SECONDS = 60.0
 """After this, no further call is made beyond the first few."""
 
 
-class Enough:
+class StepQuota:
     """Whether every optimizer known has stepped often enough, or one of them so often that the others are not waited
     for."""
 
@@ -72,7 +72,7 @@ def run_steps(
         return True
 
     training = ledger.training
-    enough = Enough(training, optimizers, steps)
+    enough = StepQuota(training, optimizers, steps)
     ledger.stopping = enough
     began = time.monotonic()
     try:

@@ -15,7 +15,7 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.module_tree import buffers, measure, places, tables
 from gradlint.recorder.facts.unregistered import held_modules, loose_tensors
 from gradlint.recorder.hooks.gradients import number as as_number
-from gradlint.recorder.hooks.modules import Log
+from gradlint.recorder.hooks.modules import HookLog
 from gradlint.restore.tensors import overlaps, storage_of
 from gradlint.traces.dataflow import ancestors, indices, propagate
 from gradlint.traces.sites import NO_SITE
@@ -83,7 +83,7 @@ class Tables:
 
 
 def tabulate(
-    recorder: Recorder, log: Log, begin: Beginning, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
+    recorder: Recorder, log: HookLog, begin: Beginning, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
 ) -> Tables:
     """The tables as they are by now."""
     outside = _outside(log, roots, begin.calls)
@@ -110,7 +110,7 @@ def tabulate(
     return Tables(modules, parameters, rows, held)
 
 
-def describe_setup(setup: Setup, log: Log) -> SetupFacts:
+def describe_setup(setup: Setup, log: HookLog) -> SetupFacts:
     """Return the facts about a training setup that the analysis needs."""
     model = {} if setup.model is None else setup.model
     models = dict(model) if isinstance(model, Mapping) else {"": model}
@@ -156,7 +156,7 @@ def include(trace: Trace, training: Training, loss_given: bool) -> None:
         trace.rerun = None
 
 
-def _outside(log: Log, roots: Mapping[str, nn.Module], first: int) -> list[nn.Module]:
+def _outside(log: HookLog, roots: Mapping[str, nn.Module], first: int) -> list[nn.Module]:
     """Modules that ran and that no root holds, outermost first."""
     inside = {id(m) for root in roots.values() for m in root.modules()}
     return list(
@@ -168,7 +168,7 @@ def _outside(log: Log, roots: Mapping[str, nn.Module], first: int) -> list[nn.Mo
     )
 
 
-def _count_calls(modules: Sequence[Module], log: Log, first: int, events: Sequence[Event]) -> None:
+def _count_calls(modules: Sequence[Module], log: HookLog, first: int, events: Sequence[Event]) -> None:
     """Count the runs of each module: those of the forward and the loss, else those of the recorded steps."""
     steps = next((e.op for e in events if e.kind == "phase" and e.data["name"] == "step"), None)
     later: dict[int, int] = {}
@@ -182,7 +182,7 @@ def _count_calls(modules: Sequence[Module], log: Log, first: int, events: Sequen
             modules[number].calls = calls
 
 
-def optimizer_rows(optimizers: Mapping[str, Any], log: Log) -> list[Optimizer]:
+def optimizer_rows(optimizers: Mapping[str, Any], log: HookLog) -> list[Optimizer]:
     """The optimizers with their groups, and where these were given."""
     rows = []
     for number, (name, optimizer) in enumerate(optimizers.items()):
@@ -221,7 +221,7 @@ def optimizer_rows(optimizers: Mapping[str, Any], log: Log) -> list[Optimizer]:
     return rows
 
 
-def histories(recorder: Recorder, log: Log, parameters: Sequence[Parameter], begin: Beginning) -> None:
+def histories(recorder: Recorder, log: HookLog, parameters: Sequence[Parameter], begin: Beginning) -> None:
     """Give every parameter its events, what it was copied from, and whether the forward wrote to it."""
     start, earlier = begin.start, begin.earlier
     by_key = {p.key: p for p in parameters}

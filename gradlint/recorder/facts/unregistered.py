@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts import autograd
 from gradlint.recorder.facts.module_tree import places
-from gradlint.recorder.hooks.modules import Log
+from gradlint.recorder.hooks.modules import HookLog
 from gradlint.traces.sites import NO_SITE, class_is_project, is_project
 from gradlint.traces.trace import Held, Loose
 
@@ -40,7 +40,7 @@ class Find:
         """The module of the tree whose attribute it is in."""
         self.attribute = attribute
 
-    def place(self, log: Log) -> Held:
+    def place(self, log: HookLog) -> Held:
         """Return the place as plain data."""
         container = "" if self.variable else type(vars(self.holder).get(self.attribute)).__name__
         return Held(self.fqn, log.number(self.holder), self.attribute, self.variable, container)
@@ -126,7 +126,7 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
     return list(vars(value).items()) if class_is_project(type(value)) and hasattr(value, "__dict__") else []
 
 
-def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], log: Log) -> list[Find]:
+def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], log: HookLog) -> list[Find]:
     """Where the tree's modules hold modules that ran and that nothing registers."""
     if not outside:
         return []
@@ -151,7 +151,7 @@ def loose_tensors(
 
 def judged_loose(
     recorder: Recorder,
-    log: Log,
+    log: HookLog,
     found: Sequence[tuple[Find, int]],
     roots: Sequence[Tensor],
     registered: Mapping[int, Tensor],

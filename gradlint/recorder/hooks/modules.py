@@ -29,7 +29,7 @@ from gradlint.traces.sites import is_standard_library
 from gradlint.traces.trace import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
 
 
-class Log:
+class HookLog:
     """What the hooks gather besides the recorder's events. Holds the objects, so that identities stay theirs."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Log:
 
 
 @contextlib.contextmanager
-def installed(recorder: Recorder, log: Log) -> Iterator[None]:
+def installed(recorder: Recorder, log: HookLog) -> Iterator[None]:
     """Have the recorder told of everything that passes no function hook; undone at exit in every case."""
     with contextlib.ExitStack() as stack:
         for handle in (
@@ -94,7 +94,7 @@ def patch(stack: contextlib.ExitStack, owner: Any, name: str, wrapper: Callable[
     stack.callback(setattr, owner, name, original)
 
 
-def _on_parameter(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any], None]:
+def _on_parameter(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str, Any], None]:
     def hook(module: nn.Module, name: str, parameter: Any) -> None:
         if parameter is not None and recorder.paused and log.registrations is not None:
             log.registrations.append(recorder.walk(sys._getframe(1)).site)
@@ -110,7 +110,7 @@ def _on_parameter(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any
     return hook
 
 
-def _on_module(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any], None]:
+def _on_module(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str, Any], None]:
     def hook(module: nn.Module, name: str, child: Any) -> None:
         if child is not None and not recorder.paused:
             recorder.event(
@@ -120,7 +120,7 @@ def _on_module(recorder: Recorder, log: Log) -> Callable[[nn.Module, str, Any], 
     return hook
 
 
-def _module_call(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+def _module_call(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
     """Around ``Module.__call__`` rather than hooks: those make torch take its slow path, and miss a BaseException."""
 
     def wrap(original: Any) -> Any:
@@ -177,7 +177,7 @@ def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameTy
     return None
 
 
-def _optimizer_init(recorder: Recorder, log: Log, stack: contextlib.ExitStack) -> Callable[[Any], Any]:
+def _optimizer_init(recorder: Recorder, log: HookLog, stack: contextlib.ExitStack) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __init__(self: Optimizer, *args: Any, **kwargs: Any) -> None:
             if recorder.paused or any(o is self for o in log.optimizers):
@@ -202,7 +202,7 @@ def _optimizer_init(recorder: Recorder, log: Log, stack: contextlib.ExitStack) -
     return wrap
 
 
-def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+def _add_param_group(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
             exhausted = used_up(param_group.get("params")) if isinstance(param_group, dict) else False
@@ -223,7 +223,7 @@ def _add_param_group(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     return wrap
 
 
-def _train(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+def _train(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         depth = 0
 
@@ -269,7 +269,7 @@ def _thread_start(recorder: Recorder) -> Callable[[Any], Any]:
     return wrap
 
 
-def _requires_grad(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+def _requires_grad(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def requires_grad_(self: nn.Module, requires_grad: bool = True) -> Any:
             outer, recorder.through = recorder.through, log.number(self)
@@ -283,7 +283,7 @@ def _requires_grad(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     return wrap
 
 
-def _load_state_dict(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+def _load_state_dict(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             outer, recorder.tensors.loading = recorder.tensors.loading, log.number(self)

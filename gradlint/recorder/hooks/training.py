@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.gradients import Ledger
-from gradlint.recorder.hooks.modules import Log, patch, used_up
+from gradlint.recorder.hooks.modules import HookLog, patch, used_up
 from gradlint.recorder.hooks.uncompiled import undecorated
 from gradlint.traces.sites import NO_SITE
 
@@ -31,7 +31,7 @@ _CLIP = os.path.join("nn", "utils", "clip_grad.py")
 
 
 @contextlib.contextmanager
-def installed(recorder: Recorder, log: Log, ledger: Ledger) -> Iterator[None]:
+def installed(recorder: Recorder, log: HookLog, ledger: Ledger) -> Iterator[None]:
     """Have the ledger told of training; undone at exit in every case."""
     with contextlib.ExitStack() as stack:
         for handle in (
@@ -76,7 +76,7 @@ def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
     return backward
 
 
-def _before_step(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Optimizer, Any, Any], Any]:
+def _before_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Optimizer, Any, Any], Any]:
     def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if not _mine(recorder):
             if ledger.following and not recorder.paused:
@@ -92,7 +92,7 @@ def _before_step(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Opti
     return hook
 
 
-def _after_step(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Optimizer, Any, Any], None]:
+def _after_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Optimizer, Any, Any], None]:
     def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if ledger.following and _mine(recorder):
             ledger.after_step(optimizer)
@@ -136,7 +136,7 @@ def _with_own_step(cls: type) -> list[type]:
     return found + [c for subclass in subclasses for c in _with_own_step(subclass)]
 
 
-def _scheduler_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
+def _scheduler_init(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             if _mine(recorder) and not recorder.paused:
@@ -151,7 +151,7 @@ def _scheduler_init(recorder: Recorder, log: Log) -> Callable[[Any], Any]:
     return wrap
 
 
-def _scheduler_step(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Any], Any]:
+def _scheduler_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def step(self: Any, *args: Any, **kwargs: Any) -> Any:
             # a scheduler steps itself when it is made, and some step others
@@ -170,7 +170,7 @@ def _scheduler_step(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[A
 # -- scalers ------------------------------------------------------------------------------------------------------
 
 
-def _scaler_init(log: Log) -> Callable[[Any], Any]:
+def _scaler_init(log: HookLog) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         signature = inspect.signature(original)
 
@@ -186,7 +186,7 @@ def _scaler_init(log: Log) -> Callable[[Any], Any]:
     return wrap
 
 
-def _scale(recorder: Recorder, log: Log, ledger: Ledger) -> Callable[[Any], Any]:
+def _scale(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def scale(self: Any, outputs: Any) -> Any:
             result = original(self, outputs)
