@@ -27,7 +27,7 @@ from gradlint.recorder.facts.layers import flagged_tensors
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
-from gradlint.recorder.hooks.executed import executed
+from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.steps import STEPS, StepQuota
@@ -100,7 +100,7 @@ class Observation:
         if self._models is not None:
             self._look_around()
         stack.enter_context(self.recorder)
-        stack.enter_context(executed(self._codes, hot=True))
+        stack.enter_context(collecting_codes(self._codes, hot=True))
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -29,8 +29,8 @@ from gradlint.recorder.facts.roots import not_finite, roots_of
 from gradlint.recorder.facts.unregistered import judged_loose
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
-from gradlint.recorder.hooks.eager import eager
-from gradlint.recorder.hooks.executed import executed
+from gradlint.recorder.hooks.eager import forcing_eager
+from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.replay import Again
@@ -81,8 +81,8 @@ def recording(
         stack.enter_context(training_hooks.installed(session.recorder, session.log, session.ledger))
         stack.callback(session.ledger.leave)
         stack.callback(session.recorder.tensors.forget)
-        session.force_eager = stack.enter_context(eager())
-        with session.recorder, executed(session.codes):
+        session.force_eager = stack.enter_context(forcing_eager())
+        with session.recorder, collecting_codes(session.codes):
             result = gradlint_runs_user_code(make, stack)
             with user_errors("configuring the optimizers"):
                 result = gradlint_runs_user_code(unwrap_framework, result)
@@ -218,7 +218,7 @@ class _Session:
         recorder.tensors.running = True
         outputs: dict[str, Any] = {}
         drawn = watch_random_draws()
-        with recorder, executed(self.codes, hot=True):
+        with recorder, collecting_codes(self.codes, hot=True):
             for name, inputs in called.items():
                 where = f" of {name!r}" if name else ""
                 with user_errors(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.kept_graphs import outliving
-from gradlint.recorder.hooks.executed import executed
+from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import EnoughRecorded, Ledger
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
 from gradlint.traces.training import Training
@@ -78,7 +78,7 @@ def run_steps(
     try:
         with recorder.filtering_module_calls(goes_on):
             while True:
-                with recorder, executed(codes, hot=True), user_errors("step()"):
+                with recorder, collecting_codes(codes, hot=True), user_errors("step()"):
                     gradlint_runs_user_code(step)
                 training.calls += 1
                 if enough() or not _goes_on(training, steps, time.monotonic() - began):

@@ -1,4 +1,4 @@
-"""Keeps torch.compile'd parts eager: what runs compiled passes no function mode."""
+"""Keeps torch.compile'd parts forcing_eager: what runs compiled passes no function mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _stance: Any = getattr(getattr(torch, "compiler", None), "set_stance", None)
 
 
 @contextlib.contextmanager
-def eager() -> Iterator[Callable[[], None]]:
+def forcing_eager() -> Iterator[Callable[[], None]]:
     """Yields what is to be called once the user's code has been built, before it runs.
 
     Never imports the compiler, which takes a second, unless the user's code does. Before torch 2.6, what the user

@@ -14,7 +14,7 @@ from gradlint.traces.sites import is_project
 
 
 @contextlib.contextmanager
-def executed(codes: dict[int, CodeType], *, hot: bool = False) -> Iterator[None]:
+def collecting_codes(codes: dict[int, CodeType], *, hot: bool = False) -> Iterator[None]:
     """Collect the code objects that run, by identity.
 
     `hot` says that the code inside is timed by many calls (a forward): before Python 3.12 only a profile function can

@@ -24,7 +24,7 @@ from gradlint.recorder.calls.call_chains import OpenCall
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.optimizer_source import constructor_arguments
-from gradlint.recorder.hooks.uncompiled import plain_steps, undecorated
+from gradlint.recorder.hooks.uncompiled import bypass_compiler, without_compiler_guard
 from gradlint.traces.sites import is_standard_library
 from gradlint.traces.trace import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
 
@@ -73,7 +73,7 @@ def installed(recorder: Recorder, log: HookLog) -> Iterator[None]:
         patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log, stack))
         patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
         for name in ("state_dict", "load_state_dict"):
-            patch(stack, Optimizer, name, undecorated)
+            patch(stack, Optimizer, name, without_compiler_guard)
         patch(stack, nn.Module, "__call__", _module_call(recorder, log))
         patch(stack, nn.Module, "train", _train(recorder, log))
         patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
@@ -194,7 +194,7 @@ def _optimizer_init(recorder: Recorder, log: HookLog, stack: contextlib.ExitStac
                 original(self, *args, **kwargs)
             finally:
                 log.under_construction.pop()
-            plain_steps(stack, type(self))
+            bypass_compiler(stack, type(self))
             return None
 
         return __init__
@@ -205,8 +205,8 @@ def _optimizer_init(recorder: Recorder, log: HookLog, stack: contextlib.ExitStac
 def _add_param_group(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
-            exhausted = used_up(param_group.get("params")) if isinstance(param_group, dict) else False
-            result = undecorated(original)(self, param_group)
+            exhausted = is_exhausted(param_group.get("params")) if isinstance(param_group, dict) else False
+            result = without_compiler_guard(original)(self, param_group)
             if not recorder.paused:
                 site = (
                     log.arguments[id(self)].site
@@ -297,7 +297,7 @@ def _load_state_dict(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
     return wrap
 
 
-def used_up(given: Any) -> bool:
+def is_exhausted(given: Any) -> bool:
     """Whether an iterator was used up before: a generator that has ended, or a filter or map over one."""
     for _ in range(8):
         if inspect.isgenerator(given):

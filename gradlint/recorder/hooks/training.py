@@ -22,8 +22,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.gradients import Ledger
-from gradlint.recorder.hooks.modules import HookLog, patch, used_up
-from gradlint.recorder.hooks.uncompiled import undecorated
+from gradlint.recorder.hooks.modules import HookLog, is_exhausted, patch
+from gradlint.recorder.hooks.uncompiled import without_compiler_guard
 from gradlint.traces.sites import NO_SITE
 
 _OPTIM = os.path.join("torch", "optim") + os.sep
@@ -57,14 +57,14 @@ def installed(recorder: Recorder, log: HookLog, ledger: Ledger) -> Iterator[None
         yield
 
 
-def _mine(recorder: Recorder) -> bool:
+def _on_recorder_thread(recorder: Recorder) -> bool:
     return threading.get_ident() == recorder.thread
 
 
 def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if not ledger.following or recorder.paused or not _mine(recorder):
-            if _mine(recorder) and not recorder.paused:
+        if not ledger.following or recorder.paused or not _on_recorder_thread(recorder):
+            if _on_recorder_thread(recorder) and not recorder.paused:
                 recorder.event("backward", {})
             return original(tensors, *args, **kwargs)
         retains = any(map(bool, args[1:3])) or bool(kwargs.get("retain_graph") or kwargs.get("create_graph"))
@@ -78,7 +78,7 @@ def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
 
 def _before_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Optimizer, Any, Any], Any]:
     def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if not _mine(recorder):
+        if not _on_recorder_thread(recorder):
             if ledger.following and not recorder.paused:
                 ledger.stepped_elsewhere(optimizer)
             return None
@@ -94,9 +94,9 @@ def _before_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[
 
 def _after_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Optimizer, Any, Any], None]:
     def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if ledger.following and _mine(recorder):
+        if ledger.following and _on_recorder_thread(recorder):
             ledger.after_step(optimizer)
-        elif log.steps and not recorder.paused and _mine(recorder):
+        elif log.steps and not recorder.paused and _on_recorder_thread(recorder):
             log.steps[-1] = range(log.steps[-1].start, len(recorder.tape.ops))
 
     return hook
@@ -115,10 +115,10 @@ def _zero_grad(recorder: Recorder, ledger: Ledger, held: Callable[[Any], list[in
         def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
             ledger.clearing += 1
             try:
-                result = undecorated(original)(self, *args, **kwargs)
+                result = without_compiler_guard(original)(self, *args, **kwargs)
             finally:
                 ledger.clearing -= 1
-            if ledger.following and _mine(recorder):
+            if ledger.following and _on_recorder_thread(recorder):
                 ledger.cleared(held(self), recorder.walk(sys._getframe(1)).site)
             return result
 
@@ -139,7 +139,7 @@ def _with_own_step(cls: type) -> list[type]:
 def _scheduler_init(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-            if _mine(recorder) and not recorder.paused:
+            if _on_recorder_thread(recorder) and not recorder.paused:
                 frame: FrameType | None = sys._getframe(1)
                 while frame is not None and frame.f_locals.get("self") is self:
                     frame = frame.f_back
@@ -156,7 +156,7 @@ def _scheduler_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callabl
         def step(self: Any, *args: Any, **kwargs: Any) -> Any:
             # a scheduler steps itself when it is made, and some step others
             by_torch = _OPTIM in sys._getframe(1).f_code.co_filename
-            if ledger.following and not by_torch and _mine(recorder) and not recorder.paused:
+            if ledger.following and not by_torch and _on_recorder_thread(recorder) and not recorder.paused:
                 made_at = next((site for scheduler, site in log.schedulers if scheduler is self), NO_SITE)
                 optimizer = getattr(self, "optimizer", None)
                 ledger.scheduled(id(optimizer), made_at, recorder.walk(sys._getframe(1)).site)
@@ -191,7 +191,7 @@ def _scale(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Any], 
         def scale(self: Any, outputs: Any) -> Any:
             result = original(self, outputs)
             asked = next((asked for scaler, asked in log.scalers if scaler is self), self.is_enabled())
-            if asked and ledger.following and _mine(recorder):
+            if asked and ledger.following and _on_recorder_thread(recorder):
                 ledger.scaled(result)
             return result
 
@@ -208,7 +208,7 @@ def _unscale(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
                 result = original(self, optimizer)
             finally:
                 ledger.clearing -= 1
-            if ledger.following and _mine(recorder):
+            if ledger.following and _on_recorder_thread(recorder):
                 ledger.unscaled(optimizer)
             return result
 
@@ -220,7 +220,7 @@ def _unscale(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
 def _scaler_step(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            if ledger.following and _mine(recorder):
+            if ledger.following and _on_recorder_thread(recorder):
                 ledger.attempted(id(optimizer), recorder.walk(sys._getframe(1)).site)
             return original(self, optimizer, *args, **kwargs)
 
@@ -267,7 +267,7 @@ class _Clips:
         parameters = args[0] if args else kwargs.get("parameters")
         limit = args[1] if len(args) > 1 else kwargs.get("max_norm", kwargs.get("clip_value"))
         measures = isinstance(limit, (int, float)) and limit == float("inf")
-        self._running = _Clip(event, site, len(self._recorder.tape.ops), used_up(parameters), measures)
+        self._running = _Clip(event, site, len(self._recorder.tape.ops), is_exhausted(parameters), measures)
 
     def grad_switched_on(self) -> None:
         """Report a clip that ends to the ledger."""

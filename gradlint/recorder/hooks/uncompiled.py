@@ -21,14 +21,14 @@ _OPTIMIZER = os.path.join("torch", "optim", "optimizer.py")
 """Where the decorator is defined that sets the grad mode of a step, and keeps compiled code apart there."""
 
 
-def undecorated(function: Any) -> Any:
+def without_compiler_guard(function: Any) -> Any:
     """The function behind torch's decorator against compiling; itself where it is not so decorated."""
     if "torch._dynamo" in sys.modules or not _defined_in(function, _DECORATOR):
         return function
     return getattr(function, "__wrapped__", function)
 
 
-def plain_steps(stack: contextlib.ExitStack, cls: type[Optimizer]) -> None:
+def bypass_compiler(stack: contextlib.ExitStack, cls: type[Optimizer]) -> None:
     """Have the steps of an optimizer's class import no compiler, until the stack is closed.
 
     The wrappers that torch puts around a step stay, and with them every hook; only what the innermost one calls is
