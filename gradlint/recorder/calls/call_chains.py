@@ -49,7 +49,7 @@ class OpenCall(NamedTuple):
     """The custom Function run that it is inside of; -1 for none."""
 
 
-class Chains:
+class CallChains:
     """Finds call chains. A walk is cut short at the nearest open module call, whose own chain is known."""
 
     def __init__(self, sites: Sites, calls: list[OpenCall]) -> None:

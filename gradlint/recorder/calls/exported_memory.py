@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T", bound="weakref.ref[Any]")
 
 
-class Exports(Generic[T]):
+class ExportedMemory(Generic[T]):
     """Finds the tensors that live and gave away the memory at an address.
 
     A data set hands out each of its images once, and none of them lives for long.

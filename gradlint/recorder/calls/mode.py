@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from gradlint.errors import GradlintError
 from gradlint.load.build import InternalError
 from gradlint.recorder.calls import dispatch
-from gradlint.recorder.calls.call_chains import Chain, Chains
+from gradlint.recorder.calls.call_chains import CallChains, Chain
 from gradlint.recorder.calls.tape import FunctionRun, Tape
 from gradlint.recorder.calls.values import Tensors, tensors_in
 from gradlint.recorder.cuda import CpuStandIn
@@ -76,7 +76,7 @@ class Recorder(TorchFunctionMode):
         """Prepare a recorder; `on_fault` is called once if gradlint itself fails."""
         super().__init__()
         self.tape = Tape()
-        self.chains = Chains(self.tape.sites, self.tape.calls)
+        self.chains = CallChains(self.tape.sites, self.tape.calls)
         self.tensors = Tensors(self.tape, lambda: self.walk(sys._getframe(2)).site)
         self.thread = threading.get_ident()
         self.paused = 0
@@ -288,10 +288,10 @@ class Recorder(TorchFunctionMode):
                 else:
                     values.append(entry.value)
             read = tuple(values)
-            if tape.left:
-                read += tape.came_back(stripped)
+            if tape.exported_numbers:
+                read += tape.values_of_returned_numbers(stripped)
                 if named:
-                    read += tape.came_back(named.values())
+                    read += tape.values_of_returned_numbers(named.values())
             if announce is not None:
                 announce(func, args, kwargs or {})
 
@@ -303,7 +303,7 @@ class Recorder(TorchFunctionMode):
             kind = KIND_PLAIN
             given = type(result)
             made: tuple[int, ...]
-            if given is Tensor and not targets and tensors.known(result) is None:
+            if given is Tensor and not targets and tensors.entry_of(result) is None:
                 made = (tensors.add(result, number),)
             else:
                 outputs = [] if given in _NO_TENSORS else tensors_in(result)
@@ -317,9 +317,9 @@ class Recorder(TorchFunctionMode):
                     made = ()
                     kind = KIND_EXTRACT
                     if given is float:
-                        tape.left[id(result)] = [result, number]
+                        tape.exported_numbers[id(result)] = [result, number]
                     elif getattr(func, "__name__", "") in _EXPORTS:
-                        tensors.handed_out(inputs[0])
+                        tensors.export(inputs[0])
             if run >= 0:
                 tape.run_of[number] = run
             call = tape.calls[-1].number if tape.calls else -1
@@ -344,7 +344,7 @@ class Recorder(TorchFunctionMode):
     ) -> tuple[list[int], bool]:
         """The values that a call made or wrote, and whether it wrote any."""
         tensors = self.tensors
-        made = [tensors.written(t, func, read, inputs, site) for t in targets]
+        made = [tensors.write(t, func, read, inputs, site) for t in targets]
         wrote = bool(targets)
         number = len(self.tape.ops)
         for tensor in outputs:
@@ -354,7 +354,7 @@ class Recorder(TorchFunctionMode):
                 made.append(tensors.add(tensor, number))
             elif _in_place(args, kwargs):
                 wrote = True
-                made.append(tensors.written(tensor, func, read, inputs, site))
+                made.append(tensors.write(tensor, func, read, inputs, site))
             else:
                 made.append(tensors.tracked[id(tensor)].value)  # ``x.to(x.device)`` gives x back
         return made, wrote
@@ -422,7 +422,7 @@ class Recorder(TorchFunctionMode):
         tensor = args[0]
         method = func is not Tensor.requires_grad.__set__  # type: ignore[attr-defined]
         wanted = args[1] if len(args) > 1 else (kwargs or {}).get("requires_grad", True)
-        self.tensors.flagged(tensor)
+        self.tensors.update_requires_grad(tensor)
         if tensor.is_leaf:
             self.event(
                 "thaw" if wanted else "freeze",

@@ -45,7 +45,7 @@ class Tape:
         self.runs: list[FunctionRun] = []
         self.run_of: dict[int, int] = {}
         """Op → number of the custom Function run it is inside of."""
-        self.left: dict[int, list[Any]] = {}
+        self.exported_numbers: dict[int, list[Any]] = {}
         """Identity of a Python number that left torch → the number, and the op by which it left."""
         self.unseen: list[tuple[str, int]] = []
         self._seen_unseen: set[tuple[str, int]] = set()
@@ -55,17 +55,17 @@ class Tape:
         call = self.calls[-1].number if self.calls else -1
         self.ops.append(Op(func, site, call, region, inputs, (output,), (), None, kind))
 
-    def came_back(self, arguments: Iterable[Any]) -> tuple[int, ...]:
+    def values_of_returned_numbers(self, arguments: Iterable[Any]) -> tuple[int, ...]:
         """The values of those numbers among a call's arguments that left torch and are the same objects still."""
         found: tuple[int, ...] = ()
         for argument in arguments:
             kind = type(argument)
             if kind is float:
-                known = self.left.get(id(argument)) or self._weighted(argument)
+                known = self.exported_numbers.get(id(argument)) or self._weighted(argument)
                 if known is not None:
                     found += (self._value_of(known[1]),)
             elif kind is list or kind is tuple:
-                found += self.came_back(argument)
+                found += self.values_of_returned_numbers(argument)
         return found
 
     def _weighted(self, argument: float) -> list[Any] | None:
@@ -75,7 +75,7 @@ class Tape:
         """
         if not argument or _short(argument) == argument:
             return None
-        for known in itertools.islice(reversed(self.left.values()), _LOOKED_BACK):
+        for known in itertools.islice(reversed(self.exported_numbers.values()), _LOOKED_BACK):
             number = known[0]
             if number and math.isfinite(ratio := argument / number) and _short(number) != number:
                 factor = _short(ratio)

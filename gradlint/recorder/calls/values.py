@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from gradlint.recorder.calls.exported_memory import Exports
+from gradlint.recorder.calls.exported_memory import ExportedMemory
 from gradlint.recorder.calls.tape import Tape
 from gradlint.recorder.facts.autograd import leaves
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 
 
-class Tracked(weakref.ref):  # type: ignore[type-arg]
+class TrackedTensor(weakref.ref):  # type: ignore[type-arg]
     """A tensor object that was seen. Once it has died, its identity and its memory may be another's."""
 
     __slots__ = ("pinned", "requires_grad", "since", "storage", "value")
@@ -48,29 +48,29 @@ class Tensors:
         """Whether the forward or the loss is being recorded, rather than the build."""
         self.loading = -1
         """Number of the module whose ``load_state_dict`` is running."""
-        self.tracked: dict[int, Tracked] = {}
+        self.tracked: dict[int, TrackedTensor] = {}
         """By identity of the tensor; those that have died may still be in it."""
         self.writes: dict[int, tuple[int, int]] = {}
         """Storage → (op, value) of the last write to it."""
         self._tape = tape
         self._caller = caller
-        self._storages: dict[int, Tracked | int] = {}
+        self._storages: dict[int, TrackedTensor | int] = {}
         """Storage → the last tensor that took hold of it; a number where the value is known to be in it still."""
         self._once: dict[int, int] = {}
         """Storage → the last value that was ever in it."""
-        self._exports: Exports[Tracked] = Exports()
+        self._exports: ExportedMemory[TrackedTensor] = ExportedMemory()
         self._watched_storages: dict[int, int] = {}
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def known(self, tensor: Tensor) -> Tracked | None:
+    def entry_of(self, tensor: Tensor) -> TrackedTensor | None:
         """What is remembered of a tensor object; None if it was never seen."""
         entry = self.tracked.get(id(tensor))
         return entry if entry is not None and entry() is tensor else None
 
     def read(self, tensor: Tensor, run: int = -1, site: int = NO_SITE, region: int = GRAD_ON) -> int:
         """The value of a tensor that is about to be used."""
-        entry = self.known(tensor)
+        entry = self.entry_of(tensor)
         if entry is None:
             return self._unknown(tensor, site, region)
         tape = self._tape
@@ -96,7 +96,7 @@ class Tensors:
                 tape.values[old] = tape.values[old]._replace(requires_grad=entry.requires_grad)
         return entry.value
 
-    def _catch_up(self, tensor: Tensor, entry: Tracked, site: int, region: int) -> None:
+    def _catch_up(self, tensor: Tensor, entry: TrackedTensor, site: int, region: int) -> None:
         """A new value for a tensor whose memory was written to by way of another one."""
         tape = self._tape
         write = self.writes.get(entry.storage)
@@ -113,7 +113,7 @@ class Tensors:
         tape = self._tape
         plain = _unwrapped(tensor)
         sources: list[int] = []
-        if plain is not tensor and self.known(plain) is not None:
+        if plain is not tensor and self.entry_of(plain) is not None:
             sources.append(self.read(plain, -1, site, region))
         else:
             storage = storage_id(plain)
@@ -173,7 +173,7 @@ class Tensors:
         """The values of the leaf tensors that autograd reaches from a tensor."""
         found: dict[int, None] = {}
         for leaf in leaves([tensor]):
-            entry = self.known(leaf)
+            entry = self.entry_of(leaf)
             found[entry.value if entry is not None else self.add(leaf, -1)] = None
         return tuple(found)
 
@@ -187,7 +187,7 @@ class Tensors:
             storage = storage_id(tensor)
         values = self._tape.values
         value = len(values)
-        entry = Tracked(tensor)
+        entry = TrackedTensor(tensor)
         entry.value = value
         entry.storage = storage
         entry.requires_grad = needs = tensor.requires_grad
@@ -206,7 +206,7 @@ class Tensors:
             self._once[storage] = value
         return value
 
-    def _renew(self, tensor: Tensor, entry: Tracked, producer: int) -> int:
+    def _renew(self, tensor: Tensor, entry: TrackedTensor, producer: int) -> int:
         """A new value for a known tensor object whose content or autograd state has changed."""
         values = self._tape.values
         value = len(values)
@@ -224,10 +224,10 @@ class Tensors:
             self._once[entry.storage] = value
         return value
 
-    def written(self, tensor: Tensor, func: Any, read: tuple[int, ...], inputs: list[Tensor], site: int) -> int:
+    def write(self, tensor: Tensor, func: Any, read: tuple[int, ...], inputs: list[Tensor], site: int) -> int:
         """A value for what the op now being written down has written to a tensor."""
         op = len(self._tape.ops)
-        entry = self.known(tensor)
+        entry = self.entry_of(tensor)
         if entry is None:
             value = self.add(tensor, op)
             entry = self.tracked[id(tensor)]
@@ -255,9 +255,9 @@ class Tensors:
         data = {"parameter": id(tensor), "name": name, "sources": sources, "loading": self.loading}
         self._tape.event("write", data, site)
 
-    def flagged(self, tensor: Tensor) -> None:
+    def update_requires_grad(self, tensor: Tensor) -> None:
         """To be called when a tensor's ``requires_grad`` may have been set."""
-        entry = self.known(tensor)
+        entry = self.entry_of(tensor)
         if entry is None or tensor.requires_grad == entry.requires_grad:
             return
         tape = self._tape
@@ -268,10 +268,10 @@ class Tensors:
         if not watched:
             tape.synthetic("requires_grad_", 0, (old,), value, self._caller(), tape.region)
 
-    def handed_out(self, tensor: Tensor) -> None:
+    def export(self, tensor: Tensor) -> None:
         """To be called when a tensor's memory leaves torch: what comes back from there is known by its address."""
         address = _address(tensor)
-        entry = self.known(tensor)
+        entry = self.entry_of(tensor)
         if address and entry is not None:
             start = address - int(tensor.storage_offset()) * tensor.element_size()
             self._exports.add(start, start + int(tensor.untyped_storage().nbytes()), entry)
@@ -290,7 +290,7 @@ class Tensors:
         storage = storage_id(tensor)
         if storage:
             self._watched_storages.setdefault(storage, key)
-        entry = self.known(tensor)
+        entry = self.entry_of(tensor)
         if entry is not None:
             self.owners[entry.value] = key
             return True
@@ -315,7 +315,7 @@ class Tensors:
         for tensor in tensors:
             key = id(tensor)
             storage = storage_id(tensor)
-            if key not in self.watched and self.known(tensor) is None and storage in self._once:
+            if key not in self.watched and self.entry_of(tensor) is None and storage in self._once:
                 if self._held_in(storage) is None:
                     self._storages[storage] = self._once[storage]  # a deepcopy: Parameter(data.clone())
             self.watch(tensor)

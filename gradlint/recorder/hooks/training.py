@@ -276,7 +276,7 @@ class _Clips:
         if clip is None or not ledger.following:
             return
         touched = {v for op in self._recorder.tape.ops[clip.op :] for v in (*op.inputs, *op.outputs)}
-        entries = ((key, tensors.known(grad)) for key, grad in ledger.gradients())
+        entries = ((key, tensors.entry_of(grad)) for key, grad in ledger.gradients())
         keys = [key for key, entry in entries if entry is not None and entry.value in touched]
         ledger.clipped(keys, clip.event, clip.site, clip.exhausted, clip.measures)
 
