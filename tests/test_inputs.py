@@ -12,28 +12,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlint.errors import TargetError, UsageError
-from gradlint.load.inputs.find import Inputs, find_inputs, parse_inputs
+from gradlint.load.inputs.find import Inputs, InputSpec, InputSpecs, find_inputs, parse_inputs
 
 
 @pytest.mark.parametrize(
-    ("texts", "described"),
+    ("texts", "specs"),
     [
-        (["2,3,224,224"], "float32[2, 3, 224, 224]"),
-        (["2,16:int64:1000"], "int64[2, 16] below 1000"),
-        (["2,3", "2,4:float64"], "float32[2, 3], float64[2, 4]"),
-        (["input_ids=2,16:long:50"], "input_ids=int64[2, 16] below 50"),
-        (["mask=2,8:bool"], "mask=bool[2, 8]"),
-        (["alpha=0.5"], "alpha=0.5"),
-        (["n=5", "b=true", "c=None"], "n=5, b=True, c=None"),
-        (["1e-3"], "0.001"),
-        (["8,"], "float32[8]"),
-        (["8:int64:10"], "int64[8] below 10"),
-        (["(2, 3)"], "float32[2, 3]"),
-        ([], "none"),
+        (["2,3,224,224"], InputSpecs((InputSpec((2, 3, 224, 224)),))),
+        (["2,16:int64:1000"], InputSpecs((InputSpec((2, 16), "int64", 1000),))),
+        (["2,3", "2,4:float64"], InputSpecs((InputSpec((2, 3)), InputSpec((2, 4), "float64")))),
+        (["input_ids=2,16:long:50"], InputSpecs((), {"input_ids": InputSpec((2, 16), "int64", 50)})),
+        (["mask=2,8:bool"], InputSpecs((), {"mask": InputSpec((2, 8), "bool")})),
+        (["alpha=0.5"], InputSpecs((), {"alpha": InputSpec(None, value=0.5)})),
+        (["n=5", "b=true"], InputSpecs((), {"n": InputSpec(None, value=5), "b": InputSpec(None, value=True)})),
+        (["c=None"], InputSpecs((), {"c": InputSpec(None)})),
+        (["1e-3"], InputSpecs((InputSpec(None, value=0.001),))),
+        (["8,"], InputSpecs((InputSpec((8,)),))),
+        (["8:int64:10"], InputSpecs((InputSpec((8,), "int64", 10),))),
+        (["(2, 3)"], InputSpecs((InputSpec((2, 3)),))),
+        ([], InputSpecs()),
     ],
 )
-def test_parse(texts: list[str], described: str) -> None:
-    assert parse_inputs(texts).describe() == described
+def test_parse(texts: list[str], specs: InputSpecs) -> None:
+    assert parse_inputs(texts) == specs
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,23 @@ from bits import container_bits, global_bits, model_bits, tensor_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gradlint.restore.preserved import Preserved, isolated_rng
 
 Deed = Callable[[Any, Tensor], object]
+
+
+class Announcing(TorchFunctionMode):
+    """Announces every call to a `Preserved`, as the recorder does."""
+
+    def __init__(self, preserved: Preserved) -> None:
+        super().__init__()
+        self._preserved = preserved
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._preserved.before_call(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
 
 
 class Nasty(nn.Module):
@@ -131,7 +144,7 @@ def test_forward_that_changes_its_module(name: str, interrupt: type[BaseExceptio
     before = model_bits(model), tensor_bits(x), global_bits()
     preserved = Preserved([model], extra_tensors=[x])
     try:
-        with preserved, preserved.announcing():
+        with preserved, Announcing(preserved):
             model(x)
             if interrupt is not None:
                 raise interrupt
@@ -242,7 +255,7 @@ def test_optimizer_and_scheduler(name: str, warm: bool) -> None:
     before = bits()
     expected = copy.deepcopy([optimizer.state_dict(), scheduler.state_dict(), scaler.state_dict()])
     preserved = Preserved([model], [optimizer], [scheduler, scaler])
-    with preserved, preserved.announcing():
+    with preserved, Announcing(preserved):
         train()
         optimizer.param_groups[0]["lr"] = 0.5
         optimizer.param_groups[0]["new"] = 9.0
@@ -346,7 +359,7 @@ def test_unusual_tensors(name: str) -> None:
 
     keep = list(model.state_dict(keep_vars=True).values())
     before = bits()
-    with Preserved([model]) as preserved, preserved.announcing():
+    with Preserved([model]) as preserved, Announcing(preserved):
         model(torch.randn(3, 4)).sum().backward()
         model.eval()
     assert bits() == before
@@ -361,7 +374,7 @@ def test_fake_tensors_have_nothing_to_restore() -> None:
     with FakeTensorMode():
         model: Any = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
         identities = [id(tensor) for tensor in model.state_dict(keep_vars=True).values()]
-        with Preserved([model]) as preserved, preserved.announcing():
+        with Preserved([model]) as preserved, Announcing(preserved):
             model(torch.randn(3, 4)).sum().backward()
             model[0].weight.requires_grad_(False)
         assert [id(tensor) for tensor in model.state_dict(keep_vars=True).values()] == identities
@@ -406,7 +419,7 @@ def test_parameters_are_copied_only_when_written(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(tensor_state.StorageBytes, "save", counting)
     model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2), nn.BatchNorm1d(2))
-    with Preserved([model]) as preserved, preserved.announcing(), torch.no_grad():
+    with Preserved([model]) as preserved, Announcing(preserved), torch.no_grad():
         model(torch.ones(3, 4))
         assert sorted(saved) == [8, 8, 8]
         model.requires_grad_(False).requires_grad_(True)
@@ -453,7 +466,7 @@ def test_writes_that_are_announced(name: str) -> None:
     with torch.no_grad():
         model.weight.fill_(-1.5)
     before = model_bits(model)
-    with Preserved([model]) as preserved, preserved.announcing(), torch.no_grad():
+    with Preserved([model]) as preserved, Announcing(preserved), torch.no_grad():
         ANNOUNCED[name](model.weight)
         assert float(model.weight.flatten()[3]) != -1.5 or name == "item"
     assert model_bits(model) == before
@@ -477,10 +490,10 @@ def test_nested_and_reusable() -> None:
     before = model_bits(model)
     outer = Preserved([model])
     for _ in range(2):
-        with outer, outer.announcing():
+        with outer, Announcing(outer):
             model(torch.randn(3, 4))
             changed = model_bits(model)
-            with Preserved([model]) as inner, inner.announcing():
+            with Preserved([model]) as inner, Announcing(inner):
                 model(torch.randn(3, 4))
             assert model_bits(model) == changed
         assert model_bits(model) == before
@@ -572,7 +585,7 @@ def test_any_model(model: nn.Module, seed: int, modes: list[bool], backward: boo
     before = bits()
     preserved = Preserved([model], [optimizer], extra_tensors=[x])
     try:
-        with preserved, preserved.announcing():
+        with preserved, Announcing(preserved):
             loss = model(x).square().mean()
             if backward and loss.requires_grad:
                 loss.backward()

@@ -12,8 +12,6 @@ import torch
 
 _Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
-_HERE = __name__.split(".")[0]
-
 
 class CpuStandIn:
     """While entered on a machine without CUDA, lets code written for CUDA run on the CPU.
@@ -27,9 +25,7 @@ class CpuStandIn:
     graphs, extensions and Triton kernels do not run.
 
     Attributes:
-        used: whether anything was rewritten or stood in for.
-        path: the user's file of the first use; empty while there was none.
-        line: its line, counted from 1.
+        used: whether anything was rewritten or replaced.
     """
 
     functions: ClassVar[frozenset[Any]] = frozenset(
@@ -47,8 +43,6 @@ class CpuStandIn:
 
     def __init__(self) -> None:
         self.used = False
-        self.path = ""
-        self.line = 0
         self.active = False
         self._undo: list[tuple[Any, str, Any, Any]] = []
         """(owner, name, what it was, what it is meanwhile)."""
@@ -106,26 +100,13 @@ class CpuStandIn:
             changed = {**(changed or kwargs), "pin_memory": False}
         if changed is None:
             return None
-        self.use()
-        return func, args, changed
-
-    def use(self) -> None:
-        """Note that the stand-in was needed, with the user's line the first time."""
-        if self.used:
-            return
         self.used = True
-        frame = sys._getframe(1)
-        while frame is not None:
-            name = frame.f_globals.get("__name__", "")
-            if name.split(".")[0] not in ("torch", _HERE) and frame.f_code.co_name != "__torch_function__":
-                self.path, self.line = frame.f_code.co_filename, frame.f_lineno
-                return
-            frame = frame.f_back  # type: ignore[assignment]
+        return func, args, changed
 
     def _rewrite_method(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call | None:
         tensor, rest = args[0], args[1:]
         if func is torch.Tensor.cuda:
-            self.use()
+            self.used = True
             return self._moved_to_cpu(tensor, (), {k: v for k, v in kwargs.items() if k == "memory_format"})
         if func is torch.Tensor.to:
             if "device" in kwargs and names_cuda(kwargs["device"], index=True):
@@ -134,17 +115,17 @@ class CpuStandIn:
                 rest = rest[1:]
             else:
                 return None
-            self.use()
+            self.used = True
             return self._moved_to_cpu(tensor, rest, kwargs)
         if func is torch.Tensor.type:
             name = rest[0] if rest else kwargs.get("dtype")
             if not isinstance(name, str) or not name.startswith("torch.cuda."):
                 return None
-            self.use()
+            self.used = True
             plain = name.replace("torch.cuda.", "torch.")
             return func, (tensor, plain, *rest[1:]), {k: v for k, v in kwargs.items() if k != "dtype"}
         if func is torch.Tensor.pin_memory:
-            self.use()
+            self.used = True
             return _itself, args, kwargs
         return None
 
@@ -190,7 +171,7 @@ class CpuStandIn:
 
     def _answering(self, answer: Callable[[], Any]) -> Callable[..., Any]:
         def stand_in(*args: Any, **kwargs: Any) -> Any:
-            self.use()
+            self.used = True
             return answer()
 
         return stand_in
@@ -204,7 +185,7 @@ class CpuStandIn:
                 map_location = {k: "cpu" if names_cuda(v) else v for k, v in map_location.items()}
             elif map_location is None or names_cuda(map_location):
                 if map_location is not None:
-                    self.use()
+                    self.used = True
                 map_location = "cpu"
             return load(f, map_location, *args, **kwargs)
 
@@ -220,7 +201,7 @@ class CpuStandIn:
 
             def __call__(cls, device: Any = "cpu") -> torch.Generator:
                 if names_cuda(device, index=True):
-                    stand_in.use()
+                    stand_in.used = True
                     device = "cpu"
                 return real(device=device)
 
@@ -236,7 +217,7 @@ class CpuStandIn:
 
         def on_cpu(context: Any, device: Any) -> None:
             if names_cuda(device, index=True):
-                stand_in.use()
+                stand_in.used = True
                 device = "cpu"
             init(context, device)
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from gradlint.restore.global_state import GlobalState, isolated_rng, rng_restorers, without_torch_function
 from gradlint.restore.mutation import written_tensors
@@ -229,10 +228,6 @@ class Preserved:
         for tensor in written_tensors(function, args, kwargs):
             self.before_write(tensor)
 
-    def announcing(self) -> TorchFunctionMode:
-        """A function mode that announces every call, for runs without a recorder."""
-        return _Announcing(self)
-
     def save_all(self) -> None:
         """Copies everything that is watched, for code whose writes nobody can announce (a compiled step)."""
         with without_torch_function(), torch.no_grad():
@@ -356,15 +351,3 @@ class Preserved:
 def _larger(tensor: Tensor, limit: int) -> bool:
     found = storage_of(tensor)
     return found is not None and found[0].nbytes() > limit
-
-
-class _Announcing(TorchFunctionMode):
-    def __init__(self, preserved: Preserved) -> None:
-        super().__init__()
-        self._preserved = preserved
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self._preserved.before_call(function, args, kwargs or {})
-        return function(*args, **(kwargs or {}))

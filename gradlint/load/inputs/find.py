@@ -38,13 +38,6 @@ class InputSpec:
 
         return self._make(generator())
 
-    def describe(self) -> str:
-        """For example ``int64[2, 16] below 1000``."""
-        if self.shape is None:
-            return repr(self.value)
-        bound = f" below {self.high}" if self.dtype in _INTS else ""
-        return f"{self.dtype}{list(self.shape)}{bound}"
-
     def _make(self, source: torch.Generator) -> Any:
         import torch
 
@@ -73,11 +66,6 @@ class InputSpecs:
         source = generator()
         args = tuple(spec._make(source) for spec in self.args)
         return args, {name: spec._make(source) for name, spec in self.kwargs.items()}
-
-    def describe(self) -> str:
-        """All arguments in words."""
-        words = [s.describe() for s in self.args] + [f"{k}={s.describe()}" for k, s in self.kwargs.items()]
-        return ", ".join(words) or "none"
 
 
 @dataclass
