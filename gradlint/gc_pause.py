@@ -1,4 +1,4 @@
-"""Python's garbage collector, kept from going through all of torch again and again."""
+"""Keep Python's garbage collector from scanning all of torch again and again."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import gc
 from collections.abc import Callable, Iterator
 
 _FROZEN_BY_PYTHON = 1000
-"""Python 3.12 begins with some 400 frozen objects; a call of `gc.freeze` takes in thousands, whatever was imported."""
+"""Python 3.12 starts with some 400 frozen objects; a call of `gc.freeze` adds thousands, whatever was imported."""
 
 
 class _Process:
-    own = False
-    """Whether it is gradlint's, so that what is frozen may stay so."""
+    is_own = False
+    """True if this process is gradlint's own, so that frozen objects may stay frozen."""
 
 
 def mark_own_process() -> None:
-    """To be called where a process of gradlint's own begins."""
-    _Process.own = True
+    """Declare this process gradlint's own, at its start."""
+    _Process.is_own = True
 
 
 @contextlib.contextmanager
 def frozen_imports() -> Iterator[None]:
-    """For imports at the beginning of a process of gradlint's own: what is there afterwards is never looked at again.
-    Does nothing in one of somebody else's.
+    """Freeze every object that exists after the imports inside; do nothing in a process of somebody else's.
 
-    Collections make a seventh of the time that ``import torch`` takes, and as much of the time of what is imported
-    after it, for each of them goes through all of torch again. To the code that runs later the collector is as ever.
+    Collections take a seventh of the time of ``import torch`` and of the imports after it, as each collection scans
+    all of torch again. For code that runs later, the collector works as ever.
     """
-    if not _Process.own:
+    if not _Process.is_own:
         yield
         return
     enabled = gc.isenabled()
@@ -43,27 +42,27 @@ def frozen_imports() -> Iterator[None]:
 
 @contextlib.contextmanager
 def gc_paused(until: Callable[[], bool]) -> Iterator[None]:
-    """Have the collector pass over what is there, and over what survives a full collection before `until` says that
-    it is to look again: imports, which stay.
+    """Keep objects that exist now, and imports that follow, out of the collector's scans until `until` returns True.
 
-    In a process of somebody else's all is undone at exit, and nothing is done where it has frozen something itself.
-    In one of gradlint's own it stays so, and what is given up of it is not freed before somebody calls `gc.unfreeze`.
+    Until then, whatever survives a full collection is frozen too. In a process of somebody else's, everything is
+    unfrozen at exit, and nothing is done if that process has frozen objects itself. In gradlint's own process they
+    stay frozen: garbage among them is freed only after `gc.unfreeze`.
     """
-    if gc.get_freeze_count() > _FROZEN_BY_PYTHON and not _Process.own:
+    if gc.get_freeze_count() > _FROZEN_BY_PYTHON and not _Process.is_own:
         yield
         return
 
-    def collected(phase: str, info: dict[str, int]) -> None:
+    def freeze_survivors(phase: str, info: dict[str, int]) -> None:
         if phase == "stop" and info["generation"] == 2 and not until():
             gc.freeze()
 
-    if not _Process.own:
+    if not _Process.is_own:
         gc.freeze()
-    gc.callbacks.append(collected)
+    gc.callbacks.append(freeze_survivors)
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # the user's code has cleared the list
-            gc.callbacks.remove(collected)
-        if not _Process.own:
+        with contextlib.suppress(ValueError):  # user code has cleared the list
+            gc.callbacks.remove(freeze_survivors)
+        if not _Process.is_own:
             gc.unfreeze()

@@ -1,1 +1,1 @@
-"""The user's objects and global state, put back as they were."""
+"""Put the user's objects and the global state of torch back as they were."""

@@ -1,4 +1,4 @@
-"""torch's global switches, the warnings filters and the random states: read, and put back where they changed."""
+"""Read torch's global settings, the warnings filters and the random states, and put back those that changed."""
 
 from __future__ import annotations
 
@@ -13,52 +13,58 @@ import torch
 
 __all__ = ["GlobalState", "isolated_rng", "rng_restorers", "without_torch_function"]
 
+_Setting = tuple[str, Callable[[], Any], Callable[[Any], Any]]
+"""Name, reader and writer of one global setting."""
+
 _leaked_guards: list[AbstractContextManager[Any]] = []
-"""Guards that undo an inference mode which user code never left; ending one out of order would undo the undoing."""
+"""Guards that undo an inference mode which user code never left. Ending one out of order would switch it on again."""
 
 
 def without_torch_function() -> AbstractContextManager[Any]:
-    """Keeps function modes and tensor subclasses' ``__torch_function__`` out of the book-keeping."""
+    """Return a context in which torch calls bypass function modes and ``__torch_function__`` of tensor subclasses."""
     return getattr(torch._C, "DisableTorchFunction", nullcontext)()
 
 
 def rng_restorers() -> list[Callable[[], object]]:
-    """One call per random state that exists now; each puts that state back."""
+    """Return one function per random state that exists now; each puts its state back."""
     python, cpu = random.getstate(), torch.get_rng_state()
-    puts: list[Callable[[], object]] = [lambda: random.setstate(python), lambda: torch.set_rng_state(cpu)]
+    restorers: list[Callable[[], object]] = [lambda: random.setstate(python), lambda: torch.set_rng_state(cpu)]
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         state = numpy_random.get_state(legacy=False)
-        puts.append(lambda: numpy_random.set_state(state))
+        restorers.append(lambda: numpy_random.set_state(state))
     initialized: Callable[[], bool] = torch.cuda.is_initialized
     if initialized():
         devices = torch.cuda.get_rng_state_all()
-        puts.append(lambda: torch.cuda.set_rng_state_all(devices))
-    return puts
+        restorers.append(lambda: torch.cuda.set_rng_state_all(devices))
+    return restorers
 
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """Puts the random states of python, numpy (if imported) and torch (CPU; CUDA if initialised) back on exit.
+    """Put the random states of python, numpy (if imported) and torch (CPU; CUDA if initialised) back at exit.
 
-    Generators of the user's own (``torch.Generator``, ``random.Random``) are not covered.
+    The user's own generators (``torch.Generator``, ``random.Random``) are not covered.
     """
     with without_torch_function():
-        puts = rng_restorers()
+        restorers = rng_restorers()
     try:
         yield
     finally:
         with without_torch_function():
-            for put in puts:
-                put()
+            for restore in restorers:
+                restore()
 
 
-def _attribute(owner: Any, name: str) -> tuple[str, Callable[[], Any], Callable[[Any], Any]]:
+def _attribute(owner: Any, name: str) -> _Setting:
     return name, lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
 
 
 def _default_device() -> torch.device | None:
-    """The device set through set_default_device, or None: a ``with torch.device(...)`` around us is its owner's."""
+    """Return the device set through set_default_device, or None.
+
+    A ``with torch.device(...)`` around gradlint's call is no such setting: its owner ends it.
+    """
     context = getattr(getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None), "device_context", None)
     device: torch.device | None = getattr(context, "device", None)
     return device
@@ -68,7 +74,7 @@ def _set_default_device(device: torch.device | None) -> None:
     torch.set_default_device(device)
     store = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
     if device is None and getattr(store, "device_context", device) is None:
-        # torch 2.4 leaves a None behind, on which its own get_default_device() fails.
+        # torch 2.4 leaves None as the context, on which its own get_default_device() fails.
         with suppress(AttributeError):
             del store.device_context  # type: ignore[union-attr]
 
@@ -79,7 +85,7 @@ def _leave_inference(inside: bool) -> None:
     _leaked_guards.append(guard)
 
 
-def _autocast(device: str) -> tuple[str, Callable[[], Any], Callable[[Any], Any]]:
+def _autocast(device: str) -> _Setting:
     def read() -> tuple[bool, torch.dtype]:
         return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
@@ -99,7 +105,7 @@ def _anomaly() -> tuple[bool, bool]:
 
 
 # Inference mode comes first: leaving it also sets the grad mode.
-_SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
+_SETTINGS: tuple[_Setting, ...] = (
     ("inference mode", torch.is_inference_mode_enabled, _leave_inference),
     ("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
     ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
@@ -123,31 +129,32 @@ _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
 
 
 class GlobalState:
-    """torch's global switches and the warnings filters, read on construction."""
+    """torch's global settings and the warnings filters, as read on construction."""
 
     def __init__(self) -> None:
-        self.states: list[tuple[str, Callable[[], Any], Callable[[Any], Any], Any]] = []
-        for name, read, write in _SETTINGS:
+        self._states: list[tuple[_Setting, Any]] = []
+        for setting in _SETTINGS:
             with suppress(RuntimeError, AttributeError):
-                self.states.append((name, read, write, read()))
-        self.filters = warnings.filters
-        self.filters_content = list(warnings.filters)
+                self._states.append((setting, setting[1]()))
+        self._filters = warnings.filters
+        self._filters_content = list(warnings.filters)
 
     def put_back(self) -> list[str]:
-        failed = []
-        for name, read, write, state in self.states:
+        """Put back all that changed, and return the names of the settings that refused it."""
+        failures = []
+        for (name, read, write), state in self._states:
             try:
-                # Only what changed is written: some setters import half of torch.
+                # A setting that did not change is left alone: some setters import half of torch.
                 if read() != state:
                     write(state)
             except Exception:
-                failed.append(name)
+                failures.append(name)
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             torch.clear_autocast_cache()
-        if warnings.filters is not self.filters or list(warnings.filters) != self.filters_content:
-            warnings.filters = self.filters
-            self.filters[:] = self.filters_content  # type: ignore[index]
-            # Entering and leaving this context is the public way to drop the cache of filter decisions.
+        if warnings.filters is not self._filters or list(warnings.filters) != self._filters_content:
+            warnings.filters = self._filters
+            self._filters[:] = self._filters_content  # type: ignore[index]
+            # Entering and leaving this context is the only public way to drop the cache of filter decisions.
             with warnings.catch_warnings():
                 pass
-        return failed
+        return failures

@@ -1,4 +1,4 @@
-"""Which tensors a torch call is about to write to, or whose memory it hands out, as far as its name and schema tell."""
+"""Tell from a torch function's name and schema which tensors its call writes to or hands out the memory of."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _AUGMENTED = {
     f"__i{name}__"
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
 }
-# These end in an underscore and leave the values alone; copying a model because it is frozen would be dear.
+# These end in an underscore and leave the values alone. Without them, freezing a model would copy all its weights.
 _VALUES_STAY = {"requires_grad_", "detach_", "share_memory_", "rename_"}
-_write_kinds: dict[Callable[..., Any], str] = {}
+_kinds: dict[Callable[..., Any], str] = {}
 
 
-def _write_kind(function: Any) -> str:
-    """Which arguments a torch function writes: "self" (the first), "all" of them perhaps, "weight", or "" (none)."""
+def _kind_by_name(function: Any) -> str:
+    """Return the arguments that a torch function writes: "self" (the first), "all" (any), "weight" or "" (none)."""
     name = str(getattr(function, "__name__", "")).split(".")[0]
     if name in ("embedding", "embedding_bag"):
         return "weight"
@@ -40,7 +40,7 @@ def _write_kind(function: Any) -> str:
     if name.endswith("_") and not name.endswith("__") and name not in _VALUES_STAY:
         return "all" if name.startswith("_") else "self"
     with suppress(Exception):
-        # Custom operators say what they mutate in their schema, not in their name.
+        # Custom operators declare mutation in their schema, not in their name.
         overloads = (
             [function]
             if hasattr(function, "_schema")
@@ -52,41 +52,41 @@ def _write_kind(function: Any) -> str:
 
 
 def may_write(function: Callable[..., Any]) -> bool:
-    """Whether calls without keyword arguments may write to what they are given, or hand out its memory."""
+    """Return True if a call without keyword arguments may write to its arguments or hand out their memory."""
     return bool(_kind(function))
 
 
 def _kind(function: Callable[..., Any]) -> str:
-    kind = _write_kinds.get(function)
+    kind = _kinds.get(function)
     if kind is None:
-        kind = _write_kinds[function] = _write_kind(function)
+        kind = _kinds[function] = _kind_by_name(function)
     return kind
 
 
 def written_tensors(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Tensor]:
-    """The tensors among the arguments that the call may write to.
+    """Return the tensors among the arguments that the call may write to.
 
-    Known are in-place methods and functions, ``out=``, ``inplace=True``, foreach and fused kernels, mutating custom
-    operators, embeddings with ``max_norm``, and the ways out of torch (numpy, DLPack, pointers).
+    Covered: in-place methods and functions, ``out=``, ``inplace=True``, foreach and fused kernels, mutating custom
+    operators, embeddings with ``max_norm``, and the exports of memory (numpy, DLPack, pointers).
     """
     kind = _kind(function)
     if not kind and not kwargs:
         return ()
-    found: list[Any] = []
+    targets: list[Any] = []
     if kind == "self":
         # torch.nn.init passes its tensor by keyword.
-        found += args[:1] or kwargs.values()
+        targets += args[:1] or kwargs.values()
     elif kind == "all":
-        found += [*args, *kwargs.values()]
+        targets += [*args, *kwargs.values()]
     elif kind == "weight":
         max_norm = args[3] if len(args) > 3 else kwargs.get("max_norm")
-        # torch.embedding, which never writes, has a flag in this place.
+        # torch.embedding, which never writes, has a flag at this position.
         if max_norm is not None and max_norm is not False:
-            found += [*args[:2], kwargs.get("weight")]
+            targets += [*args[:2], kwargs.get("weight")]
     if kwargs:
         if kwargs.get("inplace"):
-            found.append(args[0] if args else kwargs.get("input"))
+            targets.append(args[0] if args else kwargs.get("input"))
         if "out" in kwargs:
-            found.append(kwargs["out"])
-    each = [part for value in found for part in (value if isinstance(value, list | tuple) else (value,))]
-    return [tensor for tensor in each if isinstance(tensor, Tensor)]
+            targets.append(kwargs["out"])
+    flat = [part for target in targets for part in (target if isinstance(target, list | tuple) else (target,))]
+    return [tensor for tensor in flat if isinstance(tensor, Tensor)]

@@ -1,7 +1,7 @@
-"""Gives the user's objects back as they were: tensors, modules, optimizers, random states and torch's global switches.
+"""Give the user's objects back as they were: tensors, modules, optimizers, random states and torch's global settings.
 
-Buffers, gradients and what is small of an optimizer's state are copied on entry. Parameters, inputs and the rest are
-copied only when something is about to write to them, because copying a large model costs more than running it.
+Buffers, gradients and the small tensors of an optimizer's state are copied on entry. Parameters, inputs and the rest
+are copied only before something writes to them, because copying a large model costs more than running it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from gradlint.restore.tensors import PLAIN_TYPES, Memory, StorageBytes, TensorSt
 __all__ = ["Preserved", "isolated_rng"]
 
 LARGE_BUFFER = 64 * 2**20
-"""Bytes from which a buffer is copied on write, like a parameter (weights that a quantised model keeps as buffers)."""
+"""Bytes above which a buffer is copied on write, like a parameter (a quantised model keeps its weights as buffers)."""
 
 LARGE_STATE = 2**20
-"""Bytes from which a tensor of an optimizer's state is copied on write: only its own step writes to it."""
+"""Bytes above which a tensor of an optimizer's state is copied on write: only its own step writes to it."""
 
 
 def _same(left: Collection[Any], right: Collection[Any]) -> bool:
@@ -58,7 +58,7 @@ class _Container:
         if not self.changed():
             return
         if isinstance(container, dict):
-            # A subclass's own clear() and __setitem__ may do more than they say; OrderedDict keeps a list beside.
+            # A subclass may override clear() and __setitem__; OrderedDict keeps the order in a list of its own.
             plain: Any = OrderedDict if isinstance(container, OrderedDict) else dict
             plain.clear(container)
             for key, value in zip(self.keys, self.items, strict=True):
@@ -72,7 +72,7 @@ class _Container:
 
 
 class _ObjectState:
-    """The attributes of an optimizer, a scheduler or a scaler; hooks are left to whoever registered them."""
+    """The attributes of an optimizer, a scheduler or a scaler, without its hooks: their owner removes those."""
 
     def __init__(self, target: Any) -> None:
         self.target = target
@@ -91,7 +91,7 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_s
 
 
 class _ModuleState:
-    """What is registered in one module, and its mode."""
+    """The registered members of one module, and its training flag."""
 
     __slots__ = ("attributes", "module", "registries", "training")
 
@@ -120,42 +120,42 @@ class _ModuleState:
     def _changed(self, now: dict[str, Any]) -> bool:
         if now.keys() != self.attributes.keys():
             return True
-        return any(now[name] is not kept.container or kept.changed() for name, kept in self.registries.items())
+        return any(now[name] is not saved.container or saved.changed() for name, saved in self.registries.items())
 
     def _put_back_registries(self, now: dict[str, Any]) -> None:
-        kept = {name for registry in self.registries.values() for name in (registry.keys or registry.items)}
+        registered = {name for registry in self.registries.values() for name in (registry.keys or registry.items)}
         for name, registry in self.registries.items():
-            for added in [key for key in now.get(name, ()) if key not in kept]:
-                # `self.fc = None` in __init__ and `self.fc = nn.Linear(...)` in the forward
+            for added in [key for key in now.get(name, ()) if key not in registered]:
+                # The attribute was plain before: `self.fc = None` in __init__, `self.fc = nn.Linear(...)` in forward.
                 if added in self.attributes and added not in now:
                     now[added] = self.attributes[added]
             if now.get(name) is not registry.container:
                 now[name] = registry.container
             registry.put_back()
-        for name in kept:
+        for name in registered:
             # A plain attribute would hide the registered one of the same name.
             if name in now and name not in self.attributes:
                 del now[name]
 
 
 class Preserved:
-    """Puts everything of the user's that torch can change back on exit, also after any exception.
+    """Puts back at exit, also after an exception, whatever torch can change of the user's objects.
 
     Covered: the modules' registrations, buffers, parameters, ``.grad``, ``requires_grad`` and modes, one by one;
-    optimizers, schedulers and scalers with their states; random states, torch's global switches, warnings filters.
+    optimizers, schedulers and scalers with their states; random states, torch's global settings, warnings filters.
 
     Not covered: other attributes of modules and objects that the user's own code sets; hooks; ``_version`` counters;
     a lazy parameter that the forward initialised stays initialised; generators outside the modules' attributes.
 
     Args:
-        modules: root modules, or name → root module (the name then begins the names in `unrestored`).
-        optimizers: optimizers; parameters of theirs that no module holds are watched too.
+        modules: root modules, or name → root module; the name becomes the prefix of the names in `unrestored`.
+        optimizers: optimizers; their parameters are watched even if no module holds them.
         schedulers: schedulers, gradient scalers and other objects with a ``state_dict``.
-        extra_tensors: tensors to watch like parameters, the inputs for example.
+        extra_tensors: tensors to watch like parameters, for example the inputs.
 
     Attributes:
-        unrestored: after the exit, names of what could not be put back: parameters written to without a
-            `before_write`, and switches or tensors whose restoring failed. Empty when all is as it was.
+        unrestored: names of the objects that could not be put back, known after the exit: parameters written to
+            without a `before_write`, and settings or tensors that refused their old value.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class Preserved:
         if isinstance(modules, Mapping):
             roots = [(f"{key}.", module) for key, module in modules.items()]
         else:
-            found = list(modules)
-            roots = [("" if len(found) == 1 else f"{index}.", module) for index, module in enumerate(found)]
+            listed = list(modules)
+            roots = [("" if len(listed) == 1 else f"{index}.", module) for index, module in enumerate(listed)]
         self._roots = roots
         self._objects = [*optimizers, *schedulers]
         self._extra = list(extra_tensors)
@@ -201,35 +201,35 @@ class Preserved:
         return self
 
     def before_write(self, tensor: Tensor) -> None:
-        """To be called before anything writes to `tensor` or hands its memory out of torch (numpy, DLPack, a pointer).
+        """Save the tensor's storage before something writes to it or exports it (numpy, DLPack, a pointer).
 
-        Copies the watched storage that the tensor or view lies in, the first time; costs one look-up otherwise.
+        The first announcement copies the watched storage behind the tensor or view; later ones cost one look-up.
         Never raises.
         """
         if not self._entered:
             return
         if type(tensor) in PLAIN_TYPES:
-            found = storage_of(tensor)
-            if found is not None and found[1] not in self._storages:
+            memory = storage_of(tensor)
+            if memory is not None and memory[1] not in self._storages:
                 return
         with suppress(Exception), without_torch_function():
-            found = storage_of(tensor)
-            if found is None:
+            memory = storage_of(tensor)
+            if memory is None:
                 for part in inner_tensors(tensor):
                     self.before_write(part)
                 return
-            for watched in self._storages.get(found[1], ()):
+            for watched in self._storages.get(memory[1], ()):
                 if watched.saved is None:
                     with torch.no_grad():
                         watched.save()
 
     def before_call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """To be called before a torch function runs: announces what it writes or hands out; see `writes`."""
+        """Announce the tensors that a torch function is about to write to or export."""
         for tensor in written_tensors(function, args, kwargs):
             self.before_write(tensor)
 
     def save_all(self) -> None:
-        """Copies everything that is watched, for code whose writes nobody can announce (a compiled step)."""
+        """Save every watched storage, for code whose writes cannot be announced (a compiled step)."""
         with without_torch_function(), torch.no_grad():
             for at_one_address in self._storages.values():
                 for watched in at_one_address:
@@ -246,7 +246,7 @@ class Preserved:
         with without_torch_function():
             unrestored.update(dict.fromkeys(self._global_state.put_back()))
             with torch.no_grad():
-                unrestored.update({state.name: None for state in self._tensors.values() if state.unannounced()})
+                unrestored.update({state.name: None for state in self._tensors.values() if state.is_unsaved()})
                 for name, put_back in self._put_backs():
                     try:
                         put_back()
@@ -262,15 +262,15 @@ class Preserved:
             raise interrupt
 
     def _put_backs(self) -> Iterator[tuple[str, Callable[[], object]]]:
-        for _, name, state in self._states.values():
-            yield name, state.put_back
+        for _, name, saved in self._states.values():
+            yield name, saved.put_back
         for tensor in self._tensors.values():
             yield tensor.name, tensor.put_back
         for tensor in self._tensors.values():
             for part in tensor.bytes:
                 yield tensor.name, part.put_back
-        for generator, kept in self._generators:
-            yield "generator", partial(generator.set_state, kept)
+        for generator, state in self._generators:
+            yield "generator", partial(generator.set_state, state)
         for put_back in self._rng:
             yield "random state", put_back
 
@@ -295,31 +295,31 @@ class Preserved:
             pending.extend(reversed(children))
 
     def _watch_tensor(self, name: str, tensor: Tensor, *, copy: bool) -> None:
-        known = self._tensors.get(id(tensor))
+        state = self._tensors.get(id(tensor))
         try:
-            if known is None:
-                known = self._tensors[id(tensor)] = TensorState(name, tensor, self._watch_storages)
+            if state is None:
+                state = self._tensors[id(tensor)] = TensorState(name, tensor, self._watch_storages)
             if copy or tensor.layout is not torch.strided:
-                for part in known.bytes:
+                for part in state.bytes:
                     part.save()
         except Exception:
-            # A tensor type that answers no questions must not keep the model from being checked.
+            # A tensor type that supports no introspection must not keep the model from being checked.
             self.unrestored.append(name)
             return
-        if known.grad is not None and id(known.grad) not in self._tensors:
+        if state.grad is not None and id(state.grad) not in self._tensors:
             # A backward accumulates into it without any call that could be announced.
-            self._watch_tensor(f"{name}.grad", known.grad, copy=True)
+            self._watch_tensor(f"{name}.grad", state.grad, copy=True)
 
-    def _watch_storages(self, tensor: Tensor, found: Memory) -> list[StorageBytes]:
-        if found is None:
+    def _watch_storages(self, tensor: Tensor, memory: Memory) -> list[StorageBytes]:
+        if memory is None:
             inner = inner_tensors(tensor)
             return [part for each in inner for part in self._watch_storages(each, storage_of(each))]
-        storage, pointer = found
+        storage, pointer = memory
         at_one_address = self._storages.setdefault(pointer, [])
         for watched in at_one_address:
             if watched.nbytes == storage.nbytes():
                 return [watched]
-        # Two storages begin at one address where an array was shared with numpy.
+        # An array shared with numpy gives two storages of different sizes at one address.
         at_one_address.append(StorageBytes(storage))
         return at_one_address[-1:]
 
@@ -349,5 +349,5 @@ class Preserved:
 
 
 def _larger(tensor: Tensor, limit: int) -> bool:
-    found = storage_of(tensor)
-    return found is not None and found[0].nbytes() > limit
+    memory = storage_of(tensor)
+    return memory is not None and memory[0].nbytes() > limit

@@ -1,4 +1,4 @@
-"""What a forward, a backward or a step can change about one tensor, and the bytes of one storage."""
+"""Save and restore one tensor: its storage's bytes, its flags and its gradient."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.nn.parameter import Parameter, is_lazy
 __all__ = ["PLAIN_TYPES", "Memory", "StorageBytes", "TensorState", "inner_tensors", "overlaps", "storage_of"]
 
 PLAIN_TYPES = (Tensor, Parameter)
-"""The tensor types that nobody has taught to lie about their memory."""
+"""Tensor types without overridden memory queries: their storage is the real one."""
 
 
 Memory = tuple[torch.UntypedStorage, int] | None
-"""A storage and its address, or None where there is no memory."""
+"""A storage and its address; None for a tensor without memory."""
 
 
 class StorageBytes:
-    """One storage and, once something is about to write to it, a copy of its bytes."""
+    """One storage and, once saved, a copy of its bytes."""
 
     __slots__ = ("nbytes", "saved", "storage", "viewed")
 
@@ -45,16 +45,16 @@ class StorageBytes:
             self.storage.resize_(self.nbytes)
         if self.saved is not None and self.viewed is not None:
             view = self.viewed
-            # What is equal is not written: the memory may be read-only (a mapped file).
+            # Equal bytes are not written back: the memory may be read-only (a mapped file).
             if not torch.equal(view, self.saved):
                 view.copy_(self.saved)
 
 
 def storage_of(tensor: Tensor) -> Memory:
-    """The tensor's storage and its address; None if there is no memory behind it (meta, fake, sparse, empty, lazy)."""
+    """Return the tensor's storage and address; None if it has no memory (meta, fake, sparse, empty, lazy)."""
     try:
         storage = tensor.untyped_storage()
-        # A fake tensor says "cpu", and asking its storage for an address warns; a plain meta tensor has the address 0.
+        # A fake tensor claims to be on the CPU, and its storage warns when asked for an address.
         if type(tensor) not in PLAIN_TYPES and storage.device.type == "meta":
             return None
         pointer = storage.data_ptr()
@@ -67,28 +67,28 @@ def overlaps(tensors: Sequence[Tensor]) -> list[frozenset[int]]:
     """Return for each tensor the positions of the others whose memory overlaps its own: views of the same storage."""
     holders: dict[int, list[int]] = {}
     for position, tensor in enumerate(tensors):
-        if (found := storage_of(tensor)) is not None:
-            holders.setdefault(found[1], []).append(position)
+        if (memory := storage_of(tensor)) is not None:
+            holders.setdefault(memory[1], []).append(position)
     result: list[frozenset[int]] = [frozenset()] * len(tensors)
     for positions in holders.values():
         if len(positions) < 2:
             continue
-        reach = {position: _reach(tensors[position]) for position in positions}
-        for position, mine in reach.items():
+        spans = {position: _span(tensors[position]) for position in positions}
+        for position, span in spans.items():
             result[position] = frozenset(
-                p for p, other in reach.items() if p != position and mine.start < other.stop and other.start < mine.stop
+                p for p, other in spans.items() if p != position and span.start < other.stop and other.start < span.stop
             )
     return result
 
 
-def _reach(tensor: Tensor) -> range:
-    """The elements of its storage between a dense tensor's first and last."""
+def _span(tensor: Tensor) -> range:
+    """Return the positions in its storage from a dense tensor's first element to its last."""
     first = tensor.storage_offset()
     return range(first, first + 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)))
 
 
 def inner_tensors(tensor: Tensor) -> list[Tensor]:
-    """The tensors that a sparse tensor, a wrapping subclass or a functorch wrapper consists of; empty for any other."""
+    """Return the tensors inside a sparse tensor, a wrapper subclass or a functorch wrapper; else an empty list."""
     functorch = getattr(torch._C, "_functorch", None)
     if functorch is not None and functorch.is_functorch_wrapped_tensor(tensor):
         return [functorch.get_unwrapped(tensor)]
@@ -102,11 +102,11 @@ def inner_tensors(tensor: Tensor) -> list[Tensor]:
     return [getattr(tensor, name) for name in flatten()[0]] if flatten is not None else []
 
 
-def _place(tensor: Tensor, found: Memory) -> tuple[Any, ...]:
-    """What ``tensor.data = ...`` replaces: memory and its reading."""
+def _layout(tensor: Tensor, memory: Memory) -> tuple[Any, ...]:
+    """Return all that ``tensor.data = ...`` replaces: address, offset, shape, strides, dtype and device."""
     strides = tensor.stride() if tensor.layout is torch.strided else ()
-    offset = tensor.storage_offset() if found is not None else 0
-    return found[1] if found else 0, offset, tuple(tensor.shape), strides, tensor.dtype, tensor.device
+    offset = tensor.storage_offset() if memory is not None else 0
+    return memory[1] if memory else 0, offset, tuple(tensor.shape), strides, tensor.dtype, tensor.device
 
 
 def _version(tensor: Tensor) -> int:
@@ -122,19 +122,19 @@ class TensorState:
         "copy",
         "grad",
         "grad_fn",
+        "layout",
         "lazy",
         "leaf",
         "name",
-        "place",
+        "requires_grad",
         "tensor",
-        "trains",
         "version",
     )
 
     def __init__(self, name: str, tensor: Tensor, watch: Callable[[Tensor, Memory], list[StorageBytes]]) -> None:
         self.name = name
         self.tensor = tensor
-        self.trains = tensor.requires_grad
+        self.requires_grad = tensor.requires_grad
         self.leaf = tensor.is_leaf
         self.grad = tensor.grad if self.leaf else None
         self.grad_fn = None if self.leaf else tensor.grad_fn
@@ -144,22 +144,22 @@ class TensorState:
         if self.lazy:
             return
         self.version = _version(tensor)
-        found = storage_of(tensor)
-        self.place = _place(tensor, found)
+        memory = storage_of(tensor)
+        self.layout = _layout(tensor, memory)
         self.alias = tensor.data
-        self.bytes = watch(tensor, found)
+        self.bytes = watch(tensor, memory)
         if tensor.layout is torch.sparse_coo or (tensor.is_mkldnn and not self.bytes):
-            # In-place arithmetic may exchange what these consist of, not only overwrite it.
+            # In-place arithmetic may exchange the inner tensors of these, not only overwrite them.
             self.copy = tensor.detach().clone()
 
-    def unannounced(self) -> bool:
-        """Whether the tensor was written to without a copy having been made."""
+    def is_unsaved(self) -> bool:
+        """Return True if the tensor was written to before its bytes were saved."""
         if self.lazy or self.copy is not None or all(part.saved is not None for part in self.bytes):
             return False
         if _version(self.tensor) == self.version:
             return False
-        # With memory that was exchanged, what was written to is most likely the new one.
-        return _place(self.tensor, storage_of(self.tensor)) == self.place
+        # If the memory was exchanged, the write most likely went to the new one.
+        return _layout(self.tensor, storage_of(self.tensor)) == self.layout
 
     def put_back(self) -> None:
         tensor = self.tensor
@@ -167,12 +167,12 @@ class TensorState:
             if self.copy is not None:
                 if _version(tensor) != self.version or tensor.shape != self.copy.shape:
                     tensor.data = self.copy
-            elif _place(tensor, storage_of(tensor)) != self.place:
+            elif _layout(tensor, storage_of(tensor)) != self.layout:
                 tensor.data = self.alias
         if self.leaf and not tensor.is_leaf:
             tensor.detach_()
-        if tensor.requires_grad != self.trains:
-            tensor.requires_grad_(self.trains)
+        if tensor.requires_grad != self.requires_grad:
+            tensor.requires_grad_(self.requires_grad)
         if self.leaf:
             if tensor.grad is not self.grad:
                 tensor.grad = self.grad
