@@ -26,7 +26,7 @@ def test_no_more_is_said_than_of_the_build(builder):
 def test_words_are_as_reviewed(builder):
     report = messages.made_before(builder)
     now = messages.text(builder, report) if messages.told(builder, report.findings) else ""
-    assert now == REVIEWED.get(builder.id, ""), "if meant: python tests/messages.py --write, and read it"
+    assert now == REVIEWED.get(builder.id, ""), "if meant: python tests/kit/messages.py --write, and read it"
 
 
 def test_nothing_else_is_kept():

@@ -12,7 +12,7 @@ REVIEWED = messages.read(messages.SNAPSHOT)
 @pytest.mark.parametrize("builder", messages.builders(), ids=lambda b: b.id)
 def test_words_are_as_reviewed(builder):
     now = messages.text(builder, table.report(builder.target))
-    assert now == REVIEWED.get(builder.id), "if meant: python tests/messages.py --write, and read it"
+    assert now == REVIEWED.get(builder.id), "if meant: python tests/kit/messages.py --write, and read it"
 
 
 def test_nothing_else_is_kept():

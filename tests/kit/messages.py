@@ -1,7 +1,7 @@
-"""What users read on every fixture with a mistake: ``python tests/messages.py --write`` writes it to messages.txt, and
-to made_before.txt what they read where the set-up was made before gradlint saw it.
+"""Snapshots of the messages of every fixture with a mistake, written by ``python tests/kit/messages.py --write``.
 
-The snapshots are there to be read: each finding with its words, its related places, its fix and its edits. Lines of the
+messages.txt holds them where gradlint sees the build, made_before.txt where the training setup was made before.
+They are there to be read: each finding with its words, its related places, its fix and its edits. Lines of the
 fixtures are quoted instead of numbered, so that they do not change where a fixture moves.
 """
 

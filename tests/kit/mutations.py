@@ -1,6 +1,6 @@
 """Deletes the conditions of the rules one at a time and lists those whose loss no test notices.
 
-    python tests/mutations.py [RULE ...] [--helpers] [--fast] [--own] [--jobs N]
+    python tests/kit/mutations.py [RULE ...] [--helpers] [--fast] [--own] [--jobs N]
 
 Every guard, every operand of `and` and `or`, every filter of a comprehension and both arms of a conditional expression
 make a mutant each. A set-up is recorded once, and all mutants that are still alive are asked about that recording, so
@@ -31,7 +31,7 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,7 +275,7 @@ def noticed(case: Case, alive: dict[int, Mutant], files: dict[Path, Any]) -> set
                     if own:
                         now = _judged(mutant.code, mutant.path, trace, found)
                     else:
-                        now = _with_helper(mutant.path.stem, mutant.code, trace, files)
+                        now = _with_helper(_helper_name(mutant.path), mutant.code, trace, files)
                     if case.seen(now) != case.seen(before[key]):
                         killed.add(number)
             except Exception:
@@ -310,6 +310,7 @@ def _judge_source_once() -> None:
 @functools.cache
 def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
     """(parsed file, what tests see of a finding in it) of everything that the source rules are tested on."""
+    sys.path.insert(0, str(TESTS))
     import test_fixes
     import test_source
 
@@ -378,6 +379,7 @@ def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]
     try:
         modules, names, rules = _world(name, code, tuple(files.items()))
         sys.modules.update(modules)
+        _attach(modules)
         vars(gradlint).clear()
         vars(gradlint).update(names)
         context = gradlint.Context(trace, gradlint.Flow(trace))
@@ -386,6 +388,7 @@ def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]
     finally:
         sys.modules.clear()
         sys.modules.update(kept[0])
+        _attach({name: kept[0][name] for name in map("gradlint.{}".format, HELPERS) if name in kept[0]})
         vars(gradlint).clear()
         vars(gradlint).update(kept[1])
 
@@ -406,10 +409,22 @@ def _world(name: str | None, code: Any, files: tuple[tuple[Path, Any], ...]) -> 
         module = types.ModuleType(f"gradlint.{name}")
         module.__file__ = str(_helper_path(name))
         sys.modules[module.__name__] = module
+        _attach({module.__name__: module})
         exec(code, module.__dict__)
     modules = {f"gradlint.{h}": importlib.import_module(f"gradlint.{h}") for h in HELPERS}
     rules = tuple(rule for path, compiled in files for rule in rules_of.__wrapped__(compiled, path))
     return modules, dict(vars(gradlint)), rules
+
+
+def _attach(modules: Mapping[str, types.ModuleType]) -> None:
+    """Make modules the attributes of their packages that ``from package import module`` reads."""
+    for name, module in modules.items():
+        package, _, leaf = name.rpartition(".")
+        setattr(importlib.import_module(package), leaf, module)
+
+
+def _helper_name(path: Path) -> str:
+    return ".".join(path.relative_to(table.ROOT / "gradlint").with_suffix("").parts)
 
 
 def _helper_path(name: str) -> Path:

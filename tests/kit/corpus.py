@@ -1,4 +1,4 @@
-"""Scores gradlint on a folder of small set-ups that say what is wrong with them: ``python tests/corpus.py FOLDER``.
+"""Scores gradlint on a folder of small set-ups that say what is wrong with them: ``python tests/kit/corpus.py FOLDER``.
 
 The folder holds ``bad/*.py`` and ``good/*.py``, each with ``build()`` and ``EXPECT``, a literal dict: ``family``,
 ``params`` (a sample of those that must be named), ``line_contains`` (a piece of the line to blame) and, for a good one,

@@ -1,7 +1,7 @@
 """Every architecture of transformers from a small config, trained by AdamW over all parameters, judged by every rule.
 
-``python tests/stock.py --write`` runs them all, holds gradlint's verdicts against a real backward, prints what is found
-for a person to review, and writes the snapshot; names of architectures after it run only those.
+``python tests/kit/stock.py --write`` runs them all, holds gradlint's verdicts against a real backward, prints the
+findings for a person to review, and writes the snapshot; names of architectures after it run only those.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import re
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -402,5 +401,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()
