@@ -27,7 +27,7 @@ from gradlint.rulekit import registry
 ROOT = Path(__file__).resolve().parent.parent
 RULE = '''
 from gradlint.findings import Severity
-from gradlint.rule import Rule
+from gradlint.rulekit.rule import Rule
 
 class {cls}(Rule):
     """Says {name}.

@@ -187,7 +187,7 @@ def test_findings_stand_on_the_lines_of_the_script(tmp_path):
 
 def test_a_fault_of_gradlints_own_is_told_as_such_and_the_script_ended_as_ever(tmp_path):
     body = """
-    from gradlint.record.tensors import Tensors
+    from gradlint.recorder.calls.values import Tensors
     def add(*args): raise IndexError("broken")
     iteration()
     Tensors.add = add
