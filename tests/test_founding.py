@@ -97,16 +97,12 @@ def test_every_row_has_a_builder():
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_row_gives_what_it_announces(row):
+def test_row_gives_what_it_announces_and_what_the_seed_gives(row):
     builder = BUILDERS[row]
     report = table.report(builder.target)
     wrong = list(table.differences(builder, report, list(parts(builder.load()()).parameters)))
     assert not wrong, "\n".join([*wrong, table.names_of(row, report)])
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_row_gives_the_code_line_and_parameters_of_the_seed(row):
-    found = [f for f in table.report(BUILDERS[row].target).findings if str(f.severity) != "info"]
+    found = [f for f in report.findings if str(f.severity) != "info"]
     assert [f.code for f in found] == [code for code, _, _ in EXPECTED[row]]
     for finding, (_, piece, names) in zip(found, EXPECTED[row], strict=True):
         assert piece in line_text(finding.location)

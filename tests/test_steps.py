@@ -74,14 +74,9 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize(("path", "name"), ALL)
-def test_right_loop_gives_no_alarm(path, name):
+def test_right_loop_gives_no_alarm_and_is_put_back(path, name):
     report = table.report(f"{path}:{name}")
-    assert not report.errors, report.errors
     assert report.clean, table.names_of(name, report)
-
-
-@pytest.mark.parametrize(("path", "name"), ALL)
-def test_loop_is_put_back(path, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         setup = getattr(load(path), name)()

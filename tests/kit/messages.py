@@ -75,10 +75,15 @@ def text(builder: table.Builder, report: Report) -> str:
     return "\n".join([builder.id, *(line for f in found for line in lines(f))]) + "\n"
 
 
+def means_the_same_made_before(builder: table.Builder) -> bool:
+    """Return True if a builder's training setup means the same where its build was not recorded."""
+    return LEFT_OFF not in {a.rule for a in builder.annotations} and builder.id not in COPIES
+
+
 def made_before_builders() -> list[table.Builder]:
-    """The builders of the rules' own fixtures whose set-up means the same where nobody saw it made."""
+    """Return the builders of the rules' own fixtures that are also recorded after they were called."""
     found = [b for path in table.fixture_files() for b in table.builders(path, "bad_", "good_")]
-    return [b for b in found if LEFT_OFF not in {a.rule for a in b.annotations} and b.id not in COPIES]
+    return [b for b in found if means_the_same_made_before(b)]
 
 
 @functools.cache
@@ -92,8 +97,9 @@ def made_before(builder: table.Builder) -> Report:
         return check_setup(builder.load()(), registry.load(packs=False).rules, Options(numeric=True))
 
 
-def read(snapshot: Path) -> dict[str, str]:
-    """A snapshot, by builder."""
+@functools.cache
+def reviewed(snapshot: Path) -> dict[str, str]:
+    """Return a snapshot, by builder id."""
     blocks = snapshot.read_text(encoding="utf-8").split("\n\n") if snapshot.exists() else []
     return {block.partition("\n")[0]: block.strip("\n") + "\n" for block in blocks if block.strip()}
 

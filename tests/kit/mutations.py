@@ -7,7 +7,7 @@ make a mutant each. A set-up is recorded once, and all mutants that are still al
 that thousands take minutes. A mutant is noticed where it raises, or where it changes what a test asserts:
 
 - of the fixtures' set-ups, recorded as they are built and once more made before gradlint saw them, the words of all
-  findings that are announced or above info (test_fixtures, test_messages, test_made_before);
+  findings that are announced or above info (test_fixtures);
 - of other set-ups, the code, severity, line and parameters of these;
 - of the examples in a rule's documentation, which codes are given (test_documentation);
 - of source cases, the code and line of each finding and what its fix makes of the text (test_source, test_fixes).
@@ -25,7 +25,6 @@ import functools
 import importlib
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import claims
 import messages
 import table
 
@@ -176,21 +176,16 @@ def documented(path: Path) -> Iterator[Case]:
         for title in ("Example", "Use instead"):
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, "example.py")
-                file.write_text(_example(rule, title), encoding="utf-8")
+                file.write_text(claims.example(rule, title), encoding="utf-8")
                 opened = functools.partial(engine.record_target, f"{file}:build", engine.Options())
                 seen = functools.partial(_codes, rule.code)
                 yield Case(f"{rule.code} {title}", opened, seen)
 
 
-def _example(rule: Any, title: str) -> str:
-    [found] = re.findall(rf"## {title}\n\s*```python\n(.*?)```", rule.__doc__, re.DOTALL)
-    return "\n".join(line[4:] for line in found.splitlines()) + "\n"
-
-
 def _told(builder: table.Builder, reviewed: bool, findings: Sequence[Any]) -> list[Any]:
     told = messages.told(builder, findings)
-    if reviewed and not builder.annotations:  # test_good_builder_is_clean
-        told += [f for f in findings if f.severity == 0 and f.name in hints() and _stem(f) == builder.path.stem]
+    if reviewed and not builder.annotations:  # claims.findings
+        told += [f for f in findings if f.severity == 0 and f.name in claims.hints() and _stem(f) == builder.path.stem]
     if reviewed:
         return sorted(([*messages.lines(f)], f.fix.edits if f.fix and f.fix.safe else ()) for f in told)
     return sorted((f.code, int(f.severity), f.location.line if f.location else 0, *f.parameters) for f in told)
@@ -202,15 +197,6 @@ def _codes(code: str, findings: Sequence[Any]) -> list[str]:
 
 def _stem(finding: Any) -> str:
     return str(finding.name).replace("-", "_")
-
-
-@functools.cache
-def hints() -> frozenset[str]:
-    """The names of rules that never say more than info."""
-    from gradlint import Severity
-    from gradlint.rulekit import registry
-
-    return frozenset(r.name for r in registry.load(packs=False).rules if r.severity is Severity.INFO)
 
 
 KINDS = {"built": built, "made before": made_before, "documented": documented}
@@ -342,7 +328,7 @@ def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
     for _, before, _ in test_fixes.UNSAFE.values():
         cases.append((parsed("m.py", test_fixes.whole(before)), lambda f: f.fix.edits if f.fix else place(f)))
     for rule in test_source.RULES:
-        shown = [_example(rule, title) for title in ("Example", "Use instead")]
+        shown = [claims.example(rule, title) for title in ("Example", "Use instead")]
         cases += [(parsed("m.py", text), lambda f: f.code) for text in shown]
     return cases
 
