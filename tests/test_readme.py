@@ -15,7 +15,7 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 def test_rules_listed_are_as_listed() -> None:
     rows = re.findall(r"^\| (GL\d+) \| `([a-z-]+)` \| (\w+) \| (.+) \|$", README, re.M)
     known = {e.code: (e.name, str(e.severity), summary(e)) for e in registry.load(packs=False).entries}
-    assert {code: tuple(rest) for code, *rest in rows} == known
+    assert {code: tuple(rest) for code, *rest in rows} == known, "python tests/kit/generate.py"
 
 
 def test_options_listed_exist_and_are_all_listed() -> None:

@@ -29,7 +29,7 @@ WITHOUT_PARAMETERS = frozenset(
     " state-kept-by-reference empty-parameter-group".split()
 )
 """Names of the rules whose findings name no parameter of the model."""
-REGENERATE = "if this is meant: python tests/kit/messages.py --write, and read the diff"
+REGENERATE = "if this is meant: python tests/kit/generate.py, and read the diff"
 HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known limits", "References")
 
 

@@ -1,4 +1,4 @@
-"""Snapshots of the messages of every fixture with a mistake, written by ``python tests/kit/messages.py --write``.
+"""Snapshots of the messages of every fixture with a mistake, written by tests/kit/generate.py.
 
 messages.txt holds them where gradlint sees the build, made_before.txt where the training setup was made before.
 They are there to be read: each finding with its words, its related places, its fix and its edits. Lines of the
@@ -10,9 +10,8 @@ from __future__ import annotations
 import functools
 import linecache
 import re
-import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,15 +103,21 @@ def reviewed(snapshot: Path) -> dict[str, str]:
     return {block.partition("\n")[0]: block.strip("\n") + "\n" for block in blocks if block.strip()}
 
 
-def main() -> None:
-    """Write the snapshots anew."""
-    SNAPSHOT.write_text("\n".join(text(b, table.report(b.target)) for b in builders()), encoding="utf-8")
-    before = [(b, made_before(b)) for b in made_before_builders()]
-    told_of = [text(b, report) for b, report in before if told(b, report.findings)]
-    MADE_BEFORE.write_text("\n".join(told_of), encoding="utf-8")
+def write(stems: Collection[str] = ()) -> None:
+    """Write the snapshots anew; where stems of fixtures are named, only the messages of their builders."""
 
+    def kept(builder: table.Builder, snapshot: Path) -> str | None:
+        return reviewed(snapshot).get(builder.id, "") if stems and builder.path.stem not in stems else None
 
-if __name__ == "__main__":
-    if sys.argv[1:] != ["--write"]:
-        sys.exit(__doc__)
-    main()
+    blocks: dict[Path, list[str]] = {SNAPSHOT: [], MADE_BEFORE: []}
+    for builder in builders():
+        block = kept(builder, SNAPSHOT)
+        blocks[SNAPSHOT].append(text(builder, table.report(builder.target)) if block is None else block)
+    for builder in made_before_builders():
+        block = kept(builder, MADE_BEFORE)
+        if block is None:
+            report = made_before(builder)
+            block = text(builder, report) if told(builder, report.findings) else ""
+        blocks[MADE_BEFORE].append(block)
+    for snapshot, texts in blocks.items():
+        snapshot.write_text("\n".join(filter(None, texts)), encoding="utf-8")
