@@ -133,7 +133,7 @@ class EmptyParameterGroup(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         for optimizer, group in context.flow.exhausted:
-            lost = context.flow.by_index(context.flow.lost_to_iterators)
+            lost = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
             yield context.finding(
                 self,
                 f"group {group.index} of {optimizer.type} is empty: the iterator that it was given had been used up."

@@ -65,20 +65,19 @@ class TrainableParameterNotInOptimizer(Rule):
     name = "trainable-parameter-not-in-optimizer"
     severity = Severity.WARNING
     needs = frozenset({"optimizer", "loss"})
+    yields_to = frozenset({"GL104", "GL304", "GL307"})
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         flow = context.flow
-        # GL104, GL107, GL304 and GL307 speak of these
-        elsewhere = flow.unregistered | trace.recreated | flow.replaced | flow.lost_to_iterators
         stepped = {key for step in trace.training.steps for key in step.content} if trace.training else set()
         missing = [
             p
-            for p in trace.parameters
+            for p in context.unreported(self, trace.parameters)
             if p.requires_grad
             and not p.groups
             and p.index in flow.reached
-            and p.index not in elsewhere
+            and p.index not in trace.recreated  # no optimizer can hold them
             and p.key not in stepped
             and p.numel
         ]

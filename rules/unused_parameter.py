@@ -72,10 +72,10 @@ class UnusedParameter(Rule):
     name = "unused-parameter"
     severity = Severity.WARNING
     needs = frozenset({"forward", "loss", "gradient"})
+    yields_to = frozenset({"GL412"})
 
     def check(self, context: Context) -> Iterator[Finding]:
-        told = {p.index for term in context.flow.dropped_terms for p in term.parameters}  # GL412
-        unused = context.flow.by_index(context.flow.unused - told)
+        unused = context.unreported(self, context.flow.by_index(context.flow.unused))
         groups: dict[tuple[Location | None, str, Severity], list[Parameter]] = {}
         places: dict[tuple[Location | None, str, Severity], Location | None] = {}
         for parameter in unused:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+import gradlint
 from gradlint.errors import GradlintError
+from gradlint.findings import Finding, Severity
 from gradlint.rulekit import registry
+from gradlint.rulekit.context import Context
+from gradlint.rulekit.precedence import in_order, run
+from gradlint.rulekit.rule import Rule
 
 RULE = '''"""A rule."""
 
@@ -157,6 +163,46 @@ def test_installed_pack(builtin: Path, tmp_path: Path, monkeypatch: pytest.Monke
     (info / "entry_points.txt").write_text(f"[gradlint.rules]\ndemo = {module}\n")
     monkeypatch.syspath_prepend(str(site))
     assert "PK101" in [rule.code for rule in registry.load().rules]
+
+
+@pytest.mark.parametrize(
+    ("yields", "problem"),
+    [
+        ({"XY101": '{"XY202"}', "XY202": '{"XY101"}'}, "rules yield to each other in a circle: XY"),
+        ({"XY101": '{"XY999"}'}, "no rule has the code XY999 that it yields to"),
+        ({"XY101": '{"XY202"}'}, None),
+    ],
+)
+def test_precedence(builtin: Path, yields: dict[str, str], problem: str | None) -> None:
+    for path in builtin.glob("*.py"):
+        text = path.read_text()
+        for code, others in yields.items():
+            text = text.replace(f'code = "{code}"', f'code = "{code}"\n    yields_to = frozenset({others})')
+        path.write_text(text)
+    if problem is None:
+        assert [rule.code for rule in in_order(registry.load(packs=False).rules)] == ["XY202", "XY101"]
+    else:
+        with pytest.raises(GradlintError, match=rf"_rule\.py:\d+: .*{problem}"):
+            registry.load(packs=False)
+
+
+def test_a_rule_yields_the_parameters_that_another_has_reported() -> None:
+    class First(Rule):
+        code, name, severity = "XY101", "first", Severity.ERROR
+
+        def check(self, context: Context) -> list[Finding]:
+            return [context.finding(self, "first", None, context.trace.parameters[:1])]
+
+    class Second(Rule):
+        code, name, severity, yields_to = "XY102", "second", Severity.ERROR, frozenset({"XY101"})
+
+        def check(self, context: Context) -> list[Finding]:
+            trace = context.trace
+            assert context.unreported(self, trace.parameters) == trace.parameters[1:]
+            return [context.finding(self, "same", None, trace.parameters[:1]), context.finding(self, "more", None)]
+
+    context = Context(gradlint.trace(torch.nn.Linear(2, 2)), None)  # type: ignore[arg-type]
+    assert [f.message for rule in in_order([Second, First]) for f in run(rule(), context)] == ["first", "more"]
 
 
 def test_the_shipped_rules_load() -> None:

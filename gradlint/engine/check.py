@@ -18,6 +18,7 @@ from gradlint.load.setup import Setup, normalize
 from gradlint.load.target import Target, call_build, loaded, parse_target
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.contract import KINDS, own_declarations
+from gradlint.rulekit.precedence import in_order, run
 from gradlint.rulekit.rule import ON_REQUEST, Rule
 from gradlint.wording import summarize_names
 
@@ -195,7 +196,7 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
     own = own_declarations(trace) if options.own_contract else []
     context = Context(trace, flow, [*own, *options.contract])
     findings = []
-    for rule in rules:
+    for rule in in_order(rules):
         if not rule.judges_recordings():
             continue
         missing = next(((need, reason) for need in sorted(rule.needs) if (reason := context.has(need))), None)
@@ -203,7 +204,7 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
             need, reason = missing
             report.skipped.append(Skipped(trace.target, rule.code, reason, asked=need not in ON_REQUEST))
         else:
-            findings += list(rule().check(context))
+            findings += run(rule(), context)
     report.findings += sorted_findings(findings)
     return context
 

@@ -30,7 +30,7 @@ _DRAWS = frozenset("rand randint randperm randn bernoulli bernoulli_ multinomial
 
 @dataclass(frozen=True)
 class Relabel:
-    """A computed tensor that was made to require grad after its gradient was lost (GL410)."""
+    """A computed tensor that was made to require grad after its gradient was lost."""
 
     name: str
     site: int
@@ -142,7 +142,7 @@ class Flow:
     @property
     def unregistered(self) -> frozenset[int]:
         """Indices of the parameters of modules that ran in the forward, that the model holds and does not register,
-        that no optimizer holds, and that gradient reaches. GL104 speaks of them; GL302 does not."""
+        that no optimizer holds, and that gradient reaches."""
         trace = self.trace
         ran = {c.module for c in trace.calls if trace.forward_start <= c.start < trace.loss_start}
         return frozenset(
@@ -162,19 +162,6 @@ class Flow:
             for g in o.groups
             if not g.keys and g.event >= 0 and trace.events[g.event].data.get("exhausted")
         ]
-
-    @property
-    def lost_to_iterators(self) -> frozenset[int]:
-        """Indices of the trainable parameters that no optimizer holds where a group came out empty. GL307 speaks of
-        them; GL302 does not."""
-        if not self.exhausted:
-            return frozenset()
-        return frozenset(p.index for p in self.trace.parameters if p.requires_grad and p.in_tree and not p.groups)
-
-    @property
-    def replaced(self) -> frozenset[int]:
-        """Indices of the parameters that took the place of ones an optimizer still holds. GL304 speaks of them."""
-        return frozenset(p.index for s in self.stale for p in s.now)
 
     def first_cuts(self, value: int, wanted: int) -> list[tuple[Cut, int]]:
         """The cuts that leave a value without gradient from some parameters (a mask), and from which each does.

@@ -13,12 +13,13 @@ from typing import Any
 
 from gradlint.report.view import View, cells, wrap
 from gradlint.rulekit.registry import HEADINGS, Entry, OwnCode, heading_of
+from gradlint.wording import inflect, list_of
 
 
 def page(rule: Entry, view: View) -> str:
     """The documentation of one rule: rendered for a terminal, else as it was written."""
     title = f"{rule.code} {rule.name} ({rule.severity})"
-    text = documentation(rule)
+    text = documentation(rule) + _precedence(rule)
     if not view.terminal:
         return f"{title}\n\n{text}\n"
     from rich.console import Console  # rich's Markdown is slow to import; only this page needs it
@@ -82,6 +83,16 @@ def _entry(rule: Entry) -> dict[str, Any]:
 def documentation(rule: Entry) -> str:
     """The docstring, without the indentation of the source."""
     return inspect.cleandoc((rule.doc if isinstance(rule, OwnCode) else rule.__doc__) or "")
+
+
+def _precedence(rule: Entry) -> str:
+    """Return the paragraph that names the rules which take precedence; empty where none does."""
+    codes = () if isinstance(rule, OwnCode) else sorted(rule.yields_to)
+    return (
+        f"\n\n## Precedence\nParameters that {list_of(codes)} {inflect(codes, 'report')} are not reported again."
+        if codes
+        else ""
+    )
 
 
 def summary(rule: Entry) -> str:

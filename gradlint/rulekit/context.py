@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from gradlint.findings import Finding, Fix, Related, Reporter, Severity
 from gradlint.flow.flow import Flow
@@ -19,6 +19,13 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 
+class Yielding(Protocol):
+    """A rule, as far as its precedence goes."""
+
+    @property
+    def yields_to(self) -> frozenset[str]: ...
+
+
 class Context:
     """One recorded training setup and the facts derived from it."""
 
@@ -27,6 +34,8 @@ class Context:
         """The recording: ops, events, parameters, modules, optimizers."""
         self.flow = flow
         """Which parameters data flows from and gradient flows to, and the cuts between."""
+        self.reported: dict[str, set[str]] = {}
+        """Code of each rule that has run → names of the parameters that it reported."""
         self._declarations = declarations
 
     @cached_property
@@ -164,6 +173,15 @@ class Context:
         for item in items:
             groups.setdefault(key(item), []).append(item)
         return list(groups.items())
+
+    def reported_before(self, rule: Yielding) -> set[str]:
+        """Return the names of the parameters that the rules reported to which this one yields."""
+        return {name for code in rule.yields_to for name in self.reported.get(code, ())}
+
+    def unreported(self, rule: Yielding, parameters: Iterable[Parameter]) -> list[Parameter]:
+        """Return the parameters that no rule has reported to which this one yields."""
+        names = self.reported_before(rule)
+        return [p for p in parameters if p.fqn not in names]
 
     def first_freeze(self, parameters: Iterable[Parameter]) -> Event | None:
         """Return the event that froze the first parameter with a known one; None if none is known."""

@@ -1,4 +1,4 @@
-"""From cuts to findings: what GL401 to GL404 have in common."""
+"""From cuts to findings: the common part of the rules about cuts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def cut_findings(
     """
     for cut in context.flow.cuts:
         if not wanted(cut) or cut.relabelled is not None:
-            continue  # GL410 speaks of what was relabelled
+            continue  # requires_grad_() after the cut is the line to report
         if context.trace.ops[cut.op].region in context.trace.left_off:
-            continue  # GL106 speaks of a grad mode that was left off
+            continue  # the line that left grad mode off is the one to report
         foreign = not cut.project and not any(p.project for p in cut.starved)
         foreign = foreign or _internal(context, cut)
         innermost = context.trace.sites.innermost(cut.site)

@@ -6,6 +6,7 @@ There is no list of rules: each folder is read, one rule per file. A file that i
 from __future__ import annotations
 
 import ast
+import graphlib
 import hashlib
 import importlib
 import importlib.util
@@ -20,6 +21,7 @@ from types import ModuleType
 
 from gradlint.errors import GradlintError
 from gradlint.findings import Severity
+from gradlint.rulekit.precedence import in_order
 from gradlint.rulekit.rule import Rule
 
 ENTRY_POINTS = "gradlint.rules"
@@ -112,6 +114,7 @@ def load(folders: Sequence[str | Path] = (), *, packs: bool = True) -> Registry:
         if rule not in origins:
             _check_unique(rule, path, origins)
             origins[rule] = path
+    _check_precedence(origins)
     return Registry(tuple(sorted(origins, key=lambda rule: rule.code)), origins)
 
 
@@ -242,6 +245,9 @@ def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
         re.compile(rule.blames)
     except (re.error, TypeError) as error:
         yield "blames", f"its blames is no regular expression: {error}"
+    codes: object = rule.yields_to
+    if not isinstance(codes, frozenset):
+        yield "yields_to", f"its yields_to {codes!r} is no frozenset of codes"
     texts = rule.marks
     if not isinstance(texts, tuple) or not all(isinstance(t, str) and all(t.split("|")) for t in texts):
         yield "marks", f"its marks {texts!r} are no tuple of texts"
@@ -273,6 +279,21 @@ def _check_unique(rule: type[Rule], path: Path, origins: dict[type[Rule], Path])
             if value == getattr(other, attribute):
                 place = f"{path}:{_line(path, rule.__name__, attribute)}"
                 raise GradlintError(f"{place}: the {attribute} {value} is taken by {origin}")
+
+
+def _check_precedence(origins: dict[type[Rule], Path]) -> None:
+    codes = {rule.code: rule for rule in origins}
+    for rule, path in origins.items():
+        if unknown := sorted(rule.yields_to - codes.keys()):
+            place = f"{path}:{_line(path, rule.__name__, 'yields_to')}"
+            raise GradlintError(f"{place}: {rule.__name__}: no rule has the code {unknown[0]} that it yields to")
+    try:
+        in_order(list(origins))
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+        rule = codes[circle[0]]
+        place = f"{origins[rule]}:{_line(origins[rule], rule.__name__, 'yields_to')}"
+        raise GradlintError(f"{place}: rules yield to each other in a circle: {' → '.join(circle)}") from None
 
 
 def _line(path: Path, class_name: str, attribute: str = "") -> int:

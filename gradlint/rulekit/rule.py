@@ -32,6 +32,9 @@ class Rule:
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``,
     ``gradient`` (a loss that requires grad), ``step``, ``numeric``, ``contract``."""
+    yields_to: ClassVar[frozenset[str]] = frozenset()
+    """Codes of rules that run before this one and take precedence: a finding whose parameters they have all reported
+    is dropped. `Context.unreported` leaves out the parameters that they reported."""
 
     marks: ClassVar[tuple[str, ...]] = ()
     """What stands in every file in which `check_source` can find something, each as alternatives, for example
