@@ -100,7 +100,7 @@ if TYPE_CHECKING:
         Value,
     )
     from gradlint.traces.training import Backward, Clear, Clip, Content, Kept, Schedule, Step, Training
-    from gradlint.wording import inflect, list_of
+    from gradlint.wording import inflect, list_of, plural
 
 _HOMES = {
     "api": "check trace",
@@ -113,7 +113,7 @@ _HOMES = {
     "flow.flow": "Flow Relabel",
     "flow.cross_loss": "Leak find_leaks",
     "rulekit.loss_inputs": "activated_finding fed_losses",
-    "wording": "inflect list_of",
+    "wording": "inflect list_of plural",
     "flow.paths": "lines_of path_to_loss",
     "flow.origin": "origin origins",
     "recording": "Recording TrainingFault record",
@@ -254,6 +254,7 @@ __all__ = [
     "own_attribute",
     "own_nodes",
     "path_to_loss",
+    "plural",
     "record",
     "region_location",
     "replaced_frozen",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, Trace
 
@@ -16,12 +16,12 @@ class AliasedNetwork(Rule):
     """Two names, one network.
 
     ## What it does
-    Finds copies between networks whose source is their destination (`target.load_state_dict(policy.state_dict())`
-    where `target` is `policy`), and networks of which one name is declared frozen while another one trains.
+    Finds copies of a network to itself (`target.load_state_dict(policy.state_dict())` where `target` is `policy`). Also
+    finds networks with one name that is declared frozen and another one that trains.
 
     ## Why it is bad
-    A target network, teacher or momentum encoder that is the same object follows every step at once: the delay that
-    the method lives on is not there.
+    A target network, teacher or momentum encoder that is the same object follows every step at once. The method relies
+    on a delay, which is missing.
 
     ## Example
     ```python
@@ -63,9 +63,9 @@ class AliasedNetwork(Rule):
     ```
 
     ## Known limits
-    Sharing that nothing contradicts is not judged, nor is a single weight that two layers share. Copies are recognised
-    as whole ones (`load_state_dict`, `copy_`) and as averages of two networks (`lerp_`, `mul_` and `add_`,
-    `a * tau + b * (1 - tau)`), not as arithmetic of any other kind.
+    Sharing that no other line contradicts is not reported, nor is a single weight that two layers share. Whole copies
+    are recognized (`load_state_dict`, `copy_`), and averages of two networks (`lerp_`, `mul_` and `add_`,
+    `a * tau + b * (1 - tau)`), but no other arithmetic.
 
     ## References
     https://docs.python.org/3/library/copy.html
@@ -74,6 +74,13 @@ class AliasedNetwork(Rule):
     code = "GL109"
     name = "aliased-network"
     severity = Severity.ERROR
+
+    MESSAGE = "{names} are one network, {parameters}: {reason}."
+    COPIED_TO_ITSELF = "this copies it to itself"
+    DECLARED_FROZEN = "one of its names is declared frozen, and it trains"
+    TWO_OPTIMIZERS = "two optimizers step it"
+    FIX = "Give the second name a network of its own: copy.deepcopy(network)."
+    FIX_TWO_OPTIMIZERS = "Build a network for each name, or give copy.deepcopy(network) to the second."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
@@ -86,29 +93,28 @@ class AliasedNetwork(Rule):
                     if shared is not None and _between(trace, shared, event):
                         copied.setdefault(shared.number, (shared, event))
         for module, event in copied.values():
-            yield self._finding(
-                context, module, trace.below(module), event, "this copy between them is from the network to itself"
-            )
+            yield self._finding(context, module, trace.below(module), event, self.COPIED_TO_ITSELF)
         yield from self._two_optimizers(context, copied)
-        declared: dict[int, list[Parameter]] = {}
+        declared: list[tuple[int, Parameter]] = []
         for parameter in trace.parameters:
             frozen = [any(fnmatch.fnmatchcase(n, g) for g in trace.setup.frozen) for n in parameter.aliases]
             if any(frozen) and not all(frozen) and parameter.requires_grad:
                 shared = _shared_network(trace, parameter)
                 if shared is not None and shared.number not in copied:
-                    declared.setdefault(shared.number, []).append(parameter)
-        for number, parameters in declared.items():
-            yield self._finding(context, trace.modules[number], parameters, None, "one of its names is declared frozen")
+                    declared.append((shared.number, parameter))
+        for number, members in context.by_place(declared, lambda item: item[0]):
+            parameters = [parameter for _, parameter in members]
+            yield self._finding(context, trace.modules[number], parameters, None, self.DECLARED_FROZEN)
 
-    def _two_optimizers(self, context: Context, told: Container[int]) -> Iterator[Finding]:
-        """Entries of the set-up's models that are one object, while each was given an optimizer of its own."""
+    def _two_optimizers(self, context: Context, copied: Container[int]) -> Iterator[Finding]:
+        """Yield a finding for each network that has several names in the setup, and an optimizer for each of them."""
         trace = context.trace
         entries: dict[int, list[str]] = {}
         for name, number in trace.setup.models:
             entries.setdefault(number, []).append(name)
         for module in trace.modules:
             names = entries.get(module.number, [])
-            if len(names) < 2 or module.number in told:
+            if len(names) < 2 or module.number in copied:
                 continue
             parameters = trace.below(module)
             keys = {p.key for p in parameters}
@@ -117,17 +123,19 @@ class AliasedNetwork(Rule):
                 continue
             yield context.finding(
                 self,
-                f"{' and '.join(names)} are one network, with {context.names(parameters)}: two optimizers "
-                "step it, as if there were two.",
+                self._message(context, names, parameters, self.TWO_OPTIMIZERS),
                 at=holders[1].site,
                 parameters=parameters,
                 aliases=True,
-                related=[context.related("the first optimizer is made here", holders[0].site)],
-                fix=Fix("Build a network for each name, or give copy.deepcopy(network) to the second."),
+                related=[context.related("the first optimizer is created here", holders[0].site)],
+                fix=Fix(self.FIX_TWO_OPTIMIZERS),
             )
 
+    def _message(self, context: Context, names: Iterable[str], parameters: list[Parameter], reason: str) -> str:
+        return self.MESSAGE.format(names=" and ".join(names), parameters=context.names(parameters), reason=reason)
+
     def _finding(
-        self, context: Context, module: Module, parameters: list[Parameter], event: Event | None, why: str
+        self, context: Context, module: Module, parameters: list[Parameter], event: Event | None, reason: str
     ) -> Finding:
         places: dict[tuple[int, str], Event] = {}
         for e in context.trace.events_of("register"):
@@ -137,22 +145,21 @@ class AliasedNetwork(Rule):
         where = next((e.site for e in (second, event) if e is not None), -1)
         return context.finding(
             self,
-            f"{' and '.join(sorted(_names(module, parameters[0])))} are one network, with "
-            f"{context.names(parameters)}: {why}.",
+            self._message(context, sorted(_names(module, parameters[0])), parameters, reason),
             at=where,
             parameters=parameters,
             aliases=True,
             related=[
-                context.related("the first name is given here", first),
+                context.related("the first name is assigned here", first),
                 context.related("copied to itself here", event),
                 *context.callers(where, limit=1),
             ],
-            fix=Fix("Give the second name a network of its own: copy.deepcopy(network)."),
+            fix=Fix(self.FIX),
         )
 
 
 def _from_itself(trace: Trace, parameter: Parameter, event: Event, before: Event | None) -> bool:
-    """Whether a write put a parameter's own value into it, or mixed it with itself (an average of two networks).
+    """Return True if a write copied a parameter to itself, or averaged it with itself.
 
     `before` is the last write before this one: copies that are older hold another value.
     """
@@ -167,8 +174,10 @@ def _from_itself(trace: Trace, parameter: Parameter, event: Event, before: Event
 
 
 def _reads(trace: Trace, value: int, parameter: Parameter, since: int) -> int | None:
-    """How often a value was made from a parameter by scaling and adding, 0 for its plain copy; None if it has any other
-    part, or is made of a copy from before the value `since`."""
+    """Return how often a parameter occurs in a value made by scaling and adding, 0 for its plain copy.
+
+    None if anything else occurs in it, or a copy that is older than the value `since`.
+    """
     owner = trace.owners.get(value)
     if owner is not None:
         return 0 if owner == parameter.index else None
@@ -189,13 +198,13 @@ def _reads(trace: Trace, value: int, parameter: Parameter, since: int) -> int | 
 
 
 def _between(trace: Trace, shared: Module, event: Event) -> bool:
-    """Whether a copy was between the names of a network: not one that loaded a larger model from its own state."""
+    """Return True if a copy was between names of a network, not part of loading a larger model from its own state."""
     loading: int = event.data["loading"]
     return loading < 0 or any(m is shared for m in trace.around(loading))
 
 
 def _shared_network(trace: Trace, parameter: Parameter) -> Module | None:
-    """The widest module around a parameter that stands under several names; None for a weight that is tied."""
+    """Return the widest module around a parameter that has several names; None for a tied weight."""
     if sum(parameter.index in m.parameters for m in trace.modules) > 1:
         return None
     shared = None
@@ -207,6 +216,6 @@ def _shared_network(trace: Trace, parameter: Parameter) -> Module | None:
 
 
 def _names(module: Module, parameter: Parameter) -> list[str]:
-    """The names of a module by those of a parameter in it."""
+    """Return the names of a module, derived from those of a parameter in it."""
     inside = parameter.fqn[len(module.fqn) :]
     return [a.removesuffix(inside) for a in parameter.aliases if a.endswith(inside)]

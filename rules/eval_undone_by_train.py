@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, list_of
 
 
 class EvalUndoneByTrain(Rule):
-    """An `eval()` that lasts until the next `train()`.
+    """An `eval()` that a later `train()` undoes.
 
     ## What it does
-    Finds parts of the model that user code put in eval mode and that ran in train mode after a later `train()` of the
-    model, in the build or in a step.
+    Finds parts of the model that user code put in eval mode. They ran in train mode nevertheless, after a later
+    `train()` of the model, in the build or in a step.
 
     ## Why it is bad
-    `train()` goes down the whole tree. Norm layers that were meant to keep their statistics, and dropout that was meant
-    to rest, are active again from the first epoch on.
+    `train()` applies to all submodules. Norm layers update their statistics again, and dropout is active again, from
+    the first epoch on.
 
     ## Example
     ```python
@@ -44,8 +44,8 @@ class EvalUndoneByTrain(Rule):
     ```
 
     ## Known limits
-    Silent where the part ran in eval mode in between (an evaluation), where nothing in it depends on the mode, and
-    where `train()` was called on the part itself too. Frozen norms whose statistics move are GL201's.
+    Not reported if the part ran in eval mode in between (an evaluation), if no layer of it depends on the mode, or if
+    `train()` was called on the part itself too. Frozen norms are left to frozen-norm-updates-stats.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.train
@@ -56,6 +56,10 @@ class EvalUndoneByTrain(Rule):
     severity = Severity.WARNING
     needs = frozenset({"forward"})
 
+    MESSAGE = "train() of the whole model undoes the eval mode of {names}."
+    RELATED = "train() is called here"
+    FIX = "Override train() so that it puts the part in eval mode again, or call eval() after train()."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         modes = list(trace.events_of("mode"))
@@ -63,7 +67,7 @@ class EvalUndoneByTrain(Rule):
         active = [
             (c.start, _up(context, trace.modules[c.module])) for c in trace.calls if c.training and c.module in depend
         ]
-        groups: dict[Location | None, tuple[Event, Event, list[Module]]] = {}
+        found: list[tuple[Event, Event, Module]] = []
         for event in modes:
             if event.data["training"] or event.op > trace.forward_start or not context.by_user(event.site):
                 continue
@@ -71,23 +75,24 @@ class EvalUndoneByTrain(Rule):
             undone = _undone(context, part, [e for e in modes if e.number > event.number], active)
             if undone is None:
                 continue
-            # where the build leaves a part in eval mode, gradlint's own forward is no evaluation in between
+            # a part that the build leaves in eval mode is not evaluated in between: gradlint runs that forward
             if not _ran(context, part, event.op, undone.op if part.training else trace.forward_start):
-                groups.setdefault(trace.location(event.site), (event, undone, []))[2].append(part)
-        for where, (event, undone, parts) in groups.items():
-            names = ", ".join(p.fqn for p in parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
+                found.append((event, undone, part))
+        for where, group in context.by_place(found, lambda item: trace.location(item[0].site)):
+            event, undone, _ = group[0]
+            parts = [part for _, _, part in group]
             yield context.finding(
                 self,
-                f"the eval mode of {names} does not last: train() of the whole model undoes it.",
+                self.MESSAGE.format(names=list_of(part.fqn for part in parts)),
                 at=where,
                 parameters=[p for part in parts for p in trace.below(part)],
-                related=[context.related("train() is called here", undone), *context.callers(event.site)],
-                fix=Fix("Override train() so that it puts the part in eval mode again, or call eval() after train()."),
+                related=[context.related(self.RELATED, undone), *context.callers(event.site)],
+                fix=Fix(self.FIX),
             )
 
 
 def _up(context: Context, module: Module) -> list[int]:
-    """The numbers of a module and of those above it."""
+    """Return the numbers of a module and of those above it."""
     found = [module.number]
     while module.parent >= 0:
         module = context.trace.modules[module.parent]
@@ -96,8 +101,7 @@ def _up(context: Context, module: Module) -> list[int]:
 
 
 def _undone(context: Context, part: Module, later: list[Event], active: list[tuple[int, list[int]]]) -> Event | None:
-    """The first train() of what is above a part where it is due to that alone that something in the part ran in train
-    mode."""
+    """Return the train() above a part that put a layer of it in train mode before it ran; None if another call did."""
     above = _up(context, part)[1:]
     for start, up in active:
         if part.number in up:
@@ -114,7 +118,7 @@ def _ran(context: Context, part: Module, start: int, end: int) -> bool:
 
 
 def _sensitive(context: Context, module: Module) -> bool:
-    """Whether a module depends on the mode; not frozen norms, of which GL201 speaks."""
+    """Return True if a module depends on the mode and is no frozen norm."""
     if "running_mean" in module.running_stats:
         own = [context.trace.parameters[i] for i in module.parameters]
         return not own or any(p.requires_grad for p in own)

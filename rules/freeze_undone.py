@@ -8,14 +8,13 @@ from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, Tr
 
 
 class FreezeUndone(Rule):
-    """A freeze that a later line takes back whole.
+    """A freeze that a later line undoes.
 
     ## What it does
-    Finds parameters that one line froze and that a later line set training again, all of them, with nothing in between
-    that used them.
+    Finds parameters that one line froze and a later line unfroze, all of them. No other line used them in between.
 
     ## Why it is bad
-    The freeze has no effect: a general `requires_grad_(True)` after it, or an order of calls that was turned round.
+    The freeze has no effect. Either a general `requires_grad_(True)` follows it, or the calls are in the wrong order.
 
     ## Example
     ```python
@@ -42,8 +41,8 @@ class FreezeUndone(Rule):
     ```
 
     ## Known limits
-    Silent where only a part is set training again (freeze all, then thaw the head), where an optimizer was made, a step
-    taken or the parameters used in between, and on tied weights, of which GL205 speaks.
+    Not reported if only a part is unfrozen (freeze all, then unfreeze the head). Also not reported if an optimizer was
+    created, a step ran, or the parameters were used in between. Tied weights are left to tied-parameter-frozen.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.requires_grad_
@@ -53,68 +52,64 @@ class FreezeUndone(Rule):
     name = "freeze-undone"
     severity = Severity.WARNING
 
+    MESSAGE = "this line unfreezes {parameters}, everything that {place} froze: the freeze has no effect."
+    FIX = "Unfreeze first and freeze last, or drop the freeze."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         training = _training(trace)
-        frozen: dict[int, list[tuple[Parameter, Event]]] = {}
-        for parameter in trace.parameters:
-            for event in parameter.history:
-                if event.kind == "freeze":
-                    frozen.setdefault(event.site, []).append((parameter, event))
+        freezes = [(p, event) for p in trace.parameters for event in p.history if event.kind == "freeze"]
         done: set[tuple[object, int]] = set()
-        for site, members in frozen.items():
+        for site, members in context.by_place(freezes, lambda item: item[1].site):
             if not context.by_user(site) or any(len(p.aliases) > 1 for p, _ in members):
                 continue
             if not all(p.requires_grad and e.number < training for p, e in members):
-                continue  # still frozen, or toggled in turns
-            thaws = _undone_together(members)
-            if not thaws:
-                continue
-            back = thaws[0]
-            last = max(e.number for e in thaws)
-            if not context.by_user(back.site) or _busy(context, members[0][1], last, [p for p, _ in members]):
+                continue  # still frozen, or frozen and unfrozen in each step
+            undone = _undone_together(members)
+            if not undone:
                 continue
             parameters = [p for p, _ in members]
-            key = (trace.location(back.site), parameters[0].index)
+            last = max(e.number for e in undone)
+            if not context.by_user(undone[0].site) or _used_between(context, members[0][1], last, parameters):
+                continue
+            key = (trace.location(undone[0].site), parameters[0].index)
             if key in done:
                 continue
             done.add(key)
             yield context.finding(
                 self,
-                f"this sets {context.names(parameters)} training again, all that was frozen at {context.place(site)}: "
-                "the freeze has no effect.",
-                at=back.site,
+                self.MESSAGE.format(parameters=context.names(parameters), place=context.place(site)),
+                at=undone[0].site,
                 parameters=parameters,
                 related=[
                     context.related("frozen here", site),
-                    *context.callers(back.site),
+                    *context.callers(undone[0].site),
                     *context.callers(site, "frozen from here", 1),
                 ],
-                fix=Fix("Thaw first and freeze last, or drop the freeze."),
+                fix=Fix(self.FIX),
             )
 
 
 def _training(trace: Trace) -> int:
-    """The number of the event with which the training begins."""
+    """Return the number of the event that begins the training."""
     begins = (e.number for kind in ("phase", "backward") for e in trace.events_of(kind))
     return next(begins, len(trace.events))
 
 
 def _undone_together(members: list[tuple[Parameter, Event]]) -> list[Event]:
-    """The thaws of one line that set all of what was frozen training again, whichever part was set before; none where
-    the parts were thawed one by one."""
-    thaws = [_thaws(p, e) for p, e in members]
-    sites = [{e.site for e in events} for events in thaws]
+    """Return the events by which one line unfroze everything; none if several lines unfroze the parts."""
+    unfrozen = [_unfrozen(p, e) for p, e in members]
+    sites = [{e.site for e in events} for events in unfrozen]
     common = set.intersection(*sites)
-    first = [events[0] for events in thaws if events and events[0].site in common]
+    first = [events[0] for events in unfrozen if events and events[0].site in common]
     if not first:
         return []
     site = max(first, key=lambda e: e.number).site
-    return [next(e for e in events if e.site == site) for events in thaws]
+    return [next(e for e in events if e.site == site) for events in unfrozen]
 
 
-def _thaws(parameter: Parameter, freeze: Event) -> list[Event]:
-    """The thaws that follow a freeze before the parameter is frozen again."""
+def _unfrozen(parameter: Parameter, freeze: Event) -> list[Event]:
+    """Return the events that unfreeze a parameter after a freeze and before the next one."""
     found = []
     for event in parameter.history:
         if event.number > freeze.number and event.kind in ("freeze", "thaw"):
@@ -124,8 +119,8 @@ def _thaws(parameter: Parameter, freeze: Event) -> list[Event]:
     return found
 
 
-def _busy(context: Context, freeze: Event, last: int, parameters: list[Parameter]) -> bool:
-    """Whether something happened between that a passing freeze may have been for."""
+def _used_between(context: Context, freeze: Event, last: int, parameters: list[Parameter]) -> bool:
+    """Return True if something happened in between that may need a temporary freeze."""
     trace = context.trace
     between = trace.events[freeze.number : last]
     if any(e.kind in ("optimizer", "group", "step", "backward", "phase") for e in between):

@@ -8,14 +8,14 @@ from gradlint import Context, Finding, Fix, ModuleCall, Rule, Severity, inflect
 
 
 class FrozenBranchStillPays(Rule):
-    """A frozen prefix that keeps its activations for nobody.
+    """A frozen prefix that keeps activations for a gradient that is not used.
 
     ## What it does
-    Finds module calls whose parameters are all frozen, with nothing trainable before them, that ran with grad on and an
-    input that needs grad: autograd records them although no parameter is behind.
+    Finds calls of modules without trainable parameters and without any before them, on an input that requires grad.
+    Autograd records them, although no parameter needs a gradient.
 
     ## Why it is bad
-    The activations are kept and the backward runs down to the input, whose gradient nobody reads.
+    The activations are kept, and the backward runs down to the input, although its gradient is not used.
 
     ## Example
     ```python
@@ -40,8 +40,8 @@ class FrozenBranchStillPays(Rule):
     ```
 
     ## Known limits
-    Silent where the gradient by an input is asked for (`torch.autograd.grad`), where nothing of the model trains (an
-    image that is optimised through it), and under checkpointing, which needs it.
+    Not reported if the gradient of an input is used (`torch.autograd.grad`) or nothing of the model trains (an image
+    optimized through it). Also not reported under checkpointing, which needs an input that requires grad.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradient-computation
@@ -52,34 +52,38 @@ class FrozenBranchStillPays(Rule):
     severity = Severity.INFO
     needs = frozenset({"forward"})
 
+    MESSAGE = "autograd records the frozen {module} only for its input: {parameters} {keep} unneeded activations."
+    FIX = "Run it under torch.no_grad(), or give it an input that does not require grad."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         ops = trace.ops[trace.forward_start :]
         if any(op.name == "grad" or "heckpoint" in op.name for op in ops):
             return
         if not any(p.requires_grad and p.in_tree for p in trace.parameters):
-            return  # the gradient by the input is what it runs for
-        told: set[int] = set()
+            return  # the gradient of the input is the purpose
+        reported: set[int] = set()
         for number, call in enumerate(trace.calls):
             module = trace.modules[call.module]
-            if module.number in told or not module.in_tree:
+            if module.number in reported or not module.in_tree:
                 continue
             parameters = trace.below(module)
             if not parameters or any(p.requires_grad for p in parameters) or not _pays(context, number, call):
                 continue
-            told |= {m.number for m in trace.modules if module in trace.around(m.number)}
+            reported |= {m.number for m in trace.modules if module in trace.around(m.number)}
             yield context.finding(
                 self,
-                f"{module.fqn} is frozen, and autograd records it for the sake of its input alone: "
-                f"{context.names(parameters)} {inflect(parameters, 'keep')} activations that nothing trainable needs.",
+                self.MESSAGE.format(
+                    module=module.fqn, parameters=context.names(parameters), keep=inflect(parameters, "keep")
+                ),
                 at=call.site,
                 parameters=parameters,
-                fix=Fix("Run it under torch.no_grad(), or give it an input that does not need grad."),
+                fix=Fix(self.FIX),
             )
 
 
 def _pays(context: Context, number: int, call: ModuleCall) -> bool:
-    """Whether a call recorded gradient with nothing trainable upstream."""
+    """Return True if autograd recorded a call without any trainable parameter before it."""
     trace = context.trace
     inside = {number}
     for other in range(number + 1, len(trace.calls)):

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace
+from gradlint import (
+    Context,
+    Finding,
+    Fix,
+    Location,
+    Module,
+    Op,
+    Parameter,
+    Rule,
+    Severity,
+    Trace,
+    inflect,
+    plural,
+)
 
 
 class FrozenDropoutActive(Rule):
     """Dropout that is active inside a frozen network.
 
     ## What it does
-    Finds dropout layers in wholly frozen subtrees that ran in train mode. It weighs warning where the frozen network
-    gives the loss its target (a teacher), info where it feeds what trains.
+    Finds dropout layers that ran in train mode inside subtrees without any trainable parameter. The severity is warning
+    if the loss compares the output of the frozen network with another one (a teacher), else info.
 
     ## Why it is bad
-    A frozen network is meant to be a function; with dropout its features, or worse, the targets that the student is
-    held against, change at random in every step.
+    A frozen network is meant to be a fixed function. With dropout, its features change at random in every step, or even
+    the targets that the student is compared with.
 
     ## Example
     ```python
@@ -60,7 +73,7 @@ class FrozenDropoutActive(Rule):
     ```
 
     ## Known limits
-    Functional dropout is not looked at.
+    Functional dropout is not checked.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Dropout.html
@@ -71,42 +84,47 @@ class FrozenDropoutActive(Rule):
     severity = Severity.INFO
     needs = frozenset({"forward"})
 
+    MESSAGE = "{count} {are} active inside the frozen {module}: {effect} in every step."
+    RANDOM_TARGETS = "the targets of the loss change at random"
+    RANDOM_OUTPUT = "its output changes at random"
+    FIX = "Put the frozen network in eval mode, and keep it there by overriding train()."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         if not any(p.requires_grad for p in trace.parameters):
-            return  # evaluated, not trained
+            return  # nothing trains: an evaluation
         ran = {c.module for c in trace.calls if c.training and c.start >= trace.forward_start}
-        groups: dict[tuple[Location | None, int], list[Module]] = {}
-        frozen: dict[int, tuple[list[Parameter], Event | None]] = {}
+        found: list[tuple[Location | None, Module, Module]] = []
         for module in trace.modules:
             if module.number not in ran or not module.is_active_dropout:
                 continue
             top = _frozen_top(context, module)
             if top is None:
                 continue
-            parameters = trace.below(top)
-            freeze = next((e for p in parameters if (e := p.frozen_by) is not None), None)
-            frozen[top.number] = (parameters, freeze)
-            where = trace.location(freeze.site if freeze else top.registered_at)
-            groups.setdefault((where, top.number), []).append(module)
-        for (where, number), modules in groups.items():
-            parameters, freeze = frozen[number]
+            freeze = context.first_freeze(trace.below(top))
+            found.append((trace.location(freeze.site if freeze else top.registered_at), top, module))
+        for (where, number), layers in context.by_place(found, lambda layer: (layer[0], layer[1].number)):
+            parameters = trace.below(trace.modules[number])
+            freeze = context.first_freeze(parameters)
             target = _gives_target(context, parameters)
-            what = "the targets of the loss change at random" if target else "its output changes at random"
             yield context.finding(
                 self,
-                f"{len(modules)} dropout {'layer is' if len(modules) == 1 else 'layers are'} active inside the frozen "
-                f"{trace.modules[number].fqn}: {what} in every step.",
+                self.MESSAGE.format(
+                    count=plural(len(layers), "dropout layer"),
+                    are=inflect(layers, "are"),
+                    module=trace.modules[number].fqn,
+                    effect=self.RANDOM_TARGETS if target else self.RANDOM_OUTPUT,
+                ),
                 at=where,
                 parameters=parameters,
                 related=context.callers(freeze.site) if freeze else (),
-                fix=Fix("Put the frozen network in eval mode, and keep it there by overriding train()."),
+                fix=Fix(self.FIX),
                 severity=Severity.WARNING if target else None,
             )
 
 
 def _frozen_top(context: Context, module: Module) -> Module | None:
-    """The widest subtree around a module that has parameters and all of them frozen throughout."""
+    """Return the widest subtree around a module that has parameters, all of them frozen throughout."""
     trace = context.trace
     top = None
     while module.parent >= 0:
@@ -120,9 +138,9 @@ def _frozen_top(context: Context, module: Module) -> Module | None:
 
 
 def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
-    """Whether the loss function compares what a frozen network gives, as it is, with something that trains.
+    """Return True if the loss compares the unchanged output of a frozen network with a trainable value.
 
-    Not where the frozen network follows one that trains: a mean teacher is meant to be noisy.
+    Not if the frozen network is a copy of one that trains: a mean teacher is meant to be noisy.
     """
     trace = context.trace
     if any(trace.parameters[i].requires_grad for p in parameters for i in p.twin_of):

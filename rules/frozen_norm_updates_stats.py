@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Module, Parameter, Rule, Severity, inflect
+from gradlint import Context, Finding, Fix, Location, Module, Parameter, Rule, Severity, list_of, plural
 
 
 class FrozenNormUpdatesStats(Rule):
-    """A frozen norm layer whose running statistics still move.
+    """A frozen norm layer that still updates its running statistics.
 
     ## What it does
-    Finds norm layers with frozen affine parameters (or none, inside a wholly frozen parent) that ran in train mode and
-    whose `running_mean` or `running_var` changed in the forward.
+    Finds norm layers that ran in train mode, with a `running_mean` or `running_var` that changed in the forward. Their
+    affine parameters are frozen, or they have none and all parameters of the parent are frozen.
 
     ## Why it is bad
-    `requires_grad` stops the optimizer, not the statistics: they are buffers and follow every batch in train mode. The
-    "frozen" network drifts away from what was trained, and normalises by the batch instead of by what it learned.
+    `requires_grad` stops the optimizer, not the statistics: they are buffers, and every batch in train mode updates
+    them. The "frozen" network drifts, and normalizes by the batch instead of by the learned statistics.
 
     ## Example
     ```python
@@ -59,8 +59,8 @@ class FrozenNormUpdatesStats(Rule):
     ```
 
     ## Known limits
-    Silent on networks that move by other means: held by an optimizer that this loss does not train (a GAN's other
-    half), written to by hand, or copied from a network that trains (momentum encoders, mean teachers).
+    Networks that change by other means are not reported: contained in an optimizer that this loss does not train (a
+    GAN's other half), written by hand, or copied from a network that trains (momentum encoders, mean teachers).
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html
@@ -71,9 +71,39 @@ class FrozenNormUpdatesStats(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward"})
 
+    MESSAGE = "train mode still updates the running statistics of {count}: {names}. requires_grad does not stop it."
+    MESSAGE_MOMENTUM_0 = (
+        "train mode normalizes by the batch in {count} of momentum 0: {names}. The running statistics are not used."
+    )
+    RELATED = "{module} is created here"
+    FIX = (
+        "Put the frozen layers in eval mode, and keep them there by overriding train(). Or use a norm without running "
+        "statistics to update (torchvision.ops.FrozenBatchNorm2d)."
+    )
+
     def check(self, context: Context) -> Iterator[Finding]:
+        norms = list(self._frozen_norms(context))
+        for (where, by_batch), members in context.by_place(norms, lambda norm: (norm[0], _by_batch(norm[1]))):
+            modules = [module for _, module, _ in members]
+            freeze = context.first_freeze(members[0][2])
+            yield context.finding(
+                self,
+                (self.MESSAGE_MOMENTUM_0 if by_batch else self.MESSAGE).format(
+                    count=plural(len(modules), "frozen norm layer"), names=list_of(m.fqn for m in modules)
+                ),
+                at=where,
+                demoted=by_batch,
+                parameters=[p for _, _, judged in members for p in judged],
+                related=[
+                    *(context.callers(freeze.site) if freeze else ()),
+                    context.related(self.RELATED.format(module=modules[0].fqn), modules[0].registered_at),
+                ],
+                fix=Fix(self.FIX),
+            )
+
+    def _frozen_norms(self, context: Context) -> Iterator[tuple[Location | None, Module, list[Parameter]]]:
+        """Yield the norm layers to report, with the line that froze them and the parameters that show it."""
         trace = context.trace
-        groups: dict[tuple[Location | None, bool], list[tuple[Module, list[Parameter], Event | None]]] = {}
         for module in trace.modules:
             if not _moved(context, module) and not _by_batch(module):
                 continue
@@ -81,41 +111,8 @@ class FrozenNormUpdatesStats(Rule):
             judged = own or _subtree(context, module)
             if not judged or not all(p.frozen_throughout for p in judged) or _moves_otherwise(context, judged):
                 continue
-            freeze = next((e for p in judged if (e := p.frozen_by) is not None), None)
-            where = trace.location(freeze.site if freeze else module.registered_at)
-            groups.setdefault((where, _by_batch(module)), []).append((module, judged, freeze))
-        for (where, by_batch), members in groups.items():
-            modules = [m for m, _, _ in members]
-            parameters = [p for _, judged, _ in members for p in judged]
-            freeze = members[0][2]
-            listed = ", ".join(m.fqn for m in modules[:4]) + (
-                f" and {len(modules) - 4} more" if len(modules) > 4 else ""
-            )
-            layers = "norm layer" if len(modules) == 1 else "norm layers"
-            message = (
-                f"{len(modules)} frozen {layers} {inflect(modules, 'still update')} running statistics in train mode: "
-                f"{listed}. requires_grad=False does not stop buffers."
-            )
-            if by_batch:
-                message = (
-                    f"{len(modules)} frozen {layers} of momentum 0 in train mode: {listed}. The running statistics "
-                    "stay, and the layer normalises by the batch all the same."
-                )
-            yield context.finding(
-                self,
-                message,
-                at=where,
-                severity=Severity.INFO if by_batch else None,
-                parameters=parameters,
-                related=[
-                    *(context.callers(freeze.site) if freeze else ()),
-                    *(context.related(f"{m.fqn} is made here", m.registered_at) for m in modules[:1]),
-                ],
-                fix=Fix(
-                    "Put the frozen layers in eval mode, and keep them there by overriding train(); or use a norm "
-                    "without moving statistics (torchvision.ops.FrozenBatchNorm2d)."
-                ),
-            )
+            freeze = context.first_freeze(judged)
+            yield trace.location(freeze.site if freeze else module.registered_at), module, judged
 
 
 def _moved(context: Context, module: Module) -> bool:
@@ -123,13 +120,13 @@ def _moved(context: Context, module: Module) -> bool:
 
 
 def _by_batch(module: Module) -> bool:
-    """Whether a norm layer ran in train mode with a momentum of 0: it keeps its statistics and does not use them."""
+    """Return True if a norm layer ran in train mode with a momentum of 0, which keeps its statistics unused."""
     ran_in_train_mode = module.calls > 0 and module.training_after
     return ran_in_train_mode and module.momentum == 0 and "running_mean" in module.running_stats
 
 
 def _subtree(context: Context, module: Module) -> list[Parameter]:
-    """The parameters below the nearest ancestor that has any: what a norm without parameters is judged by."""
+    """Return the parameters below the nearest ancestor that has any, for a norm without parameters."""
     trace = context.trace
     while module.parent >= 0:
         module = trace.modules[module.parent]
@@ -140,6 +137,7 @@ def _subtree(context: Context, module: Module) -> list[Parameter]:
 
 
 def _moves_otherwise(context: Context, parameters: list[Parameter]) -> bool:
+    """Return True if user code, a network they copy or another loss changes the parameters."""
     trace = context.trace
     active = {n for p in trace.parameters if p.index in context.flow.reached for n, _ in p.groups}
     if any(p.written for p in parameters):

@@ -8,7 +8,6 @@ from dataclasses import replace
 from gradlint import (
     Context,
     Edit,
-    Event,
     Finding,
     Fix,
     Location,
@@ -22,17 +21,16 @@ from gradlint import (
 
 
 class FrozenParameterInOptimizer(Rule):
-    """An optimizer holds parameters that are frozen.
+    """An optimizer that contains frozen parameters.
 
     ## What it does
-    Finds parameters with `requires_grad=False` in an optimizer's groups, and says where they were frozen, where they
-    were given, and in which order.
+    Finds parameters with `requires_grad=False` in an optimizer's groups. The finding names the line that froze them and
+    the line that added them to the optimizer, in their order.
 
     ## Why it is bad
-    Nothing moves while `.grad` stays None, but the code says two things at once. If the parameters had gradients
-    before they were frozen, momentum and weight decay go on moving them; a checkpoint of the optimizer no longer fits
-    once one of the two is corrected. (`state_dict()` of the *model* holds frozen parameters too: it says nothing about
-    what trains.)
+    Frozen parameters do not change while `.grad` is None, but the code contradicts itself. If they had gradients before
+    the freeze, momentum and weight decay still change them. A checkpoint of the optimizer no longer fits after either
+    line is corrected. (`state_dict()` of the *model* contains frozen parameters too.)
 
     ## Example
     ```python
@@ -59,9 +57,10 @@ class FrozenParameterInOptimizer(Rule):
     ```
 
     ## Known limits
-    Parameters that rest by design weigh info: made frozen (`nn.Parameter(table, requires_grad=False)`), frozen by a
-    library while it built its own module (a detector's backbone, the base model under peft's adapters), or copied from
-    a trainable network and moved by hand (momentum encoders). `model.parameters()` is common there, and harmless.
+    The severity is info for parameters that are frozen by design: created so (`nn.Parameter(table,
+    requires_grad=False)`), frozen by a library that built its own module (a detector's backbone, the base model under
+    peft's adapters), or copied from a trainable network and updated by hand (momentum encoders). There,
+    `model.parameters()` is common and harmless.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#per-parameter-options
@@ -72,53 +71,59 @@ class FrozenParameterInOptimizer(Rule):
     severity = Severity.WARNING
     needs = frozenset({"optimizer"})
 
+    MESSAGE = "{optimizer} contains frozen parameters: {parameters}, frozen at {freeze}, {order} {site}."
+    MESSAGE_BY_DESIGN = "{optimizer} contains {parameters}, frozen by design: it never updates {them}."
+    FIX = "Freeze first, then give the optimizer only trainable parameters: filter(lambda p: p.requires_grad, ...)."
+    FIX_BY_DESIGN = "Give the optimizer only trainable parameters, or register the tensor as a buffer."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         if context.flow.loss_lacks_gradient:
-            return  # where everything is frozen, GL406 speaks
+            return  # that is the mistake to mend first
         training = trace.training
         trained = {k for s in training.steps for k, c in s.content.items() if c.trainable} if training else set()
         for optimizer in trace.optimizers:
-            by_place: dict[tuple[int, bool], list[Parameter]] = {}
+            frozen: list[tuple[int, Parameter]] = []
             for parameter in trace.parameters:
                 if not parameter.frozen_throughout:
                     continue
                 if parameter.key in trained:
-                    continue  # frozen for the turn of another optimizer
+                    continue  # frozen only while another optimizer steps
                 for number, index in parameter.groups:
                     if number == optimizer.number:
-                        place = optimizer.groups[index].site, _meant(context, parameter)
-                        by_place.setdefault(place, []).append(parameter)
-            for (site, born), parameters in by_place.items():
-                yield self._finding(context, optimizer, site, born, parameters)
+                        frozen.append((optimizer.groups[index].site, parameter))
+            places = context.by_place(frozen, lambda item: (item[0], _is_by_design(context, item[1])))
+            for (site, by_design), members in places:
+                parameters = [parameter for _, parameter in members]
+                report = self._by_design if by_design else self._contradiction
+                yield report(context, optimizer, site, parameters)
 
-    def _finding(
-        self, context: Context, optimizer: Optimizer, site: int, born: bool, parameters: list[Parameter]
-    ) -> Finding:
-        names = context.names(parameters)
-        who = titled(optimizer)
-        if born:
-            freeze = parameters[0].frozen_by
-            return context.finding(
-                self,
-                f"{who} holds {names}, which rest by design: it never moves them.",
-                at=site,
-                parameters=parameters,
-                related=[
-                    context.related("made here", parameters[0].registered_by),
-                    context.related("frozen here", freeze),
-                ],
-                fix=Fix("Give the optimizer only what trains, or make it a buffer."),
-                severity=Severity.INFO,
-            )
+    def _by_design(self, context: Context, optimizer: Optimizer, site: int, parameters: list[Parameter]) -> Finding:
+        return context.finding(
+            self,
+            self.MESSAGE_BY_DESIGN.format(
+                optimizer=titled(optimizer),
+                parameters=context.names(parameters),
+                them="it" if len(parameters) == 1 else "them",
+            ),
+            at=site,
+            parameters=parameters,
+            related=[
+                context.related("created here", parameters[0].registered_by),
+                context.related("frozen here", parameters[0].frozen_by),
+            ],
+            fix=Fix(self.FIX_BY_DESIGN),
+            demoted=True,
+        )
+
+    def _contradiction(self, context: Context, optimizer: Optimizer, site: int, parameters: list[Parameter]) -> Finding:
         freezes = {e.number: e for p in parameters if (e := p.frozen_by) is not None}
         last = freezes[max(freezes)]
         after = last.number > optimizer.event
-        order = _order(context, optimizer, site, last, after, len(parameters) == 1)
         places: dict[Location | None, Related | None] = {}
         for event in freezes.values():
-            text = f"frozen here, after {optimizer.type} was made" if event.number > optimizer.event else "frozen here"
-            places.setdefault(context.trace.location(event.site), context.related(text, event))
+            late = f", after {optimizer.type} was created" if event.number > optimizer.event else ""
+            places.setdefault(context.trace.location(event.site), context.related(f"frozen here{late}", event))
         edits: tuple[Edit, ...] = ()
         literal = optimizer.arguments.parameters_of
         if literal is not None and not after and len(optimizer.groups) == 1:
@@ -127,30 +132,29 @@ class FrozenParameterInOptimizer(Rule):
             edits = (Edit(start, "filter(lambda p: p.requires_grad, "), Edit(end, ")"))
         return context.finding(
             self,
-            f"{who} holds frozen parameters: {names}, {order}. Nothing moves while .grad is None.",
+            self.MESSAGE.format(
+                optimizer=titled(optimizer),
+                parameters=context.names(parameters),
+                freeze=context.place(last),
+                order="after they were added at" if after else "before they were added at",
+                site=context.place(site),
+            ),
             at=site,
             parameters=parameters,
             related=[
                 *list(places.values())[:3],
                 *context.callers(next(iter(freezes.values())).site, "frozen from here", 1),
             ],
-            fix=Fix(
-                "Freeze first, then give the optimizer only what trains: filter(lambda p: p.requires_grad, ...).",
-                safe=bool(edits),
-                edits=edits,
-            ),
+            fix=Fix(self.FIX, safe=bool(edits), edits=edits),
         )
 
 
-def _order(context: Context, optimizer: Optimizer, site: int, freeze: Event, after: bool, one: bool) -> str:
-    """When a parameter was frozen: ``frozen at train.py:31, after SGD was given it at train.py:28``."""
-    when = f"{'after' if after else 'before'} {optimizer.type} was given {'it' if one else 'them'}"
-    return f"frozen at {context.place(freeze)}, {when} at {context.place(site)}"
+def _is_by_design(context: Context, parameter: Parameter) -> bool:
+    """Return True if a parameter is frozen by design.
 
-
-def _meant(context: Context, parameter: Parameter) -> bool:
-    """Whether resting is part of the design: made frozen, frozen by a library while that built its own module, or the
-    copy of a trainable network that is moved by hand (a momentum encoder)."""
+    It was created frozen, a library froze it while it built its own module, or it is a copy of a trainable network that
+    user code updates (a momentum encoder).
+    """
     freeze = parameter.frozen_by
     trace = context.trace
     if freeze is None or parameter.written or any(trace.parameters[i].requires_grad for i in parameter.twin_of):

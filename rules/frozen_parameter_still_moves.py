@@ -8,15 +8,14 @@ from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, St
 
 
 class FrozenParameterStillMoves(Rule):
-    """A frozen parameter that the optimizer still moves.
+    """A frozen parameter that the optimizer still changes.
 
     ## What it does
-    Finds parameters that do not require grad and whose values change in a recorded step of an optimizer that holds
-    them.
+    Finds parameters that do not require grad and that a recorded step of their optimizer changes.
 
     ## Why it is bad
-    `requires_grad_(False)` stops new gradient, not the optimizer: where an old gradient stays in place, zeroed
-    rather than removed, momentum and weight decay go on moving the parameter.
+    `requires_grad_(False)` stops new gradients, not the optimizer. If an old gradient is zeroed instead of removed,
+    momentum and weight decay still change the parameter.
 
     ## Example
     ```python
@@ -63,8 +62,8 @@ class FrozenParameterStillMoves(Rule):
     ```
 
     ## Known limits
-    Only the time of the step is looked at: values that user code copies into a frozen network between steps
-    (targets, averages) are its own business.
+    Only changes during `optimizer.step()` are reported, not values that user code copies into a frozen network between
+    steps (target networks, averages).
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
@@ -75,34 +74,33 @@ class FrozenParameterStillMoves(Rule):
     severity = Severity.ERROR
     needs = frozenset({"step"})
 
+    MESSAGE = "the optimizer still changes the frozen {parameters}: by an old gradient, momentum or weight decay."
+    RELATED = "changed by this step"
+    FIX = "Set p.grad = None after the freeze, or create the optimizer again without these parameters."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        training = trace.training
-        assert training is not None
-        found: dict[int, tuple[Step, list[Parameter]]] = {}
-        for step in training.steps:
+        changed: list[tuple[int, Step, Parameter]] = []
+        for step in context.training.steps:
             for parameter in trace.parameters:
                 content = step.content.get(parameter.key)
-                if content is None or content.trainable or not content.moved:
-                    continue
-                at = next((e.site for e in reversed(parameter.history) if _freezes(e, step)), step.site)
-                _, known = found.setdefault(at, (step, []))
-                if parameter not in known:
-                    known.append(parameter)
-        for at, (step, parameters) in found.items():
+                if content is not None and content.moved and not content.trainable:
+                    freeze = next((e.site for e in reversed(parameter.history) if _freezes(e, step)), step.site)
+                    changed.append((freeze, step, parameter))
+        for at, members in context.by_place(changed, lambda change: change[0]):
+            step, parameters = members[0][1], [parameter for _, _, parameter in members]
             stepped = [o for o in trace.optimizers if o.key in step.optimizers]
             yield context.finding(
                 self,
-                f"{context.names(parameters)} are frozen and still moved by the optimizer: an old gradient, momentum "
-                "or weight decay acts on them.",
+                self.MESSAGE.format(parameters=context.names({p.index: p for p in parameters}.values())),
                 at=at,
                 parameters=parameters,
                 related=[
-                    context.related("moved by this step", step.site),
+                    context.related(self.RELATED, step.site),
                     *context.callers(at),
-                    *(context.related(f"{o.type} is made here", o.site) for o in stepped),
+                    *(context.related(f"{o.type} is created here", o.site) for o in stepped),
                 ],
-                fix=Fix("Set p.grad = None when freezing, or make the optimizer anew without these parameters."),
+                fix=Fix(self.FIX),
             )
 
 

@@ -11,12 +11,12 @@ class GradModeLeftOff(Rule):
     """Grad mode is still off after build() or the forward.
 
     ## What it does
-    Finds switches of grad mode (`torch.set_grad_enabled(False)` as a statement, a context that was entered by hand)
-    that nothing took back by the end of build() or of the forward.
+    Finds calls that switch grad mode off (`torch.set_grad_enabled(False)` as a statement, a context entered by hand)
+    and that no later call undoes before build() or the forward ends.
 
     ## Why it is bad
-    Everything that runs later in the process runs without gradient: the next loss has no grad_fn, or trains only what
-    happens to switch grad mode on again.
+    Everything that runs later in the process runs without autograd. The next loss has no grad_fn, unless some other
+    code switches grad mode on again.
 
     ## Example
     ```python
@@ -43,7 +43,7 @@ class GradModeLeftOff(Rule):
     ```
 
     ## Known limits
-    Only the thread that builds is looked at.
+    Only the thread that calls build() is checked.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.autograd.grad_mode.set_grad_enabled.html
@@ -53,16 +53,19 @@ class GradModeLeftOff(Rule):
     name = "grad-mode-left-off"
     severity = Severity.ERROR
 
+    MESSAGE = "this line switches grad mode off, and it is still off after {phase}: no later loss has a gradient."
+    FIX = "Use it as a context manager: with torch.no_grad(): ..."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         forward = next((e.number for e in trace.events_of("phase")), len(trace.events))
         for number in sorted(trace.left_off):
             event = trace.events[number]
-            when = "build()" if event.number < forward else "the forward"
+            phase = "build()" if event.number < forward else "the forward"
             yield context.finding(
                 self,
-                f"grad mode is switched off here and still off after {when}: nothing that runs later gets a gradient.",
+                self.MESSAGE.format(phase=phase),
                 at=event.site,
                 related=context.callers(event.site),
-                fix=Fix("Use it as a context: with torch.no_grad(): ..."),
+                fix=Fix(self.FIX),
             )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, inflect
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
 
 
 class LayerCreatedInForward(Rule):
-    """A layer that every forward makes anew.
+    """A layer that every forward creates again.
 
     ## What it does
     Finds parameters that the forward creates, that the loss depends on, and that a second forward creates again.
 
     ## Why it is bad
-    Each batch passes through other random weights. No optimizer holds them, and what they learned is thrown away with
-    the forward.
+    Each batch passes through new random weights. No optimizer contains them, and they are lost when the forward ends.
 
     ## Example
     ```python
@@ -53,8 +52,8 @@ class LayerCreatedInForward(Rule):
     ```
 
     ## Known limits
-    Silent on lazy modules, layers that are made once, frozen constants, and parameters whose value is written from
-    others (copies made for an inner loop).
+    Lazy modules, layers that are created once, and frozen constants are not reported, nor parameters whose value is
+    copied from others (copies for an inner loop).
 
     ## References
     https://pytorch.org/docs/stable/notes/modules.html
@@ -65,26 +64,29 @@ class LayerCreatedInForward(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
 
+    MESSAGE = "every forward creates {parameters} again: no optimizer can train {them}."
+    RELATED = "the forward is called here"
+    FIX = "Create the layer once, in __init__."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        groups: dict[int, list[Parameter]] = {}
-        for parameter in context.flow.by_index(trace.recreated):
-            if parameter.index in context.flow.reached and not _copied(context, parameter):
-                groups.setdefault(parameter.history[0].site, []).append(parameter)
-        for site, parameters in groups.items():
+        recreated = context.flow.by_index(context.trace.recreated & context.flow.reached)
+        created = [p for p in recreated if not _is_copy(context, p)]
+        for site, parameters in context.by_place(created, lambda p: p.history[0].site):
             yield context.finding(
                 self,
-                f"{context.names(parameters)} {inflect(parameters, 'are')} created in every forward: what is "
-                "learned is thrown away.",
+                self.MESSAGE.format(
+                    parameters=context.names(parameters), them="it" if len(parameters) == 1 else "them"
+                ),
                 at=site,
                 parameters=parameters,
-                related=context.callers(site, "in the forward called here", 1),
-                fix=Fix("Create the layer once, in __init__."),
-                severity=None if context.by_user(site) else Severity.INFO,
+                related=context.callers(site, self.RELATED, 1),
+                fix=Fix(self.FIX),
+                demoted=not context.by_user(site),
             )
 
 
-def _copied(context: Context, parameter: Parameter) -> bool:
+def _is_copy(context: Context, parameter: Parameter) -> bool:
+    """Return True if the value of a parameter is copied from other parameters."""
     data = context.flow.masks.data
     others = ~(1 << parameter.index)
     sources = [v for e in parameter.history if e.kind == "write" for v in e.data["sources"]]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Optimizer, Rule, Severity
+from gradlint import Context, Finding, Fix, Optimizer, Rule, Severity, inflect
 
 
 class ParameterInTwoOptimizers(Rule):
-    """Two optimizers over the same network, and none over another.
+    """Two optimizers for the same network, and none for another.
 
     ## What it does
-    Finds two optimizers of one class that hold exactly the same parameters while other trainable parameters of the
-    set-up are held by none: the second was meant for those.
+    Finds two optimizers of one class with exactly the same parameters, while other trainable parameters are in no
+    optimizer. The second one was meant for those.
 
     ## Why it is bad
     One network is stepped twice, with two sets of moments, and the other one never.
@@ -58,8 +58,8 @@ class ParameterInTwoOptimizers(Rule):
     ```
 
     ## Known limits
-    Two optimizers over one network are a method of their own in places (adversarial autoencoders): where every
-    trainable parameter has an optimizer, nothing is said.
+    Not reported if all trainable parameters are in an optimizer: some methods use two optimizers for one network
+    (adversarial autoencoders).
 
     ## References
     https://pytorch.org/tutorials/beginner/dcgan_faces_tutorial.html
@@ -70,21 +70,29 @@ class ParameterInTwoOptimizers(Rule):
     severity = Severity.WARNING
     needs = frozenset({"optimizer"})
 
+    MESSAGE = "this {optimizer} contains the same parameters as another, {both}, while {missing} {are} in no optimizer."
+    RELATED = "the first one is created here"
+    FIX = "Give the second optimizer the parameters that it is meant for."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        left = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
-        known: dict[tuple[str, frozenset[int]], Optimizer] = {}
+        missing = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
+        firsts: dict[tuple[str, frozenset[int]], Optimizer] = {}
         for optimizer in trace.optimizers:
-            first = known.setdefault((optimizer.type, optimizer.keys), optimizer)
+            first = firsts.setdefault((optimizer.type, optimizer.keys), optimizer)
             both = [p for p in trace.parameters if p.key in optimizer.keys]
-            if first is optimizer or not left or not both:
+            if first is optimizer or not missing or not both:
                 continue
             yield context.finding(
                 self,
-                f"this {optimizer.type} holds what another one holds already, {context.names(both)}, while no "
-                f"optimizer holds {context.names(left)}.",
+                self.MESSAGE.format(
+                    optimizer=optimizer.type,
+                    both=context.names(both),
+                    missing=context.names(missing),
+                    are=inflect(missing, "are"),
+                ),
                 at=optimizer.site,
                 parameters=both,
-                related=[context.related("the first one is made here", first.site)],
-                fix=Fix("Give the second optimizer the parameters that it is meant for."),
+                related=[context.related(self.RELATED, first.site)],
+                fix=Fix(self.FIX),
             )

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, inflect
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, inflect
 
 
 class PartlyFrozenNorm(Rule):
     """A freeze of norm layers that misses some of them.
 
     ## What it does
-    Where one line froze norm layers and left the layers around them training, finds the norms of the same type in the
-    same blocks that it missed, and norms of which it froze only the weight or only the bias.
+    Looks at lines that freeze norm layers and leave the layers around them trainable. Finds norms of the same type in
+    the same blocks that such a line missed, and norms with a frozen weight and a trainable bias.
 
     ## Why it is bad
-    Norms are often chosen by name, and names lie: `'bn' in name` misses the shortcut's norm when that is called
-    `downsample.1`. Frozen and training norms then stand side by side in one block.
+    Norms are often chosen by name, and names mislead: `'bn' in name` misses the norm of a shortcut that is called
+    `downsample.1`. One block then contains frozen and trainable norms.
 
     ## Example
     ```python
@@ -65,8 +65,8 @@ class PartlyFrozenNorm(Rule):
     ```
 
     ## Known limits
-    Silent where most norms were left training, where the layers beside the norms are frozen too (whole parts, BitFit),
-    on norms of parts in which the line froze none, and on norms that keep their scale and give up their shift alone.
+    Not reported if most norms stay trainable, or if the layers beside the norms are frozen too (whole parts, BitFit).
+    Also not reported: norms in parts without any frozen norm, and norms with a trainable weight and a frozen bias.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.modules
@@ -76,42 +76,42 @@ class PartlyFrozenNorm(Rule):
     name = "partly-frozen-norm"
     severity = Severity.WARNING
 
+    MESSAGE = "this line freezes {frozen} {type} layers and misses {missed}: {parameters}."
+    MESSAGE_HALF = "this line freezes norm layers only in part: {parameters} {train}."
+    RELATED = "{module} is created here"
+    FIX = "Choose norm layers by their type (isinstance over modules()), not by their name."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        # a frozen layer that is no norm counts among its neighbours, which do not all train then
+        # a frozen layer that is no norm drops out below: its neighbors do not all train
         norms = [m for m in trace.modules if m.parent >= 0 and _own(context, m)]
-        groups: dict[object, list[Module]] = {}
-        first: dict[object, Event] = {}
-        for norm in norms:
-            freeze = next((e for p in _own(context, norm) if (e := p.frozen_by) is not None), None)
-            if freeze is not None:
-                key = trace.location(freeze.site), norm.type
-                groups.setdefault(key, []).append(norm)
-                first.setdefault(key, freeze)
-        for place, members in groups.items():
+        frozen = [(e, norm) for norm in norms if (e := context.first_freeze(_own(context, norm))) is not None]
+        for _, group in context.by_place(frozen, lambda f: (trace.location(f[0].site), f[1].type)):
+            members = [norm for _, norm in group]
             if not all(_neighbours_train(context, m) for m in members):
                 continue
             whole = [m for m in members if not any(p.requires_grad for p in _own(context, m))]
-            halves = [
-                p for m in members for p in _own(context, m) if p.requires_grad and p.fqn.endswith("bias")
-            ]  # fmt: skip
+            own = [p for m in members for p in _own(context, m)]
+            halves = [p for p in own if p.requires_grad and p.fqn.endswith("bias")]
             missed = _missed(context, whole, [n for n in norms if n.type == members[0].type])
             if missed:
                 wrong = [p for m in missed for p in _own(context, m)]
                 kind = members[0].type.name
-                text = f"this freezes {len(whole)} {kind} layers and misses {len(missed)}: {context.names(wrong)}."
+                message = self.MESSAGE.format(
+                    frozen=len(whole), type=kind, missed=len(missed), parameters=context.names(wrong)
+                )
             elif halves:
                 wrong = halves
-                text = f"this freezes norm layers by half: {context.names(wrong)} {inflect(wrong, 'still train')}."
+                message = self.MESSAGE_HALF.format(parameters=context.names(wrong), train=inflect(wrong, "still train"))
             else:
                 continue
             yield context.finding(
                 self,
-                text,
-                at=first[place].site,
+                message,
+                at=group[0][0].site,
                 parameters=wrong,
-                related=[context.related(f"{m.fqn} is made here", m.registered_at) for m in missed[:2]],
-                fix=Fix("Choose norm layers by their type (isinstance over modules()), not by their name."),
+                related=[context.related(self.RELATED.format(module=m.fqn), m.registered_at) for m in missed[:2]],
+                fix=Fix(self.FIX),
             )
 
 
@@ -120,14 +120,14 @@ def _own(context: Context, module: Module) -> list[Parameter]:
 
 
 def _neighbours_train(context: Context, norm: Module) -> bool:
-    """Whether the other layers of the norm's parent have weights and all of them train."""
+    """Return True if the other layers of the norm's parent have weights, all of them trainable."""
     beside = [m for m in context.trace.modules if m.parent == norm.parent and "Norm" not in m.type.name]
     weights = [p for m in beside for p in _own(context, m)]
     return bool(weights) and all(p.requires_grad for p in weights)
 
 
 def _missed(context: Context, frozen: list[Module], norms: list[Module]) -> list[Module]:
-    """The norms left training in the blocks of frozen ones, where those are the majority."""
+    """Return the trainable norms in blocks with frozen ones, if the frozen ones are the majority."""
     top = _common([m.fqn for m in frozen])
     others = [n for n in norms if all(p.requires_grad for p in _own(context, n))]
     parents = {m.parent for m in frozen}
@@ -136,14 +136,14 @@ def _missed(context: Context, frozen: list[Module], norms: list[Module]) -> list
 
 
 def _shares_block(fqn: str, frozen: list[Module], top: str) -> bool:
-    """Whether the part below `top` that a norm is in holds a frozen one too."""
+    """Return True if the part below `top` that contains a norm contains a frozen one too."""
     depth = len(top.split(".")) + 1 if top else 1
     part = ".".join(fqn.split(".")[:depth]) + "."
     return any(m.fqn.startswith(part) for m in frozen)
 
 
 def _common(names: list[str]) -> str:
-    """The longest dotted prefix of all names, short of a whole name."""
+    """Return the longest dotted prefix of all names, shorter than each."""
     split = [n.split(".")[:-1] for n in names]
     prefix: list[str] = []
     for parts in zip(*split, strict=False):

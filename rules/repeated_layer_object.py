@@ -8,16 +8,16 @@ from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, g
 
 
 class RepeatedLayerObject(Rule):
-    """One layer object that stands where several were meant.
+    """One layer object in several places of a container.
 
     ## What it does
-    Finds a module with trainable parameters that stands at several places of one container and whose output there
-    feeds the next place; and two containers of the same child objects, one feeding the other (the decoder built from
-    the encoder's list).
+    Finds a module with trainable parameters at several places of one container, if the output of one place feeds the
+    next. Also finds two containers of the same child objects, one feeding the other (a decoder built from the encoder's
+    list).
 
     ## Why it is bad
-    `[layer] * 3` repeats the object, not its making: there is one set of weights where three were meant, and norm
-    layers mix the statistics of all places.
+    `[layer] * 3` repeats the object: the model has one set of weights instead of three. Norm layers also mix the
+    statistics of all places.
 
     ## Example
     ```python
@@ -40,8 +40,8 @@ class RepeatedLayerObject(Rule):
     ```
 
     ## Known limits
-    A layer that also has a name of its own outside of the container is taken for shared on purpose, as is one that is
-    called repeatedly from one place.
+    A layer that also has a name outside of the container is taken for shared on purpose, as is one that one line calls
+    repeatedly.
 
     ## References
     https://docs.python.org/3/faq/programming.html#how-do-i-create-a-multidimensional-list
@@ -51,6 +51,11 @@ class RepeatedLayerObject(Rule):
     name = "repeated-layer-object"
     severity = Severity.WARNING
     needs = frozenset({"forward"})
+
+    MESSAGE = "{names} are one object and run one after the other: they share {parameters}."
+    MESSAGE_CONTAINERS = "{names} contain the same layer objects, and one feeds the other: they share {parameters}."
+    RELATED = "added to the container here"
+    FIX = "Create one layer for each place: [layer() for _ in range(n)], or copy.deepcopy the list."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
@@ -70,32 +75,30 @@ class RepeatedLayerObject(Rule):
             if len(holders) == 1:
                 if not _is_container(places[0][0]) or not _feeds(context, self._calls(context, number)):
                     continue
-                fqns = [f"{h.fqn}.{n}" if h.fqn else n for h, n, _ in places]
-                message = f"{', '.join(fqns)} are one object and run one after the other"
+                message, names = self.MESSAGE, ", ".join(f"{h.fqn}.{n}".removeprefix(".") for h, n, _ in places)
             elif len(holders) == 2 and self._same_children(context, holders):
                 done.add(holders)
                 first, second = (trace.modules[n] for n in holders)
                 parameters = _trainable(context, first)
-                message = f"{first.fqn} and {second.fqn} hold the same layer objects, and one feeds the other"
+                message, names = self.MESSAGE_CONTAINERS, f"{first.fqn} and {second.fqn}"
             else:
                 continue
             site = places[-1][2]
             yield context.finding(
                 self,
-                f"{message}: they share {context.names(parameters)}.",
+                message.format(names=names, parameters=context.names(parameters)),
                 at=given_at(trace, site) or site,
                 parameters=parameters,
                 aliases=True,
-                related=[context.related("put into the container here", site), *context.callers(site, limit=1)],
-                fix=Fix("Make one layer for each place: [layer() for _ in range(n)], or copy.deepcopy the list."),
+                related=[context.related(self.RELATED, site), *context.callers(site, limit=1)],
+                fix=Fix(self.FIX),
             )
 
     def _calls(self, context: Context, number: int) -> list[int]:
         return [i for i, call in enumerate(context.trace.calls) if call.module == number]
 
     def _same_children(self, context: Context, holders: tuple[int, ...]) -> bool:
-        """Whether two containers that are called themselves hold the same layers in the same order, one feeding the
-        other."""
+        """Return True if two containers hold the same layers in the same order, and one feeds the other."""
         first, second = (context.trace.modules[n] for n in holders)
         layers = [
             [child for _, child in holder.children if context.trace.below(context.trace.modules[child])]
@@ -115,7 +118,7 @@ def _is_container(module: Module) -> bool:
 
 
 def _feeds(context: Context, calls: list[int]) -> bool:
-    """Whether what comes out of one of the calls goes into the next one."""
+    """Return True if the output of one of the calls is an input of another."""
     trace = context.trace
     inside: dict[int, int] = {}
     for number, call in enumerate(trace.calls):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Location, Parameter, Rule, Severity
+from gradlint import Context, Event, Finding, Fix, Rule, Severity, inflect, list_of
 
 
 class StaleParameterInOptimizer(Rule):
-    """An optimizer that holds layers the model no longer has.
+    """An optimizer that contains parameters of replaced layers.
 
     ## What it does
-    Finds tensors in an optimizer that stood in this model when they were given to it and were replaced afterwards: a
-    new head, a converted layer, a model built a second time.
+    Finds parameters in an optimizer that the model contained when the optimizer was created, and that were replaced
+    later: a new head, a converted layer, a model built a second time.
 
     ## Why it is bad
-    The optimizer steps tensors that nobody uses; those that took their place are never stepped.
+    The optimizer steps parameters that the model no longer uses, and never steps the new ones.
 
     ## Example
     ```python
@@ -43,8 +42,8 @@ class StaleParameterInOptimizer(Rule):
     ```
 
     ## Known limits
-    Where the new layer was given to an optimizer too, or nothing trainable took the place of the old one, it weighs
-    info. Silent on tensors that were never in this model: losses, temperatures, other models.
+    The severity is info if the new layer was added to an optimizer too, or if it is not trainable. Parameters that were
+    never in this model are not reported: losses, temperatures, other models.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#constructing-it
@@ -55,39 +54,42 @@ class StaleParameterInOptimizer(Rule):
     severity = Severity.ERROR
     needs = frozenset({"optimizer"})
 
+    MESSAGE = "{optimizer} still contains the old {names}, which {place} replaced{successors}."
+    SUCCESSORS = ". The new {parameters} {are} in no optimizer"
+    RELATED = "replaced here, after the optimizer was created"
+    FIX = "Create the optimizer last, after the model is complete."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        groups: dict[tuple[int, Location | None], list[str]] = {}
-        events = {}
-        successors: dict[tuple[int, Location | None], list[Parameter]] = defaultdict(list)
-        for stale in context.flow.stale:
-            key = (stale.optimizer, trace.location(stale.replaced.site))
-            groups.setdefault(key, []).append(stale.fqn)
-            events[key] = stale.replaced
-            successors[key].extend(p for p in stale.now if p not in successors[key])
-        for key, names in groups.items():
-            optimizer = trace.optimizers[key[0]]
-            new = [p for p in successors[key] if p.requires_grad and not p.groups]
-            if _in_forward(context, events[key]):
+        places = context.by_place(context.flow.stale, lambda s: (s.optimizer, trace.location(s.replaced.site)))
+        for (number, _), members in places:
+            optimizer, replaced = trace.optimizers[number], members[-1].replaced
+            names = [stale.fqn for stale in members]
+            successors = {p.index: p for stale in members for p in stale.now}.values()
+            new = [p for p in successors if p.requires_grad and not p.groups]
+            if _in_forward(context, replaced):
                 new = [p for p in new if p.index in context.flow.reached]
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            what = f"; what has taken their place is in no optimizer: {context.names(new)}" if new else ""
+            more = self.SUCCESSORS.format(parameters=context.names(new), are=inflect(new, "are"))
             yield context.finding(
                 self,
-                f"{optimizer.type} holds {', '.join(names[:4])}{more} as they were before they were replaced"
-                f" at {context.place(events[key])}{what}.",
+                self.MESSAGE.format(
+                    optimizer=optimizer.type,
+                    names=list_of(names),
+                    place=context.place(replaced),
+                    successors=more if new else "",
+                ),
                 at=optimizer.site,
                 parameters=new,
                 named=[n for n in names if n not in {p.fqn for p in new}],
                 related=[
-                    context.related("replaced here, after the optimizer was made", events[key]),
-                    *context.callers(events[key].site, "replaced from here", 1),
+                    context.related(self.RELATED, replaced),
+                    *context.callers(replaced.site, "replaced from here", 1),
                 ],
-                fix=Fix("Make the optimizer last, when the model is complete."),
-                severity=None if new else Severity.INFO,
+                fix=Fix(self.FIX),
+                demoted=not new,
             )
 
 
 def _in_forward(context: Context, event: Event) -> bool:
-    """Whether a forward replaces the parameter: a codebook that follows its members, which no gradient need reach."""
+    """Return True if a forward replaces the parameter, such as a codebook of averages, which needs no gradient."""
     return any(frame.code.co_name == "forward" for frame in context.trace.sites.chain(event.site))

@@ -11,12 +11,12 @@ class TiedParameterFrozen(Rule):
     """Freezing one end of a tied weight freezes the other.
 
     ## What it does
-    Where one tensor has several names, finds freezes through one of them that froze a layer whose other parameters
-    train, and thaws through one of them that set training what was frozen through the other.
+    Looks at tensors with several names. Finds a freeze through one name that also freezes a layer with other, trainable
+    parameters. Also finds a `requires_grad_(True)` through one name that undoes a freeze through another.
 
     ## Why it is bad
-    `requires_grad` belongs to the tensor, not to the name: the embedding that was frozen a line before trains again
-    once the output layer tied to it is unfrozen.
+    `requires_grad` belongs to the tensor, not to the name. An embedding that was frozen one line before trains again
+    after the output layer tied to it is unfrozen.
 
     ## Example
     ```python
@@ -64,7 +64,7 @@ class TiedParameterFrozen(Rule):
     ```
 
     ## Known limits
-    Silent where both ends are meant, and where the end that was named is not known.
+    Not reported if a line changes both layers, or if the layer that it changes is unknown.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.requires_grad_
@@ -73,6 +73,10 @@ class TiedParameterFrozen(Rule):
     code = "GL205"
     name = "tied-parameter-frozen"
     severity = Severity.WARNING
+
+    MESSAGE_UNFROZEN = "{names} are one tensor: this line unfreezes it, though it was frozen under its other name."
+    MESSAGE_FROZEN = "{names} are one tensor: this line freezes it under both names, while {parameters} {train}."
+    FIX = "Untie the weights, or freeze (or train) both layers on purpose."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
@@ -107,13 +111,14 @@ class TiedParameterFrozen(Rule):
         names = " and ".join(parameter.aliases)
         tie = next((e for e in reversed(parameter.history) if e.kind == "register"), None)
         if freeze is not None:
-            text = f"{names} are one tensor: this sets it training again, though it was frozen under its other name."
+            message = self.MESSAGE_UNFROZEN.format(names=names)
         else:
-            others = f"{context.names(rest)} {inflect(rest, 'train')}"
-            text = f"{names} are one tensor: this freezes it under both names, while {others} on."
+            message = self.MESSAGE_FROZEN.format(
+                names=names, parameters=context.names(rest), train=inflect(rest, "still train")
+            )
         return context.finding(
             self,
-            text,
+            message,
             at=event.site,
             parameters=[parameter],
             aliases=True,
@@ -122,19 +127,19 @@ class TiedParameterFrozen(Rule):
                 context.related("tied here", tie),
                 *context.callers(event.site),
             ],
-            fix=Fix("Untie the weights, or freeze (or train) both ends knowingly."),
+            fix=Fix(self.FIX),
         )
 
 
 def _ends(context: Context, parameter: Parameter) -> list[Module]:
-    """The different modules that register a parameter."""
+    """Return the modules that register a parameter."""
     return [m for m in context.trace.modules if parameter.index in m.parameters]
 
 
 def _end_of(context: Context, event: Event, ends: list[Module]) -> Module | None:
-    """The end that a freeze or thaw was meant for: the only one in the modules whose requires_grad_ its line calls."""
+    """Return the end that a change of requires_grad names: the only one below the modules of its line."""
     trace = context.trace
-    # loops over several modules go by the union of what they touch, line by line
+    # one line in a loop may change several modules
     same = {
         e.data["through"]
         for e in trace.events
@@ -145,6 +150,7 @@ def _end_of(context: Context, event: Event, ends: list[Module]) -> Module | None
 
 
 def _is_in(context: Context, module: Module, number: int) -> bool:
+    """Return True if a module is another one or lies below it."""
     while module.number != number and module.parent >= 0:
         module = context.trace.modules[module.parent]
     return module.number == number

@@ -15,21 +15,21 @@ from gradlint import (
     group_location,
     in_bytes,
     in_flops,
+    inflect,
     nearest_optimizer,
     weight_gradient_flops,
 )
 
 
 class TrainableParameterNotInOptimizer(Rule):
-    """Gradient reaches a parameter that no optimizer holds.
+    """A parameter with a gradient that no optimizer contains.
 
     ## What it does
-    Finds parameters that require grad, that the loss's gradient reaches, and that are in no optimizer's groups.
+    Finds parameters that require grad and get a gradient from the loss, but are in no optimizer's groups.
 
     ## Why it is bad
-    Their gradient is computed in every step and never applied: the layer stays at its initial values, and the time and
-    memory for its gradient are wasted. Where the layer was created after the optimizer, the optimizer trains what it
-    replaced.
+    Every step computes their gradient and never applies it. The layer keeps its initial values, and the time and memory
+    for its gradient are wasted. If the layer was created after the optimizer, the optimizer trains the one it replaced.
 
     ## Example
     ```python
@@ -54,8 +54,8 @@ class TrainableParameterNotInOptimizer(Rule):
     ```
 
     ## Known limits
-    Copies of a network that trains (target networks) and loss networks in eval mode weigh info: gradient is wasted on
-    them, and nothing is lost. Parameters that an optimizer outside of the set-up steps are not known.
+    The severity is info for copies of a network that trains (target networks) and for loss networks in eval mode: only
+    time is wasted. An optimizer outside of the training setup is unknown.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#constructing-it
@@ -67,9 +67,12 @@ class TrainableParameterNotInOptimizer(Rule):
     needs = frozenset({"optimizer", "loss"})
     yields_to = frozenset({"GL104", "GL304", "GL307"})
 
+    MESSAGE = "{parameters} {are} in no optimizer: every step computes a gradient and never applies it."
+    MESSAGE_LATE = "{parameters} {are} in no optimizer: created at {created}, after {optimizer} was created."
+    FIX = "Add {them} to a group. If {they} should not train, freeze {them}, which saves {saved}."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        flow = context.flow
+        trace, flow = context.trace, context.flow
         stepped = {key for step in trace.training.steps for key in step.content} if trace.training else set()
         missing = [
             p
@@ -81,11 +84,8 @@ class TrainableParameterNotInOptimizer(Rule):
             and p.key not in stepped
             and p.numel
         ]
-        groups: dict[tuple[int, Severity], list[Parameter]] = {}
-        for parameter in missing:
-            optimizer = nearest_optimizer(context.trace, parameter)
-            groups.setdefault((optimizer.number, _severity(context, parameter)), []).append(parameter)
-        for (number, severity), parameters in groups.items():
+        groups = context.by_place(missing, lambda p: (nearest_optimizer(trace, p).number, _severity(context, p)))
+        for (number, severity), parameters in groups:
             yield self._finding(context, trace.optimizers[number], severity, parameters)
 
     def _finding(
@@ -97,27 +97,26 @@ class TrainableParameterNotInOptimizer(Rule):
         flops = sum(weight_gradient_flops(context.trace, p) for p in parameters)
         if flops:
             saved += f" and {in_flops(flops)} per step"
-        what = "is" if len(parameters) == 1 else "are"
-        if severity == Severity.ERROR:
-            what = f"(created at {context.place(created)}, after {optimizer.type} was made) {what}"
+        one = len(parameters) == 1
         empty = [group_location(context.trace, optimizer, g) for g in optimizer.groups if not g.keys]
         return context.finding(
             self,
-            f"{context.names(parameters)} {what} in no optimizer: the gradient is computed in every step and never "
-            f"applied.",
+            (self.MESSAGE_LATE if severity == Severity.ERROR else self.MESSAGE).format(
+                parameters=context.names(parameters),
+                are=inflect(parameters, "are"),
+                created=context.place(created),
+                optimizer=optimizer.type,
+            ),
             at=optimizer.site,
             parameters=parameters,
             related=[
                 context.related("created here", created),
                 *(context.related("its parameters are chosen here", at) for at in optimizer.arguments.chosen_at),
                 *(context.related("this group is empty", at) for at in empty[:2]),
-                *context.callers(optimizer.site, "made from here", 1),
-                *(
-                    context.related("and in none of this one's groups", other.site)
-                    for other in context.trace.optimizers[:4]
-                ),
+                *context.callers(optimizer.site, "called here", 1),
+                *(context.related("not in this optimizer either", o.site) for o in context.trace.optimizers[:4]),
             ],
-            fix=Fix(f"Add them to a group; or, if they are meant to stay, freeze them, which saves {saved}."),
+            fix=Fix(self.FIX.format(they="it" if one else "they", them="it" if one else "them", saved=saved)),
             severity=severity,
         )
 

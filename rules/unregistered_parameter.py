@@ -8,15 +8,15 @@ from gradlint import Context, Finding, Fix, Loose, Rule, Severity, assigned_at, 
 
 
 class UnregisteredParameter(Rule):
-    """A tensor that should train and is no parameter of the model.
+    """A tensor that requires grad and is not registered as a parameter.
 
     ## What it does
-    Finds tensors that need grad, that the model holds as plain attributes (or in lists and dicts) and uses in the
-    forward, and that are neither registered nor in an optimizer: a `Parameter` in a list, a leaf made with
-    `requires_grad=True`, or an expression that is a Parameter no longer (`nn.Parameter(x) * 0.02`).
+    Finds tensors that require grad, are used in the forward, and are neither registered nor in an optimizer. The model
+    holds them as plain attributes or in lists and dicts: a `Parameter` in a list, a leaf created with
+    `requires_grad=True`, or an expression, which is not a Parameter (`nn.Parameter(x) * 0.02`).
 
     ## Why it is bad
-    The gradient is computed and never applied. The result of an expression also keeps the graph of its making: the
+    The gradient is computed and never applied. The result of an expression also keeps its autograd graph alive: the
     second backward through it fails.
 
     ## Example
@@ -56,8 +56,8 @@ class UnregisteredParameter(Rule):
     ```
 
     ## Known limits
-    Silent on inputs, and on tensors by which the user's code differentiates (`torch.autograd.grad`): coordinates,
-    gradient penalties. Of closures and globals, those are looked at that the model's own methods name.
+    Inputs are not reported, nor tensors that user code differentiates by with `torch.autograd.grad` (coordinates,
+    gradient penalties). Closures and globals are searched only if a method of the model names them.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.parameter.Parameter.html
@@ -68,32 +68,33 @@ class UnregisteredParameter(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward"})
 
+    MESSAGE = "{names} {reason}: the gradient is computed, and no optimizer applies it."
+    RELATED = "created here"
+    FIX = "Register it: compute the value and move it first, then wrap it in nn.Parameter."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        groups: dict[tuple[int, str], list[Loose]] = {}
-        for loose in trace.loose:
-            if loose.reached and not loose.differentiated:
-                groups.setdefault((loose.held.holder, loose.held.attribute), []).append(loose)
-        for (number, attribute), members in groups.items():
+        unregistered = [loose for loose in trace.loose if loose.reached and not loose.differentiated]
+        for (number, attribute), members in context.by_place(unregistered, lambda t: (t.held.holder, t.held.attribute)):
             first = members[0]
-            names = ", ".join(m.held.fqn for m in members)
-            are = inflect(members, "are")
-            if not first.leaf:
-                what = f"{are} computed from a leaf and so no Parameter"
-            elif first.parameter:
-                what = f"{are} nn.Parameter in a place that registers nothing"
-            else:
-                what = f"{inflect(members, 'need')} grad and {are} no Parameter"
+            names = [member.held.fqn for member in members]
             if first.held.variable:
                 where = trace.location(first.site) or variable_assigned_at(trace, attribute)
             else:
                 where = assigned_at(trace, trace.modules[number].type.bases, attribute)
             yield context.finding(
                 self,
-                f"{names} {what}: the gradient is computed and no optimizer applies it.",
+                self.MESSAGE.format(names=", ".join(names), reason=self._reason(first, names)),
                 at=where if where is not None else first.site,
-                named=[m.held.fqn for m in members],
-                related=[context.related("made here", first.site)],
-                severity=None if where is not None or context.by_user(first.site) else Severity.INFO,
-                fix=Fix("Register it: compute the value and move it first, wrap it in nn.Parameter last."),
+                named=names,
+                related=[context.related(self.RELATED, first.site)],
+                demoted=where is None and not context.by_user(first.site),
+                fix=Fix(self.FIX),
             )
+
+    def _reason(self, tensor: Loose, names: list[str]) -> str:
+        if not tensor.leaf:
+            return f"{inflect(names, 'are')} the result of an operation, not an nn.Parameter"
+        if tensor.parameter:
+            return f"{inflect(names, 'are')} not registered, though created as nn.Parameter"
+        return f"{inflect(names, 'require')} grad, but {inflect(names, 'are')} not an nn.Parameter"

@@ -11,13 +11,13 @@ class ZeroLearningRateGroup(Rule):
     """A parameter group with learning rate 0.
 
     ## What it does
-    Finds groups with `lr` 0 that hold trainable parameters which gradient reaches, where no scheduler is attached; or,
-    where steps were recorded, whose rate was 0 at each of them and at two or more.
+    Finds groups with `lr` 0 and no scheduler that contain trainable parameters with a gradient. If steps were recorded,
+    the rate was 0 at two or more steps and at all of them.
 
     ## Why it is bad
-    The gradient of the whole group is computed in every step and multiplied by zero. If freezing is meant,
-    `requires_grad_(False)` says so and saves the work; weight decay that is not scaled by the learning rate would still
-    move the parameters.
+    Every step computes the gradient of the whole group and multiplies it by zero. To freeze the parameters, use
+    `requires_grad_(False)`, which also saves the work. Weight decay that the learning rate does not scale would still
+    change them.
 
     ## Example
     ```python
@@ -46,8 +46,8 @@ class ZeroLearningRateGroup(Rule):
     ```
 
     ## Known limits
-    A scheduler is recognised by the `initial_lr` that it writes into the group; one that sets rates by other means is
-    not.
+    A scheduler is recognized by the `initial_lr` that it writes into the group. A scheduler that sets rates by other
+    means is not recognized.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#per-parameter-options
@@ -58,35 +58,39 @@ class ZeroLearningRateGroup(Rule):
     severity = Severity.WARNING
     needs = frozenset({"optimizer", "loss"})
 
+    MESSAGE = "{group} has learning rate 0: {parameters} {get} a gradient in every step and never {change}."
+    FIX = "Freeze them with requires_grad_(False) and leave them out, or give the group a learning rate."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         for optimizer in trace.optimizers:
             for group in optimizer.groups:
-                parameters = [
-                    p
-                    for key in group.keys
-                    if (p := trace.by_key.get(key)) is not None and p.requires_grad and p.index in context.flow.reached
-                ]
-                never = _never_moves(context, group)
-                if not parameters or (not never and (group.lr != 0 or group.scheduled)):
+                contained = [trace.by_key[key] for key in group.keys if key in trace.by_key]
+                parameters = [p for p in contained if p.requires_grad and p.index in context.flow.reached]
+                is_zero = group.lr == 0 and not group.scheduled
+                if not parameters or not (is_zero or _was_always_zero(context, group)):
                     continue
-                which = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
+                name = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
                 yield context.finding(
                     self,
-                    f"{which} has learning rate 0: {context.names(parameters)} {inflect(parameters, 'get')} a gradient "
-                    f"in every step and never {inflect(parameters, 'move')}.",
+                    self.MESSAGE.format(
+                        group=name,
+                        parameters=context.names(parameters),
+                        get=inflect(parameters, "get"),
+                        change=inflect(parameters, "change"),
+                    ),
                     at=group_location(trace, optimizer, group),
                     parameters=parameters,
                     related=[
-                        context.related("its scheduler is made here", _scheduler(context, optimizer)),
-                        context.related(f"{optimizer.type} is made here", optimizer.site),
+                        context.related("its scheduler is created here", _scheduler(context, optimizer)),
+                        context.related(f"{optimizer.type} is created here", optimizer.site),
                     ],
-                    fix=Fix("Freeze them with requires_grad_(False) and leave them out, or give the group a rate."),
+                    fix=Fix(self.FIX),
                 )
 
 
-def _never_moves(context: Context, group: Group) -> bool:
-    """Whether the rate was 0 at every recorded step of a group, and at two or more."""
+def _was_always_zero(context: Context, group: Group) -> bool:
+    """Return True if the learning rate was 0 at all recorded steps of a group, and at two or more."""
     training = context.trace.training
     if training is None:
         return False
@@ -95,6 +99,6 @@ def _never_moves(context: Context, group: Group) -> bool:
 
 
 def _scheduler(context: Context, optimizer: Optimizer) -> int | None:
-    """Where a scheduler of an optimizer was made."""
+    """Return the site at which a scheduler of an optimizer was created."""
     training = context.trace.training
     return training.schedulers.get(optimizer.key) if training is not None else None
