@@ -9,9 +9,9 @@ import pytest
 
 import gradlint
 from gradlint.config.settings import read as read_settings
-from gradlint.engine.check import snapshot_target
 from gradlint.lock.lockfile import read, render
 from gradlint.lock.snapshot import changes
+from gradlint.lock.take import snapshot_target
 
 pytest_plugins = ["pytester"]
 pytest.importorskip("transformers")

@@ -171,10 +171,11 @@ def _check(
 
 
 def _snapshot(key: str, target: str, inputs: Sequence[str]) -> tuple[Snapshot, TargetSummary]:
-    engine = _engine(target)
+    _engine(target)
+    from gradlint.lock.take import snapshot_target
+
     settings = Configuration().of_target(target)
-    made: tuple[Snapshot, TargetSummary] = engine.snapshot_target(target, options(settings, target, inputs=inputs), key)
-    return made
+    return snapshot_target(target, options(settings, target, inputs=inputs), key)
 
 
 def _explain(target: str, pattern: str, inputs: Sequence[str]) -> list[Explanation]:

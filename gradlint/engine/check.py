@@ -23,7 +23,6 @@ from gradlint.rulekit.rule import ON_REQUEST, Rule
 from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:
-    from gradlint.lock.snapshot import Snapshot
     from gradlint.rulekit.contract import Contract, Declaration
     from gradlint.traces.trace import Trace
 
@@ -61,22 +60,6 @@ def check_setup(
     """Judge what a build() returns, or a build function itself; in the latter case lines of the build are known."""
     options = options or Options()
     return _check(name, rules, options, lambda: record_made(setup, options, name))
-
-
-def snapshot_target(target: str, options: Options | None = None, name: str = "") -> tuple[Snapshot, TargetSummary]:
-    """What trains in a target, for a lock or a comparison.
-
-    Raises:
-        TargetError: it cannot be recorded, or has nothing that could train.
-    """
-    from gradlint.lock.snapshot import take
-
-    with record_target(target, options or Options(), name) as trace:
-        problem = nothing_to_judge(trace)
-        if problem:
-            raise TargetError(problem)
-        flow = Flow(trace)
-        return take(trace, flow), _summary(trace, flow)
 
 
 @contextlib.contextmanager
@@ -180,7 +163,7 @@ def _judged(report: Report, trace: Trace, rules: Sequence[type[Rule]], options: 
     if problem and not report.findings:
         raise TargetError(problem)
     held = any("contract" in rule.needs for rule in rules)
-    report.targets.append(_summary(trace, flow, context.contract if held else None))
+    report.targets.append(summarize(trace, flow, context.contract if held else None))
     return remarks(trace)
 
 
@@ -236,7 +219,8 @@ def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bo
     ]
 
 
-def _summary(trace: Trace, flow: Flow, contract: Contract | None = None) -> TargetSummary:
+def summarize(trace: Trace, flow: Flow, contract: Contract | None = None) -> TargetSummary:
+    """Count what becomes of the parameters of a recorded training setup."""
     mine = [p for p in trace.parameters if p.in_tree]
     trainable = [p for p in mine if p.requires_grad]
     return TargetSummary(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gradlint.findings import Finding, Fix, Related, Severity
-from gradlint.flow.flow import Flow
-from gradlint.flow.outcome import FROZEN, RESTS, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
+from gradlint.flow.outcome import FROZEN, RESTS, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED
 from gradlint.location import Location
-from gradlint.traces.trace import Optimizer, Parameter, Trace
 from gradlint.wording import summarize_names
 
 STATES = (TRAINS, FROZEN, STARVED, UNUSED, UNHELD, RESTS, UNKNOWN)
@@ -86,38 +83,6 @@ class Change:
     """The line that brought it about, where one did."""
     joint: str = " at "
     """What stands between the text and the place."""
-
-
-def take(trace: Trace, flow: Flow) -> Snapshot:
-    """What trains in a recorded set-up."""
-    found = Snapshot(trace.target)
-    for parameter in trace.parameters:
-        if not parameter.in_tree:
-            continue
-        now = standing(flow, parameter)
-        found.entries[parameter.fqn] = Entry(
-            parameter.fqn, tuple(parameter.shape), now.state, re.sub(r"\s+", "_", now.by), _held(trace, parameter)
-        )
-        found.why[parameter.fqn] = (now.why, now.location)
-    for module in trace.modules:
-        if module.in_tree and "running_mean" in module.running_stats:
-            found.norms[module.fqn] = Norm(module.fqn, module.type.name, module.training)
-    return found
-
-
-def _held(trace: Trace, parameter: Parameter) -> tuple[str, ...]:
-    found = []
-    for number, index in parameter.groups:
-        optimizer = trace.optimizers[number]
-        group = optimizer.groups[index]
-        rate = "" if group.lr is None else f" lr={group.lr:g}" + (" scheduled" if group.scheduled else "")
-        found.append(_label(optimizer) + rate)
-    return tuple(sorted(found))
-
-
-def _label(optimizer: Optimizer) -> str:
-    name = re.sub(r"\s+", "_", optimizer.name)
-    return f"{name}:{optimizer.type}" if name else optimizer.type
 
 
 def changes(before: Snapshot, after: Snapshot) -> list[Change]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import tokenize
 from dataclasses import dataclass
 
 from gradlint.location import Location
 from gradlint.report.view import View, cells, char_cells
-from gradlint.source import overlay
+from gradlint.source.text import source_lines
 
 CONTEXT = 2
 """Lines shown before and after the blamed ones."""
@@ -26,21 +24,6 @@ class Row:
     text: str
     marks: str = ""
     """The underline that belongs below the text; empty where nothing is blamed."""
-
-
-def source_lines(path: str) -> tuple[str, ...]:
-    """The lines of a source file, decoded as Python would; empty when it cannot be read."""
-    try:
-        data = overlay.read(path)
-        try:
-            encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        except (SyntaxError, UnicodeError):
-            encoding = "utf-8"
-        text = data.decode(encoding, errors="replace")
-    except (OSError, ValueError, LookupError):
-        return ()
-    # Not str.splitlines: Python's line numbers count neither form feeds nor Unicode line separators.
-    return tuple(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n"))
 
 
 def excerpt(location: Location, view: View, width: int, context: int = CONTEXT) -> list[Row]:

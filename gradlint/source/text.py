@@ -10,6 +10,7 @@ import warnings
 from functools import cached_property
 
 from gradlint.location import Location
+from gradlint.source import overlay
 
 _CARRIAGE = re.compile(rb"\r\n?")
 _BREAK = re.compile(r"\r\n|\r|\n")
@@ -128,3 +129,18 @@ def parse(text: str) -> ast.Module:
     except (ValueError, RecursionError, MemoryError) as error:
         what = str(error) if isinstance(error, ValueError) else "it is nested too deeply to be parsed"
         raise Unreadable(what or type(error).__name__) from error
+
+
+def source_lines(path: str) -> tuple[str, ...]:
+    """Return the lines of a source file, decoded as Python would; empty if it cannot be read."""
+    try:
+        data = overlay.read(path)
+        try:
+            encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        except (SyntaxError, UnicodeError):
+            encoding = "utf-8"
+        text = data.decode(encoding, errors="replace")
+    except (OSError, ValueError, LookupError):
+        return ()
+    # Not str.splitlines: Python's line numbers count neither form feeds nor Unicode line separators.
+    return tuple(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n"))

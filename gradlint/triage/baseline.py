@@ -13,7 +13,7 @@ from typing import Any
 
 from gradlint.errors import UsageError
 from gradlint.findings import Finding
-from gradlint.report.excerpt import source_lines
+from gradlint.source.text import source_lines
 from gradlint.triage.fixes import write_atomically
 
 VERSION = 1

@@ -1,0 +1,60 @@
+"""Taking a snapshot: a target recorded, and what trains in it written down as plain facts."""
+
+from __future__ import annotations
+
+import re
+
+from gradlint.engine.check import Options, record_target, summarize
+from gradlint.engine.notes import nothing_to_judge
+from gradlint.errors import TargetError
+from gradlint.findings import TargetSummary
+from gradlint.flow.flow import Flow
+from gradlint.flow.outcome import standing
+from gradlint.lock.snapshot import Entry, Norm, Snapshot
+from gradlint.traces.trace import Optimizer, Parameter, Trace
+
+
+def snapshot_target(target: str, options: Options | None = None, name: str = "") -> tuple[Snapshot, TargetSummary]:
+    """Record a target and return its snapshot and its summary.
+
+    Raises:
+        TargetError: it cannot be recorded, or has nothing that could train.
+    """
+    with record_target(target, options or Options(), name) as trace:
+        problem = nothing_to_judge(trace)
+        if problem:
+            raise TargetError(problem)
+        flow = Flow(trace)
+        return take(trace, flow), summarize(trace, flow)
+
+
+def take(trace: Trace, flow: Flow) -> Snapshot:
+    """What trains in a recorded set-up."""
+    found = Snapshot(trace.target)
+    for parameter in trace.parameters:
+        if not parameter.in_tree:
+            continue
+        now = standing(flow, parameter)
+        found.entries[parameter.fqn] = Entry(
+            parameter.fqn, tuple(parameter.shape), now.state, re.sub(r"\s+", "_", now.by), _held(trace, parameter)
+        )
+        found.why[parameter.fqn] = (now.why, now.location)
+    for module in trace.modules:
+        if module.in_tree and "running_mean" in module.running_stats:
+            found.norms[module.fqn] = Norm(module.fqn, module.type.name, module.training)
+    return found
+
+
+def _held(trace: Trace, parameter: Parameter) -> tuple[str, ...]:
+    found = []
+    for number, index in parameter.groups:
+        optimizer = trace.optimizers[number]
+        group = optimizer.groups[index]
+        rate = "" if group.lr is None else f" lr={group.lr:g}" + (" scheduled" if group.scheduled else "")
+        found.append(_label(optimizer) + rate)
+    return tuple(sorted(found))
+
+
+def _label(optimizer: Optimizer) -> str:
+    name = re.sub(r"\s+", "_", optimizer.name)
+    return f"{name}:{optimizer.type}" if name else optimizer.type
