@@ -48,21 +48,21 @@ def check(
     the command line; configuration files are not read.
     """
     from gradlint.config.settings import Settings
-    from gradlint.engine import check as engine
-    from gradlint.engine.options import declared
+    from gradlint.engine.check import check_setup, check_target, check_trace
+    from gradlint.engine.options import Options, declared
     from gradlint.rulekit import registry, selection
     from gradlint.traces.trace import Trace
     from gradlint.triage import filters
 
     known = registry.load()
     chosen = selection.select(known, select, ignore, extend_select)
-    options = engine.Options(inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen))
+    options = Options(inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen))
     if isinstance(setup, str):
-        report = engine.check_target(setup, chosen.rules, options)
+        report = check_target(setup, chosen.rules, options)
     elif isinstance(setup, Trace):
-        report = engine.check_trace(setup, chosen.rules, options)
+        report = check_trace(setup, chosen.rules, options)
     else:
-        report = engine.check_setup(setup, chosen.rules, options, name or name_of(setup))
+        report = check_setup(setup, chosen.rules, options, name or name_of(setup))
     return filters.of_one(report, filters.Plan(Settings(), known, chosen), show_info=show_info)
 
 
@@ -72,14 +72,15 @@ def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
     Raises:
         TargetError: the user's code, or what it returned, kept the recording from being made.
     """
-    from gradlint.engine import check as engine
+    from gradlint.engine.check import record_made, record_target
+    from gradlint.engine.options import Options
 
-    options = engine.Options(inputs=tuple(inputs))
+    options = Options(inputs=tuple(inputs))
     if isinstance(setup, str):
-        with engine.record_target(setup, options) as made:
-            return made
-    with engine.record_made(setup, options, name or name_of(setup)) as made:
-        return made
+        with record_target(setup, options) as recorded:
+            return recorded
+    with record_made(setup, options, name or name_of(setup)) as recorded:
+        return recorded
 
 
 def name_of(setup: Any) -> str:

@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from gradlint.engine.check import Options, record_target
+from gradlint.engine.check import record_target
+from gradlint.engine.options import Options
 from gradlint.errors import UsageError
 from gradlint.flow.cut import Cut, region_location
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import FROZEN, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
 from gradlint.flow.paths import path_to_loss
 from gradlint.location import Location
+from gradlint.report.explanation import Explanation, Section, Step
 from gradlint.rulekit.contract import matches, no_match
 from gradlint.traces.trace import Event, Op, Parameter, Trace
 from gradlint.wording import count
 
 SHOWN = 12
 """Steps shown of a way to the loss; of a longer one the first and the last."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing that is known of a parameter."""
-
-    text: str
-    location: Location | None = None
-    important: bool = False
-    """Whether it decides what becomes of the parameter."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """Steps that belong together, in order."""
-
-    title: str
-    steps: Sequence[Step]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why one parameter trains, or does not."""
-
-    parameter: str
-    state: str
-    """What becomes of it, and why."""
-    about: str
-    """Its shape and its other names."""
-    sections: Sequence[Section] = ()
 
 
 def explain(target: str, pattern: str, options: Options | None = None) -> list[Explanation]:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from gradlint.engine.check import Options, check_trace
+from gradlint.engine.check import check_trace
+from gradlint.engine.options import Options
 from gradlint.errors import UsageError
 from gradlint.findings import Report
 from gradlint.load.setup import Setup, modules_of, normalize, optimizers_of

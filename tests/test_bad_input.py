@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from gradlint.cli import main
-from gradlint.engine.check import Options, check_target
+from gradlint.engine.check import check_target
+from gradlint.engine.options import Options
 from gradlint.findings import Report
 from gradlint.rulekit import registry
 

@@ -20,6 +20,7 @@ import pytest
 
 from gradlint.cli import main
 from gradlint.cli.targets import builders, missing_attribute
+from gradlint.engine.options import Options
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Report, Severity, Skipped, TargetSummary
 from gradlint.rulekit import registry
@@ -46,14 +47,6 @@ class {cls}(Rule):
     def check(self, context):
         return []
 '''
-
-
-@dataclass(frozen=True)
-class Options:
-    inputs: tuple[str, ...] = ()
-    strict: bool = False
-    numeric: bool = False
-    contract: tuple[Any, ...] = ()
 
 
 def found(target: str, code: str, severity: Severity) -> Report:
@@ -114,7 +107,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.chdir(tmp_path)
     fake = Engine()
     module = types.ModuleType("gradlint.engine.check")
-    module.__dict__.update(check_target=fake.check_target, Options=Options)
+    module.__dict__.update(check_target=fake.check_target)
     monkeypatch.setitem(sys.modules, "gradlint.engine.check", module)
     return fake
 
@@ -234,6 +227,16 @@ def test_users_traceback_is_shown(run: Run, target: str, output_format: str, str
 def test_options_reach_the_engine(run: Run, engine: Engine) -> None:
     run("check", "m:clean", "--input", "2,3", "--input", "mask=2:bool", "--strict", "--select", "detached-upstream")
     assert engine.calls == [("m:clean", ["GL401"], Options(("2,3", "mask=2:bool"), True))]
+
+
+def test_a_wrong_format_in_the_configuration_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "gradlint.toml").write_text('output-format = "jsn"')
+    result = run("check", "m:clean")
+    assert (result.code, "must be one of full, concise, json" in result.err, "did you mean json?" in result.err) == (
+        2,
+        True,
+        True,
+    )
 
 
 def test_numeric_reaches_the_engine(run: Run, engine: Engine) -> None:
@@ -430,15 +433,7 @@ def test_builders_are_found_without_importing(project: Path) -> None:
 
 DRIVER = """
 import atexit, os, sys, types
-from dataclasses import dataclass
 from gradlint.findings import Report
-
-@dataclass
-class Options:
-    inputs: tuple = ()
-    strict: bool = False
-    numeric: bool = False
-    contract: tuple = ()
 
 def check_target(target, rules, options):
     atexit.register(print, "noise at exit")
@@ -449,7 +444,7 @@ def check_target(target, rules, options):
     return Report()
 
 engine = types.ModuleType("gradlint.engine.check")
-engine.check_target, engine.Options = check_target, Options
+engine.check_target = check_target
 sys.modules["gradlint.engine.check"] = engine
 from gradlint.rulekit import registry
 registry._all_rules = lambda *_: []

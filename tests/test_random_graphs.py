@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradlint.engine.check import Options, record_made
+from gradlint.engine.check import record_made
+from gradlint.engine.options import Options
 from gradlint.flow.flow import Flow
 
 

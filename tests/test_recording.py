@@ -18,7 +18,8 @@ from table import Builder
 from torch import nn
 
 import gradlint
-from gradlint.engine.check import Options, _judge, record_target
+from gradlint.engine.check import _judge, record_target
+from gradlint.engine.options import Options
 from gradlint.findings import Report
 from gradlint.flow.cut import CHECKPOINT, FUNCTION
 from gradlint.flow.flow import Flow

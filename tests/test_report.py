@@ -269,7 +269,7 @@ def test_anything_can_be_rendered(
     assert not set("\x1b\r\t\x07\x00") & set(shown)
     if encoding != "no-such-encoding":
         shown.encode(encoding)
-    json.loads(as_json.render(report, path.parent))
+    json.loads(as_json.render(report, View(root=path.parent)))
 
 
 # Concise
@@ -335,7 +335,7 @@ SCHEMA = _object(
 @pytest.mark.parametrize("empty", [True, False])
 def test_json_keeps_to_its_schema(tmp_path: Path, empty: bool) -> None:
     report = Report() if empty else everything(tmp_path)
-    jsonschema.validate(json.loads(as_json.render(report, tmp_path)), SCHEMA)
+    jsonschema.validate(json.loads(as_json.render(report, View(root=tmp_path))), SCHEMA)
 
 
 def test_json_spans(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_json_spans(tmp_path: Path) -> None:
 
 
 def test_json_is_ascii(tmp_path: Path) -> None:
-    assert as_json.render(Report(errors=[Failure("ü:b", "日本 \ud800")]), tmp_path).isascii()
+    assert as_json.render(Report(errors=[Failure("ü:b", "日本 \ud800")]), View(root=tmp_path)).isascii()
 
 
 # Names, paths, text

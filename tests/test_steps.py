@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import gradlint
-from gradlint.engine.check import Options, check_setup
+from gradlint.engine.check import check_setup
+from gradlint.engine.options import Options
 from gradlint.rulekit import registry
 
 LOOPS = Path(__file__).parent / "loops"

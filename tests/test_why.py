@@ -8,8 +8,8 @@ import pytest
 
 from gradlint.errors import UsageError
 from gradlint.explain import Explanation, explain
-from gradlint.report.explanations import render
 from gradlint.report.view import View
+from gradlint.report.why import render
 
 ROOT = Path(__file__).resolve().parent.parent
 FOUNDING = ROOT / "fixtures" / "founding"

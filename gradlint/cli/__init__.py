@@ -6,7 +6,6 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -14,14 +13,8 @@ import click
 from gradlint.cli import streams
 from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
-from gradlint.cli.lock import diff, lock
-from gradlint.cli.run import run
 from gradlint.errors import GradlintError
 from gradlint.gc_pause import mark_own_process
-
-app.add_command(lock)
-app.add_command(diff)
-app.add_command(run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,9 +69,10 @@ def _json_error(arguments: list[str], message: str) -> None:
     pairs = itertools.pairwise(arguments)
     if "--output-format=json" in arguments or ("--output-format", "json") in pairs:
         from gradlint.findings import Failure, Report  # loads what --version need not
-        from gradlint.report import as_json
+        from gradlint.report import render
+        from gradlint.report.view import View
 
-        streams.write(as_json.render(Report(errors=[Failure("", message)]), Path()))
+        streams.write(render("json", Report(errors=[Failure("", message)]), View()))
 
 
 def console_script() -> NoReturn:

@@ -1,86 +1,20 @@
-"""The commands and their options. Each returns its exit code."""
+"""The commands and their options. Each returns its exit code, and loads what it needs once it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gradlint._version import __version__
-from gradlint.cli import streams
-from gradlint.cli.exits import CLEAN, FAILED
+from gradlint.cli import options, streams
+from gradlint.cli.exits import CLEAN
+from gradlint.cli.options import CheckOptions, OutputOptions
 from gradlint.errors import GradlintError
 
 if TYPE_CHECKING:
     from gradlint.rulekit.registry import Registry
-
-F = TypeVar("F", bound=Callable[..., object])
-
-color_option = click.option(
-    "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
-    help="Colour the output; auto: on a terminal, as NO_COLOR and FORCE_COLOR say.",
-)  # fmt: skip
-rules_dir_option = click.option(
-    "--rules-dir", "rules_dirs", multiple=True, metavar="FOLDER", help="Also load the rules in this folder; repeatable."
-)
-inputs_option = click.option(
-    "--input", "inputs", multiple=True, metavar="SHAPE",
-    help="An input of the forward, as in 2,3,224,224 or 2,16:int64:1000 or mask=2,16:bool; repeatable.",
-)  # fmt: skip
-
-
-FORMATS = ("full", "concise", "json", "sarif", "github")
-
-
-def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator, in the order given."""
-
-    def decorate(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-reporting = _together(
-    click.option("--select", multiple=True, metavar="RULES", help="Run only these: codes, prefixes (GL4) or names."),
-    click.option("--ignore", multiple=True, metavar="RULES", help="Do not run these. The more specific selector wins."),
-    click.option("--extend-select", multiple=True, metavar="RULES", help="Run these too."),
-    click.option("--show-info", is_flag=True, help="Also show findings of severity info."),
-    click.option(
-        "--fail-on", type=click.Choice(["error", "warning", "info"]), show_default="warning",
-        help="The lowest severity that makes the exit code 1; info implies --show-info.",
-    ),
-    click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever is found; errors still exit with 2."),
-    click.option(
-        "--output-format", type=click.Choice(FORMATS), show_default="full", help="How the report is written to stdout."
-    ),
-    click.option("--output-file", metavar="FILE", help="Write the report to a file instead."),
-    click.option("--statistics", is_flag=True, help="Count the findings of each rule instead of listing them."),
-    click.option("-q", "--quiet", is_flag=True, help="Write nothing but findings."),
-)  # fmt: skip
-"""What is looked for, and how it is told."""
-known_findings = _together(
-    click.option("--add-ignores", is_flag=True, help="Write a comment that silences each finding into its file."),
-    click.option("--baseline", metavar="FILE", help="Report only findings that this file does not list."),
-    click.option("--write-baseline", metavar="FILE", help="List all findings in this file, and report none."),
-)  # fmt: skip
-"""What is known and not told."""
-configuration = _together(
-    click.option(
-        "--config", metavar="FILE", help="The configuration file that counts, instead of the nearest one of each file."
-    ),
-    click.option("--isolated", is_flag=True, help="Read no configuration file."),
-)
-"""Which configuration counts."""
-contract = _together(
-    click.option("--trains", multiple=True, metavar="GLOB", help="Parameters that must train; repeatable."),
-    click.option("--frozen", multiple=True, metavar="GLOB", help="Parameters that must not move; repeatable."),
-)
-"""What is declared to train and to be frozen."""
 
 
 class Commands(click.Group):
@@ -118,88 +52,151 @@ def app() -> None:
 
 @app.command()
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@reporting
+@options.reporting
 @click.option("--fix", is_flag=True, help="Make the safe edits of the findings.")
-@click.option("--unsafe-fixes", is_flag=True, help="Make the other edits too, with --fix, --fix-only or --diff.")
-@click.option("--fix-only", is_flag=True, help="Make the edits, and do not report or fail on what is left.")
+@click.option("--unsafe-fixes", is_flag=True, help="Make the unsafe edits too, with --fix, --fix-only or --diff.")
+@click.option("--fix-only", is_flag=True, help="Make the edits; neither report nor fail on the findings that remain.")
 @click.option("--diff", is_flag=True, help="Show the edits as a diff and write nothing; exit with 1 if there are any.")
-@known_findings
-@click.option("--stdin-filename", metavar="NAME", help="What the source that `-` reads from stdin is called.")
-@click.option(
-    "--extend-exclude", multiple=True, metavar="GLOB", help="Leave these files out of folders too; repeatable."
-)
-@click.option("--force-exclude", is_flag=True, help="Exclude files that are named themselves as well.")
-@click.option("--no-cache", is_flag=True, help="Remember nothing about source files.")
-@click.option("--cache-dir", metavar="FOLDER", help="Where findings in source files are remembered.")
-@configuration
-@inputs_option
-@contract
-@click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
-@click.option("--numeric", is_flag=True, help="Train a few steps and measure the gradients (GL605); all is taken back.")
-@rules_dir_option
-@click.option("-v", "--verbose", is_flag=True, help="Say which rules were skipped, and why.")
-@color_option
-def check(
-    targets: tuple[str, ...], select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...],
-    show_info: bool, fail_on: str | None, exit_zero: bool, output_format: str | None, output_file: str | None,
-    statistics: bool, quiet: bool, fix: bool, unsafe_fixes: bool, fix_only: bool, diff: bool, add_ignores: bool,
-    baseline: str | None, write_baseline: str | None, stdin_filename: str | None, extend_exclude: tuple[str, ...],
-    force_exclude: bool, no_cache: bool, cache_dir: str | None, config: str | None, isolated: bool,
-    inputs: tuple[str, ...], trains: tuple[str, ...], frozen: tuple[str, ...], strict: bool, numeric: bool,
-    rules_dirs: tuple[str, ...], verbose: bool, color: str,
-) -> int:  # fmt: skip
+@options.triage
+@click.option("--stdin-filename", metavar="NAME", help="Give the source that `-` reads from stdin this file name.")
+@click.option("--extend-exclude", multiple=True, metavar="GLOB", help="Exclude these files of folders too; repeatable.")
+@click.option("--force-exclude", is_flag=True, help="Exclude also files that are named on the command line.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor write the cache of source files.")
+@click.option("--cache-dir", metavar="FOLDER", help="Keep the cache of source files in this folder.")
+@options.configuration
+@options.inputs
+@options.contract
+@options.strict
+@click.option("--numeric", is_flag=True, help="Train a few steps to measure gradients (GL605), then undo them.")
+@options.rules_dir
+@options.verbose
+@options.color
+def check(**values: Any) -> int:
     """Check each TARGET, and report what does not train.
 
-    A file or a folder is read, and judged by the rules that need its source alone: nothing is run. `-` reads a file
-    from stdin. FILE.py:ATTRIBUTE is built and run once. Without a TARGET, those of the configuration are checked.
+    gradlint builds and runs FILE.py:ATTRIBUTE once. It reads files and folders without running them, with the rules
+    that need only source; `-` reads a file from stdin. Without a TARGET it checks the configured ones.
 
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 a target or an option kept gradlint from doing its job,
     130 interrupted.
     """
-    from gradlint.cli import output as outcome
-    from gradlint.cli.check import Request
+    from gradlint.cli.output import run
 
-    request = Request(
-        targets, select, ignore, extend_select, inputs, strict, rules_dirs, config, isolated, stdin_filename,
-        extend_exclude, force_exclude, no_cache, cache_dir, baseline, trains, frozen, numeric,
+    return run(CheckOptions.of(values), OutputOptions.of(values))
+
+
+@app.command()
+@click.argument("script", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
+@click.option("-m", "module", metavar="MODULE", help="Run a module or package, as python -m does.")
+@click.option(
+    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Record this many steps of each optimizer."
+)
+@click.option(
+    "--max-batches", type=click.IntRange(1), default=500, show_default=True,
+    help="Stop after this many calls of the models, however few steps were recorded.",
+)  # fmt: skip
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=300.0, show_default=True, help="Stop after this many seconds."
+)
+@click.option("--tracking", is_flag=True, help="Leave experiment trackers (wandb, comet, ...) on.")
+@options.reporting
+@options.triage
+@options.configuration
+@options.contract
+@options.strict
+@options.rules_dir
+@options.verbose
+@options.color
+def run(
+    script: str | None, arguments: tuple[str, ...], module: str | None, steps: int, max_batches: int, timeout: float,
+    tracking: bool, **values: Any,
+) -> int:  # fmt: skip
+    """Run a training script, stop it after its first steps, and report what does not train.
+
+    The script runs unmodified, in a process of its own: gradlint run train.py -- --lr 1e-3. Files that it writes stay.
+    Its output goes to stderr. Configuration, comments, baseline and exit codes work as for check.
+    """
+    from functools import partial
+
+    from gradlint.runner.job import Job
+    from gradlint.runner.parent import begun
+
+    if module is not None:
+        arguments = (*(() if script is None else (script,)), *arguments)
+        script = module
+    if script is None:
+        raise click.UsageError("name the script to run, or a module after -m")
+    given = CheckOptions.of(values)
+    job = Job(
+        script=script, module=module is not None, arguments=arguments, steps=steps, max_batches=max_batches,
+        seconds=timeout, trains=given.trains, frozen=given.frozen,
     )  # fmt: skip
-    wishes = outcome.Wishes(
-        show_info, fail_on, exit_zero, output_format, output_file, statistics, quiet, fix, unsafe_fixes, fix_only, diff,
-        add_ignores, write_baseline, verbose, color,
-    )  # fmt: skip
-    return outcome.run(request, wishes, commands=frozenset(app.commands))
+    with begun(tracking=tracking) as process:
+        from gradlint.cli import output  # while the process imports torch
+        from gradlint.cli.run import ScriptChecker
+
+        return output.run(given, OutputOptions.of(values), partial(ScriptChecker, job=job, process=process))
 
 
 @app.command()
 @click.argument("target")
 @click.argument("pattern", metavar="PARAMETER-GLOB")
-@inputs_option
-@color_option
+@options.inputs
+@options.color
 def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
-    """Say why the parameters of TARGET that a glob names train or do not.
+    """Explain why the parameters of TARGET that match a glob train or do not.
 
     Example: gradlint why model.py:build 'encoder.*.weight'
     """
-    from gradlint.cli.one_target import explain  # loads what --version need not
-    from gradlint.findings import Failure, Report
-    from gradlint.report import concise, explanations
+    from gradlint.cli.why import why
 
-    view = streams.view_of_stdout(color)
-    outcome = explain(target, pattern, inputs=inputs)
-    if isinstance(outcome, Failure):
-        streams.tell(concise.errors(Report(errors=[outcome]), view))
-        return FAILED
-    if not outcome:
-        raise GradlintError(f"no parameter of {target} matches {pattern!r}")
-    streams.write(explanations.render(outcome, view))
-    return CLEAN
+    return why(target, pattern, inputs, color)
+
+
+@app.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--check", is_flag=True, help="Write nothing; report each difference from the lock (GL704).")
+@options.lock_file
+@options.inputs
+@click.option(
+    "--output-format", type=click.Choice(["full", "concise", "json"]), default="full", show_default=True,
+    help="Write the report of --check to stdout in this format.",
+)  # fmt: skip
+@options.color
+def lock(**values: Any) -> int:
+    """Write which parameters of each TARGET train to a lock file, for review and for --check.
+
+    Without a TARGET, all configured ones are locked. With --check, any difference from the lock makes the exit code 1.
+    A lock is written whole or not at all.
+    """
+    from gradlint.cli.lock import lock
+
+    return lock(**values)
+
+
+@app.command()
+@click.argument("before", metavar="[A]", required=False)
+@click.argument("after", metavar="[B]", required=False)
+@options.lock_file
+@options.inputs
+@options.color
+def diff(**values: Any) -> int:
+    """Name the parameters that train in only one of A and B, and other differences.
+
+    A and B are targets or lock files. Without B, A is compared with its lock; without both, every configured target is.
+    The exit code is 1 if anything differs, else 0.
+    """
+    from gradlint.cli.lock import diff
+
+    return diff(**values)
 
 
 @app.command()
 @click.argument("code", metavar="CODE")
-@rules_dir_option
-@configuration
-@color_option
+@options.rules_dir
+@options.configuration
+@options.color
 def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
     """Print the documentation of a rule, named by its CODE or its name."""
     from gradlint.report import catalogue
@@ -212,9 +209,9 @@ def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: b
 
 @app.command()
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
-@rules_dir_option
-@configuration
-@color_option
+@options.rules_dir
+@options.configuration
+@options.color
 def rules(output_format: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
     """List all rules."""
     from gradlint.report import catalogue  # loads what --version need not
@@ -236,7 +233,7 @@ def _known(rules_dirs: tuple[str, ...], config: str | None, isolated: bool) -> R
 
 @app.command("show-settings")
 @click.argument("path", default=".")
-@configuration
+@options.configuration
 def show_settings(path: str, config: str | None, isolated: bool) -> int:
     """Print the settings that count for a file, a folder or a target."""
     from gradlint.config.settings import Configuration, as_toml  # loads what --version need not
@@ -249,7 +246,7 @@ def show_settings(path: str, config: str | None, isolated: bool) -> int:
 
 @app.command()
 @click.option("--cache-dir", metavar="FOLDER", help="The cache to delete, if it is not where it usually is.")
-@configuration
+@options.configuration
 def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
     """Delete what was remembered about source files."""
     from gradlint.config.settings import Configuration  # loads what --version need not

@@ -1,4 +1,4 @@
-"""One call of ``gradlint check``: what is asked, which files and targets that is, and what is found in them."""
+"""One call of ``gradlint check``: the files and targets that its options mean, and the findings in them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gradlint.cli.exits import Interrupted
-from gradlint.cli.one_target import check_targets
+from gradlint.cli.one_target import each_target
+from gradlint.cli.options import CheckOptions
 from gradlint.cli.streams import progress
 from gradlint.config.discover import SourceFile, discover, excluded
 from gradlint.config.settings import Configuration, Settings
-from gradlint.engine.options import declared
 from gradlint.engine.source_cache import default_folder
 from gradlint.engine.source_of_recording import same_mistake
 from gradlint.engine.source_pass import RuleSet, check_files
@@ -31,33 +31,9 @@ from gradlint.triage.filters import Plan, Scope, filtered, shown
 STDIN = "-"
 
 
-@dataclass(frozen=True)
-class Request:
-    """The arguments and options of one call, as far as they decide what is found."""
-
-    targets: tuple[str, ...]
-    select: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-    extend_select: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    strict: bool = False
-    rules_dirs: tuple[str, ...] = ()
-    config: str | None = None
-    isolated: bool = False
-    stdin_filename: str | None = None
-    extend_exclude: tuple[str, ...] = ()
-    force_exclude: bool = False
-    no_cache: bool = False
-    cache_dir: str | None = None
-    baseline: str | None = None
-    trains: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
-    numeric: bool = False
-
-
 @dataclass
-class Found:
-    """What a call found, before the baseline and without what nobody asked to see taken out."""
+class CheckResult:
+    """The findings of a call before configuration, comments and baseline remove some."""
 
     report: Report
     sources: list[SourceFile] = field(default_factory=list)
@@ -67,23 +43,19 @@ class Found:
 
 
 class Checker:
-    """Does what a request asks."""
+    """Checks the files and targets that the options of a call mean."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, options: CheckOptions) -> None:
         """
         Raises:
             UsageError: an option or a configuration file is wrong.
         """
-        self.request = request
-        self.configuration = Configuration(request.config, isolated=request.isolated, override=self._overridden)
-        self.sources = [text for text in request.targets if _is_source(text)]
-        self.targets = [text for text in request.targets if not _is_source(text)]
+        self.options = options
+        self.configuration = Configuration(options.config, isolated=options.isolated, override=self._overridden)
+        self.sources = [text for text in options.targets if _is_source(text)]
+        self.targets = [text for text in options.targets if not _is_source(text)]
         self.settings = self._settings()
-        self.contract = (
-            *declared(trains=request.trains, origin="--trains"),
-            *declared(frozen=request.frozen, origin="--frozen"),
-        )
-        if not request.targets:
+        if not options.targets:
             self.targets = list(self.settings.configured_targets())
             if not self.targets:
                 raise UsageError(
@@ -93,14 +65,15 @@ class Checker:
         self.plan(self.settings)  # what is wrong with the options is said before anything is run
 
     def _settings(self) -> Settings:
-        """The settings of the call as a whole: those of the working directory, else of what is checked first."""
+        """Return the settings of the call as a whole: of the working directory, else of what is checked first."""
         here = self.configuration.near(Path.cwd())
         if here.path is not None:
             return here
-        for text in self.request.targets:
-            found = self.configuration.near(text) if _is_source(text) and text != STDIN else self._of_target(text)
-            if found.path is not None:
-                return found
+        for text in self.options.targets:
+            reads = _is_source(text) and text != STDIN
+            settings = self.configuration.near(text) if reads else self._of_target(text)
+            if settings.path is not None:
+                return settings
         return here
 
     def _of_target(self, text: str) -> Settings:
@@ -108,73 +81,77 @@ class Checker:
 
     def _overridden(self, settings: Settings) -> Settings:
         """Settings as the command line changes them: a --select takes the place of all selection in the file."""
-        request = self.request
-        if request.select:
+        options = self.options
+        if options.select:
             settings = replace(
-                settings, select=request.select, ignore=request.ignore, extend_select=request.extend_select
+                settings, select=options.select, ignore=options.ignore, extend_select=options.extend_select
             )
         else:
             settings = replace(
                 settings,
-                ignore=(*settings.ignore, *request.ignore),
-                extend_select=(*settings.extend_select, *request.extend_select),
+                ignore=(*settings.ignore, *options.ignore),
+                extend_select=(*settings.extend_select, *options.extend_select),
             )
         return replace(
             settings,
-            strict=settings.strict or request.strict,
-            force_exclude=settings.force_exclude or request.force_exclude,
-            extend_exclude=(*settings.extend_exclude, *request.extend_exclude),
+            strict=settings.strict or options.strict,
+            force_exclude=settings.force_exclude or options.force_exclude,
+            extend_exclude=(*settings.extend_exclude, *options.extend_exclude),
         )
 
     def plan(self, settings: Settings) -> Plan:
         """What is asked of the files and targets for which these settings count."""
-        return _plan(settings, self.request.rules_dirs, self.request.select)
+        return _plan(settings, self.options.rules_dirs, self.options.select)
 
     def folders(self, settings: Settings) -> tuple[str, ...]:
         """The folders of rules of the user's own."""
-        return settings.rule_folders(self.request.rules_dirs)
+        return settings.rule_folders(self.options.rules_dirs)
 
     def entries(self) -> list[Entry]:
         """The rules and gradlint's own codes that are known to the call as a whole."""
         return self.plan(self.settings).registry.entries
 
-    def check(self) -> Found:
+    def check(self) -> CheckResult:
         """Check everything that was asked.
 
         Raises:
             UsageError: a configuration file is wrong.
             Interrupted: on Ctrl-C.
         """
-        found = self.check_sources()
+        result = self.check_sources()
         for settings, targets in self._grouped():
-            plan = self.plan(settings)
+            report = Report()
             try:
-                request = self.request
-                report = check_targets(
-                    targets, plan.selection, inputs=request.inputs, contract=self.contract, strict=settings.strict,
-                    numeric=request.numeric, settings_of=self._of_target,
-                )  # fmt: skip
-            except Interrupted as stop:
-                found.report.extend(stop.report)
-                raise Interrupted(self.finished(found)) from None
-            self.add(found, report, settings)
-        return found
+                for _, part in each_target(targets, report, self._check_target, "checking"):
+                    report.extend(part)
+            except Interrupted:
+                result.report.extend(report)
+                raise Interrupted(self.reported(result)) from None
+            self.add(result, report, settings)
+        return result
 
-    def add(self, found: Found, report: Report, settings: Settings) -> None:
-        """Add the report on a recording to what was found."""
+    def _check_target(self, target: str) -> Report:
+        from gradlint.engine.check import check_target  # imports torch once it is called
+
+        settings = self._of_target(target)
+        options = self.options.engine_options().configured(settings, target)
+        return check_target(target, self.plan(settings).selection.rules, options)
+
+    def add(self, result: CheckResult, report: Report, settings: Settings) -> None:
+        """Add the report on a recording."""
         plan = self.plan(settings)
         for path, spans in report.ran.items():
-            scope = found.scopes.setdefault(path, Scope(plan))
+            scope = result.scopes.setdefault(path, Scope(plan))
             if self._covers(settings):
                 scope.ran += spans
                 scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
         same_as = {rule.code: rule.same_as for rule in plan.registry.rules}
-        found.report.findings = [
+        result.report.findings = [
             f
-            for f in found.report.findings
+            for f in result.report.findings
             if not any(same_mistake(f, other, same_as.get(f.code, ())) for other in report.findings)
         ]  # what a file says by itself, a recording says better
-        found.report.extend(report)
+        result.report.extend(report)
 
     def _grouped(self) -> list[tuple[Settings, list[str]]]:
         groups: list[tuple[Settings, list[str]]] = []
@@ -192,32 +169,32 @@ class Checker:
         here = {os.path.abspath(t) for t in self.targets}
         return {os.path.abspath(t) for t in settings.configured_targets()} <= here
 
-    def check_sources(self) -> Found:
+    def check_sources(self) -> CheckResult:
         """Check the files that were named, with the source rules."""
-        found = Found(Report())
+        result = CheckResult(Report())
         if not self.sources:
-            return found
+            return result
         started = time.perf_counter()
         listed: list[SourceFile] = []
         named = [text for text in dict.fromkeys(self.sources) if text != STDIN]
         if STDIN in self.sources:
-            listed += self._stdin(found)
+            listed += self._stdin(result)
         for text in named:
             if not os.path.exists(text):
-                found.report.errors.append(Failure(text, "there is no such file or folder"))
+                result.report.errors.append(Failure(text, "there is no such file or folder"))
         listed += discover([text for text in named if os.path.exists(text)], self.configuration)
-        found.sources = listed
+        result.sources = listed
         with progress("gradlint: reading source files"):
-            self.judge_sources(found, listed)
+            self.judge_sources(result, listed)
         seconds = time.perf_counter() - started
-        if found.report.sources is not None:
-            found.report.sources = replace(found.report.sources, seconds=round(seconds, 3))
-        return found
+        if result.report.sources is not None:
+            result.report.sources = replace(result.report.sources, seconds=round(seconds, 3))
+        return result
 
-    def _stdin(self, found: Found) -> list[SourceFile]:
-        name = self.request.stdin_filename
+    def _stdin(self, result: CheckResult) -> list[SourceFile]:
+        name = self.options.stdin_filename
         path = os.path.abspath(name) if name else "<stdin>"
-        found.stdin = path
+        result.stdin = path
         data = sys.stdin.buffer.read()
         overlay.stand_in(path, data)
         settings = self.configuration.near(path if name else Path.cwd())
@@ -225,7 +202,7 @@ class Checker:
             return []
         return [SourceFile(path, settings, named=True)]
 
-    def judge_sources(self, found: Found, listed: Sequence[SourceFile]) -> None:
+    def judge_sources(self, result: CheckResult, listed: Sequence[SourceFile]) -> None:
         """Add what the source rules find in files to a report."""
         by_path = {file.path: file for file in listed}
         outcome = check_files(
@@ -237,26 +214,26 @@ class Checker:
             cache_folder=self.cache_folder(),
             target_of=lambda path: shown_path(path, Path.cwd()),
         )
-        for result in outcome.results:
-            found.report.findings += result.findings
-            scope = found.scopes.setdefault(result.path, Scope(self.plan(by_path[result.path].settings)))
+        for file in outcome.results:
+            result.report.findings += file.findings
+            scope = result.scopes.setdefault(file.path, Scope(self.plan(by_path[file.path].settings)))
             scope.source = True
-        found.report.errors += outcome.failures
-        found.report.sources = SourceSummary(outcome.files, outcome.parsed, outcome.cached)
+        result.report.errors += outcome.failures
+        result.report.sources = SourceSummary(outcome.files, outcome.parsed, outcome.cached)
 
     def cache_folder(self) -> Path | None:
         """Where findings are remembered; None to remember nothing."""
-        if self.request.no_cache or os.environ.get("GRADLINT_NO_CACHE"):
+        if self.options.no_cache or os.environ.get("GRADLINT_NO_CACHE"):
             return None
-        if self.request.cache_dir:
-            return Path(self.request.cache_dir)
+        if self.options.cache_dir:
+            return Path(self.options.cache_dir)
         if self.settings.cache_dir:
             return self.settings.root / self.settings.cache_dir
         return default_folder()
 
-    def finished(self, found: Found, *, show_info: bool = False) -> Report:
+    def reported(self, result: CheckResult, *, show_info: bool = False) -> Report:
         """The report as it is to be shown: without what the configuration, comments and the baseline take out."""
-        plans = {path: scope.plan for path, scope in found.scopes.items() if scope.source}
+        plans = {path: scope.plan for path, scope in result.scopes.items() if scope.source}
         by_target = {t: self.plan(self._of_target(t)) for t in self.targets}
 
         def plan_of(finding: Finding) -> Plan:
@@ -265,7 +242,7 @@ class Checker:
             path = finding.location.path if finding.location is not None else ""
             return plans.get(path) or self.plan(self.settings)
 
-        report = filtered(found.report, plan_of, found.scopes)
+        report = filtered(result.report, plan_of, result.scopes)
         every = [plan.selection for plan in (*plans.values(), *by_target.values(), self.plan(self.settings))]
         report = shown(report, every, show_info=show_info)
         return self._without_known(report)
@@ -279,8 +256,8 @@ class Checker:
 
     def baseline_path(self) -> Path | None:
         """The baseline that counts, if there is one."""
-        if self.request.baseline:
-            return Path(self.request.baseline)
+        if self.options.baseline:
+            return Path(self.options.baseline)
         return self.settings.root / self.settings.baseline if self.settings.baseline else None
 
 

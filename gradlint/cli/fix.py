@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gradlint.cli.check import Checker, Found
+from gradlint.cli.check import Checker, CheckResult
 from gradlint.findings import Finding, Note, Report
 from gradlint.location import Location
 from gradlint.report.view import shown_path
@@ -53,23 +53,25 @@ class Changes:
                 self.notes.append(Note(shown, f"{shown} is not fixed: {getattr(error, 'strerror', None) or error}"))
 
 
-def fix(checker: Checker, found: Found, report: Report, *, unsafe: bool, show_info: bool) -> tuple[Report, Changes]:
+def fix(
+    checker: Checker, result: CheckResult, report: Report, *, unsafe: bool, show_info: bool
+) -> tuple[Report, Changes]:
     """Make the edits of the findings of a report, check what was changed again, and make theirs.
 
     Returns:
         The report on what is left, and the changes.
     """
-    changes = Changes(stdin=found.stdin)
-    by_path = {file.path: file for file in found.sources}
+    changes = Changes(stdin=result.stdin)
+    by_path = {file.path: file for file in result.sources}
     recorded = {target.target for target in report.targets} | set(checker.targets)
     for _ in range(ROUNDS):
         edited = _round(report, changes, unsafe=unsafe)
         if not edited:
             break
-        again = Found(Report(), found.sources, stdin=found.stdin)
+        again = CheckResult(Report(), result.sources, stdin=result.stdin)
         checker.judge_sources(again, [by_path[path] for path in edited if path in by_path])
         again.scopes = {p: s for p, s in again.scopes.items() if p in edited}
-        fresh = checker.finished(again, show_info=show_info)
+        fresh = checker.reported(again, show_info=show_info)
         kept = [
             f for f in report.findings if f.location is None or f.location.path not in edited or f.target in recorded
         ]

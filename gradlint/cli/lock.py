@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import click
 
 from gradlint.cli import streams
-from gradlint.cli.app import color_option, inputs_option
 from gradlint.cli.exits import CLEAN, FAILED, FOUND
+from gradlint.cli.one_target import each_target
+from gradlint.cli.options import OutputOptions
+from gradlint.cli.output import show
+from gradlint.config.settings import Configuration
+from gradlint.engine.options import Options
 from gradlint.errors import UsageError
-
-if TYPE_CHECKING:
-    from gradlint.findings import Report
-    from gradlint.lock.snapshot import Change, Snapshot
-    from gradlint.report.view import View
-
-_lock_file = click.option(
-    "--lock-file", metavar="FILE", help="The lock; by default gradlint.lock beside the configuration file."
-)
+from gradlint.findings import Report, TargetSummary
+from gradlint.location import Location
+from gradlint.lock.lockfile import NAME, key_of, read, section, target_of, write
+from gradlint.lock.snapshot import Change, Snapshot, changes, drift, sections_drift
+from gradlint.report import concise
+from gradlint.report.view import View, shown_path
+from gradlint.wording import plural
 
 
-@click.command()
-@click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@click.option("--check", is_flag=True, help="Write nothing; report what is not as the lock says (GL704).")
-@_lock_file
-@inputs_option
-@click.option(
-    "--output-format", type=click.Choice(["full", "concise", "json"]), default="full", show_default=True,
-    help="How the report of --check is written to stdout.",
-)  # fmt: skip
-@color_option
 def lock(
     targets: tuple[str, ...],
     check: bool,
@@ -42,21 +31,12 @@ def lock(
     output_format: str,
     color: str,
 ) -> int:
-    """Write down what trains in each TARGET, or in all that are configured, for review and for --check.
-
-    With --check the exit code is 1 where anything differs from what is written. A lock is written whole or not at all.
-    """
-    from gradlint.cli import output as outcome  # loads what --version need not
-    from gradlint.cli.one_target import snapshots
-    from gradlint.location import Location
-    from gradlint.lock.lockfile import read, write
-    from gradlint.lock.snapshot import drift, sections_drift
-
+    """Write the lock, or report what differs from it."""
     path = _path(lock_file, targets)
     view = streams.view_of_stdout(color)
     before = read(path) if check or path.is_file() else {}
     wanted, every = _wanted(targets, path, before if check else {})
-    now, report = snapshots(wanted, inputs=inputs)
+    now, report = _snapshots(wanted, inputs)
     if check:
         report.findings += sections_drift(before, wanted, Location(str(path), 1)) if every else []
         for key, snapshot in now.items():
@@ -64,7 +44,7 @@ def lock(
                 report.findings += drift(before[key], snapshot, path.name)
             elif not every:
                 report.findings += sections_drift({}, [key], Location(str(path), 1))
-        outcome.show(report, outcome.Wishes(output_format=output_format, color=color))
+        show(report, OutputOptions(output_format=output_format, color=color))
         return FAILED if report.errors else FOUND if report.findings else CLEAN
     if report.errors:
         _say_errors(report, view)
@@ -76,22 +56,8 @@ def lock(
     return CLEAN
 
 
-@click.command()
-@click.argument("before", metavar="[A]", required=False)
-@click.argument("after", metavar="[B]", required=False)
-@_lock_file
-@inputs_option
-@color_option
 def diff(before: str | None, after: str | None, lock_file: str | None, inputs: tuple[str, ...], color: str) -> int:
-    """Say in words what trains in B and not in A, and the other way round.
-
-    A and B are targets or lock files. Without B, A is compared with what the lock says of it; without both, every
-    target that is configured is. The exit code is 0 where nothing differs, 1 where anything does.
-    """
-    from gradlint.cli.one_target import snapshots  # loads what --version need not
-    from gradlint.findings import Report
-    from gradlint.lock.lockfile import read, section
-
+    """Write the differences between two snapshots, or between targets and their lock."""
     view = streams.view_of_stdout(color)
     sides = [side for side in (before, after) if side is not None]
     if len(sides) < 2:
@@ -100,13 +66,13 @@ def diff(before: str | None, after: str | None, lock_file: str | None, inputs: t
             path, sides = Path(sides[0]), []
         locked = read(path)
         wanted, every = _wanted(sides, path, locked)
-        now, report = snapshots(wanted, inputs=inputs)
+        now, report = _snapshots(wanted, inputs)
         keys = dict.fromkeys([*locked, *wanted]) if every else dict.fromkeys(wanted)
         pairs = [_Pair(key, locked.get(key), now.get(key)) for key in keys]
     else:
         files = [read(Path(side)) if _is_lock(side) else None for side in sides]
         targets = {side: side for side, file in zip(sides, files, strict=True) if file is None}
-        now, report = snapshots(targets, inputs=inputs) if targets else ({}, Report())
+        now, report = _snapshots(targets, inputs) if targets else ({}, Report())
         if files[0] is not None and files[1] is not None:
             pairs = [_Pair(key, files[0].get(key), files[1].get(key)) for key in dict.fromkeys([*files[0], *files[1]])]
         else:
@@ -123,6 +89,33 @@ def diff(before: str | None, after: str | None, lock_file: str | None, inputs: t
     return FOUND if text else CLEAN
 
 
+def _snapshots(targets: Mapping[str, str], inputs: Sequence[str]) -> tuple[dict[str, Snapshot], Report]:
+    """Return the snapshot of each target by its key in the lock, and a report with summaries and failures.
+
+    Args:
+        targets: key in the lock → target.
+        inputs: as given by --input.
+
+    Raises:
+        Interrupted: on Ctrl-C.
+    """
+    keys = {target: key for key, target in targets.items()}
+    options = Options(inputs=tuple(inputs))
+
+    def work(target: str) -> tuple[Snapshot, TargetSummary]:
+        from gradlint.lock.take import snapshot_target  # once the engine is loaded
+
+        settings = Configuration().of_target(target)
+        return snapshot_target(target, options.configured(settings, target), keys[target])
+
+    report = Report()
+    found = {}
+    for target, (snapshot, summary) in each_target(keys, report, work):
+        found[keys[target]] = snapshot
+        report.targets.append(summary)
+    return found, report
+
+
 @dataclass(frozen=True)
 class _Pair:
     """The two states of one target; None where it is not there."""
@@ -134,9 +127,6 @@ class _Pair:
 
 def _path(lock_file: str | None, targets: Sequence[str]) -> Path:
     """The lock: the one named, else gradlint.lock beside the configuration that counts, else in the working folder."""
-    from gradlint.config.settings import Configuration
-    from gradlint.lock.lockfile import NAME
-
     if lock_file is not None:
         return Path(lock_file)
     settings = Configuration().of_target(targets[0]) if targets else Configuration().near(Path.cwd())
@@ -149,9 +139,6 @@ def _wanted(targets: Sequence[str], path: Path, locked: dict[str, Snapshot]) -> 
     Raises:
         UsageError: there are none.
     """
-    from gradlint.config.settings import Configuration
-    from gradlint.lock.lockfile import key_of, target_of
-
     folder = path.parent
     if targets:
         return {key_of(target, folder): target for target in dict.fromkeys(targets)}, False
@@ -168,16 +155,11 @@ def _is_lock(side: str) -> bool:
 
 
 def _key(target: str, lock_file: str) -> str:
-    from gradlint.lock.lockfile import key_of
-
     return key_of(target, Path(lock_file).parent)
 
 
 def _account(path: Path, before: dict[str, Snapshot], now: dict[str, Snapshot], changed: bool, view: View) -> str:
     """What was written, and what is different in it."""
-    from gradlint.report.view import shown_path
-    from gradlint.wording import plural
-
     name = shown_path(str(path), view.root)
     lines = [f"{name}: {plural(len(now), 'target')} {'written' if changed else 'as before'}"]
     for key, snapshot in now.items():
@@ -190,8 +172,6 @@ def _account(path: Path, before: dict[str, Snapshot], now: dict[str, Snapshot], 
 
 def _differences(pairs: Sequence[_Pair], view: View) -> str:
     """The changes, one a line; under the name of the target where there are several."""
-    from gradlint.lock.snapshot import changes
-
     parts = []
     for pair in pairs:
         if pair.before is None or pair.after is None:
@@ -205,14 +185,10 @@ def _differences(pairs: Sequence[_Pair], view: View) -> str:
 
 
 def _line(change: Change, view: View) -> str:
-    from gradlint.report.view import shown_path
-
     if change.location is None:
         return change.text
     return f"{change.text}{change.joint}{shown_path(change.location.path, view.root)}:{change.location.line}"
 
 
 def _say_errors(report: Report, view: View) -> None:
-    from gradlint.report import concise
-
     streams.tell(concise.errors(report, view))

@@ -1,72 +1,72 @@
-"""``gradlint run``: an unmodified training script, stopped after its first steps."""
+"""One call of ``gradlint run``: an unmodified training script, under the settings of the folder that it lies in."""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
+from pathlib import Path
 
-import click
+from gradlint.cli import streams
+from gradlint.cli.check import Checker, CheckResult
+from gradlint.cli.exits import Interrupted
+from gradlint.cli.options import CheckOptions
+from gradlint.config.settings import Settings
+from gradlint.findings import Failure, Report
+from gradlint.runner.job import Job
+from gradlint.runner.parent import Process
 
-from gradlint.cli.app import color_option, configuration, contract, known_findings, reporting, rules_dir_option
 
+class ScriptChecker(Checker):
+    """Runs a script and judges its training."""
 
-@click.command()
-@click.argument("script", required=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
-@click.option("-m", "module", metavar="MODULE", help="Run a module or package, as python -m does.")
-@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="Steps to see of each optimizer.")
-@click.option(
-    "--max-batches", type=click.IntRange(1), default=500, show_default=True,
-    help="Stop after so many calls of the models, however few steps were seen.",
-)  # fmt: skip
-@click.option(
-    "--timeout", type=click.FloatRange(1), default=300.0, show_default=True, help="Stop after so many seconds."
-)
-@click.option("--tracking", is_flag=True, help="Leave experiment trackers (wandb, comet, ...) on.")
-@reporting
-@known_findings
-@configuration
-@contract
-@click.option("--strict", is_flag=True, help="Make a finding of each part that could not be recorded (GL003).")
-@rules_dir_option
-@click.option("-v", "--verbose", is_flag=True, help="Say which rules were skipped, and why.")
-@color_option
-def run(
-    script: str | None, arguments: tuple[str, ...], module: str | None, steps: int, max_batches: int, timeout: float,
-    tracking: bool, select: tuple[str, ...], ignore: tuple[str, ...], extend_select: tuple[str, ...],
-    show_info: bool, fail_on: str | None, exit_zero: bool, output_format: str | None, output_file: str | None,
-    statistics: bool, quiet: bool, add_ignores: bool, baseline: str | None, write_baseline: str | None,
-    config: str | None, isolated: bool, trains: tuple[str, ...], frozen: tuple[str, ...], strict: bool,
-    rules_dirs: tuple[str, ...], verbose: bool, color: str,
-) -> int:  # fmt: skip
-    """Run a training script, stop it after its first steps, and report what is wrong with them.
+    def __init__(self, options: CheckOptions, job: Job, process: Process) -> None:
+        """
+        Args:
+            options: the options of the call.
+            job: what to run, as far as the command line says.
+            process: where to run it.
 
-    The script runs as it is, in a process of its own: gradlint run train.py -- --lr 1e-3. What it writes is written.
-    Its output goes to stderr. Configuration, comments, baseline and exit codes as for check.
-    """
-    from gradlint.runner.job import Job  # loads what --version need not
-    from gradlint.runner.parent import begun
+        Raises:
+            UsageError: an option or a configuration file is wrong.
+        """
+        self.job = job
+        self.process = process
+        super().__init__(options)
+        self.sources, self.targets = [], [job.target]
 
-    if module is not None:
-        arguments = (*(() if script is None else (script,)), *arguments)
-        script = module
-    if script is None:
-        raise click.UsageError("name the script to run, or a module after -m")
-    job = Job(
-        script=script, module=module is not None, arguments=arguments, steps=steps, max_batches=max_batches,
-        seconds=timeout, trains=trains, frozen=frozen,
-    )  # fmt: skip
-    with begun(tracking=tracking) as process:
-        from gradlint.cli import output as outcome  # while the process imports torch
-        from gradlint.cli.check import Request
-        from gradlint.cli.scripts import ScriptChecker
+    def _settings(self) -> Settings:
+        return self._of_target(self.job.target)
 
-        request = Request(
-            (job.target,), select=select, ignore=ignore, extend_select=extend_select, strict=strict,
-            rules_dirs=rules_dirs, config=config, isolated=isolated, baseline=baseline, trains=trains, frozen=frozen,
-        )  # fmt: skip
-        wishes = outcome.Wishes(
-            show_info=show_info, fail_on=fail_on, exit_zero=exit_zero, output_format=output_format,
-            output_file=output_file, statistics=statistics, quiet=quiet, add_ignores=add_ignores,
-            write_baseline=write_baseline, verbose=verbose, color=color,
-        )  # fmt: skip
-        return outcome.run(request, wishes, make=partial(ScriptChecker, job=job, process=process))
+    def _of_target(self, text: str) -> Settings:
+        return self.configuration.near(Path.cwd() if self.job.module else self.job.script)
+
+    def check(self) -> CheckResult:
+        """Run the script.
+
+        Raises:
+            UsageError: a configuration file is wrong.
+            Interrupted: on Ctrl-C; the script has been ended.
+        """
+        settings = self.settings
+        job = replace(
+            self.job,
+            rules=tuple(rule.code for rule in self.plan(settings).selection.rules),
+            rules_dirs=tuple(map(str, self.folders(settings))),
+            strict=settings.strict,
+        )
+        result = CheckResult(Report())
+        try:
+            self.add(result, self._run(job), settings)
+        except KeyboardInterrupt:
+            result.report.errors.append(Failure(job.target, "interrupted"))
+            raise Interrupted(self.reported(result)) from None
+        return result
+
+    def _run(self, job: Job) -> Report:
+        if not job.module and not Path(job.script).is_file():
+            problem = "is a folder" if Path(job.script).is_dir() else "does not exist"
+            return Report(errors=[Failure(job.target, f"{job.script} {problem}: name the file of a training script")])
+        streams.tell(
+            f"gradlint: running {job.target} until each optimizer has stepped {job.steps} times; "
+            "files that it writes stay\n"
+        )
+        return self.process.run(job)

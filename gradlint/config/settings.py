@@ -326,7 +326,7 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
     "fail-on": _severity,
     "show-info": _boolean,
     "strict": _boolean,
-    "output-format": _one_of("full", "concise", "json", "sarif", "github"),
+    "output-format": _text,
     "rules-dirs": _texts,
     "exclude": _texts,
     "extend-exclude": _texts,

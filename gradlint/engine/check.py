@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gradlint.engine.notes import nothing_to_judge, remarks
+from gradlint.engine.options import Options
 from gradlint.engine.source_of_recording import source_findings
 from gradlint.errors import GradlintError, TargetError, torch_missing
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import titled
-from gradlint.load.setup import Setup, normalize
+from gradlint.load.setup import normalize
 from gradlint.load.target import Target, call_build, loaded, parse_target
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.contract import KINDS, own_declarations
@@ -23,26 +23,8 @@ from gradlint.rulekit.rule import ON_REQUEST, Rule
 from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:
-    from gradlint.rulekit.contract import Contract, Declaration
+    from gradlint.rulekit.contract import Contract
     from gradlint.traces.trace import Trace
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to check."""
-
-    inputs: tuple[str, ...] = ()
-    """The inputs to use instead of those of the set-up, as written after ``--input``."""
-    strict: bool = False
-    """Whether what could not be recorded counts as a finding."""
-    numeric: bool = False
-    """Whether a few steps are trained, to see how large the gradients are."""
-    contract: tuple[Declaration, ...] = ()
-    """What the parameters are declared to do, beside what the set-up itself declares."""
-    own_contract: bool = True
-    """Whether what the set-up itself declares counts."""
-    amend: Callable[[Setup], Setup] | None = None
-    """Changes the normalised set-up before it is run."""
 
 
 def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "") -> Report:

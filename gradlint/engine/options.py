@@ -1,10 +1,11 @@
-"""How a target is checked, given the settings that count for it. Imports no torch until a check is asked for."""
+"""The options of the engine, and how the settings of a target change them."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,28 +14,35 @@ from gradlint.location import Location
 from gradlint.rulekit.contract import FROZEN, TRAINS, Declaration
 
 if TYPE_CHECKING:
-    from gradlint.engine.check import Options
+    from gradlint.load.setup import Setup
 
 
-def options(
-    settings: Settings,
-    target: str,
-    *,
-    inputs: Sequence[str] = (),
-    contract: Sequence[Declaration] = (),
-    strict: bool = False,
-    numeric: bool = False,
-) -> Options:
-    """The options of a check of one target: what is given counts before the target's own table, contracts add up."""
-    from gradlint.engine.check import Options  # needs more than the command line does
+@dataclass(frozen=True)
+class Options:
+    """How one training setup is recorded and judged."""
 
-    theirs = settings.target(target)
-    return Options(
-        inputs=tuple(inputs) or theirs.inputs,
-        strict=strict or settings.strict,
-        numeric=numeric,
-        contract=(*contract_of(settings, target), *contract),
-    )
+    inputs: tuple[str, ...] = ()
+    """Inputs to use instead of those of the setup, as written after ``--input``."""
+    strict: bool = False
+    """Whether each part that could not be recorded is a finding."""
+    numeric: bool = False
+    """Whether a few steps are trained to measure the gradients."""
+    contract: tuple[Declaration, ...] = ()
+    """Declarations beside those of the setup itself."""
+    own_contract: bool = True
+    """Whether the declarations of the setup itself count."""
+    amend: Callable[[Setup], Setup] | None = None
+    """Changes the normalised setup before it is run."""
+
+    def configured(self, settings: Settings, target: str) -> Options:
+        """Return the options for one target: given inputs come before configured ones, contracts add up."""
+        own = settings.target(target)
+        return replace(
+            self,
+            inputs=self.inputs or own.inputs,
+            strict=self.strict or settings.strict,
+            contract=(*contract_of(settings, target), *self.contract),
+        )
 
 
 def contract_of(settings: Settings, target: str) -> tuple[Declaration, ...]:
@@ -57,6 +65,11 @@ def declared(trains: Iterable[str] = (), frozen: Iterable[str] = (), origin: str
         for kind, patterns in given
         for pattern in ([patterns] if isinstance(patterns, str) else patterns)
     )
+
+
+def given_contract(trains: Iterable[str], frozen: Iterable[str]) -> tuple[Declaration, ...]:
+    """Return the contract that the options --trains and --frozen give."""
+    return (*declared(trains=trains, origin="--trains"), *declared(frozen=frozen, origin="--frozen"))
 
 
 def _line_of(path: Path, pattern: str, target: str) -> Location | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from gradlint.engine.check import Options, record_target, summarize
+from gradlint.engine.check import record_target, summarize
 from gradlint.engine.notes import nothing_to_judge
+from gradlint.engine.options import Options
 from gradlint.errors import TargetError
 from gradlint.findings import TargetSummary
 from gradlint.flow.flow import Flow

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gradlint.findings import Edit, Finding, Fix, Note, Related, Report, SourceSummary, TargetSummary, sorted_findings
-from gradlint.report.view import shown_path
+from gradlint.report.view import View, shown_path
+from gradlint.rulekit.registry import Entry
 
 SCHEMA = 1
 
 
-def render(report: Report, root: Path) -> str:
-    """The report as JSON in ASCII, so that no encoding of stdout can break it; paths relative to `root` when below."""
-    return json.dumps(document(report, root), indent=1) + "\n"
+def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
+    """Return the report as JSON in ASCII, which no encoding of stdout can break."""
+    return json.dumps(document(report, view.root), indent=1) + "\n"
 
 
 def document(report: Report, root: Path) -> dict[str, Any]:
-    """The report as plain dicts and lists. Where no place is known, its path is empty and its numbers are 0."""
+    """Return the report as plain dicts and lists; paths below `root` are relative to it.
+
+    A location that is not known has an empty path and zeros.
+    """
     return {
         "schema": SCHEMA,
         "findings": [_finding(finding, root) for finding in sorted_findings(report.findings)],

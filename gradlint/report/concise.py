@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gradlint.findings import Finding, Report, sorted_findings
 from gradlint.report.summary import sources, summary
 from gradlint.report.view import View, shown_path
+from gradlint.rulekit.registry import Entry
 
 
-def render(report: Report, view: View) -> str:
+def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
     """``path:line:col: CODE message`` for each finding; a finding without a place starts with its target."""
     return "".join(f"{_line(finding, view)}\n" for finding in sorted_findings(report.findings))
 

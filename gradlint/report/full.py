@@ -15,6 +15,7 @@ from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
 from gradlint.report.summary import sources, summary
 from gradlint.report.view import View, cells, shown_path, wrap
+from gradlint.rulekit.registry import Entry
 from gradlint.triage.fixes import applicable
 from gradlint.wording import fold_names, plural
 
@@ -25,11 +26,13 @@ BRIEF = 3
 """With more targets than this, clean ones take one line each unless the report is verbose."""
 
 
-def render(report: Report, view: View) -> str:
-    """The whole report as text for `view`, with colour codes if the view has colour."""
+def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
+    """Return the whole report as text for `view`, with colour codes if the view has colour."""
     page = Page(view)
     for finding in sorted_findings(report.findings):
         _finding(page, finding)
+    if view.quiet:
+        return page.text()
     for failure in report.errors:
         _failure(page, failure)
     brief = len(report.targets) > BRIEF and not view.verbose
@@ -45,14 +48,6 @@ def render(report: Report, view: View) -> str:
         page.paragraph(sources(report.sources), indent=0)
     page.line(_closing(report, brief), wrapped=True)
     return page.text()
-
-
-def findings(report: Report, view: View) -> str:
-    """The findings alone; empty where there are none."""
-    page = Page(view)
-    for finding in sorted_findings(report.findings):
-        _finding(page, finding)
-    return page.text() if report.findings else ""
 
 
 class Page:

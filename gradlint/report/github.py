@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gradlint.findings import Finding, Report, Severity, sorted_findings
 from gradlint.report.view import View, shown_path
+from gradlint.rulekit.registry import Entry
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 
 
-def render(report: Report, view: View) -> str:
+def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
     """One command for each finding and for each target that could not be checked."""
     lines = [_line(finding, view) for finding in sorted_findings(report.findings)]
     for failure in report.errors:

@@ -14,6 +14,7 @@ from gradlint._version import __version__
 from gradlint.findings import Edit, Failure, Finding, Report, Severity, sorted_findings
 from gradlint.location import Location
 from gradlint.report.catalogue import as_markdown, documentation, summary
+from gradlint.report.view import View
 from gradlint.rulekit.registry import Entry
 from gradlint.triage.baseline import Fingerprints
 
@@ -21,19 +22,19 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
-def render(report: Report, root: Path, entries: Sequence[Entry]) -> str:
-    """The report as one SARIF log in ASCII.
-
-    Args:
-        report: the report.
-        root: paths below it are given relative to it, as %SRCROOT%.
-        entries: the known rules; those of the findings are described in full.
-    """
-    return json.dumps(document(report, root, entries), indent=1) + "\n"
+def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
+    """Return the report as one SARIF log in ASCII."""
+    return json.dumps(document(report, view.root, rules), indent=1) + "\n"
 
 
 def document(report: Report, root: Path, entries: Sequence[Entry]) -> dict[str, Any]:
-    """The log as plain dicts and lists."""
+    """Return the log as plain dicts and lists.
+
+    Args:
+        report: the report.
+        root: the folder that paths below it are relative to, as %SRCROOT%.
+        entries: the rules that ran; those with findings are described in full.
+    """
     findings = sorted_findings(report.findings)
     rules = sorted({*_known(findings, entries)}, key=lambda entry: entry.code)
     index = {entry.code: number for number, entry in enumerate(rules)}

@@ -22,6 +22,8 @@ class View:
     """Whether a person looks at it; box characters are used only then."""
     encoding: str = "utf-8"
     verbose: bool = False
+    quiet: bool = False
+    """Whether findings alone are shown."""
     root: Path = Path()
     """Paths below it are shown relative to it."""
 

@@ -19,8 +19,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from gradlint.engine.check import Options, check_trace
-from gradlint.engine.options import declared
+from gradlint.engine.check import check_trace
+from gradlint.engine.options import Options, given_contract
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
 from gradlint.gc_pause import gc_paused
@@ -156,8 +156,8 @@ class _Runner:
             return Report(errors=[Failure(job.target, *fault)])
         if not training.backwards:
             return Report(errors=[failure or Failure(job.target, self.why_nothing())])
-        contract = (*declared(trains=job.trains, origin="--trains"), *declared(frozen=job.frozen, origin="--frozen"))
-        report = check_trace(observation.trace(), self.rules, Options(strict=job.strict, contract=contract))
+        options = Options(strict=job.strict, contract=given_contract(job.trains, job.frozen))
+        report = check_trace(observation.trace(), self.rules, options)
         if not observation.enough():
             report.ran = {}  # what a comment silences may come later
         if failure is not None:

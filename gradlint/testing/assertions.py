@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,27 +163,25 @@ class Assertions:
     ) -> Report:
         from gradlint import api
         from gradlint.config.settings import Configuration
-        from gradlint.engine import check as engine
-        from gradlint.engine import options as configured
+        from gradlint.engine.check import check_setup, check_target
+        from gradlint.engine.options import Options
 
+        options = Options(tuple(inputs), strict, contract=tuple(contract), own_contract=own)
         with lenient_warnings():
             if not isinstance(setup, str):
-                how = engine.Options(tuple(inputs), strict, contract=tuple(contract), own_contract=own)
-                return engine.check_setup(setup, rules, how, name or api.name_of(setup))
+                return check_setup(setup, rules, options, name or api.name_of(setup))
             target = self._found(setup)
             if own:
-                how = configured.options(
-                    Configuration().of_target(target), target, inputs=inputs, contract=contract, strict=strict
-                )
+                options = options.configured(Configuration().of_target(target), target)
             else:
-                how = engine.Options(self._inputs(target, inputs), strict, contract=tuple(contract), own_contract=own)
-            return engine.check_target(target, rules, how, name or setup)
+                options = replace(options, inputs=self._inputs(target, inputs))
+            return check_target(target, rules, options, name or setup)
 
     def _probed(self, setup: Any, to: str | Iterable[str], pick: Pick, inputs: Sequence[str], judge: Judge) -> Report:
         """What a judge finds in a set-up whose gradient is followed from a part of its output."""
         from gradlint import api
-        from gradlint.engine import check as engine
-        from gradlint.engine.options import declared
+        from gradlint.engine.check import record_made, record_target
+        from gradlint.engine.options import Options, declared
         from gradlint.experiments.output_probe import Probe, reaching
         from gradlint.flow.flow import Flow
         from gradlint.rulekit.contract import resolve
@@ -191,11 +190,11 @@ class Assertions:
         probe = Probe(pick)
         if isinstance(setup, str):
             name, target = setup, self._found(setup)
-            how = engine.Options(self._inputs(target, inputs), amend=probe.amend)
-            recording = engine.record_target(target, how, setup)
+            options = Options(self._inputs(target, inputs), amend=probe.amend)
+            recording = record_target(target, options, setup)
         else:
             name = api.name_of(setup)
-            recording = engine.record_made(setup, engine.Options(tuple(inputs), amend=probe.amend), name)
+            recording = record_made(setup, Options(tuple(inputs), amend=probe.amend), name)
         try:
             with lenient_warnings(), recording as trace:
                 contract = resolve(trace, wanted)

@@ -84,8 +84,8 @@ class TargetItem(pytest.Item):
         Raises:
             NotCleanError: it has findings that count, or could not be checked.
         """
-        from gradlint.engine import check as engine
-        from gradlint.engine import options as configured
+        from gradlint.engine.check import check_target
+        from gradlint.engine.options import Options
         from gradlint.rulekit import registry, selection
         from gradlint.testing.assertions import lenient_warnings, text_of
         from gradlint.triage import filters
@@ -95,7 +95,7 @@ class TargetItem(pytest.Item):
         chosen = selection.select(known, settings.select, settings.ignore, settings.extend_select)
         target = _absolute(self.name, settings.root)
         with lenient_warnings():
-            report = engine.check_target(target, chosen.rules, configured.options(settings, target), self.name)
+            report = check_target(target, chosen.rules, Options().configured(settings, target), self.name)
         report = filters.of_one(report, filters.Plan(settings, known, chosen), show_info=settings.show_info)
         worst = report.worst()
         if report.errors or (worst is not None and worst >= settings.fail_on):

@@ -1,70 +1,21 @@
-"""`gradlint why`: what is known about single parameters, as text."""
+"""The text of ``gradlint why``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from rich.text import Text
 
-from gradlint.location import Location
+from gradlint.report.explanation import Explanation, Step
 from gradlint.report.full import Page
 from gradlint.report.view import View, cells, shown_path
 
 STEP_WIDTH = 28
-"""Columns that the text of a step may take before its place goes below it."""
-
-
-class Step(Protocol):
-    """One thing that is known of a parameter."""
-
-    @property
-    def text(self) -> str:
-        """What it is, in a few words."""
-
-    @property
-    def location(self) -> Location | None:
-        """The place it speaks of."""
-
-    @property
-    def important(self) -> bool:
-        """Whether it decides what becomes of the parameter; its source is shown."""
-
-
-class Section(Protocol):
-    """Steps that belong together."""
-
-    @property
-    def title(self) -> str:
-        """What they tell."""
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        """The steps in order."""
-
-
-class Explanation(Protocol):
-    """Why one parameter trains or does not."""
-
-    @property
-    def parameter(self) -> str:
-        """Its fully qualified name."""
-
-    @property
-    def state(self) -> str:
-        """What becomes of it, and why."""
-
-    @property
-    def about(self) -> str:
-        """Its shape and its other names."""
-
-    @property
-    def sections(self) -> Sequence[Section]:
-        """Its history, its optimizer, its way to the loss."""
+"""Columns that the text of a step may take before its location goes below it."""
 
 
 def render(explanations: Sequence[Explanation], view: View) -> str:
-    """Each parameter with its state, and below it the steps with the lines they speak of."""
+    """Return each parameter with its state, and below it the steps with their source lines."""
     page = Page(view)
     for explanation in explanations:
         page.gap()

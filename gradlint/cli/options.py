@@ -1,0 +1,151 @@
+"""The options that commands share, and the two objects that hold what the user gave for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gradlint.report import FORMATS
+
+if TYPE_CHECKING:
+    from gradlint.engine.options import Options
+
+F = TypeVar("F", bound=Callable[..., object])
+P = TypeVar("P", bound="_Parsed")
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A group of options, filled from click's parameters by their names."""
+
+    @classmethod
+    def of(cls: type[P], values: Mapping[str, Any]) -> P:
+        """Return the options of this group among the parameters of a command; the others have their defaults."""
+        names = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+
+@dataclass(frozen=True)
+class CheckOptions(_Parsed):
+    """The arguments and options of one call that decide what is found."""
+
+    targets: tuple[str, ...] = ()
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    extend_select: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    strict: bool = False
+    rules_dirs: tuple[str, ...] = ()
+    config: str | None = None
+    isolated: bool = False
+    stdin_filename: str | None = None
+    extend_exclude: tuple[str, ...] = ()
+    force_exclude: bool = False
+    no_cache: bool = False
+    cache_dir: str | None = None
+    baseline: str | None = None
+    trains: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    numeric: bool = False
+
+    def engine_options(self) -> Options:
+        """Return the options of the engine, before the settings of a target are added."""
+        from gradlint.engine.options import Options, given_contract  # loads what --version need not
+
+        contract = given_contract(self.trains, self.frozen)
+        return Options(inputs=self.inputs, strict=self.strict, numeric=self.numeric, contract=contract)
+
+
+@dataclass(frozen=True)
+class OutputOptions(_Parsed):
+    """The options of one call that decide what becomes of its findings."""
+
+    show_info: bool = False
+    fail_on: str | None = None
+    exit_zero: bool = False
+    output_format: str | None = None
+    output_file: str | None = None
+    statistics: bool = False
+    quiet: bool = False
+    fix: bool = False
+    unsafe_fixes: bool = False
+    fix_only: bool = False
+    diff: bool = False
+    add_ignores: bool = False
+    write_baseline: str | None = None
+    verbose: bool = False
+    color: str = "auto"
+
+    @property
+    def changes_files(self) -> bool:
+        """Whether edits are made or shown."""
+        return self.fix or self.fix_only or self.diff
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Return several options as one decorator, in the order given."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+color = click.option(
+    "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
+    help="Colour the output. auto: if stdout is a terminal, unless NO_COLOR or FORCE_COLOR decides.",
+)  # fmt: skip
+rules_dir = click.option(
+    "--rules-dir", "rules_dirs", multiple=True, metavar="FOLDER", help="Also load the rules in this folder; repeatable."
+)
+inputs = click.option(
+    "--input", "inputs", multiple=True, metavar="SHAPE",
+    help="Use this input of the forward: 2,3,224,224 or 2,16:int64:1000 or mask=2,16:bool; repeatable.",
+)  # fmt: skip
+strict = click.option(
+    "--strict", is_flag=True, help="Report each part that could not be recorded as a finding (GL003)."
+)
+verbose = click.option("-v", "--verbose", is_flag=True, help="Name the rules that were skipped, each with the reason.")
+lock_file = click.option(
+    "--lock-file", metavar="FILE", help="Use this lock instead of gradlint.lock beside the configuration file."
+)
+reporting = _together(
+    click.option("--select", multiple=True, metavar="RULES", help="Run only these: codes, prefixes (GL4) or names."),
+    click.option("--ignore", multiple=True, metavar="RULES", help="Skip these. The more specific selector wins."),
+    click.option("--extend-select", multiple=True, metavar="RULES", help="Run these too."),
+    click.option("--show-info", is_flag=True, help="Also report findings of severity info."),
+    click.option(
+        "--fail-on", type=click.Choice(["error", "warning", "info"]), show_default="warning",
+        help="Exit with 1 from this severity on; info implies --show-info.",
+    ),
+    click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever is found; errors still exit with 2."),
+    click.option(
+        "--output-format", type=click.Choice(list(FORMATS)), show_default="full",
+        help="Write the report to stdout in this format.",
+    ),
+    click.option("--output-file", metavar="FILE", help="Write the report to this file instead of stdout."),
+    click.option("--statistics", is_flag=True, help="Count the findings of each rule instead of listing them."),
+    click.option("-q", "--quiet", is_flag=True, help="Write nothing but findings."),
+)  # fmt: skip
+"""Which rules run, and how the report is written."""
+triage = _together(
+    click.option("--add-ignores", is_flag=True, help="Add a comment to the source that suppresses each finding."),
+    click.option("--baseline", metavar="FILE", help="Report only findings that this file does not list."),
+    click.option("--write-baseline", metavar="FILE", help="List all findings in this file, and report none."),
+)  # fmt: skip
+"""Findings that are accepted and not reported."""
+configuration = _together(
+    click.option("--config", metavar="FILE", help="Use this configuration file instead of the nearest one."),
+    click.option("--isolated", is_flag=True, help="Read no configuration file."),
+)
+"""Which configuration file counts."""
+contract = _together(
+    click.option("--trains", multiple=True, metavar="GLOB", help="Require these parameters to train; repeatable."),
+    click.option("--frozen", multiple=True, metavar="GLOB", help="Require these parameters to stay as they are."),
+)
+"""What is declared to train and to be frozen."""
