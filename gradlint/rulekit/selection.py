@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gradlint.errors import UsageError
-from gradlint.findings import Finding, Report, Severity
 from gradlint.rulekit.registry import Entry, Registry
 from gradlint.rulekit.rule import Rule
 from gradlint.wording import nearest
@@ -29,15 +28,6 @@ class Selection:
     """The codes whose findings count: those of `rules` and gradlint's own."""
     asked_for: frozenset[str] = frozenset()
     """Codes selected by their full code or name, whose info findings are shown."""
-
-    def apply(self, report: Report, *, show_info: bool = False) -> Report:
-        """The report without findings that were not selected or, being info, not asked for; those are counted."""
-        selected = [finding for finding in report.findings if finding.code in self.codes]
-        shown = [finding for finding in selected if show_info or self._is_shown(finding)]
-        return replace(report, findings=shown, hidden=report.hidden + len(selected) - len(shown))
-
-    def _is_shown(self, finding: Finding) -> bool:
-        return finding.severity > Severity.INFO or finding.code in self.asked_for
 
 
 def select(

@@ -29,19 +29,6 @@ class FixedFile:
     def changed(self) -> bool:
         return self.text != self.source.text
 
-    def diff(self, name: str) -> str:
-        """The change as a unified diff."""
-        return unified(self.source.text, self.text, name)
-
-    def write(self) -> None:
-        """Put the text in the place of the file, which keeps its encoding, line ends and mode.
-
-        Raises:
-            OSError: it cannot be written; the file is as it was.
-            UnicodeEncodeError: the file's encoding lacks a character of the fix.
-        """
-        write_atomically(self.source.path, self.source.encoded(self.text))
-
 
 def applicable(finding: Finding, *, unsafe: bool) -> bool:
     """Whether a finding has edits that may be made."""
