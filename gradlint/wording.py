@@ -32,8 +32,12 @@ def plural(number: int, noun: str) -> str:
 
 def counts(parameters: Sequence[Named]) -> str:
     """Return how many tensors and elements parameters are: ``4 tensors, 112 parameters``."""
-    total = sum(p.numel for p in parameters)
-    return f"{plural(len(parameters), 'tensor')}, {count(total)} {'parameter' if total == 1 else 'parameters'}"
+    return tensors(len(parameters), sum(p.numel for p in parameters))
+
+
+def tensors(number: int, elements: int) -> str:
+    """Return a number of tensors and of their elements: ``71 tensors, 235.1k parameters``."""
+    return f"{plural(number, 'tensor')}, {count(elements)} {'parameter' if elements == 1 else 'parameters'}"
 
 
 _SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}

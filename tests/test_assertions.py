@@ -51,7 +51,7 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
                 "GL201 frozen-norm-updates-stats error",
                 "model.py:",
                 "encoder.1",
-                "build_frozen(norm=True): 8 parameters: ",
+                "build_frozen(norm=True): 8 tensors, 101 parameters: ",
             ],
         ),
         (

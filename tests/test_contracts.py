@@ -206,7 +206,7 @@ def test_clean_verdict_says_what_the_contract_names(capsys: pytest.CaptureFixtur
         cli.main(["check", target, "--frozen", "encoder.*", "--trains", "generator.2.*", "--output-format=concise"])
         == 0
     )
-    assert "Adam holds 4; the contract names 2 to train, 4 frozen" in capsys.readouterr().err
+    assert "Adam holds 4; declared: 2 to train, 4 frozen" in capsys.readouterr().err
 
 
 class Gan:

@@ -100,7 +100,7 @@ def test_unchanged_is_clean_and_not_written_again(project: Path, capsys: pytest.
     assert run(capsys, "lock")[1].startswith("gradlint.lock: 1 target as before\n")
     assert (project / "gradlint.lock").stat().st_mtime_ns == before
     code, out, _ = run(capsys, "lock", "--check")
-    assert code == 0 and out.endswith("no findings\n") and "28 parameters: 28 train" in out
+    assert code == 0 and out.endswith("no findings\n") and "28 tensors, 258 parameters: 28 train" in out
     assert run(capsys, "diff")[:2] == (0, "no difference\n")
 
 

@@ -1,27 +1,27 @@
-"""What was seen of a target, in one line."""
+"""What was recorded of a target, and which files were read, in one line each."""
 
 from __future__ import annotations
 
 from gradlint.findings import SourceSummary, TargetSummary
-from gradlint.wording import plural
+from gradlint.wording import plural, tensors
 
 
 def summary(target: TargetSummary) -> str:
-    """What was seen of a target: ``412 parameters: 410 train, 2 frozen, 0 starved; AdamW holds 410``."""
-    parts = [f"{target.reached} train", f"{target.frozen} frozen", f"{target.starved} starved"]
+    """Return ``8 tensors, 235 parameters: 4 train, 0 frozen, 4 without gradient; SGD holds 8`` for a target."""
+    parts = [f"{target.reached} train", f"{target.frozen} frozen", f"{target.starved} without gradient"]
     if target.unused:
         parts.append(f"{target.unused} unused")
-    unjudged = target.trainable - target.reached - target.starved - target.unused
-    if unjudged > 0:
-        parts.append(f"{unjudged} not judged")
+    unknown = target.trainable - target.reached - target.starved - target.unused
+    if unknown > 0:
+        parts.append(f"{unknown} unknown")
     trains, frozen = target.declared
-    contract = [f"the contract names {trains} to train, {frozen} frozen"] if trains or frozen else []
-    held = [f"{name} holds {count}" for name, count in target.optimizers] or ["no optimizer"]
-    return "; ".join([f"{plural(target.parameters, 'parameter')}: {', '.join(parts)}", *held, *contract])
+    contract = [f"declared: {trains} to train, {frozen} frozen"] if trains or frozen else []
+    optimizers = [f"{name} holds {count}" for name, count in target.optimizers] or ["no optimizer"]
+    return "; ".join([f"{tensors(target.parameters, target.numel)}: {', '.join(parts)}", *optimizers, *contract])
 
 
 def sources(read: SourceSummary) -> str:
-    """What the source rules read: ``12 files, 3 of them with torch code``."""
+    """Return ``12 files read, source rules apply to 3 of them``."""
     if read.files == 1:
-        return f"1 file read{'' if read.judged else ', which holds nothing for the source rules'}"
-    return f"{plural(read.files, 'file')} read, {read.judged} of them with something for the source rules"
+        return f"1 file read, source rules {'apply' if read.judged else 'do not apply'} to it"
+    return f"{plural(read.files, 'file')} read, source rules apply to {read.judged} of them"
