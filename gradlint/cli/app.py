@@ -43,10 +43,10 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="torch-gradlint %(version)s")
 def app() -> None:
-    """Report where gradient does not reach what should train.
+    """Report parameters that should train and do not.
 
-    A target is FILE.py:ATTRIBUTE or PACKAGE.MODULE:ATTRIBUTE; the attribute is a function that returns the model, or
-    the model, its optimizer, inputs and loss together.
+    A target is FILE.py:ATTRIBUTE or PACKAGE.MODULE:ATTRIBUTE. The attribute is a function that returns the model,
+    alone or together with its optimizer, inputs and loss.
     """
 
 
@@ -59,8 +59,10 @@ def app() -> None:
 @click.option("--diff", is_flag=True, help="Show the edits as a diff and write nothing; exit with 1 if there are any.")
 @options.triage
 @click.option("--stdin-filename", metavar="NAME", help="Give the source that `-` reads from stdin this file name.")
-@click.option("--extend-exclude", multiple=True, metavar="GLOB", help="Exclude these files of folders too; repeatable.")
-@click.option("--force-exclude", is_flag=True, help="Exclude also files that are named on the command line.")
+@click.option(
+    "--extend-exclude", multiple=True, metavar="GLOB", help="Also exclude these files from folders; repeatable."
+)
+@click.option("--force-exclude", is_flag=True, help="Apply exclusions to files named on the command line too.")
 @click.option("--no-cache", is_flag=True, help="Neither read nor write the cache of source files.")
 @click.option("--cache-dir", metavar="FOLDER", help="Keep the cache of source files in this folder.")
 @options.configuration
@@ -72,13 +74,13 @@ def app() -> None:
 @options.verbose
 @options.color
 def check(**values: Any) -> int:
-    """Check each TARGET, and report what does not train.
+    """Check each TARGET and report training mistakes.
 
-    gradlint builds and runs FILE.py:ATTRIBUTE once. It reads files and folders without running them, with the rules
-    that need only source; `-` reads a file from stdin. Without a TARGET it checks the configured ones.
+    FILE.py:ATTRIBUTE is built and run once. Files and folders are only read, by the source rules; `-` reads stdin.
+    Without a TARGET, the configured ones are checked.
 
-    Exit codes: 0 clean, 1 findings at or above --fail-on, 2 a target or an option kept gradlint from doing its job,
-    130 interrupted.
+    Exit codes: 0 clean, 1 findings at or above --fail-on, 2 a target cannot be checked or an option is wrong, 130
+    interrupted.
     """
     from gradlint.cli.output import run
 
@@ -112,9 +114,9 @@ def run(
     script: str | None, arguments: tuple[str, ...], module: str | None, steps: int, max_batches: int, timeout: float,
     tracking: bool, **values: Any,
 ) -> int:  # fmt: skip
-    """Run a training script, stop it after its first steps, and report what does not train.
+    """Run the first steps of a training script and check them.
 
-    The script runs unmodified, in a process of its own: gradlint run train.py -- --lr 1e-3. Files that it writes stay.
+    The script runs unmodified in a process of its own: gradlint run train.py -- --lr 1e-3. Files that it writes stay.
     Its output goes to stderr. Configuration, comments, baseline and exit codes work as for check.
     """
     from functools import partial
@@ -145,9 +147,9 @@ def run(
 @options.inputs
 @options.color
 def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
-    """Explain why the parameters of TARGET that match a glob train or do not.
+    """Explain why parameters train or do not.
 
-    Example: gradlint why model.py:build 'encoder.*.weight'
+    Each parameter of TARGET that the glob matches is explained: gradlint why model.py:build 'encoder.*.weight'
     """
     from gradlint.cli.why import why
 
@@ -165,7 +167,7 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 )  # fmt: skip
 @options.color
 def lock(**values: Any) -> int:
-    """Write which parameters of each TARGET train to a lock file, for review and for --check.
+    """Write a lock file that lists which parameters train.
 
     Without a TARGET, all configured ones are locked. With --check, any difference from the lock makes the exit code 1.
     A lock is written whole or not at all.
@@ -182,7 +184,7 @@ def lock(**values: Any) -> int:
 @options.inputs
 @options.color
 def diff(**values: Any) -> int:
-    """Name the parameters that train in only one of A and B, and other differences.
+    """Show which parameters train in A or B only.
 
     A and B are targets or lock files. Without B, A is compared with its lock; without both, every configured target is.
     The exit code is 1 if anything differs, else 0.
@@ -198,7 +200,7 @@ def diff(**values: Any) -> int:
 @options.configuration
 @options.color
 def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
-    """Print the documentation of a rule, named by its CODE or its name."""
+    """Print the documentation of one rule, given by code or name."""
     from gradlint.report import catalogue
     from gradlint.rulekit import selection  # loads what --version need not
 
@@ -208,7 +210,10 @@ def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: b
 
 
 @app.command()
-@click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
+@click.option(
+    "--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True,
+    help="Write the list to stdout in this format.",
+)  # fmt: skip
 @options.rules_dir
 @options.configuration
 @options.color
@@ -235,7 +240,7 @@ def _known(rules_dirs: tuple[str, ...], config: str | None, isolated: bool) -> R
 @click.argument("path", default=".")
 @options.configuration
 def show_settings(path: str, config: str | None, isolated: bool) -> int:
-    """Print the settings that count for a file, a folder or a target."""
+    """Print the settings for a file, folder or target."""
     from gradlint.config.settings import Configuration, as_toml  # loads what --version need not
 
     configuration = Configuration(config, isolated=isolated)
@@ -245,10 +250,10 @@ def show_settings(path: str, config: str | None, isolated: bool) -> int:
 
 
 @app.command()
-@click.option("--cache-dir", metavar="FOLDER", help="The cache to delete, if it is not where it usually is.")
+@click.option("--cache-dir", metavar="FOLDER", help="Delete the cache in this folder instead of the configured one.")
 @options.configuration
 def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
-    """Delete what was remembered about source files."""
+    """Delete the cache of source files."""
     from gradlint.config.settings import Configuration  # loads what --version need not
     from gradlint.engine import source_cache
 
@@ -264,9 +269,9 @@ def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
 
 @app.command()
 @click.argument("file", metavar="FILE")
-@click.option("-o", "--output", metavar="FILE", help="Write it there; - for stdout. A file that is there stays.")
+@click.option("-o", "--output", metavar="FILE", help="Write to this file, which must not exist; - for stdout.")
 def init(file: str, output: str | None) -> int:
-    """Write a build() for the model classes in FILE, for you to complete."""
+    """Write a build() skeleton for the models in FILE."""
     from gradlint.cli.init import run  # loads what --version need not
 
     return run(file, output)

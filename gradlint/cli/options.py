@@ -98,7 +98,7 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 color = click.option(
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
-    help="Colour the output. auto: if stdout is a terminal, unless NO_COLOR or FORCE_COLOR decides.",
+    help="Colour the output; auto colours terminals and obeys NO_COLOR and FORCE_COLOR.",
 )  # fmt: skip
 rules_dir = click.option(
     "--rules-dir", "rules_dirs", multiple=True, metavar="FOLDER", help="Also load the rules in this folder; repeatable."
@@ -123,14 +123,14 @@ reporting = _together(
         "--fail-on", type=click.Choice(["error", "warning", "info"]), show_default="warning",
         help="Exit with 1 from this severity on; info implies --show-info.",
     ),
-    click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever is found; errors still exit with 2."),
+    click.option("--exit-zero", is_flag=True, help="Exit with 0 despite findings; errors still exit with 2."),
     click.option(
         "--output-format", type=click.Choice(list(FORMATS)), show_default="full",
         help="Write the report to stdout in this format.",
     ),
     click.option("--output-file", metavar="FILE", help="Write the report to this file instead of stdout."),
     click.option("--statistics", is_flag=True, help="Count the findings of each rule instead of listing them."),
-    click.option("-q", "--quiet", is_flag=True, help="Write nothing but findings."),
+    click.option("-q", "--quiet", is_flag=True, help="Write findings only."),
 )  # fmt: skip
 """Which rules run, and how the report is written."""
 triage = _together(
@@ -146,6 +146,6 @@ configuration = _together(
 """Which configuration file counts."""
 contract = _together(
     click.option("--trains", multiple=True, metavar="GLOB", help="Require these parameters to train; repeatable."),
-    click.option("--frozen", multiple=True, metavar="GLOB", help="Require these parameters to stay as they are."),
+    click.option("--frozen", multiple=True, metavar="GLOB", help="Require these parameters not to move; repeatable."),
 )
 """What is declared to train and to be frozen."""

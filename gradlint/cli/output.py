@@ -168,14 +168,14 @@ def _hints(checker: Checker, result: CheckResult) -> list[Note]:
     from gradlint.cli.targets import builders
 
     single = result.sources[0].path if len(result.sources) == 1 else ""
-    text = "only the source rules ran, which run nothing of your code"
+    text = "only the source rules ran; they run none of your code"
     if single and single.endswith(".py"):
         shown = shown_path(single, Path.cwd())
         names = builders(Path(single))
         ways = [f"gradlint check {shown}:{names[0] if names else 'build'}", f"gradlint run {shown}"]
         if not names:
             ways.append(f"gradlint init {shown} to write build()")
-        text += f"; to check what trains: {', or '.join(ways)}"
+        text += f"; to check which parameters train: {' or '.join(ways)}"
     return [Note("", text)]
 
 

@@ -30,7 +30,7 @@ class ScriptChecker(Checker):
         """
         self.job = job
         self.process = process
-        super().__init__(options)
+        super().__init__(replace(options, targets=(job.target,)))
         self.sources, self.targets = [], [job.target]
 
     def _settings(self) -> Settings:
