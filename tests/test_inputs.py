@@ -40,14 +40,14 @@ def test_parse(texts: list[str], specs: InputSpecs) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "is no shape"),
-        ("2,x", "'2,x' is no shape"),
+        ("", "is not a shape"),
+        ("2,x", "'2,x' is not a shape"),
         ("2,3:flaot32", "did you mean float32?"),
-        ("2,3:float32:5", "upper bound is for integers"),
-        ("2,3:int64:0", "no positive integer"),
+        ("2,3:float32:5", "only integers take an upper bound"),
+        ("2,3:int64:0", "not a positive integer"),
         ("2,3:int64:5:6", "too many parts"),
         ("2,0", "size 0"),
-        ("a b=2,3", "no argument name"),
+        ("a b=2,3", "not an argument name"),
     ],
 )
 def test_parse_refuses(text: str, expected: str) -> None:

@@ -184,7 +184,7 @@ BAD: dict[str, tuple[Tree, str, str]] = {
         "build needs arguments (cfg, lr): write a build() without arguments that calls build(cfg, lr)",
     ),
     "class with arguments": ({"m.py": MODEL.replace("n=2", "n")}, "m.py:Net", "Net needs arguments (n)"),
-    "class of something else": ({"m.py": "class Config: ..."}, "m.py:Config", "no nn.Module"),
+    "class of something else": ({"m.py": "class Config: ..."}, "m.py:Config", "not an nn.Module"),
     "method with arguments": ({"m.py": "class C:\n def f(self, x): ..."}, "m.py:C.f", "C.f needs arguments (x)"),
     "empty generator": ({"m.py": "def build():\n if 0: yield"}, "m.py:build", "yields nothing"),
     "async raises": ({"m.py": "async def build(): raise OSError('y')"}, "m.py:build", "build() raised OSError: y"),

@@ -1,1 +1,1 @@
-"""Target → training setup: import, call build(), understand what it returns."""
+"""Import a target, call its build(), and normalize what it returns into a training setup."""

@@ -1,4 +1,4 @@
-"""From the named object to what it returns, with the user's exceptions told as theirs. Imports no torch by itself."""
+"""Call the target's build(), and report exceptions of user code with the user's own frames."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ _TORCH_GLUE = frozenset(
 
 @dataclass(frozen=True)
 class Target:
-    """What the user asked to check."""
+    """The target that the user named on the command line."""
 
     text: str
-    """As the user wrote it."""
+    """The target as the user wrote it."""
     path: Path | None = None
-    """The file or folder, where one was named."""
+    """The file or folder; None if a module was named."""
     module: str | None = None
-    """The dotted module, where one was named."""
+    """The dotted module; None if a file was named."""
     attribute: str | None = None
-    """The dotted attribute; None means that no attribute was named."""
+    """The dotted attribute; None if none was named."""
 
     @property
     def file_label(self) -> str:
-        """The file or module as the user wrote it."""
+        """The file or module as the user wrote it, without the attribute."""
         return self.text if self.attribute is None else self.text[: -len(self.attribute) - 1]
 
     @property
     def label(self) -> str:
-        """The attribute as a call, for messages: ``build()``."""
+        """The attribute as a call for messages, such as ``build()``."""
         return f"{self.attribute or 'build'}()"
 
 
 def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = None) -> Any:
-    """What the named object gives: itself if it is a set-up already, else what calling it returns.
+    """Return the named object if it is a setup or model already, else the result of calling it.
 
     Args:
-        obj: what `loaded` yielded.
-        target: names it in messages.
-        stack: a generator's teardown is left to it; without one the generator is closed at once.
+        obj: the object that `loaded` yielded.
+        target: the target, for messages.
+        stack: takes over the teardown of a generator; without a stack the generator is closed at once.
 
     Raises:
-        TargetError: it needs arguments, or raised; `traceback` holds the user's frames.
+        TargetError: the object needs arguments, or raised; `traceback` holds the user's frames.
     """
     import torch
 
@@ -67,7 +67,7 @@ def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = No
         return obj
     if isinstance(obj, type) and not issubclass(obj, (torch.nn.Module, Setup)):
         raise TargetError(
-            f"{target.attribute} is a class that is no nn.Module: name a function that builds the model and returns it"
+            f"{target.attribute} is a class but not an nn.Module: name a function that builds the model and returns it"
         )
     call = obj
     if isinstance(obj, InstanceMethod):
@@ -90,7 +90,7 @@ def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = No
 
 
 def _unwrap_result(result: Any, target: Target, stack: contextlib.ExitStack | None) -> Any:
-    """Run a coroutine to its end; take the first value of a generator."""
+    """Run a coroutine to its end; take the first value of a generator or context manager."""
     if inspect.iscoroutine(result):
         return asyncio.run(result)
     if inspect.isasyncgen(result):
@@ -131,9 +131,9 @@ def _demand_no_arguments(function: Any, name: str, target: Target) -> None:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if needed:
-        listed = ", ".join(needed)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if required:
+        listed = ", ".join(required)
         raise TargetError(
             f"{name} needs arguments ({listed}): write a build() without arguments that calls {name}({listed})"
             f" and returns the result"
@@ -141,7 +141,7 @@ def _demand_no_arguments(function: Any, name: str, target: Target) -> None:
 
 
 class InstanceMethod:
-    """An instance method named through its class; the instance is made when the build is recorded, not before."""
+    """An instance method named through its class; the instance is created only when build() is recorded."""
 
     def __init__(self, owner: type, name: str) -> None:
         self.owner = owner
@@ -160,7 +160,7 @@ class _Bound:
 
 
 def user_traceback(exc: BaseException) -> str:
-    """The traceback as text without frames of gradlint, importlib and torch's call glue; chained causes are kept."""
+    """Return the traceback, with chained causes, without frames of gradlint, importlib and torch's call glue."""
     shown = traceback.TracebackException.from_exception(exc)
     seen: set[int] = set()
     todo: list[traceback.TracebackException | None] = [shown]
@@ -173,37 +173,39 @@ def user_traceback(exc: BaseException) -> str:
         todo += [part.__cause__, part.__context__]
     try:
         text = "".join(shown.format())
-    except Exception:  # an exception of the user's whose own __str__ raises
+    except Exception:  # the __str__ of a user exception may raise
         text = "".join(traceback.format_list(shown.stack)) + type(exc).__name__
     return re.sub(r"^Traceback \(most recent call last\):\n(?! )", "", text, flags=re.M).rstrip() + "\n"
 
 
 class InternalError(NamedTuple):
-    """A fault of gradlint itself."""
+    """A failure of gradlint itself."""
 
     message: str
     traceback: str
 
     @classmethod
     def from_exception(cls, exc: BaseException, where: str = "while it recorded") -> InternalError:
-        """The fault that an exception means."""
+        """Describe an exception of gradlint's own code; `where` says what it was doing."""
         first = first_line(exc)
-        told = f"{type(exc).__name__}: {first}" if first else type(exc).__name__
+        summary = f"{type(exc).__name__}: {first}" if first else type(exc).__name__
         return cls(
-            f"gradlint itself failed {where} ({told}); please report it",
+            f"gradlint itself failed {where} ({summary}); please report it",
             "".join(traceback.format_exception(type(exc), exc, exc.__traceback__)),
         )
 
 
 def _is_own(exc: BaseException) -> bool:
-    """Whether an exception was raised by gradlint's recorder, rather than by what it passes on.
+    """Return True if gradlint's recorder itself raised the exception, not the user code or torch call inside it.
 
-    What stands in for a function of torch's has that in its closure, and is where a call with wrong arguments fails.
+    A wrapper around a torch function has the original in its closure; wrong arguments of the user fail in its frame.
     """
     frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
     if not frames or isinstance(exc, (GradlintError, SystemExit)):
         return False
-    if isinstance(exc, RecursionError):  # the frame it strikes in is nobody's fault: those before it are
+    if isinstance(
+        exc, RecursionError
+    ):  # the last frame is arbitrary; the many frames before it show whose recursion it is
         return all(frame.f_code.co_filename.startswith(_OWN) for frame in frames[-50:])
     code = frames[-1].f_code
     return (
@@ -215,9 +217,9 @@ def _is_own(exc: BaseException) -> bool:
 
 
 def user_error(what: str, exc: BaseException) -> TargetError:
-    """The error for an exception of the user's code: ``<what> raised ValueError: ...`` with their traceback.
+    """Return the error for an exception of user code: ``<what> raised ValueError: ...`` with the user's traceback.
 
-    One that gradlint's own code raised while theirs ran is told as its fault.
+    An exception of gradlint's own code becomes an internal error instead.
     """
     if _is_own(exc):
         return TargetError(*InternalError.from_exception(exc, f"in {what}"))
@@ -230,7 +232,7 @@ def user_error(what: str, exc: BaseException) -> TargetError:
 
 
 def first_line(exc: BaseException) -> str:
-    """The first line of an exception's message; empty where it has none, or where asking for it raises."""
+    """Return the first line of an exception's message; empty if it has none or its __str__ raises."""
     try:
         return next((line.strip() for line in str(exc).splitlines() if line.strip()), "")
     except Exception:
@@ -264,5 +266,5 @@ _LIBRARIES = _library_folders()
 
 
 def is_library_file(file: str) -> bool:
-    """Whether a file belongs to the standard library or to an installed package."""
+    """Return True if a file belongs to the standard library or to an installed package."""
     return file.startswith(_LIBRARIES) or f"{os.sep}site-packages{os.sep}" in file or "dist-packages" in file

@@ -1,6 +1,6 @@
-"""LightningModules and Hugging Face Trainers as set-ups: what they would train with, taken from their own methods.
+"""Turn LightningModules and Hugging Face Trainers into training setups, by their own methods.
 
-Imports neither framework: what is not loaded cannot have been returned.
+Neither framework is imported: an object of a framework that is not loaded cannot have been returned.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from gradlint.load.setup import Setup
 
 
 def unwrap_framework(result: Any) -> Any:
-    """What build() returned, with a LightningModule or a Trainer in it taken apart; anything else as it is."""
+    """Return the setup of a LightningModule or a Trainer that build() returned; return anything else unchanged."""
     if _is(result, "transformers", "Trainer"):
         return _trainer(result)
     if _is(result, "lightning", "LightningModule"):
         return _lightning(Setup(result))
     if isinstance(result, Mapping) and _is(result.get("model"), "lightning", "LightningModule"):
-        with contextlib.suppress(TypeError):  # an unknown key, which is told of elsewhere
+        with contextlib.suppress(TypeError):  # an unknown key, which `normalize` reports
             return _lightning(Setup(**result))
     if isinstance(result, Setup) and _is(result.model, "lightning", "LightningModule"):
         return _lightning(replace(result))
@@ -29,7 +29,7 @@ def unwrap_framework(result: Any) -> Any:
 
 
 def _is(thing: Any, package: str, name: str) -> bool:
-    """Whether an object is of a class of that name in a package, or in one called ``pytorch_<package>``."""
+    """Return True if a class of that name in `package` or ``pytorch_<package>`` is among the object's bases."""
     packages = (package, f"pytorch_{package}")
     return any(c.__name__ == name and c.__module__.partition(".")[0] in packages for c in type(thing).__mro__)
 
@@ -42,41 +42,41 @@ def _lightning(setup: Setup) -> Setup:
     if setup.optimizer is not None:
         return setup
     try:
-        configured = module.configure_optimizers()
+        configuration = module.configure_optimizers()
     except (AttributeError, RuntimeError) as error:
         if "rainer" not in str(error):
             raise
-        setup.notes.append("configure_optimizers() asks for a Trainer, which is not there: no optimizer was judged")
+        setup.notes.append("configure_optimizers() needs a Trainer, and there is none: no optimizer was checked")
         return setup
-    optimizers, schedulers = _configured(configured)
+    optimizers, schedulers = _optimizers_and_schedulers(configuration)
     setup.optimizer = optimizers[0] if len(optimizers) == 1 else optimizers or None
-    if setup.step is None and setup.loss is None and optimizers and _own(module, "train_dataloader"):
+    if setup.step is None and setup.loss is None and optimizers and _is_overridden(module, "train_dataloader"):
         setup.step = _training_step(module, optimizers, schedulers)
     return setup
 
 
-def _own(module: Any, name: str) -> bool:
-    """Whether a method is the user's, not Lightning's placeholder."""
+def _is_overridden(module: Any, name: str) -> bool:
+    """Return True if a method is the user's own, not Lightning's placeholder."""
     member = getattr(type(module), name, None)
     return member is not None and not str(getattr(member, "__module__", "")).startswith(("lightning", "pytorch_"))
 
 
-def _configured(configured: Any) -> tuple[list[Any], list[Any]]:
-    """The optimizers, and the schedulers stepped with every batch, in what configure_optimizers() returned."""
-    if configured is None:
+def _optimizers_and_schedulers(configuration: Any) -> tuple[list[Any], list[Any]]:
+    """Return the optimizers, and the schedulers stepped with every batch, from the result of configure_optimizers()."""
+    if configuration is None:
         return [], []
-    if isinstance(configured, Mapping):
-        return [configured["optimizer"]], _per_step([configured.get("lr_scheduler")])
-    if isinstance(configured, (list, tuple)):
-        if len(configured) == 2 and isinstance(configured[0], (list, tuple)):
-            return list(configured[0]), _per_step(configured[1])
-        parts = [_configured(part) for part in configured]
+    if isinstance(configuration, Mapping):
+        return [configuration["optimizer"]], _stepped_per_batch([configuration.get("lr_scheduler")])
+    if isinstance(configuration, (list, tuple)):
+        if len(configuration) == 2 and isinstance(configuration[0], (list, tuple)):
+            return list(configuration[0]), _stepped_per_batch(configuration[1])
+        parts = [_optimizers_and_schedulers(part) for part in configuration]
         return [o for part, _ in parts for o in part], [s for _, part in parts for s in part]
-    return [configured], []
+    return [configuration], []
 
 
-def _per_step(given: Any) -> list[Any]:
-    configs = given if isinstance(given, (list, tuple)) else [given]
+def _stepped_per_batch(schedulers: Any) -> list[Any]:
+    configs = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
     return [c["scheduler"] for c in configs if isinstance(c, Mapping) and c.get("interval") == "step"]
 
 
@@ -87,7 +87,7 @@ def _training_step(module: Any, optimizers: list[Any], schedulers: list[Any]) ->
     def step() -> None:
         batch, number = next(batches), next(numbers)
         if not getattr(module, "automatic_optimization", True):
-            with _by_hand(module, optimizers):
+            with _manual_optimization(module, optimizers):
                 module.training_step(batch, number)
             return
         (optimizer,) = optimizers[:1]
@@ -105,18 +105,18 @@ def _training_step(module: Any, optimizers: list[Any], schedulers: list[Any]) ->
 
 
 @contextlib.contextmanager
-def _by_hand(module: Any, optimizers: list[Any]) -> Iterator[None]:
-    """Give a module with manual optimization what a Trainer would give it."""
-    given = {
+def _manual_optimization(module: Any, optimizers: list[Any]) -> Iterator[None]:
+    """Give a module the methods that a Trainer offers for manual optimization."""
+    methods = {
         "optimizers": lambda *_, **__: optimizers[0] if len(optimizers) == 1 else optimizers,
         "lr_schedulers": lambda *_, **__: None,
         "manual_backward": lambda loss, *args, **kwargs: loss.backward(*args, **kwargs),
     }
-    module.__dict__.update(given)
+    module.__dict__.update(methods)
     try:
         yield
     finally:
-        for name in given:
+        for name in methods:
             module.__dict__.pop(name, None)
 
 

@@ -1,4 +1,4 @@
-"""What the user's build() returns, in one shape. Imports no torch."""
+"""Bring every accepted return value of build() into one shape, a `Setup`."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 @dataclass
 class Setup:
-    """A training set-up: the model, how it is called, and what trains it.
+    """A training setup: the model, how it is called, and what trains it.
 
-    Everything but `model` may be left out; what is left out is found or searched, and what was chosen is reported.
+    Only `model` is required. gradlint searches for what is left out, and reports its choice.
     """
 
     model: torch.nn.Module | Mapping[str, torch.nn.Module] | None
-    """The module, or name → module (a GAN's networks); the name becomes the prefix of the parameters' names."""
+    """The module, or name → module (a GAN's networks); the name becomes the prefix of the parameter names."""
     inputs: Any = None
-    """A tuple of positional arguments or a dict of keyword arguments of the forward; keyed by name if `model` is."""
+    """A tuple of positional or a dict of keyword arguments for the forward; keyed by name if `model` is a dict."""
     optimizer: Any = None
-    """One optimizer, or name → optimizer (a list counts as one of names 0, 1, …)."""
+    """One optimizer, or name → optimizer; the members of a list get the names 0, 1, …"""
     loss: Callable[[Any], Any] | None = None
-    """Output → scalar tensor. With several models called: name → output."""
+    """A function from the output to a scalar tensor. With several models, it gets a dict name → output."""
     step: Callable[[], Any] | None = None
-    """Trains a little: one step or an epoch."""
+    """A function without arguments that trains a little: one step or an epoch."""
     train: bool | None = None
-    """True or False calls ``root.train(flag)``; None leaves the modes as build() left them."""
+    """The flag for ``root.train(flag)``; None leaves the modes as build() set them."""
     trains: Sequence[str] = field(default_factory=tuple)
-    """Glob patterns of parameters that are meant to train."""
+    """Glob patterns of the parameters that must train."""
     frozen: Sequence[str] = field(default_factory=tuple)
-    """Glob patterns of parameters that are meant to stay as they are."""
+    """Glob patterns of the parameters that must stay frozen."""
     notes: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
-    """What `normalize` left aside or assumed, one sentence each."""
+    """Notes on what `normalize` assumed or did not use, one sentence each."""
 
 
 _FIELDS = tuple(f.name for f in fields(Setup) if f.init)
@@ -47,18 +47,18 @@ _EXPECTED = "a model, (model, optimizer), a dict or a gradlint.Setup"
 
 
 def normalize(result: Any, name: str = "build()") -> Setup:
-    """Bring any accepted return shape of build() into one.
+    """Return a new Setup made of any accepted return value of build().
 
     Args:
         result: an nn.Module, a tuple of a module, optimizers and so on, a dict of `Setup`'s fields, or a `Setup`.
-        name: how messages call what returned it.
+        name: the name of the function that returned it, for messages.
 
     Returns:
-        a new Setup: `inputs` a tuple, a dict or None (or name → such, where `model` is a dict), `optimizer` one
-        optimizer or name → optimizer, `trains` and `frozen` tuples of patterns.
+        `inputs` is a tuple, a dict or None (name → one of these if `model` is a dict), `optimizer` one optimizer or
+        name → optimizer, `trains` and `frozen` are tuples of patterns.
 
     Raises:
-        TargetError: it is none of these; says what was returned and what is expected.
+        TargetError: `result` is something else; the message names its type and the accepted ones.
     """
     notes: list[str] = []
     if isinstance(result, Setup):
@@ -88,22 +88,22 @@ def normalize(result: Any, name: str = "build()") -> Setup:
 
 
 def modules_of(setup: Setup) -> dict[str, torch.nn.Module]:
-    """Name → module of a normalized setup; a single model has the name ``""``, no model gives an empty dict."""
+    """Return name → module of a normalized setup; a single model has the name ``""``."""
     if setup.model is None:
         return {}
     return dict(setup.model) if isinstance(setup.model, Mapping) else {"": setup.model}
 
 
 def optimizers_of(setup: Setup) -> dict[str, torch.optim.Optimizer]:
-    """Name → optimizer of a setup; a single one has the name ``""``, those of a list 0, 1, …"""
-    given = setup.optimizer
-    if given is None:
+    """Return name → optimizer of a setup; a single one has the name ``""``, the members of a list 0, 1, …"""
+    optimizer = setup.optimizer
+    if optimizer is None:
         return {}
-    if isinstance(given, Mapping):
-        return {str(key): value for key, value in given.items()}
-    if isinstance(given, (list, tuple)):
-        return {str(i): value for i, value in enumerate(given)}
-    return {"": given}
+    if isinstance(optimizer, Mapping):
+        return {str(key): value for key, value in optimizer.items()}
+    if isinstance(optimizer, (list, tuple)):
+        return {str(i): value for i, value in enumerate(optimizer)}
+    return {"": optimizer}
 
 
 def _from_dict(result: Mapping[Any, Any], name: str) -> Setup:
@@ -112,21 +112,37 @@ def _from_dict(result: Mapping[Any, Any], name: str) -> Setup:
         raise TargetError(f"{name} returned a dict of modules: return {{'model': {{name: module, ...}}}} for several")
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), _FIELDS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_FIELDS)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(_FIELDS)}"
         raise TargetError(f"{name} returned a dict with the unknown key {unknown[0]!r}: {hint}")
     return Setup(**{"model": None, **result})
 
 
 def _from_tuple(result: Sequence[Any], name: str, notes: list[str]) -> Setup:
-    """Sort the members of (model, optimizer, criterion, scheduler, …) by their types."""
-    models: list[Any] = []
-    found: dict[str, list[Any]] = {"optimizer": [], "inputs": [], "loss": [], "scheduler": []}
+    """Build a Setup from (model, optimizer, criterion, scheduler, …), told apart by their types."""
+    members = _by_kind(result, name, notes)
+    models = members["model"]
+    if len(models) > 1:
+        criteria = [m for m in models[1:] if _is_module(m) and _is_criterion(m)]
+        models = [m for m in models if not any(m is c for c in criteria)]
+        members["loss"] += criteria
+    if len(models) != 1:
+        what = f"{len(models)} models" if models else f"a {type(result).__name__} without a model"
+        raise TargetError(f"{name} returned {what}, expected {_EXPECTED}; several models go in a dict under 'model'")
+    return Setup(
+        models[0],
+        inputs=_one_or_tuple(members["inputs"]),
+        optimizer=_optimizer_of_members(members["optimizer"], members["scheduler"]),
+        loss=_loss_of_members(members["loss"], name, notes),
+    )
+
+
+def _by_kind(result: Sequence[Any], name: str, notes: list[str]) -> dict[str, list[Any]]:
+    """Sort the members of a returned tuple by kind; append a note for each one that is not used."""
+    members: dict[str, list[Any]] = {"model": [], "optimizer": [], "inputs": [], "loss": [], "scheduler": []}
     for index, item in enumerate(result):
         kind = _kind(item)
-        if kind == "model":
-            models.append(item)
-        elif kind in found:
-            found[kind].append(item)
+        if kind in members:
+            members[kind].append(item)
         elif kind == "ignored":
             notes.append(f"{_named(item)} in what {name} returned is not used")
         elif kind != "none":
@@ -134,32 +150,32 @@ def _from_tuple(result: Sequence[Any], name: str, notes: list[str]) -> Setup:
                 f"{name} returned a {type(result).__name__} whose member {index} is {_named(item)}: "
                 f"return a dict with the keys {', '.join(_FIELDS)}"
             )
-    if len(models) > 1:
-        criteria = [m for m in models[1:] if _is_module(m) and _is_criterion(m)]
-        models = [m for m in models if not any(m is c for c in criteria)]
-        found["loss"] += criteria
-    if len(models) != 1:
-        what = f"{len(models)} models" if models else f"a {type(result).__name__} without a model"
-        raise TargetError(f"{name} returned {what}, expected {_EXPECTED}; several models go in a dict under 'model'")
-    setup = Setup(models[0])
-    optimizers = [o for item in found["optimizer"] for o in (item if isinstance(item, (list, tuple)) else [item])]
-    if not optimizers:
-        optimizers = [s.optimizer for s in found["scheduler"]][:1]
-    setup.optimizer = optimizers[0] if len(optimizers) == 1 else optimizers or None
-    if len(found["inputs"]) == 1:
-        setup.inputs = found["inputs"][0]
-    elif found["inputs"]:
-        setup.inputs = tuple(found["inputs"])
-    for criterion in found["loss"]:
-        if setup.loss is None and len(_needed(criterion)) == 1:
-            setup.loss = criterion
-        else:
+    return members
+
+
+def _one_or_tuple(inputs: list[Any]) -> Any:
+    return inputs[0] if len(inputs) == 1 else tuple(inputs) or None
+
+
+def _optimizer_of_members(optimizers: list[Any], schedulers: list[Any]) -> Any:
+    """Return one optimizer, a list of several, or None; a scheduler alone stands for its optimizer."""
+    flat = [o for item in optimizers for o in (item if isinstance(item, (list, tuple)) else [item])]
+    if not flat:
+        flat = [scheduler.optimizer for scheduler in schedulers[:1]]
+    return flat[0] if len(flat) == 1 else flat or None
+
+
+def _loss_of_members(criteria: list[Any], name: str, notes: list[str]) -> Any:
+    """Return the first criterion that takes the output alone; append a note for each of the others."""
+    loss = next((c for c in criteria if len(_required_arguments(c)) == 1), None)
+    for criterion in criteria:
+        if criterion is not loss:
             notes.append(f"{_named(criterion)} in what {name} returned is not used: it needs more than the output")
-    return setup
+    return loss
 
 
 def _kind(item: Any) -> str:
-    """What a member of a returned tuple is: one of Setup's fields, scheduler, ignored, none, or unknown."""
+    """Return the kind of a tuple's member: a field of `Setup`, "scheduler", "ignored", "none" or "unknown"."""
     import torch
 
     if item is None:
@@ -208,71 +224,72 @@ def _model(setup: Setup, name: str) -> torch.nn.Module | Mapping[str, torch.nn.M
     raise TargetError(f"{name}: 'model' is {_named(model)}, expected an nn.Module or a dict name → module")
 
 
-def _optimizer(given: Any, name: str) -> Any:
-    if given is None:
+def _optimizer(value: Any, name: str) -> Any:
+    if value is None:
         return None
-    if isinstance(given, (list, tuple)):
-        given = {str(i): value for i, value in enumerate(given)}
-    if isinstance(given, Mapping):
-        return {str(k): _one_optimizer(v, f"{name}: optimizer[{k!r}]") for k, v in given.items() if v is not None}
-    return _one_optimizer(given, f"{name}: 'optimizer'")
+    if isinstance(value, (list, tuple)):
+        value = {str(i): optimizer for i, optimizer in enumerate(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _one_optimizer(v, f"{name}: optimizer[{k!r}]") for k, v in value.items() if v is not None}
+    return _one_optimizer(value, f"{name}: 'optimizer'")
 
 
-def _one_optimizer(given: Any, where: str) -> Any:
+def _one_optimizer(value: Any, where: str) -> Any:
+    """Return an optimizer without the wrappers of accelerate and the like around it."""
     import torch
 
-    inner = getattr(given, "optimizer", None)
-    wrapped = not isinstance(given, torch.optim.Optimizer) or type(given).__module__.startswith("accelerate.")
-    if _is_optimizer(given):
-        return _one_optimizer(inner, where) if wrapped and _is_optimizer(inner) else given
-    if isinstance(given, type):
-        raise TargetError(f"{where} is the class {given.__name__}, not an instance: write {given.__name__}(...)")
+    inner = getattr(value, "optimizer", None)
+    is_wrapper = not isinstance(value, torch.optim.Optimizer) or type(value).__module__.startswith("accelerate.")
+    if _is_optimizer(value):
+        return _one_optimizer(inner, where) if is_wrapper and _is_optimizer(inner) else value
+    if isinstance(value, type):
+        raise TargetError(f"{where} is the class {value.__name__}, not an instance: write {value.__name__}(...)")
     hint = f": pass the {type(inner).__name__} it schedules" if _is_optimizer(inner) else ""
-    raise TargetError(f"{where} is {_named(given)}, expected a torch optimizer{hint}")
+    raise TargetError(f"{where} is {_named(value)}, expected a torch optimizer{hint}")
 
 
 def _inputs(setup: Setup, name: str) -> Any:
-    given = setup.inputs
-    if hasattr(given, "__next__") or type(given).__name__.endswith("DataLoader"):
+    inputs = setup.inputs
+    if hasattr(inputs, "__next__") or type(inputs).__name__.endswith("DataLoader"):
         raise TargetError(
-            f"{name}: 'inputs' is {_named(given)}: give one batch of it, next(iter(...)), as the forward takes it"
+            f"{name}: 'inputs' is {_named(inputs)}: give one batch of it, next(iter(...)), as the forward takes it"
         )
-    if given is None or not isinstance(setup.model, Mapping):
-        return _call_arguments(given)
-    if not isinstance(given, Mapping):
+    if inputs is None or not isinstance(setup.model, Mapping):
+        return _call_arguments(inputs)
+    if not isinstance(inputs, Mapping):
         keys = ", ".join(setup.model)
-        raise TargetError(f"{name}: 'inputs' is {_named(given)}, expected a dict keyed like 'model' ({keys})")
-    for key in given:
+        raise TargetError(f"{name}: 'inputs' is {_named(inputs)}, expected a dict keyed like 'model' ({keys})")
+    for key in inputs:
         if key not in setup.model:
             near = difflib.get_close_matches(str(key), list(setup.model), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the models are {', '.join(setup.model)}"
-            raise TargetError(f"{name}: inputs[{key!r}] belongs to no model: {hint}")
-    return {key: _call_arguments(value) for key, value in given.items() if value is not None}
+            raise TargetError(f"{name}: inputs[{key!r}] names no model: {hint}")
+    return {key: _call_arguments(value) for key, value in inputs.items() if value is not None}
 
 
-def _call_arguments(given: Any) -> Any:
-    """A tuple of positional or a dict of keyword arguments; a named tuple (a packed sequence) is one argument."""
-    if given is None:
+def _call_arguments(inputs: Any) -> Any:
+    """Return a tuple of positional or a dict of keyword arguments; a named tuple counts as one argument."""
+    if inputs is None:
         return None
-    if isinstance(given, Mapping) and all(isinstance(key, str) for key in given):
-        return dict(given)
-    if isinstance(given, (tuple, list)) and not hasattr(given, "_fields"):
-        return tuple(given)
-    return (given,)
+    if isinstance(inputs, Mapping) and all(isinstance(key, str) for key in inputs):
+        return dict(inputs)
+    if isinstance(inputs, (tuple, list)) and not hasattr(inputs, "_fields"):
+        return tuple(inputs)
+    return (inputs,)
 
 
-def _loss(given: Any, name: str) -> Callable[[Any], Any] | None:
-    if given is None:
+def _loss(function: Any, name: str) -> Callable[[Any], Any] | None:
+    if function is None:
         return None
-    if isinstance(given, type) or not callable(given):
-        raise TargetError(f"{name}: 'loss' is {_named(given)}, expected a function output → scalar tensor")
-    needed = _needed(given)
-    if len(needed) > 1:
+    if isinstance(function, type) or not callable(function):
+        raise TargetError(f"{name}: 'loss' is {_named(function)}, expected a function output → scalar tensor")
+    required = _required_arguments(function)
+    if len(required) > 1:
         raise TargetError(
-            f"{name}: 'loss' needs {len(needed)} arguments ({', '.join(needed)}), and is called with the output alone: "
-            f"write loss=lambda output: criterion(output, target)"
+            f"{name}: 'loss' needs {len(required)} arguments ({', '.join(required)}), but gradlint calls it with the "
+            f"output alone: write loss=lambda output: criterion(output, target)"
         )
-    return given  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def _check_step(step: Any, name: str) -> None:
@@ -280,25 +297,25 @@ def _check_step(step: Any, name: str) -> None:
         raise TargetError(
             f"{name}: 'step' is {_named(step)}, expected a function without arguments that trains a little"
         )
-    if needed := _needed(step):
+    if required := _required_arguments(step):
         raise TargetError(
-            f"{name}: 'step' needs arguments ({', '.join(needed)}), and is called without: bind them, "
-            f"step=lambda: step({', '.join(needed)})"
+            f"{name}: 'step' needs arguments ({', '.join(required)}), but gradlint calls it without any: "
+            f"write step=lambda: step({', '.join(required)})"
         )
 
 
-def _patterns(given: Any, field_name: str, name: str) -> tuple[str, ...]:
-    if given is None:
+def _patterns(value: Any, field_name: str, name: str) -> tuple[str, ...]:
+    if value is None:
         return ()
-    if isinstance(given, str):
-        return (given,)
-    if isinstance(given, (list, tuple, set, frozenset)) and all(isinstance(item, str) for item in given):
-        return tuple(given)
-    raise TargetError(f"{name}: {field_name!r} is {_named(given)}, expected glob patterns of parameter names")
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, (list, tuple, set, frozenset)) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise TargetError(f"{name}: {field_name!r} is {_named(value)}, expected glob patterns of parameter names")
 
 
-def _needed(function: Any) -> list[str]:
-    """Names of the arguments that a callable cannot do without."""
+def _required_arguments(function: Any) -> list[str]:
+    """Return the names of a callable's arguments that have no default."""
     try:
         signature = inspect.signature(function.forward if _is_module(function) else function)
     except (TypeError, ValueError):
@@ -326,6 +343,7 @@ def _is_criterion(module: Any) -> bool:
 
 
 def _named(value: Any) -> str:
+    """Return a value's type, and its value where it is short, as words of a message."""
     if value is None:
         return "None"
     if isinstance(value, type):

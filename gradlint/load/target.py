@@ -1,4 +1,4 @@
-"""From ``model.py:build`` to the object it names. Imports no torch until a target is loaded."""
+"""Parse ``model.py:build`` and import the object that it names; torch is imported only then."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = ["Target", "call_build", "loaded", "missing_path", "parse_target", "us
 
 
 def parse_target(text: str) -> Target:
-    """Split ``file.py:attr`` or ``package.module:attr``; whether the file exists is not looked at.
+    """Split ``file.py:attr`` or ``package.module:attr``, without looking for the file.
 
     Raises:
-        UsageError: the text is no such thing.
+        UsageError: the text has neither form.
     """
     head, colon, tail = text.rpartition(":")
     drive = len(head) == 1 and head.isalpha() and tail[:1] in ("\\", "/")
@@ -40,7 +40,7 @@ def parse_target(text: str) -> Target:
     if not head:
         raise UsageError(f"{text!r} names no file: write file.py:attribute, for example model.py:build")
     if attribute is not None and not _dotted(attribute):
-        what = f"{attribute!r} is no attribute name" if attribute else "the attribute after ':' is missing"
+        what = f"{attribute!r} is not an attribute name" if attribute else "the attribute after ':' is missing"
         raise UsageError(f"{text!r}: {what}; write file.py:attribute, for example {head}:build")
     if head.endswith(".py") or "/" in head or "\\" in head or head in (".", ".."):
         return Target(text, path=Path(head), attribute=attribute)
@@ -52,7 +52,7 @@ def parse_target(text: str) -> Target:
 
 
 def missing_path(path: Path) -> TargetError:
-    """The error for a file or folder that does not exist, with the nearest name in its folder."""
+    """Return the error for a file or folder that does not exist, with the nearest name in its folder."""
     folder = path.parent
     if not folder.is_dir():
         return TargetError(f"{path} does not exist, nor does the folder {folder}: check the path")
@@ -66,7 +66,7 @@ def missing_path(path: Path) -> TargetError:
 def loaded(target: Target) -> Iterator[Any]:
     """Execute the target's module afresh and yield the attribute object.
 
-    While the context lasts, the file's folder and the project root can be imported from; afterwards ``sys.path``,
+    Inside the context, modules of the file's folder and of the project root can be imported. Afterwards ``sys.path``,
     ``sys.argv``, ``sys.modules``, ``sys.meta_path``, the working directory and bytecode writing are as before.
 
     Raises:
@@ -87,17 +87,17 @@ def loaded(target: Target) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a target lives and what must be importable to load it."""
+    """The file of a target, and the folders that must be importable to load it."""
 
     file: Path | None
     name: str
-    """The name in ``sys.modules``."""
+    """The module's name in ``sys.modules``."""
     roots: tuple[str, ...]
     """Folders whose modules belong to the project."""
     front: tuple[str, ...]
     back: tuple[str, ...] = ()
     guarded: frozenset[str] = frozenset()
-    """Top-level names that must be the library's, whatever lies in the folder."""
+    """Top-level names that must resolve to the library, whatever files lie in the folder."""
 
 
 def _locate(target: Target) -> _Place:
@@ -118,8 +118,8 @@ def _locate(target: Target) -> _Place:
     roots = tuple(dict.fromkeys((folder, root, str(base))))
     taken = _is_library_name(parts[0], str(base))
     if len(parts) > 1 and not taken:
-        # The folder of a packaged file goes last: its modules are reached by relative imports, and may well be
-        # called logging.py or datasets.py.
+        # The folder of a file in a package goes last: relative imports reach its modules, and one may be called
+        # logging.py or datasets.py.
         front = tuple(dict.fromkeys((str(base), root)))
         return _Place(file, ".".join(parts), roots, front, () if folder in front else (folder,))
     stem = file.stem.replace(".", "_")
@@ -136,18 +136,18 @@ def _project_root(folder: Path) -> Path:
 
 
 def _is_library_name(name: str, base: str) -> bool:
-    """Whether `name` means the standard library or an installed package that does not live in `base`."""
+    """Return True if `name` resolves to the standard library or to an installed package outside of `base`."""
     if name in sys.stdlib_module_names or name in sys.builtin_module_names or name == "gradlint":
         return True
-    known = sys.modules.get(name)
-    if known is not None:
-        return any(is_library_file(f) for f in _files(known)) and not _under(known, (base,))
+    module = sys.modules.get(name)
+    if module is not None:
+        return any(is_library_file(f) for f in _files(module)) and not _under(module, (base,))
     spec = importlib.machinery.PathFinder.find_spec(name, [p for p in sys.path if is_library_file(p + os.sep)])
     return spec is not None and spec.origin is not None and not spec.origin.startswith(base + os.sep)
 
 
 class _Guard:
-    """A meta path finder: some names are looked up as if the user's folders were not there."""
+    """A meta path finder that looks up some names as if the user's folders did not exist."""
 
     def __init__(self, names: frozenset[str], hidden: tuple[str, ...]) -> None:
         self.names = names
@@ -163,12 +163,12 @@ class _Guard:
 def _sandbox(place: _Place) -> Iterator[None]:
     path, argv, meta = list(sys.path), list(sys.argv), list(sys.meta_path)
     cwd, bytecode, before = os.getcwd(), sys.dont_write_bytecode, dict(sys.modules)
-    # told before any is taken out: namespace packages ask for their parent when they are asked where they are
+    # All are listed before the first is removed: a namespace package asks for its parent when asked for its path.
     for name in [name for name, module in before.items() if _foreign(name, module, place)]:
         del sys.modules[name]
     parent, _, leaf = place.name.rpartition(".")
-    holder = before.get(parent)
-    held = vars(holder).get(leaf) if holder is not None else None
+    package = before.get(parent)
+    member = vars(package).get(leaf) if package is not None else None
     try:
         sys.path[:] = [*place.front, *(p for p in path if p not in place.front), *(p for p in place.back)]
         sys.argv[:] = [str(place.file) if place.file else place.name]
@@ -180,20 +180,20 @@ def _sandbox(place: _Place) -> Iterator[None]:
     finally:
         sys.path[:], sys.argv[:], sys.dont_write_bytecode = path, argv, bytecode
         sys.meta_path[:] = meta
-        loaded = [(name, now) for name, now in list(sys.modules.items()) if now is not before.get(name)]
-        for name in [name for name, now in loaded if name == place.name or _under(now, place.roots)]:
+        added = [(name, now) for name, now in list(sys.modules.items()) if now is not before.get(name)]
+        for name in [name for name, now in added if name == place.name or _under(now, place.roots)]:
             if name.partition(".")[0] != "gradlint":
                 del sys.modules[name]
         for name, module in before.items():
             sys.modules.setdefault(name, module)
-        if holder is not None and held is not None:
-            setattr(holder, leaf, held)
+        if package is not None and member is not None:
+            setattr(package, leaf, member)
         with contextlib.suppress(OSError):
             os.chdir(cwd)
 
 
 def _foreign(name: str, module: ModuleType, place: _Place) -> bool:
-    """Whether a module loaded earlier hides one of the project's: same name, other file, and no library."""
+    """Return True if a module imported earlier hides one of the project: same name, other file, not a library."""
     if name == "__main__" or name.split(".")[0] == "gradlint":
         return False
     files = _files(module)
@@ -209,7 +209,7 @@ def _files(module: Any) -> list[str]:
         return [file]
     try:
         return [str(p) + os.sep for p in getattr(module, "__path__", ())]
-    except Exception:  # a lazy module of the user's may raise anything here
+    except Exception:  # a lazy module of user code may raise anything here
         return []
 
 
@@ -227,19 +227,19 @@ def _execute(target: Target, place: _Place) -> ModuleType:
         if place.file is None:
             return _import_by_name(place)
         parent, _, leaf = place.name.rpartition(".")
-        holder = importlib.import_module(parent) if parent else None
+        package = importlib.import_module(parent) if parent else None
         is_package = place.file.name == "__init__.py"
         spec = importlib.util.spec_from_file_location(
             place.name, place.file, submodule_search_locations=[str(place.file.parent)] if is_package else None
         )
         if spec is None or spec.loader is None:
-            raise TargetError(f"{where} is no Python file: its name must end in .py")
+            raise TargetError(f"{where} is not a Python file: its name must end in .py")
         module = importlib.util.module_from_spec(spec)
         sys.modules[place.name] = module
         spec.loader.exec_module(module)
         module = sys.modules.get(place.name, module)
-        if holder is not None:
-            setattr(holder, leaf, module)
+        if package is not None:
+            setattr(package, leaf, module)
         return module
     except GradlintError:
         raise
@@ -272,7 +272,7 @@ def _import_by_name(place: _Place) -> ModuleType:
 
 
 def _names_target(target: Target, error: ModuleNotFoundError) -> bool:
-    """Whether the module that is missing is the target itself or a package above it."""
+    """Return True if the missing module is the target itself or a package above it."""
     missing = error.name or "?"
     return target.module is not None and f"{target.module}.".startswith(f"{missing}.")
 

@@ -1,1 +1,1 @@
-"""Inputs for the forward: parsed, taken from the model, or searched."""
+"""Provide inputs for the forward: parsed from ``--input``, taken from the model, or found by a search."""

@@ -1,4 +1,4 @@
-"""What the error of a failed forward says about the inputs it would have liked."""
+"""Derive better guesses at the inputs from the error message of a failed forward."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ _TOO_SMALL = (
 
 
 def hinted_guesses(guesses: dict[str, Guess], message: str) -> Iterator[dict[str, Guess]]:
-    """Other guesses that the error message suggests, the likeliest first; may repeat and may contain nonsense."""
+    """Yield guesses that the error message suggests, the likeliest first; some repeat, some make no sense."""
     for pattern in _SIZE_PAIRS:
-        if found := re.search(pattern, message, re.S):
-            yield from _resize(guesses, int(found["got"]), int(found["want"]))
+        if match := re.search(pattern, message, re.S):
+            yield from _resize(guesses, int(match["got"]), int(match["want"]))
     yield from _swap(guesses, [tuple(map(int, s.split(","))) for s in re.findall(r"\[(\d+(?:, ?\d+)*)\]", message)])
-    if found := re.search(r"shape '\[([-\d, ]+)\]' is invalid for input of size (\d+)", message):
-        yield from _reshape(guesses, [int(n) for n in found[1].split(",")], int(found[2]))
+    if match := re.search(r"shape '\[([-\d, ]+)\]' is invalid for input of size (\d+)", message):
+        yield from _reshape(guesses, [int(n) for n in match[1].split(",")], int(match[2]))
     for pattern in _DIMENSIONS:
-        if found := re.search(pattern, message):
-            yield from _each(guesses, lambda g, n=int(found["n"]): _with_dimensions(g, n))  # type: ignore[misc]
+        if match := re.search(pattern, message):
+            yield from _each(guesses, lambda g, n=int(match["n"]): _with_dimensions(g, n))  # type: ignore[misc]
     if re.search(r"Dimension out of range|tuple index out of range|too many indices|list index out of range", message):
         yield from _each(guesses, lambda g: _with_dimensions(g, len(g.shape) + 1))
     if re.search(_WANTS_INT, message):
@@ -77,8 +77,8 @@ def hinted_guesses(guesses: dict[str, Guess], message: str) -> Iterator[dict[str
         yield from _each(guesses, _lower)
     if re.search(_TOO_SMALL, message):
         yield from _each(guesses, _larger)
-    if found := re.search(r"doesn't match model \((\d+)", message):
-        yield from _each(guesses, lambda g: [g.resized(int(found[1]))] if g.spatial else [])
+    if match := re.search(r"doesn't match model \((\d+)", message):
+        yield from _each(guesses, lambda g: [g.resized(int(match[1]))] if g.spatial else [])
     numbers = sorted({int(n) for n in re.findall(r"(?<![\d.])\d{1,5}(?![\d.])", message)} - {0, BATCH})
     for number in numbers[:6]:
         yield from _each(guesses, lambda g, n=number: _with_number(g, n))  # type: ignore[misc]
@@ -94,7 +94,7 @@ def _each(guesses: dict[str, Guess], change: Callable[[Guess], list[Guess]]) -> 
 def _resize(guesses: dict[str, Guess], got: int, want: int) -> Iterator[dict[str, Guess]]:
     def same(guess: Guess) -> list[Guess]:
         dims = [d for d in range(1, len(guess.shape)) if guess.shape[d] == got]
-        # Channels first, then features, then lengths.
+        # The likeliest first: channels, then features, then lengths.
         dims.sort(key=lambda d: (d != 1 or len(guess.shape) == 3, d != len(guess.shape) - 1))
         return [guess.at(d, want) for d in dims] + ([guess.resized(want)] if guess.spatial[:1] == (got,) else [])
 
@@ -119,23 +119,23 @@ def _resize(guesses: dict[str, Guess], got: int, want: int) -> Iterator[dict[str
 
 
 def _swap(guesses: dict[str, Guess], shapes: list[tuple[int, ...]]) -> Iterator[dict[str, Guess]]:
-    """Where the message sets two shapes against each other, give the argument of one shape the other."""
+    """Where the message compares two shapes, give an argument of one shape the other."""
     if len(shapes) == 2 and shapes[0] != shapes[1]:
-        for mine, other in (shapes, reversed(shapes)):
-            yield from _each(guesses, lambda g, m=mine, o=other: [replace(g, shape=o)] if g.shape == m else [])  # type: ignore[misc]
+        for old, new in (shapes, reversed(shapes)):
+            yield from _each(guesses, lambda g, o=old, n=new: [replace(g, shape=n)] if g.shape == o else [])  # type: ignore[misc]
 
 
 def _reshape(guesses: dict[str, Guess], shape: list[int], numel: int) -> Iterator[dict[str, Guess]]:
-    known = math.prod(n for n in shape if n > 0)
-    per_item = known // BATCH if shape[0] == BATCH else known
+    size = math.prod(n for n in shape if n > 0)
+    per_item = size // BATCH if shape[0] == BATCH else size
 
-    def flat(guess: Guess) -> list[Guess]:
+    def unflattened(guess: Guess) -> list[Guess]:
         if math.prod(guess.shape) != numel:
             return []
         whole = Guess((BATCH, per_item), guess.kind, guess.high)
         return [replace(guess, shape=g.shape) for g in images_of(per_item)] + [whole, guess.at(-1, shape[-1])]
 
-    yield from _each(guesses, flat)
+    yield from _each(guesses, unflattened)
     yield from _resize(guesses, max(1, numel // BATCH), max(1, per_item))
 
 

@@ -1,4 +1,4 @@
-"""The inputs of a forward: pinned with ``--input``, the model's own, or searched. Imports torch only when used."""
+"""Parse ``--input``, or find inputs with which a forward runs. Imports torch only when used."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _HOW = "write a shape, 2,3,224,224 or 2,16:int64:1000, with a name before it if 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One argument as ``--input`` gives it: a tensor's shape and dtype, or a plain value."""
+    """One ``--input`` argument: a tensor's shape and dtype, or a plain value."""
 
     shape: tuple[int, ...] | None
-    """None: a plain value."""
+    """Shape of the tensor; None for a plain value."""
     dtype: str = "float32"
     high: int = 2
-    """Exclusive upper bound of integers."""
+    """Exclusive upper bound of random integers."""
     value: Any = None
 
     def materialize(self) -> Any:
-        """The tensor (floats normal, integers uniform in [0, high), booleans random) or the value."""
+        """Return the plain value, or a tensor: floats normal, integers uniform in [0, high), booleans random."""
         from gradlint.load.inputs.values import generator
 
         return self._make(generator())
@@ -48,19 +48,18 @@ class InputSpec:
         dtype: torch.dtype = getattr(torch, self.dtype)
         if self.dtype in _FLOATS:
             return normal(self.shape, source, dtype)
-        drawn = torch.randint(0, self.high, self.shape, generator=source, device="cpu")
-        return drawn.to(dtype)
+        return torch.randint(0, self.high, self.shape, generator=source, device="cpu").to(dtype)
 
 
 @dataclass(frozen=True)
 class InputSpecs:
-    """All arguments of one forward as ``--input`` gives them."""
+    """All ``--input`` arguments of one forward."""
 
     args: tuple[InputSpec, ...] = ()
     kwargs: Mapping[str, InputSpec] = field(default_factory=dict)
 
     def materialize(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword arguments, from one seeded generator of their own."""
+        """Return positional and keyword arguments, drawn from a seeded generator of their own."""
         from gradlint.load.inputs.values import generator
 
         source = generator()
@@ -70,15 +69,15 @@ class InputSpecs:
 
 @dataclass
 class Inputs:
-    """The arguments of one forward, and where they come from."""
+    """The arguments of one forward, and their origin."""
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     how: str = "given"
-    """``given``, ``example_input_array``, ``dummy_inputs``, ``from the model's config``, ``searched`` or
-    ``none needed``."""
+    """Origin in words: ``given``, ``example_input_array``, ``dummy_inputs``, ``from the model's config``, ``searched``
+    or ``none needed``."""
     description: str = ""
-    """For example ``float32[2, 3, 32, 32]``."""
+    """The arguments in words, such as ``float32[2, 3, 32, 32]``."""
 
     def __post_init__(self) -> None:
         if not self.description:
@@ -95,7 +94,7 @@ def parse_inputs(texts: Sequence[str]) -> InputSpecs:
     one dimension ends in a comma or has a dtype (``8,``, ``8:int64:10``). ``true``, ``false`` and ``none`` are values.
 
     Raises:
-        UsageError: one of them makes no sense; quotes it.
+        UsageError: a value has none of these forms; the message quotes it.
     """
     args: list[InputSpec] = []
     kwargs: dict[str, InputSpec] = {}
@@ -106,7 +105,7 @@ def parse_inputs(texts: Sequence[str]) -> InputSpecs:
             args.append(_parse_one(text, text))
             continue
         if not name.isidentifier():
-            raise UsageError(f"--input {text!r}: {name!r} is no argument name; {_HOW}")
+            raise UsageError(f"--input {text!r}: {name!r} is not an argument name; {_HOW}")
         if name in kwargs:
             raise UsageError(f"--input {text!r}: {name} is given twice")
         kwargs[name] = _parse_one(rest, text)
@@ -123,59 +122,59 @@ def _parse_one(body: str, text: str) -> InputSpec:
         return InputSpec(None, value=float(shape_text))
     sizes = shape_text.strip("()[] ").rstrip(",")
     if not re.fullmatch(r"\d+(\s*,\s*\d+)*", sizes):
-        raise UsageError(f"--input {text!r}: {shape_text!r} is no shape; {_HOW}")
+        raise UsageError(f"--input {text!r}: {shape_text!r} is not a shape; {_HOW}")
     shape = tuple(int(size) for size in sizes.split(","))
     if 0 in shape:
-        raise UsageError(f"--input {text!r}: a dimension of size 0 holds nothing")
+        raise UsageError(f"--input {text!r}: a dimension of size 0 makes an empty tensor")
     if len(more) > 2:
         raise UsageError(f"--input {text!r} has too many parts; {_HOW}")
     dtype = more[0].removeprefix("torch.") if more else "float32"
     dtype = _ALIASES.get(dtype, dtype)
-    known = (*_FLOATS, *_INTS, "bool")
-    if dtype not in known:
-        near = difflib.get_close_matches(dtype, (*known, *_ALIASES), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise UsageError(f"--input {text!r}: {dtype!r} is no dtype: {hint}")
+    dtypes = (*_FLOATS, *_INTS, "bool")
+    if dtype not in dtypes:
+        near = difflib.get_close_matches(dtype, (*dtypes, *_ALIASES), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the dtypes are {', '.join(dtypes)}"
+        raise UsageError(f"--input {text!r}: {dtype!r} is not a dtype: {hint}")
     if len(more) < 2:
         return InputSpec(shape, dtype)
     if dtype not in _INTS:
-        raise UsageError(f"--input {text!r}: an upper bound is for integers, not for {dtype}")
+        raise UsageError(f"--input {text!r}: only integers take an upper bound, not {dtype}")
     if not more[1].isdigit() or int(more[1]) < 1:
-        raise UsageError(f"--input {text!r}: the upper bound {more[1]!r} is no positive integer")
+        raise UsageError(f"--input {text!r}: the upper bound {more[1]!r} is not a positive integer")
     return InputSpec(shape, dtype, int(more[1]))
 
 
 def find_inputs(
     model: torch.nn.Module, run: Callable[[tuple[Any, ...], dict[str, Any]], Any], name: str = ""
 ) -> Inputs:
-    """Arguments with which the model's forward runs: the model's own, else searched from its first layers.
+    """Return arguments with which the model's forward runs: the model's own, else found by a search.
 
-    Tensors are on the device, and floats of the dtype, of the model's first parameter; batch 2 unless the model's own
-    say otherwise. Values come from a seeded generator; the global random state is not touched.
+    Tensors take the device, and floats the dtype, of the model's first parameter. The batch size is 2 unless the
+    model's own inputs differ. Values come from a seeded generator; the global random state is not touched.
 
     Args:
         model: any module.
-        run: tries a forward with (args, kwargs) and returns its output or raises; isolates the state it changes.
-        name: the model's name where there are several, for messages.
+        run: runs a forward with (args, kwargs), isolates the state it changes, and returns its output or raises.
+        name: the model's name if there are several, for messages.
 
     Raises:
-        TargetError: nothing ran; names what was tried, and carries the traceback of the try that came farthest.
+        TargetError: no try succeeded; the message and traceback are those of the try that got farthest.
     """
     from gradlint.load.inputs.pretrained import is_pretrained
     from gradlint.load.inputs.search import Search, arguments_of
 
-    inner = unwrapped(model)
+    inner = unwrap(model)
     who = f"{type(inner).__name__} ({name})" if name else type(inner).__name__
     if not _has_forward(inner):
         raise TargetError(
-            f"{who} has no forward of its own to run: return 'inputs' and 'model' of the parts, or 'step'"
+            f"{who} has no forward of its own: return its parts under 'model' with their 'inputs', or return 'step'"
         )
     search = Search(inner, run)
-    for how, args, kwargs in _own(inner):
+    for how, args, kwargs in _inputs_of_model(inner):
         if search.attempt(args, kwargs).error is None:
             return Inputs(args, kwargs, how)
     if is_pretrained(inner):
-        # What its config says has been tried; a search over its hundred optional arguments tells nothing.
+        # Its config has been tried already, and a search over a hundred optional arguments is hopeless.
         raise _nothing_runs(who, search.tries, search.best)
     required, optional = arguments_of(inner)
     if not required:
@@ -183,15 +182,15 @@ def find_inputs(
         if empty.error is None:
             return Inputs((), {}, "none needed")
     for arguments in (required, (required + optional)[: len(required) + 1]):
-        if arguments and (found := search.search(arguments)) is not None:
-            return Inputs(found.args, found.kwargs, "searched")
+        if arguments and (success := search.search(arguments)) is not None:
+            return Inputs(success.args, success.kwargs, "searched")
         if required and not _missing_optional(search.best):
             break
     raise _nothing_runs(who, search.tries, search.best)
 
 
-def unwrapped(model: Any) -> Any:
-    """The module whose forward's signature counts: inside DataParallel, torch.compile, FSDP and peft wrappers."""
+def unwrap(model: Any) -> Any:
+    """Return the module inside DataParallel, torch.compile, FSDP and peft wrappers, whose forward takes the inputs."""
     import torch
 
     for _ in range(8):
@@ -208,8 +207,8 @@ def unwrapped(model: Any) -> Any:
     return model
 
 
-def _own(model: Any) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
-    """The model's own inputs, in the order in which they are tried."""
+def _inputs_of_model(model: Any) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """Yield (origin, args, kwargs) of the model's own inputs, in the order to try them."""
     import torch
 
     from gradlint.load.inputs.pretrained import config_inputs, is_pretrained
@@ -220,7 +219,7 @@ def _own(model: Any) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
     for attribute in ("example_input_array", "dummy_inputs"):
         try:
             value = getattr(model, attribute, None)
-        except Exception:  # a property of the user's may raise anything
+        except Exception:  # a property in user code may raise anything
             continue
         if isinstance(value, Mapping):
             yield attribute, (), dict(value)
@@ -236,7 +235,7 @@ def _has_forward(model: Any) -> bool:
 
 
 def _missing_optional(best: Any) -> bool:
-    """Whether the farthest try failed because an argument left at its default is needed after all."""
+    """Return True if the farthest try failed because an optional argument is needed after all."""
     return best is not None and "None" in str(best.error)
 
 

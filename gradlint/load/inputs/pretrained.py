@@ -1,4 +1,4 @@
-"""Inputs of Hugging Face models, from their config and the signature of their forward. Imports no transformers."""
+"""Make inputs of Hugging Face models from their config and the signature of their forward."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ _PER_TOKEN = ("LMHead", "CausalLM", "MaskedLM", "ConditionalGeneration", "Speech
 
 
 def is_pretrained(model: Any) -> bool:
-    """Whether a module is a transformers PreTrainedModel; nothing of transformers is imported for it."""
+    """Return True if a module is a PreTrainedModel, without importing transformers."""
     kind = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
     return isinstance(kind, type) and isinstance(model, kind)
 
 
 def config_inputs(model: Any) -> Iterator[dict[str, Any]]:
-    """Keyword arguments for the forward of a PreTrainedModel, the likeliest first; with labels where it takes them.
+    """Yield keyword arguments for the forward of a PreTrainedModel, the likeliest first, with labels if it takes them.
 
-    Batch 2 (and 1, for models that cannot pad), tokens [2, 8], images, audio features and waveforms as the config says.
+    The batch size is 2, then 1 for models that cannot pad. Tokens have the shape [2, 8]; images, audio features and
+    waveforms have the sizes of the config.
     """
     for batch in (BATCH, 1):
-        made = _Maker(model, batch)
-        for base in made.bases():
-            for labels in made.labels(base):
+        factory = _TensorFactory(model, batch)
+        for base in factory.bases():
+            for labels in factory.labels(base):
                 yield {**base, **labels}
             yield base
-            if "decoder_input_ids" in made.accepts:
-                yield {**base, "decoder_input_ids": made.tokens()}
+            if "decoder_input_ids" in factory.accepts:
+                yield {**base, "decoder_input_ids": factory.tokens()}
 
 
-class _Maker:
+class _TensorFactory:
     """Makes the tensors for one model and one batch size."""
 
     def __init__(self, model: Any, batch: int) -> None:
@@ -54,7 +55,7 @@ class _Maker:
         self.generator = generator()
 
     def bases(self) -> Iterator[dict[str, Any]]:
-        """The inputs without labels."""
+        """Yield the inputs without labels."""
         main = str(getattr(self.model, "main_input_name", "input_ids"))
         text = self.ids() if "input_ids" in self.accepts else {}
         media = list(self.media())
@@ -62,8 +63,8 @@ class _Maker:
         if "decoder_input_ids" in self.accepts and not self.takes_labels():
             decoder = {"decoder_input_ids": self.tokens()}
         if main == "input_ids":
-            # Models of text and images together (CLIP, BLIP, ViLT) want both; a language model that can also see
-            # runs on text alone, as its images need placeholder tokens.
+            # Models of text and images together (CLIP, BLIP, ViLT) need both. A language model with vision runs on
+            # text alone: its images would need placeholder tokens.
             for extra in media:
                 yield {**text, **extra, **decoder}
             yield {**text, **decoder}
@@ -77,7 +78,7 @@ class _Maker:
         return "labels" in self.accepts and "For" in type(self.model).__name__
 
     def labels(self, base: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Labels in the shapes that heads take, the likeliest for the class's name first."""
+        """Yield labels in the shapes that heads take, the likeliest for the class name first."""
         name = type(self.model).__name__
         if "return_loss" in self.accepts and "labels" not in self.accepts:
             yield {"return_loss": True}
@@ -122,13 +123,14 @@ class _Maker:
         return int(getattr(embedding, "num_embeddings", 2))
 
     def configs(self, *names: str) -> Iterator[Any]:
-        """The sub-configs of these names that exist, then the config itself."""
+        """Yield the sub-configs of these names that exist, then the config itself."""
         for name in names:
-            if (found := getattr(self.config, name, None)) is not None and not isinstance(found, (str, int)):
-                yield found
+            if (config := getattr(self.config, name, None)) is not None and not isinstance(config, (str, int)):
+                yield config
         yield self.config
 
     def setting(self, names: tuple[str, ...], parts: tuple[str, ...], default: Any) -> Any:
+        """Return the first of some settings that the sub-configs `parts` or the config itself have."""
         for config in self.configs(*parts):
             for name in names:
                 if (value := getattr(config, name, None)) is not None:
@@ -139,7 +141,7 @@ class _Maker:
         return {"input_ids": self.tokens()}
 
     def tokens(self) -> torch.Tensor:
-        """Ordinary tokens [batch, 8]; the last one ends the sequence where the config names such a token."""
+        """Return ordinary tokens [batch, 8]; the last is the end-of-sequence token if the config has one."""
         vocabulary = self.vocabulary()
         longest = self.setting(("max_position_embeddings", "n_positions"), ("text_config",), LENGTH)
         length = min(LENGTH, longest) if isinstance(longest, int) and longest > 1 else LENGTH
@@ -149,22 +151,22 @@ class _Maker:
                 if name.endswith(("_token_id", "_token_index")):
                     special |= {v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)}
         ordinary = [i for i in range(min(vocabulary, 1000)) if i not in special] or [0]
-        picked = self.ints((self.batch, length), len(ordinary))
-        tokens = torch.tensor(ordinary, device=self.device)[picked]
+        positions = self.ints((self.batch, length), len(ordinary))
+        tokens = torch.tensor(ordinary, device=self.device)[positions]
         end = self.setting(("eos_token_id",), ("text_config",), None)
         if isinstance(end, int) and 0 <= end < vocabulary:
             tokens[:, -1] = end
         return tokens
 
     def media(self) -> Iterator[dict[str, Any]]:
-        """Images, audio features and waveforms, as far as the forward takes them."""
+        """Yield the images, audio features and waveforms that the forward takes."""
         vision = ("vision_config", "vision_encoder", "encoder", "backbone_config")
         if "pixel_values" in self.accepts:
             channels = int(self.setting(("num_channels", "in_channels", "in_chans"), vision, 3))
-            told = self.setting(("image_size",), vision, None)
-            sizes = [told] if told is not None else [64, 128, 224]
-            if isinstance(told, dict):
-                sizes = [(told.get("height", 224), told.get("width", 224))]
+            image_size = self.setting(("image_size",), vision, None)
+            sizes = [image_size] if image_size is not None else [64, 128, 224]
+            if isinstance(image_size, dict):
+                sizes = [(image_size.get("height", 224), image_size.get("width", 224))]
             frames = self.setting(("num_frames",), vision, None)
             for size in sizes:
                 height, width = (size[0], size[-1]) if isinstance(size, (tuple, list)) else (size, size)

@@ -1,4 +1,4 @@
-"""The input search: guess from the first layers, try, look at which layer got what and why it failed, guess again."""
+"""Search for inputs: guess from the first layers, try, and guess again from the layers reached and the error."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _CHILDREN = 14
 
 @dataclass
 class Attempt:
-    """What one try showed."""
+    """The outcome of one try."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     error: BaseException | None
     completed: int = 0
-    """How many modules had finished when it ended."""
+    """Number of module calls that had returned when it ended."""
     received: dict[str, nn.Module] = field(default_factory=dict)
-    """Argument → the first telling layer that got it, or a view of it."""
+    """Argument → the first layer of known input shape that received it, or a view of it."""
     degenerate: bool = False
-    """A normalisation saw a single spatial position, so that it hides its input."""
+    """True if a normalisation layer got a single spatial position, which makes its output constant."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class Argument:
 
 
 def arguments_of(model: nn.Module) -> tuple[list[Argument], list[Argument]]:
-    """The required and the optional arguments of the forward; ``*args`` without others counts as one required."""
+    """Return the required and the optional arguments of the forward; ``*args`` alone counts as one required."""
     try:
         parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):
         return [Argument("input")], []
     plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    made = [Argument(p.name, p.kind is p.KEYWORD_ONLY, p.annotation) for p in plain]
-    required = [a for a, p in zip(made, plain, strict=True) if p.default is p.empty]
-    optional = [a for a, p in zip(made, plain, strict=True) if p.default is not p.empty]
+    arguments = [Argument(p.name, p.kind is p.KEYWORD_ONLY, p.annotation) for p in plain]
+    required = [a for a, p in zip(arguments, plain, strict=True) if p.default is p.empty]
+    optional = [a for a, p in zip(arguments, plain, strict=True) if p.default is not p.empty]
     if not plain and any(p.kind is p.VAR_POSITIONAL for p in parameters):
         required = [Argument("input")]
     return required, optional
@@ -80,7 +80,7 @@ class Search:
 
     Attributes:
         tries: number of forwards run so far.
-        best: the failed try that came farthest.
+        best: the failed try that got farthest; None before the first failure.
     """
 
     def __init__(self, model: nn.Module, run: Run) -> None:
@@ -97,22 +97,22 @@ class Search:
         self._deadline = time.monotonic() + MAX_SECONDS
 
     def search(self, arguments: list[Argument]) -> Attempt | None:
-        """The first arguments that run, from small to large; None if none was found within the bounds."""
+        """Return the first try that runs, from small inputs to large; None if none does within the bounds."""
         seen: set[tuple[tuple[str, Guess], ...]] = set()
         waiting = self._initial(arguments)
-        steered: list[tuple[int, int, dict[str, Guess]]] = []
+        hinted: list[tuple[int, int, dict[str, Guess]]] = []
         order = itertools.count()
         turn = 0
         while not self._over():
-            # Steered guesses go first, but every third try is an unsteered one, so that no false lead takes all.
+            # Guesses from hints go first. Every third try is an initial one, in case the hints mislead.
             turn += 1
             guesses = None
-            if not steered or turn % 3 == 0:
+            if not hinted or turn % 3 == 0:
                 guesses = next(waiting, None)
             if guesses is None:
-                if not steered:
+                if not hinted:
                     return None
-                guesses = heapq.heappop(steered)[2]
+                guesses = heapq.heappop(hinted)[2]
             key = tuple(guesses.items())
             if key in seen:
                 continue
@@ -122,19 +122,24 @@ class Search:
                 return self._less_degenerate(arguments, guesses, attempt) if attempt.degenerate else attempt
             children = itertools.chain(self._from_layers(guesses, attempt), hinted_guesses(guesses, str(attempt.error)))
             for child in itertools.islice(children, _CHILDREN):
-                heapq.heappush(steered, (-attempt.completed, next(order), child))
+                heapq.heappush(hinted, (-attempt.completed, next(order), child))
         return None
 
     def attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: dict[str, Any] | None = None) -> Attempt:
-        """Run the forward once and watch which modules it goes through."""
+        """Run the forward once, and watch the modules it calls.
+
+        `names` are the arguments by name, to be recognised where a layer receives them.
+        """
         self.tries += 1
         result = Attempt(args, kwargs, None)
-        storages = {_storage(v): k for k, v in (names or {}).items() if isinstance(v, torch.Tensor) and v.numel()}
+        argument_of = {
+            _storage_key(v): k for k, v in (names or {}).items() if isinstance(v, torch.Tensor) and v.numel()
+        }
 
         def entering(module: nn.Module, inputs: Any) -> None:
             tensors = [t for t in inputs if isinstance(t, torch.Tensor)] if isinstance(inputs, tuple) else []
             for tensor in tensors:
-                name = storages.get(_storage(tensor)) if storages else None
+                name = argument_of.get(_storage_key(tensor)) if argument_of else None
                 if name is not None and name not in result.received and shapes_of(module, self.sequence):
                     result.received[name] = module
             if isinstance(module, (*CHANNEL_NORMS, nn.GroupNorm)) and tensors:
@@ -151,7 +156,7 @@ class Search:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 output = self.run(args, kwargs)
-            if not usable(output):
+            if not is_usable(output):
                 result.error = ValueError(f"the forward returned {'None' if output is None else 'an empty result'}")
         except (Exception, SystemExit) as error:
             result.error = error
@@ -171,15 +176,15 @@ class Search:
         args = tuple(values[a.name] for a in arguments if not a.keyword)
         return self.attempt(args, {a.name: values[a.name] for a in arguments if a.keyword}, values)
 
-    def _less_degenerate(self, arguments: list[Argument], guesses: dict[str, Guess], found: Attempt) -> Attempt:
-        """A larger input if that gives normalisation layers something to normalise, else what was found."""
+    def _less_degenerate(self, arguments: list[Argument], guesses: dict[str, Guess], success: Attempt) -> Attempt:
+        """Return a try with larger inputs that keep normalisation layers' outputs varying, else the one that ran."""
         for size in (32, 64):
             larger = {n: g.resized(size) if len(g.shape) > 3 and g.shape[2] < size else g for n, g in guesses.items()}
             if larger != guesses and not self._over():
                 attempt = self._try_guesses(arguments, larger)
                 if attempt.error is None and not attempt.degenerate:
                     return attempt
-        return found
+        return success
 
     def _from_layers(self, guesses: dict[str, Guess], attempt: Attempt) -> Iterator[dict[str, Guess]]:
         for name, layer in attempt.received.items():
@@ -187,7 +192,7 @@ class Search:
             if not any(_fits(guesses[name], g) for g in likely):
                 for guess in likely[:4]:
                     yield {**guesses, name: guess}
-        # An argument that no layer got is likely set against another one, or against the output: same form.
+        # An argument that no layer received is likely combined with another one or with the output: same shape.
         for name, guess in guesses.items():
             if attempt.received and name not in attempt.received and guess.kind == "float":
                 like = guesses[next(iter(attempt.received))]
@@ -197,36 +202,36 @@ class Search:
                         yield {**guesses, name: other}
 
     def _initial(self, arguments: list[Argument]) -> Iterator[dict[str, Guess]]:
-        """Combinations of the arguments' candidates, by the sum of their ranks."""
+        """Yield combinations of the arguments' candidates, by the sum of their ranks."""
         layers = list(itertools.islice(entry_layers(self.model), 8))
         choices = [self._candidates(a, i, layers) for i, a in enumerate(arguments)]
         cap = 48 if len(choices) == 1 else max(3, round(400 ** (1 / len(choices))))
         ranks = itertools.product(*(range(min(cap, len(c))) for c in choices))
-        for picked in sorted(ranks, key=sum):
-            yield {a.name: c[k] for a, c, k in zip(arguments, choices, picked, strict=True)}
+        for combination in sorted(ranks, key=sum):
+            yield {a.name: c[k] for a, c, k in zip(arguments, choices, combination, strict=True)}
 
     def _candidates(self, argument: Argument, index: int, layers: list[nn.Module]) -> list[Guess]:
-        told = _from_annotation(argument.annotation)
-        if told:
-            return told
-        hinted = self._from_name(argument.name, layers, index)
+        """Return the guesses at one argument, from its annotation, its name and the first layers."""
+        if annotated := _from_annotation(argument.annotation):
+            return annotated
+        named = self._from_name(argument.name, layers, index)
         sizes = _own_sizes(self.model)
         shapes: list[list[Guess]] = []
         for layer in layers[index:] + layers[:index]:
-            found = shapes_of(layer, self.sequence)
-            if sizes and found and len(found[0].shape) == 4:
-                found = [found[0].resized(s) for s in sizes] + found
-            shapes.append(found)
-        # What a container holds itself comes last: it may be a scale or a token, added long after the input.
+            guesses = shapes_of(layer, self.sequence)
+            if sizes and guesses and len(guesses[0].shape) == 4:
+                guesses = [guesses[0].resized(s) for s in sizes] + guesses
+            shapes.append(guesses)
+        # A container's own parameters come last: one may be a scale or a token, added long after the input.
         containers = [m for m in self.model.modules() if next(m.children(), None) is not None]
-        shapes += [found for m in containers[:8] if (found := parameter_shapes(m, self.sequence))]
+        shapes += [guesses for m in containers[:8] if (guesses := parameter_shapes(m, self.sequence))]
         # The first layer's sizes in full, then the best of the others.
         listed = (shapes[0][:4] if shapes else []) + [g for s in shapes[1:] for g in s[:2]]
         rest = (shapes[0][4:] if shapes else []) + [Guess((BATCH, LENGTH)), Guess((BATCH,))]
-        return list(dict.fromkeys([*hinted, *listed, *rest]))
+        return list(dict.fromkeys([*named, *listed, *rest]))
 
     def _from_name(self, name: str, layers: list[nn.Module], index: int) -> list[Guess]:
-        """What the name of an argument suggests."""
+        """Return the guesses that the name of an argument suggests."""
         embeddings = [m for m in self.model.modules() if isinstance(m, nn.Embedding)]
         high = embeddings[min(index, len(embeddings) - 1)].num_embeddings if embeddings else 2
         heads = [m.out_features for m in self.model.modules() if isinstance(m, nn.Linear)]
@@ -258,14 +263,14 @@ class Search:
         return []
 
 
-def usable(output: Any) -> bool:
-    """Whether a forward's result holds something: not None, and not only empty tensors."""
+def is_usable(output: Any) -> bool:
+    """Return True if a forward's output is neither None nor made of empty tensors only."""
     tensors = list(_tensors(output))
     return output is not None and (not tensors or any(t.numel() for t in tensors))
 
 
 def summary(attempt: Attempt) -> str:
-    """The arguments of a try in words."""
+    """Return the arguments of a try in words."""
     return describe(attempt.args, attempt.kwargs)
 
 
@@ -292,18 +297,18 @@ def _from_annotation(annotation: Any) -> list[Guess]:
 
 
 def _own_sizes(model: nn.Module) -> list[int]:
-    """Image sizes that the model itself keeps as attributes."""
-    found = []
+    """Return the image sizes that the model has as attributes."""
+    sizes = []
     for name, value in vars(model).items():
         if re.search(r"(image|img|input)_?(size|resolution|dim)|resolution", name):
             value = value[0] if isinstance(value, (tuple, list)) and value else value
             if isinstance(value, int) and not isinstance(value, bool) and 4 <= value <= 1024:
-                found.append(value)
-    return found
+                sizes.append(value)
+    return sizes
 
 
 def _fits(guess: Guess, like: Guess) -> bool:
-    """Whether two guesses differ at most in lengths and spatial sizes."""
+    """Return True if two guesses differ at most in lengths and spatial sizes."""
     if guess.kind != like.kind or len(guess.shape) != len(like.shape):
         return False
     if len(guess.shape) > 3:
@@ -311,7 +316,8 @@ def _fits(guess: Guess, like: Guess) -> bool:
     return guess.kind == "int" or guess.shape[-1] == like.shape[-1] or guess.shape[1:2] == like.shape[1:2]
 
 
-def _storage(tensor: torch.Tensor) -> int:
+def _storage_key(tensor: torch.Tensor) -> int:
+    """Return the address of the tensor's memory, the same for its views; its identity if it has none."""
     try:
         return tensor.untyped_storage().data_ptr() or id(tensor)
     except (RuntimeError, NotImplementedError):  # sparse, wrapper subclasses

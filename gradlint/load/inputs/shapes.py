@@ -1,4 +1,4 @@
-"""Which inputs a layer takes: the knowledge behind the input search."""
+"""Guess the input shapes of a layer from its type and sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES: dict[int, tuple[int, ...]] = {
     2: (8, 16, 28, 32, 64, 96, 128, 224, 256),
     3: (8, 16, 32, 64),
 }
-"""Spatial sizes tried for 1-, 2- and 3-dimensional data, smallest first."""
+"""Number of spatial dimensions → spatial sizes to try, smallest first."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -31,7 +31,7 @@ _UNITS = (*_SEQUENCE, nn.RNNCellBase)
 
 
 def entry_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """Layers that say something about their input, in registration order; parts of an attention layer are not told."""
+    """Yield the layers whose input shape is known, in registration order, without the parts of attention layers."""
     todo = [model]
     seen: set[int] = set()
     while todo:
@@ -46,7 +46,7 @@ def entry_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def is_sequence_model(model: nn.Module) -> bool:
-    """Whether data probably has a length dimension: it has recurrent or attention layers."""
+    """Return True if the model has recurrent or attention layers, so that its data has a length dimension."""
     return any(
         isinstance(m, _SEQUENCE)
         or any(word in type(m).__name__.lower() for word in ("attention", "attn", "transformer"))
@@ -55,11 +55,11 @@ def is_sequence_model(model: nn.Module) -> bool:
 
 
 def shapes_of(layer: nn.Module, sequence: bool) -> list[Guess]:
-    """Guesses at the (first) input of a layer, the likeliest first; empty if the layer says nothing.
+    """Return guesses at the first input of a layer, the likeliest first; empty if nothing is known.
 
     Args:
         layer: any module.
-        sequence: whether features come with a length dimension.
+        sequence: True if features come with a length dimension.
     """
     if isinstance(layer, _CONVOLUTIONS):
         nd = len(layer.kernel_size)
@@ -100,7 +100,7 @@ def shapes_of(layer: nn.Module, sequence: bool) -> list[Guess]:
 
 
 def parameter_shapes(module: nn.Module, sequence: bool) -> list[Guess]:
-    """Guesses from the parameters that a module holds itself, for layers of unknown type."""
+    """Return guesses from a module's own parameters, for layers of unknown type."""
     own = [p for p in module.parameters(recurse=False) if not isinstance(p, nn.UninitializedParameter)]
     return [guess for p in own for guess in _of_parameter(p, sequence)]
 
@@ -120,13 +120,13 @@ def _features(features: int, sequence: bool) -> list[Guess]:
 
 
 def images_of(numel: int) -> list[Guess]:
-    """Square images of 1, 3 or 4 channels with `numel` values each."""
-    found = []
+    """Return square images of 1 to 4 channels with `numel` values each."""
+    images = []
     for channels in (1, 3, 4, 2):
         side = math.isqrt(numel // channels)
         if side > 1 and channels * side * side == numel:
-            found.append(Guess((BATCH, channels, side, side)))
-    return found
+            images.append(Guess((BATCH, channels, side, side)))
+    return images
 
 
 def _of_parameter(parameter: torch.Tensor, sequence: bool) -> list[Guess]:

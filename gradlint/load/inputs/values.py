@@ -1,4 +1,4 @@
-"""Values to call a forward with: one argument as data (`Guess`), tensors made from it, and how they read in words."""
+"""Describe one argument of a forward as data (`Guess`), make tensors from it, and put arguments into words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Guess:
-    """One argument of a forward, before it is made."""
+    """One argument of a forward, as a description from which its value is made."""
 
     shape: tuple[int, ...] = ()
     kind: str = "float"
@@ -23,54 +23,54 @@ class Guess:
     """The argument itself, for the kind ``value``."""
 
     def make(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Any:
-        """The tensor or value; random numbers come from `generator` alone, on the CPU."""
+        """Return the tensor or value; random numbers come from `generator` alone, on the CPU."""
         if self.kind == "value":
             return self.value
         if self.kind == "int":
-            made = torch.randint(0, max(self.high, 1), self.shape, generator=generator, device="cpu")
+            tensor = torch.randint(0, max(self.high, 1), self.shape, generator=generator, device="cpu")
         elif self.kind == "full":
-            made = torch.full(self.shape, self.high, dtype=torch.int64, device="cpu")
+            tensor = torch.full(self.shape, self.high, dtype=torch.int64, device="cpu")
         elif self.kind == "ones":
-            made = torch.ones(self.shape, dtype=torch.bool, device="cpu")
+            tensor = torch.ones(self.shape, dtype=torch.bool, device="cpu")
         else:
-            made = normal(self.shape, generator, dtype)
-        return made.to(device)
+            tensor = normal(self.shape, generator, dtype)
+        return tensor.to(device)
 
     def at(self, dim: int, size: int) -> Guess:
-        """The same with another size in one dimension."""
+        """Return the same guess with another size in one dimension."""
         shape = list(self.shape)
         shape[dim] = size
         return replace(self, shape=tuple(shape))
 
     @property
     def spatial(self) -> tuple[int, ...]:
-        """The sizes after batch and channels."""
+        """The sizes of the dimensions after batch and channels."""
         return self.shape[2:]
 
     def resized(self, size: int) -> Guess:
-        """The same with all spatial sizes set to `size`."""
+        """Return the same guess with all spatial sizes set to `size`."""
         return replace(self, shape=(*self.shape[:2], *(size for _ in self.spatial)))
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
-    """Normal values of any floating or complex dtype, drawn in float32 where the dtype is narrower."""
+    """Return normal values of a floating or complex dtype, drawn in float32 if the dtype is narrower."""
     wide = dtype if dtype in (torch.float64, torch.complex64, torch.complex128) else torch.float32
     return torch.randn(shape, generator=generator, dtype=wide, device="cpu").to(dtype)
 
 
 def generator() -> torch.Generator:
-    """A seeded generator of its own: the global random state is not touched."""
+    """Return a new seeded generator, so that the global random state is not touched."""
     return torch.Generator(device="cpu").manual_seed(SEED)
 
 
 def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Arguments in words, for example ``float32[2, 3, 32, 32], mask=bool[2, 8]``; ``none`` if there are none."""
+    """Return arguments in words, such as ``float32[2, 3, 32, 32], mask=bool[2, 8]``; ``none`` if there are none."""
     words = [describe_value(a) for a in args] + [f"{k}={describe_value(v)}" for k, v in kwargs.items()]
     return ", ".join(words) or "none"
 
 
 def describe_value(value: Any) -> str:
-    """One argument in words."""
+    """Return one argument in words."""
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     if isinstance(value, Mapping):
