@@ -22,10 +22,11 @@ def mark_own_process() -> None:
 
 @contextlib.contextmanager
 def frozen_imports() -> Iterator[None]:
-    """Freeze every object that exists after the imports inside; do nothing in a process of somebody else's.
+    """Freeze every object that exists once the imports inside are done.
 
-    Collections take a seventh of the time of ``import torch`` and of the imports after it, as each collection scans
-    all of torch again. For code that runs later, the collector works as ever.
+    Does nothing in a process of somebody else's. Collections take a seventh of the time of ``import torch`` and of the
+    imports after it, as each collection scans all of torch again. For code that runs later, the collector works as
+    ever.
     """
     if not _Process.is_own:
         yield
@@ -42,11 +43,11 @@ def frozen_imports() -> Iterator[None]:
 
 @contextlib.contextmanager
 def gc_paused(until: Callable[[], bool]) -> Iterator[None]:
-    """Keep objects that exist now, and imports that follow, out of the collector's scans until `until` returns True.
+    """Keep existing objects and the imports that follow out of the collector's scans.
 
-    Until then, whatever survives a full collection is frozen too. In a process of somebody else's, everything is
-    unfrozen at exit, and nothing is done if that process has frozen objects itself. In gradlint's own process they
-    stay frozen: garbage among them is freed only after `gc.unfreeze`.
+    Until `until` returns True, whatever survives a full collection is frozen too. In a process of somebody else's,
+    everything is unfrozen at exit, and nothing is done if that process has frozen objects itself. In gradlint's own
+    process they stay frozen: garbage among them is freed only after `gc.unfreeze`.
     """
     if gc.get_freeze_count() > _FROZEN_BY_PYTHON and not _Process.is_own:
         yield

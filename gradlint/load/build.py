@@ -160,7 +160,7 @@ class _Bound:
 
 
 def user_traceback(exc: BaseException) -> str:
-    """Return the traceback, with chained causes, without frames of gradlint, importlib and torch's call glue."""
+    """Return the traceback with its causes, without frames of gradlint and of call glue."""
     shown = traceback.TracebackException.from_exception(exc)
     seen: set[int] = set()
     todo: list[traceback.TracebackException | None] = [shown]
@@ -196,7 +196,7 @@ class InternalError(NamedTuple):
 
 
 def _is_own(exc: BaseException) -> bool:
-    """Return True if gradlint's recorder itself raised the exception, not the user code or torch call inside it.
+    """Return True if gradlint's recorder raised the exception, not the call inside it.
 
     A wrapper around a torch function has the original in its closure; wrong arguments of the user fail in its frame.
     """
@@ -217,9 +217,10 @@ def _is_own(exc: BaseException) -> bool:
 
 
 def user_error(what: str, exc: BaseException) -> TargetError:
-    """Return the error for an exception of user code: ``<what> raised ValueError: ...`` with the user's traceback.
+    """Return the error for an exception of user code, with the user's own frames.
 
-    An exception of gradlint's own code becomes an internal error instead.
+    The message reads ``<what> raised ValueError: ...``. An exception of gradlint's own code becomes an internal error
+    instead.
     """
     if _is_own(exc):
         return TargetError(*InternalError.from_exception(exc, f"in {what}"))
@@ -232,7 +233,7 @@ def user_error(what: str, exc: BaseException) -> TargetError:
 
 
 def first_line(exc: BaseException) -> str:
-    """Return the first line of an exception's message; empty if it has none or its __str__ raises."""
+    """Return the first line of an exception's message; empty if there is none."""
     try:
         return next((line.strip() for line in str(exc).splitlines() if line.strip()), "")
     except Exception:

@@ -15,7 +15,7 @@ from gradlint.load.setup import Setup
 
 
 def unwrap_framework(result: Any) -> Any:
-    """Return the setup of a LightningModule or a Trainer that build() returned; return anything else unchanged."""
+    """Return the setup of a LightningModule or a Trainer; return anything else unchanged."""
     if _is(result, "transformers", "Trainer"):
         return _trainer(result)
     if _is(result, "lightning", "LightningModule"):
@@ -29,7 +29,7 @@ def unwrap_framework(result: Any) -> Any:
 
 
 def _is(thing: Any, package: str, name: str) -> bool:
-    """Return True if a class of that name in `package` or ``pytorch_<package>`` is among the object's bases."""
+    """Return True for an instance of class `name` of `package` or ``pytorch_<package>``."""
     packages = (package, f"pytorch_{package}")
     return any(c.__name__ == name and c.__module__.partition(".")[0] in packages for c in type(thing).__mro__)
 
@@ -62,7 +62,7 @@ def _is_overridden(module: Any, name: str) -> bool:
 
 
 def _optimizers_and_schedulers(configuration: Any) -> tuple[list[Any], list[Any]]:
-    """Return the optimizers, and the schedulers stepped with every batch, from the result of configure_optimizers()."""
+    """Return the optimizers and per-batch schedulers that configure_optimizers() returned."""
     if configuration is None:
         return [], []
     if isinstance(configuration, Mapping):

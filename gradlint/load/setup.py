@@ -95,7 +95,10 @@ def modules_of(setup: Setup) -> dict[str, torch.nn.Module]:
 
 
 def optimizers_of(setup: Setup) -> dict[str, torch.optim.Optimizer]:
-    """Return name → optimizer of a setup; a single one has the name ``""``, the members of a list 0, 1, …"""
+    """Return name → optimizer of a setup.
+
+    A single one has the name ``""``, the members of a list 0, 1, …
+    """
     optimizer = setup.optimizer
     if optimizer is None:
         return {}
@@ -118,7 +121,7 @@ def _from_dict(result: Mapping[Any, Any], name: str) -> Setup:
 
 
 def _from_tuple(result: Sequence[Any], name: str, notes: list[str]) -> Setup:
-    """Build a Setup from (model, optimizer, criterion, scheduler, …), told apart by their types."""
+    """Build a Setup from (model, optimizer, criterion, scheduler, …) by the members' types."""
     members = _by_kind(result, name, notes)
     models = members["model"]
     if len(models) > 1:
@@ -158,7 +161,7 @@ def _one_or_tuple(inputs: list[Any]) -> Any:
 
 
 def _optimizer_of_members(optimizers: list[Any], schedulers: list[Any]) -> Any:
-    """Return one optimizer, a list of several, or None; a scheduler alone stands for its optimizer."""
+    """Return one optimizer, a list of several, or None; a lone scheduler gives its optimizer."""
     flat = [o for item in optimizers for o in (item if isinstance(item, (list, tuple)) else [item])]
     if not flat:
         flat = [scheduler.optimizer for scheduler in schedulers[:1]]
@@ -166,7 +169,7 @@ def _optimizer_of_members(optimizers: list[Any], schedulers: list[Any]) -> Any:
 
 
 def _loss_of_members(criteria: list[Any], name: str, notes: list[str]) -> Any:
-    """Return the first criterion that takes the output alone; append a note for each of the others."""
+    """Return the first criterion that takes the output alone; note the others as not used."""
     loss = next((c for c in criteria if len(_required_arguments(c)) == 1), None)
     for criterion in criteria:
         if criterion is not loss:
@@ -175,7 +178,7 @@ def _loss_of_members(criteria: list[Any], name: str, notes: list[str]) -> Any:
 
 
 def _kind(item: Any) -> str:
-    """Return the kind of a tuple's member: a field of `Setup`, "scheduler", "ignored", "none" or "unknown"."""
+    """Return the kind of a member: a field of `Setup`, scheduler, ignored, none or unknown."""
     import torch
 
     if item is None:
@@ -268,7 +271,10 @@ def _inputs(setup: Setup, name: str) -> Any:
 
 
 def _call_arguments(inputs: Any) -> Any:
-    """Return a tuple of positional or a dict of keyword arguments; a named tuple counts as one argument."""
+    """Return a tuple of positional or a dict of keyword arguments.
+
+    A named tuple (a packed sequence) counts as one argument.
+    """
     if inputs is None:
         return None
     if isinstance(inputs, Mapping) and all(isinstance(key, str) for key in inputs):

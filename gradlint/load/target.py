@@ -52,7 +52,7 @@ def parse_target(text: str) -> Target:
 
 
 def missing_path(path: Path) -> TargetError:
-    """Return the error for a file or folder that does not exist, with the nearest name in its folder."""
+    """Return the error for a file or folder that does not exist, with the nearest name."""
     folder = path.parent
     if not folder.is_dir():
         return TargetError(f"{path} does not exist, nor does the folder {folder}: check the path")
@@ -136,7 +136,7 @@ def _project_root(folder: Path) -> Path:
 
 
 def _is_library_name(name: str, base: str) -> bool:
-    """Return True if `name` resolves to the standard library or to an installed package outside of `base`."""
+    """Return True if `name` is a standard-library module or a package installed elsewhere."""
     if name in sys.stdlib_module_names or name in sys.builtin_module_names or name == "gradlint":
         return True
     module = sys.modules.get(name)
@@ -193,7 +193,7 @@ def _sandbox(place: _Place) -> Iterator[None]:
 
 
 def _foreign(name: str, module: ModuleType, place: _Place) -> bool:
-    """Return True if a module imported earlier hides one of the project: same name, other file, not a library."""
+    """Return True if a module imported earlier, no library, hides one of the project."""
     if name == "__main__" or name.split(".")[0] == "gradlint":
         return False
     files = _files(module)

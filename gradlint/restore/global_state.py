@@ -21,7 +21,7 @@ _leaked_guards: list[AbstractContextManager[Any]] = []
 
 
 def without_torch_function() -> AbstractContextManager[Any]:
-    """Return a context in which torch calls bypass function modes and ``__torch_function__`` of tensor subclasses."""
+    """Return a context in which torch calls bypass modes and subclass overrides."""
     return getattr(torch._C, "DisableTorchFunction", nullcontext)()
 
 
@@ -42,9 +42,10 @@ def rng_restorers() -> list[Callable[[], object]]:
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """Put the random states of python, numpy (if imported) and torch (CPU; CUDA if initialised) back at exit.
+    """Put the random states of python, numpy and torch back at exit.
 
-    The user's own generators (``torch.Generator``, ``random.Random``) are not covered.
+    Covered are numpy if it is imported, and CUDA if it is initialised. The user's own generators (``torch.Generator``,
+    ``random.Random``) are not covered.
     """
     with without_torch_function():
         restorers = rng_restorers()

@@ -1,4 +1,4 @@
-"""Tell from a torch function's name and schema which tensors its call writes to or hands out the memory of."""
+"""Find the tensors that a torch call writes to or exports, by the function's name and schema."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _kinds: dict[Callable[..., Any], str] = {}
 
 
 def _kind_by_name(function: Any) -> str:
-    """Return the arguments that a torch function writes: "self" (the first), "all" (any), "weight" or "" (none)."""
+    """Return which arguments a function writes: self (the first), all (any), weight or none."""
     name = str(getattr(function, "__name__", "")).split(".")[0]
     if name in ("embedding", "embedding_bag"):
         return "weight"
@@ -52,7 +52,7 @@ def _kind_by_name(function: Any) -> str:
 
 
 def may_write(function: Callable[..., Any]) -> bool:
-    """Return True if a call without keyword arguments may write to its arguments or hand out their memory."""
+    """Return True if a call without keywords may write to or export its arguments."""
     return bool(_kind(function))
 
 

@@ -201,10 +201,10 @@ class Preserved:
         return self
 
     def before_write(self, tensor: Tensor) -> None:
-        """Save the tensor's storage before something writes to it or exports it (numpy, DLPack, a pointer).
+        """Save the tensor's storage before something writes to it or exports it.
 
-        The first announcement copies the watched storage behind the tensor or view; later ones cost one look-up.
-        Never raises.
+        Exports are numpy arrays, DLPack and pointers. The first announcement copies the watched storage behind the
+        tensor or view; later ones cost one look-up. Never raises.
         """
         if not self._entered:
             return

@@ -51,7 +51,10 @@ class StorageBytes:
 
 
 def storage_of(tensor: Tensor) -> Memory:
-    """Return the tensor's storage and address; None if it has no memory (meta, fake, sparse, empty, lazy)."""
+    """Return the tensor's storage and address.
+
+    None for a tensor without memory: meta, fake, sparse, empty, lazy.
+    """
     try:
         storage = tensor.untyped_storage()
         # A fake tensor claims to be on the CPU, and its storage warns when asked for an address.
@@ -64,7 +67,7 @@ def storage_of(tensor: Tensor) -> Memory:
 
 
 def overlaps(tensors: Sequence[Tensor]) -> list[frozenset[int]]:
-    """Return for each tensor the positions of the others whose memory overlaps its own: views of the same storage."""
+    """Return for each tensor the positions of the others whose memory overlaps its own."""
     holders: dict[int, list[int]] = {}
     for position, tensor in enumerate(tensors):
         if (memory := storage_of(tensor)) is not None:
@@ -88,7 +91,7 @@ def _span(tensor: Tensor) -> range:
 
 
 def inner_tensors(tensor: Tensor) -> list[Tensor]:
-    """Return the tensors inside a sparse tensor, a wrapper subclass or a functorch wrapper; else an empty list."""
+    """Return the tensors inside a sparse tensor or a wrapper; none for a plain tensor."""
     functorch = getattr(torch._C, "_functorch", None)
     if functorch is not None and functorch.is_functorch_wrapped_tensor(tensor):
         return [functorch.get_unwrapped(tensor)]
@@ -103,7 +106,7 @@ def inner_tensors(tensor: Tensor) -> list[Tensor]:
 
 
 def _layout(tensor: Tensor, memory: Memory) -> tuple[Any, ...]:
-    """Return all that ``tensor.data = ...`` replaces: address, offset, shape, strides, dtype and device."""
+    """Return what ``tensor.data = ...`` replaces: the address and how to read it."""
     strides = tensor.stride() if tensor.layout is torch.strided else ()
     offset = tensor.storage_offset() if memory is not None else 0
     return memory[1] if memory else 0, offset, tuple(tensor.shape), strides, tensor.dtype, tensor.device

@@ -57,7 +57,10 @@ _TOO_SMALL = (
 
 
 def hinted_guesses(guesses: dict[str, Guess], message: str) -> Iterator[dict[str, Guess]]:
-    """Yield guesses that the error message suggests, the likeliest first; some repeat, some make no sense."""
+    """Yield the guesses that an error message suggests, the likeliest first.
+
+    Some repeat, and some make no sense.
+    """
     for pattern in _SIZE_PAIRS:
         if match := re.search(pattern, message, re.S):
             yield from _resize(guesses, int(match["got"]), int(match["want"]))
@@ -119,7 +122,7 @@ def _resize(guesses: dict[str, Guess], got: int, want: int) -> Iterator[dict[str
 
 
 def _swap(guesses: dict[str, Guess], shapes: list[tuple[int, ...]]) -> Iterator[dict[str, Guess]]:
-    """Where the message compares two shapes, give an argument of one shape the other."""
+    """Give an argument of one shape the other, where the message compares two shapes."""
     if len(shapes) == 2 and shapes[0] != shapes[1]:
         for old, new in (shapes, reversed(shapes)):
             yield from _each(guesses, lambda g, o=old, n=new: [replace(g, shape=n)] if g.shape == o else [])  # type: ignore[misc]

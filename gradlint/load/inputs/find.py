@@ -33,7 +33,10 @@ class InputSpec:
     value: Any = None
 
     def materialize(self) -> Any:
-        """Return the plain value, or a tensor: floats normal, integers uniform in [0, high), booleans random."""
+        """Return the plain value, or a random tensor.
+
+        Floats are normal, integers uniform in [0, high).
+        """
         from gradlint.load.inputs.values import generator
 
         return self._make(generator())
@@ -147,10 +150,11 @@ def _parse_one(body: str, text: str) -> InputSpec:
 def find_inputs(
     model: torch.nn.Module, run: Callable[[tuple[Any, ...], dict[str, Any]], Any], name: str = ""
 ) -> Inputs:
-    """Return arguments with which the model's forward runs: the model's own, else found by a search.
+    """Return arguments with which the model's forward runs.
 
-    Tensors take the device, and floats the dtype, of the model's first parameter. The batch size is 2 unless the
-    model's own inputs differ. Values come from a seeded generator; the global random state is not touched.
+    The model's own inputs are tried first; then a search starts from its first layers. Tensors take the device, and
+    floats the dtype, of the model's first parameter. The batch size is 2 unless the model's own inputs differ. Values
+    come from a seeded generator; the global random state is not touched.
 
     Args:
         model: any module.
@@ -190,7 +194,7 @@ def find_inputs(
 
 
 def unwrap(model: Any) -> Any:
-    """Return the module inside DataParallel, torch.compile, FSDP and peft wrappers, whose forward takes the inputs."""
+    """Return the module inside wrappers: DataParallel, torch.compile, FSDP, peft."""
     import torch
 
     for _ in range(8):

@@ -25,10 +25,10 @@ def is_pretrained(model: Any) -> bool:
 
 
 def config_inputs(model: Any) -> Iterator[dict[str, Any]]:
-    """Yield keyword arguments for the forward of a PreTrainedModel, the likeliest first, with labels if it takes them.
+    """Yield keyword arguments for the forward of a PreTrainedModel, the likeliest first.
 
-    The batch size is 2, then 1 for models that cannot pad. Tokens have the shape [2, 8]; images, audio features and
-    waveforms have the sizes of the config.
+    Labels are included if the forward takes them. The batch size is 2, then 1 for models that cannot pad. Tokens have
+    the shape [2, 8]; images, audio features and waveforms have the sizes of the config.
     """
     for batch in (BATCH, 1):
         factory = _TensorFactory(model, batch)
@@ -141,7 +141,7 @@ class _TensorFactory:
         return {"input_ids": self.tokens()}
 
     def tokens(self) -> torch.Tensor:
-        """Return ordinary tokens [batch, 8]; the last is the end-of-sequence token if the config has one."""
+        """Return ordinary tokens [batch, 8] that end with the end-of-sequence token, if any."""
         vocabulary = self.vocabulary()
         longest = self.setting(("max_position_embeddings", "n_positions"), ("text_config",), LENGTH)
         length = min(LENGTH, longest) if isinstance(longest, int) and longest > 1 else LENGTH

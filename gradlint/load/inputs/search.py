@@ -61,7 +61,10 @@ class Argument:
 
 
 def arguments_of(model: nn.Module) -> tuple[list[Argument], list[Argument]]:
-    """Return the required and the optional arguments of the forward; ``*args`` alone counts as one required."""
+    """Return the required and the optional arguments of the forward.
+
+    ``*args`` alone counts as one required argument.
+    """
     try:
         parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):
@@ -97,7 +100,7 @@ class Search:
         self._deadline = time.monotonic() + MAX_SECONDS
 
     def search(self, arguments: list[Argument]) -> Attempt | None:
-        """Return the first try that runs, from small inputs to large; None if none does within the bounds."""
+        """Return the first try that runs, from small inputs to large; None if none does."""
         seen: set[tuple[tuple[str, Guess], ...]] = set()
         waiting = self._initial(arguments)
         hinted: list[tuple[int, int, dict[str, Guess]]] = []
@@ -177,7 +180,7 @@ class Search:
         return self.attempt(args, {a.name: values[a.name] for a in arguments if a.keyword}, values)
 
     def _less_degenerate(self, arguments: list[Argument], guesses: dict[str, Guess], success: Attempt) -> Attempt:
-        """Return a try with larger inputs that keep normalisation layers' outputs varying, else the one that ran."""
+        """Return a try with inputs large enough for normalisation layers, else the one that ran."""
         for size in (32, 64):
             larger = {n: g.resized(size) if len(g.shape) > 3 and g.shape[2] < size else g for n, g in guesses.items()}
             if larger != guesses and not self._over():
@@ -317,7 +320,7 @@ def _fits(guess: Guess, like: Guess) -> bool:
 
 
 def _storage_key(tensor: torch.Tensor) -> int:
-    """Return the address of the tensor's memory, the same for its views; its identity if it has none."""
+    """Return the address of the tensor's memory; the tensor's identity if it has none."""
     try:
         return tensor.untyped_storage().data_ptr() or id(tensor)
     except (RuntimeError, NotImplementedError):  # sparse, wrapper subclasses

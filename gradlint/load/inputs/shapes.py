@@ -31,7 +31,10 @@ _UNITS = (*_SEQUENCE, nn.RNNCellBase)
 
 
 def entry_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers whose input shape is known, in registration order, without the parts of attention layers."""
+    """Yield the layers of known input shape in registration order.
+
+    The parts of attention layers are left out.
+    """
     todo = [model]
     seen: set[int] = set()
     while todo:
@@ -46,7 +49,7 @@ def entry_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def is_sequence_model(model: nn.Module) -> bool:
-    """Return True if the model has recurrent or attention layers, so that its data has a length dimension."""
+    """Return True if the model has recurrent or attention layers."""
     return any(
         isinstance(m, _SEQUENCE)
         or any(word in type(m).__name__.lower() for word in ("attention", "attn", "transformer"))
@@ -55,7 +58,7 @@ def is_sequence_model(model: nn.Module) -> bool:
 
 
 def shapes_of(layer: nn.Module, sequence: bool) -> list[Guess]:
-    """Return guesses at the first input of a layer, the likeliest first; empty if nothing is known.
+    """Return guesses at the first input of a layer, the likeliest first; maybe none.
 
     Args:
         layer: any module.

@@ -53,7 +53,7 @@ class Guess:
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
-    """Return normal values of a floating or complex dtype, drawn in float32 if the dtype is narrower."""
+    """Return normal values, drawn in float32 if the dtype is narrower."""
     wide = dtype if dtype in (torch.float64, torch.complex64, torch.complex128) else torch.float32
     return torch.randn(shape, generator=generator, dtype=wide, device="cpu").to(dtype)
 
@@ -64,7 +64,7 @@ def generator() -> torch.Generator:
 
 
 def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Return arguments in words, such as ``float32[2, 3, 32, 32], mask=bool[2, 8]``; ``none`` if there are none."""
+    """Return arguments in words, such as ``float32[2, 3], mask=bool[2, 8]`` or ``none``."""
     words = [describe_value(a) for a in args] + [f"{k}={describe_value(v)}" for k, v in kwargs.items()]
     return ", ".join(words) or "none"
 
