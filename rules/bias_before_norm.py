@@ -12,15 +12,15 @@ _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpo
 
 
 class BiasBeforeNorm(Rule):
-    """A bias that the norm behind it takes out again.
+    """A bias that the norm after it subtracts again.
 
     ## What it does
-    Finds the bias of a linear layer or convolution whose result goes straight into batch or instance norm that
-    normalises by the statistics of the batch, and nowhere else.
+    Finds the bias of a linear layer or convolution whose result goes directly, and only, into batch or instance norm.
+    The norm must normalize by the statistics of the batch.
 
     ## Why it is bad
-    The norm subtracts the mean, and the bias with it: its gradient is exactly zero, and parameter, gradient and
-    optimizer state are carried along for nothing.
+    The norm subtracts the mean and with it the bias, so the gradient of the bias is exactly zero. The parameter, its
+    gradient and its optimizer state cost memory for nothing.
 
     ## Example
     ```python
@@ -53,8 +53,8 @@ class BiasBeforeNorm(Rule):
     ```
 
     ## Known limits
-    Silent where the result is also used elsewhere, where the norm runs in eval mode, and where padding, an activation
-    or arithmetic stands between.
+    Not reported if the result is also used elsewhere, if the norm runs in eval mode, or if padding, an activation or
+    arithmetic stands between.
 
     ## References
     https://arxiv.org/abs/1502.03167 (section 3.2: the bias can be ignored)

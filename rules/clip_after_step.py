@@ -8,15 +8,15 @@ from gradlint import Clip, Context, Finding, Fix, Rule, Severity, Training
 
 
 class ClipAfterStep(Rule):
-    """Gradient that is clipped when it is too late, or too early.
+    """Gradient that is clipped too late or too early.
 
     ## What it does
-    Finds calls of `clip_grad_norm_` and `clip_grad_value_` after the step and before the next backward, before a
-    gradient scaler's `unscale_`, and on an iterator that had been used up.
+    Finds calls of `clip_grad_norm_` and `clip_grad_value_` without the intended effect. They run after the step and
+    before the next backward, before a gradient scaler's `unscale_`, or on an exhausted iterator.
 
     ## Why it is bad
-    The steps are taken with unclipped gradient, or with gradient that was clipped after being multiplied by a scale
-    of thousands, which shrinks every step to nothing.
+    The optimizer applies unclipped gradient. If the gradient is clipped while it is multiplied by a scale of thousands,
+    every step shrinks to almost nothing.
 
     ## Example
     ```python
@@ -59,7 +59,7 @@ class ClipAfterStep(Rule):
     ```
 
     ## Known limits
-    A limit of infinity only measures the norm and is let pass. Clipping functions of the user's own are not known.
+    An infinite limit only measures the norm and is not reported. Custom clipping functions are not recognized.
 
     ## References
     https://pytorch.org/docs/stable/notes/amp_examples.html#gradient-clipping

@@ -11,11 +11,12 @@ class ConstantLossTerm(Rule):
     """A term of the loss that trains nothing.
 
     ## What it does
-    Takes the scalar loss apart through sums, differences and constant factors, and finds terms that are computed from
-    trainable parameters and carry no gradient: detached, under no_grad, or made by an op without one.
+    Splits the scalar loss into its terms, through sums, differences and constant factors. Finds terms computed from
+    trainable parameters that carry no gradient: detached, computed under no_grad, or returned by a non-differentiable
+    operation.
 
     ## Why it is bad
-    The term shows in the printed loss and its weight can be tuned, and neither changes a single update.
+    The term appears in the printed loss and its weight can be tuned, but neither changes an update.
 
     ## Example
     ```python
@@ -48,9 +49,10 @@ class ConstantLossTerm(Rule):
     ```
 
     ## Known limits
-    Sees sums of 0-dim tensors only. Silent on a term whose weight is 0 or a tensor, on `s + (m - s).detach()`, and
-    where a cut starves parameters outright: then the rule for that cut speaks. A term that became a Python number
-    (`.item()`) is found by moving the parameters and looking whether the number that is added changes.
+    Only sums of 0-dim tensors are analyzed. Not reported: a term whose weight is 0 or a tensor, and the pattern
+    `s + (m - s).detach()`. A cut that leaves parameters without any gradient is reported by the rule for that cut
+    instead. For a term that became a Python number (`.item()`), gradlint changes the parameters and checks whether the
+    number changes.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.detach.html

@@ -8,13 +8,13 @@ from gradlint import Context, Finding, Fix, Rule, Severity, no_match
 
 
 class ContractMatchesNothing(Rule):
-    """A declared pattern that fits no parameter.
+    """A declared pattern that matches no parameter.
 
     ## What it does
-    Finds patterns under `trains` and `frozen` that match no parameter of the model, by none of its names.
+    Finds patterns under `trains` and `frozen` that match no parameter of the model under any of its names.
 
     ## Why it is bad
-    The contract says nothing: a layer was renamed, or the pattern misspelled, and what it was to hold is not held.
+    The pattern has no effect: a layer was renamed or the pattern is misspelled, and its parameters are not checked.
 
     ## Example
     ```python
@@ -57,7 +57,7 @@ class ContractMatchesNothing(Rule):
     ```
 
     ## Known limits
-    A pattern that fits other parameters than it was meant for is not found.
+    A pattern that matches other parameters than intended is not found.
 
     ## References
     README, "Contracts".

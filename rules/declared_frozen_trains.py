@@ -24,16 +24,16 @@ from gradlint import (
 
 
 class DeclaredFrozenTrains(Rule):
-    """A parameter that is declared frozen, and would move.
+    """A parameter that is declared frozen but would change.
 
     ## What it does
-    Holds the patterns under `frozen` against what happens: a parameter moves if gradient reaches it and an optimizer
-    holds it (or would, where no optimizer is known), and a norm layer moves if its running statistics change in the
-    forward. Gradient may pass through a frozen network; that moves nothing.
+    Compares the patterns under `frozen` with the recording. A parameter changes if gradient reaches it and an optimizer
+    contains it. If no optimizer is known, gradient is enough. A norm layer changes if the forward updates its running
+    statistics. Gradient may pass through a frozen network without changing it.
 
     ## Why it is bad
-    What is meant to stay (a pretrained encoder, a perceptual loss, a teacher) drifts away during training, and nothing
-    fails.
+    Parameters that should stay fixed (a pretrained encoder, a perceptual loss, a teacher) drift during training, and
+    nothing fails.
 
     ## Example
     ```python
@@ -59,8 +59,8 @@ class DeclaredFrozenTrains(Rule):
     ```
 
     ## Known limits
-    One forward and one loss are judged: what moves by another loss or by hand (a momentum encoder) is not seen. Of the
-    buffers only `running_mean` and `running_var` count.
+    Only one forward and one loss are judged. Changes by another loss or by hand (a momentum encoder) are not seen. Of
+    the buffers, only `running_mean` and `running_var` count.
 
     ## References
     README, "Contracts".

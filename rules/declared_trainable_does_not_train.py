@@ -8,16 +8,16 @@ from gradlint import Context, Declaration, Finding, Fix, Parameter, Rule, Severi
 
 
 class DeclaredTrainableDoesNotTrain(Rule):
-    """A parameter that is declared to train, and does not.
+    """A parameter that is declared trainable but does not train.
 
     ## What it does
-    Holds the patterns under `trains` (of the set-up, the configuration or the one who checks) against what happens:
-    a parameter trains if gradient reaches it and an optimizer holds it at a learning rate that is not 0. Without an
-    optimizer, gradient is enough. The line that stops it is blamed: the freeze, the cut, the optimizer's constructor,
-    or where a layer that never ran was made.
+    Compares the patterns under `trains` (of the setup, the configuration or the check) with the recording. A parameter
+    trains if gradient reaches it and an optimizer contains it with a nonzero learning rate. If no optimizer is known,
+    gradient is enough. The finding is at the line that prevents training: the freeze, the cut, the optimizer's
+    constructor, or the creation of an unused layer.
 
     ## Why it is bad
-    What is meant to learn stays as it was initialised, and nothing fails.
+    Parameters that should learn keep their initial values, and nothing fails.
 
     ## Example
     ```python
@@ -46,8 +46,8 @@ class DeclaredTrainableDoesNotTrain(Rule):
     ```
 
     ## Known limits
-    One loss is judged. What it cannot tell (the other network of a GAN, a set-up with a step and no loss) is a finding
-    of severity info.
+    Only one loss is judged. If it does not decide (the other network of a GAN, a setup with a step and no loss), the
+    severity is info.
 
     ## References
     README, "Contracts".

@@ -8,14 +8,15 @@ from gradlint import DETACH, Context, Finding, Fix, Rule, Severity, cut_findings
 
 
 class DetachedUpstream(Rule):
-    """A detach starves the parameters before it.
+    """A detach() cuts the only gradient path to trainable parameters.
 
     ## What it does
-    Finds `.detach()` and `.detach_()` (in the forward, a hook, a helper, the loss) on the only ways from a trainable
-    parameter to the loss.
+    Finds calls of `.detach()` and `.detach_()` that lie on every path from a trainable parameter to the loss. They may
+    stand in the forward, a hook, a helper function or the loss.
 
     ## Why it is bad
-    The values go on and the gradient stops: the parameters upstream are used in every forward and never trained.
+    Values pass through and gradient does not. The parameters before the detach take part in every forward and are never
+    trained.
 
     ## Example
     ```python
@@ -59,8 +60,8 @@ class DetachedUpstream(Rule):
     ```
 
     ## Known limits
-    Silent where the parameters get gradient another way (straight-through estimators, BYOL, iterative refinement), are
-    frozen, or belong to no optimizer while optimizers are known (target networks).
+    Not reported where the parameters get gradient another way (straight-through estimators, BYOL, iterative refinement)
+    or are frozen. Also not reported if optimizers are known and none contains the parameters (target networks).
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.detach.html

@@ -8,14 +8,14 @@ from gradlint import Context, Finding, Fix, Rule, Severity
 
 
 class DroppedLossTerm(Rule):
-    """A term of the loss that is computed and left behind.
+    """A term of the loss that is computed and dropped.
 
     ## What it does
-    Finds a scalar with a gradient that reaches neither the loss nor the output, and that is the only use of some
-    trainable parameters.
+    Finds scalars with a gradient that reach neither the loss nor the output, and are the only use of some trainable
+    parameters.
 
     ## Why it is bad
-    The term was meant to train them; the sum that was logged is not the sum that was returned.
+    The term was meant to train these parameters. The logged sum differs from the returned sum.
 
     ## Example
     ```python
@@ -62,8 +62,8 @@ class DroppedLossTerm(Rule):
     ```
 
     ## Known limits
-    A scalar that is only looked at (`.item()`, a detach) counts as a metric, unless it is a sum with a term of the loss
-    in it. Parameters that the loss uses elsewhere are not judged: dropping a regulariser is not seen.
+    A scalar that is only read (`.item()`, a detach) counts as a metric, unless it is a sum that contains a term of the
+    loss. Parameters that the loss uses elsewhere are not considered, so a dropped regularizer is not found.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.backward.html

@@ -8,16 +8,16 @@ from gradlint import Context, Finding, Fix, Leak, Rule, Severity, find_leaks
 
 
 class ForeignGradient(Rule):
-    """Gradient of one loss in the parameters that another loss trains.
+    """Gradient of one loss in parameters that another loss trains.
 
     ## What it does
-    With several optimizers: finds parameters that are stepped with gradient which a loss made for another optimizer
-    had left there, because what one network gives to the other was not detached (a GAN's missing `fake.detach()`).
-    Where the two losses meet before either optimizer steps, or the gradient is cleared unused, it weighs info.
+    With several optimizers, finds parameters stepped with gradient that the loss for another optimizer accumulated in
+    them. A value passed from one network to the other was not detached: a missing `fake.detach()` in a GAN. The
+    severity is info if both losses meet before either optimizer steps, or if the gradient is cleared unused.
 
     ## Why it is bad
-    The generator takes a step that makes the discriminator better at telling its images apart, against its own
-    loss. Where the gradient is cleared unused, a backward pass through a whole network is paid for nothing.
+    The generator takes a step that improves the discriminator, against its own loss. If the gradient is cleared unused,
+    a backward pass through a whole network is wasted.
 
     ## Example
     ```python
@@ -68,8 +68,8 @@ class ForeignGradient(Rule):
     ```
 
     ## Known limits
-    Gradient that has to pass through a network on its way to another (a generator's loss through the discriminator)
-    fills the former, and nothing is said as long as it is cleared before that one steps.
+    Some gradient must pass through one network to reach another (a generator's loss through the discriminator), and
+    accumulates in the former. It is not reported if it is cleared before that network's step.
 
     ## References
     https://pytorch.org/tutorials/beginner/dcgan_faces_tutorial.html

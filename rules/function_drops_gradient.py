@@ -8,15 +8,15 @@ from gradlint import FUNCTION, Context, Cut, Finding, Fix, Rule, Severity, Trace
 
 
 class FunctionDropsGradient(Rule):
-    """A custom autograd.Function that gives no gradient to parameters before it.
+    """A custom autograd.Function that returns no gradient to parameters before it.
 
     ## What it does
-    Finds autograd Functions of the user's whose `backward` returns None for an input that needs grad, whose output is
-    marked non-differentiable, or that read a parameter without being given it, where that starves parameters. A real
-    backward decides.
+    Finds custom autograd Functions that leave trainable parameters without gradient, in one of three ways. `backward`
+    returns None for an input that requires grad. The output is marked non-differentiable. The Function reads a
+    parameter that is not passed to `apply()`. A real backward pass decides.
 
     ## Why it is bad
-    None means "no gradient": autograd stops there without a word, and what is upstream is never trained.
+    None means "no gradient": autograd stops there without a warning, and the parameters before it are never trained.
 
     ## Example
     ```python
@@ -81,7 +81,8 @@ class FunctionDropsGradient(Rule):
     ```
 
     ## Known limits
-    Silent where the parameters get gradient another way, and on a backward that returns zeros: that is a gradient.
+    Not reported where the parameters get gradient another way. A backward that returns zeros is not reported either:
+    zero is a gradient.
 
     ## References
     https://pytorch.org/docs/stable/notes/extending.html (backward: as many gradients as there were inputs)

@@ -24,15 +24,15 @@ from gradlint import (
 
 
 class GradientDiscarded(Rule):
-    """Gradient that is cleared before any step applies it.
+    """Gradient that is cleared before a step applies it.
 
     ## What it does
-    Finds a call that clears gradients between every two passes of the same `backward()`, while the optimizer steps
-    only after some of them: what the others computed is thrown away, unread.
+    Finds a call that clears gradients between every two passes of the same `backward()`, while the optimizer steps only
+    after some of them. The gradient of the other passes is discarded unread.
 
     ## Why it is bad
-    Where gradients are meant to be accumulated over several batches, only the last batch before each step trains, with
-    a gradient that was divided for all of them. The loss still falls, and nothing says that the rest was for nothing.
+    If gradients should accumulate over several batches, only the last batch before each step trains, with a gradient
+    that was divided for all of them. The loss still falls, so the mistake is easily missed.
 
     ## Example
     ```python
@@ -75,10 +75,10 @@ class GradientDiscarded(Rule):
     ```
 
     ## Known limits
-    Silent where anybody reads a gradient meanwhile (an attacked input's, a norm that is logged) or hooks may do so,
-    where the clear stands in a branch (a batch that is skipped on purpose), and where it cannot be told from the source
-    that the step is rare by counting: a remainder in the condition before it, or a loop that it comes after. Gradient
-    that is set to None by hand is not seen.
+    Not reported if user code reads a gradient meanwhile (of an attacked input, or for a logged norm), or if hooks may
+    read it. Not reported if the clear stands in a branch (a batch skipped on purpose). The source must show that the
+    step is rare by counting: a remainder in the condition before it, or a loop before it. Gradient set to None by hand
+    is not seen.
 
     ## References
     https://pytorch.org/docs/stable/notes/amp_examples.html#gradient-accumulation

@@ -21,16 +21,15 @@ from gradlint import (
 
 
 class GradientsNotCleared(Rule):
-    """A step with gradient that an earlier step had applied already.
+    """A step applies gradient that an earlier step already applied.
 
     ## What it does
-    Finds parameters that an optimizer steps with the sum of new gradient and gradient that an earlier step has
-    applied: nothing cleared it in between. Any way of clearing counts: `zero_grad`, `p.grad = None`, zeroing by
-    hand.
+    Finds parameters stepped with the sum of new gradient and gradient that an earlier step already applied. Nothing
+    cleared it between the steps. Every way of clearing counts: `zero_grad`, `p.grad = None`, zeroing by hand.
 
     ## Why it is bad
-    `backward()` adds to `.grad`. Without clearing, each step follows the sum of all gradients so far, which acts as
-    a momentum that never decays, and training diverges or crawls.
+    `backward()` adds to `.grad`. Without clearing, each step applies the sum of all gradients so far. This acts like
+    momentum that never decays: training diverges or becomes slow.
 
     ## Example
     ```python
@@ -70,8 +69,8 @@ class GradientsNotCleared(Rule):
     ```
 
     ## Known limits
-    Several backward passes before one step (accumulation) are no fault. Gradient that user code replaces by another
-    tensor is taken for cleared.
+    Several backward passes before one step (gradient accumulation) are not reported. Gradient that user code replaces
+    with another tensor counts as cleared.
 
     ## References
     https://pytorch.org/tutorials/recipes/recipes/zeroing_out_gradients.html

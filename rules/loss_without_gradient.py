@@ -11,11 +11,12 @@ class LossWithoutGradient(Rule):
     """The loss does not require grad.
 
     ## What it does
-    Finds losses that `backward()` would refuse, and says why: everything is frozen, every path is cut, or the loss does
-    not depend on any parameter. It stands for the findings of GL401 to GL405 on the same set-up.
+    Finds losses on which `backward()` would fail, and reports the cause. Every parameter is frozen, every gradient path
+    is cut, or the loss depends on no parameter. The finding replaces those of GL401 to GL405 on the same training
+    setup.
 
     ## Why it is bad
-    `backward()` raises "element 0 of tensors does not require grad", or, where that was silenced by hand, nothing
+    `backward()` raises "element 0 of tensors does not require grad". If that error was silenced by hand, nothing
     trains.
 
     ## Example
@@ -43,7 +44,7 @@ class LossWithoutGradient(Rule):
     ```
 
     ## Known limits
-    A wholly frozen model without an optimizer is not judged: it is not meant to train.
+    A completely frozen model without an optimizer is not reported, since it is not meant to train.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.backward.html

@@ -11,11 +11,11 @@ class MissingCreateGraph(Rule):
     """A loss on a gradient that cannot be differentiated.
 
     ## What it does
-    Finds terms of the loss that are computed from the result of `torch.autograd.grad` without `create_graph=True`, and
-    parameters whose only way to the loss is such a result.
+    Finds loss terms computed from the result of `torch.autograd.grad` without `create_graph=True`. Also finds
+    parameters whose only path to the loss leads through that result.
 
     ## Why it is bad
-    Without create_graph the gradient is a constant: the penalty shows in the loss and never changes an update.
+    Without create_graph the gradient is a constant: the penalty appears in the loss and never changes an update.
 
     ## Example
     ```python
@@ -48,8 +48,8 @@ class MissingCreateGraph(Rule):
     ```
 
     ## Known limits
-    Sees the forward and the loss, not the user's own training step. Silent where the gradient is a factor (adaptive
-    weights) and where what follows also has a gradient of its own (first-order meta-learning).
+    The forward and the loss are analyzed, not a training step in user code. Not reported if the gradient is a factor
+    (adaptive weights). Not reported if later operations have a gradient of their own (first-order meta-learning).
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.autograd.grad.html (create_graph)

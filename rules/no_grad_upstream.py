@@ -8,15 +8,15 @@ from gradlint import NO_GRAD, Context, Cut, Finding, Fix, Rule, Severity, cut_fi
 
 
 class NoGradUpstream(Rule):
-    """A region without grad mode starves the parameters in it or before it.
+    """A region with grad mode off cuts the only gradient path to trainable parameters.
 
     ## What it does
-    Finds `no_grad`, `inference_mode` and `set_grad_enabled(False)` regions (`with` or decorator) on the only ways from
-    a trainable parameter to the loss.
+    Finds regions of `no_grad`, `inference_mode` and `set_grad_enabled(False)` that lie on every path from a trainable
+    parameter to the loss. Both `with` statements and decorators are found.
 
     ## Why it is bad
-    Nothing that runs in the region is recorded by autograd. Its parameters are not trained, and neither is anything
-    before it: a frozen layer lets gradient pass, a region without grad mode does not.
+    Autograd records no operation in the region. The parameters in it get no gradient, and neither do those before it.
+    Frozen layers let gradient pass; a region with grad mode off does not.
 
     ## Example
     ```python
@@ -61,8 +61,8 @@ class NoGradUpstream(Rule):
     ```
 
     ## Known limits
-    As for GL401. Where grad mode was switched off by something that cannot be seen (C++), its first operation is
-    blamed.
+    The limits of GL401 apply. If code that cannot be seen (C++) switched grad mode off, the first operation of the
+    region is reported.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#grad-modes

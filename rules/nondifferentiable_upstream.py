@@ -8,15 +8,15 @@ from gradlint import NONDIFFERENTIABLE, Context, Cut, Finding, Fix, Rule, Severi
 
 
 class NondifferentiableUpstream(Rule):
-    """An operation without a gradient starves the parameters before it.
+    """An operation without a gradient cuts the only gradient path to trainable parameters.
 
     ## What it does
-    Finds operations that have no gradient (argmax, comparisons, casts to integers and bools, sort indices, multinomial,
-    one_hot, `sample()`), or whose gradient is zero everywhere (round, floor, sign, bernoulli), on the only ways from a
-    trainable parameter to the loss.
+    Finds non-differentiable operations on every path from a trainable parameter to the loss. Examples are argmax,
+    comparisons, casts to integers or bools, sort indices, multinomial, one_hot and `sample()`. Operations with zero
+    gradient everywhere (round, floor, sign, bernoulli) count as well.
 
     ## Why it is bad
-    The parameters upstream decide what comes out and never learn from it.
+    The parameters before the operation decide its result and never learn from it.
 
     ## Example
     ```python
@@ -59,7 +59,8 @@ class NondifferentiableUpstream(Rule):
     ```
 
     ## Known limits
-    As for GL401. Gradients that are zero for these values only (a dead ReLU, a saturated clamp) are not judged here.
+    The limits of GL401 apply. A gradient that is zero only for the current values (a dead ReLU, a saturated clamp) is
+    not reported here.
 
     ## References
     https://pytorch.org/docs/stable/distributions.html#pathwise-derivative

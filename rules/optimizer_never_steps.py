@@ -8,15 +8,15 @@ from gradlint import Backward, Context, Finding, Fix, Optimizer, Related, Rule, 
 
 
 class OptimizerNeverSteps(Rule):
-    """An optimizer whose parameters get gradient and that is never stepped.
+    """An optimizer that is never stepped although its parameters get gradient.
 
     ## What it does
-    Finds optimizers whose parameters receive gradient in the recorded steps and are stepped by nothing. Where a
-    backward pass was made for these parameters and its gradient is lost, it is an error; where gradient only
-    gathers, a warning.
+    Finds optimizers that are never stepped although their parameters get gradient in the recorded steps. It is an error
+    if the gradient of a backward pass for these parameters is cleared unused. It is a warning if gradient only
+    accumulates.
 
     ## Why it is bad
-    The network stays at its initial values while the loss is computed and propagated back in every iteration.
+    The network keeps its initial values while every iteration computes the loss and its gradient.
 
     ## Example
     ```python
@@ -54,8 +54,8 @@ class OptimizerNeverSteps(Rule):
     ```
 
     ## Known limits
-    The recording ends after some steps: an optimizer that is stepped every hundredth time is reported as a warning,
-    or not at all where each backward pass served another optimizer.
+    The recording ends after some steps. An optimizer that is stepped every hundredth iteration is reported as a
+    warning, or not at all if each backward pass served another optimizer.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#taking-an-optimization-step

@@ -8,14 +8,14 @@ from gradlint import Context, Finding, Fix, Rule, Severity
 
 
 class ParameterUnchanged(Rule):
-    """A parameter that steps leave where it is.
+    """A parameter that no step changes although its gradient is not zero.
 
     ## What it does
-    Finds parameters that have a gradient other than zero at every recorded step, a learning rate other than zero,
-    and the same value after each step.
+    Finds parameters with a nonzero gradient and a nonzero learning rate at every recorded step, and the same value
+    after each step.
 
     ## Why it is bad
-    The step is lost in rounding (low-precision weights and a small rate), or the optimizer does not apply it.
+    The update is lost in rounding (low-precision weights and a small rate), or the optimizer does not apply it.
 
     ## Example
     ```python
@@ -58,7 +58,7 @@ class ParameterUnchanged(Rule):
     ```
 
     ## Known limits
-    Parameters that move in some steps and not in others are not reported.
+    Parameters that change in some steps and not in others are not reported.
 
     ## References
     https://pytorch.org/docs/stable/notes/numerical_accuracy.html

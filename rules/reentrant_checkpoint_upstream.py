@@ -8,15 +8,15 @@ from gradlint import CHECKPOINT, Context, Finding, Fix, Rule, Severity, cut_find
 
 
 class ReentrantCheckpointUpstream(Rule):
-    """A reentrant checkpoint none of whose inputs needs grad.
+    """A reentrant checkpoint without an input that requires grad.
 
     ## What it does
-    Finds `torch.utils.checkpoint` with `use_reentrant=True` around trainable layers, where no tensor it is given
+    Finds calls of `torch.utils.checkpoint` with `use_reentrant=True` around trainable layers where no tensor passed in
     requires grad.
 
     ## Why it is bad
-    Its result then does not require grad either: the layers inside it, and what else leads only through it, get no
-    gradient. torch says so in a warning that is easily lost.
+    The output then does not require grad either. The layers in the checkpoint get no gradient, and neither do
+    parameters that reach the loss only through it. torch prints a warning that is easily missed.
 
     ## Example
     ```python
@@ -61,8 +61,8 @@ class ReentrantCheckpointUpstream(Rule):
     ```
 
     ## Known limits
-    Where the loss has no gradient at all, loss-without-gradient says it. A no_grad region inside a reentrant checkpoint
-    is not told apart from the checkpoint's own.
+    If the whole loss lacks a gradient, loss-without-gradient is reported instead. A no_grad region inside a reentrant
+    checkpoint is not distinguished from the checkpoint's own.
 
     ## References
     https://pytorch.org/docs/stable/checkpoint.html (use_reentrant)

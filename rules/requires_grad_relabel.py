@@ -8,14 +8,14 @@ from gradlint import Context, Finding, Fix, Rule, Severity
 
 
 class RequiresGradRelabel(Rule):
-    """requires_grad set on a result that had lost its gradient.
+    """requires_grad is set on a result that has lost its gradient.
 
     ## What it does
     Finds `loss.requires_grad = True`, `.requires_grad_()` and `Variable(t, requires_grad=True)` on a tensor that was
-    computed from trainable parameters and has no way back to them.
+    computed from trainable parameters but has no gradient path to them.
 
     ## Why it is bad
-    It silences "element 0 of tensors does not require grad" and repairs nothing: the tensor becomes a leaf of its own,
+    It silences "element 0 of tensors does not require grad" and repairs nothing. The tensor becomes a new leaf,
     `backward()` succeeds, and no parameter gets a gradient.
 
     ## Example
@@ -47,8 +47,8 @@ class RequiresGradRelabel(Rule):
     ```
 
     ## Known limits
-    Silent on inputs, on tensors whose own gradient is asked for with `autograd.grad`, and where a backward runs inside
-    the forward or the loss.
+    Not reported on inputs, on tensors whose own gradient is requested with `autograd.grad`, or if a backward runs
+    inside the forward or the loss.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#setting-requires-grad

@@ -11,11 +11,11 @@ class SchedulerBeforeOptimizer(Rule):
     """A scheduler that is stepped before the optimizer.
 
     ## What it does
-    Finds calls of a scheduler's `step` by the user's code before any optimizer has stepped.
+    Finds calls of a scheduler's `step()` in user code before any optimizer has stepped.
 
     ## Why it is bad
-    The first value of the schedule is skipped: a warm-up starts one step late, and with a rate that changes per
-    epoch the whole first epoch runs at the second rate. torch warns of it once, easily overlooked.
+    The first value of the schedule is skipped: a warm-up starts one step late. If the rate changes per epoch, the whole
+    first epoch runs at the second rate. torch warns about it once, which is easily missed.
 
     ## Example
     ```python
@@ -58,7 +58,7 @@ class SchedulerBeforeOptimizer(Rule):
     ```
 
     ## Known limits
-    The step that a scheduler takes when it is made is its own. Schedulers that are no subclass of torch's are not
+    The step that a scheduler takes in its constructor is not reported. Schedulers that do not subclass torch's are not
     seen.
 
     ## References

@@ -8,14 +8,14 @@ from gradlint import Clear, Context, Finding, Fix, Optimizer, Related, Rule, Sev
 
 
 class StepWithoutGradient(Rule):
-    """An optimizer that is stepped when nothing has a gradient.
+    """An optimizer that is stepped while none of its parameters has a gradient.
 
     ## What it does
-    Finds optimizers none of whose parameters has a gradient at any of their recorded steps, because it was cleared
-    between the backward and the step, or because no backward reaches them.
+    Finds optimizers whose parameters have no gradient at any of their recorded steps. Either the gradient is cleared
+    between backward and step, or no backward reaches the parameters.
 
     ## Why it is bad
-    The step does nothing: the parameters keep their values while everything looks as if they trained.
+    The step does nothing: the parameters keep their values while the training loop looks correct.
 
     ## Example
     ```python
@@ -56,8 +56,8 @@ class StepWithoutGradient(Rule):
     ```
 
     ## Known limits
-    Optimizers of wholly frozen parameters are left to GL301, and parameters whose gradient is cut to GL401 to
-    GL405. Where only some steps lack gradient (alternating phases), nothing is said.
+    Optimizers with only frozen parameters are reported by GL301, and parameters whose gradient path is cut by GL401 to
+    GL405. Not reported if only some steps lack gradient (alternating phases).
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html

@@ -8,15 +8,15 @@ from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step,
 
 
 class TrainingInEvalMode(Rule):
-    """A step that trains while the whole model is in eval mode.
+    """A training step while the whole model is in eval mode.
 
     ## What it does
-    Finds optimizer steps whose forward ran with the model in eval mode throughout although it has layers that
-    behave otherwise in training: dropout, batch norm. The line of the `eval()` is blamed.
+    Finds optimizer steps whose forward ran with the whole model in eval mode. Only models with layers that depend on
+    the mode (dropout, batch norm) are considered. The finding is at the `eval()` call.
 
     ## Why it is bad
-    After a validation or a sample, `train()` was forgotten: dropout is off and batch norm uses and keeps its old
-    statistics for the rest of the training.
+    `train()` was forgotten after a validation or a sample. For the rest of the training, dropout is off and batch norm
+    uses its old statistics without updating them.
 
     ## Example
     ```python
@@ -68,8 +68,8 @@ class TrainingInEvalMode(Rule):
     ```
 
     ## Known limits
-    Layers of the user's own that ask `self.training` are not known to be sensitive. A set-up that says `train:
-    False` is taken at its word, and so is a model only part of which is in eval mode.
+    Custom layers that read `self.training` are not recognized. Not reported if the setup declares `train: False`, or if
+    only part of the model is in eval mode.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#evaluation-mode-nn-module-eval

@@ -11,12 +11,12 @@ class UnusedParameter(Rule):
     """A parameter that the loss does not depend on.
 
     ## What it does
-    Finds trainable parameters, given to an optimizer where one is known, from which no data flows to the loss in this
-    forward: their module never ran, or its result was dropped.
+    Finds trainable parameters from which no data flows to the loss in the recorded forward. Their module never ran, or
+    its result was dropped. If an optimizer is known, only its parameters are considered.
 
     ## Why it is bad
-    The layer does not take part in training: a call was forgotten, a result overwritten, a loss term not added. In
-    DistributedDataParallel the first backward fails on it.
+    The layer takes no part in training: a call is missing, a result is overwritten, or a loss term is not added. In
+    DistributedDataParallel the first backward fails.
 
     ## Example
     ```python
@@ -61,8 +61,8 @@ class UnusedParameter(Rule):
     ```
 
     ## Known limits
-    One forward is judged. Where a sibling of the same class ran (routing, layer drop), where random numbers decide on
-    what runs, or where the parameter was registered by library code, it weighs info.
+    Only one forward is judged. The severity is info if a sibling of the same class ran (routing, layer drop), or if
+    random numbers decide which layers run. It is also info if library code registered the parameter.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html (find_unused_parameters)

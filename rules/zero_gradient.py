@@ -15,16 +15,16 @@ _SELECTIONS = "where masked_fill masked_fill_ masked_select __getitem__ gather i
 
 
 class ZeroGradient(Rule):
-    """A gradient that arrives and is zero.
+    """A gradient that reaches the parameter but is zero.
 
     ## What it does
-    With `--numeric`, trains a few steps with the set-up's inputs, all of which are taken back, and finds parameters
-    that gradient returns to and whose gradient was zero in every entry of every step, or vanishing beside that of the
-    other parameters. It names the call behind which the gradient is zero.
+    With `--numeric`, trains a few steps on the setup's inputs and takes them all back. Finds parameters whose gradient
+    is zero in every entry of every step, or negligible beside that of other parameters. The finding names the call
+    behind which the gradient is zero.
 
     ## Why it is bad
-    The parameter stays where it was initialised, though nothing is frozen and nothing is cut: two layers in a row that
-    are both zero keep each other at zero, and a softmax over one element gives 1 whatever it is given.
+    The parameter keeps its initial value although nothing is frozen and no path is cut. Two consecutive layers that are
+    both zero keep each other at zero. A softmax over one element returns 1 for every input.
 
     ## Example
     ```python
@@ -72,12 +72,11 @@ class ZeroGradient(Rule):
     ```
 
     ## Known limits
-    Silent on a gradient that is zero in the first steps only (LoRA, zero convolutions) and on dead units beside live
-    ones. Info, as it may be the inputs' luck or meant so: behind a mask or a weight of zero, where a sibling in the
-    same container has a gradient (experts), where a bias is taken out again by a norm or a softmax, and where the whole
-    loss is flat for these inputs only. The steps move each parameter by a part of its own size, whatever the learning
-    rate, unless that is zero. Where a set-up's `step` is all that runs its
-    loss nothing is measured, and a note says so.
+    Not reported if the gradient is zero in the first steps only (LoRA, zero convolutions), or on dead units beside live
+    ones. The severity is info behind a mask or a zero weight, and if a sibling in the same container has a gradient
+    (experts). It is also info if a norm or softmax cancels a bias, or if the whole loss is flat for these inputs. The
+    steps change each parameter in proportion to its size, whatever the learning rate, unless that is zero. If only
+    `step` computes the loss, nothing is measured, and a note says so.
 
     ## References
     https://arxiv.org/abs/2302.05543 (ControlNet, why one zero convolution learns)
