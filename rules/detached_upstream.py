@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import DETACH, Context, Finding, Fix, Rule, Severity, cut_findings
+from gradlint import DETACH, Context, Finding, Rule, Severity, cut_findings
 
 
 class DetachedUpstream(Rule):
@@ -72,11 +72,8 @@ class DetachedUpstream(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss", "gradient"})
 
+    MESSAGE = "{call}() cuts the only gradient path to {parameters}."
+    FIX = "Remove the detach. To keep the layers before it fixed, freeze them with requires_grad_(False)."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        yield from cut_findings(
-            self,
-            context,
-            lambda cut: cut.kind == DETACH,
-            lambda cut: f"{cut.name}() stops the gradient on its only way back to",
-            Fix("Remove the detach; if what is before it is meant to stay, freeze it with requires_grad_(False)."),
-        )
+        return cut_findings(self, context, DETACH, lambda cut: self.MESSAGE, self.FIX)

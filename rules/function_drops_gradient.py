@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import FUNCTION, Context, Cut, Finding, Fix, Rule, Severity, Trace, cut_findings
+from gradlint import FUNCTION, Context, Cut, Finding, Rule, Severity, cut_findings
 
 
 class FunctionDropsGradient(Rule):
@@ -93,18 +93,19 @@ class FunctionDropsGradient(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss", "gradient"})
 
+    MESSAGE_NONE = (
+        "{call}.backward returns None for an input that requires grad and cuts the only gradient path to {parameters}."
+    )
+    MESSAGE_NOT_PASSED = (
+        "{call} reads tensors that are not passed to apply(), which cuts the only gradient path to {parameters}."
+    )
+    FIX = "Return a gradient for every tensor input that requires grad, and pass parameters to apply()."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        yield from cut_findings(
-            self,
-            context,
-            lambda cut: cut.kind == FUNCTION,
-            lambda cut: f"{_why(context.trace, cut)}: it stops the gradient on its only way back to",
-            Fix("Return a gradient for every tensor input that needs one, and pass parameters to apply()."),
-        )
+        trace = context.trace
+        functions = {function for function, _ in trace.dropped}
 
+        def template(cut: Cut) -> str:
+            return self.MESSAGE_NONE if trace.ops[cut.op].func in functions else self.MESSAGE_NOT_PASSED
 
-def _why(trace: Trace, cut: Cut) -> str:
-    op = trace.ops[cut.op]
-    if any(function is op.func for function, _ in trace.dropped):
-        return f"{cut.name}.backward returns None for an input that needs grad"
-    return f"{cut.name} reads parameters that it is not given as inputs"
+        return cut_findings(self, context, FUNCTION, template, self.FIX)

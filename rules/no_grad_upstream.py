@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import NO_GRAD, Context, Cut, Finding, Fix, Rule, Severity, cut_findings
+from gradlint import NO_GRAD, Context, Cut, Finding, Rule, Severity, cut_findings
 
 
 class NoGradUpstream(Rule):
@@ -73,22 +73,18 @@ class NoGradUpstream(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss", "gradient"})
 
+    MESSAGE = "{call} cuts the only gradient path to {parameters}."
+    MESSAGE_FROZEN = (
+        "the layers under {call} are frozen already, and {call} cuts the only gradient path to {parameters}."
+    )
+    FIX = (
+        "Take the call out of the block. To keep layers fixed, freeze them with requires_grad_(False), which lets "
+        "gradient pass through them."
+    )
+
     def check(self, context: Context) -> Iterator[Finding]:
-        yield from cut_findings(
-            self,
-            context,
-            lambda cut: cut.kind == NO_GRAD,
-            _message,
-            Fix(
-                "Take the call out of the block; to keep layers fixed, freeze them with requires_grad_(False) instead."
-            ),
-        )
+        return cut_findings(self, context, NO_GRAD, self._template, self.FIX)
 
-
-def _message(cut: Cut) -> str:
-    if cut.held and not any(p.requires_grad for p in cut.held):
-        return (
-            f"{cut.name} holds only frozen layers, and freezing needs no {cut.name}: requires_grad_(False) is enough, "
-            "and lets the gradient pass to what is before them. Here it stops on its only way back to"
-        )
-    return f"{cut.name} stops the gradient on its only way back to"
+    def _template(self, cut: Cut) -> str:
+        frozen = cut.held and not any(p.requires_grad for p in cut.held)
+        return self.MESSAGE_FROZEN if frozen else self.MESSAGE

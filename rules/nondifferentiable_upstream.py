@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import NONDIFFERENTIABLE, Context, Cut, Finding, Fix, Rule, Severity, cut_findings
+from gradlint import NONDIFFERENTIABLE, Context, Cut, Finding, Rule, Severity, cut_findings
 
 
 class NondifferentiableUpstream(Rule):
@@ -71,20 +71,22 @@ class NondifferentiableUpstream(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss", "gradient"})
 
+    MESSAGE = "{call} has no gradient and cuts the only gradient path to {parameters}."
+    MESSAGE_INDICES = "the indices from {call} have no gradient and cut the only gradient path to {parameters}."
+    MESSAGE_ZERO = "{call} is on the only gradient path to {parameters}, and its gradient is zero everywhere."
+    FIX = (
+        "Use a differentiable replacement (softmax, rsample(), gumbel_softmax(hard=True), a straight-through "
+        "estimator), or give the parameters a loss of their own."
+    )
+
     def check(self, context: Context) -> Iterator[Finding]:
-        yield from cut_findings(
-            self,
-            context,
-            lambda cut: cut.kind == NONDIFFERENTIABLE,
-            _message,
-            Fix(
-                "Use a differentiable stand-in (softmax, rsample(), gumbel_softmax(hard=True), a straight-through "
-                "estimator), or give the parameters a loss of their own."
-            ),
-        )
+        return cut_findings(self, context, NONDIFFERENTIABLE, self._template, self.FIX)
+
+    def _template(self, cut: Cut) -> str:
+        if cut.zero:
+            return self.MESSAGE_ZERO
+        return self.MESSAGE_INDICES if cut.name in _VALUES_AND_INDICES else self.MESSAGE
 
 
-def _message(cut: Cut) -> str:
-    if cut.zero:
-        return f"the gradient of {cut.name} is zero everywhere, and this is the only way back to"
-    return f"{cut.name} has no gradient, and this is the only way back to"
+_VALUES_AND_INDICES = frozenset("max min sort topk median nanmedian mode kthvalue cummax cummin".split())
+"""Operations that return indices beside differentiable values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import CHECKPOINT, Context, Finding, Fix, Rule, Severity, cut_findings
+from gradlint import CHECKPOINT, Context, Finding, Rule, Severity, cut_findings
 
 
 class ReentrantCheckpointUpstream(Rule):
@@ -73,17 +73,8 @@ class ReentrantCheckpointUpstream(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss", "gradient"})
 
+    MESSAGE = "no input of this reentrant checkpoint requires grad, which cuts the only gradient path to {parameters}."
+    FIX = "Pass use_reentrant=False, or let an input require grad (transformers, peft: enable_input_require_grads())."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        yield from cut_findings(
-            self,
-            context,
-            lambda cut: cut.kind == CHECKPOINT,
-            lambda cut: (
-                "no input of this reentrant checkpoint requires grad, so its result does not either: "
-                "no gradient returns to"
-            ),
-            Fix(
-                "Pass use_reentrant=False, or let an input require grad (enable_input_require_grads() in transformers "
-                "and peft)."
-            ),
-        )
+        return cut_findings(self, context, CHECKPOINT, lambda cut: self.MESSAGE, self.FIX)

@@ -106,11 +106,7 @@ class ValueRoundtripUpstream(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from cut_findings(
-            self,
-            context,
-            lambda cut: cut.kind == ROUNDTRIP,
-            lambda cut: _message(cut.name),
-            _FIX,
+            self, context, ROUNDTRIP, lambda cut: f"{_message(cut.name)} {{parameters}}.", _FIX.description
         )
 
 

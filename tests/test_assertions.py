@@ -73,7 +73,7 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
             "gradlint.assert_trains({**build(), 'loss': None, 'step': print}, 'head.*')",
             [
                 "assert_trains: 2 parameters cannot be judged",
-                "this recording cannot tell whether they do: the set-up has a step and no loss.",
+                "this recording cannot tell whether they do: the training setup has a step but no loss.",
             ],
         ),
         (
@@ -97,7 +97,7 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
             [
                 "assert_gradient_flows: 4 parameters without gradient",
                 "self.aux(h.detach())",
-                "no gradient comes to encoder.* (2 tensors, 40 parameters): detach() stops the gradient.",
+                "no gradient comes to encoder.* (2 tensors, 40 parameters): detach() cuts the gradient path.",
                 "no gradient comes to head.* (2 tensors, 18 parameters): the result of linear is dropped.",
             ],
         ),

@@ -122,7 +122,7 @@ def test_moved_lines_do_not_matter(project: Path, capsys: pytest.CaptureFixture[
         (
             "cut here",
             "x = x.detach()",
-            "layer.* (24 tensors, 240 parameters) stopped training: detach() stops the gradient at model.py:{line}",
+            "layer.* (24 tensors, 240 parameters) stopped training: detach() cuts the gradient path at model.py:{line}",
         ),
         (
             "changed here",
@@ -138,7 +138,7 @@ def test_moved_lines_do_not_matter(project: Path, capsys: pytest.CaptureFixture[
         (
             "made here",
             "self.extra = nn.Linear(2, 2)",
-            "extra.* (2 tensors, 6 parameters) are new, never run in this forward, see model.py:{line}",
+            "extra.* (2 tensors, 6 parameters) are new, unused in this forward, see model.py:{line}",
         ),
         (
             "changed here",
@@ -162,7 +162,7 @@ def test_the_other_way_round(project: Path, capsys: pytest.CaptureFixture[str]) 
     text = (project / "model.py").read_text(encoding="utf-8")
     (project / "model.py").write_text(text.replace("model.layer[11].requires_grad_(False)", "pass"), encoding="utf-8")
     assert run(capsys, "diff")[1] == (
-        "layer.11.* (2 tensors, 20 parameters) started training: reached by gradient and held by SGD, "
+        "layer.11.* (2 tensors, 20 parameters) started training: reached by gradient and updated by SGD, "
         f"see model.py:{line + 1}\n"
     )
 

@@ -37,7 +37,7 @@ EXPECTED: dict[str, tuple[list[str], list[str], list[str]]] = {
         ["GL701"],
         [TRAINS, CLEAN],
         [
-            "(14 tensors, 819 parameters) stopped training: not held by AdamW",
+            "(14 tensors, 819 parameters) stopped training: not in AdamW",
             "(57 tensors, 16.2k parameters) are now held by AdamW lr=0.001",
         ],
     ),
@@ -53,7 +53,7 @@ EXPECTED: dict[str, tuple[list[str], list[str], list[str]]] = {
     "under_no_grad": (
         ["GL701"],
         [TRAINS, FLOWS, CLEAN],
-        ["(12 tensors, 768 parameters) stopped training: no_grad keeps the gradient from being recorded"],
+        ["(12 tensors, 768 parameters) stopped training: no_grad cuts the gradient path"],
     ),
     "config_for_inference": (
         ["GL701"],

@@ -32,7 +32,7 @@ class Standing:
     STARVED: the loss depends on it and no gradient returns. UNUSED: the loss does not depend on it. UNHELD: no
     optimizer holds it. RESTS: its learning rate is 0. UNKNOWN: this recording cannot tell."""
     why: str
-    """A clause that follows a colon: ``frozen``, ``detach() stops the gradient``."""
+    """A clause that follows a colon: ``frozen``, ``detach() cuts the gradient path``."""
     location: Location | None = None
     """The line that decides it, where there is one."""
     site: int = NO_SITE
@@ -75,14 +75,14 @@ def moves(flow: Flow, parameter: Parameter) -> Standing | None:
     for step in trace.training.steps if trace.training is not None else ():
         content = step.content.get(parameter.key)
         if content is not None and content.moved:
-            return _at(trace, TRAINS, "moved by the recorded step, without gradient of its own", step.site)
+            return _at(trace, TRAINS, "changed by the recorded step, without a gradient", step.site)
     if parameter.index not in trace.reached_zero or found.state not in (STARVED, UNUSED):
         return None
     for number, index in parameter.groups:
         optimizer = trace.optimizers[number]
         group = optimizer.groups[index]
         if group.weight_decay and (group.lr or group.scheduled):
-            why = f"the gradient is zero everywhere, and {titled(optimizer)} decays the weights all the same"
+            why = f"the gradient is zero everywhere, but the weight decay of {titled(optimizer)} applies"
             return _in_group(trace, TRAINS, why, (number, index))
     return None
 
@@ -214,7 +214,7 @@ def _frozen(trace: Trace, parameter: Parameter) -> Standing:
         return _at(trace, FROZEN, "frozen", freeze.site)
     first = next((e for e in parameter.history if e.kind == "register"), None)
     site = first.site if first is not None else trace.modules[parameter.module].registered_at
-    return _at(trace, FROZEN, "frozen" if first is None else "made with requires_grad=False", site)
+    return _at(trace, FROZEN, "frozen" if first is None else "created with requires_grad=False", site)
 
 
 def _unheld(flow: Flow, parameter: Parameter) -> Standing:
@@ -222,18 +222,18 @@ def _unheld(flow: Flow, parameter: Parameter) -> Standing:
     stale = next((s for s in flow.stale if any(p is parameter for p in s.now)), None)
     if stale is not None:
         optimizer = trace.optimizers[stale.optimizer]
-        return _at(trace, UNHELD, f"{titled(optimizer)} holds what stood here before", optimizer.site)
+        return _at(trace, UNHELD, f"replaced, and {titled(optimizer)} still holds the old tensor", optimizer.site)
     optimizer = nearest_optimizer(trace, parameter)
     several = len(trace.optimizers) > 1
-    why = "held by none of the optimizers" if several else f"not held by {titled(optimizer)}"
+    why = "not in any optimizer" if several else f"not in {titled(optimizer)}"
     return _at(trace, UNHELD, why, optimizer.site)
 
 
 def _trains(trace: Trace, parameter: Parameter) -> Standing:
     holders = [trace.optimizers[number] for number, _ in parameter.groups]
-    why = "reached by gradient" + (f" and held by {titled(holders[0])}" if holders else ", with no optimizer known")
+    why = "reached by gradient" + (f" and updated by {titled(holders[0])}" if holders else "; no optimizer is given")
     if (thaw := thawed_by(parameter)) is not None:
-        return _at(trace, TRAINS, f"set trainable after a freeze, {why}", thaw.site)
+        return _at(trace, TRAINS, f"unfrozen after a freeze, {why}", thaw.site)
     if not holders:
         return _at(trace, TRAINS, why, made_site(trace, parameter))
     return _in_group(trace, TRAINS, why, parameter.groups[0])
@@ -242,7 +242,7 @@ def _trains(trace: Trace, parameter: Parameter) -> Standing:
 def _starved(flow: Flow, parameter: Parameter) -> Standing:
     cut = next((cut for cut in flow.cuts if parameter in cut.starved), None)
     if cut is None:
-        return Standing(STARVED, "the loss depends on it, and no gradient returns", None)
+        return Standing(STARVED, "no gradient returns from the loss", None)
     return Standing(STARVED, _in_words(cut), cut.location, cut.site, by=cut.name, cut=cut)
 
 
@@ -251,12 +251,12 @@ def _in_words(cut: Cut) -> str:
     if cut.zero:
         return f"the gradient of {cut.name} is zero everywhere"
     return {
-        DETACH: f"{cut.name}() stops the gradient",
-        NO_GRAD: f"{cut.name} keeps the gradient from being recorded",
-        ROUNDTRIP: f"the value leaves autograd through {cut.name}",
-        GRADIENT: "the result of autograd.grad carries no gradient without create_graph",
-        FUNCTION: f"the backward of {cut.name} gives no gradient",
-        CHECKPOINT: "the reentrant checkpoint has no input that needs grad",
+        DETACH: f"{cut.name}() cuts the gradient path",
+        NO_GRAD: f"{cut.name} cuts the gradient path",
+        ROUNDTRIP: f"{cut.name} takes the value out of autograd",
+        GRADIENT: "without create_graph=True, the result of autograd.grad is constant",
+        FUNCTION: f"the backward of {cut.name} returns no gradient",
+        CHECKPOINT: "no input of the reentrant checkpoint requires grad",
     }.get(cut.kind, f"{cut.name} has no gradient")
 
 
@@ -267,27 +267,23 @@ def _unused(flow: Flow, parameter: Parameter) -> Standing:
         return _at(trace, UNUSED, f"the result of {dropped.name} is dropped", dropped.site)
     if flow.readers(parameter):
         return _at(trace, UNUSED, "without effect on the loss", made_site(trace, parameter, flow.unused))
-    return _at(trace, UNUSED, "never run in this forward", made_site(trace, parameter, flow.unused))
+    return _at(trace, UNUSED, "unused in this forward", made_site(trace, parameter, flow.unused))
 
 
 def _why_unknown(flow: Flow, parameter: Parameter) -> str | None:
     trace = flow.trace
     index = parameter.index
     if flow.waits_for_step:
-        return "the set-up has a step and no loss"
+        return "the training setup has a step but no loss"
     if not trace.roots:
-        return "nothing was run"
+        return "no forward was run"
     if index in flow.reached or index in flow.starved or index in flow.unused:
         return None
     if index in flow.undecided:
         return f"the values left torch, and {flow.why_undecided}"
     if parameter.written:
-        return "the forward itself writes the value"
-    return (
-        "this loss trains nothing of what the optimizer holds"
-        if parameter.groups
-        else "this loss does not reach that far"
-    )
+        return "the forward overwrites the value"
+    return "this loss reaches no parameter of its optimizer" if parameter.groups else "this loss does not reach it"
 
 
 def _still_group(trace: Trace, parameter: Parameter) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""From cuts to findings: the common part of the rules about cuts."""
+"""Findings about cuts, as the rules for single kinds of cut share them."""
 
 from __future__ import annotations
 
@@ -11,51 +11,43 @@ from gradlint.rulekit.rule import Rule
 
 
 def cut_findings(
-    rule: Rule,
-    context: Context,
-    wanted: Callable[[Cut], bool],
-    message: Callable[[Cut], str],
-    fix: Fix,
+    rule: Rule, context: Context, kind: str, template: Callable[[Cut], str], fix: str
 ) -> Iterator[Finding]:
-    """A finding for each cut that a rule is about.
+    """Yield a finding for each cut of one kind, worded by a template with ``{call}`` and ``{parameters}``.
 
-    Info where neither the place nor any of the
-    parameters is the user's own, and where a library's module cuts off parts of itself (an indexer trained by a loss
-    of its own), however deep the user's own modules hold it.
+    The severity is info where neither the place nor any parameter is user code. It is info also where a module of a
+    library cuts off parts of itself, for example an indexer that a loss of its own trains.
     """
     for cut in context.flow.cuts:
-        if not wanted(cut) or cut.relabelled is not None:
+        if cut.kind != kind or cut.relabelled is not None:
             continue  # requires_grad_() after the cut is the line to report
         if context.trace.ops[cut.op].region in context.trace.left_off:
             continue  # the line that left grad mode off is the one to report
-        foreign = not cut.project and not any(p.project for p in cut.starved)
-        foreign = foreign or _internal(context, cut)
+        by_user = cut.project or any(p.project for p in cut.starved)
         innermost = context.trace.sites.innermost(cut.site)
-        library = None
-        if innermost is not None and not innermost.project:
-            library = context.related("in this library code", innermost.location)
+        library = innermost.location if innermost is not None and not innermost.project else None
         yield context.finding(
             rule,
-            f"{message(cut)} {context.names(cut.starved)}.",
+            template(cut).format(call=cut.name, parameters=context.names(cut.starved)),
             at=cut.location,
             parameters=cut.starved,
             related=[
-                library,
-                context.related("the value comes back here", cut.returned),
+                context.related("in this library code", library),
+                context.related("the value returns to torch here", cut.returned),
                 context.related("its backward is defined here", cut.defined),
-                *(context.related("and would be cut here next", place) for place in cut.later),
+                *(context.related("the path is cut here too", place) for place in cut.later),
                 *context.callers(cut.site),
                 *(place for site in cut.again[:2] for place in context.callers(site, limit=1)),
             ],
-            fix=fix,
-            severity=Severity.INFO if foreign else None,
+            fix=Fix(fix),
+            severity=None if by_user and not _cuts_own_parts(context, cut) else Severity.INFO,
         )
 
 
-def _internal(context: Context, cut: Cut) -> bool:
-    """Whether a library cuts off what it made itself, in the forward of a module of its own that holds it.
+def _cuts_own_parts(context: Context, cut: Cut) -> bool:
+    """Return True if a library module cuts gradient in its own forward to parameters that it created and contains.
 
-    A library method that the user calls instead of the forward (``encode()`` under no_grad) is the user's choice.
+    A library method that user code calls instead of the forward (``encode()`` under no_grad) is the user's choice.
     """
     trace = context.trace
     in_forward = False
@@ -66,9 +58,9 @@ def _internal(context: Context, cut: Cut) -> bool:
     if not in_forward:
         return False
     for parameter in cut.starved:
-        made = parameter.registered_by
-        maker = trace.sites.innermost(made.site) if made is not None else None
-        if parameter.project if maker is None else maker.project:
+        event = parameter.registered_by
+        frame = trace.sites.innermost(event.site) if event is not None else None
+        if parameter.project if frame is None else frame.project:
             return False
     call = trace.ops[cut.op].call
     while call >= 0:
