@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity, origin
 
 _BATCH_STATISTICS = {"batch_norm": ("training", False), "instance_norm": ("use_input_stats", True)}
-"""Norms whose sixth argument says whether they normalise by the batch: its name and what it is by default."""
+"""Norm → name and default of its sixth argument, which is True if it normalizes by batch statistics."""
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
@@ -65,36 +65,43 @@ class BiasBeforeNorm(Rule):
     severity = Severity.INFO
     needs = frozenset({"forward", "loss"})
 
+    MESSAGE = "the norm after this layer subtracts the bias with the mean: the gradient of {parameters} is zero."
+    FIX = "Build the layer with bias=False; the norm's own bias replaces it."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
-        taken: dict[int, dict[int, int]] = {}
+        norms: dict[int, dict[int, int]] = {}
+        """Parameter index → layer op → norm op that subtracts it."""
         for layer, norm in _layers_before_norms(context):
             bias = trace.ops[layer].tensor(2, "bias")
             if bias in trace.owners:
-                taken.setdefault(trace.owners[bias], {})[layer] = norm
-        found: dict[Location | None, list[Parameter]] = {}
-        norms: dict[int, Location | None] = {}
-        for parameter in flow.by_index(flow.reached.intersection(taken)):
-            layers = taken[parameter.index]
-            if layers.keys() >= set(flow.readers(parameter)):
-                normalised = trace.location(trace.ops[min(layers.values())].site)
-                made = parameter.registered_by
-                found.setdefault(trace.location(made.site) if made else normalised, []).append(parameter)
-                norms[parameter.index] = normalised
-        for where, parameters in found.items():
+                norms.setdefault(trace.owners[bias], {})[layer] = norm
+
+        def norm_location(parameter: Parameter) -> Location | None:
+            return trace.location(trace.ops[min(norms[parameter.index].values())].site)
+
+        def location(parameter: Parameter) -> Location | None:
+            event = parameter.registered_by
+            return trace.location(event.site) if event else norm_location(parameter)
+
+        biases = [
+            parameter
+            for parameter in flow.by_index(flow.reached.intersection(norms))
+            if norms[parameter.index].keys() >= set(flow.readers(parameter))
+        ]
+        for where, parameters in context.by_place(biases, location):
             yield context.finding(
                 self,
-                "the norm behind it subtracts the mean, and so the bias: gradient is zero for "
-                f"{context.names(parameters)}.",
+                self.MESSAGE.format(parameters=context.names(parameters)),
                 at=where,
                 parameters=parameters,
-                related=[context.related("normalised here", norms[parameters[0].index])],
-                fix=Fix("Build the layer with bias=False; the norm's own bias does its work."),
+                related=[context.related("this norm subtracts it", norm_location(parameters[0]))],
+                fix=Fix(self.FIX),
             )
 
 
 def _layers_before_norms(context: Context) -> Iterator[tuple[int, int]]:
-    """(layer, norm) by their numbers, where a norm takes out the bias that a layer adds to each channel."""
+    """Yield the indices of a layer and a norm that subtracts the bias which the layer adds to each channel."""
     trace = context.trace
     for number in range(trace.forward_start, len(trace.ops)):
         norm = trace.ops[number]

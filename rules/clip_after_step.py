@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Clip, Context, Finding, Fix, Rule, Severity, Training
+from gradlint import Context, Finding, Fix, Rule, Severity
 
 
 class ClipAfterStep(Rule):
@@ -70,49 +70,36 @@ class ClipAfterStep(Rule):
     severity = Severity.ERROR
     needs = frozenset({"step"})
 
+    MESSAGE_LATE = "the gradient is clipped after the step: the optimizer applies it unclipped."
+    MESSAGE_SCALED = (
+        "the gradient is clipped while the gradient scaler still multiplies it: the limit is far too small."
+    )
+    MESSAGE_EXHAUSTED = "the parameter iterator passed here is already exhausted: nothing is clipped."
+    FIX_LATE = "Clip between backward() and step()."
+    FIX_SCALED = "Call scaler.unscale_(optimizer) before clipping."
+    FIX_EXHAUSTED = "Pass model.parameters() again, or a list."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        training = context.trace.training
-        assert training is not None
-        by_site: dict[int, list[Clip]] = {}
-        for clip in training.clips:
-            by_site.setdefault(clip.site, []).append(clip)
-        for clips in by_site.values():
+        training = context.training
+        for site, clips in context.by_place(training.clips, lambda clip: clip.site):
+            step_site = None
             if any(c.exhausted for c in clips):
-                yield self._finding(context, training, clips, "exhausted")
+                message, fix = self.MESSAGE_EXHAUSTED, self.FIX_EXHAUSTED
+                keys = {k for s in training.steps for k, c in s.content.items() if c.backwards}
             elif any(c.scaled and not c.measures for c in clips):
-                yield self._finding(context, training, clips, "scaled")
+                message, fix = self.MESSAGE_SCALED, self.FIX_SCALED
+                keys = {k for c in clips for k in c.scaled}
             elif any(c.applied for c in clips) and not any(c.fresh or c.measures for c in clips):
-                yield self._finding(context, training, clips, "late")
-
-    def _finding(self, context: Context, training: Training, clips: list[Clip], kind: str) -> Finding:
-        trace = context.trace
-        keys = {k for c in clips for k in (c.scaled if kind == "scaled" else c.applied)}
-        if kind == "exhausted":
-            keys = {k for s in training.steps for k, c in s.content.items() if c.backwards}
-        before = (s.site for s in reversed(training.steps) if s.event < clips[-1].event)
-        stepped = next(before, None) if kind == "late" else None
-        message, fix = _WORDS[kind]
-        return context.finding(
-            self,
-            message,
-            at=clips[0].site,
-            parameters=[p for p in trace.parameters if p.key in keys],
-            related=[context.related("stepped here", stepped)],
-            fix=Fix(fix),
-        )
-
-
-_WORDS = {
-    "late": (
-        "gradient is clipped after the step that used it: the steps are taken with unclipped gradient.",
-        "Clip between backward() and step().",
-    ),
-    "scaled": (
-        "gradient is clipped while it is multiplied by the scaler's factor: the limit is far too small for it.",
-        "Call scaler.unscale_(optimizer) before clipping.",
-    ),
-    "exhausted": (
-        "the iterator of parameters given here had been used up: nothing is clipped.",
-        "Pass model.parameters() anew, or a list.",
-    ),
-}
+                message, fix = self.MESSAGE_LATE, self.FIX_LATE
+                keys = {k for c in clips for k in c.applied}
+                step_site = next((s.site for s in reversed(training.steps) if s.event < clips[-1].event), None)
+            else:
+                continue
+            yield context.finding(
+                self,
+                message,
+                at=site,
+                parameters=[p for p in context.trace.parameters if p.key in keys],
+                related=[context.related("this step applies it", step_site)],
+                fix=Fix(fix),
+            )

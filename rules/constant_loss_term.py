@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import DETACH, GRADIENT, NO_GRAD, NONDIFFERENTIABLE, Context, Cut, Finding, Fix, Rule, Severity
+from gradlint import GRADIENT, NONDIFFERENTIABLE, Context, Finding, Fix, Rule, Severity
 
 
 class ConstantLossTerm(Rule):
@@ -63,36 +63,40 @@ class ConstantLossTerm(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
 
+    MESSAGE = "{call} makes {terms} of the loss constant: {they} not train {parameters}."
+    FIX = "Keep the term's gradient. If the term is only monitored, log it and leave it out of the loss."
+
     def check(self, context: Context) -> Iterator[Finding]:
         for term in context.flow.constant_terms:
             cut = term.cuts[0]
             if cut.kind == GRADIENT or term.relabelled is not None:
                 continue
-            what = "a term" if term.count == 1 else f"{term.count} terms"
             yield context.finding(
                 self,
-                f"{what} of the loss {'carries' if term.count == 1 else 'carry'} no gradient, {_because(cut)}: "
-                f"{'it does' if term.count == 1 else 'they do'} not train "
-                f"{context.names(term.parameters)}.",
+                self.MESSAGE.format(
+                    call=_CALLS.get(cut.name, cut.name),
+                    terms="a term" if term.count == 1 else f"{term.count} terms",
+                    they="it does" if term.count == 1 else "they do",
+                    parameters=context.names(term.parameters),
+                ),
                 at=cut.location,
                 parameters=term.parameters,
                 related=[
-                    *(context.related("the gradient ends here too", c.location) for c in term.cuts[1:4]),
+                    *(context.related("the gradient path is cut here too", c.location) for c in term.cuts[1:4]),
                     context.related("the term is computed here", term.site),
                     *context.callers(cut.site),
                 ],
-                # counts and comparisons may be added to be seen (ACT's number of steps): nothing was cut off
-                severity=Severity.INFO if all(c.kind == NONDIFFERENTIABLE for c in term.cuts) else None,
-                fix=Fix("Keep the term's gradient; if it is only to be watched, log it and leave it out of the loss."),
+                # counts and comparisons may be added only to be seen (ACT's number of steps)
+                demoted=all(c.kind == NONDIFFERENTIABLE for c in term.cuts),
+                fix=Fix(self.FIX),
             )
 
 
-def _because(cut: Cut) -> str:
-    if cut.kind == DETACH:
-        return f"because of this {cut.name}()"
-    if cut.kind == NO_GRAD:
-        return f"because it is computed under {cut.name}"
-    return f"because of {_OUT.get(cut.name, cut.name)}"
-
-
-_OUT = {"item": "this .item()", "__float__": "this float()", "tolist": "this .tolist()"}
+_CALLS = {
+    "detach": "detach()",
+    "detach_": "detach_()",
+    "item": ".item()",
+    "tolist": ".tolist()",
+    "__float__": "float()",
+}
+"""Names of operations → the calls that users write, where they differ."""

@@ -68,14 +68,20 @@ class ContractMatchesNothing(Rule):
     severity = Severity.ERROR
     needs = frozenset({"contract"})
 
+    MESSAGE = "no parameter matches {pattern!r}, declared {state}{origin}: {hint}"
+    FIX = "Write the pattern as the parameters are named now; `gradlint why` lists the names."
+
     def check(self, context: Context) -> Iterator[Finding]:
         for declaration in context.contract.unmatched:
-            said = f" (declared in {declaration.origin})" if declaration.origin and not declaration.location else ""
+            origin = f" in {declaration.origin}" if declaration.origin and not declaration.location else ""
             yield context.finding(
                 self,
-                f"no parameter matches {declaration.pattern!r}, which is declared "
-                f"{'to train' if declaration.kind == 'trains' else 'frozen'}{said}: "
-                f"{no_match(context.trace, declaration.pattern)}",
+                self.MESSAGE.format(
+                    pattern=declaration.pattern,
+                    state="trainable" if declaration.kind == "trains" else "frozen",
+                    origin=origin,
+                    hint=no_match(context.trace, declaration.pattern),
+                ),
                 at=declaration.location,
-                fix=Fix("Write the pattern as the parameters are named now; `gradlint why` lists them."),
+                fix=Fix(self.FIX),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gradlint import (
     Context,
@@ -15,12 +16,17 @@ from gradlint import (
     Related,
     Rule,
     Severity,
+    Standing,
+    inflect,
     lines_of,
+    list_of,
     moves,
     path_to_loss,
     replaced_frozen,
     standing,
 )
+
+Member = tuple[Parameter, Declaration, Standing]
 
 
 class DeclaredFrozenTrains(Rule):
@@ -71,127 +77,129 @@ class DeclaredFrozenTrains(Rule):
     severity = Severity.ERROR
     needs = frozenset({"contract"})
 
+    MESSAGE = "{parameters} {are} declared frozen ({patterns}) but would change: {cause}."
+    MESSAGE_UNKNOWN = (
+        "{parameters} {are} declared frozen ({patterns}) but {require} grad and {are} in an optimizer; this recording "
+        "does not decide whether training changes the values: {cause}."
+    )
+    MESSAGE_STATISTICS = (
+        "{modules} {are} declared frozen ({patterns}) but in train mode: every batch changes the running statistics."
+    )
+    REPLACED = "created here after the freeze, {cause}"
+    FIX = "Freeze them with requires_grad_(False) before the optimizer is created, or remove the declaration."
+    FIX_UNKNOWN = "Freeze them with requires_grad_(False), or pass a loss that decides it."
+    FIX_STATISTICS = "Put them in eval mode, and keep them there by overriding train()."
+
     def check(self, context: Context) -> Iterator[Finding]:
         yield from self._parameters(context)
         yield from self._statistics(context)
 
-    # -- by gradient --------------------------------------------------------------------------------------------
+    # -- changes by gradient ------------------------------------------------------------------------------------
 
     def _parameters(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        replaced = replaced_frozen(trace)
-        groups: dict[tuple[Location | None, int, str], list[tuple[Parameter, Declaration]]] = {}
-        unknown: dict[str, list[tuple[Parameter, Declaration]]] = {}
+        trace, flow, replaced = context.trace, context.flow, replaced_frozen(context.trace)
+        changing: list[Member] = []
+        unknown: list[Member] = []
         for parameter, declaration in context.contract.declared("frozen", trace):
-            found = moves(context.flow, parameter)
-            if found is None:
-                told = standing(context.flow, parameter)
-                if told.state == "unknown" and parameter.groups:
-                    unknown.setdefault(told.why, []).append((parameter, declaration))
-                continue
-            key = (found.location, found.site, found.why)
-            if parameter.index in replaced:
+            change, outcome = moves(flow, parameter), standing(flow, parameter)
+            if change is not None and parameter.index in replaced:
                 site = replaced[parameter.index].site
-                key = (trace.location(site), site, f"made anew here after the freeze, {found.why}")
-            groups.setdefault(key, []).append((parameter, declaration))
-        for (where, site, how), members in groups.items():
-            yield self._moves(context, where, site, how, members)
-        for why, members in unknown.items():
-            yield self._unknown(context, why, members)
+                cause = self.REPLACED.format(cause=change.why)
+                change = replace(change, location=trace.location(site), site=site, why=cause)
+            if change is not None:
+                changing.append((parameter, declaration, change))
+            elif outcome.state == "unknown" and parameter.groups:
+                unknown.append((parameter, declaration, outcome))
+        for (where, site, cause), members in context.by_place(changing, lambda m: (m[2].location, m[2].site, m[2].why)):
+            yield self._changes(context, where, site, cause, members)
+        for cause, members in context.by_place(unknown, lambda member: member[2].why):
+            yield context.finding(
+                self,
+                _worded(context, self.MESSAGE_UNKNOWN, members, cause),
+                at=None,
+                parameters=[p for p, _, _ in members],
+                related=_declared_here(context, [d for _, d, _ in members]),
+                fix=Fix(self.FIX_UNKNOWN),
+                demoted=True,
+            )
 
-    def _moves(
-        self,
-        context: Context,
-        where: Location | None,
-        site: int,
-        how: str,
-        members: list[tuple[Parameter, Declaration]],
+    def _changes(
+        self, context: Context, where: Location | None, site: int, cause: str, members: list[Member]
     ) -> Finding:
-        parameters = [p for p, _ in members]
-        path = _path(context, parameters)
-        optimizers = {number: None for p in parameters for number, _ in p.groups}
+        parameters = [p for p, _, _ in members]
+        numbers = dict.fromkeys(number for p in parameters for number, _ in p.groups)
+        optimizers = [context.trace.optimizers[number] for number in numbers]
         return context.finding(
             self,
-            f"{_declared(context, members)} and would move: {how}.",
+            _worded(context, self.MESSAGE, members, cause),
             at=where,
             parameters=parameters,
             related=[
-                *(Related("gradient reaches them through here", place) for place in path),
+                *(Related("gradient reaches them through this line", place) for place in _path(context, parameters)),
                 *context.callers(site),
-                *(
-                    context.related(f"{context.trace.optimizers[n].type} made here", context.trace.optimizers[n].site)
-                    for n in optimizers
-                ),
-                context.related("frozen here, before", _frozen_before(parameters)),
-                *_declared_here(context, members),
+                *(context.related(f"{o.type} is created here", o.site) for o in optimizers),
+                context.related("frozen here before", _last_freeze(parameters)),
+                *_declared_here(context, [d for _, d, _ in members]),
             ],
-            fix=Fix(
-                "Freeze them with requires_grad_(False) before the optimizer is made, or take back the declaration."
-            ),
+            fix=Fix(self.FIX),
         )
 
-    def _unknown(self, context: Context, why: str, members: list[tuple[Parameter, Declaration]]) -> Finding:
-        return context.finding(
-            self,
-            f"{_declared(context, members)}, and this recording cannot tell whether that holds: they require grad, an "
-            f"optimizer holds them, and {why}.",
-            at=None,
-            parameters=[p for p, _ in members],
-            related=_declared_here(context, members),
-            fix=Fix("Freeze them with requires_grad_(False), or give a loss that tells."),
-            severity=Severity.INFO,
-        )
-
-    # -- by statistics ------------------------------------------------------------------------------------------
+    # -- changes of running statistics --------------------------------------------------------------------------
 
     def _statistics(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        groups: dict[Location | None, list[tuple[Module, Declaration]]] = {}
-        for module, declaration in context.contract.frozen_norms(trace):
-            if not trace.buffers_moved.isdisjoint((f"{module.fqn}.running_mean", f"{module.fqn}.running_var")):
-                groups.setdefault(trace.location(_norm_site(context, module)), []).append((module, declaration))
-        for where, members in groups.items():
-            modules = [m for m, _ in members]
+        moved = [
+            (module, declaration)
+            for module, declaration in context.contract.frozen_norms(trace)
+            if not trace.buffers_moved.isdisjoint(_statistics_of(module))
+        ]
+        for where, members in context.by_place(moved, lambda member: trace.location(_norm_site(context, member[0]))):
+            modules, declarations = [m for m, _ in members], [d for _, d in members]
             parameters = [trace.parameters[i] for m in modules for i in m.parameters]
-            one = len(modules) == 1
-            listed = ", ".join(m.fqn for m in modules[:4]) + (f" and {len(modules) - 4} more" if modules[4:] else "")
-            patterns = ", ".join(dict.fromkeys(repr(d.pattern) for _, d in members))
             yield context.finding(
                 self,
-                f"{listed} {'is' if one else 'are'} declared frozen ({patterns}) and {'moves' if one else 'move'}: in "
-                f"train mode {'its' if one else 'their'} running statistics follow every batch.",
+                self.MESSAGE_STATISTICS.format(
+                    modules=list_of(m.fqn for m in modules),
+                    are=inflect(modules, "are"),
+                    patterns=_patterns(declarations),
+                ),
                 at=where,
                 parameters=parameters,
                 related=[
-                    context.related(f"{modules[0].fqn} is made here", modules[0].registered_at),
-                    *_declared_here(context, members),
+                    context.related(f"{modules[0].fqn} is created here", modules[0].registered_at),
+                    *_declared_here(context, declarations),
                 ],
-                fix=Fix("Put them in eval mode, and keep them there by overriding train()."),
-                named=()
-                if parameters
-                else [f"{m.fqn}.{name}" for m in modules for name in ("running_mean", "running_var")],
+                fix=Fix(self.FIX_STATISTICS),
+                named=() if parameters else [name for m in modules for name in _statistics_of(m)],
             )
 
 
-def _declared(context: Context, members: list[tuple[Parameter, Declaration]]) -> str:
-    parameters = [p for p, _ in members]
-    patterns = ", ".join(dict.fromkeys(repr(d.pattern) for _, d in members))
-    return f"{context.names(parameters)} {'is' if len(parameters) == 1 else 'are'} declared frozen ({patterns})"
+def _worded(context: Context, template: str, members: list[Member], cause: str) -> str:
+    parameters = [p for p, _, _ in members]
+    return template.format(
+        parameters=context.names(parameters),
+        are=inflect(parameters, "are"),
+        require=inflect(parameters, "require"),
+        patterns=_patterns([d for _, d, _ in members]),
+        cause=cause,
+    )
 
 
-def _declared_here(
-    context: Context, members: list[tuple[Parameter, Declaration]] | list[tuple[Module, Declaration]]
-) -> list[Related | None]:
-    places = list(dict.fromkeys(d.location for _, d in members))
+def _patterns(declarations: list[Declaration]) -> str:
+    return ", ".join(dict.fromkeys(repr(d.pattern) for d in declarations))
+
+
+def _declared_here(context: Context, declarations: list[Declaration]) -> list[Related | None]:
+    places = list(dict.fromkeys(d.location for d in declarations))
     return [context.related("declared here", place) for place in places[:2]]
 
 
-def _frozen_before(parameters: list[Parameter]) -> int | None:
+def _last_freeze(parameters: list[Parameter]) -> int | None:
     return next((e.site for p in parameters for e in reversed(p.history) if e.kind == "freeze"), None)
 
 
 def _path(context: Context, parameters: list[Parameter]) -> list[Location]:
-    """The user's lines on the way by which gradient comes back to the parameters: the first two, the last."""
+    """Return the user's lines on the path by which gradient comes back to the parameters: the first two, the last."""
     for parameter in reversed(parameters):
         readers = context.flow.readers(parameter)
         if readers:
@@ -200,7 +208,12 @@ def _path(context: Context, parameters: list[Parameter]) -> list[Location]:
     return []
 
 
+def _statistics_of(module: Module) -> tuple[str, str]:
+    """Return the names of the buffers in which a norm keeps its running statistics."""
+    return f"{module.fqn}.running_mean", f"{module.fqn}.running_var"
+
+
 def _norm_site(context: Context, module: Module) -> int:
-    """Where the parameters of a norm were frozen, else where the norm was put into the model."""
-    frozen = (context.trace.parameters[i].frozen_by for i in module.parameters)
-    return next((e.site for e in frozen if e is not None), module.registered_at)
+    """Return the site of a freeze of a norm's parameters, else the site where the norm was registered."""
+    freeze = context.first_freeze(context.trace.parameters[i] for i in module.parameters)
+    return freeze.site if freeze is not None else module.registered_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Declaration, Finding, Fix, Parameter, Rule, Severity, Standing, standing
+from gradlint import Context, Declaration, Finding, Fix, Parameter, Rule, Severity, Standing, inflect, standing
 
 
 class DeclaredTrainableDoesNotTrain(Rule):
@@ -58,59 +58,67 @@ class DeclaredTrainableDoesNotTrain(Rule):
     severity = Severity.ERROR
     needs = frozenset({"contract"})
 
+    MESSAGE = "{parameters} {are} declared trainable ({patterns}) but {do} not train: {cause}."
+    MESSAGE_FROZEN = "{parameters} {are} declared trainable ({patterns}) but {cause}."
+    MESSAGE_UNKNOWN = (
+        "{parameters} {are} declared trainable ({patterns}), but this recording does not decide it: {cause}."
+    )
+    FIX_FROZEN = "Remove the freeze, or declare the parameters frozen."
+    FIX_STARVED = "Let gradient through, or freeze the parameters and declare them frozen."
+    FIX_UNUSED = "Use the parameters in the forward, or remove them from the contract."
+    FIX_UNHELD = "Pass the parameters to the optimizer, or freeze them and declare them frozen."
+    FIX_ZERO_RATE = "Give the group a learning rate, or freeze the parameters and declare them frozen."
+    FIX_UNKNOWN = "Pass a loss that trains them, or check them in a training setup of their own."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        groups: dict[tuple[object, ...], list[tuple[Parameter, Declaration, Standing]]] = {}
-        for parameter, declaration in context.contract.declared("trains", context.trace):
-            found = standing(context.flow, parameter)
-            if found.state != "trains" and parameter.numel:
-                groups.setdefault((found.location, found.state, found.why), []).append((parameter, declaration, found))
-        for members in groups.values():
+        declared = [
+            (parameter, declaration, standing(context.flow, parameter))
+            for parameter, declaration in context.contract.declared("trains", context.trace)
+            if parameter.numel
+        ]
+        failing = [member for member in declared if member[2].state != "trains"]
+        for _, members in context.by_place(
+            failing, lambda member: (member[2].location, member[2].state, member[2].why)
+        ):
             yield self._finding(context, members)
 
     def _finding(self, context: Context, members: list[tuple[Parameter, Declaration, Standing]]) -> Finding:
-        found = members[0][2]
-        parameters = [p for p, _, _ in members]
-        declarations = list(dict.fromkeys(d for _, d, _ in members))
-        one = len(parameters) == 1
-        patterns = ", ".join(repr(d.pattern) for d in declarations)
-        message = f"{context.names(parameters)} {'is' if one else 'are'} declared to train ({patterns})"
-        unknown = found.state == "unknown"
-        if unknown:
-            message += f", and this recording cannot tell whether {'it does' if one else 'they do'}: {found.why}."
-        else:
-            message += f" and {'does' if one else 'do'} not: {_told(found, one)}."
-        later = found.cut.later if found.cut else ()
-        optimizer = context.trace.optimizers[0] if len(context.trace.optimizers) == 1 else None
+        parameters = [parameter for parameter, _, _ in members]
+        declarations = list(dict.fromkeys(declaration for _, declaration, _ in members))
+        outcome = members[0][2]
+        template = {"frozen": self.MESSAGE_FROZEN, "unknown": self.MESSAGE_UNKNOWN}.get(outcome.state, self.MESSAGE)
+        optimizers = context.trace.optimizers
         return context.finding(
             self,
-            message,
-            at=found.location,
+            template.format(
+                parameters=context.names(parameters),
+                are=inflect(parameters, "are"),
+                patterns=", ".join(repr(d.pattern) for d in declarations),
+                do=inflect(parameters, "do"),
+                cause=outcome.why,
+            ),
+            at=outcome.location,
             parameters=parameters,
             related=[
-                *(context.related("and would be cut here next", place) for place in later),
-                *context.callers(found.site),
-                context.related("made here", parameters[0].registered_by) if found.state == "unheld" else None,
-                context.related("optimizer made here", optimizer.site if optimizer else None),
+                *(
+                    context.related("the path is cut here too", place)
+                    for place in (outcome.cut.later if outcome.cut else ())
+                ),
+                *context.callers(outcome.site),
+                context.related("registered here", parameters[0].registered_by) if outcome.state == "unheld" else None,
+                context.related("the optimizer is created here", optimizers[0].site) if len(optimizers) == 1 else None,
                 *(context.related("declared here", d.location) for d in declarations[:2]),
             ],
-            fix=Fix(_FIXES[found.state]),
-            severity=Severity.INFO if unknown else None,
+            fix=Fix(self._fix(outcome.state)),
+            demoted=outcome.state == "unknown",
         )
 
-
-_FIXES = {
-    "frozen": "Take back the freeze, or declare them frozen.",
-    "starved": "Let the gradient through, or declare them frozen and freeze them.",
-    "unused": "Use them in the forward, or take them out of the contract.",
-    "unheld": "Give them to the optimizer, or declare them frozen and freeze them.",
-    "rests": "Give the group a learning rate, or declare them frozen and freeze them.",
-    "unknown": "Give a loss that trains them, or check a set-up of its own for it.",
-}
-
-
-def _told(found: Standing, one: bool) -> str:
-    if found.state != "frozen":
-        return found.why
-    if found.why.startswith("made"):
-        return f"{'it was' if one else 'they were'} {found.why}"
-    return f"{'it is' if one else 'they are'} {found.why}"
+    def _fix(self, state: str) -> str:
+        return {
+            "frozen": self.FIX_FROZEN,
+            "starved": self.FIX_STARVED,
+            "unused": self.FIX_UNUSED,
+            "unheld": self.FIX_UNHELD,
+            "rests": self.FIX_ZERO_RATE,
+            "unknown": self.FIX_UNKNOWN,
+        }[state]

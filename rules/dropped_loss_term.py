@@ -74,17 +74,19 @@ class DroppedLossTerm(Rule):
     severity = Severity.WARNING
     needs = frozenset({"forward", "loss", "gradient"})
 
+    MESSAGE = "no gradient reaches {parameters}: the only scalar computed from {them} is in neither loss nor output."
+    MESSAGE_RETURN = "no gradient reaches {parameters}: this return omits the only sum that depends on {them}."
+    FIX = "Return or add the term. If it is only logged, freeze the parameters that nothing else trains."
+
     def check(self, context: Context) -> Iterator[Finding]:
         for term in context.flow.dropped_terms:
-            names = context.names(term.parameters)
-            message = f"a scalar reaches neither the loss nor the output, and alone depends on {names}."
-            if term.returned is not None:
-                message = f"this leaves behind the sum that alone depends on {names}."
+            template = self.MESSAGE if term.returned is None else self.MESSAGE_RETURN
+            them = "it" if len(term.parameters) == 1 else "them"
             yield context.finding(
                 self,
-                message,
+                template.format(parameters=context.names(term.parameters), them=them),
                 at=term.returned or term.computed,
                 parameters=term.parameters,
                 related=[context.related("computed here", term.computed), *context.callers(term.computed)],
-                fix=Fix("Return or add the term; if it is only to be logged, freeze what nothing else trains."),
+                fix=Fix(self.FIX),
             )

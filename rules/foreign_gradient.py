@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Leak, Rule, Severity, find_leaks
+from gradlint import Context, Finding, Fix, Rule, Severity, find_leaks, titled
 
 
 class ForeignGradient(Rule):
@@ -80,35 +80,37 @@ class ForeignGradient(Rule):
     severity = Severity.WARNING
     needs = frozenset({"step"})
 
+    MESSAGE_APPLIED = (
+        "through this call, the loss for {owner} also accumulates gradient into {parameters}; {optimizer} then applies "
+        "it together with their own."
+    )
+    MESSAGE_JOINED = (
+        "through this call, the loss for {owner} also accumulates gradient into {parameters}; {optimizer} is then "
+        "stepped with the sum of both losses."
+    )
+    MESSAGE_WASTED = (
+        "through this call, the loss for {owner} also accumulates gradient into {parameters}, which is cleared unused."
+    )
+    FIX = "Detach the value passed to the other network here (fake.detach()), or clear the gradient before the step."
+    FIX_JOINED = "Call step() and zero_grad() before the second backward(), or freeze these parameters during it."
+
     def check(self, context: Context) -> Iterator[Finding]:
+        templates = {"applied": self.MESSAGE_APPLIED, "joined": self.MESSAGE_JOINED, "wasted": self.MESSAGE_WASTED}
         for leak in find_leaks(context.flow):
-            names = context.names(leak.parameters)
             yield context.finding(
                 self,
-                _MESSAGES[leak.kind].format(names=names, owner=leak.owner.type),
+                templates[leak.kind].format(
+                    owner=titled(leak.owner),
+                    parameters=context.names(leak.parameters),
+                    optimizer=titled(leak.optimizer),
+                ),
                 at=leak.entry,
                 parameters=leak.parameters,
                 related=[
-                    context.related("the gradient comes from this backward", leak.backward.site),
-                    context.related("stepped here", leak.step.site) if leak.step is not None else None,
-                    context.related(f"{leak.optimizer.type} is made here", leak.optimizer.site),
+                    context.related("this backward() computes the gradient", leak.backward.site),
+                    context.related("this step applies it", leak.step.site if leak.step is not None else None),
+                    context.related(f"{leak.optimizer.type} is created here", leak.optimizer.site),
                 ],
-                fix=_fix(leak),
-                severity=Severity.WARNING if leak.kind == "applied" else Severity.INFO,
+                fix=Fix(self.FIX_JOINED if leak.kind == "joined" else self.FIX),
+                demoted=leak.kind != "applied",
             )
-
-
-_MESSAGES = {
-    "applied": "the backward of the loss that {owner} was stepped for goes on from here into {names}, and its gradient "
-    "is still there when they are stepped for a loss of their own.",
-    "joined": "a second loss leaves gradient in {names} before they are stepped, on its way to the parameters that it "
-    "is made for: they are stepped for both.",
-    "wasted": "the backward of a loss that trains other parameters goes on from here into {names}; that gradient is "
-    "cleared unused.",
-}
-
-
-def _fix(leak: Leak) -> Fix:
-    if leak.kind == "joined":
-        return Fix("Step and clear before the second backward, or freeze these parameters while it runs.")
-    return Fix("Detach what is given to the other network here (fake.detach()), or clear the gradient before the step.")

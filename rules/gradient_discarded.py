@@ -89,80 +89,81 @@ class GradientDiscarded(Rule):
     severity = Severity.ERROR
     needs = frozenset({"step"})
 
+    MESSAGE = (
+        "this call clears the gradient of {parameters} before a step applies it: {wasted} of {passes} backward passes "
+        "have no effect."
+    )
+    FIX = "Clear once per step: right after it, or before the first of the backward passes that it applies."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        training = context.trace.training
-        assert training is not None
-        if _hooked(context):
+        if _may_be_read_by_hooks(context.trace):
             return
         for optimizer in context.trace.optimizers:
-            passes: dict[int, list[Backward]] = {}
-            for backward in training.backwards:
-                if not optimizer.keys.isdisjoint(backward.deposits):
-                    passes.setdefault(backward.site, []).append(backward)
-            for group in passes.values():
-                yield from self._judged(context, training, optimizer, group)
+            reaching = [b for b in context.training.backwards if not optimizer.keys.isdisjoint(b.deposits)]
+            for _, passes in context.by_place(reaching, lambda b: b.site):
+                yield from self._judged(context, optimizer, passes)
 
-    def _judged(
-        self, context: Context, training: Training, optimizer: Optimizer, group: list[Backward]
-    ) -> Iterator[Finding]:
-        applied = [b for b in group if any(_applies(training.steps[s], b, optimizer.keys) for s in b.applied_by)]
-        periods = {group.index(after) - group.index(before) for before, after in itertools.pairwise(applied)}
+    def _judged(self, context: Context, optimizer: Optimizer, passes: list[Backward]) -> Iterator[Finding]:
+        trace, training = context.trace, context.training
+        applied = [b for b in passes if any(_applies(training.steps[s], b, optimizer.keys) for s in b.applied_by)]
+        periods = {passes.index(after) - passes.index(before) for before, after in itertools.pairwise(applied)}
         if len(periods) != 1:
-            return  # not counted
+            return  # not stepped by counting
         step = training.steps[min(applied[0].applied_by)]
-        severity = _severity(context.trace, group[0], step, *periods)
-        for site, lost in _thrown_away(training, optimizer.keys).items():
-            wasted = [b for b in group if b.number in lost and not (b.applied_by or b.read)]
-            if severity is None or len(wasted) < 2 or not _between_all(context, site, group):
+        severity = _severity(trace, passes[0], step, *periods)
+        if severity is None:
+            return
+        for site, discarded in _discarded(training, optimizer.keys).items():
+            wasted = [b for b in passes if b.number in discarded and not (b.applied_by or b.read)]
+            if len(wasted) < 2 or not _between_all(trace, site, passes):
                 continue
-            hit = [p for p in context.trace.parameters if any(p.key in lost[b.number] for b in wasted)]
+            hit = [p for p in trace.parameters if any(p.key in discarded[b.number] for b in wasted)]
             yield context.finding(
                 self,
-                f"this clears what the backward pass has just given to {context.names(hit)}, before a step applies it: "
-                f"of {len(group)} passes, {len(wasted)} were for nothing.",
+                self.MESSAGE.format(parameters=context.names(hit), wasted=len(wasted), passes=len(passes)),
                 at=site,
                 parameters=hit,
                 related=[
-                    context.related("the backward pass", group[0].site),
-                    context.related("stepped here", step.site),
-                    context.related(f"{optimizer.type} is made here", optimizer.site),
+                    context.related("this backward() computes the gradient", passes[0].site),
+                    context.related("the step is here", step.site),
+                    context.related(f"{optimizer.type} is created here", optimizer.site),
                 ],
-                fix=Fix("Clear once for each step: right after it, or before the first of the passes that it sums up."),
+                fix=Fix(self.FIX),
                 severity=severity,
             )
 
 
-def _thrown_away(training: Training, keys: frozenset[int]) -> dict[int, dict[int, set[int]]]:
-    """Site of a clear → number of a backward pass → those of some parameters whose gradient it lost there."""
-    found: dict[int, dict[int, set[int]]] = {}
+def _discarded(training: Training, keys: frozenset[int]) -> dict[int, dict[int, set[int]]]:
+    """Return, by site of a clear and number of a backward pass, the parameters whose gradient was discarded there."""
+    discarded: dict[int, dict[int, set[int]]] = {}
     for clear in training.clears:
-        lost = found.setdefault(clear.site, {})
+        passes = discarded.setdefault(clear.site, {})
         for key in keys.intersection(clear.discarded):
             for number in clear.discarded[key]:
-                lost.setdefault(number, set()).add(key)
-    return found
+                passes.setdefault(number, set()).add(key)
+    return discarded
 
 
 def _applies(step: Step, backward: Backward, keys: frozenset[int]) -> bool:
-    """Whether a step applies what a backward pass gave to some parameters."""
+    """Return True if a step applies gradient of a backward pass to any of the parameters."""
     return any(backward.number in content.backwards for key, content in step.content.items() if key in keys)
 
 
-def _between_all(context: Context, site: int, group: list[Backward]) -> bool:
-    """Whether a clear is called between every two passes: it stands in no branch that skips a batch."""
-    clears = [e.number for e in context.trace.events_of("clear") if e.site == site]
+def _between_all(trace: Trace, site: int, passes: list[Backward]) -> bool:
+    """Return True if a clear is called between every two passes, thus in no branch that skips a batch."""
+    clears = [e.number for e in trace.events_of("clear") if e.site == site]
     return all(
-        any(before.event < number < after.event for number in clears) for before, after in itertools.pairwise(group)
+        any(before.event < number < after.event for number in clears) for before, after in itertools.pairwise(passes)
     )
 
 
 def _severity(trace: Trace, backward: Backward, step: Step, period: int) -> Severity | None:
-    """How sure it is that the passes between two steps were to be summed; None where a step may depend on the data."""
-    passes, steps = trace.frame(backward.site), trace.frame(step.site)
-    if passes is None or steps is None or passes.code is not steps.code:
+    """Return the severity: how certain it is that the passes are to be summed. None if the step may depend on data."""
+    backward_frame, step_frame = trace.frame(backward.site), trace.frame(step.site)
+    if backward_frame is None or step_frame is None or backward_frame.code is not step_frame.code:
         return None
-    first, second = passes.location.line, steps.location.line
-    nodes = list(ast.walk(syntax_tree(passes.path)))
+    first, second = backward_frame.location.line, step_frame.location.line
+    nodes = list(ast.walk(syntax_tree(backward_frame.path)))
     loops = [n for n in nodes if isinstance(n, ast.For | ast.While) and first in _lines(n) and second not in _lines(n)]
     if loops:
         counted = all(isinstance(n, ast.For) and not any(isinstance(m, ast.Break) for m in ast.walk(n)) for n in loops)
@@ -170,12 +171,12 @@ def _severity(trace: Trace, backward: Backward, step: Step, period: int) -> Seve
     if not any(isinstance(n, ast.If) and _counts(n, first, second) for n in nodes):
         return None
     # with several optimizers, one that is stepped every few iterations is an idiom, if a wasteful one
-    averaged = any(_divided(trace, root, period) for root in backward.roots)
+    averaged = any(_is_divided(trace, root, period) for root in backward.roots)
     return Severity.ERROR if averaged or len(trace.optimizers) == 1 else Severity.INFO
 
 
 def _counts(node: ast.If, backward: int, step: int) -> bool:
-    """Whether a condition with a remainder lets a step through, and lies not around the backward pass as well."""
+    """Return True if a condition with a remainder decides on the step, and not on the backward pass as well."""
     if backward in _lines(node) or not any(isinstance(n, ast.Mod) for n in ast.walk(node.test)):
         return False
     skips = isinstance(node.body[-1], ast.Continue | ast.Return)
@@ -186,14 +187,13 @@ def _lines(node: ast.stmt) -> range:
     return range(node.lineno, cast("int", node.end_lineno) + 1)
 
 
-def _divided(trace: Trace, root: int, number: int) -> bool:
-    """Whether a loss was divided by just that number."""
+def _is_divided(trace: Trace, root: int, number: int) -> bool:
+    """Return True if a loss was divided by exactly this number."""
     op = trace.made_by(root)
     scales = op is not None and ("div" in op.name or "mul" in op.name)
     return scales and any(argument in (number, 1 / number) for argument in cast("Op", op).args)
 
 
-def _hooked(context: Context) -> bool:
-    """Whether hooks may take gradients where nobody sees them."""
-    trace = context.trace
+def _may_be_read_by_hooks(trace: Trace) -> bool:
+    """Return True if a module or parameter has backward hooks, which may read gradients unseen."""
     return any(m.has_hook for m in trace.modules) or any(p.has_hook for p in trace.parameters)

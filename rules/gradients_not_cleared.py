@@ -81,39 +81,45 @@ class GradientsNotCleared(Rule):
     severity = Severity.ERROR
     needs = frozenset({"step"})
 
+    MESSAGE = (
+        "backward() adds to gradient that an earlier step already applied: nothing clears the gradient of {parameters} "
+        "between the steps."
+    )
+    FIX = "Call optimizer.zero_grad() before backward(), or after each step."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        training = trace.training
-        assert training is not None
-        found: dict[int, tuple[Backward, Step, list[Parameter]]] = {}
+        trace, training = context.trace, context.training
+        groups: dict[int, tuple[Backward, Step, dict[int, Parameter]]] = {}
         for step in training.steps:
             for parameter in trace.parameters:
                 content = step.content.get(parameter.key)
                 if content is not None and content.stale:
-                    backward = _added(training, parameter.key, content)
-                    _, _, known = found.setdefault(backward.site, (backward, step, []))
-                    if parameter not in known:
-                        known.append(parameter)
-        for backward, step, parameters in found.values():
-            holders = [o for o in trace.optimizers if any(o.number == n for p in parameters for n, _ in p.groups)]
+                    backward = _adding_backward(training, parameter.key, content)
+                    _, _, members = groups.setdefault(backward.site, (backward, step, {}))
+                    members[parameter.index] = parameter
+        for backward, step, members in groups.values():
+            parameters = list(members.values())
+            numbers = {number for p in parameters for number, _ in p.groups}
+            holders = [o for o in trace.optimizers if o.number in numbers]
             yield context.finding(
                 self,
-                f"gradient is added to what an earlier step has applied already: nothing clears the gradient of "
-                f"{context.names(parameters)} between the steps.",
+                self.MESSAGE.format(parameters=context.names(parameters)),
                 at=backward.site if backward.site >= 0 else step.site,
                 parameters=parameters,
                 related=[
-                    context.related("stepped here with the sum", step.site),
-                    *(Related("named here, and not called", at) for at in uncalled(trace, "zero_grad")),
-                    *(context.related(f"{o.type} is made here", o.site) for o in holders[:2]),
+                    context.related("this step applies the sum", step.site),
+                    *(Related("referenced here, but not called", at) for at in uncalled(trace, "zero_grad")),
+                    *(context.related(f"{o.type} is created here", o.site) for o in holders[:2]),
                 ],
-                fix=Fix("Call optimizer.zero_grad() before backward(), or after each step."),
+                fix=Fix(self.FIX),
             )
 
 
-def _added(training: Training, key: int, content: Content) -> Backward:
-    """The first backward pass that was made for a parameter and added to what had been applied: not one that only
-    passed through on its way to what another optimizer trains."""
+def _adding_backward(training: Training, key: int, content: Content) -> Backward:
+    """Return the first backward pass that added to applied gradient of a parameter and was run for it.
+
+    Passes that only lead through the parameter to those of another optimizer come last.
+    """
     fresh = [training.backwards[b] for b in content.backwards if b not in content.stale]
     own = (b for b in fresh if all(key in training.steps[s].content for s in b.applied_by))
     return next(own, fresh[-1])

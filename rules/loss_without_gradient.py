@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import GRADIENT, NONDIFFERENTIABLE, Context, Finding, Fix, Rule, Severity
+from gradlint import GRADIENT, NONDIFFERENTIABLE, Context, Finding, Fix, Rule, Severity, Trace
 
 
 class LossWithoutGradient(Rule):
@@ -55,52 +55,61 @@ class LossWithoutGradient(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
 
+    MESSAGE_CUT = "{loss} does not require grad: every gradient path to {parameters} is cut, here by {call}."
+    MESSAGE_INDEPENDENT = "{loss} does not require grad: it depends on none of {parameters}."
+    MESSAGE_FROZEN = "{loss} does not require grad because every parameter is frozen: {parameters}."
+    FIX_CUT = "Compute the loss with differentiable operations and with grad mode on."
+    FIX_CREATE_GRAPH = "Pass create_graph=True to torch.autograd.grad."
+    FIX_INDEPENDENT = "Compute the loss from the model's output."
+    FIX_FROZEN = "Unfreeze a part of the model, or add a trainable head."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
         if not flow.loss_lacks_gradient or trace.left_off:
-            return  # a grad mode that was left off is GL106's
-        lacks = "the loss does not require grad" if trace.loss_given else "no output requires grad"
-        starved = [p for cut in flow.cuts for p in cut.starved]
-        if starved:
-            # what has no gradient by nature (a sampled action) is rarely what the user can change
-            cut = next((c for c in flow.cuts if c.kind != NONDIFFERENTIABLE), flow.cuts[0])
-            inner = cut.kind == GRADIENT
-            by = "autograd.grad without create_graph=True" if inner else cut.name
-            advice = "Compute the loss by differentiable operations with grad mode on."
-            yield context.finding(
-                self,
-                f"{lacks}: every way back is cut, here by {by}, before the gradient reaches {context.names(starved)}.",
-                at=cut.location,
-                parameters=starved,
-                related=[
-                    *(context.related(f"cut here too, by {c.name}", c.location) for c in flow.cuts[:4]),
-                    context.related("the loss", self._loss_site(context)),
-                    *context.callers(cut.site),
-                ],
-                fix=Fix("Pass create_graph=True to torch.autograd.grad." if inner else advice),
-            )
             return
-        mine = [p for p in trace.parameters if p.in_tree]
-        trainable = [p for p in mine if p.requires_grad]
-        if trainable:
+        loss = "the loss" if trace.loss_given else "the output"
+        parameters = [p for p in trace.parameters if p.in_tree]
+        trainable = [p for p in parameters if p.requires_grad]
+        if any(cut.starved for cut in flow.cuts):
+            yield self._cut(context, loss)
+        elif trainable:
             yield context.finding(
                 self,
-                f"{lacks}, and does not depend on any of {context.names(trainable)}.",
-                at=self._loss_site(context),
+                self.MESSAGE_INDEPENDENT.format(loss=loss, parameters=context.names(trainable)),
+                at=_loss_site(trace),
                 parameters=trainable,
-                fix=Fix("Compute the loss from the model's output."),
+                fix=Fix(self.FIX_INDEPENDENT),
             )
-        elif any(p.groups for p in mine):
-            freeze = next((e for p in mine if (e := p.frozen_by)), None)
+        elif any(p.groups for p in parameters):
             yield context.finding(
                 self,
-                f"{lacks}: every parameter is frozen, {context.names(mine)}.",
+                self.MESSAGE_FROZEN.format(loss=loss, parameters=context.names(parameters)),
                 at=trace.optimizers[0].site,
-                parameters=mine,
-                related=[context.related("frozen here", freeze)],
-                fix=Fix("Leave something to train: unfreeze a part, or add a head."),
+                parameters=parameters,
+                related=[context.related("frozen here", context.first_freeze(parameters))],
+                fix=Fix(self.FIX_FROZEN),
             )
 
-    def _loss_site(self, context: Context) -> int:
-        trace = context.trace
-        return next((op.site for root in trace.roots if (op := trace.made_by(root))), -1)
+    def _cut(self, context: Context, loss: str) -> Finding:
+        cuts = context.flow.cuts
+        parameters = [p for cut in cuts for p in cut.starved]
+        # an operation without a gradient by nature (a sampled action) is rarely a line that the user can change
+        cut = next((c for c in cuts if c.kind != NONDIFFERENTIABLE), cuts[0])
+        without_graph = cut.kind == GRADIENT
+        call = "autograd.grad without create_graph=True" if without_graph else cut.name
+        return context.finding(
+            self,
+            self.MESSAGE_CUT.format(loss=loss, parameters=context.names(parameters), call=call),
+            at=cut.location,
+            parameters=parameters,
+            related=[
+                *(context.related(f"cut here too, by {c.name}", c.location) for c in cuts[:4]),
+                context.related("the loss is computed here", _loss_site(context.trace)),
+                *context.callers(cut.site),
+            ],
+            fix=Fix(self.FIX_CREATE_GRAPH if without_graph else self.FIX_CUT),
+        )
+
+
+def _loss_site(trace: Trace) -> int | None:
+    return next((op.site for root in trace.roots if (op := trace.made_by(root))), None)

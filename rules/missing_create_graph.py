@@ -60,24 +60,32 @@ class MissingCreateGraph(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss", "gradient"})
 
+    MESSAGE_CUT = (
+        "without create_graph=True, the result of autograd.grad is constant and cuts the only gradient path to "
+        "{parameters}."
+    )
+    MESSAGE_TERM = (
+        "without create_graph=True, the result of autograd.grad is constant: this term of the loss does not train "
+        "{parameters}."
+    )
+    FIX = "Pass create_graph=True to torch.autograd.grad."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        flow = context.flow
-        found: list[tuple[str, int, int | None, list[Parameter]]] = [
-            ("the loss sees them only through it, and they never train:", cut.site, None, cut.starved)
-            for cut in flow.cuts
-            if cut.kind == GRADIENT and cut.relabelled is None
-        ]
-        found += [
-            ("a term of the loss that does not train", term.cuts[0].site, term.site, term.parameters)
-            for term in flow.constant_terms
-            if term.cuts[0].kind == GRADIENT and term.relabelled is None
-        ]
-        for effect, site, computed, parameters in found:
-            yield context.finding(
-                self,
-                f"without create_graph=True this gradient is a constant: {effect} {context.names(parameters)}.",
-                at=site,
-                parameters=parameters,
-                related=[context.related("the term is computed here", computed), *context.callers(site)],
-                fix=Fix("Pass create_graph=True to torch.autograd.grad."),
-            )
+        for cut in context.flow.cuts:
+            if cut.kind == GRADIENT and cut.relabelled is None:
+                yield self._finding(context, self.MESSAGE_CUT, cut.site, cut.starved)
+        for term in context.flow.constant_terms:
+            if term.cuts[0].kind == GRADIENT and term.relabelled is None:
+                yield self._finding(context, self.MESSAGE_TERM, term.cuts[0].site, term.parameters, term.site)
+
+    def _finding(
+        self, context: Context, message: str, site: int, parameters: list[Parameter], term_site: int | None = None
+    ) -> Finding:
+        return context.finding(
+            self,
+            message.format(parameters=context.names(parameters)),
+            at=site,
+            parameters=parameters,
+            related=[context.related("the term is computed here", term_site), *context.callers(site)],
+            fix=Fix(self.FIX),
+        )

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from gradlint import Backward, Context, Finding, Fix, Optimizer, Related, Rule, Severity, Training, uncalled
+from gradlint import (
+    Backward,
+    Context,
+    Finding,
+    Fix,
+    Optimizer,
+    Related,
+    Rule,
+    Severity,
+    Training,
+    plural,
+    titled,
+    uncalled,
+)
 
 
 class OptimizerNeverSteps(Rule):
@@ -66,53 +80,60 @@ class OptimizerNeverSteps(Rule):
     severity = Severity.ERROR
     needs = frozenset({"step"})
 
+    MESSAGE = "{optimizer} is never stepped{meanwhile}: the gradient of {parameters} from {passes} {fate}."
+    CLEARED, KEPT = "is cleared unused", "only accumulates"
+    MEANWHILE = " in {steps} of other optimizers"
+    FIX = "Call step() of this optimizer after this backward()."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        training = trace.training
-        assert training is not None
+        trace, training = context.trace, context.training
         for optimizer in trace.optimizers:
             keys = optimizer.keys
-            tried = any(o == optimizer.key for _, o in training.attempts)
+            attempted = any(o == optimizer.key for _, o in training.attempts)
             by_hand = any(p.written for k in keys if (p := trace.by_key.get(k)) is not None)
-            if training.steps_of(keys) or tried or by_hand:
+            if training.steps_of(keys) or attempted or by_hand:
                 continue
-            wasted = [b for b in training.backwards if not keys.isdisjoint(b.deposits) and _unserved(training, b)]
+            wasted = [b for b in training.backwards if not keys.isdisjoint(b.deposits) and not _is_used(training, b)]
             if wasted:
-                yield self._finding(context, training, optimizer, keys, wasted)
+                yield self._finding(context, optimizer, wasted)
 
-    def _finding(
-        self,
-        context: Context,
-        training: Training,
-        optimizer: Optimizer,
-        keys: frozenset[int],
-        wasted: list[Backward],
-    ) -> Finding:
+    def _finding(self, context: Context, optimizer: Optimizer, wasted: list[Backward]) -> Finding:
+        training, keys = context.training, optimizer.keys
         numbers = {b.number for b in wasted}
-        lost = any(key in keys and numbers.intersection(n) for c in training.clears for key, n in c.discarded.items())
+        cleared = any(
+            key in keys and numbers.intersection(passes)
+            for clear in training.clears
+            for key, passes in clear.discarded.items()
+        )
         hit = [p for p in context.trace.parameters if p.key in keys and any(p.key in b.deposits for b in wasted)]
-        steps = f" in {len(training.steps)} steps of others" if training.steps else ""
-        times = f"{len(wasted)} backward passes" if len(wasted) > 1 else "a backward pass"
-        fate = "is cleared unused" if lost else "gathers"
+        steps = len(training.steps)
         return context.finding(
             self,
-            f"this {optimizer.type} is never stepped{steps}: the gradient that {times} gave to {context.names(hit)} "
-            f"{fate}.",
+            self.MESSAGE.format(
+                optimizer=titled(optimizer),
+                meanwhile=self.MEANWHILE.format(steps=plural(steps, "step")) if steps else "",
+                passes=f"{len(wasted)} backward passes" if len(wasted) > 1 else "a backward pass",
+                parameters=context.names(hit),
+                fate=self.CLEARED if cleared else self.KEPT,
+            ),
             at=wasted[0].site,
             parameters=hit,
             related=[
-                *(Related("named here, and not called", at) for at in uncalled(context.trace, "step")),
-                context.related(f"{optimizer.type} is made here", optimizer.site),
+                *(Related("referenced here, but not called", at) for at in uncalled(context.trace, "step")),
+                context.related(f"{optimizer.type} is created here", optimizer.site),
             ],
-            fix=Fix("Call its step() after this backward."),
-            severity=Severity.ERROR if lost else Severity.WARNING,
+            fix=Fix(self.FIX),
+            severity=None if cleared else Severity.WARNING,
         )
 
 
-def _unserved(training: Training, backward: Backward) -> bool:
-    """Whether no step came of a backward pass: none applied it, and none applied gradient that was set by hand, maybe
-    from what it gave, before the next."""
-    following = next((b.event for b in training.backwards[backward.number + 1 :]), None)
-    between = [s for s in training.steps if backward.event < s.event and (following is None or s.event < following)]
-    by_hand = any(c.nonzero and not c.backwards for s in between for c in s.content.values())
-    return not backward.applied_by and not by_hand
+def _is_used(training: Training, backward: Backward) -> bool:
+    """Return True if a step applied the gradient of a backward pass, or gradient set by hand before the next pass.
+
+    Gradient set by hand may come from what the pass computed.
+    """
+    if backward.applied_by:
+        return True
+    end = next((b.event for b in training.backwards[backward.number + 1 :]), math.inf)
+    following = (s for s in training.steps if backward.event < s.event < end)
+    return any(c.nonzero and not c.backwards for s in following for c in s.content.values())

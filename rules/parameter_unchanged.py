@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint import Content, Context, Finding, Fix, Rule, Severity
 
 
 class ParameterUnchanged(Rule):
@@ -69,23 +69,27 @@ class ParameterUnchanged(Rule):
     severity = Severity.INFO
     needs = frozenset({"step"})
 
+    MESSAGE = "no recorded step changes {parameters} in {dtypes}, although the gradient is not zero."
+    FIX = "Keep the weights, or a copy for the optimizer, in float32; or raise the learning rate."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        training = trace.training
-        assert training is not None
-        still = []
-        for parameter in trace.parameters:
-            contents = [s.content[parameter.key] for s in training.steps if parameter.key in s.content]
-            if contents and all(c.nonzero and c.lr != 0 and c.trainable and c.moved is False for c in contents):
-                still.append(parameter)
-        if not still:
-            return
-        first = next(s for s in training.steps if any(p.key in s.content for p in still))
-        kinds = ", ".join(sorted({p.dtype for p in still}))
-        yield context.finding(
-            self,
-            f"{context.names(still)} ({kinds}) have a gradient and keep their values in every recorded step.",
-            at=first.site,
-            parameters=still,
-            fix=Fix("Keep the weights, or a copy for the optimizer, in float32; or raise the learning rate."),
-        )
+        steps = context.training.steps
+        unchanged = []
+        for parameter in context.trace.parameters:
+            contents = [s.content[parameter.key] for s in steps if parameter.key in s.content]
+            if contents and all(_fails_to_change(c) for c in contents):
+                unchanged.append(parameter)
+        if unchanged:
+            first = next(s for s in steps if any(p.key in s.content for p in unchanged))
+            dtypes = sorted({p.dtype for p in unchanged})
+            yield context.finding(
+                self,
+                self.MESSAGE.format(parameters=context.names(unchanged), dtypes=" and ".join(dtypes)),
+                at=first.site,
+                parameters=unchanged,
+                fix=Fix(self.FIX),
+            )
+
+
+def _fails_to_change(content: Content) -> bool:
+    return content.nonzero and content.trainable and content.lr != 0 and content.moved is False

@@ -59,22 +59,27 @@ class RequiresGradRelabel(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
 
+    MESSAGE = "{call} makes a computed tensor a new leaf: backward() succeeds, but no gradient reaches {parameters}."
+    FIX = "Remove it, and compute the tensor with differentiable operations that keep its autograd graph."
+
     def check(self, context: Context) -> Iterator[Finding]:
         for relabel in context.flow.relabels:
-            how = {
-                "requires_grad_": "setting requires_grad",
-                "Variable": "Variable(..., requires_grad=True)",
-                "Parameter": "nn.Parameter(...)",
-            }.get(relabel.name, f"{relabel.name}(..., requires_grad=True)")
+            call = _CALLS.get(relabel.name, f"{relabel.name}(..., requires_grad=True)")
             yield context.finding(
                 self,
-                f"{how} on a computed tensor makes it a leaf and gives it no way back: backward() succeeds and trains "
-                f"nothing of {context.names(relabel.parameters)}.",
+                self.MESSAGE.format(call=call, parameters=context.names(relabel.parameters)),
                 at=relabel.site,
                 parameters=relabel.parameters,
                 related=[
-                    *(context.related(f"the gradient ended here, at {c.name}", c.location) for c in relabel.cuts[:3]),
+                    *(context.related(f"{c.name} cut the gradient path here", c.location) for c in relabel.cuts[:3]),
                     *context.callers(relabel.site),
                 ],
-                fix=Fix("Remove it, and make what comes before differentiable: keep the history instead of the flag."),
+                fix=Fix(self.FIX),
             )
+
+
+_CALLS = {
+    "requires_grad_": "setting requires_grad",
+    "Variable": "Variable(..., requires_grad=True)",
+    "Parameter": "nn.Parameter(...)",
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Schedule, Severity
+from gradlint import Context, Finding, Fix, Rule, Severity
 
 
 class SchedulerBeforeOptimizer(Rule):
@@ -70,25 +70,24 @@ class SchedulerBeforeOptimizer(Rule):
     severity = Severity.WARNING
     needs = frozenset({"step"})
 
+    MESSAGE = "the scheduler is stepped before the optimizer, which skips the first value of its schedule."
+    FIX = "Call scheduler.step() after optimizer.step()."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        training = trace.training
-        assert training is not None
-        begun = [s.event for s in training.steps] + [event for event, _ in training.attempts]
-        told: dict[int, Schedule] = {}
-        for schedule in training.schedules:
-            if schedule.event < min(begun, default=0):
-                told.setdefault(schedule.site, schedule)
-        for schedule in told.values():
+        trace, training = context.trace, context.training
+        first = min([s.event for s in training.steps] + [event for event, _ in training.attempts], default=0)
+        early = [s for s in training.schedules if s.event < first]
+        for site, schedules in context.by_place(early, lambda schedule: schedule.site):
+            schedule = schedules[0]
             keys = {k for o in trace.optimizers if o.key == schedule.optimizer for k in o.keys}
             yield context.finding(
                 self,
-                "the scheduler is stepped before the optimizer: the first value of its schedule is skipped.",
-                at=schedule.site,
+                self.MESSAGE,
+                at=site,
                 parameters=[p for p in trace.parameters if p.key in keys],
                 related=[
                     context.related("the first optimizer step", next((s.site for s in training.steps), None)),
-                    context.related("the scheduler is made here", schedule.made_at),
+                    context.related("the scheduler is created here", schedule.made_at),
                 ],
-                fix=Fix("Call scheduler.step() after optimizer.step()."),
+                fix=Fix(self.FIX),
             )

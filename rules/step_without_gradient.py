@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Clear, Context, Finding, Fix, Optimizer, Related, Rule, Severity, Step, Training, uncalled
+from gradlint import (
+    Clear,
+    Context,
+    Finding,
+    Fix,
+    Optimizer,
+    Parameter,
+    Related,
+    Rule,
+    Severity,
+    Step,
+    Training,
+    titled,
+    uncalled,
+)
 
 
 class StepWithoutGradient(Rule):
@@ -68,53 +82,49 @@ class StepWithoutGradient(Rule):
     severity = Severity.ERROR
     needs = frozenset({"step"})
 
+    MESSAGE_CLEARED = (
+        "{optimizer} is stepped without gradient: that of {parameters} is cleared between backward() and step()."
+    )
+    MESSAGE_UNREACHED = "{optimizer} is stepped without gradient: no backward() before it reaches {parameters}."
+    FIX_CLEARED = "Clear before backward() or after step(), not between them."
+    FIX_UNREACHED = "Call backward() before the step, on a loss that depends on these parameters."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        training = trace.training
-        assert training is not None
-        flow = context.flow
-        # of a step without any backward, those rules say nothing
-        lost = set() if flow.waits_for_step else flow.starved | flow.unused | flow.undecided
+        trace, training, flow = context.trace, context.training, context.flow
+        # where no step runs a backward, no other rule reports these
+        reported = set() if flow.waits_for_step else flow.starved | flow.unused | flow.undecided
         for optimizer in trace.optimizers:
             keys = optimizer.keys
             steps = [s for s in training.steps if optimizer.key in s.optimizers]
             contents = [c for s in steps for c in s.content.values()]
-            if any(c.backwards or c.nonzero for c in contents):
+            parameters = [p for p in trace.parameters if p.key in keys]
+            if any(c.backwards or c.nonzero for c in contents) or not any(c.trainable for c in contents):
                 continue
-            mine = [p for p in trace.parameters if p.key in keys]
-            if not any(c.trainable for c in contents) or any(p.index in lost for p in mine):
-                continue  # other rules speak of these
-            clear = next((c for c in training.clears if _before_a_step(c, keys, steps, training)), None)
-            yield self._finding(context, optimizer, steps, clear)
+            if not any(p.index in reported for p in parameters):
+                clear = next((c for c in training.clears if _precedes_step(c, keys, steps, training)), None)
+                yield self._finding(context, optimizer, parameters, steps[0], clear)
 
-    def _finding(self, context: Context, optimizer: Optimizer, steps: list[Step], clear: Clear | None) -> Finding:
-        keys = optimizer.keys
-        if clear is not None:
-            why = "their gradient is cleared between the backward and the step"
-            fix = "Clear before the backward or after the step, not between the two."
-        else:
-            why = "no backward reaches them before it"
-            fix = "Call backward() on a loss that depends on them before the step."
-        parameters = [p for p in context.trace.parameters if p.key in keys]
+    def _finding(
+        self, context: Context, optimizer: Optimizer, parameters: list[Parameter], step: Step, clear: Clear | None
+    ) -> Finding:
+        template = self.MESSAGE_UNREACHED if clear is None else self.MESSAGE_CLEARED
         return context.finding(
             self,
-            f"{optimizer.type} is stepped and none of its parameters has a gradient: {why} "
-            f"({context.names(parameters)}).",
-            at=steps[0].site,
+            template.format(optimizer=titled(optimizer), parameters=context.names(parameters)),
+            at=step.site,
             parameters=parameters,
             related=[
                 context.related("cleared here", clear.site) if clear is not None else None,
-                *(Related("named here, and not called", at) for at in uncalled(context.trace, "backward")),
-                context.related(f"{optimizer.type} is made here", optimizer.site),
+                *(Related("referenced here, but not called", at) for at in uncalled(context.trace, "backward")),
+                context.related(f"{optimizer.type} is created here", optimizer.site),
             ],
-            fix=Fix(fix),
+            fix=Fix(self.FIX_UNREACHED if clear is None else self.FIX_CLEARED),
         )
 
 
-def _before_a_step(clear: Clear, keys: frozenset[int], steps: list[Step], training: Training) -> bool:
-    """Whether a clear threw away what a backward had left since the last step, and a step came next."""
-    lost = [training.backwards[b] for k, numbers in clear.discarded.items() if k in keys for b in numbers]
-    if not lost:
+def _precedes_step(clear: Clear, keys: frozenset[int], steps: list[Step], training: Training) -> bool:
+    """Return True if a clear discarded gradient of the parameters, and a step came next without a backward between."""
+    if not any(numbers for key, numbers in clear.discarded.items() if key in keys):
         return False
     after = next((s for s in steps if s.event > clear.event), None)
     return after is not None and not any(clear.event < b.event < after.event for b in training.backwards)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Trace, Training
+from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Trace
 
 
 class TrainingInEvalMode(Rule):
@@ -80,75 +80,74 @@ class TrainingInEvalMode(Rule):
     severity = Severity.WARNING
     needs = frozenset({"step"})
 
+    MESSAGE = "{model} is trained in eval mode, which turns off the training behavior of {layers}."
+    FIX = "Call train() before training continues."
+
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        training = trace.training
-        assert training is not None
         if trace.setup.train is False:
             return
-        roots = [m for m in trace.modules if m.parent < 0]
-        for root in roots:
-            for step in training.steps:
-                sensitive = _in_eval(context, training, root, step)
-                if sensitive:
-                    yield self._finding(context, root, step, sensitive)
-                    break
+        for root in (m for m in trace.modules if m.parent < 0):
+            judged = ((step, _in_eval(context, root, step)) for step in context.training.steps)
+            first = next(((step, modules) for step, modules in judged if modules), None)
+            if first is not None:
+                yield self._finding(context, root, *first)
 
-    def _finding(self, context: Context, root: Module, step: Step, sensitive: list[Module]) -> Finding:
+    def _finding(self, context: Context, root: Module, step: Step, modules: list[Module]) -> Finding:
         trace = context.trace
-        held = {i for m in sensitive for i in m.parameters}
-        parameters = [trace.parameters[i] for i in sorted(held)] or [
-            p for p in trace.below(root) if p.key in step.content
-        ]
-        switch = _switch(context, root, step)
-        kinds = " and ".join(sorted({m.type.name for m in sensitive}))
-        whole = root.fqn or "the model"
+        held = sorted({i for m in modules for i in m.parameters})
+        parameters = [trace.parameters[i] for i in held] or [p for p in trace.below(root) if p.key in step.content]
+        switch = _last_switch(trace, root, step)
         return context.finding(
             self,
-            f"{whole} is in eval mode when it is trained, without the training behaviour of {kinds}.",
+            self.MESSAGE.format(
+                model=root.fqn or "the model", layers=" and ".join(sorted({m.type.name for m in modules}))
+            ),
             at=switch.site if switch is not None else step.site,
             parameters=parameters,
-            related=[context.related("stepped here, still in eval mode", step.site)],
-            fix=Fix("Call train() before the training goes on."),
+            related=[context.related("this step trains it in eval mode", step.site)],
+            fix=Fix(self.FIX),
         )
 
 
-def _in_eval(context: Context, training: Training, root: Module, step: Step) -> list[Module]:
-    """The mode-sensitive modules that ran for a step, where they and all others of their root were in eval mode."""
-    trace = context.trace
+def _in_eval(context: Context, root: Module, step: Step) -> list[Module]:
+    """Return the mode-dependent modules of a root that ran for a step; none if any module of it ran in train mode."""
+    trace, training = context.trace, context.training
     used = [training.backwards[b] for c in step.content.values() for b in c.backwards]
-    mine = {p.key for p in trace.below(root)}
-    if not used or mine.isdisjoint(step.content):
+    if not used or step.content.keys().isdisjoint(p.key for p in trace.below(root)):
         return []
-    last = max(used, key=lambda b: b.event)
-    earlier = [b.op for b in training.backwards if b.event < min(u.event for u in used)]
-    begin = max([training.start, *earlier])
-    numbers = {m.number for m in trace.modules if _below(trace.modules, m, root)}
-    found: dict[int, Module] = {}
-    for number in _trained(trace, begin, last.op):
+    first, last = min(b.event for b in used), max(used, key=lambda b: b.event)
+    start = max([training.start, *(b.op for b in training.backwards if b.event < first)])
+    numbers = {m.number for m in trace.modules if _contains(trace.modules, root, m)}
+    dependent: dict[int, Module] = {}
+    for number in _calls_with_grad(trace, start, last.op):
         call = trace.calls[number]
-        if call.module in numbers:
-            if call.training:
-                return []
-            if _sensitive(trace.modules[call.module]):
-                found[call.module] = trace.modules[call.module]
-    return list(found.values())
+        if call.module not in numbers:
+            continue
+        if call.training:
+            return []
+        module = trace.modules[call.module]
+        if _depends_on_mode(module):
+            dependent[call.module] = module
+    return list(dependent.values())
 
 
-def _trained(trace: Trace, begin: int, end: int) -> list[int]:
-    """The module calls of a part of a recording that ran something with grad mode on, and those in them that did
-    nothing, as a layer that leaves out others does in eval mode."""
-    ops = range(begin, end)
-    ran = _around(trace, {trace.ops[n].call for n in ops})
-    found = _around(trace, {trace.ops[n].call for n in ops if trace.ops[n].region < 0})
+def _calls_with_grad(trace: Trace, start: int, end: int) -> list[int]:
+    """Return the module calls of a range of ops that ran an op with grad mode on, and calls in them without any op.
+
+    A layer without an op may be one that leaves out others in eval mode.
+    """
+    ops = range(start, end)
+    ran = _with_parents(trace, {trace.ops[n].call for n in ops})
+    calls = _with_parents(trace, {trace.ops[n].call for n in ops if trace.ops[n].region < 0})
     for number, call in enumerate(trace.calls):
-        if call.parent in found and number not in ran:
-            found.add(number)
-    return sorted(found)
+        if call.parent in calls and number not in ran:
+            calls.add(number)
+    return sorted(calls)
 
 
-def _around(trace: Trace, calls: set[int]) -> set[int]:
-    """Some module calls, and those that they ran in."""
+def _with_parents(trace: Trace, calls: set[int]) -> set[int]:
+    """Return module calls together with those that they ran in."""
     found: set[int] = set()
     for number in calls:
         while number >= 0:
@@ -157,7 +156,8 @@ def _around(trace: Trace, calls: set[int]) -> set[int]:
     return found
 
 
-def _below(modules: list[Module], module: Module, root: Module) -> bool:
+def _contains(modules: list[Module], root: Module, module: Module) -> bool:
+    """Return True if a module is the root or below it."""
     while module.number != root.number:
         if module.parent < 0:
             return False
@@ -165,13 +165,13 @@ def _below(modules: list[Module], module: Module, root: Module) -> bool:
     return True
 
 
-def _sensitive(module: Module) -> bool:
-    """Return True if a layer behaves otherwise in training."""
+def _depends_on_mode(module: Module) -> bool:
+    """Return True if a layer behaves differently in train mode."""
     is_norm = "_BatchNorm" in module.type.bases and "running_mean" in module.running_stats
     return is_norm or module.is_active_dropout or module.has_recurrent_dropout
 
 
-def _switch(context: Context, root: Module, step: Step) -> Event | None:
-    """The last switch of the whole root before a step, which put it in eval mode."""
-    switches = [e for e in context.trace.events_of("mode") if e.data["module"] == root.number and e.number < step.event]
+def _last_switch(trace: Trace, root: Module, step: Step) -> Event | None:
+    """Return the last event before a step that set the mode of the whole root."""
+    switches = [e for e in trace.events_of("mode") if e.data["module"] == root.number and e.number < step.event]
     return switches[-1] if switches else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity, made_site, siblings
+from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity, inflect, made_site, siblings
 
 
 class UnusedParameter(Rule):
@@ -74,47 +74,49 @@ class UnusedParameter(Rule):
     needs = frozenset({"forward", "loss", "gradient"})
     yields_to = frozenset({"GL412"})
 
+    MESSAGE = "{parameters} {get} no gradient: {reason}."
+    NEVER_READ = "no operation of the forward reads {them}"
+    NOT_READ_BY_CHANCE = "no operation of this forward reads {them}, and random numbers decide which layers run"
+    DROPPED = "the forward drops the result that it computes from {them} here"
+    NO_EFFECT = "the forward reads {them}, but the loss does not depend on the values"
+    FIX = "Use the result, add the loss term, or remove the layer. If it is not meant to train, freeze it."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        unused = context.unreported(self, context.flow.by_index(context.flow.unused))
-        groups: dict[tuple[Location | None, str, Severity], list[Parameter]] = {}
-        places: dict[tuple[Location | None, str, Severity], Location | None] = {}
-        for parameter in unused:
-            dropped = context.flow.dropped_at(parameter)
-            site = made_site(context.trace, parameter, context.flow.unused)
-            made, mine = context.trace.location(site), context.by_user(site)
-            where, why = made, _NEVER
-            if dropped is not None:
-                where, why, mine = context.trace.location(dropped.site), _DROPPED, mine or parameter.project
-            elif context.flow.readers(parameter):
-                why, mine = _CANCELS, False
-            elif context.flow.by_chance:
-                why, mine = _CHANCE, False
-            severity = Severity.WARNING if mine and not _alternates(context, parameter) else Severity.INFO
-            key = (where, why, severity)
-            groups.setdefault(key, []).append(parameter)
-            places.setdefault(key, made)
-        for key, parameters in groups.items():
-            where, why, severity = key
-            they = "it" if len(parameters) == 1 else "they"
-            message = f"the loss does not depend on {context.names(parameters)}: {why.format(they=they)}."
+        trace, flow = context.trace, context.flow
+        unused = context.unreported(self, flow.by_index(flow.unused))
+        for (where, reason, demoted), parameters in context.by_place(unused, lambda p: self._cause(context, p)):
             yield context.finding(
                 self,
-                message,
+                self.MESSAGE.format(
+                    parameters=context.names(parameters),
+                    get=inflect(parameters, "get"),
+                    reason=reason.format(them="it" if len(parameters) == 1 else "them"),
+                ),
                 at=where,
                 parameters=parameters,
-                related=[context.related("made here", places[key])],
-                fix=Fix("Use the result, add the loss term, or remove the layer; if it is meant to rest, freeze it."),
-                severity=severity,
+                related=[context.related("registered here", made_site(trace, parameters[0], flow.unused))],
+                fix=Fix(self.FIX),
+                demoted=demoted,
             )
 
+    def _cause(self, context: Context, parameter: Parameter) -> tuple[Location | None, str, bool]:
+        """Return the line to report, the reason in words, and True if the parameter may be unused on purpose."""
+        trace, flow = context.trace, context.flow
+        site = made_site(trace, parameter, flow.unused)
+        where, by_user = trace.location(site), context.by_user(site)
+        dropped = flow.dropped_at(parameter)
+        if dropped is not None:
+            where, reason, by_user = trace.location(dropped.site), self.DROPPED, by_user or parameter.project
+        elif flow.readers(parameter):
+            reason, by_user = self.NO_EFFECT, False
+        elif flow.by_chance:
+            reason, by_user = self.NOT_READ_BY_CHANCE, False
+        else:
+            reason = self.NEVER_READ
+        return where, reason, not by_user or _sibling_ran(context, parameter)
 
-_DROPPED = "the result that this line computes from them is dropped"
-_CANCELS = "{they} ran, and no value of theirs makes a difference"
-_NEVER = "{they} never ran in this forward"
-_CHANCE = "{they} never ran in this forward, in which random numbers decide on what runs"
 
-
-def _alternates(context: Context, parameter: Parameter) -> bool:
-    """Whether a sibling of the same class in the same container ran: routing, layer drop, task heads."""
+def _sibling_ran(context: Context, parameter: Parameter) -> bool:
+    """Return True if a sibling of the same class in the same container ran: routing, layer drop, task heads."""
     depends = context.flow.depends
     return any(p.index in depends for twin in siblings(context.trace, parameter) for p in twin)

@@ -5,10 +5,22 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Location, Numeric, Parameter, Rule, Severity, Stop, siblings
+from gradlint import (
+    Context,
+    Finding,
+    Fix,
+    Location,
+    Numeric,
+    Parameter,
+    Rule,
+    Severity,
+    Stop,
+    inflect,
+    siblings,
+)
 
 _TINY = 1e-10
-"""Relative to the other parameters' gradients; rounding alone gives more than that in single precision."""
+"""Size of a gradient relative to the median of all; rounding in single precision alone exceeds it."""
 _LAYERS = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
 _SUMS = "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__".split()
 _SELECTIONS = "where masked_fill masked_fill_ masked_select __getitem__ gather index_select take_along_dim".split()
@@ -87,75 +99,98 @@ class ZeroGradient(Rule):
     severity = Severity.WARNING
     needs = frozenset({"forward", "loss", "gradient", "numeric"})
 
+    MESSAGE = "{parameters} {get} a gradient of exactly zero in all {steps} steps: {reason}."
+    MESSAGE_TINY = "{parameters} {get} a gradient of almost zero in all {steps} steps: {reason}."
+    TINY = "it vanishes beside the gradient of the other parameters"
+    SIBLING = "with these inputs, only a sibling of the same class gets gradient"
+    CANCELLED_BIAS = "a later operation cancels the added value"
+    INACTIVE = "with the current weights, every unit after it is inactive"
+    FLAT_LOSS = "with these inputs, the whole loss is flat"
+    CANCELLING_PATHS = "the gradients of several paths cancel"
+    STOPS = "it becomes zero in {call}"
+    ZERO_WEIGHT = "{call} multiplies by zeros that are not trainable"
+    NOT_SELECTED = "with these inputs, {call} selects no element that depends on it"
+    SINGLE_ELEMENT = "{call} normalizes over a single element, so its result is always 1"
+    ZERO_OPERANDS = "both operands of {call} are zero and keep each other at zero"
+    FIX = "Choose initial values that let gradient through, or normalize over more than one element."
+
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        numeric = trace.numeric
-        assert numeric is not None
-        groups: dict[tuple[Location | None, str, Severity], list[Parameter]] = {}
-        for parameter in context.flow.by_index(numeric.gradients):
-            gradient = numeric.gradients[parameter.index]
-            if gradient.zero:
-                why, severity = _why(context, numeric, parameter)
-                site = gradient.stop.site if gradient.stop is not None else _used_at(context, parameter)
-            elif _tiny(numeric, parameter):
-                why, site = _VANISHES, _used_at(context, parameter)
-                severity = Severity.INFO if _adds(context, parameter) else Severity.WARNING
-            else:
-                continue
-            groups.setdefault((trace.location(site), why, severity), []).append(parameter)
-        for (where, why, severity), parameters in groups.items():
-            exactly = "is all but zero" if why == _VANISHES else "is exactly zero"
+        gradients = context.numeric.gradients
+        judged = [
+            (parameter, verdict)
+            for parameter in context.flow.by_index(gradients)
+            if (verdict := self._verdict(context, parameter)) is not None
+        ]
+        for (where, reason, severity), members in context.by_place(judged, lambda item: item[1]):
+            parameters = [parameter for parameter, _ in members]
+            template = self.MESSAGE_TINY if reason == self.TINY else self.MESSAGE
             yield context.finding(
                 self,
-                f"gradient arrives at {context.names(parameters)} and {exactly} in each of {numeric.steps} steps: "
-                f"{why}.",
+                template.format(
+                    parameters=context.names(parameters),
+                    get=inflect(parameters, "get"),
+                    steps=context.numeric.steps,
+                    reason=reason,
+                ),
                 at=where,
                 parameters=parameters,
-                related=[context.related("made here", p.registered_by) for p in parameters[:1]],
-                fix=Fix("Start with values that let gradient through, or give what chooses more than one to choose."),
+                related=[context.related("registered here", parameters[0].registered_by)],
+                fix=Fix(self.FIX),
                 severity=severity,
             )
 
+    def _verdict(self, context: Context, parameter: Parameter) -> tuple[Location | None, str, Severity] | None:
+        """Return the line to report, the reason in words and the severity; None if the gradient is large enough."""
+        gradient = context.numeric.gradients[parameter.index]
+        if gradient.zero:
+            reason, severity = self._reason(context, parameter)
+        elif _is_tiny(context.numeric, parameter):
+            reason = self.TINY
+            severity = Severity.INFO if _is_only_added(context, parameter) else Severity.WARNING
+        else:
+            return None
+        sites = [context.trace.ops[n].site for n in context.flow.readers(parameter)]
+        if gradient.zero and gradient.stop is not None:
+            sites = [gradient.stop.site]
+        return context.trace.location(sites[0]) if sites else None, reason, severity
 
-_VANISHES = "next to the other parameters' it vanishes on its way"
+    def _reason(self, context: Context, parameter: Parameter) -> tuple[str, Severity]:
+        """Return why the gradient of a parameter is zero, and the severity."""
+        numeric = context.numeric
+        gradient = numeric.gradients[parameter.index]
+        stop = gradient.stop
+        alike = {p.index for twin in siblings(context.trace, parameter) for p in twin}
+        if any(numeric.gradients[index].sizes[-1] for index in alike & numeric.gradients.keys()):
+            return self.SIBLING, Severity.INFO
+        if _is_only_added(context, parameter) and (stop is None or _reads(context, parameter, stop)):
+            return self.CANCELLED_BIAS, Severity.INFO
+        if stop is not None and (reason := self._reason_in_call(context, stop)) is not None:
+            return reason
+        if gradient.revived:
+            return self.INACTIVE, Severity.INFO
+        if not numeric.flat and all(g.zero for g in numeric.gradients.values()):
+            return self.FLAT_LOSS, Severity.INFO
+        return self.CANCELLING_PATHS if stop is None else self.STOPS.format(call=stop.name), Severity.WARNING
+
+    def _reason_in_call(self, context: Context, stop: Stop) -> tuple[str, Severity] | None:
+        """Return a reason that the call behind which the gradient is zero shows by itself; None if it shows none."""
+        if stop.weighted:
+            template, severity = self.ZERO_WEIGHT, Severity.INFO
+        elif stop.name in _SELECTIONS:
+            template, severity = self.NOT_SELECTED, Severity.INFO
+        elif stop.single:
+            # a dimension of the inputs may be 1 by chance: a sequence of one token
+            severity = Severity.INFO if _has_short_inputs(context) else Severity.WARNING
+            template = self.SINGLE_ELEMENT
+        elif stop.zeros:
+            template, severity = self.ZERO_OPERANDS, Severity.WARNING
+        else:
+            return None
+        return template.format(call=stop.name), severity
 
 
-def _why(context: Context, numeric: Numeric, parameter: Parameter) -> tuple[str, Severity]:
-    """The cause in words, and how much it weighs."""
-    gradient = numeric.gradients[parameter.index]
-    stop = gradient.stop
-    alike = {p.index for twin in siblings(context.trace, parameter) for p in twin}
-    if any(numeric.gradients[index].sizes[-1] for index in alike & numeric.gradients.keys()):
-        return "with these inputs another of its kind has the gradient", Severity.INFO
-    if _adds(context, parameter) and (stop is None or _reads(context, parameter, stop)):
-        return "what comes after it takes out what it adds", Severity.INFO
-    stopped = None if stop is None else _stopped(context, stop)
-    if stopped is not None:
-        return stopped
-    if gradient.revived:
-        return "these weights happen to switch off all that it feeds", Severity.INFO
-    if not numeric.flat and all(g.zero for g in numeric.gradients.values()):
-        return "the whole loss is flat with these inputs", Severity.INFO
-    return "the ways on from it cancel out" if stop is None else f"it stops in {stop.name}", Severity.WARNING
-
-
-def _stopped(context: Context, stop: Stop) -> tuple[str, Severity] | None:
-    """As `_why`, as far as the call tells behind which the gradient is zero."""
-    if stop.weighted:
-        return f"{stop.name} multiplies by zeros that do not train", Severity.INFO
-    if stop.name in _SELECTIONS:
-        return f"{stop.name} chooses nothing of it with these inputs", Severity.INFO
-    if stop.single:
-        # a dimension of the inputs may be 1 by chance: a sequence of one token
-        severity = Severity.INFO if _short_inputs(context) else Severity.WARNING
-        return f"{stop.name} has one element to choose from, and gives it 1 whatever it is", severity
-    if stop.zeros:
-        return f"both operands of {stop.name} are zero, and each keeps the other there", Severity.WARNING
-    return None
-
-
-def _tiny(numeric: Numeric, parameter: Parameter) -> bool:
-    """Whether a gradient was there, and vanishing beside the typical one, in every step."""
+def _is_tiny(numeric: Numeric, parameter: Parameter) -> bool:
+    """Return True if a gradient was there in every step, and vanishing beside the typical one."""
     for step, size in enumerate(numeric.gradients[parameter.index].sizes):
         typical = statistics.median([s for g in numeric.gradients.values() if (s := g.sizes[step])] or [0.0])
         if size is None or size >= _TINY * typical:
@@ -163,12 +198,8 @@ def _tiny(numeric: Numeric, parameter: Parameter) -> bool:
     return True
 
 
-def _used_at(context: Context, parameter: Parameter) -> int:
-    return next((context.trace.ops[n].site for n in context.flow.readers(parameter)), -1)
-
-
-def _adds(context: Context, parameter: Parameter) -> bool:
-    """Whether all that is done with a parameter is to add it: a bias."""
+def _is_only_added(context: Context, parameter: Parameter) -> bool:
+    """Return True if every operation that reads a parameter adds it: a bias."""
     trace = context.trace
     readers = [trace.ops[n] for n in context.flow.readers(parameter)]
     own = {value for value, index in trace.owners.items() if index == parameter.index}
@@ -181,12 +212,12 @@ def _adds(context: Context, parameter: Parameter) -> bool:
 
 
 def _reads(context: Context, parameter: Parameter, stop: Stop) -> bool:
-    """Whether the gradient becomes zero only where the parameter is used."""
+    """Return True if the gradient becomes zero only where the parameter is read."""
     ops = (context.trace.ops[n] for n in context.flow.readers(parameter))
     return any(op.site == stop.site and op.name == stop.name for op in ops)
 
 
-def _short_inputs(context: Context) -> bool:
-    """Whether an input has one element along a dimension that is neither the batch nor the channels of an image."""
+def _has_short_inputs(context: Context) -> bool:
+    """Return True if an input has size 1 in a dimension that is neither the batch nor the channels of an image."""
     shapes = [context.trace.values[v].shape for v in context.trace.inputs]
     return any(size == 1 and not (len(s) > 3 and axis == 1) for s in shapes for axis, size in enumerate(s) if axis)

@@ -60,20 +60,20 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
                 "assert_trains: 2 parameters declared to train, not training",
                 "GL701 declared-trainable-does-not-train error",
                 "| model.encoder.requires_grad_(False) # the freeze",
-                "encoder.* (2 tensors, 40 parameters) are declared to train ('encoder.*') and do not: they are frozen.",
+                "encoder.* (2 tensors, 40 parameters) are declared trainable ('encoder.*') but frozen.",
                 "fix: ",
             ],
         ),
         (
             "gradlint.assert_trains(partial(setup, Net(), rate=0.0), 'head.bias')",
-            ["head.bias (1 tensor, 2 parameters) is declared to train ('head.bias') and does not: "
+            ["head.bias (1 tensor, 2 parameters) is declared trainable ('head.bias') but does not train: "
              "the learning rate is 0."],
         ),
         (
             "gradlint.assert_trains({**build(), 'loss': None, 'step': print}, 'head.*')",
             [
                 "assert_trains: 2 parameters cannot be judged",
-                "this recording cannot tell whether they do: the training setup has a step but no loss.",
+                "this recording does not decide it: the training setup has a step but no loss.",
             ],
         ),
         (
@@ -82,15 +82,15 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
                 "assert_frozen: 2 parameters declared frozen, moving",
                 "GL702 declared-frozen-trains error",
                 "| optimizer = torch.optim.SGD(",
-                "encoder.* (2 tensors, 40 parameters) are declared frozen ('encoder.*') and would move: "
+                "encoder.* (2 tensors, 40 parameters) are declared frozen ('encoder.*') but would change: "
                 "reached by gradient",
-                "gradient reaches them through here: model.py:",
+                "gradient reaches them through this line: model.py:",
                 "| h = self.encoder(x)",
             ],
         ),
         (
             "gradlint.assert_frozen(partial(build_frozen, norm=True), 'encoder.*')",
-            ["encoder.1 is declared frozen ('encoder.*') and moves: in train mode its running statistics"],
+            ["encoder.1 is declared frozen ('encoder.*') but in train mode: every batch changes the running"],
         ),
         (
             "gradlint.assert_gradient_flows(build, to='*', from_output='aux')",
@@ -122,7 +122,7 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
             "gradlint.assert_trains(build, 'hed.*')",
             [
                 "assert_trains: a pattern matches nothing",
-                "no parameter matches 'hed.*', which is declared to train: did you mean 'head.*'?",
+                "no parameter matches 'hed.*', declared trainable: did you mean 'head.*'?",
             ],
         ),
         (
@@ -271,9 +271,12 @@ def test_founding_rows(project: pytest.Pytester) -> None:
     result = inside(project)
     result.assert_outcomes(passed=1, failed=2)
     text = words(result)
-    assert "generator.* (4 tensors, 164 parameters) are declared to train ('generator.*') and do not: no_grad" in text
+    assert (
+        "generator.* (4 tensors, 164 parameters) are declared trainable ('generator.*') but do not train: no_grad"
+        in text
+    )
     assert "| with torch.no_grad(): # error" in text
-    assert "encoder.* (4 tensors, 160 parameters) are declared frozen ('encoder.*') and would move" in text
+    assert "encoder.* (4 tensors, 160 parameters) are declared frozen ('encoder.*') but would change" in text
     assert "| return self.encoder(self.generator(code)), code" in text
 
 

@@ -29,8 +29,8 @@ EXPECTED: dict[str, tuple[list[str], list[str], list[str]]] = {
         ["GL702"],
         [FROZEN],
         [
-            "(55 tensors, 16.2k parameters) started training: set trainable after a freeze",
-            "frozen no longer: never run",
+            "(55 tensors, 16.2k parameters) started training: unfrozen after a freeze",
+            "frozen no longer: unused",
         ],
     ),
     "optimizer_too_early": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gradlint.findings import Finding, Fix, Severity
+from gradlint.findings import Finding, Fix
 from gradlint.flow.cut import Cut
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.rule import Rule
@@ -40,7 +40,7 @@ def cut_findings(
                 *(place for site in cut.again[:2] for place in context.callers(site, limit=1)),
             ],
             fix=Fix(fix),
-            severity=None if by_user and not _cuts_own_parts(context, cut) else Severity.INFO,
+            demoted=not by_user or _cuts_own_parts(context, cut),
         )
 
 
@@ -59,8 +59,8 @@ def _cuts_own_parts(context: Context, cut: Cut) -> bool:
         return False
     for parameter in cut.starved:
         event = parameter.registered_by
-        frame = trace.sites.innermost(event.site) if event is not None else None
-        if parameter.project if frame is None else frame.project:
+        registrant = trace.sites.innermost(event.site) if event is not None else None
+        if parameter.project if registrant is None else registrant.project:
             return False
     call = trace.ops[cut.op].call
     while call >= 0:
