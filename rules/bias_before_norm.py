@@ -101,7 +101,7 @@ class BiasBeforeNorm(Rule):
 
 
 def _layers_before_norms(context: Context) -> Iterator[tuple[int, int]]:
-    """Yield the indices of a layer and a norm that subtracts the bias which the layer adds to each channel."""
+    """Yield the op indices of a layer and of the norm that subtracts its bias."""
     trace = context.trace
     for number in range(trace.forward_start, len(trace.ops)):
         norm = trace.ops[number]

@@ -199,7 +199,7 @@ def _last_freeze(parameters: list[Parameter]) -> int | None:
 
 
 def _path(context: Context, parameters: list[Parameter]) -> list[Location]:
-    """Return the user's lines on the path by which gradient comes back to the parameters: the first two, the last."""
+    """Return lines of user code on the gradient path: the first two and the last."""
     for parameter in reversed(parameters):
         readers = context.flow.readers(parameter)
         if readers:
@@ -214,6 +214,6 @@ def _statistics_of(module: Module) -> tuple[str, str]:
 
 
 def _norm_site(context: Context, module: Module) -> int:
-    """Return the site of a freeze of a norm's parameters, else the site where the norm was registered."""
+    """Return the site where a norm's parameters were frozen, else where it was registered."""
     freeze = context.first_freeze(context.trace.parameters[i] for i in module.parameters)
     return freeze.site if freeze is not None else module.registered_at

@@ -134,7 +134,7 @@ class GradientDiscarded(Rule):
 
 
 def _discarded(training: Training, keys: frozenset[int]) -> dict[int, dict[int, set[int]]]:
-    """Return, by site of a clear and number of a backward pass, the parameters whose gradient was discarded there."""
+    """Return site of a clear → number of a backward pass → parameters it lost there."""
     discarded: dict[int, dict[int, set[int]]] = {}
     for clear in training.clears:
         passes = discarded.setdefault(clear.site, {})
@@ -150,7 +150,7 @@ def _applies(step: Step, backward: Backward, keys: frozenset[int]) -> bool:
 
 
 def _between_all(trace: Trace, site: int, passes: list[Backward]) -> bool:
-    """Return True if a clear is called between every two passes, thus in no branch that skips a batch."""
+    """Return True if a clear runs between every two passes: in no branch that skips."""
     clears = [e.number for e in trace.events_of("clear") if e.site == site]
     return all(
         any(before.event < number < after.event for number in clears) for before, after in itertools.pairwise(passes)
@@ -158,7 +158,10 @@ def _between_all(trace: Trace, site: int, passes: list[Backward]) -> bool:
 
 
 def _severity(trace: Trace, backward: Backward, step: Step, period: int) -> Severity | None:
-    """Return the severity: how certain it is that the passes are to be summed. None if the step may depend on data."""
+    """Return how certain it is that the passes are to be summed.
+
+    None if the step may depend on data.
+    """
     backward_frame, step_frame = trace.frame(backward.site), trace.frame(step.site)
     if backward_frame is None or step_frame is None or backward_frame.code is not step_frame.code:
         return None
@@ -176,7 +179,7 @@ def _severity(trace: Trace, backward: Backward, step: Step, period: int) -> Seve
 
 
 def _counts(node: ast.If, backward: int, step: int) -> bool:
-    """Return True if a condition with a remainder decides on the step, and not on the backward pass as well."""
+    """Return True if a condition with a remainder decides on the step alone."""
     if backward in _lines(node) or not any(isinstance(n, ast.Mod) for n in ast.walk(node.test)):
         return False
     skips = isinstance(node.body[-1], ast.Continue | ast.Return)

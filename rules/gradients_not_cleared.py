@@ -116,7 +116,7 @@ class GradientsNotCleared(Rule):
 
 
 def _adding_backward(training: Training, key: int, content: Content) -> Backward:
-    """Return the first backward pass that added to applied gradient of a parameter and was run for it.
+    """Return the first backward pass, run for a parameter, that added to applied gradient.
 
     Passes that only lead through the parameter to those of another optimizer come last.
     """

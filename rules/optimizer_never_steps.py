@@ -128,9 +128,9 @@ class OptimizerNeverSteps(Rule):
 
 
 def _is_used(training: Training, backward: Backward) -> bool:
-    """Return True if a step applied the gradient of a backward pass, or gradient set by hand before the next pass.
+    """Return True if a step applied the gradient of a backward pass.
 
-    Gradient set by hand may come from what the pass computed.
+    Gradient set by hand and applied before the next pass counts: it may come from this one.
     """
     if backward.applied_by:
         return True

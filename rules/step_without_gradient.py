@@ -123,7 +123,7 @@ class StepWithoutGradient(Rule):
 
 
 def _precedes_step(clear: Clear, keys: frozenset[int], steps: list[Step], training: Training) -> bool:
-    """Return True if a clear discarded gradient of the parameters, and a step came next without a backward between."""
+    """Return True if a clear discarded gradient and a step followed without a backward."""
     if not any(numbers for key, numbers in clear.discarded.items() if key in keys):
         return False
     after = next((s for s in steps if s.event > clear.event), None)

@@ -111,7 +111,7 @@ class TrainingInEvalMode(Rule):
 
 
 def _in_eval(context: Context, root: Module, step: Step) -> list[Module]:
-    """Return the mode-dependent modules of a root that ran for a step; none if any module of it ran in train mode."""
+    """Return the mode-dependent modules of a root that ran for a step, all in eval mode."""
     trace, training = context.trace, context.training
     used = [training.backwards[b] for c in step.content.values() for b in c.backwards]
     if not used or step.content.keys().isdisjoint(p.key for p in trace.below(root)):
@@ -133,9 +133,9 @@ def _in_eval(context: Context, root: Module, step: Step) -> list[Module]:
 
 
 def _calls_with_grad(trace: Trace, start: int, end: int) -> list[int]:
-    """Return the module calls of a range of ops that ran an op with grad mode on, and calls in them without any op.
+    """Return the module calls of a range of ops that ran an op with grad mode on.
 
-    A layer without an op may be one that leaves out others in eval mode.
+    Calls in them without any op are included: such a layer may skip others in eval mode.
     """
     ops = range(start, end)
     ran = _with_parents(trace, {trace.ops[n].call for n in ops})

@@ -100,7 +100,7 @@ class UnusedParameter(Rule):
             )
 
     def _cause(self, context: Context, parameter: Parameter) -> tuple[Location | None, str, bool]:
-        """Return the line to report, the reason in words, and True if the parameter may be unused on purpose."""
+        """Return the line to report, the reason, and True if it may be unused on purpose."""
         trace, flow = context.trace, context.flow
         site = made_site(trace, parameter, flow.unused)
         where, by_user = trace.location(site), context.by_user(site)
@@ -117,6 +117,6 @@ class UnusedParameter(Rule):
 
 
 def _sibling_ran(context: Context, parameter: Parameter) -> bool:
-    """Return True if a sibling of the same class in the same container ran: routing, layer drop, task heads."""
+    """Return True if a sibling of its class ran: routing, layer drop, task heads."""
     depends = context.flow.depends
     return any(p.index in depends for twin in siblings(context.trace, parameter) for p in twin)

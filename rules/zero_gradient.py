@@ -140,7 +140,7 @@ class ZeroGradient(Rule):
             )
 
     def _verdict(self, context: Context, parameter: Parameter) -> tuple[Location | None, str, Severity] | None:
-        """Return the line to report, the reason in words and the severity; None if the gradient is large enough."""
+        """Return the line to report, the reason and the severity; None without a finding."""
         gradient = context.numeric.gradients[parameter.index]
         if gradient.zero:
             reason, severity = self._reason(context, parameter)
@@ -173,7 +173,7 @@ class ZeroGradient(Rule):
         return self.CANCELLING_PATHS if stop is None else self.STOPS.format(call=stop.name), Severity.WARNING
 
     def _reason_in_call(self, context: Context, stop: Stop) -> tuple[str, Severity] | None:
-        """Return a reason that the call behind which the gradient is zero shows by itself; None if it shows none."""
+        """Return the reason that lies in the call behind which the gradient is zero, if any."""
         if stop.weighted:
             template, severity = self.ZERO_WEIGHT, Severity.INFO
         elif stop.name in _SELECTIONS:
@@ -218,6 +218,6 @@ def _reads(context: Context, parameter: Parameter, stop: Stop) -> bool:
 
 
 def _has_short_inputs(context: Context) -> bool:
-    """Return True if an input has size 1 in a dimension that is neither the batch nor the channels of an image."""
+    """Return True if an input has size 1 in any dimension but batch and image channels."""
     shapes = [context.trace.values[v].shape for v in context.trace.inputs]
     return any(size == 1 and not (len(s) > 3 and axis == 1) for s in shapes for axis, size in enumerate(s) if axis)

@@ -13,8 +13,9 @@ from gradlint.rulekit.rule import Rule
 def cut_findings(
     rule: Rule, context: Context, kind: str, template: Callable[[Cut], str], fix: str
 ) -> Iterator[Finding]:
-    """Yield a finding for each cut of one kind, worded by a template with ``{call}`` and ``{parameters}``.
+    """Yield a finding for each cut of one kind.
 
+    The templates have the fields ``{call}`` and ``{parameters}``.
     The severity is info where neither the place nor any parameter is user code. It is info also where a module of a
     library cuts off parts of itself, for example an indexer that a loss of its own trains.
     """
@@ -45,7 +46,7 @@ def cut_findings(
 
 
 def _cuts_own_parts(context: Context, cut: Cut) -> bool:
-    """Return True if a library module cuts gradient in its own forward to parameters that it created and contains.
+    """Return True if a library module cuts gradient to its own parameters in its forward.
 
     A library method that user code calls instead of the forward (``encode()`` under no_grad) is the user's choice.
     """
