@@ -8,11 +8,12 @@ from typing import TypeGuard
 
 from gradlint import (
     Context,
-    Edit,
     Finding,
     Fix,
+    Related,
     Rule,
     Severity,
+    SourceContext,
     SourceModule,
     consumed_whole,
     group_location,
@@ -22,14 +23,14 @@ from gradlint import (
 
 
 class EmptyParameterGroup(Rule):
-    """A parameter group made from an iterator that was used up.
+    """A parameter group made from an exhausted iterator.
 
     ## What it does
-    Finds parameter groups that are empty because the generator (or `filter`, `map` over one) that they were given had
-    been consumed before: counted, printed, clipped, given to another group.
+    Finds parameter groups that are empty because their generator, or a `filter` or `map` over one, was exhausted
+    before: by a count, a print, a clip, or another group.
 
     ## Why it is bad
-    `parameters()` can be walked once. The group holds nothing, without a word, and its parameters never train.
+    `parameters()` can be iterated once. The group is silently empty, and its parameters never train.
 
     ## Example
     ```python
@@ -58,9 +59,9 @@ class EmptyParameterGroup(Rule):
     ```
 
     ## Known limits
-    Functions that walk an argument twice are seen where they and the call are in one file. Silent on groups that are
-    empty because a filter found nothing, and on iterators that do not tell their state. In a
-    source file alone, on iterators of parameters with a name that is bound once, where one use surely follows another.
+    A function that iterates over its argument twice is judged if it and the call are in one file. Silent on groups that
+    are empty because a filter matched nothing, and on iterators that do not expose their state. In a source file alone,
+    the rule judges iterators of parameters with a name that is bound once, if one use certainly follows another.
 
     ## References
     https://docs.python.org/3/glossary.html#term-generator-iterator
@@ -73,98 +74,109 @@ class EmptyParameterGroup(Rule):
     marks = ("parameters(",)
     same_as = frozenset({"GL506"})
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+    MESSAGE = "group {group} of {optimizer} is empty: its iterator was exhausted before."
+    MESSAGE_LOST = MESSAGE + " No optimizer holds {parameters}."
+    MESSAGE_TWICE = "{function} iterates over {argument} twice, and the iterator is exhausted after the first time."
+    MESSAGE_USED = "{name} is an iterator that is exhausted before this use, which gets no parameter."
+    MESSAGE_LOOP = "{name} is an iterator that the first round of the loop exhausts: later rounds get no parameter."
+    RELATED_MADE = "the iterator is made here"
+    RELATED_OPTIMIZER = "{optimizer} is made here"
+    RELATED_FIRST = "exhausted here"
+    RELATED_SECOND = "this gets no parameter"
+    RELATED_LOOP = "the loop"
+    FIX = "Keep the parameters in a list: list(model.parameters())."
+    FIX_ARGUMENT = "Pass a list: list(model.parameters())."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
         for call in module.tree.nodes(ast.Call):
             if isinstance(call.func, ast.Name):
-                yield from self._handed_over(module, call, call.func)
+                yield from self._passed_on(context, call, call.func)
         for scope in module.tree.scopes.values():
             for name, bindings in scope.bindings.items():
                 value = module.kinds.value_given(bindings[0])
-                if len(bindings) == 1 and _walked_once(value, module):
+                if len(bindings) == 1 and _is_iterator(value, module):
                     uses = [u for u in module.tree.loads.get(name, ()) if module.tree.bindings(u) is bindings]
-                    yield from self._used_up(module, bindings[0], value, uses)
+                    yield from self._exhausted(context, bindings[0], value, uses)
 
-    def _handed_over(self, module: SourceModule, call: ast.Call, named: ast.Name) -> Iterator[Finding]:
-        """Iterators given to a function of the file that walks its argument more than once."""
-        tree = module.tree
-        bound = tree.bindings(named)
-        function = bound[0] if len(bound) == 1 else None
+    def _passed_on(self, context: SourceContext, call: ast.Call, name: ast.Name) -> Iterator[Finding]:
+        """Yield the findings on iterators passed to a function of the file that iterates over its argument twice."""
+        module, tree = context.module, context.module.tree
+        bindings = tree.bindings(name)
+        function = bindings[0] if len(bindings) == 1 else None
         if not isinstance(function, ast.FunctionDef) or function.decorator_list:
             return
         for value, argument in zip(call.args, (*function.args.posonlyargs, *function.args.args), strict=False):
-            if not _walked_once(value, module):
+            if not _is_iterator(value, module):
                 continue
             uses = [use for use in tree.loads.get(argument.arg, ()) if tree.bindings(use) == [argument]]
-            for first, second in _walked_again(module, uses)[:1]:
-                yield module.finding(
+            for first, second in _second_uses(module, uses)[:1]:
+                yield context.finding(
                     self,
-                    f"{function.name} walks {argument.arg} twice, and an iterator can be walked once: its second walk "
-                    "finds no parameter.",
+                    self.MESSAGE_TWICE.format(function=function.name, argument=argument.arg),
                     call,
                     related=[
-                        module.related("used up here", first),
-                        module.related("nothing is left for this", second),
+                        context.related(self.RELATED_FIRST, first),
+                        context.related(self.RELATED_SECOND, second),
                     ],
-                    fix=_listed(module, value, "Give it a list"),
+                    fix=self._fix(context, self.FIX_ARGUMENT, value),
                 )
 
-    def _used_up(
-        self, module: SourceModule, binding: ast.AST, value: ast.expr, uses: list[ast.Name]
+    def _exhausted(
+        self, context: SourceContext, binding: ast.AST, value: ast.expr, uses: list[ast.Name]
     ) -> Iterator[Finding]:
-        """The first use of a named iterator that nothing is left for: after another one, or in the second round."""
-        made = module.related("the iterator is made here", value)
-        found = [
-            (second, "has been used up by then", module.related("used up here", first))
-            for first, second in _walked_again(module, uses)
+        """Yield the finding on the first use of a named iterator that is exhausted by then."""
+        module = context.module
+        found: list[tuple[ast.Name, str, Related]] = [
+            (second, self.MESSAGE_USED, context.related(self.RELATED_FIRST, first))
+            for first, second in _second_uses(module, uses)
         ]
         for use in uses:
-            rounds = [loop for loop in loops_around(module.tree, use) if loop not in module.tree.above(binding)]
-            for loop in rounds[:1] if consumed_whole(module, use) and not _left(rounds[-1:]) else ():
-                found.append((use, "is used up by the first round of the loop", module.related("the loop", loop)))
-        for use, how, related in sorted(found, key=lambda f: (f[0].lineno, f[0].col_offset))[:1]:
-            yield module.finding(
-                self,
-                f"{use.id} is an iterator and {how}: nothing is left for this use, which goes without any parameter.",
-                use,
-                related=[made, related],
-                fix=_listed(module, value, "Keep the parameters in a list"),
-            )
-
-    def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        for optimizer, group in context.flow.exhausted:
-            lost = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
+            loops = [loop for loop in loops_around(module.tree, use) if loop not in module.tree.above(binding)]
+            if loops and consumed_whole(module, use) and not _may_end_early(loops[-1]):
+                found.append((use, self.MESSAGE_LOOP, context.related(self.RELATED_LOOP, loops[0])))
+        for use, message, related in sorted(found, key=lambda f: (f[0].lineno, f[0].col_offset))[:1]:
             yield context.finding(
                 self,
-                f"group {group.index} of {optimizer.type} is empty: the iterator that it was given had been used up."
-                + (f" No optimizer holds {context.names(lost)}." if lost else ""),
-                at=group_location(trace, optimizer, group),
+                message.format(name=use.id),
+                use,
+                related=[context.related(self.RELATED_MADE, value), related],
+                fix=self._fix(context, self.FIX, value),
+            )
+
+    def _fix(self, context: SourceContext, text: str, value: ast.expr) -> Fix:
+        return Fix(text, safe=True, edits=(context.replacement(value, f"list({context.module.text(value)})"),))
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        for optimizer, group in context.flow.exhausted:
+            lost = [p for p in context.trace.parameters if p.requires_grad and p.in_tree and not p.groups]
+            message = self.MESSAGE_LOST if lost else self.MESSAGE
+            made = self.RELATED_OPTIMIZER.format(optimizer=optimizer.type)
+            yield context.finding(
+                self,
+                message.format(group=group.index, optimizer=optimizer.type, parameters=context.names(lost)),
+                at=group_location(context.trace, optimizer, group),
                 parameters=lost,
                 related=[
-                    context.related(f"{optimizer.type} is made here", optimizer.site),
-                    *(context.related("the iterator is made here", at) for at in optimizer.arguments.chosen_at),
+                    context.related(made, optimizer.site),
+                    *(context.related(self.RELATED_MADE, at) for at in optimizer.arguments.chosen_at),
                 ],
-                fix=Fix("Keep the parameters in a list: list(model.parameters())."),
+                fix=Fix(self.FIX),
             )
 
 
-def _walked_once(value: ast.expr | None, module: SourceModule) -> TypeGuard[ast.expr]:
-    """Whether an expression gives an iterator over parameters."""
+def _is_iterator(value: ast.expr | None, module: SourceModule) -> TypeGuard[ast.expr]:
+    """Return True if an expression gives an iterator over parameters."""
     kind = module.kind(value)
     return kind is not None and kind.once and kind.item is not None and kind.item.what == "parameter"
 
 
-def _walked_again(module: SourceModule, uses: list[ast.Name]) -> list[tuple[ast.Name, ast.Name]]:
-    """(first, second) for each use of an iterator that surely comes after one that walked it to its end."""
+def _second_uses(module: SourceModule, uses: Sequence[ast.Name]) -> list[tuple[ast.Name, ast.Name]]:
+    """Return (first, second) for each use of an iterator that certainly follows one that exhausts it."""
     whole = [use for use in uses if consumed_whole(module, use)]
     return [(one, two) for two in whole for one in whole if surely_before(module.tree, one, two)]
 
 
-def _left(loops: Sequence[ast.AST]) -> bool:
-    """Whether a loop may end before its second round."""
-    return any(isinstance(n, ast.Break | ast.Return | ast.Raise) for loop in loops for n in ast.walk(loop))
-
-
-def _listed(module: SourceModule, value: ast.expr, what: str) -> Fix:
-    edit = Edit(module.location(value), f"list({module.text(value)})")
-    return Fix(f"{what}: list(model.parameters()).", safe=True, edits=(edit,))
+def _may_end_early(loop: ast.AST) -> bool:
+    """Return True if a loop may end before its second round."""
+    return any(isinstance(n, ast.Break | ast.Return | ast.Raise) for n in ast.walk(loop))

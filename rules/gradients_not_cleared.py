@@ -16,7 +16,7 @@ from gradlint import (
     Severity,
     Step,
     Training,
-    uncalled,
+    uncalled_method_statements,
 )
 
 
@@ -108,7 +108,10 @@ class GradientsNotCleared(Rule):
                 parameters=parameters,
                 related=[
                     context.related("this step applies the sum", step.site),
-                    *(Related("referenced here, but not called", at) for at in uncalled(trace, "zero_grad")),
+                    *(
+                        Related("referenced here, but not called", at)
+                        for at in uncalled_method_statements(trace, "zero_grad")
+                    ),
                     *(context.related(f"{o.type} is created here", o.site) for o in holders[:2]),
                 ],
                 fix=Fix(self.FIX),

@@ -10,22 +10,23 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gradlint import (
     Context,
-    Edit,
     Finding,
     Fix,
-    Location,
     Parameter,
     Rule,
     Severity,
+    SourceContext,
     SourceModule,
     Write,
     attribute_writes,
     best_write,
+    dotted_text,
+    executed_idle_flags,
+    executed_writes,
     freezes,
-    idle_statements,
+    idle_flag_statement,
     inflect,
     module_class,
-    spelled,
 )
 
 _NAMED = re.compile(r"\.\s*(\w{9,17})\b")
@@ -36,11 +37,11 @@ class MisspelledRequiresGrad(Rule):
     """`param.require_grad = False` freezes nothing.
 
     ## What it does
-    Finds a near-miss of `requires_grad` that was set on parameters or modules, and statements that name
-    `requires_grad` and do nothing: `p.requires_grad == False`, `p.requires_grad_` without a call.
+    Finds a near-miss of `requires_grad` that is set on parameters or modules. Also finds statements that name
+    `requires_grad` without effect: `p.requires_grad == False`, and `p.requires_grad_` without a call.
 
     ## Why it is bad
-    Tensors and modules take any attribute: the misspelled one is stored and read by nobody, and the parameters train.
+    Tensors and modules accept any attribute. Nothing reads the misspelled one, and the parameters train.
 
     ## Example
     ```python
@@ -67,9 +68,9 @@ class MisspelledRequiresGrad(Rule):
     ```
 
     ## Known limits
-    Silent where a tensor is as the attribute says anyway. Of tensors that are no parameters, buffers, plain attributes
-    and inputs are looked at, and weigh a warning. In a source file alone, what is not known to be a parameter or a
-    module weighs a warning, and names that the file uses for something of its own are left alone.
+    Silent if the tensor already is as the attribute says. Buffers, tensors in plain attributes and inputs are judged
+    too, with a warning. In a source file alone, an object of unknown kind gets a warning, and names that the file uses
+    for something else are left alone.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html
@@ -81,196 +82,181 @@ class MisspelledRequiresGrad(Rule):
     marks = ("grad|Grad|gard|grda|grd|gad|GRAD",)
     blames = r"(?i)gr?ar?d|grda|grd"
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+    MESSAGE = "{name} is not requires_grad: {parameters} {outcome}."
+    MESSAGE_TENSORS = "{name} is not requires_grad: {tensors} {outcome}."
+    MESSAGE_SOURCE = "{name} is not requires_grad: autograd ignores this attribute of {object}."
+    MESSAGE_COMPARED = "== compares requires_grad and sets nothing: {parameters} {outcome}."
+    MESSAGE_UNCALLED = "requires_grad_ without parentheses calls nothing: {parameters} {outcome}."
+    FIX = "Write {code}."
+    FIX_UNCALLED = "Call it: requires_grad_(False)."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
         text = module.source.text
-        if any(map(_looks_like_it, set(_NAMED.findall(text)) - {"requires_grad_"})) or _UNCALLED.search(text):
-            yield from self._misspelled(module)
-            yield from self._idle(module)
+        if any(map(_is_near_miss, set(_NAMED.findall(text)) - {"requires_grad_"})) or _UNCALLED.search(text):
+            yield from self._near_misses_in_source(context)
+            for statement in module.stated(ast.Expr):
+                write = idle_flag_statement(module, statement)
+                if write is not None:
+                    outcome = "stays as it is" if write.value is None else "keeps its flag"
+                    yield context.finding(
+                        self, self._idle_message(write, module.text(write.base), outcome), write.node,
+                        fix=self._idle_fix(write),
+                    )  # fmt: skip
 
-    def _misspelled(self, module: SourceModule) -> Iterator[Finding]:
+    def _near_misses_in_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
         for name, uses in module.tree.attributes.items():
-            if not _looks_like_it(name) or any(
-                isinstance(use.ctx, ast.Load) for use in uses if name != "requires_grad_"
-            ):
+            if not _is_near_miss(name) or _is_own_word(module, name, uses):
                 continue
-            if name != "requires_grad_" and _own_word(module, name, uses):
-                continue
-            for use in uses:
-                statement = module.tree.parents.get(use)
-                if not isinstance(statement, ast.Assign):
-                    continue
-                value = statement.value
-                kind = module.kind(use.value)
-                known = kind is not None and kind.what in ("parameter", "module", "tensor")
-                literal = isinstance(value, ast.Constant) and isinstance(value.value, bool)
-                if not literal and (not known or name == "requires_grad_"):
-                    continue
-                if (kind is not None and not known) or _said_right(module, use):
-                    continue
-                if kind is not None and kind.what == "tensor" and isinstance(value, ast.Constant) and not value.value:
-                    continue  # a plain tensor is as the attribute says anyway
-                on_module = kind is not None and kind.module
-                weighty = kind is not None and kind.what != "tensor"
-                given = module.text(value)
-                right = f"requires_grad_({given})" if on_module else f"requires_grad = {given}"
-                edits: tuple[Edit, ...] = ()
-                if len(statement.targets) == 1:
-                    edits = (module.replace(statement, f"{module.text(use.value)}.{right}"),)
-                yield module.finding(
-                    self,
-                    f"{name} is not requires_grad: this only makes a Python attribute of {module.text(use.value)}, and "
-                    f"autograd does not read it.",
-                    statement,
-                    severity=None if weighty else Severity.WARNING,
-                    fix=Fix(f"Write {right}.", safe=bool(edits), edits=edits),
-                )
-
-    def _idle(self, module: SourceModule) -> Iterator[Finding]:
-        for statement in module.tree.nodes(ast.Expr):
-            value = statement.value
-            if isinstance(value, ast.Compare) and isinstance(value.ops[0], ast.Eq):
-                left, right = value.left, value.comparators[0]
-                if not isinstance(left, ast.Attribute) or left.attr != "requires_grad":
-                    continue
-                edit = module.replace(statement, f"{module.text(left)} = {module.text(right)}")
-                yield module.finding(
-                    self,
-                    f"this compares and drops the result: {module.text(left)} stays as it was.",
-                    statement,
-                    fix=Fix(f"Write {module.text(left)} = {module.text(right)}.", safe=True, edits=(edit,)),
-                )
-            elif isinstance(value, ast.Attribute) and value.attr == "requires_grad_":
-                yield module.finding(
-                    self,
-                    f"this names the method without a call: {module.text(value.value)} stays as it was.",
-                    statement,
-                    fix=Fix("Call it: requires_grad_(False)."),
-                )
+            for write in attribute_writes(module, name):
+                kind = module.kind(write.base)
+                what = kind.what if kind is not None else ""
+                if _is_meant_as_flag(write, name, what) and not _is_set_right_too(write):
+                    yield context.finding(
+                        self,
+                        self.MESSAGE_SOURCE.format(name=name, object=module.text(write.base)),
+                        write.node,
+                        severity=None if what in ("parameter", "module") else Severity.WARNING,
+                        fix=self._fix(write, what == "module"),
+                    )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        yield from self._attributes(context)
+        yield from self._parameters(context)
         yield from self._plain_tensors(context)
-        yield from self._statements(context)
+        yield from self._idle_statements(context)
 
-    def _attributes(self, context: Context) -> Iterator[Finding]:
+    def _parameters(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        wrong: dict[tuple[str, bool], list[Parameter]] = {}
-        on_modules: set[tuple[str, bool]] = set()
+        misses: list[tuple[str, bool, Parameter, bool]] = []
         for parameter in trace.parameters:
-            for name, value in _near_misses(parameter.flags):
-                if _differs(parameter, value):
-                    wrong.setdefault((name, value), []).append(parameter)
+            misses += ((name, value, parameter, False) for name, value in _near_misses(parameter.flags))
         for module in trace.modules:
             for name, value in _near_misses(module.flags):
-                for parameter in trace.below(module):
-                    if _differs(parameter, value):
-                        wrong.setdefault((name, value), []).append(parameter)
-                        on_modules.add((name, value))
-        for (name, value), parameters in wrong.items():
-            writes = attribute_writes(trace, name)
-            places: dict[Location, tuple[Write, list[Parameter]]] = {}
-            for parameter in parameters:
-                if (write := best_write(writes, parameter.fqn)) is not None:
-                    places.setdefault(write.location, (write, []))[1].append(parameter)
-            for where, (write, mine) in places.items():
-                right = f"requires_grad_({value})" if (name, value) in on_modules else f"requires_grad = {value}"
-                yield context.finding(
-                    self,
-                    f"{name} is not requires_grad: {context.names(mine)} {inflect(mine, 'stay')} frozen."
-                    if value
-                    else f"{name} is not requires_grad: {context.names(mine)} {inflect(mine, 'still train')}.",
-                    at=where,
-                    parameters=mine,
-                    fix=_fix(write, right),
-                )
-
-    def _plain_tensors(self, context: Context) -> Iterator[Finding]:
-        """Buffers, tensors in plain attributes and inputs: what they are for is not known, so it weighs less."""
-        trace = context.trace
-        places: dict[tuple[str, bool, Location], tuple[Write, list[str]]] = {}
-        for tensor in trace.flagged:
-            for name, value in _near_misses(tensor.flags):
-                write = best_write(attribute_writes(trace, name), tensor.name)
-                if write is not None and tensor.requires_grad != value:
-                    places.setdefault((name, value, write.location), (write, []))[1].append(tensor.name)
-        for (name, value, where), (write, names) in places.items():
+                misses += ((name, value, parameter, True) for parameter in trace.below(module))
+        writes = {name: executed_writes(trace, name) for name in {name for name, *_ in misses}}
+        hits = []
+        for name, value, parameter, on_module in misses:
+            differs = value not in (parameter.requires_grad, parameter.requires_grad_after)
+            write = best_write(writes[name], parameter.fqn) if differs else None
+            if write is not None:
+                hits.append((write, name, value, parameter, on_module))
+        for (write, name, value), members in context.by_place(hits, lambda hit: hit[:3]):
+            parameters = [hit[3] for hit in members]
+            outcome = f"{inflect(parameters, 'stay')} frozen" if value else inflect(parameters, "still train")
             yield context.finding(
                 self,
-                f"{name} is not requires_grad: what is set so {'needs no grad' if value else 'still needs grad'}, "
-                f"{', '.join(names)}.",
-                at=where,
+                self.MESSAGE.format(name=name, parameters=context.names(parameters), outcome=outcome),
+                at=write.location,
+                parameters=parameters,
+                fix=self._fix(write, any(hit[4] for hit in members)),
+            )
+
+    def _plain_tensors(self, context: Context) -> Iterator[Finding]:
+        """Yield the findings on buffers, tensors in plain attributes and inputs, whose purpose is unknown."""
+        hits = []
+        for tensor in context.trace.flagged:
+            for name, value in _near_misses(tensor.flags):
+                write = best_write(executed_writes(context.trace, name), tensor.name)
+                if write is not None and tensor.requires_grad != value:
+                    hits.append((write, name, value, tensor.name))
+        for (write, name, value), members in context.by_place(hits, lambda hit: hit[:3]):
+            names = [hit[3] for hit in members]
+            outcome = f"{inflect(names, 'do')} not require grad" if value else f"{inflect(names, 'still require')} grad"
+            yield context.finding(
+                self,
+                self.MESSAGE_TENSORS.format(name=name, tensors=", ".join(names), outcome=outcome),
+                at=write.location,
                 named=names,
-                fix=_fix(write, f"requires_grad = {value}"),
+                fix=self._fix(write),
                 severity=Severity.WARNING,
             )
 
-    def _statements(self, context: Context) -> Iterator[Finding]:
-        for kind, write in idle_statements(context.trace):
+    def _idle_statements(self, context: Context) -> Iterator[Finding]:
+        for write in executed_idle_flags(context.trace):
             value = bool(write.value.value) if isinstance(write.value, ast.Constant) else None
-            mine = [p for p in context.trace.parameters if write.fits(p.fqn) >= 0 and p.requires_grad != value]
-            if not mine or (kind == "==" and value is None):
-                continue  # its source is judged all the same
-            what = "this compares and drops the result" if kind == "==" else "this names the method without a call"
-            state = inflect(mine, "stay") + " as before" if kind != "==" or value else inflect(mine, "still train")
-            yield context.finding(
-                self,
-                f"{what}: {context.names(mine)} {state}.",
-                at=write.location,
-                parameters=mine,
-                fix=_fix(write, f"requires_grad = {value}") if kind == "==" else Fix("Call it: requires_grad_(False)."),
-            )
+            if write.value is not None and value is None:
+                continue  # which flag is meant shows in the source alone
+            hit = [p for p in context.trace.parameters if write.fit(p.fqn) >= 0 and p.requires_grad != value]
+            if hit:
+                outcome = inflect(hit, "still train") if value is False else f"{inflect(hit, 'stay')} as before"
+                yield context.finding(
+                    self,
+                    self._idle_message(write, context.names(hit), outcome),
+                    at=write.location,
+                    parameters=hit,
+                    fix=self._idle_fix(write),
+                )
+
+    def _idle_message(self, write: Write, parameters: str, outcome: str) -> str:
+        message = self.MESSAGE_UNCALLED if write.value is None else self.MESSAGE_COMPARED
+        return message.format(parameters=parameters, outcome=outcome)
+
+    def _idle_fix(self, write: Write) -> Fix:
+        return self._fix(write) if write.value is not None else Fix(self.FIX_UNCALLED)
+
+    def _fix(self, write: Write, on_module: bool = False) -> Fix:
+        value = write.module.text(write.value) if write.value is not None else ""
+        code = f"requires_grad_({value})" if on_module else f"requires_grad = {value}"
+        edits = write.rewritten(code)
+        return Fix(self.FIX.format(code=code), safe=bool(edits), edits=edits)
 
 
 @functools.cache
-def _looks_like_it(name: str) -> bool:
-    """Whether an attribute's name is a near-miss of requires_grad."""
+def _is_near_miss(name: str) -> bool:
+    """Return True if an attribute's name is a near-miss of requires_grad."""
     plain = name.lower().replace("_", "")
     if name == "requires_grad" or difflib.SequenceMatcher(None, plain, "requiresgrad").ratio() < 0.85:
         return False
-    # requires_grid may be a module's own word; a letter left out, or letters in another order, are nobody's
+    # requires_grid may be a word of its own; a missing letter, or letters in another order, are typing errors.
     return bool(re.search("gr?ar?d|grd", plain[-8:]))
 
 
-def _own_word(module: SourceModule, name: str, uses: Iterable[ast.Attribute]) -> bool:
-    """Whether a file defines the name as something of its own: a member of a class, an argument, a keyword."""
+def _is_own_word(module: SourceModule, name: str, uses: Iterable[ast.Attribute]) -> bool:
+    """Return True if the file reads the attribute, or defines the name: a class member, an argument, a keyword."""
+    if name == "requires_grad_":
+        return False
     tree = module.tree
     return (
-        any(name in scope.bindings for scope in tree.scopes.values())
+        any(isinstance(use.ctx, ast.Load) for use in uses)
+        or any(name in scope.bindings for scope in tree.scopes.values())
         or any(k.arg == name for k in tree.nodes(ast.keyword))
         or any(c.value == name for c in tree.nodes(ast.Constant))
-        or any(spelled(use.value) in ("self", "cls") and module_class(module, use) is None for use in uses)
+        or any(dotted_text(use.value) in ("self", "cls") and module_class(module, use) is None for use in uses)
     )
 
 
-def _said_right(module: SourceModule, use: ast.Attribute) -> bool:
-    """Whether the same function sets the flag of the same thing, spelled right, as well."""
-    function = module.tree.function(use)
-    text = spelled(use.value)
+def _is_meant_as_flag(write: Write, name: str, what: str) -> bool:
+    """Return True if an attribute under a near-miss is meant to change the flag of an object of this kind.
+
+    A plain tensor that is set to False requires no grad anyway.
+    """
+    value = write.value.value if isinstance(write.value, ast.Constant) else None
+    if what == "tensor" and isinstance(write.value, ast.Constant) and not value:
+        return False
+    if not what or name == "requires_grad_":
+        return isinstance(value, bool) and what in ("", "parameter", "module", "tensor")
+    return what in ("parameter", "module", "tensor")
+
+
+def _is_set_right_too(write: Write) -> bool:
+    """Return True if the same function also sets the flag of the same object, spelled right."""
+    module = write.module
+    function = module.tree.function(write.node)
+    text = dotted_text(write.base)
     return any(
         module.tree.function(place) is function
-        and text in (spelled(base), spelled(getattr(place, "value", base)))
-        and not _overwritten(place)
+        and text in (dotted_text(base), dotted_text(getattr(place, "value", base)))
+        and not _overwrites_method(place)
         for base, place in freezes(module)
     )
 
 
-def _overwritten(place: ast.AST) -> bool:
-    """Whether a place puts something in place of the method instead of calling it."""
+def _overwrites_method(place: ast.AST) -> bool:
+    """Return True if a place assigns to the method requires_grad_ instead of calling it."""
     return getattr(place, "attr", "") == "requires_grad_" and isinstance(getattr(place, "ctx", None), ast.Store)
 
 
-def _differs(parameter: Parameter, value: bool) -> bool:
-    """Whether a parameter never was as an attribute says: neither before the forward nor after all that ran."""
-    return value not in (parameter.requires_grad, parameter.requires_grad_after)
-
-
 def _near_misses(flags: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:
-    """Yield the attributes whose names look like requires_grad, with their values."""
-    return ((name, value) for name, value in flags.items() if _looks_like_it(name))
-
-
-def _fix(write: Write, right: str) -> Fix:
-    edits: tuple[Edit, ...] = ()
-    if write.simple:
-        edits = (Edit(write.location, f"{write.function.text(write.base)}.{right}"),)
-    return Fix(f"Write {right}.", safe=bool(edits), edits=edits)
+    """Yield the attributes whose names are near-misses of requires_grad, with their values."""
+    return ((name, value) for name, value in flags.items() if _is_near_miss(name))

@@ -6,12 +6,12 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradlint import Finding, Fix, Kind, Rule, Severity, SourceModule
+from gradlint import Finding, Fix, Kind, Rule, Severity, SourceContext, SourceModule
 
 _GRADIENT = re.compile(r"(?i)^_?(?:\w*_)?grads?(?:_?(?:out|output|outputs|input|inputs))?(?:_\w+)?$|^(?:d_?out|d_?y)$")
 _OF_TENSORS = frozenset(("retain_graph", "create_graph", "inputs"))
 """Arguments of a tensor's backward, beside the gradient."""
-_INVOKES = frozenset(("backward", "grad", "apply", "save_for_backward"))
+_DRIVES_AUTOGRAD = frozenset(("backward", "grad", "apply", "save_for_backward"))
 
 
 class ModuleBackwardNeverCalled(Rule):
@@ -21,9 +21,9 @@ class ModuleBackwardNeverCalled(Rule):
     Finds a method `backward(self, grad_output)` on a plain `nn.Module` that nothing in the file calls.
 
     ## Why it is bad
-    Autograd differentiates the operations of `forward`; it does not look for a `backward` on the module. The method
-    never runs: a surrogate gradient, a clipped or reversed gradient that it was written for does not exist, and the
-    layer trains by the ordinary gradient or, where that is zero, not at all.
+    Autograd differentiates the operations of `forward` and ignores a `backward` on the module. The surrogate, clipped
+    or reversed gradient that the method computes does not exist. The layer trains by the ordinary gradient, or not at
+    all if that is zero.
 
     ## Example
     ```python
@@ -66,8 +66,9 @@ class ModuleBackwardNeverCalled(Rule):
     ```
 
     ## Known limits
-    Silent on classes with bases from other files, whose trainer may call it, on files that call a `backward` with as
-    many arguments on anything but a loss, and where the argument is not named as a gradient (the inverse of a flow).
+    Silent on classes with bases from other files, whose trainer may call it, and if the argument is not named as a
+    gradient (the inverse of a flow). Also silent on files that call a `backward` with as many arguments on anything but
+    a loss.
 
     ## References
     https://pytorch.org/docs/stable/notes/extending.html
@@ -79,29 +80,25 @@ class ModuleBackwardNeverCalled(Rule):
     marks = ("def backward",)
     blames = r"def\s+backward\b"
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+    MESSAGE = "autograd never calls {cls}.backward: it calls backward on a torch.autograd.Function only."
+    FIX = "Write a torch.autograd.Function with static forward and backward, and call its apply in forward."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
         for method in module.tree.nodes(ast.FunctionDef):
             cls = module.tree.owner(method)
             if method.name != "backward" or cls is None or not module.kinds.is_plain_module(cls):
                 continue
-            given = [a.arg for a in (*method.args.posonlyargs, *method.args.args)][1:2]
-            if not _GRADIENT.match("".join(given)) or method.decorator_list:
+            names = [a.arg for a in (*method.args.posonlyargs, *method.args.args)]
+            if not _GRADIENT.match("".join(names[1:2])) or method.decorator_list:
                 continue
-            if _raises_only(method) or _drives_autograd(method) or _called_by_hand(module, cls):
-                continue
-            yield module.finding(
-                self,
-                f"autograd never calls {cls.name}.backward: it differentiates what forward does, and looks for a "
-                f"backward only on a torch.autograd.Function.",
-                module.head(method),
-                fix=Fix(
-                    "Write a torch.autograd.Function with static forward and backward, and call its apply in forward."
-                ),
-            )
+            if not (_is_placeholder(method) or _drives_autograd(method) or _may_be_called(module, cls)):
+                message = self.MESSAGE.format(cls=cls.name)
+                yield context.finding(self, message, module.head(method), fix=Fix(self.FIX))
 
 
-def _raises_only(method: ast.FunctionDef) -> bool:
-    """Whether it says that it must not be called, or does nothing."""
+def _is_placeholder(method: ast.FunctionDef) -> bool:
+    """Return True if a method only raises, or does nothing."""
     return all(
         isinstance(s, ast.Raise | ast.Pass) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
         for s in method.body
@@ -109,12 +106,12 @@ def _raises_only(method: ast.FunctionDef) -> bool:
 
 
 def _drives_autograd(method: ast.FunctionDef) -> bool:
-    """Whether it runs a backward itself: then somebody calls it as a step of training."""
-    return any(isinstance(n, ast.Attribute) and n.attr in _INVOKES for n in ast.walk(method))
+    """Return True if a method runs a backward itself, as a training step does."""
+    return any(isinstance(n, ast.Attribute) and n.attr in _DRIVES_AUTOGRAD for n in ast.walk(method))
 
 
-def _called_by_hand(module: SourceModule, cls: ast.ClassDef) -> bool:
-    """Whether anything in the file may call it: a ``.backward(gradient)`` on what is no loss, or a name for it."""
+def _may_be_called(module: SourceModule, cls: ast.ClassDef) -> bool:
+    """Return True if the file calls ``.backward(gradient)`` on anything but a loss, or names the method in a text."""
     for use in module.tree.attributes.get("backward", ()):
         call = module.tree.parents.get(use)
         if not isinstance(call, ast.Call):
@@ -122,17 +119,16 @@ def _called_by_hand(module: SourceModule, cls: ast.ClassDef) -> bool:
         kinds = _kinds(module, use.value)
         if any(kind is not None and kind.cls is cls for kind in kinds):
             return True
-        given = [*call.args, *(k for k in call.keywords if k.arg not in _OF_TENSORS)]
-        if None in kinds and given and not (isinstance(use.value, ast.Name) and "loss" in use.value.id.lower()):
+        arguments = [*call.args, *(k for k in call.keywords if k.arg not in _OF_TENSORS)]
+        is_loss = isinstance(use.value, ast.Name) and "loss" in use.value.id.lower()
+        if None in kinds and arguments and not is_loss:
             return True
     return any(c.value == "backward" for c in module.tree.nodes(ast.Constant))
 
 
 def _kinds(module: SourceModule, base: ast.expr) -> set[Kind | None]:
-    """What may be called; of an attribute of something unknown, all that the file ever assigns to one of that name."""
+    """Return what an expression may give; of an attribute, all that the file assigns to one of that name."""
     if not isinstance(base, ast.Attribute):
         return {module.kind(base)}
-    values = [
-        module.kinds.value_given(use) for use in module.tree.attributes[base.attr] if isinstance(use.ctx, ast.Store)
-    ]
-    return {module.kind(value) for value in values} or {None}
+    stores = (use for use in module.tree.attributes[base.attr] if isinstance(use.ctx, ast.Store))
+    return {module.kind(module.kinds.value_given(use)) for use in stores} or {None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceModule, activated_losses, fed_losses, origin
+from gradlint import Context, Finding, Fix, Rule, Severity, SourceContext, activated_losses, loss_inputs, origin
 
 _LOSSES = ("nll_loss", "nll_loss2d", "nll_loss_nd")
 _NO_LOG_PROBABILITIES = frozenset(
@@ -14,19 +14,17 @@ _NO_LOG_PROBABILITIES = frozenset(
     "batch_norm layer_norm group_norm instance_norm".split()
 )
 
-_FIX = Fix("Use cross_entropy on the logits, or put log_softmax before nll_loss.")
-
 
 class NllWithoutLogSoftmax(Rule):
-    """nll_loss on what are no log-probabilities.
+    """nll_loss on values that are not log-probabilities.
 
     ## What it does
-    Finds `nll_loss` fed, through ops that only rearrange, by an op whose result is provably no log-probability: a
-    linear layer, a convolution, a norm, an activation, a softmax.
+    Finds `nll_loss` whose input comes from an op that provably gives no log-probabilities: a linear layer, a
+    convolution, a norm, an activation, a softmax. Ops that only rearrange may stand between the two.
 
     ## Why it is bad
-    nll_loss only picks out the entry of the right class and negates it. On logits the loss falls without bound while
-    the other classes are never pushed down; on probabilities the logarithm is missing.
+    nll_loss picks the entry of the right class and negates it. On logits the loss falls without bound, and the other
+    classes are never pushed down. On probabilities the logarithm is missing.
 
     ## Example
     ```python
@@ -65,45 +63,35 @@ class NllWithoutLogSoftmax(Rule):
     needs = frozenset({"forward", "loss"})
     marks = ("softmax|Softmax", "nll_loss|NLLLoss")
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        for loss, softmax in activated_losses(module, "nll_loss", "NLLLoss", frozenset(("softmax",))):
+    MESSAGE = "nll_loss expects log-probabilities, but {producer} gives unnormalized values: it misleads {parameters}."
+    MESSAGE_SOFTMAX = "nll_loss expects log-probabilities, but softmax gives probabilities: the gradient is wrong"
+    RELATED_PRODUCER = "computed here, by {producer}"
+    FIX = "Use cross_entropy on the logits, or apply log_softmax before nll_loss."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        for loss, softmax in activated_losses(context.module, "nll_loss", "NLLLoss", frozenset(("softmax",))):
             if softmax.dim in (None, 1, -1):
-                yield module.finding(
-                    self,
-                    "nll_loss wants log-probabilities and is given what softmax computed: without the logarithm the "
-                    "gradient is wrong.",
-                    loss.call,
-                    related=[module.related("computed here, by softmax", softmax.call)],
-                    fix=_FIX,
-                )
+                related = context.related(self.RELATED_PRODUCER.format(producer="softmax"), softmax.call)
+                message = f"{self.MESSAGE_SOFTMAX}."
+                yield context.finding(self, message, loss.call, related=[related], fix=Fix(self.FIX))
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        fed: dict[tuple[int, int], list[Op]] = {}
-        for loss, given in fed_losses(context, _LOSSES):
-            producer = trace.made_by(origin(trace, given)[0])
-            if producer is not None and producer.name in _NO_LOG_PROBABILITIES:
-                fed.setdefault((producer.site, loss.site), []).append(producer)
-        for (_, loss_site), producers in fed.items():
-            trained = context.flow.trained_by(v for producer in producers for v in producer.inputs)
-            if not trained:
-                continue
-            producer = producers[0]
-            yield context.finding(
-                self,
-                f"nll_loss wants log-probabilities and is given what {producer.name} computed: {_effect(producer)} "
-                f"{context.names(trained)}.",
-                at=trace.location(loss_site) or trace.location(producer.site),
-                parameters=trained,
-                related=[
-                    context.related(f"computed here, by {producer.name}", producer.site),
-                    *context.callers(loss_site),
-                ],
-                fix=_FIX,
-            )
-
-
-def _effect(op: Op) -> str:
-    if op.name == "softmax":
-        return "without the logarithm the gradient is wrong for"
-    return "nothing is normalised and the loss has no lower bound, which misleads"
+        pairs = [(trace.made_by(origin(trace, value)[0]), loss.site) for loss, value in loss_inputs(context, _LOSSES)]
+        wrong = [(op, site) for op, site in pairs if op is not None and op.name in _NO_LOG_PROBABILITIES]
+        for (_, site), members in context.by_place(wrong, lambda pair: (pair[0].site, pair[1])):
+            producer = members[0][0]
+            trained = context.flow.trained_by(v for op, _ in members for v in op.inputs)
+            message = self.MESSAGE_SOFTMAX + " for {parameters}." if producer.name == "softmax" else self.MESSAGE
+            if trained:
+                yield context.finding(
+                    self,
+                    message.format(producer=producer.name, parameters=context.names(trained)),
+                    at=trace.location(site) or trace.location(producer.site),
+                    parameters=trained,
+                    related=[
+                        context.related(self.RELATED_PRODUCER.format(producer=producer.name), producer.site),
+                        *context.callers(site),
+                    ],
+                    fix=Fix(self.FIX),
+                )

@@ -10,37 +10,35 @@ from gradlint import (
     Event,
     Finding,
     Fix,
-    Location,
     Parameter,
     Region,
     Rule,
     Severity,
+    SourceContext,
     SourceModule,
     frozen_elsewhere,
     grad_off_bindings,
     in_grad_off,
     inflect,
     is_project,
+    makes_trainable,
     module_class,
     own_attribute,
     region_location,
-    trains,
 )
-
-_FIX = Fix("Create the layer outside of the block; to freeze it, call requires_grad_(False) on it.")
 
 
 class NoGradInInit(Rule):
     """Layers created under `no_grad` still train.
 
     ## What it does
-    Finds layers and `nn.Parameter`s that were created while grad mode was off (`no_grad`, `inference_mode`,
-    `set_grad_enabled(False)`; as `with` or decorator) and whose parameters require grad all the same.
+    Finds layers and `nn.Parameter`s that are created while grad mode is off and that still require grad. Grad mode is
+    off under `no_grad`, `inference_mode` and `set_grad_enabled(False)`, as a `with` block or a decorator.
 
     ## Why it is bad
-    Grad mode decides whether *operations* are recorded. `nn.Parameter` sets `requires_grad=True` whatever the mode, so
-    the block freezes nothing and the layer trains. Under `inference_mode` it is worse: the parameters become inference
-    tensors, and the first training step that saves them for backward fails.
+    Grad mode decides whether *operations* are recorded. `nn.Parameter` sets `requires_grad=True` in any mode: the block
+    freezes nothing, and the layer trains. `inference_mode` is worse: the parameters become inference tensors, and the
+    first training step that saves them for backward fails.
 
     ## Example
     ```python
@@ -80,9 +78,9 @@ class NoGradInInit(Rule):
     ```
 
     ## Known limits
-    Silent where the region also writes to the new parameters outside their own constructor (`new.weight[:, :3] =
-    old.weight`, `nn.init` calls): such a region has a purpose. Layers made before the recording are not seen. In a
-    source file alone, regions in the methods of an `nn.Module` are judged, and in functions that make an optimizer too.
+    Silent if the region also writes to the new parameters outside of their constructor, by `nn.init` or
+    `new.weight[:, :3] = old.weight`: such a region has a purpose. Layers created before the recording are unknown. In a
+    source file alone, the rule judges methods of an `nn.Module`, and functions that make an optimizer.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradient-computation
@@ -94,78 +92,67 @@ class NoGradInInit(Rule):
     marks = ("no_grad|inference_mode|set_grad_enabled",)
     recording_decides = True
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        for region, bound in grad_off_bindings(module):
-            made = [(target, value) for target, value in bound if _computed(value)]
-            if made and all(_new_layer(module, v) and _stays(module, region, t) for t, v in made):
-                names = [module.text(target) for target, _ in made]
-                yield module.finding(
+    MESSAGE = "{how} does not freeze layers created under it: {parameters} {still_train}."
+    MESSAGE_INFERENCE = MESSAGE + " Their parameters are inference tensors, which training cannot use."
+    RELATED_CREATED = "created here"
+    FIX = "Create the layer outside of the block, and freeze it with requires_grad_(False)."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
+        for region, bindings in grad_off_bindings(module):
+            created = [(target, value) for target, value in bindings if _is_computed(value)]
+            if created and all(_is_new_layer(module, v) and _trains_on(module, region, t) for t, v in created):
+                names = [module.text(target) for target, _ in created]
+                yield context.finding(
                     self,
-                    f"{', '.join(names)} {inflect(names, 'still train')}: grad mode does not matter to the creation of "
-                    f"layers, so this {region.how} freezes nothing.{_extra(region.how)}",
+                    self._message(region.how, ", ".join(names), inflect(names, "still train")),
                     region.expression,
-                    related=[module.related("created here", made[0][1])],
-                    fix=_FIX,
+                    related=[context.related(self.RELATED_CREATED, created[0][1])],
+                    fix=Fix(self.FIX),
                 )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        created: dict[Location | None, list[tuple[Parameter, Event]]] = {}
-        regions: dict[Location | None, Event] = {}
-        for parameter in trace.parameters:
-            first = next((e for e in parameter.history if e.kind == "register"), None)
-            if first is None or first.region < 0 or not parameter.requires_grad:
+        created = [(p, e) for p in trace.parameters if (e := _creation_without_grad(context, p)) is not None]
+        for where, members in context.by_place(created, lambda m: region_location(trace, trace.events[m[1].region])):
+            if any(_is_written_on_purpose(context, p, creation) for p, creation in members):
                 continue
-            region = trace.events[first.region]
-            # GL106 speaks of a mode that is left off; how a library makes or loads layers is its own affair
-            if first.region not in trace.left_off and not _of_library(context, region):
-                where = region_location(trace, region)
-                created.setdefault(where, []).append((parameter, first))
-                regions[where] = region
-        for where, members in created.items():
-            if any(_written_on_purpose(context, p, first) for p, first in members):
-                continue
-            how = regions[where].data["how"]
             parameters = [p for p, _ in members]
+            how = trace.events[members[0][1].region].data["how"]
             yield context.finding(
                 self,
-                f"{context.names(parameters)} {inflect(parameters, 'still train')}: grad mode does not matter to the "
-                f"creation of layers, so this {how} freezes nothing.{_extra(how)}",
+                self._message(how, context.names(parameters), inflect(parameters, "still train")),
                 at=where,
                 parameters=parameters,
-                related=[context.related("created here", members[0][1])],
-                fix=_FIX,
+                related=[context.related(self.RELATED_CREATED, members[0][1])],
+                fix=Fix(self.FIX),
             )
 
-
-def _extra(how: str) -> str:
-    if how != "inference_mode":
-        return ""
-    return " Created under inference_mode they are inference tensors, which training cannot use."
+    def _message(self, how: str, parameters: str, still_train: str) -> str:
+        message = self.MESSAGE_INFERENCE if how == "inference_mode" else self.MESSAGE
+        return message.format(how=how, parameters=parameters, still_train=still_train)
 
 
-def _computed(value: ast.expr) -> bool:
-    """Whether a value is more than a number or a name."""
+def _is_computed(value: ast.expr) -> bool:
+    """Return True if a value is more than a number or a name."""
     return any(isinstance(n, ast.Call | ast.Await | ast.Yield | ast.BinOp) for n in ast.walk(value))
 
 
-def _new_layer(module: SourceModule, value: ast.expr) -> bool:
-    """Whether a call makes a layer that trains out of layers, numbers and names: no tensor is computed for it."""
+def _is_new_layer(module: SourceModule, value: ast.expr) -> bool:
+    """Return True if a call makes a trainable layer out of layers, numbers and names, without computing a tensor."""
     kind = module.kind(value)
     calls = [n for n in ast.walk(value) if isinstance(n, ast.Call)]
-    return (
-        kind is not None and kind.made is value and trains(module, value)
-        and all(module.kind(call) is not None for call in calls)
-    )  # fmt: skip
+    is_layer = kind is not None and kind.made is value and makes_trainable(module, value)
+    return is_layer and all(module.kind(call) is not None for call in calls)
 
 
-def _stays(module: SourceModule, region: Region, target: ast.expr) -> bool:
-    """Whether nothing in the file freezes what is made, and training of it is meant."""
+def _trains_on(module: SourceModule, region: Region, target: ast.expr) -> bool:
+    """Return True if the file trains the new layer: nothing freezes it, and it is used with gradient."""
     if frozen_elsewhere(module, target, region.node):
         return False
     owner = module_class(module, target)
     if owner is not None and (name := own_attribute(target, owner[1])):
-        # run without gradient everywhere else too: a fixed extractor, whatever its flags say
+        # Every other use runs without gradient too: a fixed extractor, whatever its flags are.
         inside = set(ast.walk(region.node))
         return not any(in_grad_off(module, use) for use in module.tree.attributes[name] if use not in inside)
     function = module.tree.function(target)
@@ -173,35 +160,45 @@ def _stays(module: SourceModule, region: Region, target: ast.expr) -> bool:
     return isinstance(target, ast.Name) and any(k is not None and k.what == "optimizer" for k in kinds)
 
 
-def _of_library(context: Context, region: Event) -> bool:
-    """Whether a library switched grad mode off, in its own code or for a function of its own."""
+def _creation_without_grad(context: Context, parameter: Parameter) -> Event | None:
+    """Return the event that registered a trainable parameter while user code had grad mode off, or None."""
+    creation = next((e for e in parameter.history if e.kind == "register"), None)
+    if creation is None or creation.region < 0 or not parameter.requires_grad:
+        return None
+    is_left_off = creation.region in context.trace.left_off
+    return None if is_left_off or _is_of_library(context, context.trace.events[creation.region]) else creation
+
+
+def _is_of_library(context: Context, region: Event) -> bool:
+    """Return True if a library switched grad mode off, in its own code or for a function of its own."""
     decorated = region.data["decorated"]
     return not context.by_user(region.site) or (decorated is not None and not is_project(decorated.co_filename))
 
 
-def _written_on_purpose(context: Context, parameter: Parameter, first: Event) -> bool:
-    """Whether the region wrote to the parameter other than in the constructor that made it, or computed its value."""
+def _is_written_on_purpose(context: Context, parameter: Parameter, creation: Event) -> bool:
+    """Return True if the region computes the parameter's value, or writes to it outside of its constructor."""
     if parameter.computed:
         return True
-    writes = [e for e in parameter.history if e.kind == "write" and e.region == first.region and e.site != first.site]
-    return not all(_below_region(context, write, first) for write in writes)
+    region = creation.region
+    writes = [e for e in parameter.history if e.kind == "write" and e.region == region and e.site != creation.site]
+    return not all(_is_below_region(context, write, creation) for write in writes)
 
 
-def _below_region(context: Context, event: Event, first: Event) -> bool:
-    """Whether a constructor that both events are in was itself called inside the region."""
+def _is_below_region(context: Context, event: Event, creation: Event) -> bool:
+    """Return True if both events are in one constructor that was called inside the region."""
     rows = context.trace.sites.rows
-    region = context.trace.events[first.region]
-    shared = _constructors(rows, event.site) & _constructors(rows, first.site)
+    region = context.trace.events[creation.region]
+    shared = _constructors(rows, event.site) & _constructors(rows, creation.site)
     inside = shared - _constructors(rows, region.site)
     return any(code != id(region.data["decorated"]) for code, _ in inside)
 
 
 def _constructors(rows: list[tuple], site: int) -> set[tuple[int, int]]:  # type: ignore[type-arg]
-    """The constructor frames of a chain: (identity of the code, chain above)."""
-    found = set()
+    """Return the constructor frames of a call chain: (identity of the code, chain above)."""
+    frames = set()
     while site >= 0:
         code, _, above = rows[site]
         if code.co_name == "__init__":
-            found.add((id(code), above))
+            frames.add((id(code), above))
         site = above
-    return found
+    return frames

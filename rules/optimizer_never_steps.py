@@ -17,7 +17,7 @@ from gradlint import (
     Training,
     plural,
     titled,
-    uncalled,
+    uncalled_method_statements,
 )
 
 
@@ -119,7 +119,10 @@ class OptimizerNeverSteps(Rule):
             at=wasted[0].site,
             parameters=hit,
             related=[
-                *(Related("referenced here, but not called", at) for at in uncalled(context.trace, "step")),
+                *(
+                    Related("referenced here, but not called", at)
+                    for at in uncalled_method_statements(context.trace, "step")
+                ),
                 context.related(f"{optimizer.type} is created here", optimizer.site),
             ],
             fix=Fix(self.FIX),

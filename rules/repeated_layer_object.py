@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, given_at
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, argument_list_location
 
 
 class RepeatedLayerObject(Rule):
@@ -87,7 +87,7 @@ class RepeatedLayerObject(Rule):
             yield context.finding(
                 self,
                 message.format(names=names, parameters=context.names(parameters)),
-                at=given_at(trace, site) or site,
+                at=argument_list_location(trace, site) or site,
                 parameters=parameters,
                 aliases=True,
                 related=[context.related(self.RELATED, site), *context.callers(site, limit=1)],

@@ -7,21 +7,19 @@ from collections.abc import Iterator
 
 from gradlint import (
     Context,
-    Edit,
     Finding,
     Fix,
-    Location,
-    Module,
-    Parameter,
     Rule,
     Severity,
+    SourceContext,
     SourceModule,
     Write,
     attribute_writes,
     best_write,
+    dotted_text,
+    executed_writes,
     freezes,
     inflect,
-    spelled,
 )
 
 
@@ -29,11 +27,11 @@ class RequiresGradOnModule(Rule):
     """`module.requires_grad = False` freezes nothing.
 
     ## What it does
-    Finds modules that were given a plain attribute `requires_grad` which their parameters do not follow.
+    Finds modules with a plain attribute `requires_grad` that differs from their parameters.
 
     ## Why it is bad
-    `nn.Module` has no such property: the assignment makes a new Python attribute, and every parameter of the module
-    trains on.
+    `nn.Module` has no property `requires_grad`. The assignment makes a new Python attribute, and every parameter of the
+    module trains on.
 
     ## Example
     ```python
@@ -58,8 +56,8 @@ class RequiresGradOnModule(Rule):
     ```
 
     ## Known limits
-    Silent on classes that define the property themselves, that use the attribute as an option of their own, and where
-    the parameters are as the attribute says anyway.
+    Silent on classes that define the property themselves or use the attribute as an option of their own, and if the
+    parameters agree with the attribute anyway.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.requires_grad_
@@ -72,61 +70,58 @@ class RequiresGradOnModule(Rule):
     blames = r"requires_grad"
     recording_decides = True
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        for node in module.tree.attributes.get("requires_grad", ()):
-            statement = module.tree.parents.get(node)
-            if not isinstance(statement, ast.Assign):
+    MESSAGE = "requires_grad set on an nn.Module changes no parameter: {parameters} {outcome}."
+    MESSAGE_SOURCE = "requires_grad set on {module}, an nn.Module, changes no parameter."
+    FIX = "Call {call} on the module."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
+        for write in attribute_writes(module, "requires_grad"):
+            kind = module.kind(write.base)
+            if kind is None or not kind.module or _defines_property(module, kind.cls):
                 continue
-            kind = module.kind(node.value)
-            if kind is None or not kind.module or _has_property(module, kind.cls):
+            is_literal = isinstance(write.value, ast.Constant)
+            if _is_option(write) or (not is_literal and dotted_text(write.base) == "self"):
                 continue
-            if _read_as_option(module, node, statement) or _said_too(module, node):
+            freezing = list(_freezes_beside(write))
+            if any(dotted_text(base) == dotted_text(write.base) for base in freezing):
                 continue
-            text = module.text(node.value)
-            call = f"requires_grad_({module.text(statement.value)})"
-            edits = (module.replace(statement, f"{text}.{call}"),) if len(statement.targets) == 1 else ()
-            frozen = isinstance(statement.value, ast.Constant) and not statement.value.value
-            if not frozen and not _freezes_something(module, node):
-                continue  # what it says may well be so
-            yield module.finding(
-                self,
-                f"{text} is an nn.Module, which has no requires_grad: this only makes a Python attribute, and its "
-                f"parameters stay as they are.",
-                statement,
-                fix=Fix(f"Call {call} on the module.", safe=bool(edits), edits=edits),
-            )
+            if freezing or (isinstance(write.value, ast.Constant) and not write.value.value):
+                message = self.MESSAGE_SOURCE.format(module=module.text(write.base))
+                yield context.finding(self, message, write.node, fix=self._fix(write))
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        writes = [w for w in attribute_writes(trace, "requires_grad") if not _is_option(w)]
-        of_parameters = {context.place(e) for e in trace.events if e.kind in ("freeze", "thaw")}
-        writes = [w for w in writes if context.place(w.location) not in of_parameters]
-        groups: dict[Location, tuple[Write, list[Module], list[Parameter]]] = {}
+        flags = [trace.location(e.site) for e in trace.events if e.kind in ("freeze", "thaw")]
+        lines = {(flag.path, flag.line) for flag in flags if flag is not None}
+        writes = [w for w in executed_writes(trace, "requires_grad") if not _is_option(w)]
+        writes = [w for w in writes if (w.location.path, w.location.line) not in lines]
+        hits = []
         for module in trace.modules:
             value = module.flags.get("requires_grad")
-            if value is None:
-                continue
-            wrong = [p for p in trace.below(module) if value not in (p.requires_grad, p.requires_grad_after)]
-            write = best_write(writes, module.fqn)
-            if wrong and write is not None:
-                _, modules, parameters = groups.setdefault(write.location, (write, [], []))
-                modules.append(module)
-                parameters += wrong
-        for where, (write, modules, parameters) in groups.items():
-            value = modules[0].flags["requires_grad"]
-            still = inflect(parameters, "stay") + " frozen" if value else inflect(parameters, "still train")
+            write = best_write(writes, module.fqn) if value is not None else None
+            if write is not None:
+                wrong = (p for p in trace.below(module) if value not in (p.requires_grad, p.requires_grad_after))
+                hits += [(write, value, parameter) for parameter in wrong]
+        for write, members in context.by_place(hits, lambda hit: hit[0]):
+            parameters = [parameter for *_, parameter in members]
+            outcome = inflect(parameters, "stay") + " frozen" if members[0][1] else inflect(parameters, "still train")
             yield context.finding(
                 self,
-                f"{context.names(parameters)} {still}: an nn.Module has no requires_grad, so this only makes a Python "
-                f"attribute.",
-                at=where,
+                self.MESSAGE.format(parameters=context.names(parameters), outcome=outcome),
+                at=write.location,
                 parameters=parameters,
-                fix=_fix(write, value),
+                fix=self._fix(write),
             )
 
+    def _fix(self, write: Write) -> Fix:
+        call = f"requires_grad_({write.module.text(write.value)})" if write.value is not None else "requires_grad_()"
+        edits = write.rewritten(call)
+        return Fix(self.FIX.format(call=call), safe=bool(edits), edits=edits)
 
-def _has_property(module: SourceModule, cls: str | ast.ClassDef | None) -> bool:
-    """Whether a class, or where it is unknown any of the file, defines the name itself."""
+
+def _defines_property(module: SourceModule, cls: str | ast.ClassDef | None) -> bool:
+    """Return True if a class defines the name itself; for an unknown class, if any class of the file does."""
     if isinstance(cls, str) and cls != "torch.nn.Module":
         return False
     classes = module.kinds.lineage(cls) if isinstance(cls, ast.ClassDef) else module.tree.nodes(ast.ClassDef)
@@ -134,66 +129,30 @@ def _has_property(module: SourceModule, cls: str | ast.ClassDef | None) -> bool:
 
 
 def _members(cls: ast.ClassDef) -> set[str]:
-    """The names that a class body defines, and those it defines them by."""
-    found: set[str] = set()
+    """Return the names of a class body: of its methods, and all that its other statements mention."""
+    names: set[str] = set()
     for statement in cls.body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
-            found.add(statement.name)
+            names.add(statement.name)
         else:
-            found |= {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)}
-    return found
-
-
-def _read_as_option(module: SourceModule, node: ast.Attribute, statement: ast.Assign) -> bool:
-    """Whether a class sets it on itself as an option of its own: from an argument, or read again from self."""
-    if spelled(node.value) != "self":
-        return False
-    return not isinstance(statement.value, ast.Constant) or any(
-        isinstance(use.ctx, ast.Load) and spelled(use.value) == "self"
-        for use in module.tree.attributes["requires_grad"]
-    )
-
-
-def _said_too(module: SourceModule, node: ast.Attribute) -> bool:
-    """Whether the same function sets the flag of the parameters of the same thing as well."""
-    function = module.tree.function(node)
-    return any(
-        module.tree.function(place) is function
-        and spelled(base) == spelled(node.value)
-        and not _on_module(module, place)
-        for base, place in freezes(module)
-    )
-
-
-def _freezes_something(module: SourceModule, node: ast.Attribute) -> bool:
-    """Whether the same function freezes anything, which the statement may mean to take back."""
-    function = module.tree.function(node)
-    return any(
-        module.tree.function(place) is function and not _on_module(module, place) for _, place in freezes(module)
-    )
-
-
-def _on_module(module: SourceModule, place: ast.AST) -> bool:
-    """Whether a freeze is itself one that does nothing."""
-    if not isinstance(place, ast.Attribute) or place.attr != "requires_grad":
-        return False
-    kind = module.kind(place.value)
-    return kind is not None and kind.module
+            names |= {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)}
+    return names
 
 
 def _is_option(write: Write) -> bool:
-    """Whether a class sets it on itself and reads it somewhere: an option of its own that happens to have the name."""
-    own = write.function.self_name
-    return spelled(write.base) == own and any(
-        isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load) and spelled(n) == f"{own}.requires_grad"
-        for n in ast.walk(write.function.module_tree)
+    """Return True if a class sets it on itself and reads it: an option of its own that happens to have the name."""
+    return dotted_text(write.base) == "self" and any(
+        isinstance(use.ctx, ast.Load) and dotted_text(use.value) == "self"
+        for use in write.module.tree.attributes.get("requires_grad", ())
     )
 
 
-def _fix(write: Write, value: bool) -> Fix:
-    edits: tuple[Edit, ...] = ()
-    if write.simple:
-        assert write.value is not None
-        text = f"{write.function.text(write.base)}.requires_grad_({write.function.text(write.value)})"
-        edits = (Edit(write.location, text),)
-    return Fix(f"Call requires_grad_({value}) on the module.", safe=bool(edits), edits=edits)
+def _freezes_beside(write: Write) -> Iterator[ast.expr]:
+    """Yield what the same function freezes or unfreezes with effect."""
+    module = write.module
+    function = module.tree.function(write.node)
+    for base, place in freezes(module):
+        if module.tree.function(place) is function:
+            kind = module.kind(place.value) if isinstance(place, ast.Attribute) else None
+            if kind is None or not kind.module or getattr(place, "attr", "") != "requires_grad":
+                yield base

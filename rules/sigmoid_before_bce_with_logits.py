@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 from gradlint import (
@@ -11,29 +12,27 @@ from gradlint import (
     Op,
     Rule,
     Severity,
-    SourceModule,
+    SourceContext,
     activated_finding,
     activated_losses,
-    fed_losses,
+    loss_inputs,
     origins,
 )
 
 _LOSS = "binary_cross_entropy_with_logits"
 _SIGMOIDS = ("sigmoid", "sigmoid_", "expit")
 
-_FIX = Fix("Give the loss the logits and leave the sigmoid out; apply it where probabilities are needed.")
-
 
 class SigmoidBeforeBceWithLogits(Rule):
-    """Probabilities where binary_cross_entropy_with_logits wants logits.
+    """Probabilities where binary_cross_entropy_with_logits expects logits.
 
     ## What it does
     Finds a sigmoid whose result reaches `binary_cross_entropy_with_logits` (BCEWithLogitsLoss) through ops that only
     rearrange it.
 
     ## Why it is bad
-    The loss applies the sigmoid itself. Its second sigmoid maps probabilities to between 0.5 and 0.73: no input is ever
-    called negative, the loss cannot fall below a floor, and the gradient is squashed.
+    The loss applies the sigmoid itself. A second sigmoid maps probabilities to between 0.5 and 0.73: no input is ever
+    called negative, the loss cannot fall below a floor, and the gradient shrinks.
 
     ## Example
     ```python
@@ -62,8 +61,8 @@ class SigmoidBeforeBceWithLogits(Rule):
     ```
 
     ## Known limits
-    Silent where anything is computed between the two, and where the loss was written out by hand. In a source file
-    alone, where the loss is given the sigmoid directly, under a name, or by a network of the file that ends in one.
+    Silent if anything is computed between the two, or the loss is written out by hand. In a source file alone, the loss
+    must get the sigmoid directly, by a name, or from a network of the file that ends in one.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
@@ -75,37 +74,27 @@ class SigmoidBeforeBceWithLogits(Rule):
     needs = frozenset({"forward", "loss"})
     marks = ("sigmoid|Sigmoid", "binary_cross_entropy_with_logits|BCEWithLogitsLoss")
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        seen = set()
-        for loss, sigmoid in activated_losses(module, _LOSS, "BCEWithLogitsLoss", frozenset(("sigmoid",))):
-            if sigmoid.call in seen:
-                continue
-            seen.add(sigmoid.call)
-            yield module.finding(
-                self,
-                f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed.",
-                sigmoid.call,
-                related=[module.related("the loss is given it here", loss.call)],
-                fix=_FIX,
-            )
+    MESSAGE = "{loss} applies the sigmoid itself: on probabilities its gradient shrinks for {parameters}."
+    MESSAGE_SOURCE = "{loss} applies the sigmoid itself: on probabilities its gradient shrinks."
+    RELATED_LOSS = "the loss gets it here"
+    FIX = "Pass the logits to the loss, and apply the sigmoid only where probabilities are needed."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        losses: dict[ast.expr, ast.Call] = {}
+        for loss, sigmoid in activated_losses(context.module, _LOSS, "BCEWithLogitsLoss", frozenset(("sigmoid",))):
+            losses.setdefault(sigmoid.call, loss.call)
+        for sigmoid_call, loss_call in losses.items():
+            related = context.related(self.RELATED_LOSS, loss_call)
+            message = self.MESSAGE_SOURCE.format(loss=_LOSS)
+            yield context.finding(self, message, sigmoid_call, related=[related], fix=Fix(self.FIX))
 
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        fed: dict[int, tuple[list[Op], Op]] = {}
-        for loss, given in fed_losses(context, (_LOSS,)):
-            sources = origins(trace, given)
-            calls = [op for value, _ in sources if (op := trace.made_by(value)) and op.name in _SIGMOIDS]
-            if len(calls) == len(sources):
-                for sigmoid in calls:
-                    fed.setdefault(sigmoid.site, ([], loss))[0].append(sigmoid)
-        for calls, loss in fed.values():
-            yield from activated_finding(
-                self,
-                context,
-                calls,
-                loss,
-                lambda names: (
-                    f"{_LOSS} applies the sigmoid itself: on probabilities its gradient is squashed for {names}."
-                ),
-                _FIX,
-            )
+        pairs: list[tuple[Op, Op]] = []
+        for loss, value in loss_inputs(context, (_LOSS,)):
+            sources = [context.trace.made_by(source) for source, _ in origins(context.trace, value)]
+            sigmoids = [op for op in sources if op is not None and op.name in _SIGMOIDS]
+            if len(sigmoids) == len(sources):
+                pairs += ((sigmoid, loss) for sigmoid in sigmoids)
+        for _, members in context.by_place(pairs, lambda pair: pair[0].site):
+            sigmoids, loss = [op for op, _ in members], members[0][1]
+            yield from activated_finding(self, context, sigmoids, loss, self.MESSAGE, self.FIX)

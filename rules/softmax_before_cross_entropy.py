@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import functools
+import ast
 from collections.abc import Iterator
 
 from gradlint import (
+    Activation,
     Context,
     Finding,
     Fix,
     Op,
     Rule,
     Severity,
-    SourceModule,
+    SourceContext,
     Trace,
     activated_finding,
     activated_losses,
-    fed_losses,
+    loss_inputs,
     origins,
 )
 
 _LOSSES = ("cross_entropy", "cross_entropy_loss")
-_EFFECTS = {
-    "softmax": (": on probabilities its gradient is squashed", " for", None),
-    "log_softmax": ("; doing it twice changes nothing", ", upstream are", Severity.INFO),
-}
-"""What comes of each, how that goes on before the names of what it comes to, and how much it weighs."""
+_SOFTMAXES = frozenset(("softmax", "log_softmax"))
 
 
 class SoftmaxBeforeCrossEntropy(Rule):
-    """Probabilities where cross_entropy wants logits.
+    """Probabilities where cross_entropy expects logits.
 
     ## What it does
-    Finds a softmax along the class dimension whose result reaches `cross_entropy` through ops that only rearrange it
-    (view, permute, squeeze, slices, dropout that is off). A log_softmax there is harmless and weighs info.
+    Finds a softmax along the class dimension whose result reaches `cross_entropy` through ops that only rearrange it:
+    view, permute, squeeze, slices, inactive dropout. A log_softmax there is harmless, and reported as info.
 
     ## Why it is bad
-    cross_entropy applies log_softmax itself. On probabilities, which lie between 0 and 1, it cannot come near zero, and
-    its gradient is a small fraction of the right one: training crawls and stalls.
+    cross_entropy applies log_softmax itself. On probabilities, which lie between 0 and 1, the loss cannot approach
+    zero. Its gradient is a small fraction of the right one: training crawls and stalls.
 
     ## Example
     ```python
@@ -80,9 +77,9 @@ class SoftmaxBeforeCrossEntropy(Rule):
     ```
 
     ## Known limits
-    Silent where anything is computed between the two (a temperature, a clamp), where the softmax runs along another
-    dimension, and where the loss was written out by hand. In a source file alone, where the loss is given the softmax
-    directly, under a name, or by a network of the same file that ends in one.
+    Silent if anything is computed between the two (a temperature, a clamp), if the softmax runs along another
+    dimension, or if the loss is written out by hand. In a source file alone, the loss must get the softmax directly, by
+    a name, or from a network of the same file that ends in one.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html (input: unnormalized logits)
@@ -94,52 +91,56 @@ class SoftmaxBeforeCrossEntropy(Rule):
     needs = frozenset({"forward", "loss"})
     marks = ("softmax|Softmax", "cross_entropy|CrossEntropyLoss")
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
-        seen = set()
-        for loss, softmax in activated_losses(module, "cross_entropy", "CrossEntropyLoss", frozenset(_EFFECTS)):
-            if softmax.dim not in (None, 1, -1) or softmax.call in seen:
-                continue
-            seen.add(softmax.call)
-            effect, _, severity = _EFFECTS[softmax.name]
-            yield module.finding(
+    MESSAGE = "cross_entropy applies log_softmax itself: on probabilities its gradient shrinks for {parameters}."
+    MESSAGE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing, upstream of it {parameters}."
+    MESSAGE_SOURCE = "cross_entropy applies log_softmax itself: on probabilities its gradient shrinks."
+    MESSAGE_SOURCE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing."
+    RELATED_LOSS = "cross_entropy gets it here"
+    FIX = (
+        "Pass the logits to cross_entropy, and apply {softmax} only where probabilities are needed, at inference. Or "
+        "keep log_softmax and use nll_loss."
+    )
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        losses: dict[ast.expr, tuple[ast.Call, Activation]] = {}
+        for loss, softmax in activated_losses(context.module, "cross_entropy", "CrossEntropyLoss", _SOFTMAXES):
+            if softmax.dim in (None, 1, -1):
+                losses.setdefault(softmax.call, (loss.call, softmax))
+        for loss_call, softmax in losses.values():
+            is_log = softmax.name == "log_softmax"
+            yield context.finding(
                 self,
-                f"cross_entropy applies log_softmax itself{effect}.",
+                self.MESSAGE_SOURCE_LOG if is_log else self.MESSAGE_SOURCE,
                 softmax.call,
-                related=[module.related("cross_entropy is given it here", loss.call)],
-                severity=severity,
-                fix=_fix(softmax.name),
+                related=[context.related(self.RELATED_LOSS, loss_call)],
+                severity=Severity.INFO if is_log else None,
+                fix=Fix(self.FIX.format(softmax=softmax.name)),
             )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        fed: dict[tuple[int, str], tuple[list[Op], Op]] = {}
-        for loss, given in fed_losses(context, _LOSSES):
-            classes = 1 if len(trace.values[given].shape) > 1 else 0
-            sources = origins(trace, given, classes)
-            calls = [op for value, axis in sources if (op := _softmax(trace, value, axis)) is not None]
-            if len(calls) == len(sources):
-                for softmax in calls:
-                    fed.setdefault((softmax.site, softmax.name), ([], loss))[0].append(softmax)
-        for (_, name), (calls, loss) in fed.items():
-            effect, to, severity = _EFFECTS[name]
-            message = functools.partial("cross_entropy applies log_softmax itself{}{} {}.".format, effect, to)
-            yield from activated_finding(self, context, calls, loss, message, _fix(name), severity)
+        pairs: list[tuple[Op, Op]] = []
+        for loss, value in loss_inputs(context, _LOSSES):
+            class_dim = 1 if len(trace.values[value].shape) > 1 else 0
+            sources = origins(trace, value, class_dim)
+            softmaxes = [op for source, dim in sources if (op := _softmax(trace, source, dim)) is not None]
+            if len(softmaxes) == len(sources):
+                pairs += ((softmax, loss) for softmax in softmaxes)
+        for (_, name), members in context.by_place(pairs, lambda pair: (pair[0].site, pair[0].name)):
+            softmaxes, loss = [op for op, _ in members], members[0][1]
+            is_log = name == "log_softmax"
+            message = self.MESSAGE_LOG if is_log else self.MESSAGE
+            fix = self.FIX.format(softmax=name)
+            yield from activated_finding(self, context, softmaxes, loss, message, fix, demoted=is_log)
 
 
-def _softmax(trace: Trace, value: int, axis: int | None) -> Op | None:
-    """The softmax along an axis of a value that gave it; None where it was none."""
+def _softmax(trace: Trace, value: int, dim: int | None) -> Op | None:
+    """Return the softmax along a dimension that gave a value, or None."""
     op = trace.made_by(value)
-    if op is None or op.name not in _EFFECTS:
+    if op is None or op.name not in _SOFTMAXES:
         return None
     dims = len(trace.values[value].shape)
-    dim = op.argument(1, "dim")
-    if dim is None:
-        dim = 0 if dims in (0, 1, 3) else 1  # torch's own, deprecated choice
-    return op if dim % max(dims, 1) == axis else None
-
-
-def _fix(name: str) -> Fix:
-    return Fix(
-        f"Give cross_entropy the logits and leave the {name} out; apply it where probabilities are needed, at "
-        "inference. Or keep log_softmax and use nll_loss."
-    )
+    own = op.argument(1, "dim")
+    if own is None:
+        own = 0 if dims in (0, 1, 3) else 1  # torch's own, deprecated choice
+    return op if own % max(dims, 1) == dim else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity, SourceModule, loops_around, spelled
+from gradlint import Finding, Fix, Rule, Severity, SourceContext, SourceModule, dotted_text, loops_around
 
 Loop = ast.For | ast.AsyncFor | ast.While
 
@@ -23,8 +23,8 @@ class StateKeptByReference(Rule):
     Finds `best = model.state_dict()` in a loop that trains the model, and `model.load_state_dict(best)` after it.
 
     ## Why it is bad
-    A state_dict holds the parameters themselves, without their history. Optimizers write in place, so what was kept is
-    always the newest state: loading it puts back what is there already, and the best epoch is lost.
+    A state_dict holds the parameters themselves, without their history. Optimizers write in place, so the kept state is
+    always the newest. Loading it changes nothing, and the best epoch is lost.
 
     ## Example
     ```python
@@ -77,8 +77,8 @@ class StateKeptByReference(Rule):
     ```
 
     ## Known limits
-    Looks at one function: the loop trains by itself or by a function of the same file. Silent where the model is set
-    anew, moved or given other memory in the loop, and where the state is copied or handed on.
+    Judges one function: the loop trains by itself or by a function of the same file. Silent if the loop makes the model
+    anew, moves it or gives it other memory, and if the state is copied or passed on.
 
     ## References
     https://pytorch.org/tutorials/beginner/saving_loading_models.html (the tip on best_model_state)
@@ -89,48 +89,50 @@ class StateKeptByReference(Rule):
     severity = Severity.ERROR
     marks = ("load_state_dict",)
 
-    def check(self, context: Context) -> Iterator[Finding]:
-        """Nothing: where a state is kept shows in the source alone."""
-        yield from ()
+    MESSAGE = "{state} holds the parameters of {model} themselves, which training changes: loading it changes nothing."
+    RELATED_LOADED = "loaded here"
+    FIX = "Keep a copy: copy.deepcopy({model}.state_dict())."
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
         loads: dict[ast.stmt, tuple[str, str, ast.Call]] = {}
         for use in module.tree.attributes.get("load_state_dict", ()):
             load = module.tree.parents.get(use)
             if not isinstance(load, ast.Call) or load.func is not use:
                 continue
-            model, keywords = spelled(use.value), {k.arg: k.value for k in load.keywords}
-            given = [*load.args, keywords.get("state_dict")][0]
-            if not isinstance(given, ast.Name) or "assign" in keywords or not _is_model(module, model):
+            model, keywords = dotted_text(use.value), {k.arg: k.value for k in load.keywords}
+            state = [*load.args, keywords.get("state_dict")][0]
+            if not isinstance(state, ast.Name) or "assign" in keywords or not _is_model(module, model):
                 continue
-            for kept in _kept(module, given, model):
-                if _goes_stale(module, kept, model):
-                    loads.setdefault(kept, (given.id, model, load))
-        for kept, (state, model, load) in loads.items():
-            yield module.finding(
+            for statement in _kept_states(module, state, model):
+                if _goes_stale(module, statement, model):
+                    loads.setdefault(statement, (state.id, model, load))
+        for statement, (name, model, load) in loads.items():
+            yield context.finding(
                 self,
-                f"{state} holds the parameters of {model} themselves, and training goes on to change them: loading it "
-                f"puts back what is there already.",
-                kept,
-                related=[module.related("loaded here", load)],
-                fix=Fix(f"Keep a copy: copy.deepcopy({model}.state_dict())."),
+                self.MESSAGE.format(state=name, model=model),
+                statement,
+                related=[context.related(self.RELATED_LOADED, load)],
+                fix=Fix(self.FIX.format(model=model)),
             )
 
 
 def _is_model(module: SourceModule, name: str) -> bool:
-    """Whether what has a name is used as modules are: optimizers and schedulers have states of another kind."""
+    """Return True if an object is used as a module: optimizers and schedulers have states of another kind."""
     if any(f.name == "state_dict" for f in module.stated(ast.FunctionDef)):
         return False
     names = (name, name.rpartition(".")[2])  # self.model may be model where it is given to a function
-    if any(spelled(call.func) in names for call in module.tree.nodes(ast.Call)):
+    if any(dotted_text(call.func) in names for call in module.tree.nodes(ast.Call)):
         return True
     uses = (use for attribute in _OF_MODULES for use in module.tree.attributes.get(attribute, ()))
-    return any(spelled(use.value) in names for use in uses)
+    return any(dotted_text(use.value) in names for use in uses)
 
 
-def _kept(module: SourceModule, state: ast.Name, model: str) -> list[ast.stmt]:
-    """The statements in which a name is given the model's state_dict as it is; none if it is ever something else, or
-    goes where it could be copied."""
+def _kept_states(module: SourceModule, state: ast.Name, model: str) -> list[ast.stmt]:
+    """Return the statements that assign the model's state_dict to a name.
+
+    None count if the name is ever assigned anything else, or passed to code that could copy it.
+    """
     found: list[ast.stmt] = []
     for binding in module.tree.bindings(state):
         value = module.kinds.value_given(binding)
@@ -146,16 +148,17 @@ def _kept(module: SourceModule, state: ast.Name, model: str) -> list[ast.stmt]:
 
 
 def _is_state_of(value: ast.expr | None, model: str) -> bool:
+    """Return True if an expression is a model's state_dict."""
     return (
         isinstance(value, ast.Call)
         and isinstance(value.func, ast.Attribute)
         and value.func.attr == "state_dict"
-        and spelled(value.func.value) == model
+        and dotted_text(value.func.value) == model
     )
 
 
 def _only_read(module: SourceModule, use: ast.Name) -> bool:
-    """Whether a use of the name neither copies the state nor lets anybody change what it holds."""
+    """Return True if a use of the name neither copies the state nor changes its contents."""
     above = module.tree.parents.get(use)
     if isinstance(above, ast.keyword):
         above = module.tree.parents.get(above)
@@ -164,13 +167,13 @@ def _only_read(module: SourceModule, use: ast.Name) -> bool:
     return isinstance(above, ast.Compare | ast.If | ast.BoolOp | ast.UnaryOp | ast.Return)
 
 
-def _goes_stale(module: SourceModule, kept: ast.stmt, model: str) -> bool:
-    """Whether the state is kept of some rounds of a loop that goes on to train the same model in the same memory."""
+def _goes_stale(module: SourceModule, statement: ast.stmt, model: str) -> bool:
+    """Return True if some rounds of a loop keep the state, and the loop trains the same model in the same memory."""
     tree = module.tree
-    if any(isinstance(s, ast.Break | ast.Return) for s in tree.block(kept)):
+    if any(isinstance(s, ast.Break | ast.Return) for s in tree.block(statement)):
         return False
-    for loop in loops_around(tree, kept):
-        above = list(tree.above(kept))
+    for loop in loops_around(tree, statement):
+        above = list(tree.above(statement))
         chosen = any(isinstance(around, ast.If) for around in above[: above.index(loop)])
         if chosen and _trains(module, loop, model):
             return not _has_new_memory(loop, model)
@@ -178,7 +181,7 @@ def _goes_stale(module: SourceModule, kept: ast.stmt, model: str) -> bool:
 
 
 def _trains(module: SourceModule, loop: Loop, model: str) -> bool:
-    """Whether a loop uses the model, and steps an optimizer after a backward: itself or in a function of the file."""
+    """Return True if a loop uses the model and calls backward and step, itself or in a function of the file."""
     bodies: list[ast.AST] = [loop]
     for body in bodies:  # which grows by what is called
         for call in (node for node in ast.walk(body) if isinstance(node, ast.Call)):
@@ -187,17 +190,17 @@ def _trains(module: SourceModule, loop: Loop, model: str) -> bool:
     nodes = [node for body in bodies for node in ast.walk(body)]
     within = nodes if model.startswith("self.") else list(ast.walk(loop))
     calls = [node for node in within if isinstance(node, ast.Call)]
-    used = any(spelled(part) == model for call in calls for part in (call.func, *call.args))
+    used = any(dotted_text(part) == model for call in calls for part in (call.func, *call.args))
     return used and {"backward", "step"} <= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
 
 
 def _has_new_memory(loop: Loop, model: str) -> bool:
-    """Whether a loop makes the model anew, or gives its parameters other memory than they had."""
+    """Return True if a loop makes the model anew, or gives its parameters other memory."""
     for node in ast.walk(loop):
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            name = spelled(node)
+            name = dotted_text(node)
             if name == model or model.startswith(f"{name}.") or name.endswith(".data"):
                 return True
-        if isinstance(node, ast.Attribute) and node.attr in _MOVES and spelled(node.value) == model:
+        if isinstance(node, ast.Attribute) and node.attr in _MOVES and dotted_text(node.value) == model:
             return True
-    return any(isinstance(n, ast.Call) and spelled(n.func).endswith(_SCATTERS) for n in ast.walk(loop))
+    return any(isinstance(n, ast.Call) and dotted_text(n.func).endswith(_SCATTERS) for n in ast.walk(loop))

@@ -17,7 +17,7 @@ from gradlint import (
     Step,
     Training,
     titled,
-    uncalled,
+    uncalled_method_statements,
 )
 
 
@@ -115,7 +115,10 @@ class StepWithoutGradient(Rule):
             parameters=parameters,
             related=[
                 context.related("cleared here", clear.site) if clear is not None else None,
-                *(Related("referenced here, but not called", at) for at in uncalled(context.trace, "backward")),
+                *(
+                    Related("referenced here, but not called", at)
+                    for at in uncalled_method_statements(context.trace, "backward")
+                ),
                 context.related(f"{optimizer.type} is created here", optimizer.site),
             ],
             fix=Fix(self.FIX_UNREACHED if clear is None else self.FIX_CLEARED),

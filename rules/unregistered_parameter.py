@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Loose, Rule, Severity, assigned_at, inflect, variable_assigned_at
+from gradlint import Context, Finding, Fix, Loose, Rule, Severity, attribute_location, inflect, variable_location
 
 
 class UnregisteredParameter(Rule):
@@ -79,9 +79,9 @@ class UnregisteredParameter(Rule):
             first = members[0]
             names = [member.held.fqn for member in members]
             if first.held.variable:
-                where = trace.location(first.site) or variable_assigned_at(trace, attribute)
+                where = trace.location(first.site) or variable_location(trace, attribute)
             else:
-                where = assigned_at(trace, trace.modules[number].type.bases, attribute)
+                where = attribute_location(trace, trace.modules[number].type.bases, attribute)
             yield context.finding(
                 self,
                 self.MESSAGE.format(names=", ".join(names), reason=self._reason(first, names)),

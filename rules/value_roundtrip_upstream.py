@@ -6,13 +6,24 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradlint import ROUNDTRIP, Context, Finding, Fix, Rule, Severity, SourceModule, cut_findings, roundtrips
+from gradlint import (
+    ROUNDTRIP,
+    Context,
+    Finding,
+    Fix,
+    Rule,
+    Severity,
+    SourceContext,
+    SourceModule,
+    cut_findings,
+    dotted_text,
+    roundtrips,
+)
 
-_TAKES_OUT = re.compile(
+_LEAVES_AUTOGRAD = re.compile(
     r"\.(?:data|item|tolist|numpy|new_tensor)\b|\b(?:tensor|as_tensor|Variable)\(|(?<![.\w])float\("
 )
-"""Cheaper than the tree, which most files need not have looked at."""
-_FIX = Fix("Stay in torch: use torch operations and torch.stack or torch.cat, which keep the history.")
+"""Cheaper than the tree: most files match nothing."""
 
 
 class ValueRoundtripUpstream(Rule):
@@ -20,11 +31,11 @@ class ValueRoundtripUpstream(Rule):
 
     ## What it does
     Finds `.data`, `.item()`, `.tolist()`, `float(t)`, `.numpy()`, `torch.tensor(t)`, `torch.as_tensor([...])`,
-    `new_tensor` and `Variable(t)` on the only ways from a trainable parameter to the loss. Whether a value that left
-    torch came back is settled by nudging the parameter: if the loss moves, it did.
+    `new_tensor` and `Variable(t)` on the only paths from a trainable parameter to the loss. To learn whether a value
+    that left torch comes back, gradlint perturbs the parameter: if the loss moves, it does.
 
     ## Why it is bad
-    The numbers are the same and the history is gone: everything upstream gets no gradient.
+    The numbers are the same and the history is lost: no parameter upstream receives gradient.
 
     ## Example
     ```python
@@ -68,9 +79,9 @@ class ValueRoundtripUpstream(Rule):
     ```
 
     ## Known limits
-    Silent on values used only for logging, shapes and control flow. Where the forward is not reproducible under a fixed
-    seed, the nudge proves nothing, and a note says so. In a source file alone, forwards that use layers of torch.nn
-    themselves, in files that freeze nothing and give no part of a model to an optimizer.
+    Silent on values used only for logging, shapes and control flow. If the forward is not reproducible under a fixed
+    seed, the perturbation proves nothing, and a note says so. In a source file alone, the rule judges forwards that use
+    layers of torch.nn, in files that freeze nothing and give no part of a model to an optimizer.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.tensor.html (copies data, and detaches)
@@ -83,34 +94,37 @@ class ValueRoundtripUpstream(Rule):
     marks = ("def forward", ".data|.item(|.tolist(|.numpy(|new_tensor|tensor(|Variable(|float(")
     recording_decides = True
 
-    def check_source(self, module: SourceModule) -> Iterator[Finding]:
+    MESSAGE = "{effect}, which cuts the only gradient path to {parameters}."
+    FIX = "Stay in torch: torch operations, torch.stack and torch.cat keep the history."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
         if "requires_grad" in module.source.text:
             return
-        forwards = [
-            s for s in module.stated(ast.FunctionDef) if s.name == "forward" and _TAKES_OUT.search(module.text_of(s))
-        ]  # fmt: skip
+        methods = (s for s in module.stated(ast.FunctionDef) if s.name == "forward")
+        forwards = [method for method in methods if _LEAVES_AUTOGRAD.search(module.text_of(method))]
         if not forwards or _trains_parts(module):
-            return  # what is frozen or trained in parts may well be meant to be cut off
+            return  # a part that is frozen, or trained alone, may be cut off on purpose
         for forward in forwards:
             cls = module.tree.owner(forward)
-            if cls is None:
-                continue
-            for found in roundtrips(module, cls, forward):
-                names = ", ".join(f"{layer}.*" for layer in found.layers)
-                yield module.finding(
-                    self,
-                    f"{_message(_named(found.at))} {names}.",
-                    found.at,
-                    fix=_FIX,
-                )
+            for roundtrip in roundtrips(module, cls, forward) if cls is not None else ():
+                at = roundtrip.at
+                name = dotted_text(at.func if isinstance(at, ast.Call) else at).rpartition(".")[2]
+                layers = ", ".join(f"{layer}.*" for layer in roundtrip.layers)
+                message = self._template(name).format(parameters=layers)
+                yield context.finding(self, message, at, fix=Fix(self.FIX))
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from cut_findings(
-            self, context, ROUNDTRIP, lambda cut: f"{_message(cut.name)} {{parameters}}.", _FIX.description
+            self, context, ROUNDTRIP, lambda cut: self._template(cut.name), self.FIX
         )
 
+    def _template(self, name: str) -> str:
+        effect = _EFFECTS.get(name, f"{name}(...) copies the values without their history")
+        return self.MESSAGE.replace("{effect}", effect)
 
-_WRITTEN = {
+
+_EFFECTS = {
     "data": ".data gives the value without its history",
     "item": ".item() takes the value out of autograd",
     "tolist": ".tolist() takes the values out of autograd",
@@ -120,25 +134,15 @@ _WRITTEN = {
     "__float__": "float() takes the value out of autograd",
     "__int__": "int() takes the value out of autograd",
     "Variable": "Variable(t) gives the value without its history",
-    "unseen": "the value goes on from here by a way that could not be recorded, and comes back without its history",
+    "unseen": "the value leaves torch here in a way that was not recorded",
     "alias": "the value comes back without its history",
 }
 
 
-def _named(at: ast.expr) -> str:
-    """The name of what takes values out of autograd."""
-    return ast.unparse(getattr(at, "func", at)).rpartition(".")[2]
-
-
 def _trains_parts(module: SourceModule) -> bool:
-    """Whether the file asks for the parameters of a part of something: it may train that part alone."""
+    """Return True if the file reads the parameters of a part of an object: it may train that part alone."""
     return any(
         isinstance(use.value, ast.Attribute | ast.Subscript)
         for name in ("parameters", "named_parameters")
         for use in module.tree.attributes.get(name, ())
     )
-
-
-def _message(name: str) -> str:
-    what = _WRITTEN.get(name, f"{name}(...) copies the values without their history")
-    return f"{what}: it stops the gradient on its only way back to"

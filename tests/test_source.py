@@ -10,13 +10,13 @@ import pytest
 import table
 from snippets import FROZEN_WRONG, Run, folder, run, source, write
 
-from gradlint.engine.source_file import judge_bytes, source_rules
+from gradlint.engine.source_file import judge_bytes
 from gradlint.findings import Finding
 from gradlint.rulekit import registry
 
 __all__ = ["folder", "run"]
 
-RULES = source_rules(registry.load(packs=False).rules)
+RULES = tuple(rule for rule in registry.load(packs=False).rules if rule.judges_source())
 
 
 def judge(text: str, path: str = "m.py") -> list[Finding]:

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snippets import FROZEN_WRONG, Run, folder, run, write
 
-from gradlint.engine.source_file import judge_bytes, source_rules
+from gradlint.engine.source_file import judge_bytes
 from gradlint.rulekit import registry
 from gradlint.source.text import SourceText, Unreadable
 from gradlint.triage.suppressions import FileSuppressions
 
 __all__ = ["folder", "run"]
 
-RULES = source_rules(registry.load(packs=False).rules)
+RULES = tuple(rule for rule in registry.load(packs=False).rules if rule.judges_source())
 SEEDS = [path.read_bytes() for path in table.fixture_files()]
 BITS = [
     b"self.", b".requires_grad = False", b"with torch.no_grad():\n", b"\n", b"    ", b"(", b")", b"lambda: ",

@@ -9,15 +9,11 @@ from collections.abc import Sequence
 from gradlint.findings import Finding, Severity, sorted_findings
 from gradlint.location import Location
 from gradlint.rulekit.rule import Rule
+from gradlint.rulekit.source_context import SourceContext
 from gradlint.source.file import SourceModule
 from gradlint.source.text import SourceText, Unreadable
 
 SYNTAX_ERROR = "GL002"
-
-
-def source_rules(rules: Sequence[type[Rule]]) -> tuple[type[Rule], ...]:
-    """Those of the rules that judge source files."""
-    return tuple(rule for rule in rules if rule.judges_source())
 
 
 @functools.cache
@@ -30,17 +26,17 @@ def marked(data: bytes, rules: Sequence[type[Rule]]) -> list[type[Rule]]:
     return [rule for rule in rules if all(any(t in data for t in texts) for texts in _alternatives(rule.marks))]
 
 
-def judge(module: SourceModule, rules: Sequence[type[Rule]]) -> list[Finding]:
-    """What the rules find in a parsed file."""
-    return sorted_findings(finding for rule in rules for finding in rule().check_source(module))
+def judge(context: SourceContext, rules: Sequence[type[Rule]]) -> list[Finding]:
+    """Return what the rules find in a parsed file."""
+    return sorted_findings(finding for rule in rules for finding in rule().check_source(context))
 
 
 def judge_bytes(path: str, data: bytes, rules: Sequence[type[Rule]], target: str = "") -> list[Finding]:
     """What the rules find in the bytes of a file; a finding of GL002 where they are no Python source."""
     try:
-        module = SourceModule(SourceText(path, data), target)
+        context = SourceContext(SourceModule(SourceText(path, data)), target)
     except Unreadable as error:
         place = Location(path, error.line, error.column)
         message = f"Python {sys.version_info[0]}.{sys.version_info[1]} cannot parse this: {error}."
         return [Finding(target or path, SYNTAX_ERROR, "syntax-error", Severity.ERROR, message, place)]
-    return judge(module, marked(data, rules))
+    return judge(context, marked(data, rules))

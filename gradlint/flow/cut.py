@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gradlint.location import Location
-from gradlint.traces.sites import decorator_location, definition_location, is_project
+from gradlint.source.lookup import decorator_location, definition_location
+from gradlint.traces.sites import is_project
 from gradlint.traces.trace import (
     GRAD_ON,
     IN_FUNCTION,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from gradlint.flow.origin import origin
 from gradlint.location import Location, node_location
+from gradlint.source.lookup import enclosing_function
 from gradlint.traces.dataflow import NEW_LEAF, indices
-from gradlint.traces.sites import NO_SITE, enclosing_function
+from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
 
 if TYPE_CHECKING:

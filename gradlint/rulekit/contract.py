@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from gradlint.errors import TargetError
 from gradlint.location import Location
-from gradlint.rulekit.executed_code import Function, executed_functions
-from gradlint.traces.sites import syntax_tree
+from gradlint.rulekit.executed_code import executed_functions
+from gradlint.source.lookup import Function
 from gradlint.traces.trace import Module, Parameter, Trace
 from gradlint.wording import nearest, summarize_names
 
@@ -153,15 +153,15 @@ def _written_at(trace: Trace, kind: str, pattern: str) -> Location | None:
     """Where a pattern stands in the user's source: under the key, argument or name `kind`, else anywhere. What the
     functions that ran say comes before what stands at the top of their files."""
     functions = sorted(executed_functions(trace), key=lambda f: isinstance(f.node, ast.Module))
-    tops = [Function(path, syntax_tree(path), "") for path in dict.fromkeys(f.path for f in functions)]
+    tops = [Function(module, module.syntax) for module in dict.fromkeys(f.module for f in functions)]
     elsewhere: Location | None = None
     for function in (*functions, *tops):
         labelled = {id(node) for value in _labelled(function.node, kind) for node in ast.walk(value)}
         for node in ast.walk(function.node):
             if isinstance(node, ast.Constant) and node.value == pattern:
                 if id(node) in labelled:
-                    return function.location(node)
-                elsewhere = elsewhere or function.location(node)
+                    return function.module.location(node)
+                elsewhere = elsewhere or function.module.location(node)
     return elsewhere
 
 

@@ -1,35 +1,35 @@
-"""Losses that are given what they compute themselves: where that is, and how to say so. Imports no torch."""
+"""Losses whose input is the result of an activation that they compute themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
-from gradlint.findings import Finding, Fix, Severity
+from gradlint.findings import Finding, Fix, Reporter
 from gradlint.rulekit.context import Context
-from gradlint.rulekit.rule import Rule
 from gradlint.traces.trace import Op
 
 
-def fed_losses(context: Context, names: Container[str]) -> Iterator[tuple[Op, int]]:
-    """The calls of losses on the way to what is trained, each with the value that it is given to judge."""
+def loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[Op, int]]:
+    """Yield (loss, value of its input) for each call of one of these losses that training goes through."""
     for op in context.trace.ops[context.trace.forward_start :]:
-        given = op.tensor(0, "input") if op.name in names else None
-        if given is not None and context.flow.on_path.intersection(op.outputs):
-            yield op, given
+        value = op.tensor(0, "input") if op.name in names else None
+        if value is not None and context.flow.on_path.intersection(op.outputs):
+            yield op, value
 
 
 def activated_finding(
-    rule: Rule,
+    rule: Reporter,
     context: Context,
     activations: Sequence[Op],
     loss: Op,
-    message: Callable[[str], str],
-    fix: Fix,
-    severity: Severity | None = None,
+    message: str,
+    fix: str,
+    demoted: bool = False,
 ) -> Iterator[Finding]:
-    """The finding on a loss that is given the result of an activation, which several calls at one place computed.
+    """Yield the finding on a loss whose input comes from an activation, if anything trains before the activation.
 
-    Silent where nothing trains before the activation. `message` is given the names of what does.
+    `activations` are the calls at one place. `message` is a template with the placeholder ``{parameters}``, or with
+    the loss's name as ``{loss}`` too.
     """
     trace = context.trace
     activation = activations[0]
@@ -37,20 +37,23 @@ def activated_finding(
     if not trained:
         return
     layer = trace.module_of(activation)
-    made = None
+    registered = None
     if layer is not None and layer.type.home.startswith("torch.nn"):
-        made = context.related(f"the {layer.type.name} was put into the model here", layer.registered_at)
-    where = trace.location(activation.site) or (made.location if made is not None else trace.location(loss.site))
+        text = f"the {layer.type.name} was put into the model here"
+        registered = context.related(text, layer.registered_at)
+    where = trace.location(activation.site)
+    if where is None:
+        where = registered.location if registered is not None else trace.location(loss.site)
     yield context.finding(
         rule,
-        message(context.names(trained)),
+        message.format(parameters=context.names(trained), loss=loss.name),
         at=where,
         parameters=trained,
         related=[
-            context.related(f"{loss.name} is given it here", loss.site),
-            made,
+            context.related(f"{loss.name} gets it here", loss.site),
+            registered,
             *context.callers(activation.site),
         ],
-        fix=fix,
-        severity=severity,
+        fix=Fix(fix),
+        demoted=demoted,
     )

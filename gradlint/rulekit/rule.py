@@ -9,7 +9,7 @@ from gradlint.findings import Finding, Severity
 
 if TYPE_CHECKING:
     from gradlint.rulekit.context import Context
-    from gradlint.source.file import SourceModule
+    from gradlint.rulekit.source_context import SourceContext
 
 ON_REQUEST = frozenset({"numeric", "contract"})
 """Needs that a set-up lacks unless somebody asks for what they serve."""
@@ -52,7 +52,7 @@ class Rule:
         """Yield what is wrong with one recorded set-up."""
         return ()
 
-    def check_source(self, module: SourceModule) -> Iterable[Finding]:
+    def check_source(self, context: SourceContext) -> Iterable[Finding]:
         """Yield what the syntax tree of one file proves to be wrong. Nothing of it is run; torch is not imported."""
         return ()
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
 from functools import cached_property
 from typing import TypeVar
 
-from gradlint.findings import Edit, Finding, Fix, Related, Reporter, Severity
 from gradlint.location import Location
 from gradlint.source.kinds import Kind, Kinds
 from gradlint.source.names import Names
-from gradlint.source.scopes import Tree
+from gradlint.source.scopes import Function, Tree, first_line
 from gradlint.source.text import SourceText, parse
 
 S = TypeVar("S", bound=ast.stmt)
@@ -25,15 +23,13 @@ _BLOCKS = {
 class SourceModule:
     """A parsed file: its tree, what its names stand for, what kinds of things its expressions give."""
 
-    def __init__(self, source: SourceText, target: str = "") -> None:
+    def __init__(self, source: SourceText) -> None:
         """
         Raises:
             Unreadable: the text has no syntax tree.
         """
         self.source = source
         self.path = source.path
-        self.target = target or source.path
-        """What was checked, as the user named it."""
         self.syntax = parse(source.text)
         self._stated: dict[type[ast.stmt], list[ast.stmt]] | None = None
 
@@ -77,6 +73,16 @@ class SourceModule:
         return Tree(self.syntax)
 
     @cached_property
+    def functions(self) -> dict[tuple[str, int], Function | ast.Lambda]:
+        """Functions by name and first line, which are those of their code objects."""
+        tree = self.tree
+        defs: list[Function] = [*tree.nodes(ast.FunctionDef), *tree.nodes(ast.AsyncFunctionDef)]
+        return {
+            **{("<lambda>", node.lineno): node for node in tree.nodes(ast.Lambda)},
+            **{(node.name, first_line(node)): node for node in defs},
+        }
+
+    @cached_property
     def names(self) -> Names:
         """What names were imported as."""
         return Names(self.tree)
@@ -107,35 +113,3 @@ class SourceModule:
     def text(self, node: ast.AST) -> str:
         """The source of a node as it is written."""
         return self.source.slice(self.location(node))
-
-    def replace(self, node: ast.AST, text: str) -> Edit:
-        """The edit that puts another text in the place of a node."""
-        return Edit(self.location(node), text)
-
-    def related(self, message: str, node: ast.AST) -> Related:
-        """A second place that explains a finding."""
-        return Related(message, self.location(node))
-
-    def finding(
-        self,
-        rule: Reporter,
-        message: str,
-        at: ast.AST | Location,
-        *,
-        related: Iterable[Related] = (),
-        fix: Fix | None = None,
-        severity: Severity | None = None,
-        parameters: Iterable[str] = (),
-    ) -> Finding:
-        """A finding of a rule. Parameters are named only where the file spells out where they stand."""
-        return Finding(
-            target=self.target,
-            code=rule.code,
-            name=rule.name,
-            severity=rule.severity if severity is None else severity,
-            message=message,
-            location=at if isinstance(at, Location) else self.location(at),
-            parameters=tuple(parameters),
-            related=tuple(related),
-            fix=fix,
-        )

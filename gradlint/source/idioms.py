@@ -6,10 +6,11 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradlint.source.attributes import containers_of, write_of
 from gradlint.source.file import SourceModule
 from gradlint.source.kinds import Kind
 from gradlint.source.names import TRAINABLE
-from gradlint.source.scopes import Function, spelled
+from gradlint.source.scopes import Function, dotted_text
 
 _DEEPEST = 8
 
@@ -136,37 +137,17 @@ def in_grad_off(module: SourceModule, node: ast.AST) -> bool:
 
 
 def freezes(module: SourceModule) -> Iterator[tuple[ast.expr, ast.AST]]:
-    """(of what, where) for each place that sets or calls ``requires_grad`` or ``requires_grad_`` of something.
+    """Yield (object, node) for each place that sets or calls ``requires_grad`` or ``requires_grad_`` of an object.
 
-    The variable of a loop over ``X.parameters()``, ``X.modules()`` and the like stands for X.
+    For the variable of a loop over ``X.parameters()``, ``X.modules()`` and the like, the object is X.
     """
     for name in ("requires_grad", "requires_grad_"):
         for node in module.tree.attributes.get(name, ()):
             if name == "requires_grad_" or isinstance(node.ctx, ast.Store):
-                yield _walked(module, node.value), node
+                yield from ((base, node) for base in containers_of(module, node.value))
     for call in module.tree.nodes(ast.Call):
-        if isinstance(call.func, ast.Name) and call.func.id == "setattr" and len(call.args) == 3:
-            if isinstance(call.args[1], ast.Constant) and call.args[1].value == "requires_grad":
-                yield _walked(module, call.args[0]), call
-
-
-def _walked(module: SourceModule, base: ast.expr, depth: int = 0) -> ast.expr:
-    """What a loop variable comes from: the X of ``for p in X.parameters()``; anything else as it is."""
-    if not isinstance(base, ast.Name) or depth > _DEEPEST:
-        return base
-    bindings = module.tree.bindings(base)
-    for binding in bindings[-1:]:
-        for around in module.tree.above(binding):
-            if isinstance(around, ast.For | ast.comprehension) and binding in ast.walk(around.target):
-                source = around.iter
-                while isinstance(source, ast.Call) and isinstance(source.func, ast.Name) and source.args:
-                    source = source.args[0]  # enumerate(…), list(…)
-                if isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute):
-                    source = source.func.value
-                return _walked(module, source, depth + 1)
-            if isinstance(around, ast.stmt):
-                break
-    return base
+        for write in write_of(module, call, "requires_grad"):
+            yield from ((base, call) for base in containers_of(module, write.base))
 
 
 def frozen_elsewhere(module: SourceModule, target: ast.expr, region: ast.AST) -> bool:
@@ -177,7 +158,7 @@ def frozen_elsewhere(module: SourceModule, target: ast.expr, region: ast.AST) ->
     """
     inside = set(ast.walk(region))
     owner = module.tree.method_of(target)
-    last = target.attr if isinstance(target, ast.Attribute) else spelled(target)
+    last = target.attr if isinstance(target, ast.Attribute) else dotted_text(target)
     for base, place in freezes(module):
         if place in inside:
             return True
@@ -197,7 +178,7 @@ def frozen_elsewhere(module: SourceModule, target: ast.expr, region: ast.AST) ->
     return False
 
 
-def trains(module: SourceModule, made: ast.expr | None, depth: int = 0) -> bool:
+def makes_trainable(module: SourceModule, made: ast.expr | None, depth: int = 0) -> bool:
     """Whether a call certainly makes something that holds parameters which require grad."""
     if not isinstance(made, ast.Call) or depth > _DEEPEST:
         return False
@@ -215,12 +196,12 @@ def trains(module: SourceModule, made: ast.expr | None, depth: int = 0) -> bool:
         return False
     if isinstance(kind.cls, ast.ClassDef):
         values = [v for found in module.kinds.attributes(kind.cls).values() for v in found]
-        return any(trains(module, v, depth + 1) for v in values)
+        return any(makes_trainable(module, v, depth + 1) for v in values)
     if kind.cls is None or not kind.cls.startswith("torch.nn."):
         return True  # a whole pretrained network
     name = kind.cls.removeprefix("torch.nn.")
     if name in ("Sequential", "ModuleList", "ModuleDict"):
-        return any(trains(module, part, depth + 1) for part in _parts(made))
+        return any(makes_trainable(module, part, depth + 1) for part in _parts(made))
     return name in TRAINABLE
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from gradlint.source.file import SourceModule
-from gradlint.source.idioms import grad_off, trains
+from gradlint.source.idioms import grad_off, makes_trainable
 from gradlint.source.scopes import Function, self_name
 
 _TAKES_OUT = frozenset("item tolist numpy".split())
@@ -230,7 +230,7 @@ class _Run:
     def own_attribute(self, node: ast.Attribute) -> _Value:
         kind = self.module.kind(node)
         if kind is not None and kind.what == "parameter":
-            if all(trains(self.module, v) for v in self.attributes.get(node.attr, ())):
+            if all(makes_trainable(self.module, v) for v in self.attributes.get(node.attr, ())):
                 return _Value(frozenset((node.attr,)), frozenset((node.attr,)))
         values = self.attributes.get(node.attr, ())
         plain = bool(values) and all(isinstance(v, ast.Constant | ast.Name) for v in values)
@@ -286,7 +286,7 @@ class _Run:
             return _UNKNOWN
         values = self.attributes.get(function.attr, ())
         if isinstance(kind.cls, str) and kind.cls.startswith("torch.nn."):
-            if values and all(trains(self.module, v) for v in values):
+            if values and all(makes_trainable(self.module, v) for v in values):
                 name = frozenset((function.attr,))
                 return _joined([given, _Value(name, name)])
             return given

@@ -244,22 +244,22 @@ def same(first: ast.AST | None, second: ast.AST | None) -> bool:
     """Whether two expressions are spelled alike, wherever they stand and whether they are read or written."""
     if first is None or second is None:
         return first is second
-    return spelled(first) == spelled(second)
+    return dotted_text(first) == dotted_text(second)
 
 
-def spelled(node: ast.AST) -> str:
+def dotted_text(node: ast.AST) -> str:
     """The spelling of an expression without its layout."""
     return ast.unparse(node)
 
 
-def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a body in the order of the source; not those of functions and classes inside it."""
-    body = (
-        function.body
-        if isinstance(function, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        else []
-    )
-    pending: list[ast.AST] = list(reversed(body))
+def first_line(function: Function) -> int:
+    """Return the first line of a function: its own, or its topmost decorator's."""
+    return min([d.lineno for d in function.decorator_list], default=function.lineno)
+
+
+def own_nodes(function: ast.Module | ast.ClassDef | Function | ast.Lambda) -> Iterator[ast.AST]:
+    """Yield the nodes of a body in source order, without those of nested functions and classes."""
+    pending: list[ast.AST] = [function.body] if isinstance(function, ast.Lambda) else list(reversed(function.body))
     while pending:
         node = pending.pop()
         yield node

@@ -1,14 +1,12 @@
 """Where in the user's source something happened: call chains, kept compact while recording and resolved afterwards.
 
 A *site* is a number that stands for one chain of user frames: the innermost frame and the number of the chain above
-it. Frames of torch, of the standard library and of gradlint itself are left out while recording. Imports no torch.
+it. Frames of torch, of the standard library and of gradlint itself are left out while recording..
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import linecache
 import os
 import site as site_module
 import sys
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-from gradlint.location import Location, characters, node_location, statement_location
+from gradlint.location import Location, characters, statement_location
 
 NO_SITE = -1
 
@@ -111,58 +109,6 @@ def _location(path: str, code: CodeType, instruction: int) -> Location:
         if start <= instruction < end and number is not None:
             line = number
     return statement_location(path, line)
-
-
-def decorator_location(code: CodeType, names: frozenset[str]) -> Location:
-    """The line of the decorator (one of `names`, for example ``no_grad``) on the function that `code` belongs to.
-
-    Falls back on the function's first line, which is its topmost decorator's.
-    """
-    path = os.path.abspath(code.co_filename)
-    for node in ast.walk(syntax_tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
-            first = min([d.lineno for d in node.decorator_list], default=node.lineno)
-            if first != code.co_firstlineno:
-                continue
-            for decorator in node.decorator_list:
-                if any(_last_name(part) in names for part in ast.walk(decorator)):
-                    return node_location(path, decorator, before=1)
-    return statement_location(path, code.co_firstlineno)
-
-
-def definition_location(code: CodeType) -> Location:
-    """The ``def`` line of the function that `code` belongs to."""
-    path = os.path.abspath(code.co_filename)
-    for node in ast.walk(syntax_tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
-            first = min([d.lineno for d in node.decorator_list], default=node.lineno)
-            if code.co_firstlineno in (first, node.lineno):
-                return statement_location(path, node.lineno)
-    return statement_location(path, code.co_firstlineno)
-
-
-def enclosing_function(code: CodeType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """The syntax tree of the ``def`` that `code` belongs to."""
-    for node in ast.walk(syntax_tree(os.path.abspath(code.co_filename))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
-            if code.co_firstlineno in (min([d.lineno for d in node.decorator_list], default=node.lineno), node.lineno):
-                return node
-    return None
-
-
-@functools.lru_cache(maxsize=64)
-def syntax_tree(path: str) -> ast.Module:
-    """The syntax tree of a source file; an empty module where it cannot be read or parsed."""
-    try:
-        return ast.parse("".join(linecache.getlines(path)))
-    except (SyntaxError, ValueError):
-        return ast.Module(body=[], type_ignores=[])
-
-
-def _last_name(node: ast.AST) -> str:
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _library_folders() -> tuple[str, ...]:

@@ -285,11 +285,11 @@ def _judged(code: Any, path: Path, trace: Any, found: Any) -> list[Any]:
 def _judge_source_once() -> None:
     """Make the pass over the code that ran judge each file once by each mutant, not once for each set-up in it."""
     from gradlint.engine import source_of_recording
+    from gradlint.rulekit.source_context import SourceContext
 
-    judge, parsed = functools.cache(source_of_recording.judge), functools.cache(source_of_recording.SourceModule)
-    source_of_recording.SourceText = functools.cache(source_of_recording.SourceText)  # type: ignore[misc]
-    source_of_recording.SourceModule = lambda source, _: parsed(source)  # type: ignore[misc]
-    source_of_recording.judge = lambda module, rules: judge(module, tuple(rules))  # type: ignore[assignment]
+    original = source_of_recording.judge
+    judge = functools.cache(lambda module, rules: original(SourceContext(module), rules))
+    source_of_recording.judge = lambda context, rules: judge(context.module, tuple(rules))
     source_of_recording._spans = lambda *_: ()
 
 
@@ -300,11 +300,12 @@ def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
     import test_fixes
     import test_source
 
+    from gradlint.rulekit.source_context import SourceContext
     from gradlint.source.file import SourceModule
     from gradlint.source.text import SourceText
 
     def parsed(path: str, text: str) -> Any:
-        return SourceModule(SourceText(path, text.encode()))
+        return SourceContext(SourceModule(SourceText(path, text.encode())))
 
     def severity(finding: Any) -> Any:
         return finding.severity
@@ -342,8 +343,8 @@ def _of_source(rules: tuple[Any, ...]) -> list[Any]:
     from gradlint.engine.source_file import judge, marked
 
     return [
-        [seen(f) for f in judge(module, marked(module.source.data, rules)) if seen(f) is not None]
-        for module, seen in source_cases()
+        [seen(f) for f in judge(context, marked(context.module.source.data, rules)) if seen(f) is not None]
+        for context, seen in source_cases()
     ]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from gradlint.location import Location, node_location
-from gradlint.rulekit.executed_code import call_at
-from gradlint.traces.sites import Sites, definition_location, enclosing_function, is_project, syntax_tree
+from gradlint.source.lookup import call_at, definition_location, enclosing_function, syntax_tree
+from gradlint.traces.sites import Sites, is_project
 
 
 def constructor_arguments(

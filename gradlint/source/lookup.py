@@ -1,0 +1,146 @@
+"""Syntax of code that ran: the file at a path, the function of a code object, the call at a location."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+import os
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from types import CodeType
+
+from gradlint.location import Location, node_location, statement_location
+from gradlint.source.file import SourceModule
+from gradlint.source.scopes import first_line, own_nodes, self_name
+from gradlint.source.text import SourceText, Unreadable
+
+
+def source_module(path: str) -> SourceModule | None:
+    """Return the parsed file at a path, or None if it cannot be read or parsed.
+
+    All callers share one `SourceModule` per file until the file changes.
+    """
+    full = os.path.abspath(path)
+    try:
+        status = os.stat(full)
+        return _parsed(full, status.st_mtime_ns, status.st_size)
+    except OSError:
+        return _parsed(full, 0, 0)  # the cell of a notebook has no file, only lines in linecache
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: str, changed: int, size: int) -> SourceModule | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        data = "".join(linecache.getlines(path)).encode()
+    try:
+        return SourceModule(SourceText(path, data))
+    except Unreadable:
+        return None
+
+
+def syntax_tree(path: str) -> ast.Module:
+    """Return the syntax tree of a source file; an empty one if it cannot be read or parsed."""
+    module = source_module(path)
+    return module.syntax if module is not None else ast.Module(body=[], type_ignores=[])
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function, or the top level of a file, in its file."""
+
+    module: SourceModule
+    node: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+    def nodes(self) -> Iterator[ast.AST]:
+        """Yield the nodes of its own body in source order, without nested functions and classes."""
+        return own_nodes(self.node)
+
+    @property
+    def owner(self) -> str:
+        """Name of the class that it is a method of; empty for any other function."""
+        cls = self.module.tree.owner(self.node)
+        return cls.name if cls is not None else ""
+
+    @property
+    def self_name(self) -> str:
+        """Name of a method's first argument; empty outside of classes."""
+        return self_name(self.node) if self.owner else ""
+
+
+def function_of(code: CodeType) -> Function | None:
+    """Return the function that a code object was compiled from, or None if its source is unknown."""
+    module = source_module(code.co_filename)
+    if module is None:
+        return None
+    if code.co_name == "<module>":
+        return Function(module, module.syntax)
+    node = module.functions.get((code.co_name, code.co_firstlineno))
+    return Function(module, node) if node is not None else None
+
+
+def enclosing_function(code: CodeType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """Return the ``def`` that a code object was compiled from, or None if it is a lambda or its source is unknown."""
+    for node in ast.walk(syntax_tree(code.co_filename)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
+            if code.co_firstlineno in (first_line(node), node.lineno):
+                return node
+    return None
+
+
+def definition_location(code: CodeType) -> Location:
+    """Return the ``def`` line of the function that a code object was compiled from."""
+    node = enclosing_function(code)
+    return statement_location(os.path.abspath(code.co_filename), node.lineno if node else code.co_firstlineno)
+
+
+def decorator_location(code: CodeType, names: frozenset[str]) -> Location:
+    """Return the location of a function's decorator by one of `names`, for example ``no_grad``.
+
+    Falls back on the first line of the function, which is the line of its topmost decorator.
+    """
+    path = os.path.abspath(code.co_filename)
+    function = enclosing_function(code)
+    for decorator in function.decorator_list if function is not None else ():
+        if any(_last_name(part) in names for part in ast.walk(decorator)):
+            return node_location(path, decorator, before=1)
+    return statement_location(path, code.co_firstlineno)
+
+
+def _last_name(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def call_at(path: str, location: Location, names: Container[str] = ()) -> ast.Call | None:
+    """Return the call expression at a location, or None if there is none.
+
+    Before Python 3.11 only the line is known. The widest call on it counts, if possible a call of one of `names`.
+    """
+    calls = [n for n in ast.walk(syntax_tree(path)) if isinstance(n, ast.Call) and n.lineno == location.line]
+    for call in calls:
+        if node_location(path, call) == location:
+            return call
+    calls = [c for c in calls if (name_parts(c.func) or [""])[-1] in names] or calls
+    return max(calls, key=lambda c: (c.end_lineno or 0, c.end_col_offset or 0, -c.col_offset), default=None)
+
+
+def name_parts(expression: ast.expr) -> list[str]:
+    """Return the parts of ``a.b[0].c`` as in an fqn (``a``, ``b``, ``0``, ``c``); empty for any other expression."""
+    parts: list[str] = []
+    node = expression
+    while True:
+        if isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            parts.append(str(node.slice.value))
+            node = node.value
+        elif isinstance(node, ast.Name):
+            return [node.id, *reversed(parts)]
+        else:
+            return []
