@@ -71,8 +71,8 @@ class EmptyParameterGroup(Rule):
     name = "empty-parameter-group"
     severity = Severity.ERROR
     needs = frozenset({"optimizer"})
-    marks = ("parameters(",)
-    same_as = frozenset({"GL506"})
+    source_prefilter = ("parameters(",)
+    same_mistake_as = frozenset({"GL506"})
 
     MESSAGE = "group {group} of {optimizer} is empty: its iterator was exhausted before."
     MESSAGE_LOST = MESSAGE + " No optimizer holds {parameters}."

@@ -88,7 +88,7 @@ class GraphKeptAcrossSteps(Rule):
     code = "GL508"
     name = "graph-kept-across-steps"
     severity = Severity.WARNING
-    marks = ("backward(",)
+    source_prefilter = ("backward(",)
 
     MESSAGE_SUM = "this tensor keeps the graph of its step: two steps later a sum still reaches back through all steps."
     MESSAGE_ALIVE = "this tensor keeps the graph of its step: two steps later {count} of them are alive."

@@ -79,8 +79,8 @@ class MisspelledRequiresGrad(Rule):
     code = "GL103"
     name = "misspelled-requires-grad"
     severity = Severity.ERROR
-    marks = ("grad|Grad|gard|grda|grd|gad|GRAD",)
-    blames = r"(?i)gr?ar?d|grda|grd"
+    source_prefilter = ("grad|Grad|gard|grda|grd|gad|GRAD",)
+    suppressible_on = r"(?i)gr?ar?d|grda|grd"
 
     MESSAGE = "{name} is not requires_grad: {parameters} {outcome}."
     MESSAGE_TENSORS = "{name} is not requires_grad: {tensors} {outcome}."

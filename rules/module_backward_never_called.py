@@ -77,8 +77,8 @@ class ModuleBackwardNeverCalled(Rule):
     code = "GL413"
     name = "module-backward-never-called"
     severity = Severity.WARNING
-    marks = ("def backward",)
-    blames = r"def\s+backward\b"
+    source_prefilter = ("def backward",)
+    suppressible_on = r"def\s+backward\b"
 
     MESSAGE = "autograd never calls {cls}.backward: it calls backward on a torch.autograd.Function only."
     FIX = "Write a torch.autograd.Function with static forward and backward, and call its apply in forward."

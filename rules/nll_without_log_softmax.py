@@ -61,7 +61,7 @@ class NllWithoutLogSoftmax(Rule):
     name = "nll-without-log-softmax"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
-    marks = ("softmax|Softmax", "nll_loss|NLLLoss")
+    source_prefilter = ("softmax|Softmax", "nll_loss|NLLLoss")
 
     MESSAGE = "nll_loss expects log-probabilities, but {producer} gives unnormalized values: it misleads {parameters}."
     MESSAGE_SOFTMAX = "nll_loss expects log-probabilities, but softmax gives probabilities: the gradient is wrong"

@@ -89,8 +89,8 @@ class NoGradInInit(Rule):
     code = "GL101"
     name = "no-grad-in-init"
     severity = Severity.ERROR
-    marks = ("no_grad|inference_mode|set_grad_enabled",)
-    recording_decides = True
+    source_prefilter = ("no_grad|inference_mode|set_grad_enabled",)
+    recording_overrides_source = True
 
     MESSAGE = "{how} does not freeze layers created under it: {parameters} {still_train}."
     MESSAGE_INFERENCE = MESSAGE + " Their parameters are inference tensors, which training cannot use."

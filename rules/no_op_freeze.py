@@ -90,8 +90,8 @@ class NoOpFreeze(Rule):
     code = "GL110"
     name = "no-op-freeze"
     severity = Severity.WARNING
-    marks = ("no_grad|inference_mode|set_grad_enabled|from_pretrained|data.requires_grad",)
-    recording_decides = True
+    source_prefilter = ("no_grad|inference_mode|set_grad_enabled|from_pretrained|data.requires_grad",)
+    recording_overrides_source = True
 
     MESSAGE_REGION = "this block only assigns names and freezes nothing: {parameters} {still_train}."
     MESSAGE_DROPPED = "from_pretrained() returns a new layer, which is dropped here: {parameters} {stay} as before."

@@ -66,9 +66,9 @@ class RequiresGradOnModule(Rule):
     code = "GL102"
     name = "requires-grad-on-module"
     severity = Severity.ERROR
-    marks = ("requires_grad",)
-    blames = r"requires_grad"
-    recording_decides = True
+    source_prefilter = ("requires_grad",)
+    suppressible_on = r"requires_grad"
+    recording_overrides_source = True
 
     MESSAGE = "requires_grad set on an nn.Module changes no parameter: {parameters} {outcome}."
     MESSAGE_SOURCE = "requires_grad set on {module}, an nn.Module, changes no parameter."

@@ -72,7 +72,7 @@ class SigmoidBeforeBceWithLogits(Rule):
     name = "sigmoid-before-bce-with-logits"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
-    marks = ("sigmoid|Sigmoid", "binary_cross_entropy_with_logits|BCEWithLogitsLoss")
+    source_prefilter = ("sigmoid|Sigmoid", "binary_cross_entropy_with_logits|BCEWithLogitsLoss")
 
     MESSAGE = "{loss} applies the sigmoid itself: on probabilities its gradient shrinks for {parameters}."
     MESSAGE_SOURCE = "{loss} applies the sigmoid itself: on probabilities its gradient shrinks."

@@ -89,7 +89,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
     name = "softmax-before-cross-entropy"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
-    marks = ("softmax|Softmax", "cross_entropy|CrossEntropyLoss")
+    source_prefilter = ("softmax|Softmax", "cross_entropy|CrossEntropyLoss")
 
     MESSAGE = "cross_entropy applies log_softmax itself: on probabilities its gradient shrinks for {parameters}."
     MESSAGE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing, upstream of it {parameters}."

@@ -87,7 +87,7 @@ class StateKeptByReference(Rule):
     code = "GL510"
     name = "state-kept-by-reference"
     severity = Severity.ERROR
-    marks = ("load_state_dict",)
+    source_prefilter = ("load_state_dict",)
 
     MESSAGE = "{state} holds the parameters of {model} themselves, which training changes: loading it changes nothing."
     RELATED_LOADED = "loaded here"

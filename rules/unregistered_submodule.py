@@ -91,8 +91,8 @@ class UnregisteredSubmodule(Rule):
     name = "unregistered-submodule"
     severity = Severity.ERROR
     needs = frozenset({"forward"})
-    marks = ("def __init__", "Module|PreTrainedModel|ModelMixin", "[|{")
-    recording_decides = True
+    source_prefilter = ("def __init__", "Module|PreTrainedModel|ModelMixin", "[|{")
+    recording_overrides_source = True
 
     MESSAGE = "{attribute} is a plain {type}, which registers no module: {parameters} {run} untrained in the forward."
     MESSAGE_VARIABLE = "{model} uses {attribute} without registering it: {parameters} {run} untrained in the forward."

@@ -91,8 +91,8 @@ class ValueRoundtripUpstream(Rule):
     name = "value-roundtrip-upstream"
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss", "gradient"})
-    marks = ("def forward", ".data|.item(|.tolist(|.numpy(|new_tensor|tensor(|Variable(|float(")
-    recording_decides = True
+    source_prefilter = ("def forward", ".data|.item(|.tolist(|.numpy(|new_tensor|tensor(|Variable(|float(")
+    recording_overrides_source = True
 
     MESSAGE = "{effect}, which cuts the only gradient path to {parameters}."
     FIX = "Stay in torch: torch operations, torch.stack and torch.cat keep the history."

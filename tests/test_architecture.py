@@ -25,9 +25,7 @@ TORCH_FREE = set(
 """Rooms that import no torch, not even late, nor any room that does."""
 TORCH_ROOMS = set("restore recorder experiments".split())
 
-NOT_YET = set(
-    "flow/cut_search.py flow/flow.py flow/loss_terms.py traces/fx.py traces/trace.py".split()
-)
+NOT_YET = set("flow/cut_search.py flow/flow.py flow/loss_terms.py traces/fx.py traces/trace.py".split())
 """Files with an import that must still go."""
 
 CIRCLES_YET = {

@@ -33,7 +33,7 @@ def found(text: str) -> list[tuple[str, int]]:
 
 def _announced() -> dict[Path, set[tuple[str, int]]]:
     codes = {rule.name: rule.code for rule in registry.load(packs=False).rules}
-    same = {other: rule.code for rule in registry.load(packs=False).rules for other in rule.same_as}
+    same = {other: rule.code for rule in registry.load(packs=False).rules for other in rule.same_mistake_as}
     files = [*table.fixture_files(), *sorted(table.FIXTURES.glob("*/*.py"))]
     return {
         path: {

@@ -16,7 +16,7 @@ from gradlint.cli.streams import progress
 from gradlint.config.discover import SourceFile, discover, excluded
 from gradlint.config.settings import Configuration, Settings
 from gradlint.engine.source_cache import default_folder
-from gradlint.engine.source_of_recording import same_mistake
+from gradlint.engine.source_of_recording import without_recorded
 from gradlint.engine.source_pass import RuleSet, check_files
 from gradlint.errors import UsageError
 from gradlint.findings import Failure, Finding, Report, SourceSummary
@@ -145,12 +145,7 @@ class Checker:
             if self._covers(settings):
                 scope.ran += spans
                 scope.recorded |= plan.selection.codes - {s.code for s in report.skipped}
-        same_as = {rule.code: rule.same_as for rule in plan.registry.rules}
-        result.report.findings = [
-            f
-            for f in result.report.findings
-            if not any(same_mistake(f, other, same_as.get(f.code, ())) for other in report.findings)
-        ]  # what a file says by itself, a recording says better
+        result.report.findings = without_recorded(result.report.findings, report.findings, plan.registry.rules)
         result.report.extend(report)
 
     def _grouped(self) -> list[tuple[Settings, list[str]]]:

@@ -17,13 +17,15 @@ SYNTAX_ERROR = "GL002"
 
 
 @functools.cache
-def _alternatives(marks: tuple[str, ...]) -> tuple[tuple[bytes, ...], ...]:
-    return tuple(tuple(text.encode() for text in mark.split("|")) for mark in marks)
+def _alternatives(prefilter: tuple[str, ...]) -> tuple[tuple[bytes, ...], ...]:
+    return tuple(tuple(text.encode() for text in entry.split("|")) for entry in prefilter)
 
 
 def marked(data: bytes, rules: Sequence[type[Rule]]) -> list[type[Rule]]:
     """The rules that may find something in a file, going by its bytes."""
-    return [rule for rule in rules if all(any(t in data for t in texts) for texts in _alternatives(rule.marks))]
+    return [
+        rule for rule in rules if all(any(t in data for t in texts) for texts in _alternatives(rule.source_prefilter))
+    ]
 
 
 def judge(context: SourceContext, rules: Sequence[type[Rule]]) -> list[Finding]:

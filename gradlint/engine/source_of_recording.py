@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 
 from gradlint.engine.source_file import judge, marked
 from gradlint.findings import Finding
@@ -29,24 +29,32 @@ def source_findings(
         recorded: their findings in the recording.
         skipped: codes of the rules that could not judge the recording.
     """
-    asked = [r for r in rules if r.judges_source() and not (r.recording_decides and r.code not in skipped)]
-    same_as = {rule.code: rule.same_as for rule in asked}
+    asked = [r for r in rules if r.judges_source() and not (r.recording_overrides_source and r.code not in skipped)]
     executed: dict[SourceModule, set[ast.AST]] = {}
     for function in executed_functions(trace):
         executed.setdefault(function.module, set()).add(function.node)
     findings: list[Finding] = []
     for module, nodes in executed.items():
         for finding in judge(SourceContext(module, trace.target), marked(module.source.data, asked)):
-            is_recorded = any(same_mistake(finding, other, same_as[finding.code]) for other in recorded)
-            if not is_recorded and _is_executed(module.syntax, finding, nodes):
+            if _is_executed(module.syntax, finding, nodes):
                 findings.append(finding)
-    return findings, {module.path: _spans(nodes) for module, nodes in executed.items()}
+    return without_recorded(findings, recorded, asked), {
+        module.path: _spans(nodes) for module, nodes in executed.items()
+    }
 
 
-def same_mistake(finding: Finding, other: Finding, same_as: Collection[str] = ()) -> bool:
-    """Return True if two findings on lines that meet are of one rule, or the other is of a rule in `same_as`."""
+def without_recorded(
+    findings: Iterable[Finding], recorded: Sequence[Finding], rules: Iterable[type[Rule]]
+) -> list[Finding]:
+    """Return the findings of source rules without the mistakes that a recording found itself, which says more."""
+    codes = {rule.code: (rule.code, *rule.same_mistake_as) for rule in rules}
+    return [f for f in findings if not any(_is_same_mistake(f, other, codes.get(f.code, ())) for other in recorded)]
+
+
+def _is_same_mistake(finding: Finding, other: Finding, codes: Collection[str]) -> bool:
+    """Return True if another finding has one of these codes and is on a line of the first."""
     one, two = finding.location, other.location
-    if other.code not in (finding.code, *same_as) or one is None or two is None:
+    if other.code not in codes or one is None or two is None:
         return False
     if os.path.abspath(two.path) != one.path:
         return False

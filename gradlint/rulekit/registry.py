@@ -242,17 +242,17 @@ def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
     if not rule.judges_recordings() and not rule.judges_source():
         yield "check", "it has no check() and no check_source() of its own"
     try:
-        re.compile(rule.blames)
+        re.compile(rule.suppressible_on)
     except (re.error, TypeError) as error:
-        yield "blames", f"its blames is no regular expression: {error}"
+        yield "suppressible_on", f"its suppressible_on is no regular expression: {error}"
     codes: object = rule.yields_to
     if not isinstance(codes, frozenset):
         yield "yields_to", f"its yields_to {codes!r} is no frozenset of codes"
-    texts = rule.marks
+    texts = rule.source_prefilter
     if not isinstance(texts, tuple) or not all(isinstance(t, str) and all(t.split("|")) for t in texts):
-        yield "marks", f"its marks {texts!r} are no tuple of texts"
+        yield "source_prefilter", f"its source_prefilter {texts!r} is no tuple of texts"
     elif rule.judges_source() and not texts:
-        yield "check_source", "it has a check_source() and no marks, the text that a file must hold for it"
+        yield "check_source", "it has a check_source() and no source_prefilter, the text that its files contain"
     missing = [heading for heading in HEADINGS if not has_heading(doc or "", heading)]
     if missing:
         yield "", f"its docstring lacks the heading {', '.join(map(repr, missing))}"

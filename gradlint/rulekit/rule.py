@@ -36,17 +36,16 @@ class Rule:
     """Codes of rules that run before this one and take precedence: a finding whose parameters they have all reported
     is dropped. `Context.unreported` leaves out the parameters that they reported."""
 
-    marks: ClassVar[tuple[str, ...]] = ()
-    """What stands in every file in which `check_source` can find something, each as alternatives, for example
-    ``("softmax|Softmax", "cross_entropy")``. Others are never parsed for this rule. Plain text, found faster than a
-    pattern."""
-    blames: ClassVar[str] = ""
-    """A regular expression that every statement matches that `check` or `check_source` can blame, where there is one: a
-    suppression on any other statement is unused without a recording that says so."""
-    same_as: ClassVar[frozenset[str]] = frozenset()
-    """Codes of rules whose finding in a recording, on the same line, is of the same mistake as its own in source."""
-    recording_decides: ClassVar[bool] = False
-    """Whether what `check` says of a set-up is final: `check_source` is then not asked about code that it saw run."""
+    source_prefilter: ClassVar[tuple[str, ...]] = ()
+    """Text that must occur in a file before it is parsed for this rule: every entry must match, ``a|b`` matches either.
+    Plain text, which is found faster than a pattern."""
+    suppressible_on: ClassVar[str] = ""
+    """A regular expression that matches every statement on which the rule can report; empty if there is none. A
+    suppression on any other statement is certainly unused."""
+    same_mistake_as: ClassVar[frozenset[str]] = frozenset()
+    """Codes of rules that report the same mistake, on the same line, from a recording."""
+    recording_overrides_source: ClassVar[bool] = False
+    """Whether `check` alone judges executed code: `check_source` is then asked about other code only."""
 
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with one recorded set-up."""

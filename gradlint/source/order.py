@@ -7,7 +7,6 @@ import ast
 from gradlint.source.file import SourceModule
 from gradlint.source.scopes import FUNCTIONS, Tree
 
-LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _CONDITIONAL = (ast.IfExp, ast.BoolOp, ast.Lambda, ast.GeneratorExp)
 
 

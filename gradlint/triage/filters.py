@@ -128,8 +128,10 @@ class Scope:
         if isinstance(entry, type) and issubclass(entry, Rule):
             if not entry.judges_recordings():
                 return "nothing of it was found here"
-            blames = entry.blames
-            return "nothing of it can be here" if blames and line and not re.search(blames, statement or "") else None
+            possible = entry.suppressible_on
+            return (
+                "nothing of it can be here" if possible and line and not re.search(possible, statement or "") else None
+            )
         return "the file can be parsed" if entry.code == "GL002" else None
 
     def _ran(self, line: int) -> bool:
