@@ -100,7 +100,7 @@ class EmptyParameterGroup(Rule):
                     yield from self._exhausted(context, bindings[0], value, uses)
 
     def _passed_on(self, context: SourceContext, call: ast.Call, name: ast.Name) -> Iterator[Finding]:
-        """Yield the findings on iterators passed to a function of the file that iterates over its argument twice."""
+        """Yield the findings on iterators passed to a function that iterates over them twice."""
         module, tree = context.module, context.module.tree
         bindings = tree.bindings(name)
         function = bindings[0] if len(bindings) == 1 else None
@@ -172,7 +172,7 @@ def _is_iterator(value: ast.expr | None, module: SourceModule) -> TypeGuard[ast.
 
 
 def _second_uses(module: SourceModule, uses: Sequence[ast.Name]) -> list[tuple[ast.Name, ast.Name]]:
-    """Return (first, second) for each use of an iterator that certainly follows one that exhausts it."""
+    """Return (first, second) for each use that certainly follows one that exhausts the iterator."""
     whole = [use for use in uses if consumed_whole(module, use)]
     return [(one, two) for two in whole for one in whole if surely_before(module.tree, one, two)]
 

@@ -78,8 +78,8 @@ class GraphKeptAcrossSteps(Rule):
     ```
 
     ## Known limits
-    Silent if the sum itself goes into a backward, if the loop empties or resets it, and if the loss loses its history
-    before it is added.
+    Silent if the sum itself goes into a backward, or the loop empties or resets it. Silent if the loss loses its
+    history before it is added.
 
     ## References
     https://pytorch.org/docs/stable/notes/faq.html (my model reports "cuda runtime error(2): out of memory")

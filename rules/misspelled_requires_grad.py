@@ -153,7 +153,7 @@ class MisspelledRequiresGrad(Rule):
             )
 
     def _plain_tensors(self, context: Context) -> Iterator[Finding]:
-        """Yield the findings on buffers, tensors in plain attributes and inputs, whose purpose is unknown."""
+        """Yield the findings on buffers, tensors in plain attributes and inputs."""
         hits = []
         for tensor in context.trace.flagged:
             for name, value in _near_misses(tensor.flags):
@@ -213,7 +213,7 @@ def _is_near_miss(name: str) -> bool:
 
 
 def _is_own_word(module: SourceModule, name: str, uses: Iterable[ast.Attribute]) -> bool:
-    """Return True if the file reads the attribute, or defines the name: a class member, an argument, a keyword."""
+    """Return True if the file reads the attribute, or defines the name for something else."""
     if name == "requires_grad_":
         return False
     tree = module.tree
@@ -227,9 +227,9 @@ def _is_own_word(module: SourceModule, name: str, uses: Iterable[ast.Attribute])
 
 
 def _is_meant_as_flag(write: Write, name: str, what: str) -> bool:
-    """Return True if an attribute under a near-miss is meant to change the flag of an object of this kind.
+    """Return True if a near-miss is meant to change the flag of an object of this kind.
 
-    A plain tensor that is set to False requires no grad anyway.
+    A plain tensor requires no grad anyway.
     """
     value = write.value.value if isinstance(write.value, ast.Constant) else None
     if what == "tensor" and isinstance(write.value, ast.Constant) and not value:

@@ -66,8 +66,8 @@ class ModuleBackwardNeverCalled(Rule):
     ```
 
     ## Known limits
-    Silent on classes with bases from other files, whose trainer may call it, and if the argument is not named as a
-    gradient (the inverse of a flow). Also silent on files that call a `backward` with as many arguments on anything but
+    Silent on classes with bases from other files, whose trainer may call it. Silent if the argument is not named as a
+    gradient, as in the inverse of a flow. Silent on files that call a `backward` with as many arguments on anything but
     a loss.
 
     ## References
@@ -111,7 +111,7 @@ def _drives_autograd(method: ast.FunctionDef) -> bool:
 
 
 def _may_be_called(module: SourceModule, cls: ast.ClassDef) -> bool:
-    """Return True if the file calls ``.backward(gradient)`` on anything but a loss, or names the method in a text."""
+    """Return True if the file calls ``.backward(gradient)`` on anything but a loss."""
     for use in module.tree.attributes.get("backward", ()):
         call = module.tree.parents.get(use)
         if not isinstance(call, ast.Call):
@@ -127,7 +127,7 @@ def _may_be_called(module: SourceModule, cls: ast.ClassDef) -> bool:
 
 
 def _kinds(module: SourceModule, base: ast.expr) -> set[Kind | None]:
-    """Return what an expression may give; of an attribute, all that the file assigns to one of that name."""
+    """Return what an expression, or any attribute of its name in the file, may give."""
     if not isinstance(base, ast.Attribute):
         return {module.kind(base)}
     stores = (use for use in module.tree.attributes[base.attr] if isinstance(use.ctx, ast.Store))

@@ -139,7 +139,7 @@ def _is_computed(value: ast.expr) -> bool:
 
 
 def _is_new_layer(module: SourceModule, value: ast.expr) -> bool:
-    """Return True if a call makes a trainable layer out of layers, numbers and names, without computing a tensor."""
+    """Return True if a call makes a trainable layer and computes no tensor for it."""
     kind = module.kind(value)
     calls = [n for n in ast.walk(value) if isinstance(n, ast.Call)]
     is_layer = kind is not None and kind.made is value and makes_trainable(module, value)
@@ -147,7 +147,7 @@ def _is_new_layer(module: SourceModule, value: ast.expr) -> bool:
 
 
 def _trains_on(module: SourceModule, region: Region, target: ast.expr) -> bool:
-    """Return True if the file trains the new layer: nothing freezes it, and it is used with gradient."""
+    """Return True if nothing in the file freezes the new layer and it runs with gradient."""
     if frozen_elsewhere(module, target, region.node):
         return False
     owner = module_class(module, target)
@@ -161,7 +161,7 @@ def _trains_on(module: SourceModule, region: Region, target: ast.expr) -> bool:
 
 
 def _creation_without_grad(context: Context, parameter: Parameter) -> Event | None:
-    """Return the event that registered a trainable parameter while user code had grad mode off, or None."""
+    """Return the registration of a trainable parameter while user code had grad mode off."""
     creation = next((e for e in parameter.history if e.kind == "register"), None)
     if creation is None or creation.region < 0 or not parameter.requires_grad:
         return None
@@ -170,13 +170,13 @@ def _creation_without_grad(context: Context, parameter: Parameter) -> Event | No
 
 
 def _is_of_library(context: Context, region: Event) -> bool:
-    """Return True if a library switched grad mode off, in its own code or for a function of its own."""
+    """Return True if a library switched grad mode off for its own code."""
     decorated = region.data["decorated"]
     return not context.by_user(region.site) or (decorated is not None and not is_project(decorated.co_filename))
 
 
 def _is_written_on_purpose(context: Context, parameter: Parameter, creation: Event) -> bool:
-    """Return True if the region computes the parameter's value, or writes to it outside of its constructor."""
+    """Return True if the region computes the value, or writes to it outside of its constructor."""
     if parameter.computed:
         return True
     region = creation.region

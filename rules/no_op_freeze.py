@@ -172,7 +172,7 @@ class NoOpFreeze(Rule):
                     yield context.finding(self, text, at=where, parameters=hit, fix=Fix(self.FIX_DROPPED))
 
     def _frozen_in_vain(self, statement: ast.stmt) -> Iterator[tuple[ast.expr, str]]:
-        """Yield (tensor, message) if a statement freezes a tensor through another one over the same values."""
+        """Yield (tensor, message) if a statement sets the flag of another tensor over its values."""
         match statement:
             case (
                 ast.Assign(
@@ -230,7 +230,7 @@ def _modules_named(context: Context, parts: list[str]) -> list[Module]:
 
 
 def _is_module(module: SourceModule, target: ast.expr, value: ast.expr) -> bool:
-    """Return True if a name is assigned a known module, or an argument that the class then calls as a layer."""
+    """Return True if a name is assigned a module, or an argument that the class calls as one."""
     kind = module.kind(value)
     if kind is not None:
         return kind.module and bool(name_parts(value))

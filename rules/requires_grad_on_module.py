@@ -56,8 +56,8 @@ class RequiresGradOnModule(Rule):
     ```
 
     ## Known limits
-    Silent on classes that define the property themselves or use the attribute as an option of their own, and if the
-    parameters agree with the attribute anyway.
+    Silent on classes that define the property themselves or use the attribute as an option of their own. Silent too if
+    the parameters agree with the attribute anyway.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.requires_grad_
@@ -121,7 +121,7 @@ class RequiresGradOnModule(Rule):
 
 
 def _defines_property(module: SourceModule, cls: str | ast.ClassDef | None) -> bool:
-    """Return True if a class defines the name itself; for an unknown class, if any class of the file does."""
+    """Return True if a class, or for an unknown class any of the file, defines the name itself."""
     if isinstance(cls, str) and cls != "torch.nn.Module":
         return False
     classes = module.kinds.lineage(cls) if isinstance(cls, ast.ClassDef) else module.tree.nodes(ast.ClassDef)
@@ -129,7 +129,7 @@ def _defines_property(module: SourceModule, cls: str | ast.ClassDef | None) -> b
 
 
 def _members(cls: ast.ClassDef) -> set[str]:
-    """Return the names of a class body: of its methods, and all that its other statements mention."""
+    """Return the names of a class's methods, and those in the other statements of its body."""
     names: set[str] = set()
     for statement in cls.body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -140,7 +140,7 @@ def _members(cls: ast.ClassDef) -> set[str]:
 
 
 def _is_option(write: Write) -> bool:
-    """Return True if a class sets it on itself and reads it: an option of its own that happens to have the name."""
+    """Return True if a class sets it on itself and reads it, as an option of its own."""
     return dotted_text(write.base) == "self" and any(
         isinstance(use.ctx, ast.Load) and dotted_text(use.value) == "self"
         for use in write.module.tree.attributes.get("requires_grad", ())

@@ -77,9 +77,9 @@ class SoftmaxBeforeCrossEntropy(Rule):
     ```
 
     ## Known limits
-    Silent if anything is computed between the two (a temperature, a clamp), if the softmax runs along another
-    dimension, or if the loss is written out by hand. In a source file alone, the loss must get the softmax directly, by
-    a name, or from a network of the same file that ends in one.
+    Silent if anything is computed between the two, as a temperature or a clamp. Silent if the softmax runs along
+    another dimension, or the loss is written out by hand. In a source file alone, the loss must get the softmax
+    directly, by a name, or from a network that ends in one.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html (input: unnormalized logits)

@@ -118,7 +118,7 @@ class StateKeptByReference(Rule):
 
 
 def _is_model(module: SourceModule, name: str) -> bool:
-    """Return True if an object is used as a module: optimizers and schedulers have states of another kind."""
+    """Return True if the file uses an object as a module, not as an optimizer or scheduler."""
     if any(f.name == "state_dict" for f in module.stated(ast.FunctionDef)):
         return False
     names = (name, name.rpartition(".")[2])  # self.model may be model where it is given to a function
@@ -168,7 +168,7 @@ def _only_read(module: SourceModule, use: ast.Name) -> bool:
 
 
 def _goes_stale(module: SourceModule, statement: ast.stmt, model: str) -> bool:
-    """Return True if some rounds of a loop keep the state, and the loop trains the same model in the same memory."""
+    """Return True if some rounds of a loop keep the state, and the loop then changes it."""
     tree = module.tree
     if any(isinstance(s, ast.Break | ast.Return) for s in tree.block(statement)):
         return False
@@ -181,7 +181,7 @@ def _goes_stale(module: SourceModule, statement: ast.stmt, model: str) -> bool:
 
 
 def _trains(module: SourceModule, loop: Loop, model: str) -> bool:
-    """Return True if a loop uses the model and calls backward and step, itself or in a function of the file."""
+    """Return True if a loop, with the functions that it calls, trains the model."""
     bodies: list[ast.AST] = [loop]
     for body in bodies:  # which grows by what is called
         for call in (node for node in ast.walk(body) if isinstance(node, ast.Call)):

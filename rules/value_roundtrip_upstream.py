@@ -81,7 +81,7 @@ class ValueRoundtripUpstream(Rule):
     ## Known limits
     Silent on values used only for logging, shapes and control flow. If the forward is not reproducible under a fixed
     seed, the perturbation proves nothing, and a note says so. In a source file alone, the rule judges forwards that use
-    layers of torch.nn, in files that freeze nothing and give no part of a model to an optimizer.
+    layers of torch.nn. The file must freeze nothing and give no part of a model to an optimizer.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.tensor.html (copies data, and detaches)
@@ -115,9 +115,7 @@ class ValueRoundtripUpstream(Rule):
                 yield context.finding(self, message, at, fix=Fix(self.FIX))
 
     def check(self, context: Context) -> Iterator[Finding]:
-        yield from cut_findings(
-            self, context, ROUNDTRIP, lambda cut: self._template(cut.name), self.FIX
-        )
+        yield from cut_findings(self, context, ROUNDTRIP, lambda cut: self._template(cut.name), self.FIX)
 
     def _template(self, name: str) -> str:
         effect = _EFFECTS.get(name, f"{name}(...) copies the values without their history")
@@ -140,7 +138,7 @@ _EFFECTS = {
 
 
 def _trains_parts(module: SourceModule) -> bool:
-    """Return True if the file reads the parameters of a part of an object: it may train that part alone."""
+    """Return True if the file reads the parameters of a part, which it may train alone."""
     return any(
         isinstance(use.value, ast.Attribute | ast.Subscript)
         for name in ("parameters", "named_parameters")

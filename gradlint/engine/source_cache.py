@@ -1,7 +1,7 @@
-"""What was found in files of the same content before.
+"""Findings of earlier source checks, by the content of files.
 
-One JSON file per project and per everything else that decides about findings: gradlint's version, Python's, the rules
-with their text. A cache that cannot be read or written is as good as none.
+There is one JSON file per project and per everything else that findings depend on: the versions of gradlint and Python,
+and the text of the rules. A cache that cannot be read or written counts as empty.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from gradlint.location import Location
 
 FORMAT = 1
 KEPT_DAYS = 30
-"""Days after which what was not asked for is forgotten."""
+"""Days after which an entry that no check used is dropped."""
 _MARK = "CACHEDIR.TAG"
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds gradlint's cache; it can be deleted.\n"
 
 
 def default_folder() -> Path:
-    """Where caches lie unless told otherwise: the user's cache folder, or where GRADLINT_CACHE_DIR points."""
-    given = os.environ.get("GRADLINT_CACHE_DIR")
-    if given:
-        return Path(given)
+    """Return the default folder of caches: GRADLINT_CACHE_DIR, else the user's cache folder."""
+    folder = os.environ.get("GRADLINT_CACHE_DIR")
+    if folder:
+        return Path(folder)
     from platformdirs import user_cache_path
 
     return Path(user_cache_path("gradlint", appauthor=False))
 
 
 def clean(folder: Path) -> bool:
-    """Delete a cache folder; whether there was one. A folder that is no cache of gradlint's is left alone.
+    """Delete a cache folder, and return True if there was one.
+
+    A folder that is no cache of gradlint is left alone.
 
     Raises:
         OSError: it cannot be deleted.
@@ -56,7 +58,7 @@ def clean(folder: Path) -> bool:
 
 
 def digest(data: bytes) -> str:
-    """The key of a content."""
+    """Return the key of a file's content."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
@@ -75,7 +77,7 @@ class Cache:
                 self._known = {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3}
 
     def get(self, key: str, path: str, target_of: Callable[[str], str]) -> tuple[list[Finding], bool] | None:
-        """(findings, whether there are suppressions) of a file with this content; None where nothing is known.
+        """Return (findings, has suppressions) of a file with this content, or None if it is new.
 
         Args:
             key: the digest of the content.
@@ -94,14 +96,14 @@ class Cache:
             return None
 
     def put(self, key: str, findings: list[Finding], suppressions: bool) -> None:
-        """Remember what was found."""
+        """Remember the findings of a file."""
         if self._file is not None:
             plain = [_plain(finding) for finding in findings]
             self._known[key] = [int(time.time() // 86400), plain, suppressions]
             self._changed = True
 
     def save(self) -> None:
-        """Write what is new, if anything is."""
+        """Write the cache if it changed."""
         if self._file is None or self._folder is None or not self._changed:
             return
         oldest = int(time.time() // 86400) - KEPT_DAYS
@@ -118,7 +120,7 @@ class Cache:
 
 
 def _plain(finding: Finding) -> dict[str, Any]:
-    """A finding as JSON holds it, without the file and the target, which are not part of the content."""
+    """Return a finding for JSON, without its file and target."""
     plain = asdict(finding)
     plain["severity"] = int(finding.severity)
     return plain

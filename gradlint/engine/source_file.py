@@ -21,8 +21,8 @@ def _alternatives(prefilter: tuple[str, ...]) -> tuple[tuple[bytes, ...], ...]:
     return tuple(tuple(text.encode() for text in entry.split("|")) for entry in prefilter)
 
 
-def marked(data: bytes, rules: Sequence[type[Rule]]) -> list[type[Rule]]:
-    """The rules that may find something in a file, going by its bytes."""
+def may_apply(data: bytes, rules: Sequence[type[Rule]]) -> list[type[Rule]]:
+    """Return the rules whose prefilter a file's bytes pass."""
     return [
         rule for rule in rules if all(any(t in data for t in texts) for texts in _alternatives(rule.source_prefilter))
     ]
@@ -34,11 +34,11 @@ def judge(context: SourceContext, rules: Sequence[type[Rule]]) -> list[Finding]:
 
 
 def judge_bytes(path: str, data: bytes, rules: Sequence[type[Rule]], target: str = "") -> list[Finding]:
-    """What the rules find in the bytes of a file; a finding of GL002 where they are no Python source."""
+    """Return what the rules find in a file's bytes; a finding of GL002 if they cannot be parsed."""
     try:
         context = SourceContext(SourceModule(SourceText(path, data)), target)
     except Unreadable as error:
         place = Location(path, error.line, error.column)
         message = f"Python {sys.version_info[0]}.{sys.version_info[1]} cannot parse this: {error}."
         return [Finding(target or path, SYNTAX_ERROR, "syntax-error", Severity.ERROR, message, place)]
-    return judge(context, marked(data, rules))
+    return judge(context, may_apply(data, rules))

@@ -6,7 +6,7 @@ import ast
 import os
 from collections.abc import Collection, Iterable, Sequence, Set
 
-from gradlint.engine.source_file import judge, marked
+from gradlint.engine.source_file import judge, may_apply
 from gradlint.findings import Finding
 from gradlint.rulekit.executed_code import executed_functions
 from gradlint.rulekit.rule import Rule
@@ -35,7 +35,7 @@ def source_findings(
         executed.setdefault(function.module, set()).add(function.node)
     findings: list[Finding] = []
     for module, nodes in executed.items():
-        for finding in judge(SourceContext(module, trace.target), marked(module.source.data, asked)):
+        for finding in judge(SourceContext(module, trace.target), may_apply(module.source.data, asked)):
             if _is_executed(module.syntax, finding, nodes):
                 findings.append(finding)
     return without_recorded(findings, recorded, asked), {
@@ -46,7 +46,7 @@ def source_findings(
 def without_recorded(
     findings: Iterable[Finding], recorded: Sequence[Finding], rules: Iterable[type[Rule]]
 ) -> list[Finding]:
-    """Return the findings of source rules without the mistakes that a recording found itself, which says more."""
+    """Return findings of source rules without the mistakes that a recording found itself."""
     codes = {rule.code: (rule.code, *rule.same_mistake_as) for rule in rules}
     return [f for f in findings if not any(_is_same_mistake(f, other, codes.get(f.code, ())) for other in recorded)]
 
@@ -62,7 +62,7 @@ def _is_same_mistake(finding: Finding, other: Finding, codes: Collection[str]) -
 
 
 def _is_executed(tree: ast.Module, finding: Finding, executed: Set[ast.AST]) -> bool:
-    """Return True if the function around a finding ran; in a class body, if any of its methods did."""
+    """Return True if the function around a finding ran; for a class body, any of its methods."""
     if finding.location is None:
         return True
     line = finding.location.line

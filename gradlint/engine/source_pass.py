@@ -1,4 +1,4 @@
-"""Many files judged by the source rules: those that matter, each once, in several processes, with what is known."""
+"""Many files judged by the source rules, in several processes, with a cache of findings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from gradlint.config.discover import SourceFile
 from gradlint.engine.source_cache import Cache, digest
-from gradlint.engine.source_file import judge_bytes, marked
+from gradlint.engine.source_file import judge_bytes, may_apply
 from gradlint.findings import Failure, Finding
 from gradlint.rulekit import registry
 from gradlint.rulekit.rule import Rule
-from gradlint.source import overlay as files_
+from gradlint.source import overlay
 
 _NOQA = re.compile(rb"(?i:noqa)\s*:[^\n]*\bGL\d")
 WORTH_A_PROCESS = 1_500_000
@@ -28,17 +28,17 @@ CHUNK = 400_000
 
 @dataclass
 class FileResult:
-    """What was found in one file."""
+    """The findings in one file."""
 
     path: str
     findings: list[Finding]
     suppressions: bool = False
-    """Whether a comment in it may suppress something."""
+    """Whether a comment in it may suppress a finding."""
 
 
 @dataclass
 class SourceOutcome:
-    """What a source check did."""
+    """The result of a source check."""
 
     results: list[FileResult] = field(default_factory=list)
     """Files with findings or suppressions."""
@@ -52,7 +52,7 @@ class SourceOutcome:
 
 @dataclass(frozen=True)
 class RuleSet:
-    """The rules for some files, as a process that has not loaded them can be told."""
+    """The rules for some files, in a form that another process can load."""
 
     rules: tuple[type[Rule], ...]
     folders: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ def check_files(
     target_of: Callable[[str], str] = str,
     jobs: int | None = None,
 ) -> SourceOutcome:
-    """Judge files. What cannot be read is in `failures`; what cannot be parsed is a finding.
+    """Judge files: one that cannot be read is a failure, one that cannot be parsed a finding.
 
     Args:
         files: the files.
@@ -86,13 +86,13 @@ def check_files(
     for file in files:
         outcome.files += 1
         try:
-            data = files_.read(file.path)
+            data = overlay.read(file.path)
         except OSError as error:
             outcome.failures.append(Failure(target_of(file.path), f"cannot be read: {error.strerror or error}"))
             continue
         rules = rules_of(file)
         suppresses = _suppresses(data)
-        if not (file.named or suppresses or b"torch" in data or marked(data, rules.rules)):
+        if not (file.named or suppresses or b"torch" in data or may_apply(data, rules.rules)):
             continue
         outcome.parsed += 1
         root = str(file.settings.root)
@@ -122,7 +122,7 @@ def check_files(
 
 
 def _suppresses(data: bytes) -> bool:
-    """Whether a comment in a file may suppress something."""
+    """Return True if a comment in a file may suppress a finding."""
     return b"gradlint:" in data or (b"GL" in data and _NOQA.search(data) is not None)
 
 
@@ -137,7 +137,7 @@ class _Task:
 
 
 def _texts(rules: RuleSet) -> Iterator[str]:
-    """What decides about findings beside the file: the rules and everything that judges them."""
+    """Yield everything that findings depend on beside the file: the rules and the engine."""
     known = registry.load(rules.folders, packs=rules.packs).origins
     for rule in rules.rules:
         yield rule.code
@@ -147,14 +147,14 @@ def _texts(rules: RuleSet) -> Iterator[str]:
 
 
 def _own_text() -> str:
-    """This package's own text: a checkout changes without its version."""
+    """Return a digest of the package's own text, since a checkout changes without its version."""
     engine = Path(__file__).parent
     files = [*sorted(engine.glob("source_*.py")), *sorted((engine.parent / "source").glob("*.py"))]
     return digest(b"".join(path.read_bytes() for path in files))
 
 
 def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tuple[_Task, list[Finding] | Failure]]:
-    alone = any(files_.stands_in(task.path) for task in tasks)  # other processes do not know what stands in
+    alone = any(overlay.stands_in(task.path) for task in tasks)  # other processes have no overlay
     workers = 1 if alone else min(jobs or _processors(), 1 + sum(task.size for task in tasks) // WORTH_A_PROCESS)
     if workers < 2:
         for task in tasks:
@@ -179,7 +179,7 @@ def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tu
 
 
 def _judge_alone(task: _Task, arguments: tuple[tuple[str, ...], tuple[str, ...], bool]) -> list[Finding] | Failure:
-    """One file in a process of its own: it may be the one that ends processes."""
+    """Judge one file in a process of its own, because its parsing may end the process."""
     with ProcessPoolExecutor(1, mp_context=_context()) as pool:
         try:
             return pool.submit(_judge_chunk, [task], *arguments).result()[0]
@@ -199,7 +199,7 @@ def _processors() -> int:
 
 
 def _chunks(tasks: Sequence[_Task]) -> list[list[_Task]]:
-    """Tasks in portions of about the same size, the large files first."""
+    """Return tasks in portions of about the same size, large files first."""
     chunks: list[list[_Task]] = []
     room = 0
     for task in sorted(tasks, key=lambda task: -task.size):
@@ -223,7 +223,7 @@ def _judge_chunk(
 
 def _judge_file(task: _Task, rules: tuple[type[Rule], ...]) -> list[Finding] | Failure:
     try:
-        data = files_.read(task.path)
+        data = overlay.read(task.path)
     except OSError as error:
         return Failure(task.target, f"cannot be read: {error.strerror or error}")
     try:

@@ -19,7 +19,7 @@ def executed_functions(trace: Trace) -> list[Function]:
 
 
 def executed_nodes(trace: Trace) -> Iterator[tuple[Function, ast.AST]]:
-    """Yield each node of executed code with its function, in the order of the functions' first run."""
+    """Yield (function, node) of all executed code, in the order of the functions' first run."""
     for function in executed_functions(trace):
         for node in function.nodes():
             yield function, node
@@ -48,9 +48,10 @@ def uncalled_method_statements(trace: Trace, method: str) -> list[Location]:
 
 
 def attribute_location(trace: Trace, classes: Collection[str], attribute: str) -> Location | None:
-    """Return where an attribute of instances is assigned: in their own methods, else anywhere in executed code.
+    """Return where executed code assigns an attribute of instances.
 
-    `classes` are the names of the class and its bases. None if no function that ran assigns it.
+    Their own methods come first. `classes` are the names of the class and its bases. None if no function that ran
+    assigns it.
     """
     elsewhere: Location | None = None
     for function, node in executed_nodes(trace):
@@ -82,9 +83,9 @@ def _targets(node: ast.AST) -> list[ast.expr]:
 
 
 def argument_list_location(trace: Trace, site: int) -> Location | None:
-    """Return where the list that a call is given was made: the ``layers = [...]`` before ``nn.Sequential(*layers)``.
+    """Return where the list that a call unpacks was made.
 
-    None if the call does not name the list.
+    For ``nn.Sequential(*layers)`` that is ``layers = [...]``. None if the call does not name the list.
     """
     frame = trace.frame(site)
     function = function_of(frame.code) if frame is not None and frame.project else None

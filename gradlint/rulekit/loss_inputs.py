@@ -10,7 +10,7 @@ from gradlint.traces.trace import Op
 
 
 def loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[Op, int]]:
-    """Yield (loss, value of its input) for each call of one of these losses that training goes through."""
+    """Yield (loss, value of its input) for each call of these losses on a path to parameters."""
     for op in context.trace.ops[context.trace.forward_start :]:
         value = op.tensor(0, "input") if op.name in names else None
         if value is not None and context.flow.on_path.intersection(op.outputs):
@@ -26,10 +26,10 @@ def activated_finding(
     fix: str,
     demoted: bool = False,
 ) -> Iterator[Finding]:
-    """Yield the finding on a loss whose input comes from an activation, if anything trains before the activation.
+    """Yield the finding on a loss that gets the result of an activation.
 
-    `activations` are the calls at one place. `message` is a template with the placeholder ``{parameters}``, or with
-    the loss's name as ``{loss}`` too.
+    Silent if nothing trains before the activation. `activations` are the calls at one place. `message` is a template
+    with the placeholders ``{parameters}`` and, optionally, ``{loss}``.
     """
     trace = context.trace
     activation = activations[0]

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from gradlint.rulekit.source_context import SourceContext
 
 ON_REQUEST = frozenset({"numeric", "contract"})
-"""Needs that a set-up lacks unless somebody asks for what they serve."""
+"""Needs that a training setup lacks unless somebody asks for what they serve."""
 
 
 class Rule:
     """One mistake that gradlint looks for.
 
     A subclass states its class attributes, a docstring under the headings *What it does*, *Why it is bad*, *Example*,
-    *Use instead*, *Known limits*, *References*, and one or both of `check`, which judges a recorded set-up, and
+    *Use instead*, *Known limits*, *References*, and one or both of `check`, which judges a recorded training setup, and
     `check_source`, which judges a source file.
     """
 
@@ -30,7 +30,7 @@ class Rule:
     severity: ClassVar[Severity]
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the set-up must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``,
+    """What the training setup must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``,
     ``gradient`` (a loss that requires grad), ``step``, ``numeric``, ``contract``."""
     yields_to: ClassVar[frozenset[str]] = frozenset()
     """Codes of rules that run before this one and take precedence: a finding whose parameters they have all reported
@@ -48,19 +48,19 @@ class Rule:
     """Whether `check` alone judges executed code: `check_source` is then asked about other code only."""
 
     def check(self, context: Context) -> Iterable[Finding]:
-        """Yield what is wrong with one recorded set-up."""
+        """Yield what is wrong with one recorded training setup."""
         return ()
 
     def check_source(self, context: SourceContext) -> Iterable[Finding]:
-        """Yield what the syntax tree of one file proves to be wrong. Nothing of it is run; torch is not imported."""
+        """Yield what the syntax tree of one file proves to be wrong, without running it or torch."""
         return ()
 
     @classmethod
     def judges_recordings(cls) -> bool:
-        """Whether it has a `check` of its own."""
+        """Return True if the rule has a `check` of its own."""
         return cls.check is not Rule.check
 
     @classmethod
     def judges_source(cls) -> bool:
-        """Whether it has a `check_source` of its own."""
+        """Return True if the rule has a `check_source` of its own."""
         return cls.check_source is not Rule.check_source

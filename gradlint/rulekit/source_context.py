@@ -30,7 +30,10 @@ class SourceContext:
         severity: Severity | None = None,
         parameters: Iterable[str] = (),
     ) -> Finding:
-        """Return a finding of a rule. Parameters are named only if the file itself spells out their names."""
+        """Return a finding of a rule.
+
+        Parameters are named only if the file itself spells out their names.
+        """
         return Finding(
             target=self.target,
             code=rule.code,

@@ -1,4 +1,4 @@
-"""Sums and lists that a loop adds tensors to, and whether the program lets go of them again."""
+"""Sums and lists that a loop adds tensors to, and whether the program drops them again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ class Addition:
 
 
 def additions(loop: Loop, names: set[str]) -> Iterator[Addition]:
-    """Yield where a loop adds one of these names, as it is or scaled: ``total += loss``, ``losses.append(loss)``."""
+    """Yield where a loop adds one of these names, as it is or scaled, to a holder.
+
+    Examples are ``total += loss`` and ``losses.append(loss)``.
+    """
     for node in own_nodes(ast.Module(body=loop.body, type_ignores=[])):
         match node:
             case ast.AugAssign(target=holder, value=value):
@@ -57,7 +60,7 @@ def _operand(value: ast.expr, names: set[str]) -> ast.Name | None:
 
 
 def has_history(module: SourceModule, addition: Addition) -> bool:
-    """Return True if every value that the tensor's name gets in the loop is computed and keeps its history."""
+    """Return True if every value of the tensor in the loop is computed with its history."""
     name = addition.tensor
     inside = [b for b in module.tree.bindings(name) if addition.loop in module.tree.above(b)]
     for binding in inside:
@@ -86,7 +89,7 @@ def _may_lack_history(value: ast.expr) -> bool:
 
 
 def is_released(module: SourceModule, addition: Addition, function: ast.AST) -> bool:
-    """Return True if a function lets go of what a loop adds to a holder, or runs backward through the sum."""
+    """Return True if a function drops what a loop adds, or runs backward through the sum."""
     holders = _holders(addition.holder)
     return (
         _is_reset(module, addition, function, holders)
@@ -97,7 +100,7 @@ def is_released(module: SourceModule, addition: Addition, function: ast.AST) -> 
 
 
 def _holders(holder: ast.expr) -> set[str]:
-    """Return the texts that stand for a holder: its own, and that of the object it is part of, except ``self``."""
+    """Return the texts of a holder and of the object that it is part of, without ``self``."""
     root: ast.expr = holder
     while isinstance(root, ast.Subscript | ast.Attribute):
         root = root.value

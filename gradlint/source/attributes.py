@@ -37,7 +37,7 @@ class Write:
         return (Edit(self.location, f"{self.module.text(self.base)}.{code}"),) if self.is_plain else ()
 
     def fit(self, fqn: str) -> int:
-        """Return how many parts of a parameter's or module's name the statement spells out; -1 if it is about another.
+        """Return how many parts of an fqn the statement spells out, or -1 if it is about another.
 
         A loop variable is about the object that the loop goes over.
         """
@@ -74,7 +74,10 @@ def write_of(module: SourceModule, node: ast.AST, attribute: str) -> Iterator[Wr
 
 
 def idle_flag_statement(module: SourceModule, node: ast.AST) -> Write | None:
-    """Return a statement that only names ``requires_grad``: ``p.requires_grad == False`` or ``p.requires_grad_``."""
+    """Return a statement that only names the flag.
+
+    That is ``p.requires_grad == False`` or ``p.requires_grad_``.
+    """
     match node:
         case ast.Expr(
             value=ast.Compare(
@@ -88,7 +91,7 @@ def idle_flag_statement(module: SourceModule, node: ast.AST) -> Write | None:
 
 
 def containers_of(module: SourceModule, base: ast.expr, depth: int = 0) -> Iterator[ast.expr]:
-    """Yield X for a loop variable of ``for p in X.parameters()`` or ``for m in X``, else the expression itself.
+    """Yield the X of ``for p in X.parameters()`` for its loop variable, else the expression.
 
     A function that walks several things, as ``zip`` and ``chain`` do, gives each of them.
     """
@@ -107,7 +110,7 @@ def containers_of(module: SourceModule, base: ast.expr, depth: int = 0) -> Itera
 
 
 def _loop_of(module: SourceModule, name: ast.Name) -> ast.For | ast.AsyncFor | ast.comprehension | None:
-    """Return the loop whose variable a name is: one around the name if any, else the last that binds it."""
+    """Return the loop whose variable a name is; of several, one around the name, else the last."""
     around = set(module.tree.above(name))
     found = None
     for binding in module.tree.bindings(name):

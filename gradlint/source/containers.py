@@ -35,7 +35,7 @@ def elements(value: Container) -> list[ast.expr]:
 
 
 def contents(module: SourceModule, cls: ast.ClassDef, name: str, value: Container) -> list[ast.expr]:
-    """Return everything that is put into the container in an attribute, or an empty list if that is unknown."""
+    """Return everything that is put into a container, or an empty list if that is unknown."""
     found = elements(value)
     for use in _uses(module, cls, name):
         parent = module.tree.parents[use]
@@ -52,7 +52,7 @@ def contents(module: SourceModule, cls: ast.ClassDef, name: str, value: Containe
 
 
 def is_only_called(module: SourceModule, cls: ast.ClassDef, name: str) -> bool:
-    """Return True if a class calls the layers in a container, with gradient, and the file does nothing else with them.
+    """Return True if a class calls the layers in a container, and does nothing else with them.
 
     A class that registers modules by hand, or sets attributes by name, may do anything.
     """
@@ -92,7 +92,7 @@ def _use_of(module: SourceModule, container: ast.expr) -> Use:
 
 
 def _use_in_loop(module: SourceModule, over: ast.AST, is_keyed: bool = False) -> Use:
-    """Return what a loop over a container does with the contents; `is_keyed` if it gets a key with each."""
+    """Return what a loop over a container does; `is_keyed` if it gets a key with each layer."""
     parent = module.tree.parents[over]
     while isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name):
         if parent.func.id in _MEASURES:

@@ -72,7 +72,7 @@ class Function:
 
 
 def function_of(code: CodeType) -> Function | None:
-    """Return the function that a code object was compiled from, or None if its source is unknown."""
+    """Return the function that code was compiled from, or None if its source is unknown."""
     module = source_module(code.co_filename)
     if module is None:
         return None
@@ -83,7 +83,7 @@ def function_of(code: CodeType) -> Function | None:
 
 
 def enclosing_function(code: CodeType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """Return the ``def`` that a code object was compiled from, or None if it is a lambda or its source is unknown."""
+    """Return the ``def`` that code was compiled from, or None if there is none."""
     for node in ast.walk(syntax_tree(code.co_filename)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
             if code.co_firstlineno in (first_line(node), node.lineno):
@@ -130,7 +130,7 @@ def call_at(path: str, location: Location, names: Container[str] = ()) -> ast.Ca
 
 
 def name_parts(expression: ast.expr) -> list[str]:
-    """Return the parts of ``a.b[0].c`` as in an fqn (``a``, ``b``, ``0``, ``c``); empty for any other expression."""
+    """Return ``a``, ``b``, ``0``, ``c`` for ``a.b[0].c``, as in an fqn; else an empty list."""
     parts: list[str] = []
     node = expression
     while True:

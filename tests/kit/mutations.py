@@ -340,10 +340,10 @@ def _source_before(path: Path) -> list[Any]:
 
 
 def _of_source(rules: tuple[Any, ...]) -> list[Any]:
-    from gradlint.engine.source_file import judge, marked
+    from gradlint.engine.source_file import judge, may_apply
 
     return [
-        [seen(f) for f in judge(context, marked(context.module.source.data, rules)) if seen(f) is not None]
+        [seen(f) for f in judge(context, may_apply(context.module.source.data, rules)) if seen(f) is not None]
         for context, seen in source_cases()
     ]
 
