@@ -53,23 +53,14 @@ def app() -> None:
 @app.command()
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @options.reporting
-@click.option("--fix", is_flag=True, help="Make the safe edits of the findings.")
-@click.option("--unsafe-fixes", is_flag=True, help="Make the unsafe edits too, with --fix, --fix-only or --diff.")
-@click.option("--fix-only", is_flag=True, help="Make the edits; neither report nor fail on the findings that remain.")
-@click.option("--diff", is_flag=True, help="Show the edits as a diff and write nothing; exit with 1 if there are any.")
+@options.fixes
 @options.triage
-@click.option("--stdin-filename", metavar="NAME", help="Give the source that `-` reads from stdin this file name.")
-@click.option(
-    "--extend-exclude", multiple=True, metavar="GLOB", help="Also exclude these files from folders; repeatable."
-)
-@click.option("--force-exclude", is_flag=True, help="Apply exclusions to files named on the command line too.")
-@click.option("--no-cache", is_flag=True, help="Neither read nor write the cache of source files.")
-@click.option("--cache-dir", metavar="FOLDER", help="Keep the cache of source files in this folder.")
+@options.files
 @options.configuration
 @options.inputs
 @options.contract
 @options.strict
-@click.option("--numeric", is_flag=True, help="Train a few steps to measure gradients (GL605), then undo them.")
+@options.numeric
 @options.rules_dir
 @options.verbose
 @options.color

@@ -110,6 +110,9 @@ inputs = click.option(
 strict = click.option(
     "--strict", is_flag=True, help="Report each part that could not be recorded as a finding (GL003)."
 )
+numeric = click.option(
+    "--numeric", is_flag=True, help="Train a few steps to measure gradients (GL605), then undo them."
+)
 verbose = click.option("-v", "--verbose", is_flag=True, help="Name the rules that were skipped, each with the reason.")
 lock_file = click.option(
     "--lock-file", metavar="FILE", help="Use this lock instead of gradlint.lock beside the configuration file."
@@ -139,6 +142,23 @@ triage = _together(
     click.option("--write-baseline", metavar="FILE", help="List all findings in this file, and report none."),
 )  # fmt: skip
 """Findings that are accepted and not reported."""
+fixes = _together(
+    click.option("--fix", is_flag=True, help="Make the safe edits of the findings."),
+    click.option("--unsafe-fixes", is_flag=True, help="Make the unsafe edits too, with --fix, --fix-only or --diff."),
+    click.option("--fix-only", is_flag=True, help="Make the edits; neither report nor fail on the rest."),
+    click.option("--diff", is_flag=True, help="Show the edits as a diff, write nothing; exit with 1 if there are any."),
+)  # fmt: skip
+"""Edits that the findings propose."""
+files = _together(
+    click.option("--stdin-filename", metavar="NAME", help="Give the source that `-` reads from stdin this file name."),
+    click.option(
+        "--extend-exclude", multiple=True, metavar="GLOB", help="Also exclude these files from folders; repeatable."
+    ),
+    click.option("--force-exclude", is_flag=True, help="Apply exclusions to files named on the command line too."),
+    click.option("--no-cache", is_flag=True, help="Neither read nor write the cache of source files."),
+    click.option("--cache-dir", metavar="FOLDER", help="Keep the cache of source files in this folder."),
+)  # fmt: skip
+"""Source files, and the cache of their findings."""
 configuration = _together(
     click.option("--config", metavar="FILE", help="Use this configuration file instead of the nearest one."),
     click.option("--isolated", is_flag=True, help="Read no configuration file."),
