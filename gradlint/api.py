@@ -25,20 +25,20 @@ def check(
     show_info: bool = False,
     name: str = "",
 ) -> Report:
-    """Record a set-up, judge it by the rules, and give everything of it back as it was.
+    """Record a setup, judge it by the rules, and give everything of it back as it was.
 
     Args:
-        setup: a target as text (``"model.py:build"``), a function that builds a set-up (it is called under the
+        setup: a target as text (``"model.py:build"``), a function that builds a setup (it is called under the
             recorder, so that findings know the lines of the build), or what such a function returns: a Setup, a module,
             ``(model, optimizer)`` or a dict; or the trace of a recording.
         select, ignore, extend_select: rules by code, prefix or name, as on the command line.
         inputs: inputs of the forward as after ``--input``, for example ``["2,3,224,224"]``.
-        trains, frozen: globs of parameters that are meant to train, and to stay as they are, beside what the set-up
+        trains, frozen: globs of parameters that are meant to train, and to stay as they are, beside what the setup
             itself declares (GL701 to GL703).
         strict: whether what could not be recorded counts as a finding (GL003).
         numeric: whether to train a few steps, which are taken back, and to measure the gradients (GL605).
         show_info: whether findings of severity info are given too.
-        name: how to name the set-up in the report.
+        name: how to name the setup in the report.
 
     Raises:
         UsageError: a selector fits no rule.
@@ -67,7 +67,7 @@ def check(
 
 
 def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
-    """Record a set-up (as for `check`) and return the record.
+    """Record a setup (as for `check`) and return the record.
 
     Raises:
         TargetError: the user's code, or what it returned, kept the recording from being made.
@@ -84,7 +84,7 @@ def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
 
 
 def name_of(setup: Any) -> str:
-    """What reports call a set-up that has no name of its own."""
+    """Return the name that reports give a setup without one."""
     if isinstance(setup, functools.partial):
         given = [*map(repr, setup.args), *(f"{key}={value!r}" for key, value in setup.keywords.items())]
         return f"{name_of(setup.func)}({', '.join(given)})"

@@ -23,7 +23,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the first argument names.
+        """Return the command that the first argument names.
 
         Raises:
             click.UsageError: there is none.
@@ -219,7 +219,7 @@ def rules(output_format: str, rules_dirs: tuple[str, ...], config: str | None, i
 
 
 def _known(rules_dirs: tuple[str, ...], config: str | None, isolated: bool) -> Registry:
-    """The rules that a check from here would know."""
+    """Return the rules that a check in this folder would load."""
     from gradlint.config.settings import Configuration
     from gradlint.rulekit import registry  # loads what --version need not
 

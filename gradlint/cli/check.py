@@ -46,7 +46,8 @@ class Checker:
     """Checks the files and targets that the options of a call mean."""
 
     def __init__(self, options: CheckOptions) -> None:
-        """
+        """Read the configuration and sort the arguments into files and targets.
+
         Raises:
             UsageError: an option or a configuration file is wrong.
         """
@@ -65,7 +66,7 @@ class Checker:
         self.plan(self.settings)  # what is wrong with the options is said before anything is run
 
     def _settings(self) -> Settings:
-        """Return the settings of the call as a whole: of the working directory, else of what is checked first."""
+        """Return the settings of the call: of the working directory, else of its first target."""
         here = self.configuration.near(Path.cwd())
         if here.path is not None:
             return here
@@ -80,7 +81,10 @@ class Checker:
         return self.configuration.of_target(text)
 
     def _overridden(self, settings: Settings) -> Settings:
-        """Settings as the command line changes them: a --select takes the place of all selection in the file."""
+        """Return settings as the options change them.
+
+        --select replaces all selection of the file.
+        """
         options = self.options
         if options.select:
             settings = replace(
@@ -100,19 +104,19 @@ class Checker:
         )
 
     def plan(self, settings: Settings) -> Plan:
-        """What is asked of the files and targets for which these settings count."""
+        """Return the plan for the files and targets that have these settings."""
         return _plan(settings, self.options.rules_dirs, self.options.select)
 
     def folders(self, settings: Settings) -> tuple[str, ...]:
-        """The folders of rules of the user's own."""
+        """Return the folders with rules of the user."""
         return settings.rule_folders(self.options.rules_dirs)
 
     def entries(self) -> list[Entry]:
-        """The rules and gradlint's own codes that are known to the call as a whole."""
+        """Return the rules and own codes of gradlint that this call knows."""
         return self.plan(self.settings).registry.entries
 
     def check(self) -> CheckResult:
-        """Check everything that was asked.
+        """Check all files and targets.
 
         Raises:
             UsageError: a configuration file is wrong.
@@ -160,12 +164,15 @@ class Checker:
         return groups
 
     def _covers(self, settings: Settings) -> bool:
-        """Whether all configured targets are checked: else a comment may be there for one that is not."""
+        """Return True if all configured targets are checked.
+
+        Else a comment may be meant for another one.
+        """
         here = {os.path.abspath(t) for t in self.targets}
         return {os.path.abspath(t) for t in settings.configured_targets()} <= here
 
     def check_sources(self) -> CheckResult:
-        """Check the files that were named, with the source rules."""
+        """Check the named files with the source rules."""
         result = CheckResult(Report())
         if not self.sources:
             return result
@@ -198,7 +205,7 @@ class Checker:
         return [SourceFile(path, settings, named=True)]
 
     def judge_sources(self, result: CheckResult, listed: Sequence[SourceFile]) -> None:
-        """Add what the source rules find in files to a report."""
+        """Add the findings of the source rules in files to a result."""
         by_path = {file.path: file for file in listed}
         outcome = check_files(
             listed,
@@ -217,7 +224,7 @@ class Checker:
         result.report.sources = SourceSummary(outcome.files, outcome.parsed, outcome.cached)
 
     def cache_folder(self) -> Path | None:
-        """Where findings are remembered; None to remember nothing."""
+        """Return the folder of the cache; None without a cache."""
         if self.options.no_cache or os.environ.get("GRADLINT_NO_CACHE"):
             return None
         if self.options.cache_dir:
@@ -227,7 +234,7 @@ class Checker:
         return default_folder()
 
     def reported(self, result: CheckResult, *, show_info: bool = False) -> Report:
-        """The report as it is to be shown: without what the configuration, comments and the baseline take out."""
+        """Return the report without findings that configuration, comments or baseline remove."""
         plans = {path: scope.plan for path, scope in result.scopes.items() if scope.source}
         by_target = {t: self.plan(self._of_target(t)) for t in self.targets}
 
@@ -250,14 +257,14 @@ class Checker:
         return replace(report, findings=fresh, known=report.known + known, gone=gone)
 
     def baseline_path(self) -> Path | None:
-        """The baseline that counts, if there is one."""
+        """Return the path of the baseline; None without one."""
         if self.options.baseline:
             return Path(self.options.baseline)
         return self.settings.root / self.settings.baseline if self.settings.baseline else None
 
 
 def _is_source(text: str) -> bool:
-    """Whether an argument names files to read, rather than a target to run."""
+    """Return True if an argument names files to read rather than a target to run."""
     if text == STDIN or os.path.exists(text):
         return True
     head, colon, attribute = text.rpartition(":")

@@ -33,14 +33,14 @@ class Changes:
     """The path that stdin goes by, which is not written to."""
 
     def diff(self) -> str:
-        """All changes as a unified diff."""
+        """Return all changes as a unified diff."""
         root = Path.cwd()
         return "".join(
             unified(self.before[path].text, text, shown_path(path, root)) for path, text in sorted(self.after.items())
         )
 
     def write(self) -> None:
-        """Write the files; one that cannot be written is named in a note, and stays as it was."""
+        """Write the files; a file that cannot be written stays, and a note names it."""
         for path, text in self.after.items():
             if path == self.stdin:
                 continue
@@ -56,7 +56,7 @@ class Changes:
 def fix(
     checker: Checker, result: CheckResult, report: Report, *, unsafe: bool, show_info: bool
 ) -> tuple[Report, Changes]:
-    """Make the edits of the findings of a report, check what was changed again, and make theirs.
+    """Make the edits of the findings, check the changed files again, and fix those too.
 
     Returns:
         The report on what is left, and the changes.
@@ -88,7 +88,7 @@ class _Edited:
 
 
 def _round(report: Report, changes: Changes, *, unsafe: bool) -> dict[str, _Edited]:
-    """Make the edits that can be made together; returns the files that changed."""
+    """Make the edits that can be made together, and return the files that changed."""
     wanted: dict[str, list[Finding]] = {}
     for finding in report.findings:
         if applicable(finding, unsafe=unsafe) and finding.location is not None:
@@ -120,7 +120,7 @@ def _round(report: Report, changes: Changes, *, unsafe: bool) -> dict[str, _Edit
 
 
 def _line_map(before: str, after: str) -> Callable[[int], int]:
-    """Where a line of the old text is in the new one."""
+    """Return a function from line numbers of the old text to those of the new text."""
     blocks = difflib.SequenceMatcher(None, before.split("\n"), after.split("\n"), autojunk=False).get_matching_blocks()
 
     def line(number: int) -> int:
@@ -135,7 +135,10 @@ def _line_map(before: str, after: str) -> Callable[[int], int]:
 
 
 def _moved(finding: Finding, lines: dict[str, Callable[[int], int]]) -> Finding:
-    """A finding whose places follow the text that they are about; its edits, made for the old text, are gone."""
+    """Return a finding whose locations follow the changed text.
+
+    Its edits were made for the old text and are dropped.
+    """
 
     def move(place: Location) -> Location:
         to = lines.get(place.path)
@@ -155,7 +158,7 @@ def _moved(finding: Finding, lines: dict[str, Callable[[int], int]]) -> Finding:
 
 
 def add_ignores(report: Report) -> tuple[Report, Changes]:
-    """Write a comment for each finding; what is left in the report could not be given one."""
+    """Write a comment for each finding; the report keeps findings that got none."""
     changes = Changes()
     by_path: dict[str, list[Finding]] = {}
     left = [finding for finding in report.findings if finding.location is None]

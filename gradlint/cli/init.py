@@ -1,4 +1,4 @@
-"""``gradlint init``: a build() to start from, written from what a file's syntax tree says of its model classes."""
+"""``gradlint init``: a build() skeleton, written from the syntax tree of the model classes in a file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def run(file: str, output: str | None) -> int:
 
 
 def model_classes(module: SourceModule) -> list[ast.ClassDef]:
-    """The top-level model classes of a file; those that no other one is made of come first."""
+    """Return the top-level model classes of a file, those that no other one contains first."""
     classes = [
         node
         for node in module.syntax.body
@@ -90,7 +90,10 @@ def model_classes(module: SourceModule) -> list[ast.ClassDef]:
 
 
 def skeleton(module: SourceModule, classes: list[ast.ClassDef], path: Path, name: str) -> str:
-    """The text of the new file: one function for each class that is no part of another, ``build`` for the first."""
+    """Return the text of the new file.
+
+    Each class that is no part of another gets a function; the first one is ``build``.
+    """
     head = _HEAD.format(
         name=name, module=_dotted(path), classes=", ".join(sorted(cls.name for cls in _outer(module, classes)))
     )
@@ -123,7 +126,7 @@ def _is_module(module: SourceModule, value: ast.expr | None) -> bool:
 
 
 def _arguments(module: SourceModule, cls: ast.ClassDef) -> str:
-    """The arguments that a constructor requires, each as a gap to fill."""
+    """Return the required arguments of a constructor, each with a gap to fill."""
     init = module.kinds.method(cls, "__init__")
     if init is None:
         return ""
@@ -139,7 +142,7 @@ def _snake(name: str) -> str:
 
 
 def _dotted(path: Path) -> str:
-    """How the file is imported: by its name, below the packages that it is in."""
+    """Return the name that the file is imported by, with the packages that contain it."""
     full = path.absolute()
     parts = [] if full.name == "__init__.py" else [full.stem]
     folder = full.parent

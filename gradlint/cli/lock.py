@@ -90,7 +90,7 @@ def diff(before: str | None, after: str | None, lock_file: str | None, inputs: t
 
 
 def _snapshots(targets: Mapping[str, str], inputs: Sequence[str]) -> tuple[dict[str, Snapshot], Report]:
-    """Return the snapshot of each target by its key in the lock, and a report with summaries and failures.
+    """Return the snapshots by their keys in the lock, and a report on the targets.
 
     Args:
         targets: key in the lock → target.
@@ -126,7 +126,10 @@ class _Pair:
 
 
 def _path(lock_file: str | None, targets: Sequence[str]) -> Path:
-    """The lock: the one named, else gradlint.lock beside the configuration that counts, else in the working folder."""
+    """Return the path of the lock.
+
+    That is the one given, else gradlint.lock beside the configuration file or in the working folder.
+    """
     if lock_file is not None:
         return Path(lock_file)
     settings = Configuration().of_target(targets[0]) if targets else Configuration().near(Path.cwd())
@@ -134,7 +137,9 @@ def _path(lock_file: str | None, targets: Sequence[str]) -> Path:
 
 
 def _wanted(targets: Sequence[str], path: Path, locked: dict[str, Snapshot]) -> tuple[dict[str, str], bool]:
-    """(key in the lock → target, whether these are all): those named, else those configured, else those locked.
+    """Return (key in the lock → target, True if these are all of them).
+
+    The targets are those given, else those configured, else those locked.
 
     Raises:
         UsageError: there are none.
@@ -159,7 +164,7 @@ def _key(target: str, lock_file: str) -> str:
 
 
 def _account(path: Path, before: dict[str, Snapshot], now: dict[str, Snapshot], changed: bool, view: View) -> str:
-    """What was written, and what is different in it."""
+    """Return the lines that name the written targets and the changes."""
     name = shown_path(str(path), view.root)
     lines = [f"{name}: {plural(len(now), 'target')} {'written' if changed else 'as before'}"]
     for key, snapshot in now.items():
@@ -171,7 +176,7 @@ def _account(path: Path, before: dict[str, Snapshot], now: dict[str, Snapshot], 
 
 
 def _differences(pairs: Sequence[_Pair], view: View) -> str:
-    """The changes, one a line; under the name of the target where there are several."""
+    """Return one line a change, below the name of its target if there are several."""
     parts = []
     for pair in pairs:
         if pair.before is None or pair.after is None:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 def each_target(
     targets: Iterable[str], report: Report, work: Callable[[str], T], doing: str = "recording"
 ) -> Iterator[tuple[str, T]]:
-    """Yield each target with what `work` returns for it; what goes wrong with one is added to the report.
+    """Yield each target with the result of `work`; add failures to the report.
 
     Args:
         targets: each is handled once.

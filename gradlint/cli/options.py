@@ -23,7 +23,10 @@ class _Parsed:
 
     @classmethod
     def of(cls: type[P], values: Mapping[str, Any]) -> P:
-        """Return the options of this group among the parameters of a command; the others have their defaults."""
+        """Return this group of options from the parameters of a command.
+
+        Options that the command does not have keep their defaults.
+        """
         names = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 

@@ -1,4 +1,4 @@
-"""From what a check found to what the user gets: the report in its format, changed files, the exit code."""
+"""Output of a check: the report in its format, changed files, the exit code."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[C
 
 
 def code(report: Report, output: OutputOptions, fail_on: Severity) -> int:
-    """The exit code for a report."""
+    """Return the exit code for a report."""
     if report.errors:
         return FAILED
     worst = report.worst()
@@ -162,7 +162,7 @@ def _write_baseline(report: Report, path: Path) -> int:
 
 
 def _hints(checker: Checker, result: CheckResult) -> list[Note]:
-    """What a user should know who had files read and nothing run."""
+    """Return a note on how to check models, if files were read and nothing was run."""
     if result.report.sources is None or checker.targets or result.stdin:
         return []
     from gradlint.cli.targets import builders
@@ -180,7 +180,7 @@ def _hints(checker: Checker, result: CheckResult) -> list[Note]:
 
 
 def show(report: Report, output: OutputOptions, rules: Sequence[Entry] = (), *, to_stderr: bool = False) -> None:
-    """Write a report as it was asked for.
+    """Write a report to stdout, to stderr or to a file.
 
     Args:
         report: what was found.

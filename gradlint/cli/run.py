@@ -19,7 +19,8 @@ class ScriptChecker(Checker):
     """Runs a script and judges its training."""
 
     def __init__(self, options: CheckOptions, job: Job, process: Process) -> None:
-        """
+        """Read the configuration for a script.
+
         Args:
             options: the options of the call.
             job: what to run, as far as the command line says.

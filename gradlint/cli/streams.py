@@ -1,4 +1,4 @@
-"""Where the report goes and how it may look, and how stdout is kept for it alone."""
+"""Streams: where the report goes, how it may look, and how stdout is kept for it alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _user_code_ran = False
 
 
 def view_of_stdout(color: str = "auto", *, verbose: bool = False) -> View:
-    """The view that fits stdout; `color` is auto, always or never. NO_COLOR and FORCE_COLOR count for auto."""
+    """Return the view for stdout; `color` is auto, always or never.
+
+    auto obeys NO_COLOR and FORCE_COLOR.
+    """
     from gradlint.report.view import View  # loads what --version need not
 
     terminal = _is_terminal(sys.stdout)
@@ -53,7 +56,7 @@ def write(text: str) -> None:
 
 
 def write_bytes(data: bytes) -> None:
-    """Write to stdout as it is: source that was read from stdin goes back in its own encoding."""
+    """Write bytes to stdout: source from stdin keeps its own encoding."""
     sys.stdout.flush()
     binary = getattr(sys.stdout, "buffer", None)
     if binary is None:
@@ -64,7 +67,10 @@ def write_bytes(data: bytes) -> None:
 
 
 def tell(text: str) -> None:
-    """Write to stderr, with escapes for what its encoding lacks. Nothing happens where it is closed."""
+    """Write to stderr, with escapes for characters that its encoding lacks.
+
+    Nothing happens if it is closed.
+    """
     with contextlib.suppress(OSError, ValueError):
         _write(sys.stderr, text)
 
@@ -81,7 +87,7 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 @contextlib.contextmanager
 def stdout_for_the_report() -> Iterator[None]:
-    """While active, all that is written to stdout goes to stderr: by Python, by C code and by child processes."""
+    """Send everything written to stdout to stderr: by Python, C code and child processes."""
     global _user_code_ran
     _user_code_ran = True
     _flush()
@@ -99,9 +105,9 @@ def stdout_for_the_report() -> Iterator[None]:
 
 
 def seal_stdout() -> None:
-    """Send to stderr what the user's code still writes when the interpreter shuts down. Not undone.
+    """Send to stderr what user code writes while the interpreter shuts down.
 
-    Does nothing where none of it was run.
+    This is not undone. It does nothing if no user code ran.
     """
     if not _user_code_ran:
         return
@@ -113,7 +119,7 @@ def seal_stdout() -> None:
 
 
 def _point_stdout_at_stderr() -> int | None:
-    """Returns a copy of what file descriptor 1 was; None, with nothing changed, where it is closed."""
+    """Redirect file descriptor 1 to stderr and return a copy of it; None if it is closed."""
     try:
         saved = os.dup(1)
     except OSError:
@@ -141,7 +147,7 @@ def _flush() -> None:
 
 @contextlib.contextmanager
 def progress(text: str, after: float = 1.0) -> Iterator[None]:
-    """Say on stderr what is being done if it takes longer than `after` seconds; only on a terminal.
+    """Write a progress line to stderr after `after` seconds; only on a terminal.
 
     A whole line: what the user's code prints, tqdm's bars for one, must not meet a half-written one.
     """

@@ -1,4 +1,4 @@
-"""Targets that name no attribute: what to say about them, found in the source without running it."""
+"""Suggestions for targets without an attribute, found in the source without running it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BUILDER = re.compile(r"^_?(build|make|create|setup|get_(model|setup)|construct)
 
 
 def missing_attribute(target: str) -> str | None:
-    """What to tell a user whose target lacks ``:attribute``; None where it has one."""
+    """Return advice for a target without ``:attribute``; None if it has one."""
     path, colon, attribute = target.rpartition(":")
     # A slash after the last colon: it is the one of a Windows drive.
     if colon and path and attribute and not re.search(r"[\\/]", attribute):
@@ -34,9 +34,9 @@ def missing_attribute(target: str) -> str | None:
 
 
 def builders(path: Path) -> list[str]:
-    """Top-level functions of a file that can be called without arguments and look as if they build something.
+    """Return the top-level functions of a file that may build a model, likeliest first.
 
-    The likeliest come first. Empty where the file cannot be parsed.
+    They can be called without arguments. The list is empty if the file cannot be parsed.
     """
     try:
         tree = ast.parse(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Which files a source check reads: paths, folders, exclusions, .gitignore."""
+"""Discovery of the files that a source check reads: paths, folders, exclusions, .gitignore."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Patterns:
         self._paths = GitIgnoreSpec.from_lines(slashed) if slashed else None
 
     def match(self, path: str) -> bool:
-        """Whether a file or folder is meant by itself, whatever folder it is in."""
+        """Return True if a file or folder matches by itself, in any folder."""
         name = os.path.basename(path)
         if any(fnmatchcase(name, pattern) for pattern in self._names):
             return True
@@ -47,7 +47,7 @@ class Patterns:
         return bool(below) and self._paths.match_file(below)
 
     def match_below(self, path: str) -> bool:
-        """Whether a file, or a folder that it is in below the root, is meant."""
+        """Return True if a file matches, or a folder that contains it below the root."""
         below = _below(path, self._root)
         parts = below.split("/") if below else [os.path.basename(path)]
         return any(fnmatchcase(part, pattern) for part in parts for pattern in self._names) or bool(
@@ -57,12 +57,12 @@ class Patterns:
 
 @lru_cache(maxsize=256)
 def patterns(texts: tuple[str, ...], root: Path) -> Patterns:
-    """The patterns of one setting, made once."""
+    """Return the patterns of one setting, parsed once."""
     return Patterns(texts, root)
 
 
 def _below(path: str, folder: str) -> str:
-    """A path relative to a folder, with forward slashes; empty where it is not below."""
+    """Return a path relative to a folder, with forward slashes; empty if it is not below."""
     try:
         relative = os.path.relpath(path, folder)
     except ValueError:  # another Windows drive
@@ -71,13 +71,16 @@ def _below(path: str, folder: str) -> str:
 
 
 def excluded(settings: Settings, path: str, *, below: bool = False) -> bool:
-    """Whether the configuration leaves a file or folder out; with `below`, also for a folder that it is in."""
+    """Return True if the configuration excludes a file or folder.
+
+    With `below`, a folder that contains it counts too.
+    """
     found = patterns((*settings.exclude, *settings.extend_exclude), settings.root)
     return found.match_below(path) if below else found.match(path)
 
 
 def discover(paths: Sequence[str], configuration: Configuration) -> Iterator[SourceFile]:
-    """The files that paths stand for, each once: files as they are named, folders with all Python files in them.
+    """Yield the files that paths name, each once; of a folder, all Python files in it.
 
     Raises:
         UsageError: a configuration file is wrong.
@@ -119,8 +122,10 @@ def _in_folder(top: str, configuration: Configuration) -> Iterator[SourceFile]:
 
 
 def _specs_above(top: str) -> list[tuple[str, GitIgnoreSpec]]:
-    """The ignore files of the repository that a folder is in, from its root down; without those that mean the folder
-    itself, which was asked for."""
+    """Return the ignore files of the repository of a folder, from its root down.
+
+    Those that match the folder itself are left out, because the user named it.
+    """
     chain = [Path(top), *Path(top).parents]
     root = next((number for number, folder in enumerate(chain) if (folder / ".git").exists()), None)
     if root is None:

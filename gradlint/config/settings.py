@@ -1,4 +1,4 @@
-"""Configuration: ``[tool.gradlint]`` in pyproject.toml, or gradlint.toml. Imports no torch.
+"""Configuration: ``[tool.gradlint]`` in pyproject.toml, or gradlint.toml.
 
 The nearest file above a source file, or above a target's file, is the one that counts; files are not merged.
 """
@@ -83,18 +83,18 @@ class Settings:
     cache_dir: str = ""
 
     def target(self, text: str) -> TargetSettings:
-        """What is configured for a target, however its path is written; the defaults where it is not there."""
+        """Return the settings of a target however its path is written, else the defaults."""
         if text in self.targets:
             return self.targets[text]
         wanted = _absolute(text, Path.cwd())
         return next((t for name, t in self.targets.items() if _absolute(name, self.root) == wanted), TargetSettings())
 
     def configured_targets(self) -> tuple[str, ...]:
-        """The targets as they would be written from the working directory."""
+        """Return the targets as written from the working directory."""
         return tuple(_from_here(name, self.root) for name in self.targets)
 
     def rule_folders(self, given: Iterable[str] = ()) -> tuple[str, ...]:
-        """The folders of rules of the user's own: those given, then those configured."""
+        """Return the folders with rules of the user: those given, then those configured."""
         return (*given, *(os.path.join(self.root, folder) for folder in self.rules_dirs))
 
 
@@ -108,7 +108,8 @@ class Configuration:
         isolated: bool = False,
         override: Callable[[Settings], Settings] = lambda settings: settings,
     ) -> None:
-        """
+        """Fix the one file that counts, or none.
+
         Args:
             file: the one file that counts everywhere.
             isolated: whether no file counts.
@@ -128,7 +129,7 @@ class Configuration:
             self._fixed = read(Path(file))
 
     def near(self, path: str | Path) -> Settings:
-        """The settings that count for a file or a folder.
+        """Return the settings for a file or folder.
 
         Raises:
             UsageError: the nearest file is wrong.
@@ -144,7 +145,7 @@ class Configuration:
         return known[1]
 
     def of_target(self, target: str) -> Settings:
-        """The settings that count for ``model.py:build``, or ``package.module:build``."""
+        """Return the settings for ``model.py:build`` or ``package.module:build``."""
         file = _file_of(target)
         return self.near(file if file and os.path.exists(file) else Path.cwd())
 
@@ -161,7 +162,9 @@ def _nearest(folder: Path) -> Settings:
 
 
 def read(file: Path) -> Settings:
-    """The settings in a file: under ``[tool.gradlint]`` in a pyproject.toml, at top level in any other.
+    """Return the settings of a file.
+
+    In a pyproject.toml they stand under ``[tool.gradlint]``, else at top level.
 
     Raises:
         UsageError: it is missing, is no TOML, or holds an unknown key or a value of the wrong type.
@@ -339,7 +342,7 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
 
 
 def as_toml(settings: Settings) -> str:
-    """The settings as TOML, each key with the value that counts."""
+    """Return the settings as TOML, each key with its value."""
     lines = [f"# {settings.path or 'no configuration file: the defaults'}"]
     tables = []
     for key in _KEYS:
@@ -365,7 +368,7 @@ def _toml(value: Any) -> str:
 
 
 def _split(target: str) -> tuple[str, str]:
-    """(file, attribute) of ``file.py:attribute``; the file is empty for ``package.module:attribute``."""
+    """Return (file, attribute) of a target; the file is empty for ``package.module:attribute``."""
     head, colon, attribute = target.rpartition(":")
     if not colon or not (head.endswith(".py") or "/" in head or "\\" in head):
         return "", target

@@ -1,4 +1,4 @@
-"""What is worth saying of a set-up beside its findings: what makes a clean verdict worth less than it looks."""
+"""Notes beside the findings: reasons why a clean verdict may be worth less than it looks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 def nothing_to_judge(trace: Trace) -> str | None:
-    """Why no verdict on a set-up means anything; None where one does."""
+    """Return the reason why no verdict on a setup means anything; None if one does."""
     if trace.training is not None and trace.training.backwards:
         return None
     if any(p.in_tree for p in trace.parameters) or any(trace.values[r].requires_grad for r in trace.roots):
         return None
     if not trace.setup.models:
-        return "the set-up gives no model: add 'model', and 'inputs' and 'loss' if they cannot be found"
+        return "the setup gives no model: add 'model', and 'inputs' and 'loss' if they cannot be found"
     named = " and ".join(trace.modules[number].type.name for _, number in trace.setup.models)
     return (
         f"{named} has no parameters, so there is nothing to check: return the module that trains (layers in a plain "
@@ -24,7 +24,7 @@ def nothing_to_judge(trace: Trace) -> str | None:
 
 
 def remarks(trace: Trace) -> list[str]:
-    """What the user should know about how a set-up trains, one sentence each."""
+    """Return notes on how a setup trains, one sentence each."""
     said = []
     if trace.setup.has_step and not trace.roots:
         said.append("step() ran no backward pass, and no 'loss' is given: only what needs no loss was judged")

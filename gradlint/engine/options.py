@@ -35,7 +35,10 @@ class Options:
     """Changes the normalised setup before it is run."""
 
     def configured(self, settings: Settings, target: str) -> Options:
-        """Return the options for one target: given inputs come before configured ones, contracts add up."""
+        """Return the options for one target, with its settings.
+
+        Given inputs replace configured ones; contracts add up.
+        """
         own = settings.target(target)
         return replace(
             self,
@@ -46,7 +49,7 @@ class Options:
 
 
 def contract_of(settings: Settings, target: str) -> tuple[Declaration, ...]:
-    """What the configuration declares of a target, with the lines of its file."""
+    """Return the configured declarations for a target, with their lines."""
     theirs = settings.target(target)
     if settings.path is None or not (theirs.trains or theirs.frozen):
         return ()
@@ -58,7 +61,7 @@ def contract_of(settings: Settings, target: str) -> tuple[Declaration, ...]:
 
 
 def declared(trains: Iterable[str] = (), frozen: Iterable[str] = (), origin: str = "") -> tuple[Declaration, ...]:
-    """A contract from two lists of patterns; a string counts as one pattern."""
+    """Return the declarations of two lists of patterns; a string is one pattern."""
     given = ((TRAINS, trains), (FROZEN, frozen))
     return tuple(
         Declaration(kind, pattern, origin=origin)
@@ -73,7 +76,10 @@ def given_contract(trains: Iterable[str], frozen: Iterable[str]) -> tuple[Declar
 
 
 def _line_of(path: Path, pattern: str, target: str) -> Location | None:
-    """Where a pattern stands in a configuration file: below the header that names the target, else anywhere."""
+    """Return the location of a pattern in a configuration file.
+
+    The table that names the target is searched first.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
