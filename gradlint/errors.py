@@ -1,4 +1,4 @@
-"""The one base exception of gradlint, and the few kinds that a caller may want to tell apart."""
+"""The base exception of gradlint, and the kinds that a caller may distinguish."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TargetError(GradlintError):
     """A target could not be loaded, built or run.
 
     Attributes:
-        traceback: the user's own traceback as text, without gradlint's frames; empty when the fault is not theirs.
+        traceback: the user's traceback without gradlint's frames; empty if the fault is not in user code.
     """
 
     def __init__(self, message: str, traceback: str = "") -> None:
@@ -24,7 +24,7 @@ class TargetError(GradlintError):
 
 
 def torch_missing(error: ImportError) -> TargetError:
-    """What to say where torch is needed and cannot be imported."""
+    """Return the error for a missing torch."""
     return TargetError(
         f'checking a model needs torch, which cannot be imported ({error}): pip install "torch-gradlint[torch]"'
     )

@@ -86,7 +86,10 @@ class Recording:
                 self._fill(observation)
 
     def __call__(self, function: F) -> F:
-        """As a decorator: each call is recorded, and the function's ``trace`` attribute holds the last one's."""
+        """Return the function with each call recorded.
+
+        Its ``trace`` attribute holds the trace of the last call.
+        """
 
         @functools.wraps(function)
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -115,7 +118,10 @@ def record(
     steps: int | None = STEPS,
     name: str = "<recording>",
 ) -> Recording:
-    """Record the training in a ``with`` block or a decorated function: see `Recording` for the arguments."""
+    """Return a `Recording` for a ``with`` block or a decorator.
+
+    See `Recording` for the arguments.
+    """
     return Recording(model, optimizer=optimizer, steps=steps, name=name)
 
 
@@ -139,14 +145,14 @@ class Watch:
         """The verdict; None until there is one."""
 
     def begin(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        """Training begins."""
+        """Begin to record training."""
         if self._observation is None and self.report is None:
             named = {"" if len(optimizers) == 1 else str(n): o for n, o in enumerate(optimizers)}
             self._observation = Observation(type(model).__name__, {"": model}, named, self._steps)
             self._observation.__enter__()
 
     def after_step(self) -> None:
-        """A step is over; judges once there were enough.
+        """Judge after a step once there were enough.
 
         Raises:
             TrainingFault: something is wrong, and `action` is ``raise``.
@@ -155,7 +161,7 @@ class Watch:
             self.end()
 
     def end(self, *, judge: bool = True) -> None:
-        """Training is over, or has failed (`judge` False)."""
+        """Judge at the end of training, unless it failed (`judge` False)."""
         observation, self._observation = self._observation, None
         if observation is None:
             return
@@ -203,5 +209,5 @@ def _nothing() -> None: ...
 
 
 def _empty() -> Trace:
-    """A trace that is filled in later."""
+    """Return a trace that is filled in later."""
     return Trace.__new__(Trace)

@@ -47,5 +47,5 @@ class GradlintCallback(Callback):
         self.watch.end()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Training failed: take the recorder out."""
+        """Remove the recorder, because training failed."""
         self.watch.end(judge=False)

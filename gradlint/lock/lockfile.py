@@ -1,4 +1,4 @@
-"""The lock: a text file that says of each target what trains, one line a parameter, in an order of its own.
+"""The lock: a text file with one line for each parameter of each target, in natural order.
 
 ::
 
@@ -37,7 +37,7 @@ class LockError(GradlintError):
 
 
 def render(snapshots: Iterable[Snapshot]) -> str:
-    """The text of a lock: targets and names in natural order, so that equal states give equal text."""
+    """Return the text of a lock; equal states give equal text."""
     lines = [
         f"{_HEADER}{VERSION}",
         "# What trains in each target. Written by `gradlint lock`: review it, commit it, and do not edit it.",
@@ -51,7 +51,7 @@ def render(snapshots: Iterable[Snapshot]) -> str:
 
 
 def parse(text: str, path: Path) -> dict[str, Snapshot]:
-    """The snapshots in the text of a lock, by target.
+    """Return the snapshots in the text of a lock, by target.
 
     Raises:
         LockError: it is no lock, one of another version, or malformed.
@@ -87,7 +87,7 @@ def parse(text: str, path: Path) -> dict[str, Snapshot]:
 
 
 def read(path: Path) -> dict[str, Snapshot]:
-    """The snapshots in a lock, by target.
+    """Return the snapshots in a lock file, by target.
 
     Raises:
         LockError: it is not there, cannot be read, or is wrong.
@@ -103,7 +103,7 @@ def read(path: Path) -> dict[str, Snapshot]:
 
 
 def write(path: Path, snapshots: Iterable[Snapshot]) -> bool:
-    """Write a lock whole or not at all; returns whether the file is different now.
+    """Write a lock whole or not at all; return True if the file changed.
 
     Raises:
         LockError: the folder or the file cannot be written; what was there before still is.
@@ -131,7 +131,7 @@ def write(path: Path, snapshots: Iterable[Snapshot]) -> bool:
 
 
 def section(locked: Mapping[str, Snapshot], target: str, path: Path) -> Snapshot:
-    """The snapshot of a target, or the only one there is.
+    """Return the snapshot of a target, or the only one there is.
 
     Raises:
         LockError: there are several, and none of that name.
@@ -144,7 +144,10 @@ def section(locked: Mapping[str, Snapshot], target: str, path: Path) -> Snapshot
 
 
 def key_of(target: str, folder: Path) -> str:
-    """How a target is called in the lock of a folder: its path relative to that, with forward slashes."""
+    """Return the key of a target in the lock of a folder.
+
+    It is the path relative to the folder, with forward slashes.
+    """
     from gradlint.load.target import parse_target
 
     parsed = parse_target(target)
@@ -157,7 +160,7 @@ def key_of(target: str, folder: Path) -> str:
 
 
 def target_of(key: str, folder: Path) -> str:
-    """The target that a key of the lock in a folder means, from the working directory."""
+    """Return the target of a key in the lock of a folder, from the working directory."""
     from gradlint.load.target import parse_target
 
     parsed = parse_target(key)
@@ -211,7 +214,7 @@ def _quoted(name: str) -> str:
 
 
 def _unquoted(line: str) -> tuple[str | None, str]:
-    """(name, what follows it); None where the quotes are wrong."""
+    """Return (name, rest of the line); None as the name if the quotes are wrong."""
     if line.startswith('"'):
         try:
             name, end = json.JSONDecoder().raw_decode(line)
@@ -223,7 +226,7 @@ def _unquoted(line: str) -> tuple[str | None, str]:
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
-    """A key that puts ``layer.2`` before ``layer.10``."""
+    """Return a sort key that puts ``layer.2`` before ``layer.10``."""
     parts = re.split(r"([0-9]+)", text)
     return [(1, int(part), part) if part.isdecimal() and part.isascii() else (0, 0, part) for part in parts]
 

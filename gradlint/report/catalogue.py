@@ -17,7 +17,7 @@ from gradlint.wording import inflect, list_of
 
 
 def page(rule: Entry, view: View) -> str:
-    """The documentation of one rule: rendered for a terminal, else as it was written."""
+    """Return the documentation of one rule, rendered for a terminal, else as written."""
     title = f"{rule.code} {rule.name} ({rule.severity})"
     text = documentation(rule) + _precedence(rule)
     if not view.terminal:
@@ -46,7 +46,10 @@ def page(rule: Entry, view: View) -> str:
 
 
 def table(rules: Sequence[Entry], view: View) -> str:
-    """One line per rule: code, name, severity, what it does; where that is too wide, the last goes below."""
+    """Return one line per rule: code, name, severity, summary.
+
+    If that is too wide, the summary goes below.
+    """
     if not rules:
         return "no rules\n"
     names = max(cells(rule.name) for rule in rules)
@@ -66,7 +69,7 @@ def table(rules: Sequence[Entry], view: View) -> str:
 
 
 def as_json(rules: Sequence[Entry]) -> str:
-    """The rules with their documentation as JSON, in ASCII."""
+    """Return the rules with their documentation as JSON in ASCII."""
     return json.dumps({"schema": 1, "rules": [_entry(rule) for rule in rules]}, indent=1) + "\n"
 
 
@@ -81,7 +84,7 @@ def _entry(rule: Entry) -> dict[str, Any]:
 
 
 def documentation(rule: Entry) -> str:
-    """The docstring, without the indentation of the source."""
+    """Return the docstring without the indentation of the source."""
     return inspect.cleandoc((rule.doc if isinstance(rule, OwnCode) else rule.__doc__) or "")
 
 
@@ -96,7 +99,7 @@ def _precedence(rule: Entry) -> str:
 
 
 def summary(rule: Entry) -> str:
-    """What stands before the first heading of the documentation, else the first paragraph under it, in one line."""
+    """Return the text before the first heading, else the first paragraph below it."""
     paragraphs: list[list[str]] = [[]]
     for line in documentation(rule).splitlines():
         if _is_underline(line):
@@ -109,7 +112,7 @@ def summary(rule: Entry) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """A rule's documentation as Markdown: its headings marked, sections dedented, bare example code fenced."""
+    """Return the documentation of a rule as Markdown: headings marked, example code fenced."""
     sections: list[tuple[str, list[str]]] = [("", [])]
     for line in text.splitlines():
         heading = heading_of(line)

@@ -11,12 +11,12 @@ from gradlint.rulekit.registry import Entry
 
 
 def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
-    """``path:line:col: CODE message`` for each finding; a finding without a place starts with its target."""
+    """Return ``path:line:col: CODE message`` for each finding, or its target without a location."""
     return "".join(f"{_line(finding, view)}\n" for finding in sorted_findings(report.findings))
 
 
 def aside(report: Report, view: View) -> str:
-    """What the lines of `render` cannot hold, meant for stderr: what was seen of each target."""
+    """Return the summaries and notes that lines of findings cannot hold, for stderr."""
     lines = [view.clean(f"{target.target}: {summary(target)}") for target in report.targets]
     if report.sources is not None:
         lines.append(sources(report.sources))
@@ -29,7 +29,7 @@ def aside(report: Report, view: View) -> str:
 
 
 def errors(report: Report, view: View) -> str:
-    """The targets that could not be checked, each with the user's traceback above its message."""
+    """Return the targets that failed, each with the user's traceback above its message."""
     lines = []
     for failure in report.errors:
         lines += view.lines(failure.traceback.rstrip("\n")) if failure.traceback.strip() else []

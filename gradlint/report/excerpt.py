@@ -27,7 +27,7 @@ class Row:
 
 
 def excerpt(location: Location, view: View, width: int, context: int = CONTEXT) -> list[Row]:
-    """The blamed lines of `location` with `context` lines around them, cut to `width` cells.
+    """Return the blamed lines of a location with `context` lines around, cut to `width` cells.
 
     Returns:
         The rows from top to bottom; empty when the file or the line is not there.
@@ -56,7 +56,7 @@ def excerpt(location: Location, view: View, width: int, context: int = CONTEXT) 
 
 
 def _numbers(first: int, last: int, total: int, context: int) -> list[int]:
-    """The line numbers to show; 0 stands for lines left out."""
+    """Return the line numbers to show; 0 for lines left out."""
     blamed = list(range(first, last + 1))
     if len(blamed) > LONGEST:
         blamed = [*blamed[: LONGEST - 2], 0, blamed[-1]]
@@ -66,7 +66,7 @@ def _numbers(first: int, last: int, total: int, context: int) -> list[int]:
 
 
 def _span(location: Location, number: int, last: int, line: str) -> tuple[int, int]:
-    """The blamed characters of one line, from 0, end exclusive; equal where nothing is blamed."""
+    """Return the blamed characters of a line, from 0, end exclusive; equal if none is blamed."""
     if not location.line <= number <= last:
         return 0, 0
     indent = len(line) - len(line.lstrip())
@@ -82,7 +82,7 @@ def _shared_indent(lines: list[str]) -> int:
 
 
 def _row(line: str, start: int, end: int, shift: int, room: int, view: View) -> tuple[str, str]:
-    """The text and the underline of one line, without the first `shift` cells and cut to `room` cells."""
+    """Return text and underline of a line, without the first `shift` cells, cut to `room` cells."""
     shown: list[tuple[str, int, bool]] = []  # printable text, cells, blamed
     column = 0
     for index, char in enumerate(line.rstrip("\n")):
@@ -104,7 +104,7 @@ def _row(line: str, start: int, end: int, shift: int, room: int, view: View) -> 
 
 
 def _window(shown: list[tuple[str, int, bool]], room: int, view: View) -> list[tuple[str, int, bool]]:
-    """Cut a line that is too long so that the start of the blamed span stays in sight."""
+    """Cut a long line so that the start of the blamed span stays visible."""
     dots = [(dot, 1, False) for dot in view.dots]
     first = next((i for i, (*_, blamed) in enumerate(shown) if blamed), 0)
     offset = sum(width for _, width, _ in shown[:first])

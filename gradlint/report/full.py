@@ -1,4 +1,4 @@
-"""The report for people: each finding with its source, then what was seen, assumed and left out."""
+"""The report for people: findings with their source, then summaries, notes and skipped rules."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Page:
                 self.line(" " * indent, Text(f"{blank} {self.view.bar} ", style="blue"), Text(row.marks, style=style))
 
     def text(self) -> str:
-        """The page, each line without spaces at its end."""
+        """Return the page, its lines without spaces at their ends."""
         buffer = io.StringIO()
         color = self.view.color
         console = Console(
@@ -136,7 +136,7 @@ def _finding(page: Page, finding: Finding) -> None:
 
 
 def _parameters(page: Page, finding: Finding) -> None:
-    """List the parameters that the message does not name already."""
+    """List the parameters that the message does not name."""
     if _names_all(finding.message, finding.parameters):
         return
     labels = fold_names(finding.parameters)
@@ -147,7 +147,7 @@ def _parameters(page: Page, finding: Finding) -> None:
 
 
 def _names_all(message: str, parameters: Sequence[str]) -> bool:
-    """Whether each parameter stands in the message, by its name or under a pattern."""
+    """Return True if the message contains each parameter, by name or under a pattern."""
     words = {word.strip(".") for word in re.findall(r"[\w.*\[\]]+", message)}
     patterns = [word for word in words if "*" in word and word.strip("*.")]
     return all(name in words or any(fnmatchcase(name, pattern) for pattern in patterns) for name in parameters)

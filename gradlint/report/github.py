@@ -12,7 +12,7 @@ _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO
 
 
 def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
-    """One command for each finding and for each target that could not be checked."""
+    """Return one command for each finding and each target that failed."""
     lines = [_line(finding, view) for finding in sorted_findings(report.findings)]
     for failure in report.errors:
         text = f"{failure.target}: {failure.message}" if failure.target else failure.message

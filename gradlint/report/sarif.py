@@ -67,7 +67,7 @@ def _known(findings: Sequence[Finding], entries: Sequence[Entry]) -> list[Entry]
 
 
 def _semantic(version: str) -> str:
-    """A Python version as semantic versioning writes it: ``0.1.0.dev1`` as ``0.1.0-dev1``."""
+    """Return a Python version in semantic versioning: ``0.1.0-dev1`` for ``0.1.0.dev1``."""
     match = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?[.-]?(.*)", version)
     if match is None:
         return "0.0.0"

@@ -1,4 +1,4 @@
-"""How many findings there are of each code."""
+"""Statistics: the number of findings of each code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradlint.triage.fixes import applicable
 
 
 def render(report: Report, view: View) -> str:
-    """A line per code: count, code, a mark where all of them can be fixed, name; the most frequent first."""
+    """Return one line per code: count, code, ``[*]`` if all are fixable, name."""
     rows = _rows(report)
     width = max((len(str(count)) for count, *_ in rows), default=0)
     return "".join(
@@ -21,7 +21,7 @@ def render(report: Report, view: View) -> str:
 
 
 def as_json(report: Report) -> str:
-    """The same as JSON in ASCII."""
+    """Return the same as JSON in ASCII."""
     rows = [
         {"code": code, "name": name, "count": count, "fixable": fixable} for count, code, name, fixable in _rows(report)
     ]

@@ -1,4 +1,4 @@
-"""What was recorded of a target, and which files were read, in one line each."""
+"""Summaries of a target and of the files read, in one line each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from gradlint.wording import plural, tensors
 
 
 def summary(target: TargetSummary) -> str:
-    """Return ``8 tensors, 235 parameters: 4 train, 0 frozen, 4 without gradient; SGD holds 8`` for a target."""
+    """Return the counts of a target by outcome.
+
+    For example ``8 tensors, 235 parameters: 4 train, 0 frozen, 4 without gradient; SGD holds 8``.
+    """
     parts = [f"{target.reached} train", f"{target.frozen} frozen", f"{target.starved} without gradient"]
     if target.unused:
         parts.append(f"{target.unused} unused")

@@ -1,4 +1,4 @@
-"""Text that may be shown anywhere: made printable, measured in terminal cells, wrapped."""
+"""Text that can be shown anywhere: printable, measured in terminal cells, wrapped."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ class View:
         return "…" if self.unicode else "..."
 
     def char(self, char: str) -> str:
-        """The character as it can be shown: control characters and what the encoding lacks become escapes."""
+        """Return a character as it can be shown.
+
+        Control characters and characters that the encoding lacks become escapes.
+        """
         if " " <= char <= "~":
             return char
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
@@ -55,39 +58,41 @@ class View:
         return char
 
     def clean(self, text: str) -> str:
-        """One line of text, safe to show: tabs and line ends become spaces, the rest as `char`."""
+        """Return one line of safe text: tabs and line ends become spaces, the rest as `char`."""
         return "".join(map(self.char, re.sub(r"[\t\r\n\v\f]+", " ", text)))
 
     def keep(self, text: str) -> str:
-        """Text that may hold colour codes, with what the encoding lacks as escapes and box characters in ASCII."""
+        """Return text that may contain colour codes.
+
+        Characters that the encoding lacks become escapes, and box characters ASCII.
+        """
         if not self.unicode:
             text = text.translate(_BOXES)
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def lines(self, text: str) -> list[str]:
-        """Lines of text, each safe to show, tabs expanded."""
+        """Return the lines of a text, each as `clean` but with its indentation."""
         return ["".join(map(self.char, line.expandtabs(4))) for line in re.split(r"\r\n|\r|\n", text)]
 
 
 def cells(text: str) -> int:
-    """Width of printable text in terminal cells."""
+    """Return the width of a text in terminal cells."""
     if text.isascii():
         return len(text)
     return sum(map(char_cells, text))
 
 
 def char_cells(char: str) -> int:
-    """Width of one character: 0 for combining marks, 2 for wide ones, else 1."""
+    """Return the width of a character in terminal cells."""
     if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Break printable text at spaces into lines of at most `width` cells; longer words are broken anywhere.
+    """Break printable text at spaces into lines of at most `width` cells.
 
-    Returns:
-        At least one line.
+    Longer words are broken anywhere. There is at least one line.
     """
     width = max(width, 8)
     lines, line, used = [], "", 0
@@ -107,7 +112,10 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _cut(word: str, width: int) -> tuple[str, str]:
-    """Split so that the head fits and, where possible, ends after a dot, slash, comma or underscore."""
+    """Split a word so that the head fits.
+
+    Where possible the head ends after a dot, slash, comma or underscore.
+    """
     used = end = 0
     while end < len(word) and (used := used + char_cells(word[end])) <= width:
         end += 1
@@ -117,7 +125,7 @@ def _cut(word: str, width: int) -> tuple[str, str]:
 
 
 def shown_path(path: str, root: Path) -> str:
-    """The path as reports show it: relative to `root` where it lies below, with forward slashes."""
+    """Return a path as reports show it: relative to `root` if below, with forward slashes."""
     if not path or path.startswith("<"):
         return path
     base = root.absolute()

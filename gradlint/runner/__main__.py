@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _given() -> str:
-    """All of stdin, which has nothing to read for the script afterwards."""
+    """Return all of stdin, and leave nothing to read for the script."""
     parts = []
     while part := os.read(0, 1 << 16):
         parts.append(part)

@@ -1,6 +1,6 @@
-"""The process in which the script runs: records, judges, leaves the report, and ends the script.
+"""The process that runs the script: it records, judges, leaves the report and ends the script.
 
-The report is written before the script is told to stop, so that nothing the script does on its way out can lose it.
+The report is written before the script is stopped, so that nothing it does on its way out can lose the report.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Runner:
             raise SystemExit
 
     def leave_now(self) -> NoReturn:
-        """End the process although the script holds it up; what was registered to run at exit still runs."""
+        """Leave the report at once, because the script keeps catching the exception."""
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
@@ -126,7 +126,7 @@ class _Runner:
         raise SystemExit
 
     def exit_hard(self, status: int) -> NoReturn:
-        """In place of ``os._exit``: the report comes first."""
+        """Leave the report before ``os._exit``."""
         if os.getpid() == _PID:
             self.finish(None)
         self.exit(status)
@@ -148,7 +148,7 @@ class _Runner:
         leave(report, self.job.report)
 
     def judged(self, failure: Failure | None) -> Report:
-        """The verdict; `failure` is how the script ended before enough was seen."""
+        """Return the verdict; `failure` is how the script ended before enough was recorded."""
         job, observation = self.job, self.observation
         training = observation.ledger.training
         fault = observation.recorder.fault
@@ -175,7 +175,7 @@ class _Runner:
         return report
 
     def why_nothing(self) -> str:
-        """Why there is nothing to judge."""
+        """Return the reason why there is nothing to judge."""
         observation, job = self.observation, self.job
         forwards = observation.forwards
         calls = f"{plural(forwards, 'call')} of its models" if forwards else "no call of a model"
@@ -229,8 +229,10 @@ def main(job: Job) -> NoReturn:
 
 
 def _wind_up() -> None:
-    """Do what Python does at its end, up to where it takes all modules apart: after torch and transformers that lasts
-    half as long as importing torch, and Python promises nothing of what is finalized there."""
+    """Do what Python does at its end, without taking modules apart.
+
+    After torch and transformers that takes half as long as importing torch.
+    """
     getattr(threading, "_shutdown", lambda: None)()
     atexit._run_exitfuncs()
     opened: list[Any] = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
@@ -248,7 +250,7 @@ def _wind_up() -> None:
 
 
 def _writes() -> bool:
-    """Whether a file may be open for writing. Those three that every process has do not count."""
+    """Return True if a file may be open for writing, except the three standard streams."""
     try:
         import fcntl
 

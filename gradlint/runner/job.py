@@ -1,4 +1,4 @@
-"""What the two processes of ``gradlint run`` tell each other. Imports no torch."""
+"""The messages between the two processes of ``gradlint run``."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Job:
         return f"-m {self.script}" if self.module else self.script
 
     def to_text(self) -> str:
-        """As one argument of a command line."""
+        """Return the job as one argument of a command line."""
         return json.dumps(dataclasses.asdict(self))
 
     @staticmethod
     def from_text(text: str) -> Job:
-        """The inverse of `to_text`."""
+        """Return the job that `to_text` wrote."""
         fields: dict[str, Any] = json.loads(text)
         for name, value in fields.items():
             if isinstance(value, list):
@@ -57,14 +57,14 @@ class Job:
 
 
 def leave(report: Report, path: str) -> None:
-    """Write a report where the other process finds it, whole or not at all."""
+    """Write a report for the other process, whole or not at all."""
     part = Path(f"{path}.part")
     part.write_bytes(pickle.dumps(report))
     part.replace(path)
 
 
 def collect(path: str) -> Report | None:
-    """The report that was left; None where there is none."""
+    """Return the report that was left; None if there is none."""
     try:
         found = pickle.loads(Path(path).read_bytes())
     except (OSError, EOFError, pickle.UnpicklingError):

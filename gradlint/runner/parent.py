@@ -1,4 +1,4 @@
-"""Begins the script's process, waits for its report, and sees to it that nothing of it runs on. Imports no torch."""
+"""The parent process: it starts the script's process, waits for the report and ends all of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Process:
         self._ending = ending
 
     def run(self, job: Job) -> Report:
-        """Run a script, once, and give its report; the process and all that it started are gone afterwards.
+        """Run a script once and return its report; no process of it remains.
 
         Args:
             job: what to run; where the report goes is seen to here.
@@ -82,7 +82,7 @@ def begun(*, tracking: bool = False) -> Iterator[Process]:
 
 
 def _silence(job: Job, code: int | None) -> str:
-    """Why there is no report."""
+    """Return the reason why there is no report."""
     if code is None:
         return f"the script was ended after {job.seconds:g} s (--timeout) without a verdict: it did not come to a step"
     if code < 0:
@@ -92,7 +92,10 @@ def _silence(job: Job, code: int | None) -> str:
 
 @contextlib.contextmanager
 def _started(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, in a group of its own, with its output on our stderr; at exit the whole group is gone."""
+    """Start the process in a group of its own, with its output on our stderr.
+
+    At exit the whole group is ended.
+    """
     try:
         stderr: int | None = sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):
@@ -117,7 +120,7 @@ def _started(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]
 
 
 def _wait(process: subprocess.Popen[bytes], job: Job) -> int | None:
-    """The exit code; None where the process was not done when its time was."""
+    """Return the exit code; None if the time is over."""
     limit = time.monotonic() + job.seconds + GRACE
     reported: float | None = None
     while True:
@@ -147,7 +150,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _orphans_adopted() -> Iterator[None]:
-    """On Linux: processes that leave the group become our children when their parents end, and are ended too."""
+    """Adopt processes that leave the group when their parents end, and end them too.
+
+    This works on Linux only.
+    """
     if not sys.platform.startswith("linux"):
         yield
         return
@@ -177,7 +183,7 @@ def _set_subreaper(flag: bool) -> bool:
 
 
 def _children() -> list[int]:
-    """Our child processes."""
+    """Return our child processes."""
     found: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):

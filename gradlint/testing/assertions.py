@@ -1,4 +1,4 @@
-"""Assertions about gradient for tests. A failure is an AssertionError whose text is a report. Imports no torch.
+"""Assertions about gradient for tests; the text of a failure is a report.
 
 Any test runner will do; `gradlint.testing.pytest_plugin` hands an instance to pytest's tests.
 """
@@ -28,20 +28,20 @@ WIDTH = 96
 
 
 STOPPED, ARRIVED = "no-gradient", "gradient"
-"""What stands in the place of a code in the findings of `assert_gradient_flows` and `assert_no_gradient`."""
+"""Codes of the findings of `assert_gradient_flows` and `assert_no_gradient`."""
 Judge = Callable[["Flow", Sequence["Parameter"], Container[int], Container[int]], Iterator[Finding]]
 """(flow, parameters, those that gradient reaches, those where it is zero) → findings."""
 
 
 class Assertions:
-    """What a test may ask of a set-up.
+    """Assertions about a training setup.
 
-    Each method takes the set-up as `gradlint.check` does: a target (``"model.py:build"``), a function that builds it,
-    or what such a function returns. Nothing of it is changed.
+    Each method takes the setup as `gradlint.check` does: a target (``"model.py:build"``), a function that builds it, or
+    the setup itself. It does not change the setup.
     """
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
-        """`folders` are where the file of a target is looked for, where it is not below the working directory."""
+        """Remember the folders in which target files are looked for."""
         self._folders = folders
 
     def check(
@@ -58,7 +58,7 @@ class Assertions:
         show_info: bool = False,
         name: str = "",
     ) -> Report:
-        """The report on a set-up, as `gradlint.check` gives it, with what is configured for the target."""
+        """Return the report on a setup as `gradlint.check` does, with its configuration."""
         from gradlint.config.settings import Configuration, Settings
         from gradlint.engine.options import declared
         from gradlint.rulekit import registry, selection
@@ -73,7 +73,7 @@ class Assertions:
         return filters.of_one(report, filters.Plan(settings, known, chosen), show_info=show_info)
 
     def assert_clean(self, setup: Any, **options: Any) -> None:
-        """Nothing above info is found. Takes the options of `check`.
+        """Assert that nothing above info is found. Takes the options of `check`.
 
         Raises:
             AssertionError: something is; lists the findings.
@@ -84,11 +84,12 @@ class Assertions:
             _fail("assert_clean", report)
 
     def assert_trains(self, setup: Any, *patterns: str, inputs: Sequence[str] = ()) -> None:
-        """The parameters that the globs name train: gradient reaches them, and an optimizer, where one is known, holds
-        them.
+        """Assert that the matching parameters train.
+
+        Gradient reaches them, and an optimizer, if one is known, holds them.
 
         Raises:
-            AssertionError: some do not, or it cannot be told, or a glob matches nothing; says of each why and where.
+            AssertionError: some do not, or that is unknown, or a glob matches nothing; names the reason and the line.
         """
         __tracebackhide__ = True
         from gradlint.engine.options import declared
@@ -96,11 +97,12 @@ class Assertions:
         self._hold("assert_trains", setup, "GL701", declared(trains=_patterns(patterns)), inputs)
 
     def assert_frozen(self, setup: Any, *patterns: str, inputs: Sequence[str] = ()) -> None:
-        """Training leaves the parameters that the globs name, and the running statistics of their norm layers, as they
-        are. Gradient may pass through them.
+        """Assert that training does not move the matching parameters.
+
+        The running statistics of their norm layers count too. Gradient may pass through.
 
         Raises:
-            AssertionError: some would move, or it cannot be told, or a glob matches nothing; says why and where.
+            AssertionError: some would move, or that is unknown, or a glob matches nothing; names the reason and the line.
         """
         __tracebackhide__ = True
         from gradlint.engine.options import declared
@@ -110,15 +112,16 @@ class Assertions:
     def assert_gradient_flows(
         self, setup: Any, *, to: str | Iterable[str], from_output: Pick = None, inputs: Sequence[str] = ()
     ) -> None:
-        """Gradient that is not always zero comes from the loss, or from a part of the output, to every parameter that
-        the globs name. Optimizers play no part.
+        """Assert that gradient other than zero reaches every matching parameter.
+
+        It comes from the loss, or from a part of the output. Optimizers do not matter.
 
         Args:
             to: globs of parameters.
             from_output: a function of the output, a path into it (``"logits"``, ``"0.hidden"``) or an index.
 
         Raises:
-            AssertionError: it does not come to some; says of each why and where it stops.
+            AssertionError: it does not reach some; names the reason and the line where it stops.
         """
         __tracebackhide__ = True
         report = self._probed(setup, to, from_output, inputs, _stopped)
@@ -128,11 +131,12 @@ class Assertions:
     def assert_no_gradient(
         self, setup: Any, *, to: str | Iterable[str], from_output: Pick = None, inputs: Sequence[str] = ()
     ) -> None:
-        """No gradient, or one that is always zero, comes to any parameter that the globs name. Takes what
-        `assert_gradient_flows` takes.
+        """Assert that no gradient, or only zero, reaches any matching parameter.
+
+        Takes the arguments of `assert_gradient_flows`.
 
         Raises:
-            AssertionError: it comes to some; says of each by which lines.
+            AssertionError: it reaches some; names the lines on its path.
         """
         __tracebackhide__ = True
         report = self._probed(setup, to, from_output, inputs, _arrived)
@@ -147,7 +151,7 @@ class Assertions:
 
         rules = [rule for rule in registry.load(packs=False).rules if rule.code in (code, "GL703")]
         report = self._report(setup, rules, inputs, own=False, contract=contract)
-        if report.findings or report.errors:  # also what cannot be told, which weighs info
+        if report.findings or report.errors:  # including info findings, for what is unknown
             _fail(what, report)
 
     def _report(
@@ -178,7 +182,7 @@ class Assertions:
             return check_target(target, rules, options, name or setup)
 
     def _probed(self, setup: Any, to: str | Iterable[str], pick: Pick, inputs: Sequence[str], judge: Judge) -> Report:
-        """What a judge finds in a set-up whose gradient is followed from a part of its output."""
+        """Return what a judge finds in a setup, with gradient from a part of its output."""
         from gradlint import api
         from gradlint.engine.check import record_made, record_target
         from gradlint.engine.options import Options, declared
@@ -214,7 +218,7 @@ class Assertions:
         return tuple(inputs) or Configuration().of_target(target).target(target).inputs
 
     def _found(self, target: str) -> str:
-        """A target whose file is looked for in the working directory, then in the folders that are known."""
+        """Return a target with its file found in the working directory or the known folders."""
         from gradlint.load.target import parse_target
 
         path = parse_target(target).path
@@ -225,8 +229,7 @@ class Assertions:
 
 @contextlib.contextmanager
 def lenient_warnings() -> Iterator[None]:
-    """While it lasts, a warning that is to be an error is shown instead: it would stop the code under check, and say
-    nothing of its gradients."""
+    """Show warnings that are to be errors: they would stop the code under check."""
     with warnings.catch_warnings():
         kept = list(warnings.filters)
         warnings.resetwarnings()
@@ -238,14 +241,14 @@ def lenient_warnings() -> Iterator[None]:
 
 
 def _expression(pattern: Any) -> str:
-    """The text of a filter's regular expression: compiled, plain or absent."""
+    """Return the text of a regular expression of a filter: compiled, plain or absent."""
     return str(getattr(pattern, "pattern", pattern) or "")
 
 
 def text_of(report: Report, subject: str) -> str:
-    """A report as a failure shows it: every parameter named, paths relative to the working directory.
+    """Return a report as a failure shows it, with every parameter named.
 
-    The first line is of the form ``subject: summary``.
+    The first line is ``subject: summary``; paths are relative to the working directory.
     """
     from gradlint.report import full
     from gradlint.report.view import View
@@ -260,7 +263,7 @@ def _fail(what: str, report: Report) -> None:
 
 
 def _summary(report: Report) -> str:
-    """What is wrong, in the few words that the last lines of a test run have room for."""
+    """Return what is wrong in the few words that a test summary has room for."""
     if report.errors:
         return report.errors[0].message
     said = []
@@ -292,7 +295,7 @@ def _several(selectors: str | Iterable[str]) -> list[str]:
 
 
 def _patterns(patterns: Iterable[str]) -> list[str]:
-    """The globs, checked.
+    """Return the globs after checking them.
 
     Raises:
         TypeError: there is none, or one is no text.
@@ -314,7 +317,7 @@ def _unmatched(trace: Any, contract: Contract) -> Iterator[Finding]:
 def _stopped(
     flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
 ) -> Iterator[Finding]:
-    """A finding for each cause that keeps gradient from parameters."""
+    """Yield a finding for each cause that keeps gradient from parameters."""
     from gradlint.flow.outcome import standing
     from gradlint.wording import summarize_names
 
@@ -344,7 +347,7 @@ def _stopped(
 def _arrived(
     flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
 ) -> Iterator[Finding]:
-    """A finding for each way by which gradient comes to parameters."""
+    """Yield a finding for each path by which gradient comes to parameters."""
     from gradlint.wording import summarize_names
 
     groups: dict[tuple[Location, ...], list[Parameter]] = {}

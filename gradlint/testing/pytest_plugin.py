@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture and the marker `gradlint`, and ``pytest --gradlint``, which checks configured targets.
+"""The pytest plugin: the fixture and marker `gradlint`, and ``pytest --gradlint``.
 
 Importing it imports no torch, and nothing of gradlint is loaded until a test uses it.
 """
@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """The configured targets, as the tests of the file that names them."""
+    """Collect the configured targets from the configuration file."""
     settings = parent.config.stash.get(_SETTINGS, None)
     if settings is None or settings.path is None or not _same_file(file_path, settings.path):
         return None
@@ -66,7 +66,7 @@ class ConfigurationFile(pytest.File):
     """A configuration file; its tests are the targets that it names."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        """One test for each target: a set-up is recorded once, and its report read as one."""
+        """Yield one test for each target."""
         for target in self.config.stash[_SETTINGS].targets:
             yield TargetItem.from_parent(self, name=target)
 
@@ -102,13 +102,13 @@ class TargetItem(pytest.Item):
             raise NotCleanError(text_of(report, self.name))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The report, without a traceback of gradlint's own."""
+        """Return the report, without a traceback of gradlint."""
         if isinstance(excinfo.value, NotCleanError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
-        """Where the target is named, and what heads its failure."""
+        """Return the file of the target and the heading of its failure."""
         return self.path, 0, f"gradlint {self.name}"
 
 
@@ -141,9 +141,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
 
 @pytest.fixture(scope="session")
 def gradlint(pytestconfig: pytest.Config) -> Assertions:
-    """Assertions about which parameters of a set-up train: check, assert_clean, assert_trains, assert_frozen,
-    assert_gradient_flows, assert_no_gradient.
-    """
+    """Return the assertions about gradient: check, assert_clean, assert_trains and others."""
     return _assertions(pytestconfig)
 
 
@@ -154,7 +152,7 @@ def _assertions(config: pytest.Config, *folders: Path) -> Assertions:
 
 
 def _absolute(target: str, root: Path) -> str:
-    """A target as it is written in the configuration in `root`, so that it is found from any folder."""
+    """Return a configured target so that it is found from any folder."""
     from gradlint.load.target import parse_target
 
     path = parse_target(target).path

@@ -1,4 +1,4 @@
-"""Findings that were there before: quiet until they are fixed, or until there are more of them. Imports no torch."""
+"""Baselines: accepted findings, quiet until they are fixed or become more."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ VERSION = 1
 
 
 class Fingerprints:
-    """What a finding is known by: its code, its file, the text it blames and what that stands in; not its line."""
+    """Identities of findings: code, file and blamed text, without the line number."""
 
     def __init__(self, root: Path) -> None:
         self.root = os.path.abspath(root)
         self._lines: dict[str, tuple[str, ...]] = {}
 
     def of(self, finding: Finding) -> str:
-        """The same for the same mistake in the same file, wherever it has moved to."""
+        """Return the same text for the same mistake in the same file, wherever it moved."""
         return hashlib.blake2b("\0".join(self.parts(finding)).encode(), digest_size=12).hexdigest()
 
     def parts(self, finding: Finding) -> tuple[str, str, str]:
-        """(code, path, blamed text); without a place, the parameters stand for the text."""
+        """Return (code, path, blamed text); without a location the parameters replace the text."""
         place = finding.location
         if place is None:
             return finding.code, finding.target, " ".join(finding.parameters)
@@ -59,7 +59,8 @@ class Baseline:
 
     @classmethod
     def read(cls, path: Path) -> Baseline:
-        """
+        """Read a baseline.
+
         Raises:
             UsageError: it is missing, or no baseline.
         """
@@ -83,7 +84,7 @@ class Baseline:
 
     @classmethod
     def made_of(cls, findings: Iterable[Finding], path: Path) -> Baseline:
-        """The baseline that makes all these findings quiet."""
+        """Return the baseline that lists these findings."""
         baseline = cls(path)
         prints = Fingerprints(path.parent)
         for finding in findings:
@@ -93,7 +94,7 @@ class Baseline:
         return baseline
 
     def write(self) -> None:
-        """Write it, ordered so that two of them compare well.
+        """Write the baseline, ordered so that two of them compare well.
 
         Raises:
             UsageError: it cannot be written.
@@ -109,7 +110,7 @@ class Baseline:
             raise UsageError(f"baseline {self.path}: cannot be written: {error.strerror or error}") from error
 
     def new(self, findings: Iterable[Finding]) -> tuple[list[Finding], int, int]:
-        """(findings that are not in it, how many are, how many that it lists are gone).
+        """Return (findings that are not listed, how many are, how many listed ones are gone).
 
         The same mistake on one line, found through several targets, counts once.
         """

@@ -1,4 +1,4 @@
-"""From what the rules found to what is reported: selection, configuration and comments. Imports no torch."""
+"""Filters between the findings of the rules and the report: selection, configuration, comments."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from gradlint.triage.suppressions import FileSuppressions, all_of
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of one part of a check: its settings, and the rules that they and the command line choose."""
+    """The settings of one part of a check, and the rules that settings and command line select."""
 
     settings: Settings
     registry: Registry
     selection: Selection
 
     def codes(self, selector: str) -> frozenset[str]:
-        """The codes that a selector of the configuration means.
+        """Return the codes that a selector of the configuration matches.
 
         Raises:
             UsageError: it means none.
@@ -35,7 +35,7 @@ class Plan:
 
 
 def configured(finding: Finding, plan: Plan) -> Finding | None:
-    """A finding as the configuration wants it; None where it wants none of it."""
+    """Return a finding as the configuration changes it; None if it removes it."""
     settings = plan.settings
     if finding.code not in plan.selection.codes:
         return None
@@ -69,7 +69,7 @@ def _without_ignored(finding: Finding, plan: Plan) -> Finding | None:
 
 @dataclass
 class Silenced:
-    """What comments did to findings."""
+    """Findings after comments were applied."""
 
     findings: list[Finding]
     count: int = 0
@@ -80,7 +80,7 @@ def silence(
     commented: Iterable[str],
     unused: Callable[[str, FileSuppressions], Iterable[Finding]],
 ) -> Silenced:
-    """Take out what comments silence, and add a finding for each comment that silenced nothing.
+    """Remove findings that comments suppress, and add one for each comment without effect.
 
     Args:
         findings: as found.
@@ -102,7 +102,7 @@ def silence(
 
 @dataclass
 class Scope:
-    """What a check looked at in one file: what a comment there could have silenced."""
+    """The parts of one file that a check covered, which comments there could suppress."""
 
     plan: Plan
     source: bool = False
@@ -113,7 +113,7 @@ class Scope:
     """Codes of the rules that judged that recording."""
 
     def why_idle(self, code: str, line: int, statement: str | None) -> str | None:
-        """Why it is certain that a code in a comment has nothing to silence; None where it is not certain."""
+        """Return why a code in a comment certainly suppresses nothing; None if that is not certain."""
         entry = self._entry(code)
         if entry is None:
             return "no rule has this code or name" if self.source or self.ran else None
@@ -147,7 +147,7 @@ def filtered(
     plan_of: Callable[[Finding], Plan],
     scopes: Mapping[str, Scope],
 ) -> Report:
-    """A report without what the configuration and the comments take out.
+    """Return a report without findings that configuration or comments remove.
 
     Args:
         report: what the rules found.
@@ -167,15 +167,14 @@ def filtered(
 
 
 def shown(report: Report, selections: Sequence[Selection], *, show_info: bool) -> Report:
-    """A report without findings of severity info that nobody asked for; they are counted."""
+    """Return a report without info findings that nobody asked for, and count them."""
     asked = frozenset[str]().union(*(s.asked_for for s in selections))
     kept = [f for f in report.findings if show_info or f.severity > Severity.INFO or f.code in asked]
     return replace(report, findings=kept, hidden=report.hidden + len(report.findings) - len(kept))
 
 
 def of_one(report: Report, plan: Plan, *, show_info: bool) -> Report:
-    """What is to be shown of one set-up's report: what neither the configuration nor comments nor the baseline take
-    out."""
+    """Return the report on one setup after configuration, comments and baseline."""
     report = shown(filtered(report, lambda finding: plan, {}), [plan.selection], show_info=show_info)
     if not plan.settings.baseline:
         return report

@@ -1,4 +1,4 @@
-"""Edits put into files: none overlaps another, what comes out parses and is written in one stroke. Imports no torch."""
+"""Edits of files: none overlaps another, the result parses, and each file is written at once."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ class FixedFile:
 
 
 def applicable(finding: Finding, *, unsafe: bool) -> bool:
-    """Whether a finding has edits that may be made."""
+    """Return True if a finding has edits that may be made."""
     return finding.fix is not None and bool(finding.fix.edits) and (finding.fix.safe or unsafe)
 
 
 def fix_text(source: SourceText, findings: Iterable[Finding], *, unsafe: bool = False) -> FixedFile:
-    """Apply the edits of findings to a file. All edits of a fix are made, or none.
+    """Apply the edits of findings to a text; of each fix all edits or none.
 
-    A fix that overlaps an earlier one, that reaches into another file, or that would leave text that does not parse, is
-    left out and named.
+    A fix is refused with a reason if it overlaps an earlier one, reaches into another file or breaks the syntax.
     """
     fixed = FixedFile(source, source.text)
     chosen: list[tuple[Finding, list[tuple[int, int, str]]]] = []
@@ -103,7 +102,7 @@ def _parses(text: str) -> bool:
 
 
 def unified(before: str, after: str, name: str) -> str:
-    """A unified diff of two texts that says where a last line has no end."""
+    """Return a unified diff of two texts, which marks a last line without an end."""
     lines = difflib.unified_diff(
         before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{name}", f"b/{name}"
     )
@@ -111,7 +110,7 @@ def unified(before: str, after: str, name: str) -> str:
 
 
 def write_atomically(path: str, data: bytes) -> None:
-    """Replace a file's content in one stroke; its mode stays, and a link stays a link.
+    """Replace the content of a file at once; its mode stays, and a link stays a link.
 
     Raises:
         OSError: it cannot be written; the file is as it was.

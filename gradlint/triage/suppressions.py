@@ -1,4 +1,4 @@
-"""Comments that silence findings, and those that silence nothing. Imports no torch."""
+"""Comments that suppress findings, and those that suppress nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ class Suppression:
     """Those that silenced something."""
 
     def means(self, finding: Finding) -> str | None:
-        """The code or name by which it silences a finding, empty where it names none; None where it does not."""
+        """Return the code or name by which the comment suppresses a finding.
+
+        It is empty if the comment names none, and None if it does not apply.
+        """
         if not self.codes:
             return ""
         return next((c for c in self.codes if c.upper() == finding.code or c.lower() == finding.name), None)
@@ -59,14 +62,14 @@ class FileSuppressions:
 
     @classmethod
     def of(cls, path: str) -> FileSuppressions | None:
-        """Those of a file; None where it cannot be read."""
+        """Return the comments of a file; None if it cannot be read."""
         try:
             return cls(SourceText(path, overlay.read(path)))
         except (OSError, Unreadable):
             return None
 
     def silences(self, finding: Finding) -> bool:
-        """Whether a comment silences a finding; it then counts as used."""
+        """Return True if a comment suppresses a finding, and mark it as used."""
         if finding.location is None:
             return False
         silenced = False
@@ -80,20 +83,22 @@ class FileSuppressions:
         return silenced
 
     def lines_of(self, line: int) -> set[int]:
-        """The lines on which a comment is about a finding on `line`: that line, and the first and the last line of
-        the statement, or of the head of a compound one."""
+        """Return the lines whose comments apply to a finding on `line`.
+
+        They are that line and the first and last line of its statement, or of the head of a compound one.
+        """
         span = statement_span(self._tree, line) if self._tree is not None else None
         return {line} if span is None else {line, *span}
 
     def statement_text(self, line: int) -> str | None:
-        """The text of the statement that a line belongs to; None where it belongs to none."""
+        """Return the text of the statement on a line; None if there is none."""
         span = statement_span(self._tree, line) if self._tree is not None else None
         if span is None:
             return None if self._tree is not None else self.source.line(line)
         return "\n".join(self.source.line(n) for n in range(min(span), max(span) + 1))
 
     def unused(self, could: Callable[[str, int, str | None], str | None]) -> Iterator[Finding]:
-        """A finding for each comment with codes that silenced nothing.
+        """Yield a finding for each comment with codes that suppressed nothing.
 
         Args:
             could: (code or name, line or 0 for the whole file, text of the statement or None) → why it is certain that
@@ -127,7 +132,7 @@ class FileSuppressions:
         )
 
     def _without(self, suppression: Suppression, idle: set[str]) -> Edit:
-        """The edit that takes codes out of a comment, and the comment if none is left."""
+        """Return the edit that removes codes from a comment, and the comment if none is left."""
         line = self.source.line(suppression.line)
         start, end = suppression.column - 1, suppression.end_column - 1
         kept = [code for code in suppression.codes if code not in idle]
@@ -166,7 +171,7 @@ def _comments(source: SourceText) -> Iterator[Suppression]:
 
 
 def _end(text: str, position: int) -> int:
-    """Where a comment of ours ends: behind its reason, before another ``#``."""
+    """Return the end of our comment: behind its reason, before another ``#``."""
     reason = re.compile(r"\s*--[^#]*").match(text, position)
     return len(text[: reason.end()].rstrip()) if reason else position
 
@@ -176,7 +181,7 @@ def _split(codes: str | None) -> tuple[str, ...]:
 
 
 def comments(text: str) -> Iterator[tuple[int, int, str]]:
-    """(line, column from 1, text) of each comment; as far as the text can be read where it breaks off."""
+    """Yield (line, column from 1, text) of each comment, up to a token error."""
     lines = iter(re.split(r"(?<=\n)", text.replace("\r\n", "\n").replace("\r", "\n")))
     try:
         for token in tokenize.generate_tokens(lambda: next(lines, "")):
@@ -187,8 +192,10 @@ def comments(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def statement_span(tree: ast.Module, line: int) -> set[int] | None:
-    """The first and last lines of the innermost statement on a line: of a compound one, those of its head, with the
-    first decorator's. None where the line is in none."""
+    """Return the first and last lines of the innermost statement on a line.
+
+    Of a compound statement that is its head, with the first decorator. None if the line is in no statement.
+    """
     found: ast.stmt | None = None
     body: list[ast.AST] = list(tree.body)
     while body:
@@ -222,7 +229,7 @@ def _last(node: ast.AST) -> int:
 
 
 def all_of(paths: Iterable[str]) -> dict[str, FileSuppressions]:
-    """The comments of files, for those that can be read."""
+    """Return the comments of each file that can be read."""
     found = {}
     for path in dict.fromkeys(paths):
         suppressions = FileSuppressions.of(path)

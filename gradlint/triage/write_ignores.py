@@ -1,4 +1,4 @@
-"""Comments that silence findings, written into files. Imports no torch."""
+"""Comments that suppress findings, written into files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradlint.triage.suppressions import FileSuppressions, Suppression
 
 
 def with_ignores(source: SourceText, findings: Iterable[Finding]) -> tuple[str, list[Finding], list[Finding]]:
-    """The text of a file with a comment for each finding: (text, findings that it silences, those it cannot).
+    """Return (text with a comment for each finding, suppressed findings, the others).
 
     A comment stands at the end of the blamed line, else of the first or the last line of its statement, where the line
     can take one: not inside a string, not before a continued line. Codes join a comment that is there.
@@ -64,7 +64,7 @@ def _added(line: str, codes: list[str], here: Suppression | None) -> str:
 
 
 def _closed_lines(text: str) -> set[int]:
-    """Lines whose end is inside a string, or is a backslash that continues them."""
+    """Return the lines that end inside a string or in a backslash."""
     closed: set[int] = set()
     opened: list[int] = []
     lines = _lines(text)
