@@ -63,7 +63,7 @@ OWN_CODES = (
         "GL003",
         "partial-recording",
         Severity.WARNING,
-        "A part of the set-up could not be recorded: scripted modules, other threads, custom C++ operators.\n\n"
+        "A part of the setup could not be recorded: scripted modules, other threads, custom C++ operators.\n\n"
         "What it does\n\nSays what is therefore unknown. It is a note, and a finding with --strict.\n",
     ),
     OwnCode(

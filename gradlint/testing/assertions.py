@@ -89,7 +89,7 @@ class Assertions:
         Gradient reaches them, and an optimizer, if one is known, holds them.
 
         Raises:
-            AssertionError: some do not, or that is unknown, or a glob matches nothing; names the reason and the line.
+            AssertionError: some do not, or that is unknown, or a glob matches nothing.
         """
         __tracebackhide__ = True
         from gradlint.engine.options import declared
@@ -102,7 +102,7 @@ class Assertions:
         The running statistics of their norm layers count too. Gradient may pass through.
 
         Raises:
-            AssertionError: some would move, or that is unknown, or a glob matches nothing; names the reason and the line.
+            AssertionError: some would move, or that is unknown, or a glob matches nothing.
         """
         __tracebackhide__ = True
         from gradlint.engine.options import declared
