@@ -98,5 +98,6 @@ _CALLS = {
     "item": ".item()",
     "tolist": ".tolist()",
     "__float__": "float()",
+    "tensor": "torch.tensor()",
 }
 """Names of operations → the calls that users write, where they differ."""

@@ -74,7 +74,10 @@ class DroppedLossTerm(Rule):
     severity = Severity.WARNING
     needs = frozenset({"forward", "loss", "gradient"})
 
-    MESSAGE = "no gradient reaches {parameters}: the only scalar computed from {them} is in neither loss nor output."
+    MESSAGE = (
+        "no gradient reaches {parameters}: the only scalar computed from {them} reaches neither the loss nor the "
+        "output."
+    )
     MESSAGE_RETURN = "no gradient reaches {parameters}: this return omits the only sum that depends on {them}."
     FIX = "Return or add the term. If it is only logged, freeze the parameters that nothing else trains."
 

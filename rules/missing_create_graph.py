@@ -65,8 +65,8 @@ class MissingCreateGraph(Rule):
         "{parameters}."
     )
     MESSAGE_TERM = (
-        "without create_graph=True, the result of autograd.grad is constant: this term of the loss does not train "
-        "{parameters}."
+        "without create_graph=True, the result of autograd.grad is constant: the loss term computed from it does not "
+        "train {parameters}."
     )
     FIX = "Pass create_graph=True to torch.autograd.grad."
 

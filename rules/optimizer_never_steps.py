@@ -82,7 +82,7 @@ class OptimizerNeverSteps(Rule):
 
     MESSAGE = "{optimizer} is never stepped{meanwhile}: the gradient of {parameters} from {passes} {fate}."
     CLEARED, KEPT = "is cleared unused", "only accumulates"
-    MEANWHILE = " in {steps} of other optimizers"
+    MEANWHILE = " while others take {steps}"
     FIX = "Call step() of this optimizer after this backward()."
 
     def check(self, context: Context) -> Iterator[Finding]:

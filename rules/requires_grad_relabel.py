@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint import DETACH, GRADIENT, Context, Cut, Finding, Fix, Rule, Severity
 
 
 class RequiresGradRelabel(Rule):
@@ -71,7 +71,7 @@ class RequiresGradRelabel(Rule):
                 at=relabel.site,
                 parameters=relabel.parameters,
                 related=[
-                    *(context.related(f"{c.name} cut the gradient path here", c.location) for c in relabel.cuts[:3]),
+                    *(context.related(f"{_call(c)} cut the gradient path here", c.location) for c in relabel.cuts[:3]),
                     *context.callers(relabel.site),
                 ],
                 fix=Fix(self.FIX),
@@ -83,3 +83,9 @@ _CALLS = {
     "Variable": "Variable(..., requires_grad=True)",
     "Parameter": "nn.Parameter(...)",
 }
+
+
+def _call(cut: Cut) -> str:
+    if cut.kind == DETACH:
+        return f"{cut.name}()"
+    return "autograd.grad" if cut.kind == GRADIENT else cut.name

@@ -83,7 +83,7 @@ class StepWithoutGradient(Rule):
     needs = frozenset({"step"})
 
     MESSAGE_CLEARED = (
-        "{optimizer} is stepped without gradient: that of {parameters} is cleared between backward() and step()."
+        "{optimizer} is stepped without gradient: it is cleared between backward() and step() for {parameters}."
     )
     MESSAGE_UNREACHED = "{optimizer} is stepped without gradient: no backward() before it reaches {parameters}."
     FIX_CLEARED = "Clear before backward() or after step(), not between them."

@@ -100,8 +100,8 @@ class ZeroGradient(Rule):
     needs = frozenset({"forward", "loss", "gradient", "numeric"})
 
     MESSAGE = "{parameters} {get} a gradient of exactly zero in all {steps} steps: {reason}."
-    MESSAGE_TINY = "{parameters} {get} a gradient of almost zero in all {steps} steps: {reason}."
-    TINY = "it vanishes beside the gradient of the other parameters"
+    MESSAGE_TINY = "{parameters} {get} an almost zero gradient in all {steps} steps: {reason}."
+    TINY = "it is negligible beside the gradients of other parameters"
     SIBLING = "with these inputs, only a sibling of the same class gets gradient"
     CANCELLED_BIAS = "a later operation cancels the added value"
     INACTIVE = "with the current weights, every unit after it is inactive"
