@@ -84,9 +84,9 @@ if TYPE_CHECKING:
     from gradlint.source.order import loops_around, surely_before, value_of
     from gradlint.source.roundtrips import Roundtrip, roundtrips
     from gradlint.source.scopes import dotted_text, own_nodes
+    from gradlint.traces.events import Event
     from gradlint.traces.sites import Frame, is_project
     from gradlint.traces.trace import (
-        Event,
         Gradient,
         Group,
         Held,
@@ -143,7 +143,8 @@ _HOMES = {
     "source.roundtrips": "Roundtrip roundtrips",
     "source.scopes": "dotted_text own_nodes",
     "flow.loss_terms": "ConstantTerm DroppedTerm",
-    "traces.trace": "Event Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
+    "traces.events": "Event",
+    "traces.trace": "Gradient Group Held Loose Module ModuleCall Numeric Op Optimizer Parameter Stop Trace Value",
     "traces.training": "Backward Clear Clip Content Kept Schedule Step Training",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

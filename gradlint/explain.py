@@ -14,7 +14,8 @@ from gradlint.flow.paths import path_to_loss
 from gradlint.location import Location
 from gradlint.report.explanation import Explanation, Section, Step
 from gradlint.rulekit.contract import matches, no_match
-from gradlint.traces.trace import Event, Op, Parameter, Trace
+from gradlint.traces.events import Freeze, ParameterEvent, ParameterRegistration, ParameterWrite, Unfreeze
+from gradlint.traces.trace import Op, Parameter, Trace
 from gradlint.wording import count
 
 SHOWN = 12
@@ -68,9 +69,9 @@ def _history(trace: Trace, parameter: Parameter) -> list[Step]:
     registered: Location | None = None
     for event in parameter.history:
         where = trace.location(event.site)
-        if where is None or (event.kind == "write" and where == registered):
+        if where is None or (isinstance(event, ParameterWrite) and where == registered):
             continue  # the second: a layer that initialises itself while it is made
-        if event.kind == "register":
+        if isinstance(event, ParameterRegistration):
             registered = where
         step = Step(_told(trace, event), where, event is parameter.frozen_by)
         if step not in steps:
@@ -87,11 +88,17 @@ def _history(trace: Trace, parameter: Parameter) -> list[Step]:
     return steps
 
 
-def _told(trace: Trace, event: Event) -> str:
-    if event.kind == "write":
-        late = event.op >= trace.forward_start
-        return f"{'written in the forward' if late else 'written'} ({event.data.get('name', '')})"
-    return {"register": "registered", "freeze": "frozen", "thaw": "set trainable"}[event.kind]
+def _told(trace: Trace, event: ParameterEvent) -> str:
+    match event:
+        case ParameterWrite():
+            late = event.op >= trace.forward_start
+            return f"{'written in the forward' if late else 'written'} ({event.op_name})"
+        case ParameterRegistration():
+            return "registered"
+        case Freeze():
+            return "frozen"
+        case Unfreeze():
+            return "set trainable"
 
 
 def _optimizer(trace: Trace, parameter: Parameter) -> list[Step]:
@@ -132,7 +139,7 @@ def _way(trace: Trace, flow: Flow, parameter: Parameter) -> list[Step]:
     if flow.state(parameter) == "frozen":
         region = next((trace.ops[n].region for n in readers if trace.ops[n].region >= 0), None)
         if region is not None:
-            steps.append(Step("runs without grad mode", region_location(trace, trace.events[region])))
+            steps.append(Step("runs without grad mode", region_location(trace, trace.region(region))))
     dropped = flow.dropped_at(parameter) if flow.state(parameter) == "unused" else None
     if dropped is not None:
         steps.append(Step(f"{dropped.name}: its result is used no further", trace.location(dropped.site), True))

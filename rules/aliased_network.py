@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Container, Iterable, Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, Trace
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
+from gradlint.traces.events import ChildRegistration, ParameterWrite
 
 _SHARES = frozenset(("detach", "data", "alias"))
 _COPIES = frozenset(("clone", "to", "cpu", "cuda", "float", "contiguous"))
@@ -84,9 +85,9 @@ class AliasedNetwork(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        copied: dict[int, tuple[Module, Event]] = {}
+        copied: dict[int, tuple[Module, ParameterWrite]] = {}
         for parameter in trace.parameters:
-            writes = [e for e in parameter.history if e.kind == "write"]
+            writes = parameter.writes
             for before, event in zip([None, *writes], writes, strict=False):
                 if context.by_user(event.site) and _from_itself(trace, parameter, event, before):
                     shared = _shared_network(trace, parameter)
@@ -135,12 +136,12 @@ class AliasedNetwork(Rule):
         return self.MESSAGE.format(names=" and ".join(names), parameters=context.names(parameters), reason=reason)
 
     def _finding(
-        self, context: Context, module: Module, parameters: list[Parameter], event: Event | None, reason: str
+        self, context: Context, module: Module, parameters: list[Parameter], event: ParameterWrite | None, reason: str
     ) -> Finding:
-        places: dict[tuple[int, str], Event] = {}
-        for e in context.trace.events_of("register"):
-            if e.data.get("child") == module.number and context.trace.modules[e.data["module"]].in_tree:
-                places[e.data["module"], e.data["name"]] = e
+        places: dict[tuple[int, str], ChildRegistration] = {}
+        for e in context.trace.events_of(ChildRegistration):
+            if e.child == module.number and context.trace.modules[e.module].in_tree:
+                places[e.module, e.name] = e
         first, second = [*places.values(), None, None][:2]
         where = next((e.site for e in (second, event) if e is not None), -1)
         return context.finding(
@@ -158,18 +159,18 @@ class AliasedNetwork(Rule):
         )
 
 
-def _from_itself(trace: Trace, parameter: Parameter, event: Event, before: Event | None) -> bool:
+def _from_itself(trace: Trace, parameter: Parameter, event: ParameterWrite, before: ParameterWrite | None) -> bool:
     """Return True if a write copied a parameter to itself, or averaged it with itself.
 
     `before` is the last write before this one: copies that are older hold another value.
     """
-    name, given = event.data["name"], trace.ops[event.op].inputs[1:]
+    name, given = event.op_name, trace.ops[event.op].inputs[1:]
     if not given:
         return False
     times = _reads(trace, given[0], parameter, -1 if before is None else trace.ops[before.op].outputs[0])
     if name in ("copy_", "lerp_", "data"):
         return times not in (None, 1)
-    scaled = before is not None and before.data["name"] in ("mul_", "__imul__")
+    scaled = before is not None and before.op_name in ("mul_", "__imul__")
     return name in ("add_", "__iadd__") and scaled and times is not None
 
 
@@ -197,10 +198,9 @@ def _reads(trace: Trace, value: int, parameter: Parameter, since: int) -> int | 
     return times
 
 
-def _between(trace: Trace, shared: Module, event: Event) -> bool:
+def _between(trace: Trace, shared: Module, event: ParameterWrite) -> bool:
     """Return True if a copy was between names of a network, not part of loading a larger model from its own state."""
-    loading: int = event.data["loading"]
-    return loading < 0 or any(m is shared for m in trace.around(loading))
+    return event.loading < 0 or any(m is shared for m in trace.around(event.loading))
 
 
 def _shared_network(trace: Trace, parameter: Parameter) -> Module | None:

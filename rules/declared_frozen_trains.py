@@ -25,6 +25,7 @@ from gradlint import (
     replaced_frozen,
     standing,
 )
+from gradlint.traces.events import Freeze
 
 Member = tuple[Parameter, Declaration, Standing]
 
@@ -195,7 +196,7 @@ def _declared_here(context: Context, declarations: list[Declaration]) -> list[Re
 
 
 def _last_freeze(parameters: list[Parameter]) -> int | None:
-    return next((e.site for p in parameters for e in reversed(p.history) if e.kind == "freeze"), None)
+    return next((e.site for p in parameters for e in reversed(p.history) if isinstance(e, Freeze)), None)
 
 
 def _path(context: Context, parameters: list[Parameter]) -> list[Location]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, list_of
+from gradlint import Context, Finding, Fix, Module, Rule, Severity, list_of
+from gradlint.traces.events import ModeSwitch
 
 
 class EvalUndoneByTrain(Rule):
@@ -62,16 +63,16 @@ class EvalUndoneByTrain(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        modes = list(trace.events_of("mode"))
+        modes = list(trace.events_of(ModeSwitch))
         depend = {m.number for m in trace.modules if _sensitive(context, m)}
         active = [
             (c.start, _up(context, trace.modules[c.module])) for c in trace.calls if c.training and c.module in depend
         ]
-        found: list[tuple[Event, Event, Module]] = []
+        found: list[tuple[ModeSwitch, ModeSwitch, Module]] = []
         for event in modes:
-            if event.data["training"] or event.op > trace.forward_start or not context.by_user(event.site):
+            if event.training or event.op > trace.forward_start or not context.by_user(event.site):
                 continue
-            part = trace.modules[event.data["module"]]
+            part = trace.modules[event.module]
             undone = _undone(context, part, [e for e in modes if e.number > event.number], active)
             if undone is None:
                 continue
@@ -100,14 +101,16 @@ def _up(context: Context, module: Module) -> list[int]:
     return found
 
 
-def _undone(context: Context, part: Module, later: list[Event], active: list[tuple[int, list[int]]]) -> Event | None:
+def _undone(
+    context: Context, part: Module, later: list[ModeSwitch], active: list[tuple[int, list[int]]]
+) -> ModeSwitch | None:
     """Return the train() above a part that put a layer of it in train mode before it ran; None if another call did."""
     above = _up(context, part)[1:]
     for start, up in active:
         if part.number in up:
-            over = [e for e in later if e.data["module"] in up and e.op <= start]
-            last: list[Event] = list(itertools.takewhile(lambda e: e.data["training"], reversed(over)))
-            if last and all(e.data["module"] in above for e in last):
+            over = [e for e in later if e.module in up and e.op <= start]
+            last: list[ModeSwitch] = list(itertools.takewhile(lambda e: e.training, reversed(over)))
+            if last and all(e.module in above for e in last):
                 return last[-1]
     return None
 

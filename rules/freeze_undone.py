@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, Trace
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
+from gradlint.traces.events import BackwardCalled, Freeze, GroupAdded, OptimizerMade, PhaseBegun, StepCalled, Unfreeze
 
 
 class FreezeUndone(Rule):
@@ -58,7 +59,7 @@ class FreezeUndone(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         training = _training(trace)
-        freezes = [(p, event) for p in trace.parameters for event in p.history if event.kind == "freeze"]
+        freezes = [(p, e) for p in trace.parameters for e in p.flag_changes if isinstance(e, Freeze)]
         done: set[tuple[object, int]] = set()
         for site, members in context.by_place(freezes, lambda item: item[1].site):
             if not context.by_user(site) or any(len(p.aliases) > 1 for p, _ in members):
@@ -92,11 +93,11 @@ class FreezeUndone(Rule):
 
 def _training(trace: Trace) -> int:
     """Return the number of the event that begins the training."""
-    begins = (e.number for kind in ("phase", "backward") for e in trace.events_of(kind))
+    begins = (e.number for kind in (PhaseBegun, BackwardCalled) for e in trace.events_of(kind))
     return next(begins, len(trace.events))
 
 
-def _undone_together(members: list[tuple[Parameter, Event]]) -> list[Event]:
+def _undone_together(members: list[tuple[Parameter, Freeze]]) -> list[Unfreeze]:
     """Return the events by which one line unfroze everything; none if several lines unfroze the parts."""
     unfrozen = [_unfrozen(p, e) for p, e in members]
     sites = [{e.site for e in events} for events in unfrozen]
@@ -108,22 +109,22 @@ def _undone_together(members: list[tuple[Parameter, Event]]) -> list[Event]:
     return [next(e for e in events if e.site == site) for events in unfrozen]
 
 
-def _unfrozen(parameter: Parameter, freeze: Event) -> list[Event]:
+def _unfrozen(parameter: Parameter, freeze: Freeze) -> list[Unfreeze]:
     """Return the events that unfreeze a parameter after a freeze and before the next one."""
-    found = []
-    for event in parameter.history:
-        if event.number > freeze.number and event.kind in ("freeze", "thaw"):
-            if event.kind == "freeze":
+    found: list[Unfreeze] = []
+    for event in parameter.flag_changes:
+        if event.number > freeze.number:
+            if isinstance(event, Freeze):
                 break
             found.append(event)
     return found
 
 
-def _used_between(context: Context, freeze: Event, last: int, parameters: list[Parameter]) -> bool:
+def _used_between(context: Context, freeze: Freeze, last: int, parameters: list[Parameter]) -> bool:
     """Return True if something happened in between that may need a temporary freeze."""
     trace = context.trace
     between = trace.events[freeze.number : last]
-    if any(e.kind in ("optimizer", "group", "step", "backward", "phase") for e in between):
+    if any(isinstance(e, OptimizerMade | GroupAdded | StepCalled | BackwardCalled | PhaseBegun) for e in between):
         return True
     indices = {p.index for p in parameters}
     end = trace.events[last].op

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, Step
+from gradlint.traces.events import Freeze
 
 
 class FrozenParameterStillMoves(Rule):
@@ -105,4 +106,4 @@ class FrozenParameterStillMoves(Rule):
 
 
 def _freezes(event: Event, step: Step) -> bool:
-    return event.kind == "freeze" and event.number < step.event
+    return isinstance(event, Freeze) and event.number < step.event

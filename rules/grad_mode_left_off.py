@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint.traces.events import PhaseBegun
 
 
 class GradModeLeftOff(Rule):
@@ -58,7 +59,7 @@ class GradModeLeftOff(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        forward = next((e.number for e in trace.events_of("phase")), len(trace.events))
+        forward = next((e.number for e in trace.events_of(PhaseBegun)), len(trace.events))
         for number in sorted(trace.left_off):
             event = trace.events[number]
             phase = "build()" if event.number < forward else "the forward"

@@ -7,20 +7,8 @@ import itertools
 from collections.abc import Iterator
 from typing import cast
 
-from gradlint import (
-    Backward,
-    Context,
-    Finding,
-    Fix,
-    Op,
-    Optimizer,
-    Rule,
-    Severity,
-    Step,
-    Trace,
-    Training,
-    syntax_tree,
-)
+from gradlint import Backward, Context, Finding, Fix, Op, Optimizer, Rule, Severity, Step, Trace, Training, syntax_tree
+from gradlint.traces.events import ZeroGradCalled
 
 
 class GradientDiscarded(Rule):
@@ -151,7 +139,7 @@ def _applies(step: Step, backward: Backward, keys: frozenset[int]) -> bool:
 
 def _between_all(trace: Trace, site: int, passes: list[Backward]) -> bool:
     """Return True if a clear runs between every two passes: in no branch that skips."""
-    clears = [e.number for e in trace.events_of("clear") if e.site == site]
+    clears = [e.number for e in trace.events_of(ZeroGradCalled) if e.site == site]
     return all(
         any(before.event < number < after.event for number in clears) for before, after in itertools.pairwise(passes)
     )

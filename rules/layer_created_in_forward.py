@@ -89,5 +89,5 @@ def _is_copy(context: Context, parameter: Parameter) -> bool:
     """Return True if the value of a parameter is copied from other parameters."""
     data = context.flow.masks.data
     others = ~(1 << parameter.index)
-    sources = [v for e in parameter.history if e.kind == "write" for v in e.data["sources"]]
+    sources = [v for write in parameter.writes for v in write.sources]
     return bool(parameter.twin_of) or any(data.get(v, 0) & others for v in sources)

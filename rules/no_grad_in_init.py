@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from gradlint import (
     Context,
-    Event,
     Finding,
     Fix,
     Parameter,
@@ -26,6 +25,7 @@ from gradlint import (
     own_attribute,
     region_location,
 )
+from gradlint.traces.events import GradModeOff, ParameterRegistration, ParameterWrite
 
 
 class NoGradInInit(Rule):
@@ -114,11 +114,11 @@ class NoGradInInit(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         created = [(p, e) for p in trace.parameters if (e := _creation_without_grad(context, p)) is not None]
-        for where, members in context.by_place(created, lambda m: region_location(trace, trace.events[m[1].region])):
+        for where, members in context.by_place(created, lambda m: region_location(trace, trace.region(m[1].region))):
             if any(_is_written_on_purpose(context, p, creation) for p, creation in members):
                 continue
             parameters = [p for p, _ in members]
-            how = trace.events[members[0][1].region].data["how"]
+            how = trace.region(members[0][1].region).how
             yield context.finding(
                 self,
                 self._message(how, context.names(parameters), inflect(parameters, "still train")),
@@ -160,37 +160,37 @@ def _trains_on(module: SourceModule, region: Region, target: ast.expr) -> bool:
     return isinstance(target, ast.Name) and any(k is not None and k.what == "optimizer" for k in kinds)
 
 
-def _creation_without_grad(context: Context, parameter: Parameter) -> Event | None:
+def _creation_without_grad(context: Context, parameter: Parameter) -> ParameterRegistration | None:
     """Return the registration of a trainable parameter while user code had grad mode off."""
-    creation = next((e for e in parameter.history if e.kind == "register"), None)
+    creation = parameter.created_by
     if creation is None or creation.region < 0 or not parameter.requires_grad:
         return None
     is_left_off = creation.region in context.trace.left_off
-    return None if is_left_off or _is_of_library(context, context.trace.events[creation.region]) else creation
+    return None if is_left_off or _is_of_library(context, context.trace.region(creation.region)) else creation
 
 
-def _is_of_library(context: Context, region: Event) -> bool:
+def _is_of_library(context: Context, region: GradModeOff) -> bool:
     """Return True if a library switched grad mode off for its own code."""
-    decorated = region.data["decorated"]
+    decorated = region.decorated
     return not context.by_user(region.site) or (decorated is not None and not is_project(decorated.co_filename))
 
 
-def _is_written_on_purpose(context: Context, parameter: Parameter, creation: Event) -> bool:
+def _is_written_on_purpose(context: Context, parameter: Parameter, creation: ParameterRegistration) -> bool:
     """Return True if the region computes the value, or writes to it outside of its constructor."""
     if parameter.computed:
         return True
     region = creation.region
-    writes = [e for e in parameter.history if e.kind == "write" and e.region == region and e.site != creation.site]
+    writes = [e for e in parameter.writes if e.region == region and e.site != creation.site]
     return not all(_is_below_region(context, write, creation) for write in writes)
 
 
-def _is_below_region(context: Context, event: Event, creation: Event) -> bool:
-    """Return True if both events are in one constructor that was called inside the region."""
+def _is_below_region(context: Context, write: ParameterWrite, creation: ParameterRegistration) -> bool:
+    """Return True if a write and the registration are in one constructor that was called inside the region."""
     rows = context.trace.sites.rows
-    region = context.trace.events[creation.region]
-    shared = _constructors(rows, event.site) & _constructors(rows, creation.site)
+    region = context.trace.region(creation.region)
+    shared = _constructors(rows, write.site) & _constructors(rows, creation.site)
     inside = shared - _constructors(rows, region.site)
-    return any(code != id(region.data["decorated"]) for code, _ in inside)
+    return any(code != id(region.decorated) for code, _ in inside)
 
 
 def _constructors(rows: list[tuple], site: int) -> set[tuple[int, int]]:  # type: ignore[type-arg]

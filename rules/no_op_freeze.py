@@ -26,6 +26,7 @@ from gradlint import (
     own_attribute,
     region_location,
 )
+from gradlint.traces.events import GradModeOff
 
 
 class NoOpFreeze(Rule):
@@ -127,7 +128,7 @@ class NoOpFreeze(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         read = _read_before_forward(context)
-        regions = [region_location(trace, e) for e in trace.events_of("grad_off")]
+        regions = [region_location(trace, e) for e in trace.events_of(GradModeOff)]
         lines = {(place.path, place.line) for place in regions if place is not None}
         for function, node in executed_nodes(trace):
             if isinstance(node, ast.With) and (function.module.path, node.lineno) in lines:

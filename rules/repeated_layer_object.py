@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, argument_list_location
+from gradlint.traces.events import ChildRegistration
 
 
 class RepeatedLayerObject(Rule):
@@ -60,11 +61,10 @@ class RepeatedLayerObject(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         held: dict[int, list[tuple[Module, str, int]]] = {}
-        for event in trace.events_of("register"):
-            if "child" in event.data and trace.modules[event.data["module"]].in_tree:
-                holder = trace.modules[event.data["module"]]
-                if (event.data["name"], event.data["child"]) in holder.children:
-                    held.setdefault(event.data["child"], []).append((holder, event.data["name"], event.site))
+        for event in trace.events_of(ChildRegistration):
+            holder = trace.modules[event.module]
+            if holder.in_tree and (event.name, event.child) in holder.children:
+                held.setdefault(event.child, []).append((holder, event.name, event.site))
         done: set[tuple[int, ...]] = set()
         for number, places in held.items():
             places = list({(h.number, n): (h, n, s) for h, n, s in places}.values())

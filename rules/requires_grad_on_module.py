@@ -21,6 +21,7 @@ from gradlint import (
     freezes,
     inflect,
 )
+from gradlint.traces.events import Freeze, Unfreeze
 
 
 class RequiresGradOnModule(Rule):
@@ -92,7 +93,7 @@ class RequiresGradOnModule(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        flags = [trace.location(e.site) for e in trace.events if e.kind in ("freeze", "thaw")]
+        flags = [trace.location(e.site) for e in trace.events if isinstance(e, Freeze | Unfreeze)]
         lines = {(flag.path, flag.line) for flag in flags if flag is not None}
         writes = [w for w in executed_writes(trace, "requires_grad") if not _is_option(w)]
         writes = [w for w in writes if (w.location.path, w.location.line) not in lines]

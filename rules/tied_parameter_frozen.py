@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gradlint import Context, Event, Finding, Fix, Module, Parameter, Rule, Severity, inflect
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, inflect
+from gradlint.traces.events import Freeze, Unfreeze
 
 
 class TiedParameterFrozen(Rule):
@@ -82,14 +83,14 @@ class TiedParameterFrozen(Rule):
         trace = context.trace
         for parameter in trace.parameters:
             ends = _ends(context, parameter)
-            changes = [e for e in parameter.history if e.kind in ("freeze", "thaw")]
+            changes = parameter.flag_changes
             if len(ends) < 2 or not changes or not context.by_user(changes[-1].site):
                 continue
             named = _end_of(context, changes[-1], ends)
             if named is None:
                 continue
             if parameter.requires_grad:
-                freeze = next((e for e in reversed(changes) if e.kind == "freeze"), None)
+                freeze = next((e for e in reversed(changes) if isinstance(e, Freeze)), None)
                 frozen = _end_of(context, freeze, ends) if freeze is not None else None
                 if frozen is not None and frozen is not named:
                     yield self._finding(context, parameter, changes[-1], freeze)
@@ -104,12 +105,12 @@ class TiedParameterFrozen(Rule):
         self,
         context: Context,
         parameter: Parameter,
-        event: Event,
-        freeze: Event | None,
+        event: Freeze | Unfreeze,
+        freeze: Freeze | None,
         rest: Sequence[Parameter] = (),
     ) -> Finding:
         names = " and ".join(parameter.aliases)
-        tie = next((e for e in reversed(parameter.history) if e.kind == "register"), None)
+        tie = parameter.registered_by
         if freeze is not None:
             message = self.MESSAGE_UNFROZEN.format(names=names)
         else:
@@ -136,15 +137,12 @@ def _ends(context: Context, parameter: Parameter) -> list[Module]:
     return [m for m in context.trace.modules if parameter.index in m.parameters]
 
 
-def _end_of(context: Context, event: Event, ends: list[Module]) -> Module | None:
+def _end_of(context: Context, event: Freeze | Unfreeze, ends: list[Module]) -> Module | None:
     """Return the end that a change of requires_grad names: the only one below the modules of its line."""
     trace = context.trace
     # one line in a loop may change several modules
-    same = {
-        e.data["through"]
-        for e in trace.events
-        if e.kind == event.kind and trace.location(e.site) == trace.location(event.site)
-    }
+    line = trace.location(event.site)
+    same = {e.through for e in trace.events_of(type(event)) if trace.location(e.site) == line}
     touched = [end for end in ends if any(_is_in(context, end, n) for n in same)]
     return touched[0] if len(touched) == 1 else None
 

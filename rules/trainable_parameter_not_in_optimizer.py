@@ -91,7 +91,7 @@ class TrainableParameterNotInOptimizer(Rule):
     def _finding(
         self, context: Context, optimizer: Optimizer, severity: Severity, parameters: list[Parameter]
     ) -> Finding:
-        first = next((e for e in parameters[0].history if e.kind == "register"), None)
+        first = parameters[0].created_by
         created = first.site if first else context.trace.modules[parameters[0].module].registered_at
         saved = f"{in_bytes(sum(p.bytes for p in parameters))} of gradients"
         flops = sum(weight_gradient_flops(context.trace, p) for p in parameters)
@@ -128,7 +128,7 @@ def _severity(context: Context, parameter: Parameter) -> Severity:
     module = trace.modules[parameter.module]
     if not parameter.in_tree and not module.training:
         return Severity.INFO
-    first = next((e for e in parameter.history if e.kind == "register"), None)
+    first = parameter.created_by
     if first is not None and first.number > max(o.event for o in trace.optimizers):
         return Severity.ERROR
     return Severity.WARNING

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Module, Rule, Severity, Step, Trace
+from gradlint import Context, Finding, Fix, Module, Rule, Severity, Step, Trace
+from gradlint.traces.events import ModeSwitch
 
 
 class TrainingInEvalMode(Rule):
@@ -171,7 +172,7 @@ def _depends_on_mode(module: Module) -> bool:
     return is_norm or module.is_active_dropout or module.has_recurrent_dropout
 
 
-def _last_switch(trace: Trace, root: Module, step: Step) -> Event | None:
+def _last_switch(trace: Trace, root: Module, step: Step) -> ModeSwitch | None:
     """Return the last event before a step that set the mode of the whole root."""
-    switches = [e for e in trace.events_of("mode") if e.data["module"] == root.number and e.number < step.event]
+    switches = [e for e in trace.events_of(ModeSwitch) if e.module == root.number and e.number < step.event]
     return switches[-1] if switches else None

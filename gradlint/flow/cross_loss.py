@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gradlint.flow.flow import Flow
 from gradlint.traces.dataflow import ancestors
+from gradlint.traces.events import ZeroGradCalled
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import Module, Optimizer, Parameter, Trace
 from gradlint.traces.training import Backward, Step, Training
@@ -123,7 +124,7 @@ def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
 
 def _cleared_between(trace: Trace, first: Backward, second: Backward, keys: frozenset[int]) -> bool:
     return any(
-        e.kind == "clear" and not keys.isdisjoint(e.data["parameters"])
+        isinstance(e, ZeroGradCalled) and not keys.isdisjoint(e.parameters)
         for e in trace.events[first.event + 1 : second.event]
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from gradlint.location import Location
 from gradlint.source.lookup import decorator_location, definition_location
+from gradlint.traces.events import GradModeOff
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import (
     GRAD_ON,
@@ -13,7 +14,6 @@ from gradlint.traces.trace import (
     KIND_ALIAS,
     KIND_EXTRACT,
     KIND_OPAQUE,
-    Event,
     Op,
     Parameter,
     Trace,
@@ -71,7 +71,7 @@ def place(trace: Trace, number: int, output: int, leaving: int | None = None) ->
     """What kind of cut an op's output is, and which line is to blame."""
     op = trace.ops[number]
     if op.region not in (GRAD_ON, IN_FUNCTION):
-        return _region_cut(trace, number, trace.events[op.region])
+        return _region_cut(trace, number, trace.region(op.region))
     if leaving is not None and (op.kind == KIND_EXTRACT or op.name in DETACHES or output < 0):
         # ``x.detach().numpy()``: what matters is that the value left torch
         op = trace.ops[leaving]
@@ -112,11 +112,10 @@ def _op_cut(trace: Trace, kind: str, number: int, op: Op) -> Cut:
     return cut
 
 
-def _region_cut(trace: Trace, number: int, event: Event) -> Cut:
-    library = event.data["library"]
-    decorated = event.data["decorated"]
-    if library is not None or (decorated is not None and not is_project(decorated.co_filename)):
-        code = library or decorated  # torch.distributions' sample(), say: the user's call is to blame
+def _region_cut(trace: Trace, number: int, event: GradModeOff) -> Cut:
+    code = event.library or event.decorated
+    if code is not None and (code is event.library or not is_project(code.co_filename)):
+        # torch.distributions' sample(), say: the user's call is to blame
         if code.co_filename.replace("\\", "/").rpartition("/torch/")[1]:
             frame = trace.frame(event.site)
             return Cut(
@@ -126,27 +125,25 @@ def _region_cut(trace: Trace, number: int, event: Event) -> Cut:
     where = region_location(trace, event)
     frame = trace.frame(event.site)
     project = is_project(where.path) if where else frame is not None and frame.project
-    cut = Cut(NO_GRAD, event.data["how"], where, event.site, number, [], project=project)
+    cut = Cut(NO_GRAD, event.how, where, event.site, number, [], project=project)
     cut.held = _held(trace, event.number)
     return cut
 
 
-def region_location(trace: Trace, event: Event) -> Location | None:
+def region_location(trace: Trace, event: GradModeOff) -> Location | None:
     """The ``with`` or decorator line that switched grad mode off."""
-    decorated = event.data["decorated"]
+    decorated = event.decorated
     if decorated is not None and is_project(decorated.co_filename):
-        return decorator_location(
-            decorated, frozenset((event.data["how"], "no_grad", "inference_mode", "set_grad_enabled"))
-        )
+        return decorator_location(decorated, frozenset((event.how, "no_grad", "inference_mode", "set_grad_enabled")))
     return trace.location(event.site)
 
 
 def _held(trace: Trace, region: int) -> list[Parameter]:
     """The parameters used inside a region (or another run of the same line)."""
-    where = region_location(trace, trace.events[region])
+    where = region_location(trace, trace.region(region))
     found: set[int] = set()
     for op in trace.ops[trace.forward_start :]:
-        if op.region >= 0 and region_location(trace, trace.events[op.region]) == where:
+        if op.region >= 0 and region_location(trace, trace.region(op.region)) == where:
             found.update(trace.owners[v] for v in op.inputs if v in trace.owners)
     return [trace.parameters[i] for i in sorted(found)]
 

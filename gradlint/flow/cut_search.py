@@ -10,6 +10,7 @@ from gradlint.experiments.settle import nudged
 from gradlint.flow.cut import DETACHES, ROUNDTRIP, Cut, place
 from gradlint.location import Location
 from gradlint.traces.dataflow import NEW_LEAF, ancestors, indices
+from gradlint.traces.events import BackwardCalled
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE
 
@@ -159,7 +160,7 @@ class _Search:
         """Ops that made a computed tensor a leaf that requires grad, on the way to the loss; not those whose own
         gradient is then asked for (penalties, saliency, forces, cached gradients)."""
         trace = self.trace
-        if any(e.op >= trace.forward_start and "backward" not in e.data for e in trace.events_of("backward")):
+        if any(e.op >= trace.forward_start and e.backward is None for e in trace.events_of(BackwardCalled)):
             return set()  # a backward inside the forward
         found = set()
         for number in range(trace.forward_start, len(trace.ops)):

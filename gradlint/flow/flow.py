@@ -17,6 +17,7 @@ from gradlint.flow.origin import origin
 from gradlint.flow.replaced import Stale, stale_tensors
 from gradlint.location import Location
 from gradlint.traces.dataflow import VALUE_FREE, Masks, ancestors, indices, propagate
+from gradlint.traces.events import GroupAdded
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import KIND_EXTRACT, Group, Op, Optimizer, Parameter, Trace
 
@@ -160,7 +161,7 @@ class Flow:
             (o, g)
             for o in trace.optimizers
             for g in o.groups
-            if not g.keys and g.event >= 0 and trace.events[g.event].data.get("exhausted")
+            if not g.keys and g.event >= 0 and isinstance(e := trace.events[g.event], GroupAdded) and e.exhausted
         ]
 
     def first_cuts(self, value: int, wanted: int) -> list[tuple[Cut, int]]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from gradlint.flow.cut import CHECKPOINT, DETACH, FUNCTION, GRADIENT, NO_GRAD, ROUNDTRIP, Cut
 from gradlint.flow.flow import Flow
 from gradlint.location import Location
+from gradlint.traces.events import ChildRegistration, Freeze, ParameterRegistration, Registration, Unfreeze
+from gradlint.traces.ids import ModuleIndex, ParameterKey
 from gradlint.traces.sites import NO_SITE
-from gradlint.traces.trace import Event, Group, Module, Optimizer, Parameter, Trace
+from gradlint.traces.trace import Group, Module, Optimizer, Parameter, Trace
 
 TRAINS = "trains"
 FROZEN = "frozen"
@@ -138,21 +140,22 @@ def made_site(trace: Trace, parameter: Parameter, alike: Iterable[int] = ()) -> 
     return site
 
 
-def thawed_by(parameter: Parameter) -> Event | None:
-    """The event that made a parameter trainable after it had been frozen; None where none did."""
-    changes = [e for e in parameter.history if e.kind in ("freeze", "thaw")]
-    frozen = any(e.kind == "freeze" for e in changes)
-    return changes[-1] if frozen and changes[-1].kind == "thaw" else None
+def unfrozen_by(parameter: Parameter) -> Unfreeze | None:
+    """Return the event that made a parameter trainable after it had been frozen; None where none did."""
+    changes = parameter.flag_changes
+    last = changes[-1] if changes else None
+    frozen = any(isinstance(e, Freeze) for e in changes)
+    return last if frozen and isinstance(last, Unfreeze) else None
 
 
-def replaced_frozen(trace: Trace) -> dict[int, Event]:
+def replaced_frozen(trace: Trace) -> dict[int, Registration]:
     """Index of each parameter that stands, by itself or in a module, where something else had been frozen before → the
     registration that put it there."""
-    slots: dict[tuple[int, str], list[Event]] = {}
-    for event in trace.events_of("register"):
-        slots.setdefault((event.data["module"], event.data["name"]), []).append(event)
-    frozen = {e.data["parameter"]: e.number for e in reversed(trace.events) if e.kind == "freeze"}
-    found: dict[int, Event] = {}
+    slots: dict[tuple[int, str], list[Registration]] = {}
+    for event in trace.events_of(Registration):
+        slots.setdefault((event.module, event.name), []).append(event)
+    frozen = {e.parameter: e.number for e in reversed(trace.events) if isinstance(e, Freeze)}
+    found: dict[int, Registration] = {}
     for slot in slots.values():
         last = slot[-1]
         earlier = [e for e in slot if _occupant(e) != _occupant(last)]
@@ -166,38 +169,43 @@ def replaced_frozen(trace: Trace) -> dict[int, Event]:
     return found
 
 
-def _occupant(event: Event) -> tuple[str, int]:
-    kind = "parameter" if "parameter" in event.data else "child"
-    return kind, event.data[kind]
+def _occupant(event: Registration) -> tuple[ParameterKey | None, ModuleIndex | None]:
+    """Return the parameter or the module that a registration put into its slot."""
+    match event:
+        case ParameterRegistration():
+            return event.parameter, None
+        case ChildRegistration():
+            return None, event.child
+    raise AssertionError(event)
 
 
-def _keys_of(trace: Trace, event: Event) -> set[int]:
-    kind, number = _occupant(event)
-    return {number} if kind == "parameter" else _keys_below(trace, number)
+def _keys_of(trace: Trace, event: Registration) -> set[ParameterKey]:
+    key, child = _occupant(event)
+    return _keys_below(trace, child) if child is not None else set() if key is None else {key}
 
 
-def _parameters_of(trace: Trace, event: Event) -> list[Parameter]:
-    kind, number = _occupant(event)
-    if kind == "parameter":
-        return [trace.by_key[number]] if number in trace.by_key else []
-    module = next((m for m in trace.modules if m.number == number), None)
+def _parameters_of(trace: Trace, event: Registration) -> list[Parameter]:
+    key, child = _occupant(event)
+    if child is None:
+        return [trace.by_key[key]] if key in trace.by_key else []
+    module = next((m for m in trace.modules if m.number == child), None)
     return trace.below(module) if module is not None and module.in_tree else []
 
 
-def _keys_below(trace: Trace, module: int) -> set[int]:
+def _keys_below(trace: Trace, module: ModuleIndex) -> set[ParameterKey]:
     """Keys of the parameters that were ever registered in a module or one that was put into it."""
-    found: set[int] = set()
+    found: set[ParameterKey] = set()
     seen, pending = {module}, [module]
     while pending:
         number = pending.pop()
-        for event in trace.events_of("register"):
-            if event.data["module"] != number:
+        for event in trace.events_of(Registration):
+            if event.module != number:
                 continue
-            if "parameter" in event.data:
-                found.add(event.data["parameter"])
-            elif event.data["child"] not in seen:
-                seen.add(event.data["child"])
-                pending.append(event.data["child"])
+            if isinstance(event, ParameterRegistration):
+                found.add(event.parameter)
+            elif isinstance(event, ChildRegistration) and event.child not in seen:
+                seen.add(event.child)
+                pending.append(event.child)
     return found
 
 
@@ -212,7 +220,7 @@ def _frozen(trace: Trace, parameter: Parameter) -> Standing:
     freeze = parameter.frozen_by
     if freeze is not None:
         return _at(trace, FROZEN, "frozen", freeze.site)
-    first = next((e for e in parameter.history if e.kind == "register"), None)
+    first = parameter.created_by
     site = first.site if first is not None else trace.modules[parameter.module].registered_at
     return _at(trace, FROZEN, "frozen" if first is None else "created with requires_grad=False", site)
 
@@ -232,8 +240,8 @@ def _unheld(flow: Flow, parameter: Parameter) -> Standing:
 def _trains(trace: Trace, parameter: Parameter) -> Standing:
     holders = [trace.optimizers[number] for number, _ in parameter.groups]
     why = "reached by gradient" + (f" and updated by {titled(holders[0])}" if holders else "; no optimizer is given")
-    if (thaw := thawed_by(parameter)) is not None:
-        return _at(trace, TRAINS, f"unfrozen after a freeze, {why}", thaw.site)
+    if (unfreeze := unfrozen_by(parameter)) is not None:
+        return _at(trace, TRAINS, f"unfrozen after a freeze, {why}", unfreeze.site)
     if not holders:
         return _at(trace, TRAINS, why, made_site(trace, parameter))
     return _in_group(trace, TRAINS, why, parameter.groups[0])

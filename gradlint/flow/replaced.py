@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradlint.traces.trace import Event, Parameter, Trace
+from gradlint.traces.events import ChildRegistration, ParameterRegistration, Registration
+from gradlint.traces.trace import Parameter, Trace
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Stale:
     """Number of the optimizer."""
     fqn: str
     """The name it had."""
-    replaced: Event
+    replaced: Registration
     """The registration that took its place."""
     now: tuple[Parameter, ...]
     """What has the name now, or what is in the module that took the place of its own."""
@@ -34,30 +35,32 @@ def stale_tensors(trace: Trace) -> list[Stale]:
 
 
 def _stale(trace: Trace, optimizer: int, given: int, key: int) -> Stale | None:
-    events = [e for e in trace.events if e.kind == "register"]
-    last = next((e for e in reversed(events) if e.data.get("parameter") == key), None)
+    events = list(trace.events_of(Registration))
+    last: Registration | None = next(
+        (e for e in reversed(events) if isinstance(e, ParameterRegistration) and e.parameter == key), None
+    )
     names: list[str] = []
     while last is not None:
-        module, name = last.data["module"], last.data["name"]
+        module, name = last.module, last.name
         names.insert(0, name)
         if trace.modules[module].in_tree:
-            slot = [e for e in events if e.data["module"] == module and e.data["name"] == name]
+            slot = [e for e in events if e.module == module and e.name == name]
             if slot[-1] is last or slot[-1].number < given:
                 return None
             prefix = trace.modules[module].fqn
             return _replaced_by(trace, optimizer, ".".join([prefix, *names] if prefix else names), slot[-1])
-        above = next((e for e in reversed(events) if e.data.get("child") == module), None)
+        above = next((e for e in reversed(events) if isinstance(e, ChildRegistration) and e.child == module), None)
         if above is None:
             return _rebuilt(trace, optimizer, given, module, ".".join(names))
         last = above
     return None
 
 
-def _replaced_by(trace: Trace, optimizer: int, fqn: str, event: Event) -> Stale:
+def _replaced_by(trace: Trace, optimizer: int, fqn: str, event: Registration) -> Stale:
     same = trace.by_fqn.get(fqn)
-    if same is not None or "child" not in event.data:
+    if same is not None or not isinstance(event, ChildRegistration):
         return Stale(optimizer, fqn, event, () if same is None else (same,))
-    return Stale(optimizer, fqn, event, tuple(trace.below(trace.modules[event.data["child"]])))
+    return Stale(optimizer, fqn, event, tuple(trace.below(trace.modules[event.child])))
 
 
 def _rebuilt(trace: Trace, optimizer: int, given: int, module: int, fqn: str) -> Stale | None:
@@ -68,5 +71,5 @@ def _rebuilt(trace: Trace, optimizer: int, given: int, module: int, fqn: str) ->
         return None
     if any(p.groups for p in trace.parameters if p.in_tree):
         return None
-    first = next((e for e in trace.events if e.kind == "register" and e.data["module"] == root.number), None)
+    first = next((e for e in trace.events_of(Registration) if e.module == root.number), None)
     return _replaced_by(trace, optimizer, fqn, first) if first is not None and first.number > given else None

@@ -31,6 +31,7 @@ from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.steps import STEPS, StepQuota
+from gradlint.traces.events import ChildRegistration
 from gradlint.traces.trace import Trace
 
 _EVALUATIONS = 4
@@ -218,8 +219,8 @@ class Observation:
         events = self.recorder.tape.events
         above = self._above
         for event in events[self._read :]:
-            if event.kind == "register" and "child" in event.data:
-                above[event.data["child"]] = event.data["module"]
+            if isinstance(event, ChildRegistration):
+                above[event.child] = event.module
         self._read = len(events)
         seen = {number}
         while number in above and above[number] not in seen:

@@ -44,6 +44,7 @@ from gradlint.recorder.user_code import (
     watch_random_draws,
 )
 from gradlint.restore.preserved import Preserved
+from gradlint.traces.events import Phase, PhaseBegun
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import Parameter, Trace
 from gradlint.traces.training import Training
@@ -214,7 +215,7 @@ class _Session:
         begin = Beginning(recorder, roots, optimizers, len(self.log.calls))
         named_inputs = _name_inputs(recorder, called)
         begin.loose = [(find, value) for find, value in begin.loose if value not in named_inputs]
-        recorder.event("phase", {"name": "forward"}, site=NO_SITE)
+        recorder.tape.event(PhaseBegun, NO_SITE, Phase.FORWARD)
         recorder.tensors.running = True
         outputs: dict[str, Any] = {}
         drawn = watch_random_draws()
@@ -224,14 +225,14 @@ class _Session:
                 with user_errors(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):
                     outputs[name] = gradlint_runs_user_code(run_forward, roots[name], inputs)
         loss_start, by_chance = len(recorder.tape.ops), drawn()
-        recorder.event("phase", {"name": "loss"}, site=NO_SITE)
+        recorder.tape.event(PhaseBegun, NO_SITE, Phase.LOSS)
         output = (
             outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()), None)
         )
         found = roots_of(setup, output, bool(outputs), recorder, self.notes)
         self.note_left_off()
         root_values = tuple(recorder.tensors.read(t) for t in found.tensors)
-        recorder.event("phase", {"name": "end"}, site=NO_SITE)
+        recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)
 
         table = tabulate(recorder, self.log, begin, roots, optimizers)
         spoilt = not_finite(found.tensors, table.parameters)
@@ -301,7 +302,7 @@ class _Session:
         if setup.step is None:
             return None
         recorder, ledger = self.recorder, self.ledger
-        recorder.event("phase", {"name": "step"}, site=NO_SITE)
+        recorder.tape.event(PhaseBegun, NO_SITE, Phase.STEPS)
         ledger.follow(p for root in roots.values() for p in root.parameters())
         ledger.follow(p for o in optimizers.values() for g in o.param_groups for p in g["params"])
         seed()
@@ -309,7 +310,7 @@ class _Session:
             run_steps(setup.step, recorder, ledger, lambda: list(optimizers.values()), self.codes)
         finally:
             ledger.leave()
-            recorder.event("phase", {"name": "end"}, site=NO_SITE)
+            recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)
         ledger.training.schedulers.update(
             {id(getattr(scheduler, "optimizer", None)): site for scheduler, site in self.log.schedulers}
         )
@@ -327,10 +328,10 @@ class _Session:
         rows = self.recorder.tape.sites.rows
         made: dict[int, tuple[CodeType, int]] = {}
         events = self.recorder.tape.events
-        begun = next(e.number for e in events if e.kind == "phase" and e.data["name"] == "forward")
+        begun = next(e.number for e in events if isinstance(e, PhaseBegun) and e.phase is Phase.FORWARD)
         for parameter in parameters:
-            first = next((e for e in parameter.history if e.kind == "register"), None)
-            if first is not None and first.number > begun and first.data["first"] and first.site >= 0:
+            first = parameter.created_by
+            if first is not None and first.number > begun and first.is_new and first.site >= 0:
                 made[parameter.key] = rows[first.site][:2]
         rerun = self._rerun(setup, roots, called) if made else None
         if rerun is None:

@@ -11,7 +11,8 @@ from gradlint.findings import Finding, Fix, Related, Reporter, Severity
 from gradlint.flow.flow import Flow
 from gradlint.location import Location
 from gradlint.rulekit.contract import Contract, Declaration, own_declarations, resolve
-from gradlint.traces.trace import Event, Numeric, Parameter, Trace
+from gradlint.traces.events import Event, Freeze
+from gradlint.traces.trace import Numeric, Parameter, Trace
 from gradlint.traces.training import Training
 from gradlint.wording import summarize_names
 
@@ -183,6 +184,6 @@ class Context:
         names = self.reported_before(rule)
         return [p for p in parameters if p.fqn not in names]
 
-    def first_freeze(self, parameters: Iterable[Parameter]) -> Event | None:
+    def first_freeze(self, parameters: Iterable[Parameter]) -> Freeze | None:
         """Return the event that froze the first parameter with a known one; None if none is known."""
         return next((event for p in parameters if (event := p.frozen_by) is not None), None)

@@ -11,9 +11,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gradlint.location import Location
+from gradlint.traces.events import (
+    Event,
+    Freeze,
+    GradModeOff,
+    ParameterEvent,
+    ParameterRegistration,
+    ParameterWrite,
+    Unfreeze,
+)
+from gradlint.traces.ids import ModuleIndex
 from gradlint.traces.sites import NO_SITE, Frame, Sites
 
 if TYPE_CHECKING:
@@ -21,6 +31,8 @@ if TYPE_CHECKING:
     import torch.fx
 
     from gradlint.traces.training import Training
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 GRAD_ON = -1
 """`Op.region` of an op that ran with grad mode on."""
@@ -131,42 +143,6 @@ class ModuleCall(NamedTuple):
     """Number of ops recorded before it."""
 
 
-class Event(NamedTuple):
-    """Something that happened and is no op. `kind` tells which fields of `data` are set.
-
-    ========== ====================================================================================================
-    kind       data
-    ========== ====================================================================================================
-    grad_off   ``how`` (no_grad, inference_mode, set_grad_enabled, unknown), ``decorated`` (code object or None),
-               ``library`` (code object of the torch or library function that holds the switch, or None)
-    freeze     ``parameter`` (key), ``method`` (bool), ``through`` (number of the module whose
-               ``requires_grad_`` it was; -1 for none)
-    thaw       the same
-    register   ``module`` (number), ``name``, ``parameter`` (key) or ``child`` (module number), ``first`` (bool)
-    optimizer  ``optimizer`` (number)
-    group      ``optimizer`` (number), ``index`` (of the group), ``exhausted`` (its iterator was used up before)
-    mode       ``module`` (number), ``training`` (bool)
-    write      ``parameter`` (key), ``name`` (of the op), ``sources`` (values copied from), ``loading`` (number of the
-               module whose ``load_state_dict`` it was; -1 for none)
-    backward   ``backward`` (number in `Training.backwards`; absent outside of recorded steps)
-    step       ``optimizer`` (identity)
-    clear      ``parameters`` (keys): a ``zero_grad`` of recorded steps
-    schedule   ``optimizer`` (identity): a scheduler's ``step``
-    attempt    ``optimizer`` (identity): a gradient scaler's ``step``
-    phase      ``name`` (forward, loss, end, step, end)
-    ========== ====================================================================================================
-    """
-
-    kind: str
-    number: int
-    op: int
-    """Number of ops recorded before it: the clock."""
-    site: int
-    region: int
-    """As `Op.region`: the grad-mode region it happened in."""
-    data: Mapping[str, Any]
-
-
 @dataclass
 class Parameter:
     """One parameter tensor of the set-up."""
@@ -186,14 +162,14 @@ class Parameter:
     bytes: int
     groups: tuple[tuple[int, int], ...]
     """(optimizer number, group index) of every group that holds it."""
-    module: int
-    """Number of the module that registers it."""
+    module: ModuleIndex
+    """Module that registers it."""
     project: bool
     """Whether the class that registers it, or that of a module above it below the root, is the user's own."""
     in_tree: bool = True
     """Whether the model holds it; False for a loss module's that was only seen running."""
-    history: list[Event] = field(default_factory=list)
-    """Its registrations, freezes, thaws and writes, in order."""
+    history: list[ParameterEvent] = field(default_factory=list)
+    """Its registrations, freezes, unfreezes and writes, in order."""
     twin_of: frozenset[int] = frozenset()
     """Indices of parameters that its value was copied from before the forward (deepcopy, load_state_dict, copy_)."""
     computed: bool = False
@@ -218,16 +194,36 @@ class Parameter:
         return not (self.requires_grad or self.requires_grad_after)
 
     @property
-    def frozen_by(self) -> Event | None:
+    def registrations(self) -> list[ParameterRegistration]:
+        """Return the events that put it into a module, in order."""
+        return [e for e in self.history if isinstance(e, ParameterRegistration)]
+
+    @property
+    def flag_changes(self) -> list[Freeze | Unfreeze]:
+        """Return its freezes and unfreezes, in order."""
+        return [e for e in self.history if isinstance(e, Freeze | Unfreeze)]
+
+    @property
+    def writes(self) -> list[ParameterWrite]:
+        """Return the writes to its memory, in order."""
+        return [e for e in self.history if isinstance(e, ParameterWrite)]
+
+    @property
+    def frozen_by(self) -> Freeze | None:
         """The event that froze it last; None where it was born frozen or is not frozen."""
         if self.requires_grad:
             return None
-        return next((e for e in reversed(self.history) if e.kind == "freeze"), None)
+        return next((e for e in reversed(self.history) if isinstance(e, Freeze)), None)
 
     @property
-    def registered_by(self) -> Event | None:
+    def created_by(self) -> ParameterRegistration | None:
+        """The event that put it into a module first; None where that was before the recording."""
+        return next((e for e in self.history if isinstance(e, ParameterRegistration)), None)
+
+    @property
+    def registered_by(self) -> ParameterRegistration | None:
         """The event that put it into the module it is in now; None where that was before the recording."""
-        return next((e for e in reversed(self.history) if e.kind == "register"), None)
+        return next((e for e in reversed(self.history) if isinstance(e, ParameterRegistration)), None)
 
 
 @dataclass(frozen=True)
@@ -499,7 +495,7 @@ class Trace:
     """The functions that ran while recording, by their code; the user's and others'."""
     left_off: frozenset[int] = frozenset()
     """Numbers of the events that switched grad mode off for good: it was still off after build() or the forward."""
-    held: dict[int, Held] = field(default_factory=dict)
+    held: dict[ModuleIndex, Held] = field(default_factory=dict)
     """Module number → where the tree holds it without registering it."""
     loose: tuple[Loose, ...] = ()
     flagged: tuple[FlaggedTensor, ...] = ()
@@ -557,9 +553,15 @@ class Trace:
         frame = self.frame(site)
         return frame.location if frame else None
 
-    def events_of(self, kind: str) -> Iterator[Event]:
-        """The events of one kind, in order."""
-        return (e for e in self.events if e.kind == kind)
+    def events_of(self, kind: type[AnyEvent]) -> Iterator[AnyEvent]:
+        """Yield the events of one kind, in order."""
+        return (e for e in self.events if isinstance(e, kind))
+
+    def region(self, number: int) -> GradModeOff:
+        """Return the event that switched grad mode off, by its number (`Op.region`)."""
+        event = self.events[number]
+        assert isinstance(event, GradModeOff)
+        return event
 
     @cached_property
     def graph(self) -> torch.fx.Graph:

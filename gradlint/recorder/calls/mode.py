@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType, FrameType
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from gradlint.recorder.calls.tape import FunctionRun, Tape
 from gradlint.recorder.calls.values import Tensors, tensors_in
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.restore.preserved import Preserved
+from gradlint.traces.events import Event, Freeze, GradModeOff, Unfreeze
+from gradlint.traces.ids import NO_MODULE, ParameterKey
 from gradlint.traces.trace import (
     GRAD_ON,
     IN_FUNCTION,
@@ -33,7 +35,6 @@ from gradlint.traces.trace import (
     KIND_PLAIN,
     KIND_WRITE,
     TENSOR,
-    Event,
     Op,
 )
 
@@ -45,6 +46,9 @@ _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
 _EXPORTS = frozenset(("numpy", "__array__", "__array_wrap__", "__dlpack__", "__cuda_array_interface__"))
 """Functions that give away a tensor's memory."""
+
+_Fields = ParamSpec("_Fields")
+_Event = TypeVar("_Event", bound=Event)
 
 _STOPPED = 1 << 30
 """Added to `Recorder.paused` to stop for ever: more pauses than are ever open at once."""
@@ -85,7 +89,7 @@ class Recorder(TorchFunctionMode):
         """The failure of gradlint itself, if there was one."""
         self.module_filter: Callable[[nn.Module, bool], bool] | None = None
         """The function that decides which module calls to record; see `filtering_module_calls`."""
-        self.through = -1
+        self.through = NO_MODULE
         """Number of the module whose ``requires_grad_`` is running."""
         self._on_fault = on_fault
         self._before_call: BeforeCall | None = None
@@ -414,20 +418,21 @@ class Recorder(TorchFunctionMode):
 
     # -- what else happens --------------------------------------------------------------------------------------
 
-    def event(self, kind: str, data: Mapping[str, Any], site: int | None = None) -> Event:
-        """Write down something that is no op, at the user frame that caused it."""
-        return self.tape.event(kind, data, self.walk(sys._getframe(1)).site if site is None else site)
+    def event(
+        self,
+        kind: Callable[Concatenate[int, int, int, int, _Fields], _Event],
+        *fields: _Fields.args,
+        **named: _Fields.kwargs,
+    ) -> _Event:
+        """Record an event of a kind, at the user frame that caused it."""
+        return self.tape.event(kind, self.walk(sys._getframe(1)).site, *fields, **named)
 
     def _requires_grad(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, func: Any) -> None:
         tensor = args[0]
-        method = func is not Tensor.requires_grad.__set__  # type: ignore[attr-defined]
         wanted = args[1] if len(args) > 1 else (kwargs or {}).get("requires_grad", True)
         self.tensors.update_requires_grad(tensor)
         if tensor.is_leaf:
-            self.event(
-                "thaw" if wanted else "freeze",
-                {"parameter": id(tensor), "method": method, "through": self.through},
-            )
+            self.event(Unfreeze if wanted else Freeze, ParameterKey(id(tensor)), self.through)
             self.tensors.keep.append(tensor)
 
     def _grad_mode(self, enabled: bool) -> None:
@@ -447,8 +452,7 @@ class Recorder(TorchFunctionMode):
 
     def switch_off(self, how: str, chain: Chain) -> int:
         """Grad mode went off: begin a region; returns its event's number."""
-        data = {"how": how, "decorated": chain.decorated, "library": chain.library}
-        event = self.tape.event("grad_off", data, chain.site)
+        event = self.tape.event(GradModeOff, chain.site, how, chain.decorated, chain.library)
         self.tape.region = self._last_off = event.number
         if self._grad_listener is not None:
             self._grad_listener.grad_switched_off(event.number, chain.site, chain.library)

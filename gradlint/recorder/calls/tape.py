@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from gradlint.recorder.calls.call_chains import OpenCall
+from gradlint.traces.events import Event
 from gradlint.traces.sites import Sites
-from gradlint.traces.trace import GRAD_ON, Event, Op, Value
+from gradlint.traces.trace import GRAD_ON, Op, Value
+
+_Fields = ParamSpec("_Fields")
+_Event = TypeVar("_Event", bound=Event)
 
 _LOOKED_BACK = 8
 """How many of the last numbers that left torch an argument is compared with."""
@@ -92,9 +96,15 @@ class Tape:
             self.ops[number] = op = op._replace(outputs=(len(self.values) - 1,))
         return op.outputs[0]
 
-    def event(self, kind: str, data: Mapping[str, Any], site: int) -> Event:
-        """Write down something that is no op."""
-        event = Event(kind, len(self.events), len(self.ops), site, self.region, data)
+    def event(
+        self,
+        kind: Callable[Concatenate[int, int, int, int, _Fields], _Event],
+        site: int,
+        *fields: _Fields.args,
+        **named: _Fields.kwargs,
+    ) -> _Event:
+        """Record an event of a kind, given the fields that the kind adds to those of every event."""
+        event = kind(len(self.events), len(self.ops), site, self.region, *fields, **named)
         self.events.append(event)
         return event
 

@@ -14,6 +14,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from gradlint.recorder.calls.exported_memory import ExportedMemory
 from gradlint.recorder.calls.tape import Tape
 from gradlint.recorder.facts.autograd import leaves
+from gradlint.traces.events import Freeze, ParameterWrite
+from gradlint.traces.ids import NO_MODULE, ParameterKey
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 
@@ -46,7 +48,7 @@ class Tensors:
         """Objects kept alive until the recording ends, so that their identity stays theirs."""
         self.running = False
         """Whether the forward or the loss is being recorded, rather than the build."""
-        self.loading = -1
+        self.loading = NO_MODULE
         """Number of the module whose ``load_state_dict`` is running."""
         self.tracked: dict[int, TrackedTensor] = {}
         """By identity of the tensor; those that have died may still be in it."""
@@ -237,7 +239,7 @@ class Tensors:
             value = self._renew(tensor, entry, op)
         if id(tensor) in self.watched and getattr(func, "__name__", "") == "detach_":
             if read and self._tape.values[read[0]].requires_grad:  # of a leaf, it only takes the flag away
-                self._tape.event("freeze", {"parameter": id(tensor), "method": True, "through": -1}, site)
+                self._tape.event(Freeze, site, ParameterKey(id(tensor)), NO_MODULE)
             return value
         self.writes[entry.storage] = (op, value)
         owner = id(tensor) if id(tensor) in self.watched else self._watched_storages.get(entry.storage)
@@ -252,8 +254,7 @@ class Tensors:
         if name == "__set__":
             name = "data"
         sources = tuple(v for v, t in zip(read, inputs, strict=False) if t is not tensor)
-        data = {"parameter": id(tensor), "name": name, "sources": sources, "loading": self.loading}
-        self._tape.event("write", data, site)
+        self._tape.event(ParameterWrite, site, ParameterKey(id(tensor)), name, sources, self.loading)
 
     def update_requires_grad(self, tensor: Tensor) -> None:
         """To be called when a tensor's ``requires_grad`` may have been set."""

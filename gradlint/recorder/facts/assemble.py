@@ -18,8 +18,10 @@ from gradlint.recorder.hooks.gradients import number as as_number
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.restore.tensors import overlaps, storage_of
 from gradlint.traces.dataflow import ancestors, indices, propagate
+from gradlint.traces.events import Event, Freeze, ParameterRegistration, ParameterWrite, Phase, PhaseBegun, Unfreeze
+from gradlint.traces.ids import ModuleIndex
 from gradlint.traces.sites import NO_SITE
-from gradlint.traces.trace import Arguments, Event, Group, Held, Module, Optimizer, Parameter, SetupFacts, Trace
+from gradlint.traces.trace import Arguments, Group, Held, Module, Optimizer, Parameter, SetupFacts, Trace
 from gradlint.traces.training import Training
 
 
@@ -79,7 +81,7 @@ class Tables:
     modules: list[Module]
     parameters: list[Parameter]
     optimizers: list[Optimizer]
-    held: dict[int, Held]
+    held: dict[ModuleIndex, Held]
 
 
 def tabulate(
@@ -131,9 +133,9 @@ def include(trace: Trace, training: Training, loss_given: bool) -> None:
     """
     index = {p.key: p.index for p in trace.parameters}
     changed = {
-        e.data["parameter"]
+        e.parameter
         for e in trace.events[training.first_event :]
-        if e.kind in ("freeze", "thaw") and e.data["parameter"] in index
+        if isinstance(e, Freeze | Unfreeze) and e.parameter in index
     }
     training.toggled = frozenset(changed)
     trace.training = training
@@ -170,7 +172,7 @@ def _outside(log: HookLog, roots: Mapping[str, nn.Module], first: int) -> list[n
 
 def _count_calls(modules: Sequence[Module], log: HookLog, first: int, events: Sequence[Event]) -> None:
     """Count the runs of each module: those of the forward and the loss, else those of the recorded steps."""
-    steps = next((e.op for e in events if e.kind == "phase" and e.data["name"] == "step"), None)
+    steps = next((e.op for e in events if isinstance(e, PhaseBegun) and e.phase is Phase.STEPS), None)
     later: dict[int, int] = {}
     for call in log.calls[first:]:
         if steps is not None and call.start >= steps:
@@ -226,13 +228,14 @@ def histories(recorder: Recorder, log: HookLog, parameters: Sequence[Parameter],
     start, earlier = begin.start, begin.earlier
     by_key = {p.key: p for p in parameters}
     owners = {v: by_key[key].index for v, key in recorder.tensors.owners.items() if key in by_key}
-    events: list[Event] = recorder.tape.events
-    for event in events:
-        parameter = by_key.get(event.data.get("parameter", -1))
+    for event in recorder.tape.events:
+        if not isinstance(event, ParameterRegistration | Freeze | Unfreeze | ParameterWrite):
+            continue
+        parameter = by_key.get(event.parameter)
         if parameter is not None:
             parameter.history.append(event)
             made = parameter.key in begin.lazy  # its first values are written by torch
-            if event.kind == "write" and event.op >= start and event.site != NO_SITE and not made:
+            if isinstance(event, ParameterWrite) and event.op >= start and event.site != NO_SITE and not made:
                 parameter.written = True
     # An optimizer's kernels take all parameters at once, and make none of them a copy of another.
     stepped = {number for step in log.steps for number in step}

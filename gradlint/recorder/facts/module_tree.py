@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gradlint.recorder.facts.layers import Classes, add_layer_facts, flags_of
+from gradlint.traces.events import ChildRegistration, Event
+from gradlint.traces.ids import NO_MODULE, ModuleIndex
 from gradlint.traces.sites import NO_SITE, class_is_project
-from gradlint.traces.trace import Event, Module, Parameter
+from gradlint.traces.trace import Module, Parameter
 
 if TYPE_CHECKING:
     from gradlint.recorder.facts.unregistered import Find
@@ -64,7 +66,7 @@ def _places(module: nn.Module, fqn: str, project: bool, top: bool = False) -> li
 def tables(
     roots: Mapping[str, nn.Module],
     outside: list[nn.Module],
-    numbers: Mapping[int, int],
+    numbers: Mapping[int, ModuleIndex],
     modules_seen: list[nn.Module],
     events: list[Event],
     held: Sequence[Find] = (),
@@ -78,16 +80,14 @@ def tables(
     rows: dict[int, Module] = {}
     parameters: dict[int, Parameter] = {}
     names: dict[int, list[str]] = {}
-    registered = {
-        (e.data["module"], e.data["child"]): e.site for e in events if e.kind == "register" and "child" in e.data
-    }
+    registered = {(e.module, e.child): e.site for e in events if isinstance(e, ChildRegistration)}
 
     def visit(place: Place, in_tree: bool) -> None:
         module = place.module
         number = numbers[id(module)]
         first = number not in rows
         if first:
-            parent = numbers.get(place.parent, -1)
+            parent = numbers.get(place.parent, NO_MODULE)
             rows[number] = Module(
                 fqn=place.fqn,
                 number=number,

@@ -22,6 +22,8 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.kept_graphs import Mark, mark
 from gradlint.restore.global_state import without_torch_function
+from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
+from gradlint.traces.ids import BackwardIndex, OptimizerKey, ParameterKey
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.training import Backward, Clear, Clip, Content, Schedule, Step, Training
 
@@ -101,7 +103,7 @@ class Ledger:
                 continue
             self._parameters[key] = tensor
             flag = tensor.requires_grad
-            # A frozen parameter may be thawed in a step; a hook can be given to what requires grad only.
+            # A step may unfreeze a parameter, and only what requires grad takes a hook.
             with without_torch_function():
                 try:
                     if not flag:
@@ -149,8 +151,8 @@ class Ledger:
 
     def _begin(self, roots: tuple[int, ...], retains: bool, site: int) -> Backward:
         training = self.training
-        number = len(training.backwards)
-        event = self._recorder.event("backward", {"backward": number}, site=site)
+        number = BackwardIndex(len(training.backwards))
+        event = self._recorder.tape.event(BackwardCalled, site, number)
         backward = Backward(number, event.number, event.op, site, roots, retains)
         backward.scaled = not self._scaled.isdisjoint(roots)
         training.backwards.append(backward)
@@ -195,9 +197,9 @@ class Ledger:
 
     # -- clears -------------------------------------------------------------------------------------------------
 
-    def cleared(self, keys: Iterable[int], site: int) -> None:
+    def cleared(self, keys: Iterable[ParameterKey], site: int) -> None:
         """To be called after a ``zero_grad`` over some parameters."""
-        event = self._recorder.event("clear", {"parameters": tuple(keys)}, site=site)
+        event = self._recorder.tape.event(ZeroGradCalled, site, tuple(keys))
         self._look(event.number, site)
 
     def _look(self, event: int = -1, site: int = NO_SITE) -> None:
@@ -253,7 +255,7 @@ class Ledger:
         else:
             self._look()
             self.stepped.setdefault(id(optimizer), optimizer)
-            event = recorder.event("step", {"optimizer": id(optimizer)}, site=recorder.walk(frame).site)
+            event = recorder.tape.event(StepCalled, recorder.walk(frame).site, OptimizerKey(id(optimizer)))
             step = Step(len(self.training.steps), event.number, event.op, event.site, (id(optimizer),))
             running = _Running(step, frame, {})
             self._hold(running, optimizer)
@@ -391,14 +393,14 @@ class Ledger:
             if grad is not None:
                 yield key, grad
 
-    def scheduled(self, optimizer: int, made_at: int, site: int) -> None:
+    def scheduled(self, optimizer: OptimizerKey, made_at: int, site: int) -> None:
         """To be called when the user's code steps a scheduler."""
-        event = self._recorder.event("schedule", {"optimizer": optimizer}, site=site)
+        event = self._recorder.tape.event(SchedulerStepCalled, site, optimizer)
         self.training.schedules.append(Schedule(event.number, site, optimizer, made_at))
 
-    def attempted(self, optimizer: int, site: int) -> None:
+    def attempted(self, optimizer: OptimizerKey, site: int) -> None:
         """To be called when a gradient scaler is asked to step an optimizer."""
-        event = self._recorder.event("attempt", {"optimizer": optimizer}, site=site)
+        event = self._recorder.tape.event(ScalerStepCalled, site, optimizer)
         self.training.attempts.append((event.number, optimizer))
         self._unscaled.update(range(len(self.training.backwards)))
 

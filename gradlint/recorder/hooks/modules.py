@@ -25,6 +25,8 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.optimizer_source import constructor_arguments
 from gradlint.recorder.hooks.uncompiled import bypass_compiler, without_compiler_guard
+from gradlint.traces.events import ChildRegistration, GroupAdded, ModeSwitch, OptimizerMade, ParameterRegistration
+from gradlint.traces.ids import ModuleIndex, OptimizerKey, ParameterKey
 from gradlint.traces.sites import is_standard_library
 from gradlint.traces.trace import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
 
@@ -35,7 +37,7 @@ class HookLog:
     def __init__(self) -> None:
         self.calls: list[ModuleCall] = []
         self.modules: list[nn.Module] = []
-        self.numbers: dict[int, int] = {}
+        self.numbers: dict[int, ModuleIndex] = {}
         self.optimizers: list[Optimizer] = []
         self.arguments: dict[int, Arguments] = {}
         """Optimizer's identity → what its constructor's call says."""
@@ -52,11 +54,11 @@ class HookLog:
         self.registrations: list[int] | None = None
         """Where parameters were registered in an unrecorded run, while somebody asks."""
 
-    def number(self, module: nn.Module) -> int:
+    def number(self, module: nn.Module) -> ModuleIndex:
         """The number of a module, the same for the whole recording."""
         number = self.numbers.get(id(module))
         if number is None:
-            number = self.numbers[id(module)] = len(self.modules)
+            number = self.numbers[id(module)] = ModuleIndex(len(self.modules))
             self.modules.append(module)
         return number
 
@@ -102,10 +104,7 @@ def _on_parameter(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str,
             return
         # A lazy parameter has neither shape nor memory yet: it is followed from the forward on.
         first = is_lazy(parameter) or recorder.tensors.watch(parameter)
-        recorder.event(
-            "register",
-            {"module": log.number(module), "name": name, "parameter": id(parameter), "first": first},
-        )
+        recorder.event(ParameterRegistration, log.number(module), name, ParameterKey(id(parameter)), first)
 
     return hook
 
@@ -113,9 +112,7 @@ def _on_parameter(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str,
 def _on_module(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str, Any], None]:
     def hook(module: nn.Module, name: str, child: Any) -> None:
         if child is not None and not recorder.paused:
-            recorder.event(
-                "register", {"module": log.number(module), "name": name, "child": log.number(child), "first": False}
-            )
+            recorder.event(ChildRegistration, log.number(module), name, log.number(child))
 
     return hook
 
@@ -186,10 +183,11 @@ def _optimizer_init(recorder: Recorder, log: HookLog, stack: contextlib.ExitStac
             site = recorder.walk(frame).site
             log.optimizers.append(self)
             log.group_events[id(self)] = []
-            event = recorder.event("optimizer", {"optimizer": id(self)}, site=site)
+            key = OptimizerKey(id(self))
+            event = recorder.tape.event(OptimizerMade, site, key)
             arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
             log.arguments[id(self)] = Arguments(site, event.number, *arguments)
-            log.under_construction.append(id(self))
+            log.under_construction.append(key)
             try:
                 original(self, *args, **kwargs)
             finally:
@@ -213,8 +211,8 @@ def _add_param_group(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
                     if id(self) in log.under_construction
                     else recorder.walk(sys._getframe(1)).site
                 )
-                data = {"optimizer": id(self), "index": len(self.param_groups) - 1, "exhausted": exhausted}
-                event = recorder.event("group", data, site=site)
+                key, index = OptimizerKey(id(self)), len(self.param_groups) - 1
+                event = recorder.tape.event(GroupAdded, site, key, index, exhausted)
                 log.group_events.setdefault(id(self), []).append((site, event.number))
             return result
 
@@ -230,7 +228,7 @@ def _train(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
         def train(self: nn.Module, mode: bool = True) -> Any:
             nonlocal depth
             if depth == 0 and not recorder.paused and not isinstance(self, torch.jit.ScriptModule):
-                recorder.event("mode", {"module": log.number(self), "training": bool(mode)})
+                recorder.event(ModeSwitch, log.number(self), bool(mode))
             depth += 1
             try:
                 return original(self, mode)

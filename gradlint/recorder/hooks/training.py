@@ -24,6 +24,8 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog, is_exhausted, patch
 from gradlint.recorder.hooks.uncompiled import without_compiler_guard
+from gradlint.traces.events import BackwardCalled, StepCalled
+from gradlint.traces.ids import OptimizerKey, ParameterKey
 from gradlint.traces.sites import NO_SITE
 
 _OPTIM = os.path.join("torch", "optim") + os.sep
@@ -65,7 +67,7 @@ def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if not ledger.following or recorder.paused or not _on_recorder_thread(recorder):
             if _on_recorder_thread(recorder) and not recorder.paused:
-                recorder.event("backward", {})
+                recorder.event(BackwardCalled, None)
             return original(tensors, *args, **kwargs)
         retains = any(map(bool, args[1:3])) or bool(kwargs.get("retain_graph") or kwargs.get("create_graph"))
         # the site, not the frame: what is told of must not be kept alive by being told of
@@ -84,7 +86,7 @@ def _before_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[
             return None
         if not ledger.following:
             if not recorder.paused:
-                event = recorder.event("step", {"optimizer": id(optimizer)})
+                event = recorder.event(StepCalled, OptimizerKey(id(optimizer)))
                 log.steps.append(range(event.op, event.op))
             return None
         return ledger.before_step(optimizer, sys._getframe(1), args, kwargs)
@@ -102,15 +104,15 @@ def _after_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[O
     return hook
 
 
-def _held_by_optimizer(optimizer: Any) -> list[int]:
-    return [id(p) for group in optimizer.param_groups for p in group["params"]]
+def _held_by_optimizer(optimizer: Any) -> list[ParameterKey]:
+    return [ParameterKey(id(p)) for group in optimizer.param_groups for p in group["params"]]
 
 
-def _held_by_module(module: Any) -> list[int]:
-    return [id(p) for p in module.parameters()]
+def _held_by_module(module: Any) -> list[ParameterKey]:
+    return [ParameterKey(id(p)) for p in module.parameters()]
 
 
-def _zero_grad(recorder: Recorder, ledger: Ledger, held: Callable[[Any], list[int]]) -> Callable[[Any], Any]:
+def _zero_grad(recorder: Recorder, ledger: Ledger, held: Callable[[Any], list[ParameterKey]]) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
             ledger.clearing += 1
@@ -159,7 +161,7 @@ def _scheduler_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callabl
             if ledger.following and not by_torch and _on_recorder_thread(recorder) and not recorder.paused:
                 made_at = next((site for scheduler, site in log.schedulers if scheduler is self), NO_SITE)
                 optimizer = getattr(self, "optimizer", None)
-                ledger.scheduled(id(optimizer), made_at, recorder.walk(sys._getframe(1)).site)
+                ledger.scheduled(OptimizerKey(id(optimizer)), made_at, recorder.walk(sys._getframe(1)).site)
             return original(self, *args, **kwargs)
 
         return step
@@ -221,7 +223,7 @@ def _scaler_step(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             if ledger.following and _on_recorder_thread(recorder):
-                ledger.attempted(id(optimizer), recorder.walk(sys._getframe(1)).site)
+                ledger.attempted(OptimizerKey(id(optimizer)), recorder.walk(sys._getframe(1)).site)
             return original(self, optimizer, *args, **kwargs)
 
         return step

@@ -1,0 +1,189 @@
+"""What happened while recording besides torch calls: registrations, freezes, switches, steps, by kind."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from types import CodeType
+from typing import TypeAlias
+
+from gradlint.traces.ids import BackwardIndex, ModuleIndex, OptimizerKey, ParameterKey
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened and is no op."""
+
+    number: int
+    """Index into `Trace.events`."""
+    op: int
+    """Number of ops recorded before it: the clock."""
+    site: int
+    """The call chain that caused it (`Trace.sites`)."""
+    region: int
+    """Grad-mode region it happened in, as `Op.region`."""
+
+
+# -- grad mode ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GradModeOff(Event):
+    """Grad mode was switched off: the begin of a region."""
+
+    how: str
+    """Name of the switch: ``no_grad``, ``inference_mode``, ``set_grad_enabled`` or ``unknown``."""
+    decorated: CodeType | None
+    """Code of the function that carries the switch as a decorator."""
+    library: CodeType | None
+    """Code of the function of torch or a library that contains the switch."""
+
+
+# -- parameters and modules -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequiresGradSet(Event):
+    """The ``requires_grad`` flag of a parameter was set."""
+
+    parameter: ParameterKey
+    through: ModuleIndex
+    """Module whose ``requires_grad_()`` set it; NO_MODULE for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze(RequiresGradSet):
+    """A parameter's ``requires_grad`` was set to False."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfreeze(RequiresGradSet):
+    """A parameter's ``requires_grad`` was set to True."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration(Event):
+    """A module was given a parameter or a child under a name."""
+
+    module: ModuleIndex
+    """Module that registers it."""
+    name: str
+    """Attribute name, without the module's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterRegistration(Registration):
+    """A parameter was registered in a module."""
+
+    parameter: ParameterKey
+    is_new: bool
+    """Whether the tensor was not followed before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRegistration(Registration):
+    """A module was registered in another."""
+
+    child: ModuleIndex
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterWrite(Event):
+    """An op wrote to the memory of a parameter."""
+
+    parameter: ParameterKey
+    op_name: str
+    """Name of the op, as `Op.name`."""
+    sources: tuple[int, ...]
+    """Values that the op read, besides the parameter's own."""
+    loading: ModuleIndex
+    """Module whose ``load_state_dict`` it was part of; NO_MODULE for none."""
+
+
+ParameterEvent: TypeAlias = ParameterRegistration | Freeze | Unfreeze | ParameterWrite
+"""What a parameter's history consists of."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModeSwitch(Event):
+    """``train()`` or ``eval()`` was called on a module."""
+
+    module: ModuleIndex
+    training: bool
+    """The mode it was put in."""
+
+
+# -- training -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerMade(Event):
+    """An optimizer's constructor was called."""
+
+    optimizer: OptimizerKey
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAdded(Event):
+    """An optimizer was given a parameter group, by its constructor or ``add_param_group``."""
+
+    optimizer: OptimizerKey
+    index: int
+    """Position of the group in the optimizer."""
+    exhausted: bool
+    """Whether the iterator of its parameters had been used up before."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardCalled(Event):
+    """A backward pass was started."""
+
+    backward: BackwardIndex | None
+    """None outside of recorded steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCalled(Event):
+    """An optimizer's ``step()`` was called."""
+
+    optimizer: OptimizerKey
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroGradCalled(Event):
+    """``zero_grad()`` of an optimizer or a module was called in recorded steps."""
+
+    parameters: tuple[ParameterKey, ...]
+    """Parameters whose gradient it cleared."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStepCalled(Event):
+    """User code called a learning-rate scheduler's ``step()``."""
+
+    optimizer: OptimizerKey
+    """Optimizer that the scheduler changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerStepCalled(Event):
+    """``GradScaler.step()`` was called."""
+
+    optimizer: OptimizerKey
+
+
+class Phase(enum.Enum):
+    """A part of the recording that gradlint itself begins."""
+
+    FORWARD = "forward"
+    LOSS = "loss"
+    STEPS = "steps"
+    DONE = "done"
+    """After the loss, or after the steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseBegun(Event):
+    """Gradlint began a part of the recording."""
+
+    phase: Phase
