@@ -16,29 +16,24 @@ if TYPE_CHECKING:
     from gradlint.errors import GradlintError, TargetError, UsageError
     from gradlint.findings import Edit, Finding, Fix, Related, Report, Severity
     from gradlint.flow.cost import in_bytes, in_flops, weight_gradient_flops
-    from gradlint.flow.cross_loss import Leak, find_leaks
+    from gradlint.flow.cross_loss import Leak, LeakKind, find_leaks
     from gradlint.flow.cut import (
-        CHECKPOINT,
-        DETACH,
-        FUNCTION,
-        GRADIENT,
-        NO_GRAD,
-        NONDIFFERENTIABLE,
-        ROUNDTRIP,
         Cut,
+        CutKind,
         region_location,
     )
     from gradlint.flow.flow import Flow, Relabel
     from gradlint.flow.loss_terms import ConstantTerm, DroppedTerm
     from gradlint.flow.origin import origin, origins
     from gradlint.flow.outcome import (
-        Standing,
+        Outcome,
+        OutcomeKind,
         group_location,
         made_site,
         moves,
         nearest_optimizer,
+        outcome_of,
         replaced_frozen,
-        standing,
         titled,
     )
     from gradlint.flow.paths import lines_of, path_to_loss
@@ -47,7 +42,7 @@ if TYPE_CHECKING:
     from gradlint.location import Location
     from gradlint.recording import Recording, TrainingFault, record
     from gradlint.rulekit.context import Context
-    from gradlint.rulekit.contract import Contract, Declaration, no_match
+    from gradlint.rulekit.contract import Contract, Declaration, DeclarationKind, no_match
     from gradlint.rulekit.cut_findings import cut_findings
     from gradlint.rulekit.executed_code import (
         argument_list_location,
@@ -106,14 +101,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": "check trace",
-    "flow.cut": "CHECKPOINT DETACH FUNCTION GRADIENT NONDIFFERENTIABLE NO_GRAD ROUNDTRIP Cut region_location",
-    "rulekit.contract": "Contract Declaration no_match",
+    "flow.cut": "Cut CutKind region_location",
+    "rulekit.contract": "Contract Declaration DeclarationKind no_match",
     "flow.cost": "in_bytes in_flops weight_gradient_flops",
     "rulekit.cut_findings": "cut_findings",
     "errors": "GradlintError TargetError UsageError",
     "findings": "Edit Finding Fix Related Report Severity",
     "flow.flow": "Flow Relabel",
-    "flow.cross_loss": "Leak find_leaks",
+    "flow.cross_loss": "Leak LeakKind find_leaks",
     "rulekit.loss_inputs": "activated_finding loss_inputs",
     "wording": "inflect list_of plural",
     "flow.paths": "lines_of path_to_loss",
@@ -131,7 +126,8 @@ _HOMES = {
     "source.accumulation": "Addition additions has_history is_released",
     "source.attributes": "Write attribute_writes best_write idle_flag_statement",
     "source.containers": "Container contents elements is_only_called",
-    "flow.outcome": "Standing group_location made_site moves nearest_optimizer replaced_frozen standing titled",
+    "flow.outcome": "Outcome OutcomeKind group_location made_site moves nearest_optimizer outcome_of "
+    "replaced_frozen titled",
     "source.idioms": "Region freezes frozen_elsewhere grad_off_bindings grad_off_regions in_grad_off module_class "
     "makes_trainable own_attribute",
     "source.iterators": "consumed_whole",
@@ -164,13 +160,6 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "CHECKPOINT",
-    "DETACH",
-    "FUNCTION",
-    "GRADIENT",
-    "NONDIFFERENTIABLE",
-    "NO_GRAD",
-    "ROUNDTRIP",
     "Activation",
     "Addition",
     "Backward",
@@ -182,7 +171,9 @@ __all__ = [
     "Context",
     "Contract",
     "Cut",
+    "CutKind",
     "Declaration",
+    "DeclarationKind",
     "DroppedTerm",
     "Edit",
     "Event",
@@ -198,6 +189,7 @@ __all__ = [
     "Kept",
     "Kind",
     "Leak",
+    "LeakKind",
     "Location",
     "Loose",
     "Module",
@@ -205,6 +197,8 @@ __all__ = [
     "Numeric",
     "Op",
     "Optimizer",
+    "Outcome",
+    "OutcomeKind",
     "Parameter",
     "Recording",
     "Region",
@@ -218,7 +212,6 @@ __all__ = [
     "Severity",
     "SourceContext",
     "SourceModule",
-    "Standing",
     "Step",
     "Stop",
     "TargetError",
@@ -275,6 +268,7 @@ __all__ = [
     "no_match",
     "origin",
     "origins",
+    "outcome_of",
     "own_attribute",
     "own_nodes",
     "path_to_loss",
@@ -284,7 +278,6 @@ __all__ = [
     "replaced_frozen",
     "roundtrips",
     "siblings",
-    "standing",
     "surely_before",
     "syntax_tree",
     "titled",

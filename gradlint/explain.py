@@ -9,7 +9,7 @@ from gradlint.engine.options import Options
 from gradlint.errors import UsageError
 from gradlint.flow.cut import Cut, region_location
 from gradlint.flow.flow import Flow
-from gradlint.flow.outcome import FROZEN, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED, standing
+from gradlint.flow.outcome import OutcomeKind, outcome_of
 from gradlint.flow.paths import path_to_loss
 from gradlint.location import Location
 from gradlint.report.explanation import Explanation, Section, Step
@@ -51,17 +51,21 @@ def _explain(trace: Trace, flow: Flow, parameter: Parameter) -> Explanation:
 
 
 def _state(trace: Trace, flow: Flow, parameter: Parameter) -> str:
-    found = standing(flow, parameter)
-    if found.state == TRAINS:
-        return "trains: gradient reaches it" + ("" if parameter.groups else " (no optimizer given)")
-    if found.state == UNHELD and parameter.index in flow.reached:
-        return "does not train: gradient reaches it, and no optimizer holds it"
-    return {
-        FROZEN: "frozen: requires_grad is False",
-        STARVED: "starved: the loss depends on it, and no gradient returns",
-        UNUSED: "unused: the loss does not depend on it",
-        UNKNOWN: f"{'undecided' if parameter.index in flow.undecided else 'not judged'}: {found.why}",
-    }.get(found.state, f"does not train: {found.why}")
+    outcome = outcome_of(flow, parameter)
+    match outcome.kind:
+        case OutcomeKind.TRAINS:
+            why = "gradient reaches it" + ("" if parameter.groups else " (no optimizer given)")
+        case OutcomeKind.FROZEN:
+            why = "requires_grad is False"
+        case OutcomeKind.NO_GRADIENT:
+            why = "the loss depends on it, and no gradient returns"
+        case OutcomeKind.UNUSED:
+            why = "the loss does not depend on it"
+        case OutcomeKind.NOT_IN_OPTIMIZER if parameter.index in flow.reached:
+            why = "gradient reaches it, and no optimizer holds it"
+        case _:
+            why = outcome.why
+    return f"{outcome.kind.value}: {why}"
 
 
 def _history(trace: Trace, parameter: Parameter) -> list[Step]:
@@ -113,7 +117,7 @@ def _optimizer(trace: Trace, parameter: Parameter) -> list[Step]:
         steps.append(Step(f"{name}{which}{rate}", trace.location(group.site), still))
     if trace.optimizers and not steps:
         for optimizer in trace.optimizers:
-            steps.append(Step(f"not held by {optimizer.type}", trace.location(optimizer.site), parameter.requires_grad))
+            steps.append(Step(f"not in {optimizer.type}", trace.location(optimizer.site), parameter.requires_grad))
     return steps
 
 
@@ -122,8 +126,10 @@ def _way(trace: Trace, flow: Flow, parameter: Parameter) -> list[Step]:
     if not readers:
         return [Step("no operation of the forward reads it")]
     cuts = [cut for cut in flow.cuts if parameter in cut.starved]
+    is_unused = parameter.requires_grad and parameter.index in flow.unused
     steps: list[Step] = []
-    path = path_to_loss(trace, parameter, readers[0], by_gradient=flow.state(parameter) == "reached")
+    is_reached = parameter.requires_grad and parameter.index in flow.reached
+    path = path_to_loss(trace, parameter, readers[0], by_gradient=is_reached)
     for run in _runs(trace, path, cuts):
         op = trace.ops[run[0]]
         cut = _cut_at(trace, cuts, op)
@@ -131,16 +137,16 @@ def _way(trace: Trace, flow: Flow, parameter: Parameter) -> list[Step]:
         if cut is not None:
             cuts.remove(cut)
             text += ": gradient stops here"
-        elif run[-1] == path[-1] and flow.state(parameter) != "unused":
+        elif run[-1] == path[-1] and not is_unused:
             text += ": the loss" if trace.loss_given else ": the output"
         steps.append(Step(text, cut.location if cut is not None else _place(trace, op), cut is not None))
     steps = _shortened(steps)
     steps += [Step(f"gradient stops here too ({cut.name})", cut.location, True) for cut in cuts]
-    if flow.state(parameter) == "frozen":
+    if not parameter.requires_grad:
         region = next((trace.ops[n].region for n in readers if trace.ops[n].region >= 0), None)
         if region is not None:
             steps.append(Step("runs without grad mode", region_location(trace, trace.region(region))))
-    dropped = flow.dropped_at(parameter) if flow.state(parameter) == "unused" else None
+    dropped = flow.dropped_at(parameter) if is_unused else None
     if dropped is not None:
         steps.append(Step(f"{dropped.name}: its result is used no further", trace.location(dropped.site), True))
     return steps

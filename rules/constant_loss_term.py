@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import GRADIENT, NONDIFFERENTIABLE, Context, Finding, Fix, Rule, Severity
+from gradlint import Context, CutKind, Finding, Fix, Rule, Severity
 
 
 class ConstantLossTerm(Rule):
@@ -69,7 +69,7 @@ class ConstantLossTerm(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         for term in context.flow.constant_terms:
             cut = term.cuts[0]
-            if cut.kind == GRADIENT or term.relabelled is not None:
+            if cut.kind is CutKind.GRADIENT or term.relabelled is not None:
                 continue
             yield context.finding(
                 self,
@@ -87,7 +87,7 @@ class ConstantLossTerm(Rule):
                     *context.callers(cut.site),
                 ],
                 # counts and comparisons may be added only to be seen (ACT's number of steps)
-                demoted=all(c.kind == NONDIFFERENTIABLE for c in term.cuts),
+                demoted=all(c.kind is CutKind.NONDIFFERENTIABLE for c in term.cuts),
                 fix=Fix(self.FIX),
             )
 

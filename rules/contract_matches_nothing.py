@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity, no_match
+from gradlint import Context, DeclarationKind, Finding, Fix, Rule, Severity, no_match
 
 
 class ContractMatchesNothing(Rule):
@@ -78,7 +78,7 @@ class ContractMatchesNothing(Rule):
                 self,
                 self.MESSAGE.format(
                     pattern=declaration.pattern,
-                    state="trainable" if declaration.kind == "trains" else "frozen",
+                    state="trainable" if declaration.kind is DeclarationKind.TRAINS else "frozen",
                     origin=origin,
                     hint=no_match(context.trace, declaration.pattern),
                 ),

@@ -8,26 +8,28 @@ from dataclasses import replace
 from gradlint import (
     Context,
     Declaration,
+    DeclarationKind,
     Finding,
     Fix,
     Location,
     Module,
+    Outcome,
+    OutcomeKind,
     Parameter,
     Related,
     Rule,
     Severity,
-    Standing,
     inflect,
     lines_of,
     list_of,
     moves,
+    outcome_of,
     path_to_loss,
     replaced_frozen,
-    standing,
 )
 from gradlint.traces.events import Freeze
 
-Member = tuple[Parameter, Declaration, Standing]
+Member = tuple[Parameter, Declaration, Outcome]
 
 
 class DeclaredFrozenTrains(Rule):
@@ -101,15 +103,15 @@ class DeclaredFrozenTrains(Rule):
         trace, flow, replaced = context.trace, context.flow, replaced_frozen(context.trace)
         changing: list[Member] = []
         unknown: list[Member] = []
-        for parameter, declaration in context.contract.declared("frozen", trace):
-            change, outcome = moves(flow, parameter), standing(flow, parameter)
+        for parameter, declaration in context.contract.declared(DeclarationKind.FROZEN, trace):
+            change, outcome = moves(flow, parameter), outcome_of(flow, parameter)
             if change is not None and parameter.index in replaced:
                 site = replaced[parameter.index].site
                 cause = self.REPLACED.format(cause=change.why)
                 change = replace(change, location=trace.location(site), site=site, why=cause)
             if change is not None:
                 changing.append((parameter, declaration, change))
-            elif outcome.state == "unknown" and parameter.groups:
+            elif outcome.kind is OutcomeKind.UNKNOWN and parameter.groups:
                 unknown.append((parameter, declaration, outcome))
         for (where, site, cause), members in context.by_place(changing, lambda m: (m[2].location, m[2].site, m[2].why)):
             yield self._changes(context, where, site, cause, members)

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Declaration, Finding, Fix, Parameter, Rule, Severity, Standing, inflect, standing
+from gradlint import (
+    Context,
+    Declaration,
+    DeclarationKind,
+    Finding,
+    Fix,
+    Outcome,
+    OutcomeKind,
+    Parameter,
+    Rule,
+    Severity,
+    inflect,
+    outcome_of,
+)
 
 
 class DeclaredTrainableDoesNotTrain(Rule):
@@ -64,29 +77,29 @@ class DeclaredTrainableDoesNotTrain(Rule):
         "{parameters} {are} declared trainable ({patterns}), but this recording does not decide it: {cause}."
     )
     FIX_FROZEN = "Remove the freeze, or declare the parameters frozen."
-    FIX_STARVED = "Let gradient through, or freeze the parameters and declare them frozen."
+    FIX_NO_GRADIENT = "Let gradient through, or freeze the parameters and declare them frozen."
     FIX_UNUSED = "Use the parameters in the forward, or remove them from the contract."
-    FIX_UNHELD = "Pass the parameters to the optimizer, or freeze them and declare them frozen."
-    FIX_ZERO_RATE = "Give the group a learning rate, or freeze the parameters and declare them frozen."
+    FIX_NOT_IN_OPTIMIZER = "Pass the parameters to the optimizer, or freeze them and declare them frozen."
+    FIX_ZERO_LR = "Give the group a learning rate, or freeze the parameters and declare them frozen."
     FIX_UNKNOWN = "Pass a loss that trains them, or check them in a training setup of their own."
 
     def check(self, context: Context) -> Iterator[Finding]:
         declared = [
-            (parameter, declaration, standing(context.flow, parameter))
-            for parameter, declaration in context.contract.declared("trains", context.trace)
+            (parameter, declaration, outcome_of(context.flow, parameter))
+            for parameter, declaration in context.contract.declared(DeclarationKind.TRAINS, context.trace)
             if parameter.numel
         ]
-        failing = [member for member in declared if member[2].state != "trains"]
-        for _, members in context.by_place(
-            failing, lambda member: (member[2].location, member[2].state, member[2].why)
-        ):
+        failing = [member for member in declared if member[2].kind is not OutcomeKind.TRAINS]
+        for _, members in context.by_place(failing, lambda member: (member[2].location, member[2].kind, member[2].why)):
             yield self._finding(context, members)
 
-    def _finding(self, context: Context, members: list[tuple[Parameter, Declaration, Standing]]) -> Finding:
+    def _finding(self, context: Context, members: list[tuple[Parameter, Declaration, Outcome]]) -> Finding:
         parameters = [parameter for parameter, _, _ in members]
         declarations = list(dict.fromkeys(declaration for _, declaration, _ in members))
         outcome = members[0][2]
-        template = {"frozen": self.MESSAGE_FROZEN, "unknown": self.MESSAGE_UNKNOWN}.get(outcome.state, self.MESSAGE)
+        template = {OutcomeKind.FROZEN: self.MESSAGE_FROZEN, OutcomeKind.UNKNOWN: self.MESSAGE_UNKNOWN}.get(
+            outcome.kind, self.MESSAGE
+        )
         optimizers = context.trace.optimizers
         return context.finding(
             self,
@@ -105,20 +118,22 @@ class DeclaredTrainableDoesNotTrain(Rule):
                     for place in (outcome.cut.later if outcome.cut else ())
                 ),
                 *context.callers(outcome.site),
-                context.related("registered here", parameters[0].registered_by) if outcome.state == "unheld" else None,
+                context.related("registered here", parameters[0].registered_by)
+                if outcome.kind is OutcomeKind.NOT_IN_OPTIMIZER
+                else None,
                 context.related("the optimizer is created here", optimizers[0].site) if len(optimizers) == 1 else None,
                 *(context.related("declared here", d.location) for d in declarations[:2]),
             ],
-            fix=Fix(self._fix(outcome.state)),
-            demoted=outcome.state == "unknown",
+            fix=Fix(self._fix(outcome.kind)),
+            demoted=outcome.kind is OutcomeKind.UNKNOWN,
         )
 
-    def _fix(self, state: str) -> str:
+    def _fix(self, kind: OutcomeKind) -> str:
         return {
-            "frozen": self.FIX_FROZEN,
-            "starved": self.FIX_STARVED,
-            "unused": self.FIX_UNUSED,
-            "unheld": self.FIX_UNHELD,
-            "rests": self.FIX_ZERO_RATE,
-            "unknown": self.FIX_UNKNOWN,
-        }[state]
+            OutcomeKind.FROZEN: self.FIX_FROZEN,
+            OutcomeKind.NO_GRADIENT: self.FIX_NO_GRADIENT,
+            OutcomeKind.UNUSED: self.FIX_UNUSED,
+            OutcomeKind.NOT_IN_OPTIMIZER: self.FIX_NOT_IN_OPTIMIZER,
+            OutcomeKind.ZERO_LR: self.FIX_ZERO_LR,
+            OutcomeKind.UNKNOWN: self.FIX_UNKNOWN,
+        }[kind]

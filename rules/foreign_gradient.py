@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity, find_leaks, titled
+from gradlint import Context, Finding, Fix, LeakKind, Rule, Severity, find_leaks, titled
 
 
 class ForeignGradient(Rule):
@@ -95,7 +95,11 @@ class ForeignGradient(Rule):
     FIX_JOINED = "Call step() and zero_grad() before the second backward(), or freeze these parameters during it."
 
     def check(self, context: Context) -> Iterator[Finding]:
-        templates = {"applied": self.MESSAGE_APPLIED, "joined": self.MESSAGE_JOINED, "wasted": self.MESSAGE_WASTED}
+        templates = {
+            LeakKind.APPLIED: self.MESSAGE_APPLIED,
+            LeakKind.JOINED: self.MESSAGE_JOINED,
+            LeakKind.WASTED: self.MESSAGE_WASTED,
+        }
         for leak in find_leaks(context.flow):
             yield context.finding(
                 self,
@@ -111,6 +115,6 @@ class ForeignGradient(Rule):
                     context.related("this step applies it", leak.step.site if leak.step is not None else None),
                     context.related(f"{leak.optimizer.type} is created here", leak.optimizer.site),
                 ],
-                fix=Fix(self.FIX_JOINED if leak.kind == "joined" else self.FIX),
-                demoted=leak.kind != "applied",
+                fix=Fix(self.FIX_JOINED if leak.kind is LeakKind.JOINED else self.FIX),
+                demoted=leak.kind is not LeakKind.APPLIED,
             )

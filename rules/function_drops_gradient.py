@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import FUNCTION, Context, Cut, Finding, Rule, Severity, cut_findings
+from gradlint import Context, Cut, CutKind, Finding, Rule, Severity, cut_findings
 
 
 class FunctionDropsGradient(Rule):
@@ -108,4 +108,4 @@ class FunctionDropsGradient(Rule):
         def template(cut: Cut) -> str:
             return self.MESSAGE_NONE if trace.ops[cut.op].func in functions else self.MESSAGE_NOT_PASSED
 
-        return cut_findings(self, context, FUNCTION, template, self.FIX)
+        return cut_findings(self, context, CutKind.FUNCTION, template, self.FIX)

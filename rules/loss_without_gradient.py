@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import GRADIENT, NONDIFFERENTIABLE, Context, Finding, Fix, Rule, Severity, Trace
+from gradlint import Context, CutKind, Finding, Fix, Rule, Severity, Trace
 
 
 class LossWithoutGradient(Rule):
@@ -94,8 +94,8 @@ class LossWithoutGradient(Rule):
         cuts = context.flow.cuts
         parameters = [p for cut in cuts for p in cut.starved]
         # an operation without a gradient by nature (a sampled action) is rarely a line that the user can change
-        cut = next((c for c in cuts if c.kind != NONDIFFERENTIABLE), cuts[0])
-        without_graph = cut.kind == GRADIENT
+        cut = next((c for c in cuts if c.kind is not CutKind.NONDIFFERENTIABLE), cuts[0])
+        without_graph = cut.kind is CutKind.GRADIENT
         call = "autograd.grad without create_graph=True" if without_graph else cut.name
         return context.finding(
             self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import GRADIENT, Context, Finding, Fix, Parameter, Rule, Severity
+from gradlint import Context, CutKind, Finding, Fix, Parameter, Rule, Severity
 
 
 class MissingCreateGraph(Rule):
@@ -72,10 +72,10 @@ class MissingCreateGraph(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         for cut in context.flow.cuts:
-            if cut.kind == GRADIENT and cut.relabelled is None:
+            if cut.kind is CutKind.GRADIENT and cut.relabelled is None:
                 yield self._finding(context, self.MESSAGE_CUT, cut.site, cut.starved)
         for term in context.flow.constant_terms:
-            if term.cuts[0].kind == GRADIENT and term.relabelled is None:
+            if term.cuts[0].kind is CutKind.GRADIENT and term.relabelled is None:
                 yield self._finding(context, self.MESSAGE_TERM, term.cuts[0].site, term.parameters, term.site)
 
     def _finding(

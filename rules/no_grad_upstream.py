@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import NO_GRAD, Context, Cut, Finding, Rule, Severity, cut_findings
+from gradlint import Context, Cut, CutKind, Finding, Rule, Severity, cut_findings
 
 
 class NoGradUpstream(Rule):
@@ -83,7 +83,7 @@ class NoGradUpstream(Rule):
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        return cut_findings(self, context, NO_GRAD, self._template, self.FIX)
+        return cut_findings(self, context, CutKind.NO_GRAD, self._template, self.FIX)
 
     def _template(self, cut: Cut) -> str:
         frozen = cut.held and not any(p.requires_grad for p in cut.held)

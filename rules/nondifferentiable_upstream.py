@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import NONDIFFERENTIABLE, Context, Cut, Finding, Rule, Severity, cut_findings
+from gradlint import Context, Cut, CutKind, Finding, Rule, Severity, cut_findings
 
 
 class NondifferentiableUpstream(Rule):
@@ -80,7 +80,7 @@ class NondifferentiableUpstream(Rule):
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        return cut_findings(self, context, NONDIFFERENTIABLE, self._template, self.FIX)
+        return cut_findings(self, context, CutKind.NONDIFFERENTIABLE, self._template, self.FIX)
 
     def _template(self, cut: Cut) -> str:
         if cut.zero:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import CHECKPOINT, Context, Finding, Rule, Severity, cut_findings
+from gradlint import Context, CutKind, Finding, Rule, Severity, cut_findings
 
 
 class ReentrantCheckpointUpstream(Rule):
@@ -77,4 +77,4 @@ class ReentrantCheckpointUpstream(Rule):
     FIX = "Pass use_reentrant=False, or let an input require grad (transformers, peft: enable_input_require_grads())."
 
     def check(self, context: Context) -> Iterator[Finding]:
-        return cut_findings(self, context, CHECKPOINT, lambda cut: self.MESSAGE, self.FIX)
+        return cut_findings(self, context, CutKind.CHECKPOINT, lambda cut: self.MESSAGE, self.FIX)

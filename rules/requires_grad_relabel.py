@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import DETACH, GRADIENT, Context, Cut, Finding, Fix, Rule, Severity
+from gradlint import Context, Cut, CutKind, Finding, Fix, Rule, Severity
 
 
 class RequiresGradRelabel(Rule):
@@ -86,6 +86,6 @@ _CALLS = {
 
 
 def _call(cut: Cut) -> str:
-    if cut.kind == DETACH:
+    if cut.kind is CutKind.DETACH:
         return f"{cut.name}()"
-    return "autograd.grad" if cut.kind == GRADIENT else cut.name
+    return "autograd.grad" if cut.kind is CutKind.GRADIENT else cut.name

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 
 from gradlint import (
-    ROUNDTRIP,
     Context,
+    CutKind,
     Finding,
     Fix,
     Rule,
@@ -115,7 +115,7 @@ class ValueRoundtripUpstream(Rule):
                 yield context.finding(self, message, at, fix=Fix(self.FIX))
 
     def check(self, context: Context) -> Iterator[Finding]:
-        yield from cut_findings(self, context, ROUNDTRIP, lambda cut: self._template(cut.name), self.FIX)
+        yield from cut_findings(self, context, CutKind.ROUNDTRIP, lambda cut: self._template(cut.name), self.FIX)
 
     def _template(self, name: str) -> str:
         effect = _EFFECTS.get(name, f"{name}(...) copies the values without their history")

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlint import cli
+from gradlint.flow.outcome import OutcomeKind
 from gradlint.location import Location
 from gradlint.lock.lockfile import LockError, key_of, parse, read, render, target_of, write
-from gradlint.lock.snapshot import STATES, Entry, Norm, Snapshot, changes
+from gradlint.lock.snapshot import Entry, Norm, Snapshot, changes
 
 MODEL = """
 import torch
@@ -80,7 +81,7 @@ def test_file_is_sorted_and_says_what_trains(project: Path, capsys: pytest.Captu
     assert (code, err) == (0, "")
     assert out == "gradlint.lock: 1 target written\n  model.py:build: 28 parameters: 4 frozen, 24 train\n"
     lines = (project / "gradlint.lock").read_bytes().decode().split("\n")
-    assert lines[0] == "# gradlint lock, version 1" and lines[3:6] == [
+    assert lines[0] == "# gradlint lock, version 2" and lines[3:6] == [
         "[model.py:build]",
         "head.bias  2  trains  SGD lr=0.1",
         "head.weight  2x4  trains  SGD lr=0.1",
@@ -247,19 +248,19 @@ def test_without_configuration_the_locked_targets_are_checked(
         ("{}", "gradlint.lock:1: this is no gradlint lock"),
         (
             "# gradlint lock, version 0\n[a.py:b]\n",
-            "this lock is of version 0, and this gradlint knows 1: run `gradlint",
+            "this lock is of version 0, and this gradlint knows 2: run `gradlint",
         ),
-        ("# gradlint lock, version 7\n", "this lock is of version 7, and this gradlint knows 1: use the gradlint that"),
-        ("# gradlint lock, version 1\nw  4  trains\n", "gradlint.lock:2: this line belongs to no target"),
-        ("# gradlint lock, version 1\n[a.py:b]\nw 4 trains\n", "gradlint.lock:3: cannot be understood: 'w 4 trains'"),
-        ("# gradlint lock, version 1\n[a.py:b]\nw  4  flies\n", "gradlint.lock:3: cannot be understood"),
+        ("# gradlint lock, version 7\n", "this lock is of version 7, and this gradlint knows 2: use the gradlint that"),
+        ("# gradlint lock, version 2\nw  4  trains\n", "gradlint.lock:2: this line belongs to no target"),
+        ("# gradlint lock, version 2\n[a.py:b]\nw 4 trains\n", "gradlint.lock:3: cannot be understood: 'w 4 trains'"),
+        ("# gradlint lock, version 2\n[a.py:b]\nw  4  flies\n", "gradlint.lock:3: cannot be understood"),
         (
-            "# gradlint lock, version 1\n[a.py:b]\nw  4  trains\nw  4  frozen\n",
+            "# gradlint lock, version 2\n[a.py:b]\nw  4  trains\nw  4  frozen\n",
             "gradlint.lock:4: w stands in a.py:b twice",
         ),
-        ("# gradlint lock, version 1\n[a.py:b]\n[a.py:b]\n", "gradlint.lock:3: a.py:b stands in this lock twice"),
+        ("# gradlint lock, version 2\n[a.py:b]\n[a.py:b]\n", "gradlint.lock:3: a.py:b stands in this lock twice"),
         (
-            "# gradlint lock, version 1\n<<<<<<< ours\n[a.py:b]\n=======\n>>>>>>> theirs\n",
+            "# gradlint lock, version 2\n<<<<<<< ours\n[a.py:b]\n=======\n>>>>>>> theirs\n",
             "gradlint.lock:2: an unresolved merge conflict",
         ),
         (b"\xff\xfe#", "gradlint.lock: this is no gradlint lock: it is not UTF-8"),
@@ -285,7 +286,7 @@ def test_a_broken_target_leaves_the_lock_as_it_was(project: Path, capsys: pytest
 
 def test_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "gradlint.lock"
-    write(path, [Snapshot("a.py:b", {"w": Entry("w", (4,), "trains")})])
+    write(path, [Snapshot("a.py:b", {"w": Entry("w", (4,), OutcomeKind.TRAINS)})])
     before = path.read_bytes()
 
     def fails(*args: object) -> None:
@@ -312,11 +313,11 @@ def test_mode_of_the_file_is_kept(tmp_path: Path) -> None:
 
 def test_line_ends_of_another_system_are_read_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "gradlint.lock"
-    text = render([Snapshot("a.py:b", {"w": Entry("w", (4,), "trains")})])
+    text = render([Snapshot("a.py:b", {"w": Entry("w", (4,), OutcomeKind.TRAINS)})])
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    assert read(path)["a.py:b"].entries["w"].state == "trains"
+    assert read(path)["a.py:b"].entries["w"].outcome is OutcomeKind.TRAINS
     path.write_bytes(text.replace("\n", "\r\n").encode())
-    assert write(path, [Snapshot("a.py:b", {"w": Entry("w", (4,), "trains")})]) is False
+    assert write(path, [Snapshot("a.py:b", {"w": Entry("w", (4,), OutcomeKind.TRAINS)})]) is False
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -325,7 +326,7 @@ ENTRIES = st.builds(
     Entry,
     NAMES,
     st.lists(st.integers(0, 9), max_size=3).map(tuple),
-    st.sampled_from(STATES),
+    st.sampled_from(OutcomeKind),
     st.one_of(st.just(""), WORDS),
     st.lists(st.builds("{} lr={:g}".format, WORDS, st.floats(0, 1)), max_size=2).map(tuple),
 )
@@ -346,7 +347,7 @@ def test_what_is_written_is_read(entries: list[Entry], norms: list[Norm], name: 
 
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_crash_the_reader(data: bytes, headed: bool) -> None:
-    text = ("# gradlint lock, version 1\n[a.py:b]\n" if headed else "") + data.decode("utf-8", "replace")
+    text = ("# gradlint lock, version 2\n[a.py:b]\n" if headed else "") + data.decode("utf-8", "replace")
     try:
         parse(text, Path("x.lock"))
     except LockError as error:
@@ -354,16 +355,16 @@ def test_no_bytes_crash_the_reader(data: bytes, headed: bool) -> None:
 
 
 def test_every_transition_has_words() -> None:
-    for old in STATES:
-        for new in STATES:
-            before = Snapshot("t", {"w": Entry("w", (2,), old, "detach" if old == "starved" else "")})
-            after = Snapshot("t", {"w": Entry("w", (2,), new, "no_grad" if new == "starved" else "")})
+    for old in OutcomeKind:
+        for new in OutcomeKind:
+            before = Snapshot("t", {"w": Entry("w", (2,), old, "detach" if old is OutcomeKind.NO_GRADIENT else "")})
+            after = Snapshot("t", {"w": Entry("w", (2,), new, "no_grad" if new is OutcomeKind.NO_GRADIENT else "")})
             after.why["w"] = ("because", Location("/m.py", 3))
             texts = [c.text for c in changes(before, after)]
             if old != new:
                 assert len(texts) == 1 and texts[0].startswith("w (1 tensor, 2 parameters) ") and "because" in texts[0]
             else:
-                assert len(texts) == (new == "starved")
+                assert len(texts) == (new is OutcomeKind.NO_GRADIENT)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import gradlint
 from gradlint.engine.check import _judge, record_target
 from gradlint.engine.options import Options
 from gradlint.findings import Report
-from gradlint.flow.cut import CHECKPOINT, FUNCTION
+from gradlint.flow.cut import CutKind
 from gradlint.flow.flow import Flow
 from gradlint.recorder.hooks.eager import eager
 from gradlint.rulekit import registry
@@ -90,7 +90,11 @@ def disagreements(case: Builder) -> Iterator[str]:
         if not any(trace.parameters[index] in cut.starved for cut in flow.cuts):
             yield f"starved without a cut: {names[index]}"
     marked = set(marks(case))
-    cuts = {(c.kind, c.location.line if c.location else 0) for c in flow.cuts if c.kind in (FUNCTION, CHECKPOINT)}
+    cuts = {
+        (c.kind.name.lower(), c.location.line if c.location else 0)
+        for c in flow.cuts
+        if c.kind in (CutKind.FUNCTION, CutKind.CHECKPOINT)
+    }
     if cuts != marked:
         yield f"cuts: {sorted(cuts)} instead of {sorted(marked)}"
     yield from table.differences(case, report, names)

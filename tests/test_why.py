@@ -26,7 +26,7 @@ def steps(explanation: Explanation, title: str) -> list[str]:
 
 def test_starved() -> None:
     found = one("detach_in_chain.py", "build", "lin0.weight")
-    assert found.state.startswith("starved: ")
+    assert found.state.startswith("no gradient: ")
     assert found.about == "8x4, 32 scalars"
     assert steps(found, "history") == ["registered"]
     assert steps(found, "optimizer") == ["SGD, lr 0.05"]
@@ -43,8 +43,8 @@ def test_trains() -> None:
 
 def test_not_held() -> None:
     found = one("two_layers.py", "build_f2c", "fc1.weight")
-    assert found.state.startswith("does not train: gradient reaches it, and no optimizer")
-    assert steps(found, "optimizer") == ["not held by SGD"]
+    assert found.state.startswith("not in an optimizer: gradient reaches it, and no optimizer")
+    assert steps(found, "optimizer") == ["not in SGD"]
 
 
 def test_frozen_library_model_is_told_in_few_lines() -> None:

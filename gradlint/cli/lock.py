@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,9 +169,9 @@ def _account(path: Path, before: dict[str, Snapshot], now: dict[str, Snapshot], 
     name = shown_path(str(path), view.root)
     lines = [f"{name}: {plural(len(now), 'target')} {'written' if changed else 'as before'}"]
     for key, snapshot in now.items():
-        states = [entry.state.replace("trains", "train") for entry in snapshot.entries.values()]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        lines.append(f"  {key}: {plural(len(states), 'parameter')}: {counts}")
+        counts = Counter(entry.outcome for entry in snapshot.entries.values())
+        listed = ", ".join(f"{number} {outcome.plural}" for outcome, number in counts.items())
+        lines.append(f"  {key}: {plural(len(snapshot.entries), 'parameter')}: {listed}")
     pairs = [_Pair(key, before[key], snapshot) for key, snapshot in now.items() if key in before]
     return "".join(f"{view.clean(line)}\n" for line in lines) + _differences(pairs, view)
 

@@ -17,7 +17,7 @@ from gradlint.flow.outcome import titled
 from gradlint.load.setup import normalize
 from gradlint.load.target import Target, call_build, loaded, parse_target
 from gradlint.rulekit.context import Context
-from gradlint.rulekit.contract import KINDS, own_declarations
+from gradlint.rulekit.contract import DeclarationKind, own_declarations
 from gradlint.rulekit.precedence import in_order, run
 from gradlint.rulekit.rule import ON_REQUEST, Rule
 from gradlint.wording import summarize_names
@@ -217,7 +217,9 @@ def summarize(trace: Trace, flow: Flow, contract: Contract | None = None) -> Tar
         reached=sum(p.index in flow.reached for p in trainable),
         numel=sum(p.numel for p in mine),
         optimizers=tuple((titled(o), sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
-        declared=tuple(len(contract.declared(kind, trace)) for kind in KINDS) if contract is not None else (0, 0),
+        declared=tuple(len(contract.declared(kind, trace)) for kind in DeclarationKind)
+        if contract is not None
+        else (0, 0),
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gradlint.config.settings import Settings
 from gradlint.location import Location
-from gradlint.rulekit.contract import FROZEN, TRAINS, Declaration
+from gradlint.rulekit.contract import Declaration, DeclarationKind
 
 if TYPE_CHECKING:
     from gradlint.load.setup import Setup
@@ -55,14 +55,14 @@ def contract_of(settings: Settings, target: str) -> tuple[Declaration, ...]:
         return ()
     return tuple(
         Declaration(kind, pattern, _line_of(settings.path, pattern, target), settings.path.name)
-        for kind, patterns in ((TRAINS, theirs.trains), (FROZEN, theirs.frozen))
+        for kind, patterns in ((DeclarationKind.TRAINS, theirs.trains), (DeclarationKind.FROZEN, theirs.frozen))
         for pattern in patterns
     )
 
 
 def declared(trains: Iterable[str] = (), frozen: Iterable[str] = (), origin: str = "") -> tuple[Declaration, ...]:
     """Return the declarations of two lists of patterns; a string is one pattern."""
-    given = ((TRAINS, trains), (FROZEN, frozen))
+    given = ((DeclarationKind.TRAINS, trains), (DeclarationKind.FROZEN, frozen))
     return tuple(
         Declaration(kind, pattern, origin=origin)
         for kind, patterns in given

@@ -5,6 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,20 +16,23 @@ from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import Module, Optimizer, Parameter, Trace
 from gradlint.traces.training import Backward, Step, Training
 
-APPLIED = "applied"
-"""An optimizer stepped with it."""
-JOINED = "joined"
-"""Two losses met before either was applied; whether that is meant cannot be told."""
-WASTED = "wasted"
-"""It was cleared unused."""
+
+class LeakKind(enum.Enum):
+    """What became of gradient that a loss left in parameters of another optimizer."""
+
+    APPLIED = enum.auto()
+    """Their own optimizer stepped with it."""
+    JOINED = enum.auto()
+    """Two losses met before either was applied, which may be intended."""
+    WASTED = enum.auto()
+    """It was cleared unused."""
 
 
 @dataclass
 class Leak:
     """Gradient that a loss left where another optimizer works."""
 
-    kind: str
-    """APPLIED, JOINED or WASTED."""
+    kind: LeakKind
     backward: Backward
     """The pass that left it."""
     optimizer: Optimizer
@@ -47,12 +51,16 @@ def find_leaks(flow: Flow) -> list[Leak]:
     training = flow.trace.training
     if training is None or len(flow.trace.optimizers) < 2:
         return []
-    found: dict[tuple[str, int, int], Leak] = {}
+    found: dict[tuple[LeakKind, int, int], Leak] = {}
     for leak in (*_applied(flow, training), *_joined(flow, training), *_wasted(flow, training)):
         known = found.setdefault((leak.kind, leak.entry, leak.optimizer.number), leak)
         known.parameters.extend(p for p in leak.parameters if p not in known.parameters)
-    told = {(leak.entry, leak.optimizer.number) for leak in found.values() if leak.kind == APPLIED}
-    return [leak for leak in found.values() if leak.kind == APPLIED or (leak.entry, leak.optimizer.number) not in told]
+    told = {(leak.entry, leak.optimizer.number) for leak in found.values() if leak.kind is LeakKind.APPLIED}
+    return [
+        leak
+        for leak in found.values()
+        if leak.kind is LeakKind.APPLIED or (leak.entry, leak.optimizer.number) not in told
+    ]
 
 
 def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
@@ -78,7 +86,7 @@ def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
                 continue
             entry = entry_site(flow, backward, owner.keys, mine)
             if entry != NO_SITE:
-                yield Leak(APPLIED, backward, optimizer, owner, parameters, entry, step)
+                yield Leak(LeakKind.APPLIED, backward, optimizer, owner, parameters, entry, step)
 
 
 def _served_another(training: Training, number: int, last: Backward, step: Step, mine: frozenset[int]) -> bool:
@@ -119,7 +127,7 @@ def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
             entry = entry_site(flow, second, mine, theirs)
             if entry != NO_SITE:
                 parameters = [trace.by_key[k] for k in mine if k in second.deposits and k in trace.by_key]
-                yield Leak(JOINED, second, optimizer, other, parameters, entry, step)
+                yield Leak(LeakKind.JOINED, second, optimizer, other, parameters, entry, step)
 
 
 def _cleared_between(trace: Trace, first: Backward, second: Backward, keys: frozenset[int]) -> bool:
@@ -149,7 +157,7 @@ def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
                     continue  # on its way to the others, gradient has to pass these
                 entry = entry_site(flow, backward, owner.keys, mine)
                 if entry != NO_SITE:
-                    yield Leak(WASTED, backward, optimizer, owner, parameters, entry, None)
+                    yield Leak(LeakKind.WASTED, backward, optimizer, owner, parameters, entry, None)
 
 
 def entry_site(flow: Flow, backward: Backward, into: frozenset[int], of: frozenset[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 
 from gradlint.location import Location
@@ -19,26 +20,29 @@ from gradlint.traces.trace import (
     Trace,
 )
 
-DETACH = "detach"
-NO_GRAD = "no_grad"
-ROUNDTRIP = "roundtrip"
-NONDIFFERENTIABLE = "nondifferentiable"
-GRADIENT = "gradient"
-FUNCTION = "function"
-CHECKPOINT = "checkpoint"
-
 DETACHES = frozenset(("detach", "detach_"))
 _ROUNDTRIPS = frozenset(
     "data Variable Parameter tensor as_tensor asarray new_tensor from_numpy alias set_ sparse_coo_tensor".split()
 )
 
 
+class CutKind(enum.Enum):
+    """How gradient ends at a cut: a clause with the name of the op or switch."""
+
+    DETACH = "{name}() cuts the gradient path"
+    NO_GRAD = "{name} cuts the gradient path"
+    ROUNDTRIP = "{name} takes the value out of autograd"
+    NONDIFFERENTIABLE = "{name} has no gradient"
+    GRADIENT = "without create_graph=True, the result of autograd.grad is constant"
+    FUNCTION = "the backward of {name} returns no gradient"
+    CHECKPOINT = "no input of the reentrant checkpoint requires grad"
+
+
 @dataclass
 class Cut:
     """A place where gradient stops and data goes on."""
 
-    kind: str
-    """DETACH, NO_GRAD, ROUNDTRIP, NONDIFFERENTIABLE, GRADIENT (of autograd.grad), FUNCTION or CHECKPOINT."""
+    kind: CutKind
     name: str
     """The op (``argmax``, ``data``, ``round``) or the switch (``no_grad``, ``inference_mode``)."""
     location: Location | None
@@ -66,6 +70,13 @@ class Cut:
     relabelled: int | None = None
     """Number of the op that set requires_grad on what comes after, on every way from here to the loss."""
 
+    @property
+    def clause(self) -> str:
+        """Return how it ends the gradient, as a clause: ``detach() cuts the gradient path``."""
+        if self.zero:
+            return f"the gradient of {self.name} is zero everywhere"
+        return self.kind.value.format(name=self.name)
+
 
 def place(trace: Trace, number: int, output: int, leaving: int | None = None) -> Cut:
     """What kind of cut an op's output is, and which line is to blame."""
@@ -75,26 +86,26 @@ def place(trace: Trace, number: int, output: int, leaving: int | None = None) ->
     if leaving is not None and (op.kind == KIND_EXTRACT or op.name in DETACHES or output < 0):
         # ``x.detach().numpy()``: what matters is that the value left torch
         op = trace.ops[leaving]
-        cut = _op_cut(trace, ROUNDTRIP, leaving, op)
+        cut = _op_cut(trace, CutKind.ROUNDTRIP, leaving, op)
         if op.kind == KIND_EXTRACT:
             cut.returned = _returned(trace, leaving)
         else:
             cut.name = "unseen"
         return cut
     if op.kind == KIND_OPAQUE:
-        kind = FUNCTION
+        kind = CutKind.FUNCTION
         if op.name == "CheckpointFunction":
-            kind = CHECKPOINT
+            kind = CutKind.CHECKPOINT
         elif output >= 0 and not trace.values[output].requires_grad:
-            kind = NONDIFFERENTIABLE
+            kind = CutKind.NONDIFFERENTIABLE
     elif op.name in DETACHES:
-        kind = DETACH
+        kind = CutKind.DETACH
     elif op.name in _ROUNDTRIPS or op.kind in (KIND_ALIAS, KIND_EXTRACT):
-        kind = ROUNDTRIP
+        kind = CutKind.ROUNDTRIP
     elif op.name == "grad":
-        kind = GRADIENT
+        kind = CutKind.GRADIENT
     else:
-        kind = NONDIFFERENTIABLE
+        kind = CutKind.NONDIFFERENTIABLE
     cut = _op_cut(trace, kind, number, op)
     if op.kind == KIND_EXTRACT:
         cut.returned = _returned(trace, number)
@@ -102,12 +113,12 @@ def place(trace: Trace, number: int, output: int, leaving: int | None = None) ->
     return cut
 
 
-def _op_cut(trace: Trace, kind: str, number: int, op: Op) -> Cut:
+def _op_cut(trace: Trace, kind: CutKind, number: int, op: Op) -> Cut:
     frame = trace.frame(op.site)
     where = frame.location if frame else None
     cut = Cut(kind, op.name, where, op.site, number, [], project=frame is not None and frame.project)
     code = getattr(getattr(op.func, "backward", None), "__code__", None)
-    if kind == FUNCTION and code is not None:
+    if kind is CutKind.FUNCTION and code is not None:
         cut.defined = definition_location(code)
     return cut
 
@@ -119,13 +130,13 @@ def _region_cut(trace: Trace, number: int, event: GradModeOff) -> Cut:
         if code.co_filename.replace("\\", "/").rpartition("/torch/")[1]:
             frame = trace.frame(event.site)
             return Cut(
-                NONDIFFERENTIABLE, code.co_name, frame.location if frame else None, event.site, number, [],
+                CutKind.NONDIFFERENTIABLE, code.co_name, frame.location if frame else None, event.site, number, [],
                 project=frame is not None and frame.project,
             )  # fmt: skip
     where = region_location(trace, event)
     frame = trace.frame(event.site)
     project = is_project(where.path) if where else frame is not None and frame.project
-    cut = Cut(NO_GRAD, event.how, where, event.site, number, [], project=project)
+    cut = Cut(CutKind.NO_GRAD, event.how, where, event.site, number, [], project=project)
     cut.held = _held(trace, event.number)
     return cut
 

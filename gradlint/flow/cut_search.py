@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gradlint.experiments.settle import nudged
-from gradlint.flow.cut import DETACHES, ROUNDTRIP, Cut, place
+from gradlint.flow.cut import DETACHES, Cut, CutKind, place
 from gradlint.location import Location
 from gradlint.traces.dataflow import NEW_LEAF, ancestors, indices
 from gradlint.traces.events import BackwardCalled
@@ -36,7 +36,7 @@ class _Search:
         self.trace = flow.trace
         self.masks = flow.masks
         self.on_path = flow.on_path
-        self.found: dict[tuple[str, Location | None, int], Cut] = {}
+        self.found: dict[tuple[CutKind, Location | None, int], Cut] = {}
         self.blamed: set[int] = set()
         """Indices of the parameters for which a cut was found."""
 
@@ -71,7 +71,7 @@ class _Search:
             else:
                 site = self.trace.unseen[0][1] if self.trace.unseen else NO_SITE
                 where = self.trace.location(site)
-                self._add(Cut(ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), index)
+                self._add(Cut(CutKind.ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), index)
 
     def unexplained(self) -> None:
         """The cut inside of what was taken as a whole; without any, a nudge tells whether the path is real."""

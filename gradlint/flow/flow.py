@@ -192,19 +192,6 @@ class Flow:
         """Parameters in the model's order."""
         return [self.trace.parameters[i] for i in sorted(found)]
 
-    def state(self, parameter: Parameter) -> str:
-        """``frozen``, ``reached``, ``starved``, ``unused``, ``undecided`` or ``unjudged``."""
-        index = parameter.index
-        if not parameter.requires_grad:
-            return "frozen"
-        if index in self.reached:
-            return "reached"
-        if index in self.starved:
-            return "starved"
-        if index in self.unused:
-            return "unused"
-        return "undecided" if index in self.undecided else "unjudged"
-
     def readers(self, parameter: Parameter) -> list[int]:
         """Numbers of the ops of forward and loss that read a parameter."""
         values = {v for v, i in self.trace.owners.items() if i == parameter.index}

@@ -5,10 +5,11 @@ Contracts, the lock and explanations share this; rules about single mistakes do 
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradlint.flow.cut import CHECKPOINT, DETACH, FUNCTION, GRADIENT, NO_GRAD, ROUNDTRIP, Cut
+from gradlint.flow.cut import Cut
 from gradlint.flow.flow import Flow
 from gradlint.location import Location
 from gradlint.traces.events import ChildRegistration, Freeze, ParameterRegistration, Registration, Unfreeze
@@ -16,23 +17,37 @@ from gradlint.traces.ids import ModuleIndex, ParameterKey
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import Group, Module, Optimizer, Parameter, Trace
 
-TRAINS = "trains"
-FROZEN = "frozen"
-STARVED = "starved"
-UNUSED = "unused"
-UNHELD = "unheld"
-RESTS = "rests"
-UNKNOWN = "unknown"
+
+class OutcomeKind(enum.Enum):
+    """What becomes of a parameter in training, in the words that users read."""
+
+    TRAINS = "trains"
+    """Gradient reaches it and an optimizer moves it, or would: none is known."""
+    FROZEN = "frozen"
+    """Its ``requires_grad`` is False."""
+    NO_GRADIENT = "no gradient"
+    """The loss depends on it and no gradient returns: it is starved."""
+    UNUSED = "unused"
+    """The loss does not depend on it."""
+    NOT_IN_OPTIMIZER = "not in an optimizer"
+    ZERO_LR = "zero learning rate"
+    UNKNOWN = "unknown"
+    """The recording does not show it."""
+
+    @property
+    def plural(self) -> str:
+        """Return its words after a number of parameters or after "are": ``train``, ``without gradient``."""
+        return _PLURALS.get(self.value, self.value)
+
+
+_PLURALS = {"trains": "train", "no gradient": "without gradient", "zero learning rate": "at zero learning rate"}
 
 
 @dataclass(frozen=True)
-class Standing:
+class Outcome:
     """What becomes of one parameter, and why."""
 
-    state: str
-    """TRAINS: gradient reaches it and an optimizer moves it (or would: none is known). FROZEN: requires_grad is False.
-    STARVED: the loss depends on it and no gradient returns. UNUSED: the loss does not depend on it. UNHELD: no
-    optimizer holds it. RESTS: its learning rate is 0. UNKNOWN: this recording cannot tell."""
+    kind: OutcomeKind
     why: str
     """A clause that follows a colon: ``frozen``, ``detach() cuts the gradient path``."""
     location: Location | None = None
@@ -40,52 +55,52 @@ class Standing:
     site: int = NO_SITE
     """The call chain of that line."""
     by: str = ""
-    """What starves it, in one word: ``detach``, ``no_grad``, ``argmax``."""
+    """Name of the op or switch that stops its gradient: ``detach``, ``no_grad``, ``argmax``."""
     cut: Cut | None = None
 
 
-def standing(flow: Flow, parameter: Parameter) -> Standing:
-    """What becomes of a parameter."""
+def outcome_of(flow: Flow, parameter: Parameter) -> Outcome:
+    """Return what becomes of a parameter in training, and why."""
     trace = flow.trace
     if _applied(trace, parameter):
         return _trains(trace, parameter)
     if not parameter.requires_grad and parameter.index not in flow.reached:
         return _frozen(trace, parameter)
     if trace.optimizers and not parameter.groups:
-        return _unheld(flow, parameter)
+        return _not_in_optimizer(flow, parameter)
     if parameter.groups and (still := _still_group(trace, parameter)) is not None:
-        return _in_group(trace, RESTS, "the learning rate is 0", still)
+        return _in_group(trace, OutcomeKind.ZERO_LR, "the learning rate is 0", still)
     if (unknown := _why_unknown(flow, parameter)) is not None:
-        return Standing(UNKNOWN, unknown)
+        return Outcome(OutcomeKind.UNKNOWN, unknown)
     if parameter.index in flow.reached:
         return _trains(trace, parameter)
     if parameter.index in flow.starved:
-        return _starved(flow, parameter)
+        return _without_gradient(flow, parameter)
     return _unused(flow, parameter)
 
 
-def moves(flow: Flow, parameter: Parameter) -> Standing | None:
+def moves(flow: Flow, parameter: Parameter) -> Outcome | None:
     """How training would change a parameter's value, and the line that has it do so; None where it would not, or
     nothing is known.
 
     Besides gradient that is weight decay: a gradient of zero is a gradient, and lets an optimizer decay the value.
     """
     trace = flow.trace
-    found = standing(flow, parameter)
-    if found.state == TRAINS:
+    found = outcome_of(flow, parameter)
+    if found.kind is OutcomeKind.TRAINS:
         return found
     for step in trace.training.steps if trace.training is not None else ():
         content = step.content.get(parameter.key)
         if content is not None and content.moved:
-            return _at(trace, TRAINS, "changed by the recorded step, without a gradient", step.site)
-    if parameter.index not in trace.reached_zero or found.state not in (STARVED, UNUSED):
+            return _at(trace, OutcomeKind.TRAINS, "changed by the recorded step, without a gradient", step.site)
+    if parameter.index not in trace.reached_zero or found.kind not in (OutcomeKind.NO_GRADIENT, OutcomeKind.UNUSED):
         return None
     for number, index in parameter.groups:
         optimizer = trace.optimizers[number]
         group = optimizer.groups[index]
         if group.weight_decay and (group.lr or group.scheduled):
             why = f"the gradient is zero everywhere, but the weight decay of {titled(optimizer)} applies"
-            return _in_group(trace, TRAINS, why, (number, index))
+            return _in_group(trace, OutcomeKind.TRAINS, why, (number, index))
     return None
 
 
@@ -216,66 +231,53 @@ def _applied(trace: Trace, parameter: Parameter) -> bool:
     return any(c is not None and c.grad and c.trainable and c.lr != 0 for c in contents)
 
 
-def _frozen(trace: Trace, parameter: Parameter) -> Standing:
+def _frozen(trace: Trace, parameter: Parameter) -> Outcome:
     freeze = parameter.frozen_by
     if freeze is not None:
-        return _at(trace, FROZEN, "frozen", freeze.site)
+        return _at(trace, OutcomeKind.FROZEN, "frozen", freeze.site)
     first = parameter.created_by
     site = first.site if first is not None else trace.modules[parameter.module].registered_at
-    return _at(trace, FROZEN, "frozen" if first is None else "created with requires_grad=False", site)
+    return _at(trace, OutcomeKind.FROZEN, "frozen" if first is None else "created with requires_grad=False", site)
 
 
-def _unheld(flow: Flow, parameter: Parameter) -> Standing:
+def _not_in_optimizer(flow: Flow, parameter: Parameter) -> Outcome:
     trace = flow.trace
     stale = next((s for s in flow.stale if any(p is parameter for p in s.now)), None)
     if stale is not None:
         optimizer = trace.optimizers[stale.optimizer]
-        return _at(trace, UNHELD, f"replaced, and {titled(optimizer)} still holds the old tensor", optimizer.site)
+        why = f"replaced, and {titled(optimizer)} still holds the old tensor"
+        return _at(trace, OutcomeKind.NOT_IN_OPTIMIZER, why, optimizer.site)
     optimizer = nearest_optimizer(trace, parameter)
     several = len(trace.optimizers) > 1
     why = "not in any optimizer" if several else f"not in {titled(optimizer)}"
-    return _at(trace, UNHELD, why, optimizer.site)
+    return _at(trace, OutcomeKind.NOT_IN_OPTIMIZER, why, optimizer.site)
 
 
-def _trains(trace: Trace, parameter: Parameter) -> Standing:
+def _trains(trace: Trace, parameter: Parameter) -> Outcome:
     holders = [trace.optimizers[number] for number, _ in parameter.groups]
     why = "reached by gradient" + (f" and updated by {titled(holders[0])}" if holders else "; no optimizer is given")
     if (unfreeze := unfrozen_by(parameter)) is not None:
-        return _at(trace, TRAINS, f"unfrozen after a freeze, {why}", unfreeze.site)
+        return _at(trace, OutcomeKind.TRAINS, f"unfrozen after a freeze, {why}", unfreeze.site)
     if not holders:
-        return _at(trace, TRAINS, why, made_site(trace, parameter))
-    return _in_group(trace, TRAINS, why, parameter.groups[0])
+        return _at(trace, OutcomeKind.TRAINS, why, made_site(trace, parameter))
+    return _in_group(trace, OutcomeKind.TRAINS, why, parameter.groups[0])
 
 
-def _starved(flow: Flow, parameter: Parameter) -> Standing:
+def _without_gradient(flow: Flow, parameter: Parameter) -> Outcome:
     cut = next((cut for cut in flow.cuts if parameter in cut.starved), None)
     if cut is None:
-        return Standing(STARVED, "no gradient returns from the loss", None)
-    return Standing(STARVED, _in_words(cut), cut.location, cut.site, by=cut.name, cut=cut)
+        return Outcome(OutcomeKind.NO_GRADIENT, "no gradient returns from the loss", None)
+    return Outcome(OutcomeKind.NO_GRADIENT, cut.clause, cut.location, cut.site, by=cut.name, cut=cut)
 
 
-def _in_words(cut: Cut) -> str:
-    """How a cut starves a parameter, as a clause."""
-    if cut.zero:
-        return f"the gradient of {cut.name} is zero everywhere"
-    return {
-        DETACH: f"{cut.name}() cuts the gradient path",
-        NO_GRAD: f"{cut.name} cuts the gradient path",
-        ROUNDTRIP: f"{cut.name} takes the value out of autograd",
-        GRADIENT: "without create_graph=True, the result of autograd.grad is constant",
-        FUNCTION: f"the backward of {cut.name} returns no gradient",
-        CHECKPOINT: "no input of the reentrant checkpoint requires grad",
-    }.get(cut.kind, f"{cut.name} has no gradient")
-
-
-def _unused(flow: Flow, parameter: Parameter) -> Standing:
+def _unused(flow: Flow, parameter: Parameter) -> Outcome:
     trace = flow.trace
     dropped = flow.dropped_at(parameter)
     if dropped is not None:
-        return _at(trace, UNUSED, f"the result of {dropped.name} is dropped", dropped.site)
+        return _at(trace, OutcomeKind.UNUSED, f"the result of {dropped.name} is dropped", dropped.site)
     if flow.readers(parameter):
-        return _at(trace, UNUSED, "without effect on the loss", made_site(trace, parameter, flow.unused))
-    return _at(trace, UNUSED, "unused in this forward", made_site(trace, parameter, flow.unused))
+        return _at(trace, OutcomeKind.UNUSED, "without effect on the loss", made_site(trace, parameter, flow.unused))
+    return _at(trace, OutcomeKind.UNUSED, "unused in this forward", made_site(trace, parameter, flow.unused))
 
 
 def _why_unknown(flow: Flow, parameter: Parameter) -> str | None:
@@ -302,14 +304,14 @@ def _still_group(trace: Trace, parameter: Parameter) -> tuple[int, int] | None:
     return None
 
 
-def _at(trace: Trace, state: str, why: str, site: int) -> Standing:
-    return Standing(state, why, trace.location(site), site)
+def _at(trace: Trace, kind: OutcomeKind, why: str, site: int) -> Outcome:
+    return Outcome(kind, why, trace.location(site), site)
 
 
-def _in_group(trace: Trace, state: str, why: str, held: tuple[int, int]) -> Standing:
+def _in_group(trace: Trace, kind: OutcomeKind, why: str, held: tuple[int, int]) -> Outcome:
     optimizer = trace.optimizers[held[0]]
     group = optimizer.groups[held[1]]
-    return Standing(state, why, group_location(trace, optimizer, group), group.site)
+    return Outcome(kind, why, group_location(trace, optimizer, group), group.site)
 
 
 def _own(trace: Trace, module: Module) -> list[Parameter]:

@@ -2,7 +2,7 @@
 
 ::
 
-    # gradlint lock, version 1
+    # gradlint lock, version 2
     [model.py:build]
     encoder.0.weight  8x4  frozen
     encoder.1  BatchNorm1d  eval
@@ -22,13 +22,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gradlint.errors import GradlintError
+from gradlint.flow.outcome import OutcomeKind
 from gradlint.location import Location
-from gradlint.lock.snapshot import STATES, Entry, Norm, Snapshot, shape_text
+from gradlint.lock.snapshot import Entry, Norm, Snapshot, shape_text
 
 NAME = "gradlint.lock"
-VERSION = 1
+VERSION = 2
 _HEADER = "# gradlint lock, version "
 _SHAPE = re.compile(r"\d+(x\d+)*|scalar")
+_OUTCOMES = {kind.value: kind for kind in OutcomeKind}
 _CONFLICT = ("<<<<<<<", "=======", ">>>>>>>", "|||||||")
 
 
@@ -173,8 +175,8 @@ def target_of(key: str, folder: Path) -> str:
 
 
 def _entry_fields(entry: Entry) -> list[str]:
-    state = f"{entry.state} by {entry.by}" if entry.by else entry.state
-    return [shape_text(entry.shape), state, *entry.held]
+    outcome = f"{entry.outcome.value} by {entry.by}" if entry.by else entry.outcome.value
+    return [shape_text(entry.shape), outcome, *entry.held]
 
 
 def _norm_fields(norm: Norm) -> list[str]:
@@ -201,11 +203,12 @@ def _read_line(snapshot: Snapshot, line: str, place: Location) -> None:
 def _entry(name: str, fields: list[str]) -> Entry | None:
     if len(fields) < 2 or not _SHAPE.fullmatch(fields[0]):
         return None
-    state, _, by = fields[1].partition(" by ")
-    if state not in STATES:
+    words, _, by = fields[1].partition(" by ")
+    outcome = _OUTCOMES.get(words)
+    if outcome is None:
         return None
     shape = () if fields[0] == "scalar" else tuple(map(int, fields[0].split("x")))
-    return Entry(name, shape, state, by, tuple(fields[2:]))
+    return Entry(name, shape, outcome, by, tuple(fields[2:]))
 
 
 def _quoted(name: str) -> str:

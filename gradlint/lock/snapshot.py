@@ -6,21 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gradlint.findings import Finding, Fix, Related, Severity
-from gradlint.flow.outcome import FROZEN, RESTS, STARVED, TRAINS, UNHELD, UNKNOWN, UNUSED
+from gradlint.flow.outcome import OutcomeKind
 from gradlint.location import Location
 from gradlint.wording import summarize_names
-
-STATES = (TRAINS, FROZEN, STARVED, UNUSED, UNHELD, RESTS, UNKNOWN)
-_WORDS = {
-    TRAINS: "trains",
-    FROZEN: "frozen",
-    STARVED: "starved",
-    UNUSED: "without part in the loss",
-    UNHELD: "held by no optimizer",
-    RESTS: "at learning rate 0",
-    UNKNOWN: "not judged",
-}
-
 
 LISTED = 8
 """Names of parameters in one change before the rest is counted."""
@@ -32,10 +20,9 @@ class Entry:
 
     fqn: str
     shape: tuple[int, ...]
-    state: str
-    """One of STATES."""
+    outcome: OutcomeKind
     by: str = ""
-    """What starves it (``detach``, ``no_grad``, ``argmax``)."""
+    """Name of the op or switch that stops its gradient: ``detach``, ``no_grad``, ``argmax``."""
     held: tuple[str, ...] = ()
     """The optimizers that hold it, as in ``AdamW lr=2e-05``."""
 
@@ -67,7 +54,7 @@ class Snapshot:
     """By name."""
     norms: dict[str, Norm] = field(default_factory=dict)
     why: dict[str, tuple[str, Location | None]] = field(default_factory=dict)
-    """Name of a parameter → (clause, line) that tells why its state is what it is; empty for one that was read."""
+    """Name of a parameter → (clause, line) that tells why its outcome is what it is; empty for one that was read."""
     places: dict[str, Location] = field(default_factory=dict)
     """Name → line of the file that it was read from."""
 
@@ -95,10 +82,10 @@ def changes(before: Snapshot, after: Snapshot) -> list[Change]:
     for name in dict.fromkeys([*after.entries, *before.entries]):
         old, new = before.entries.get(name), after.entries.get(name)
         if new is None and old is not None:
-            note(old, 3, f"gone, {'training' if old.state == TRAINS else _WORDS[old.state]} before")
+            note(old, 3, f"gone, {_words(old)} before")
         elif old is None and new is not None:
             why, place = _why(after, new)
-            note(new, 2, f"new, {'training' if new.state == TRAINS else why}", place)
+            note(new, 2, f"new, {'training' if new.outcome is OutcomeKind.TRAINS else why}", place)
         elif old is not None and new is not None:
             _compare(before, after, old, new, note)
     found = []
@@ -106,7 +93,7 @@ def changes(before: Snapshot, after: Snapshot) -> list[Change]:
         everything = list((before if rank == 3 else after).entries.values())
         subject = summarize_names(entries, everything, LISTED)
         verb = "" if clause.startswith(_VERBS) else "is " if len(entries) == 1 else "are "
-        joint = " at " if entries[0].state in (FROZEN, STARVED) and rank < 3 else ", see "
+        joint = " at " if entries[0].outcome in (OutcomeKind.FROZEN, OutcomeKind.NO_GRADIENT) and rank < 3 else ", see "
         found.append(Change(tuple(e.fqn for e in entries), f"{subject} {verb}{clause}", place, joint))
     return [*found, *_norm_changes(before, after)]
 
@@ -118,30 +105,34 @@ def _compare(
     before: Snapshot, after: Snapshot, old: Entry, new: Entry, note: Callable[[Entry, int, str, Location | None], None]
 ) -> None:
     why, place = _why(after, new)
-    if old.state != new.state:
-        if old.state == TRAINS:
+    if old.outcome is not new.outcome:
+        if old.outcome is OutcomeKind.TRAINS:
             note(new, 0, f"stopped training: {why}", place)
-        elif new.state == TRAINS:
+        elif new.outcome is OutcomeKind.TRAINS:
             note(new, 1, f"started training: {why}", place)
         else:
-            note(new, 2, f"{_was(old)} no longer: {why}", place)
+            note(new, 2, f"{_words(old)} no longer: {why}", place)
     elif old.by != new.by:
-        note(new, 2, f"starved by {new.by} now, and by {old.by} before", place)
+        note(new, 2, f"without gradient by {new.by} now, and by {old.by} before", place)
     if old.shape != new.shape:
         note(new, 4, f"changed shape: {shape_text(new.shape)}, {shape_text(old.shape)} before", None)
-    if old.held != new.held and (old.state == new.state or (old.held and new.held)):
+    if old.held != new.held and (old.outcome is new.outcome or (old.held and new.held)):
         note(new, 5, _rehold(old.held, new.held), None)
 
 
-def _was(old: Entry) -> str:
-    return f"starved by {old.by}" if old.state == STARVED and old.by else _WORDS[old.state]
+def _words(entry: Entry) -> str:
+    """Return an outcome after "are": ``training``, ``without gradient by detach``."""
+    words = "training" if entry.outcome is OutcomeKind.TRAINS else entry.outcome.plural
+    return f"{words} by {entry.by}" if entry.by else words
 
 
 def _why(snapshot: Snapshot, entry: Entry) -> tuple[str, Location | None]:
     known = snapshot.why.get(entry.fqn)
     if known is not None:
         return known
-    return (_was(entry) if entry.state != TRAINS else ", ".join(entry.held) or "with no optimizer known"), None
+    if entry.outcome is OutcomeKind.TRAINS:
+        return ", ".join(entry.held) or "with no optimizer known", None
+    return _words(entry), None
 
 
 def _rehold(old: tuple[str, ...], new: tuple[str, ...]) -> str:

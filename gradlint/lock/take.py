@@ -10,7 +10,7 @@ from gradlint.engine.options import Options
 from gradlint.errors import TargetError
 from gradlint.findings import TargetSummary
 from gradlint.flow.flow import Flow
-from gradlint.flow.outcome import standing
+from gradlint.flow.outcome import outcome_of
 from gradlint.lock.snapshot import Entry, Norm, Snapshot
 from gradlint.traces.trace import Optimizer, Parameter, Trace
 
@@ -35,9 +35,9 @@ def take(trace: Trace, flow: Flow) -> Snapshot:
     for parameter in trace.parameters:
         if not parameter.in_tree:
             continue
-        now = standing(flow, parameter)
+        now = outcome_of(flow, parameter)
         found.entries[parameter.fqn] = Entry(
-            parameter.fqn, tuple(parameter.shape), now.state, re.sub(r"\s+", "_", now.by), _held(trace, parameter)
+            parameter.fqn, tuple(parameter.shape), now.kind, re.sub(r"\s+", "_", now.by), _held(trace, parameter)
         )
         found.why[parameter.fqn] = (now.why, now.location)
     for module in trace.modules:

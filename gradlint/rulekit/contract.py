@@ -7,6 +7,7 @@ is an exception to it (``frozen = ["*"], trains = ["head.*"]``); any other overl
 from __future__ import annotations
 
 import ast
+import enum
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,17 +19,19 @@ from gradlint.source.lookup import Function
 from gradlint.traces.trace import Module, Parameter, Trace
 from gradlint.wording import nearest, summarize_names
 
-TRAINS = "trains"
-FROZEN = "frozen"
-KINDS = (TRAINS, FROZEN)
+
+class DeclarationKind(enum.Enum):
+    """What parameters are declared to do: the setup's and the configuration's key."""
+
+    TRAINS = "trains"
+    FROZEN = "frozen"
 
 
 @dataclass(frozen=True)
 class Declaration:
     """One pattern of a contract."""
 
-    kind: str
-    """TRAINS or FROZEN."""
+    kind: DeclarationKind
     pattern: str
     location: Location | None = None
     """Where it is written, where that is known."""
@@ -36,7 +39,7 @@ class Declaration:
     """What it came from, in words, where it was not the set-up itself: ``pyproject.toml``, ``--frozen``."""
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.pattern!r}"
+        return f"{self.kind.value} {self.pattern!r}"
 
 
 @dataclass
@@ -49,12 +52,12 @@ class Contract:
     unmatched: list[Declaration] = field(default_factory=list)
     """Those that match nothing."""
 
-    def declared(self, kind: str, trace: Trace) -> list[tuple[Parameter, Declaration]]:
+    def declared(self, kind: DeclarationKind, trace: Trace) -> list[tuple[Parameter, Declaration]]:
         """The parameters declared so, in the model's order, each with the declaration that counts."""
         return [
             (p, found)
             for p in trace.parameters
-            if p.in_tree and (found := self.of.get(p.fqn)) is not None and found.kind == kind
+            if p.in_tree and (found := self.of.get(p.fqn)) is not None and found.kind is kind
         ]
 
     def frozen_norms(self, trace: Trace) -> list[tuple[Module, Declaration]]:
@@ -69,7 +72,7 @@ class Contract:
             declared = [self.of.get(name) for name in statistics]
             for judged in (declared, own):
                 first = judged[0] if judged else None
-                if first is not None and all(d is not None and d.kind == FROZEN for d in judged):
+                if first is not None and all(d is not None and d.kind is DeclarationKind.FROZEN for d in judged):
                     found.append((module, first))
                     break
         return found
@@ -92,7 +95,7 @@ def resolve(trace: Trace, declarations: Sequence[Declaration]) -> Contract:
     for declaration in sorted(known, key=lambda d: -len(matched[d])):
         for name in matched[declaration]:
             other = contract.of.get(name)
-            if other is not None and other.kind != declaration.kind and not matched[declaration] < matched[other]:
+            if other is not None and other.kind is not declaration.kind and not matched[declaration] < matched[other]:
                 both = matched[declaration] & matched[other]
                 raise TargetError(_contradiction(trace, other, declaration, both))
             contract.of[name] = declaration
@@ -107,8 +110,9 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
 def own_declarations(trace: Trace) -> list[Declaration]:
     """What the set-up itself declares (its fields `trains` and `frozen`), with the places in the user's source."""
     setup = trace.setup
-    given = [(TRAINS, pattern) for pattern in setup.trains] + [(FROZEN, pattern) for pattern in setup.frozen]
-    return [Declaration(kind, pattern, _written_at(trace, kind, pattern)) for kind, pattern in given]
+    given = [(DeclarationKind.TRAINS, pattern) for pattern in setup.trains]
+    given += [(DeclarationKind.FROZEN, pattern) for pattern in setup.frozen]
+    return [Declaration(kind, pattern, _written_at(trace, kind.value, pattern)) for kind, pattern in given]
 
 
 def no_match(trace: Trace, pattern: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from gradlint.findings import Finding, Fix
-from gradlint.flow.cut import Cut
+from gradlint.flow.cut import Cut, CutKind
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.rule import Rule
 
 
 def cut_findings(
-    rule: Rule, context: Context, kind: str, template: Callable[[Cut], str], fix: str
+    rule: Rule, context: Context, kind: CutKind, template: Callable[[Cut], str], fix: str
 ) -> Iterator[Finding]:
     """Yield a finding for each cut of one kind.
 
@@ -20,7 +20,7 @@ def cut_findings(
     library cuts off parts of itself, for example an indexer that a loss of its own trains.
     """
     for cut in context.flow.cuts:
-        if cut.kind != kind or cut.relabelled is not None:
+        if cut.kind is not kind or cut.relabelled is not None:
             continue  # requires_grad_() after the cut is the line to report
         if context.trace.ops[cut.op].region in context.trace.left_off:
             continue  # the line that left grad mode off is the one to report

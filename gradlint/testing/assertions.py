@@ -188,7 +188,7 @@ class Assertions:
         from gradlint.engine.options import Options, declared
         from gradlint.experiments.output_probe import Probe, reaching
         from gradlint.flow.flow import Flow
-        from gradlint.rulekit.contract import resolve
+        from gradlint.rulekit.contract import DeclarationKind, resolve
 
         wanted = declared(trains=_patterns([to] if isinstance(to, str) else to))
         probe = Probe(pick)
@@ -205,7 +205,7 @@ class Assertions:
                 if contract.unmatched:
                     return Report(findings=list(_unmatched(trace, contract)))
                 flow = Flow(trace)
-                parameters = [p for p, _ in contract.declared("trains", trace)]
+                parameters = [p for p, _ in contract.declared(DeclarationKind.TRAINS, trace)]
                 return Report(findings=list(judge(flow, parameters, *reaching(flow, probe, parameters))))
         except TargetError as error:
             return Report(errors=[Failure(name, str(error), error.traceback)])
@@ -318,16 +318,16 @@ def _stopped(
     flow: Flow, parameters: Sequence[Parameter], reached: Container[int], zero: Container[int]
 ) -> Iterator[Finding]:
     """Yield a finding for each cause that keeps gradient from parameters."""
-    from gradlint.flow.outcome import standing
+    from gradlint.flow.outcome import OutcomeKind, outcome_of
     from gradlint.wording import summarize_names
 
     groups: dict[tuple[tuple[Location, ...], str], list[Parameter]] = {}
     for parameter in parameters:
         if parameter.index in reached:
             continue
-        found = standing(flow, parameter)
+        found = outcome_of(flow, parameter)
         places, why = [found.location] if found.location is not None else [], found.why
-        if parameter.index in zero and found.state == "trains":
+        if parameter.index in zero and found.kind is OutcomeKind.TRAINS:
             places, why = _lines(flow, parameter), "it is there, and zero in every element, whatever the weights"
         groups.setdefault((tuple(places), why), []).append(parameter)
     for (lines, why), members in groups.items():
