@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity, origin
+from gradlint.traces.op_families import ALL_CONVOLUTIONS
 
 _BATCH_STATISTICS = {"batch_norm": ("training", False), "instance_norm": ("use_input_stats", True)}
 """Norm → name and default of its sixth argument, which is True if it normalizes by batch statistics."""
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
 class BiasBeforeNorm(Rule):
@@ -114,7 +114,7 @@ def _layers_before_norms(context: Context) -> Iterator[tuple[int, int]]:
         dims = len(trace.values[value].shape)
         if layer.name == "linear":
             channels = dims - 1
-        elif layer.name in _CONVOLUTIONS:
+        elif layer.name in ALL_CONVOLUTIONS:
             channels = 1 if dims == int(layer.name[-2]) + 2 else 0
         else:
             continue

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity, SourceContext, activated_losses, loss_inputs, origin
+from gradlint.traces.op_families import ACTIVATIONS, BIASED_LAYERS, NORMS, SIGMOIDS
 
 _LOSSES = ("nll_loss", "nll_loss2d", "nll_loss_nd")
-_NO_LOG_PROBABILITIES = frozenset(
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu mish hardtanh hardswish softplus "
-    "tanh tanh_ sigmoid sigmoid_ softmax "
-    "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d addmm "
-    "batch_norm layer_norm group_norm instance_norm".split()
-)
+_NO_LOG_PROBABILITIES = ACTIVATIONS | SIGMOIDS | BIASED_LAYERS | NORMS | {"softmax", "bilinear", "addmm"}
 
 
 class NllWithoutLogSoftmax(Rule):

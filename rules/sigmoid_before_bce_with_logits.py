@@ -18,9 +18,9 @@ from gradlint import (
     loss_inputs,
     origins,
 )
+from gradlint.traces.op_families import SIGMOIDS
 
 _LOSS = "binary_cross_entropy_with_logits"
-_SIGMOIDS = ("sigmoid", "sigmoid_", "expit")
 
 
 class SigmoidBeforeBceWithLogits(Rule):
@@ -92,7 +92,7 @@ class SigmoidBeforeBceWithLogits(Rule):
         pairs: list[tuple[Op, Op]] = []
         for loss, value in loss_inputs(context, (_LOSS,)):
             sources = [context.trace.made_by(source) for source, _ in origins(context.trace, value)]
-            sigmoids = [op for op in sources if op is not None and op.name in _SIGMOIDS]
+            sigmoids = [op for op in sources if op is not None and op.name in SIGMOIDS]
             if len(sigmoids) == len(sources):
                 pairs += ((sigmoid, loss) for sigmoid in sigmoids)
         for _, members in context.by_place(pairs, lambda pair: pair[0].site):

@@ -18,12 +18,10 @@ from gradlint import (
     inflect,
     siblings,
 )
+from gradlint.traces.op_families import BIASED_LAYERS, SELECTIONS, SUMS
 
 _TINY = 1e-10
 """Size of a gradient relative to the median of all; rounding in single precision alone exceeds it."""
-_LAYERS = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
-_SUMS = "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__".split()
-_SELECTIONS = "where masked_fill masked_fill_ masked_select __getitem__ gather index_select take_along_dim".split()
 
 
 class ZeroGradient(Rule):
@@ -176,7 +174,7 @@ class ZeroGradient(Rule):
         """Return the reason that lies in the call behind which the gradient is zero, if any."""
         if stop.weighted:
             template, severity = self.ZERO_WEIGHT, Severity.INFO
-        elif stop.name in _SELECTIONS:
+        elif stop.name in SELECTIONS:
             template, severity = self.NOT_SELECTED, Severity.INFO
         elif stop.single:
             # a dimension of the inputs may be 1 by chance: a sequence of one token
@@ -204,9 +202,9 @@ def _is_only_added(context: Context, parameter: Parameter) -> bool:
     readers = [trace.ops[n] for n in context.flow.readers(parameter)]
     own = {value for value, index in trace.owners.items() if index == parameter.index}
     for op in readers:
-        if op.name in _LAYERS and op.tensor(2, "bias") in own:
+        if op.name in BIASED_LAYERS and op.tensor(2, "bias") in own:
             continue
-        if op.name not in _SUMS:
+        if op.name not in SUMS:
             return False
     return bool(readers)
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.restore.preserved import Preserved
+from gradlint.traces.op_families import PRODUCTS, SOFTMAX
 from gradlint.traces.trace import Gradient, Numeric, Parameter, Stop, Trace
 
 if TYPE_CHECKING:
@@ -178,10 +179,8 @@ class _Places(TorchFunctionMode):
             given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.is_floating_point()]
             zeros = len([a for a in given[:2] if not a.count_nonzero()]) == 2
             factors = [a for a in args if not isinstance(a, str)][:2]
-            weighted = name in _PRODUCTS and any(_is_constant_zero(a) for a in factors)
-        single = name in ("softmax", "log_softmax", "scaled_dot_product_attention") and _single(
-            name, output, args, kwargs
-        )
+            weighted = name in PRODUCTS and any(_is_constant_zero(a) for a in factors)
+        single = (name in SOFTMAX or name == "scaled_dot_product_attention") and _single(name, output, args, kwargs)
         stop = Stop(name, self._site(sys._getframe(2)), single, zeros, weighted, len(self.made))
         pending = [output.grad_fn]
         while pending:
@@ -189,13 +188,6 @@ class _Places(TorchFunctionMode):
             if node is not None and node not in self.made and not hasattr(node, "variable"):
                 self.made[node] = stop
                 pending += [following for following, _ in node.next_functions]
-
-
-_PRODUCTS = frozenset(
-    "mul mul_ __mul__ __rmul__ __imul__ multiply multiply_ matmul __matmul__ __rmatmul__ mm bmm einsum linear conv1d "
-    "conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d rnn_tanh rnn_relu lstm gru rnn_tanh_cell "
-    "rnn_relu_cell lstm_cell gru_cell".split()
-)
 
 
 def _is_constant_zero(factor: Any) -> bool:

@@ -10,13 +10,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradlint.restore.preserved import Preserved
+from gradlint.traces.op_families import SUMS
 
 if TYPE_CHECKING:
     from gradlint.traces.trace import Op, Parameter, Trace
-
-SUMS = frozenset(
-    "add add_ __add__ __radd__ __iadd__ sub sub_ subtract subtract_ __sub__ __isub__ rsub __rsub__".split()
-)
 
 
 def added(trace: Trace, op: Op) -> float | None:

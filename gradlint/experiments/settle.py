@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gradlint.traces.dataflow import indices
+from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS
 from gradlint.traces.trace import KIND_EXTRACT, Parameter, Trace
 
 if TYPE_CHECKING:
     from gradlint.experiments.perturb import Verdict
     from gradlint.flow.flow import Flow
-
-_CONTROL = frozenset(("__bool__", "__contains__", "is_nonzero", "equal", "allclose", "__len__"))
-"""Ways out of torch that decide what runs rather than what flows."""
-_WHOLE = ("numpy", "__array__", "tolist", "__dlpack__")
-"""Ways out of torch for whole arrays and lists rather than single numbers, which are often only logged."""
 
 
 def settle(flow: Flow) -> None:
@@ -35,7 +31,7 @@ def settle(flow: Flow) -> None:
         if "reaches" in outcomes:
             flow.starved.update(members)
             flow.unused.difference_update(members)
-            whole = [n for n in leaving if trace.ops[n].name in _WHOLE]
+            whole = [n for n in leaving if trace.ops[n].name in ARRAYS_OUT]
             flow.proven.update(dict.fromkeys(members, (whole or list(leaving))[0]))
         elif "unknown" in outcomes:
             flow.why_undecided = next(v.reason for v in verdicts if v.reason)
@@ -55,7 +51,7 @@ def _exits(flow: Flow) -> dict[int, list[int]]:
         depends = 0
         for value in op.inputs:
             depends |= flow.masks.data.get(value, 0)
-        if op.name in _CONTROL:
+        if op.name in DECISIONS:
             steering |= depends
             continue
         for index in indices(depends):

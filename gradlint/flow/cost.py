@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
+from gradlint.traces.op_families import TRANSPOSED_CONVOLUTIONS, WEIGHTED
 from gradlint.traces.trace import Parameter, Trace
-
-_WEIGHTED = ("linear", "conv1d", "conv2d", "conv3d", "addmm", "matmul", "mm", "__matmul__")
-_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
 def weight_gradient_flops(trace: Trace, parameter: Parameter) -> int:
@@ -21,9 +19,9 @@ def weight_gradient_flops(trace: Trace, parameter: Parameter) -> int:
     for op in trace.ops[trace.forward_start :]:
         if not values.intersection(op.inputs) or not op.outputs:
             continue
-        if op.name in _WEIGHTED:
+        if op.name in WEIGHTED:
             rows = math.prod(trace.values[op.outputs[0]].shape) // max(1, parameter.shape[0])
-        elif op.name in _TRANSPOSED:
+        elif op.name in TRANSPOSED_CONVOLUTIONS:
             rows = math.prod(trace.values[op.inputs[0]].shape) // max(1, parameter.shape[0])
         else:
             continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gradlint.location import Location
 from gradlint.source.lookup import decorator_location, definition_location
 from gradlint.traces.events import GradModeOff
+from gradlint.traces.op_families import DETACHING, ROUNDTRIPS, TENSOR_MAKERS
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import (
     GRAD_ON,
@@ -18,11 +19,6 @@ from gradlint.traces.trace import (
     Op,
     Parameter,
     Trace,
-)
-
-DETACHES = frozenset(("detach", "detach_"))
-_ROUNDTRIPS = frozenset(
-    "data Variable Parameter tensor as_tensor asarray new_tensor from_numpy alias set_ sparse_coo_tensor".split()
 )
 
 
@@ -83,7 +79,7 @@ def place(trace: Trace, number: int, output: int, leaving: int | None = None) ->
     op = trace.ops[number]
     if op.region not in (GRAD_ON, IN_FUNCTION):
         return _region_cut(trace, number, trace.region(op.region))
-    if leaving is not None and (op.kind == KIND_EXTRACT or op.name in DETACHES or output < 0):
+    if leaving is not None and (op.kind == KIND_EXTRACT or op.name in DETACHING or output < 0):
         # ``x.detach().numpy()``: what matters is that the value left torch
         op = trace.ops[leaving]
         cut = _op_cut(trace, CutKind.ROUNDTRIP, leaving, op)
@@ -98,9 +94,9 @@ def place(trace: Trace, number: int, output: int, leaving: int | None = None) ->
             kind = CutKind.CHECKPOINT
         elif output >= 0 and not trace.values[output].requires_grad:
             kind = CutKind.NONDIFFERENTIABLE
-    elif op.name in DETACHES:
+    elif op.name in DETACHING:
         kind = CutKind.DETACH
-    elif op.name in _ROUNDTRIPS or op.kind in (KIND_ALIAS, KIND_EXTRACT):
+    elif op.name in ROUNDTRIPS or op.kind in (KIND_ALIAS, KIND_EXTRACT):
         kind = CutKind.ROUNDTRIP
     elif op.name == "grad":
         kind = CutKind.GRADIENT
@@ -162,6 +158,6 @@ def _held(trace: Trace, region: int) -> list[Parameter]:
 def _returned(trace: Trace, leaving: int) -> Location | None:
     """Where a tensor was made from what had left torch: the first making of one after that."""
     for op in trace.ops[leaving + 1 :]:
-        if op.name in ("tensor", "as_tensor", "full", "from_numpy", "FloatTensor", "scalar_tensor", "asarray"):
+        if op.name in TENSOR_MAKERS:
             return trace.location(op.site)
     return None

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gradlint.experiments.settle import nudged
-from gradlint.flow.cut import DETACHES, Cut, CutKind, place
+from gradlint.flow.cut import Cut, CutKind, place
 from gradlint.location import Location
-from gradlint.traces.dataflow import NEW_LEAF, ancestors, indices
+from gradlint.traces.dataflow import ancestors, indices
 from gradlint.traces.events import BackwardCalled
+from gradlint.traces.op_families import DETACHING, NEW_LEAF
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE
 
@@ -132,7 +133,7 @@ class _Search:
             if 0 <= producer < number and producer not in seen and ops[producer].region == IN_FUNCTION:
                 seen.add(producer)
                 op = ops[producer]
-                if op.name in DETACHES and any(self.masks.data.get(i, 0) & bit for i in op.inputs):
+                if op.name in DETACHING and any(self.masks.data.get(i, 0) & bit for i in op.inputs):
                     return producer
                 pending += op.inputs
         return number
@@ -181,7 +182,7 @@ class _Search:
         places: dict[Location, None] = {}
         for number in range(cut.op + 1, len(trace.ops)):
             op = trace.ops[number]
-            detaches = op.name in DETACHES or op.name == "data"
+            detaches = op.name in DETACHING or op.name == "data"
             if not detaches and op.region < 0:
                 continue
             if not any(o in self.on_path for o in op.outputs):

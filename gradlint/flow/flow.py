@@ -16,17 +16,14 @@ from gradlint.flow.cut_search import find_cuts
 from gradlint.flow.origin import origin
 from gradlint.flow.replaced import Stale, stale_tensors
 from gradlint.location import Location
-from gradlint.traces.dataflow import VALUE_FREE, Masks, ancestors, indices, propagate
+from gradlint.traces.dataflow import Masks, ancestors, indices, propagate
 from gradlint.traces.events import GroupAdded
+from gradlint.traces.op_families import RANDOM, VALUE_FREE
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import KIND_EXTRACT, Group, Op, Optimizer, Parameter, Trace
 
 if TYPE_CHECKING:
     from gradlint.flow.loss_terms import ConstantTerm, DroppedTerm
-
-
-_DRAWS = frozenset("rand randint randperm randn bernoulli bernoulli_ multinomial uniform_ random_ normal_".split())
-"""Makers of random numbers."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +217,7 @@ class Flow:
         """Whether what an op reads is made of random numbers, and of no parameter or input."""
         made_of = ancestors(self.trace.ops, op.inputs)
         makers = {maker.name for v in made_of if (maker := self.trace.made_by(v))}
-        return not makers.isdisjoint(_DRAWS) and made_of.isdisjoint(self.trace.inputs.keys() | self.trace.owners.keys())
+        return not makers.isdisjoint(RANDOM) and made_of.isdisjoint(self.trace.inputs.keys() | self.trace.owners.keys())
 
     def only_leads_to(self, value: int, number: int) -> bool:
         """Whether all that is done with a value is to rearrange it and give it to one op."""

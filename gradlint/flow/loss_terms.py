@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING
 from gradlint.flow.origin import origin
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
-from gradlint.traces.dataflow import NEW_LEAF, indices
+from gradlint.traces.dataflow import indices
+from gradlint.traces.op_families import (
+    DETACHED_VALUES,
+    DIVIDE,
+    MULTIPLY,
+    NEGATE,
+    NEW_LEAF,
+    NUMBERS_OUT,
+    REDUCTIONS,
+    REVERSE_SUBTRACT,
+    SCALAR_KEEPING,
+    SUBTRACT,
+    SUMS,
+)
 from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
 
@@ -18,16 +31,8 @@ if TYPE_CHECKING:
     from gradlint.flow.cut import Cut
     from gradlint.flow.flow import Flow
 
-_ADD = frozenset("add add_ __add__ __radd__ __iadd__".split())
-_SUBTRACT = frozenset("sub sub_ subtract subtract_ __sub__ __isub__".split())
-_REVERSED = frozenset("rsub __rsub__".split())
-_NEGATE = frozenset("neg neg_ negative __neg__".split())
-_MULTIPLY = frozenset("mul mul_ multiply multiply_ __mul__ __rmul__ __imul__".split())
-_DIVIDE = frozenset("div div_ divide divide_ true_divide __truediv__ __itruediv__".split())
-_KEEPS = frozenset(("mean", "sum", "view", "reshape", "squeeze"))
 _TRIED = 4
 """Numbers in a loss, and exits for each, that are looked into: each costs some runs."""
-DETACHES = frozenset(("detach", "detach_", "data", "Variable"))
 
 
 @dataclass(frozen=True)
@@ -67,26 +72,26 @@ def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bo
         return None
     op = trace.ops[known.producer]
     name = op.name
-    if name in ("sum", "mean") and (parts := _stacked(trace, data, op)) is not None:
+    if name in REDUCTIONS and (parts := _stacked(trace, data, op)) is not None:
         share = 1.0 if name == "sum" else 1.0 / len(parts)
         return [Term(t.value, _times(_times(term.factor, share), t.factor)) for t in parts]
     if any(trace.values[v].shape for v in op.inputs):
         return None
-    if len(op.inputs) == 1 and (name in _KEEPS or (through_detach and name in DETACHES)):
+    if len(op.inputs) == 1 and (name in SCALAR_KEEPING or (through_detach and name in DETACHED_VALUES)):
         return [Term(op.inputs[0], term.factor)]
-    if name in _NEGATE:
+    if name in NEGATE:
         return [Term(op.inputs[0], _times(term.factor, -1.0))]
-    if name in _ADD or name in _SUBTRACT or name in _REVERSED:
+    if name in SUMS:
         alpha = op.argument(2, "alpha", 1)
         scale = float(alpha) if isinstance(alpha, (int, float)) else None
         signs: tuple[float | None, float | None] = (1.0, scale)
-        if name in _SUBTRACT:
+        if name in SUBTRACT:
             signs = (1.0, _times(scale, -1.0))
-        elif name in _REVERSED:
+        elif name in REVERSE_SUBTRACT:
             signs = (_times(scale, -1.0), 1.0)
         operands = (op.tensor(0, "input"), op.tensor(1, "other"))
         return [Term(v, _times(term.factor, s)) for v, s in zip(operands, signs, strict=True) if v is not None]
-    if name in _MULTIPLY or name in _DIVIDE:
+    if name in MULTIPLY or name in DIVIDE:
         return _scaled(data, term, op)
     source, _ = origin(trace, term.value)
     return [Term(source, term.factor)] if source != term.value and not trace.values[source].shape else None
@@ -103,7 +108,7 @@ def _stacked(trace: Trace, data: Mapping[int, int], op: Op) -> list[Term] | None
             return None
         if made.name == "stack" or (made.name in ("cat", "hstack") and _single(trace, made)):
             return [Term(v, None if weighted else 1.0) for v in made.inputs]
-        if made.name not in _MULTIPLY or len(made.inputs) > 2:
+        if made.name not in MULTIPLY or len(made.inputs) > 2:
             return None
         rest = [v for v in made.inputs if data.get(v)]
         if len(rest) != 1 or trace.values[rest[0]].shape != trace.values[value].shape:
@@ -119,17 +124,17 @@ def _single(trace: Trace, op: Op) -> bool:
 def _scaled(data: Mapping[int, int], term: Term, op: Op) -> list[Term] | None:
     """The one operand of a product that is no constant, with the other in its factor."""
     operands = [(op.tensor(0, "input"), op.argument(0, "input")), (op.tensor(1, "other"), op.argument(1, "other"))]
-    if op.name in _DIVIDE and op.argument(2, "rounding_mode") is not None:
+    if op.name in DIVIDE and op.argument(2, "rounding_mode") is not None:
         return None
     for (value, _), (other, number) in (operands, operands[::-1]):
         if value is None or (other is not None and data.get(other)):
             continue
-        if op.name in _DIVIDE and value != operands[0][0]:
+        if op.name in DIVIDE and value != operands[0][0]:
             return None
         if other is None and number is not TENSOR:
             if not isinstance(number, (int, float)):
                 return None
-            factor = (1 / number if number else None) if op.name in _DIVIDE else float(number)
+            factor = (1 / number if number else None) if op.name in DIVIDE else float(number)
             return [Term(value, _times(term.factor, factor))]
         return [Term(value, None)]
     return None
@@ -255,7 +260,7 @@ def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
 def _taken_out(flow: Flow, number: int) -> int:
     """The parameters whose gradient is lost where an op takes a number out of torch that nothing else is made of."""
     op = flow.trace.ops[number]
-    if op.kind != KIND_EXTRACT or op.name not in ("item", "__float__", "tolist") or len(op.inputs) != 1:
+    if op.kind != KIND_EXTRACT or op.name not in NUMBERS_OUT or len(op.inputs) != 1:
         return 0
     return 0 if op.inputs[0] in flow.on_path else _lost_at(flow, number)
 
@@ -313,7 +318,7 @@ def dropped_terms(flow: Flow) -> list[DroppedTerm]:
         if not mask or known.shape or not known.requires_grad or value in flow.on_path:
             continue
         readers = [trace.ops[n] for n in flow.consumers.get(value, ())]
-        looks = [r for r in readers if r.kind == KIND_EXTRACT or r.name in DETACHES]
+        looks = [r for r in readers if r.kind == KIND_EXTRACT or r.name in DETACHED_VALUES]
         if len(looks) < len(readers):
             continue  # not the last of it
         parts = terms(trace, flow.masks.data, value)

@@ -8,20 +8,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gradlint.traces.op_families import (
+    DIMENSION_SWAPS,
+    DROPOUTS,
+    JOINS,
+    MATRIX_TRANSPOSES,
+    RESHAPES,
+    SAME_VALUES,
+    SLICE_PICKS,
+    SPLITS,
+)
 from gradlint.traces.trace import KIND_ALIAS, TENSOR, Op, Trace
-
-_SAME = frozenset(
-    "contiguous clone to float double half bfloat16 type type_as cuda cpu alias identity pin_memory "
-    "expand_as view_as_real positive __pos__".split()
-)
-_RESHAPES = frozenset(
-    "view reshape flatten unflatten squeeze squeeze_ unsqueeze unsqueeze_ view_as reshape_as ravel".split()
-)
-_SWAPS = frozenset("transpose transpose_ swapaxes swapdims".split())
-_JOINS = frozenset("cat concat concatenate stack vstack".split())
-_PICKS = frozenset("index_select flip roll repeat tile repeat_interleave".split())
-"""Ops that choose, order or repeat slices and leave each slice across as it is."""
-_DROPOUTS = frozenset("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split())
 
 
 def origin(trace: Trace, value: int, axis: int | None = None) -> tuple[int, int | None]:
@@ -62,7 +59,7 @@ def origins(trace: Trace, value: int, axis: int | None = None) -> list[tuple[int
 
 def _joined(trace: Trace, op: Op, axis: int | None) -> list[tuple[int, int | None]] | None:
     """The values that an op only puts together, with the axis in each; None if it does anything else."""
-    if op.name not in _JOINS or not op.inputs:
+    if op.name not in JOINS or not op.inputs:
         return None
     shape = trace.values[op.inputs[0]].shape
     stacks = op.name == "stack"
@@ -81,18 +78,18 @@ def _before(trace: Trace, op: Op, output: int, axis: int | None) -> tuple[int, i
     source = op.inputs[0]
     shape, made = trace.values[source].shape, trace.values[output].shape
     name = op.name
-    if name in _SAME or op.kind == KIND_ALIAS or (name in _DROPOUTS and _off(op)):
+    if name in SAME_VALUES or op.kind == KIND_ALIAS or (name in DROPOUTS and _off(op)):
         return source, axis if len(shape) == len(made) else None
-    if name in _RESHAPES:
+    if name in RESHAPES:
         return source, None if axis is None else _same_stride(shape, made, axis)
-    if name in _SWAPS:
+    if name in DIMENSION_SWAPS:
         dims = list(range(len(shape)))
         first, second = _dim(op, 1, ("dim0", "axis0"), shape), _dim(op, 2, ("dim1", "axis1"), shape)
         if first is None or second is None:
             return source, None
         dims[first], dims[second] = dims[second], dims[first]
         return source, None if axis is None else dims[axis]
-    if name in ("t", "T", "mT", "adjoint", "numpy_T"):
+    if name in MATRIX_TRANSPOSES:
         dims = list(range(len(shape)))
         dims = dims[::-1] if name in ("t", "T") else [*dims[:-2], dims[-1], dims[-2]]
         return source, None if axis is None else dims[axis]
@@ -108,9 +105,9 @@ def _before(trace: Trace, op: Op, output: int, axis: int | None) -> tuple[int, i
             return source, None
         back = axis - (len(made) - len(shape))
         return source, back if back >= 0 and shape[back] == made[axis] else None
-    if name in ("chunk", "split", "split_with_sizes", "tensor_split", "narrow"):
+    if name in SPLITS:
         return source, axis
-    if name in _PICKS:
+    if name in SLICE_PICKS:
         same = len(shape) == len(made) and axis is not None and shape[axis] == made[axis]
         if name == "index_select" and axis == _dim(op, 1, ("dim",), shape):
             same = False  # some twice, some not at all

@@ -9,30 +9,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gradlint.traces.op_families import DIVIDE, NEW_LEAF, OVERWRITES, PAIRWISE, VALUE_FREE, ZERO_GRADIENT
 from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Value
-
-VALUE_FREE = frozenset(
-    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full "
-    "empty_strided new_empty_strided zero_ uniform_ normal_ exponential_ random_ cauchy_ log_normal_ geometric_ "
-    "kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ trunc_normal_ zeros_ ones_ eye_ orthogonal_ "
-    "dirac_ sparse_ constant_ result_type can_cast promote_types broadcast_shapes".split()
-)
-"""Functions whose result depends on the shape or type of a tensor argument but not on its values."""
-
-OVERWRITES = frozenset("copy_ fill_ set_ data".split())
-"""Writes after which nothing of the old content is left, only that of the other arguments."""
-
-ZERO_GRADIENT = frozenset(
-    "round round_ floor floor_ ceil ceil_ sign sign_ sgn sgn_ trunc trunc_ fix fix_ bernoulli bernoulli_ poisson "
-    "heaviside".split()
-)
-"""Functions that keep a grad_fn and whose gradient is zero everywhere."""
-
-NEW_LEAF = frozenset("Variable Parameter tensor new_tensor requires_grad_".split())
-"""Makers of a leaf, whatever they are given: if it requires grad, that gradient is its own and goes no further."""
-
-PAIRWISE = frozenset("broadcast_tensors meshgrid align_tensors atleast_1d atleast_2d atleast_3d".split())
-"""Functions that give as many tensors as they take, each made from its own one (so do all of ``_foreach_``)."""
 
 
 @dataclass
@@ -138,7 +116,7 @@ def _kept(op: Op, live: Mapping[int, int], dropped: Container[tuple[Any, int]]) 
 
 
 def _rounds(op: Op) -> bool:
-    return bool(op.kwargs) and op.name in ("div", "div_", "divide", "divide_") and bool(op.kwargs.get("rounding_mode"))  # type: ignore[union-attr]
+    return bool(op.kwargs) and op.name in DIVIDE and bool(op.kwargs.get("rounding_mode"))  # type: ignore[union-attr]
 
 
 def ancestors(ops: Sequence[Op], roots: Sequence[int]) -> set[int]:

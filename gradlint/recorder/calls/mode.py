@@ -27,6 +27,7 @@ from gradlint.recorder.cuda import CpuStandIn
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Event, Freeze, GradModeOff, Unfreeze
 from gradlint.traces.ids import NO_MODULE, ParameterKey
+from gradlint.traces.op_families import MEMORY_OUT
 from gradlint.traces.trace import (
     GRAD_ON,
     IN_FUNCTION,
@@ -44,8 +45,6 @@ _PLAIN |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 
 _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
-_EXPORTS = frozenset(("numpy", "__array__", "__array_wrap__", "__dlpack__", "__cuda_array_interface__"))
-"""Functions that give away a tensor's memory."""
 
 _Fields = ParamSpec("_Fields")
 _Event = TypeVar("_Event", bound=Event)
@@ -322,7 +321,7 @@ class Recorder(TorchFunctionMode):
                     kind = KIND_EXTRACT
                     if given is float:
                         tape.exported_numbers[id(result)] = [result, number]
-                    elif getattr(func, "__name__", "") in _EXPORTS:
+                    elif getattr(func, "__name__", "") in MEMORY_OUT:
                         tensors.export(inputs[0])
             if run >= 0:
                 tape.run_of[number] = run
