@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
 from gradlint.traces.events import ChildRegistration, ParameterWrite
+from gradlint.traces.ids import NO_SITE, ModuleIndex, ValueId
 
 _SHARES = frozenset(("detach", "data", "alias"))
 _COPIES = frozenset(("clone", "to", "cpu", "cuda", "float", "contiguous"))
@@ -85,7 +86,7 @@ class AliasedNetwork(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        copied: dict[int, tuple[Module, ParameterWrite]] = {}
+        copied: dict[ModuleIndex, tuple[Module, ParameterWrite]] = {}
         for parameter in trace.parameters:
             writes = parameter.writes
             for before, event in zip([None, *writes], writes, strict=False):
@@ -96,7 +97,7 @@ class AliasedNetwork(Rule):
         for module, event in copied.values():
             yield self._finding(context, module, trace.below(module), event, self.COPIED_TO_ITSELF)
         yield from self._two_optimizers(context, copied)
-        declared: list[tuple[int, Parameter]] = []
+        declared: list[tuple[ModuleIndex, Parameter]] = []
         for parameter in trace.parameters:
             frozen = [any(fnmatch.fnmatchcase(n, g) for g in trace.setup.frozen) for n in parameter.aliases]
             if any(frozen) and not all(frozen) and parameter.requires_grad:
@@ -138,12 +139,12 @@ class AliasedNetwork(Rule):
     def _finding(
         self, context: Context, module: Module, parameters: list[Parameter], event: ParameterWrite | None, reason: str
     ) -> Finding:
-        places: dict[tuple[int, str], ChildRegistration] = {}
+        places: dict[tuple[ModuleIndex, str], ChildRegistration] = {}
         for e in context.trace.events_of(ChildRegistration):
             if e.child == module.number and context.trace.modules[e.module].in_tree:
                 places[e.module, e.name] = e
         first, second = [*places.values(), None, None][:2]
-        where = next((e.site for e in (second, event) if e is not None), -1)
+        where = next((e.site for e in (second, event) if e is not None), NO_SITE)
         return context.finding(
             self,
             self._message(context, sorted(_names(module, parameters[0])), parameters, reason),
@@ -174,7 +175,7 @@ def _from_itself(trace: Trace, parameter: Parameter, event: ParameterWrite, befo
     return name in ("add_", "__iadd__") and scaled and times is not None
 
 
-def _reads(trace: Trace, value: int, parameter: Parameter, since: int) -> int | None:
+def _reads(trace: Trace, value: ValueId, parameter: Parameter, since: int) -> int | None:
     """Return how often a parameter occurs in a value made by scaling and adding, 0 for its plain copy.
 
     None if anything else occurs in it, or a copy that is older than the value `since`.

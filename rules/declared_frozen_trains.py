@@ -28,6 +28,7 @@ from gradlint import (
     replaced_frozen,
 )
 from gradlint.traces.events import Freeze
+from gradlint.traces.ids import SiteId
 
 Member = tuple[Parameter, Declaration, Outcome]
 
@@ -127,7 +128,7 @@ class DeclaredFrozenTrains(Rule):
             )
 
     def _changes(
-        self, context: Context, where: Location | None, site: int, cause: str, members: list[Member]
+        self, context: Context, where: Location | None, site: SiteId, cause: str, members: list[Member]
     ) -> Finding:
         parameters = [p for p, _, _ in members]
         numbers = dict.fromkeys(number for p in parameters for number, _ in p.groups)
@@ -197,7 +198,7 @@ def _declared_here(context: Context, declarations: list[Declaration]) -> list[Re
     return [context.related("declared here", place) for place in places[:2]]
 
 
-def _last_freeze(parameters: list[Parameter]) -> int | None:
+def _last_freeze(parameters: list[Parameter]) -> SiteId | None:
     return next((e.site for p in parameters for e in reversed(p.history) if isinstance(e, Freeze)), None)
 
 
@@ -216,7 +217,7 @@ def _statistics_of(module: Module) -> tuple[str, str]:
     return f"{module.fqn}.running_mean", f"{module.fqn}.running_var"
 
 
-def _norm_site(context: Context, module: Module) -> int:
+def _norm_site(context: Context, module: Module) -> SiteId:
     """Return the site where a norm's parameters were frozen, else where it was registered."""
     freeze = context.first_freeze(context.trace.parameters[i] for i in module.parameters)
     return freeze.site if freeze is not None else module.registered_at

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Rule, Severity, list_of
 from gradlint.traces.events import ModeSwitch
+from gradlint.traces.ids import ModuleIndex, OpIndex
 
 
 class EvalUndoneByTrain(Rule):
@@ -92,7 +93,7 @@ class EvalUndoneByTrain(Rule):
             )
 
 
-def _up(context: Context, module: Module) -> list[int]:
+def _up(context: Context, module: Module) -> list[ModuleIndex]:
     """Return the numbers of a module and of those above it."""
     found = [module.number]
     while module.parent >= 0:
@@ -102,7 +103,7 @@ def _up(context: Context, module: Module) -> list[int]:
 
 
 def _undone(
-    context: Context, part: Module, later: list[ModeSwitch], active: list[tuple[int, list[int]]]
+    context: Context, part: Module, later: list[ModeSwitch], active: list[tuple[OpIndex, list[ModuleIndex]]]
 ) -> ModeSwitch | None:
     """Return the train() above a part that put a layer of it in train mode before it ran; None if another call did."""
     above = _up(context, part)[1:]
@@ -115,7 +116,7 @@ def _undone(
     return None
 
 
-def _ran(context: Context, part: Module, start: int, end: int) -> bool:
+def _ran(context: Context, part: Module, start: OpIndex, end: OpIndex) -> bool:
     calls = [c for c in context.trace.calls if start <= c.start < end]
     return any(part.number in _up(context, context.trace.modules[c.module]) for c in calls)
 

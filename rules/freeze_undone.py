@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
 from gradlint.traces.events import BackwardCalled, Freeze, GroupAdded, OptimizerMade, PhaseBegun, StepCalled, Unfreeze
+from gradlint.traces.ids import ParameterIndex
 
 
 class FreezeUndone(Rule):
@@ -60,7 +61,7 @@ class FreezeUndone(Rule):
         trace = context.trace
         training = _training(trace)
         freezes = [(p, e) for p in trace.parameters for e in p.flag_changes if isinstance(e, Freeze)]
-        done: set[tuple[object, int]] = set()
+        done: set[tuple[object, ParameterIndex]] = set()
         for site, members in context.by_place(freezes, lambda item: item[1].site):
             if not context.by_user(site) or any(len(p.aliases) > 1 for p, _ in members):
                 continue

@@ -18,6 +18,7 @@ from gradlint import (
     inflect,
     plural,
 )
+from gradlint.traces.ids import ValueId
 
 
 class FrozenDropoutActive(Rule):
@@ -163,7 +164,7 @@ def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
     return meets
 
 
-def _compared(context: Context) -> set[int]:
+def _compared(context: Context) -> set[ValueId]:
     """The values that come to the loss through nothing that trains."""
     trace, live = context.trace, context.flow.masks.live
     found = set(trace.roots)

@@ -18,6 +18,7 @@ from gradlint import (
     Severity,
     titled,
 )
+from gradlint.traces.ids import SiteId
 
 
 class FrozenParameterInOptimizer(Rule):
@@ -83,7 +84,7 @@ class FrozenParameterInOptimizer(Rule):
         training = trace.training
         trained = {k for s in training.steps for k, c in s.content.items() if c.trainable} if training else set()
         for optimizer in trace.optimizers:
-            frozen: list[tuple[int, Parameter]] = []
+            frozen: list[tuple[SiteId, Parameter]] = []
             for parameter in trace.parameters:
                 if not parameter.frozen_throughout:
                     continue
@@ -98,7 +99,7 @@ class FrozenParameterInOptimizer(Rule):
                 report = self._by_design if by_design else self._contradiction
                 yield report(context, optimizer, site, parameters)
 
-    def _by_design(self, context: Context, optimizer: Optimizer, site: int, parameters: list[Parameter]) -> Finding:
+    def _by_design(self, context: Context, optimizer: Optimizer, site: SiteId, parameters: list[Parameter]) -> Finding:
         return context.finding(
             self,
             self.MESSAGE_BY_DESIGN.format(
@@ -116,7 +117,9 @@ class FrozenParameterInOptimizer(Rule):
             demoted=True,
         )
 
-    def _contradiction(self, context: Context, optimizer: Optimizer, site: int, parameters: list[Parameter]) -> Finding:
+    def _contradiction(
+        self, context: Context, optimizer: Optimizer, site: SiteId, parameters: list[Parameter]
+    ) -> Finding:
         freezes = {e.number: e for p in parameters if (e := p.frozen_by) is not None}
         last = freezes[max(freezes)]
         after = last.number > optimizer.event

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, Step
 from gradlint.traces.events import Freeze
+from gradlint.traces.ids import SiteId
 
 
 class FrozenParameterStillMoves(Rule):
@@ -81,7 +82,7 @@ class FrozenParameterStillMoves(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        changed: list[tuple[int, Step, Parameter]] = []
+        changed: list[tuple[SiteId, Step, Parameter]] = []
         for step in context.training.steps:
             for parameter in trace.parameters:
                 content = step.content.get(parameter.key)

@@ -9,6 +9,7 @@ from typing import cast
 
 from gradlint import Backward, Context, Finding, Fix, Op, Optimizer, Rule, Severity, Step, Trace, Training, syntax_tree
 from gradlint.traces.events import ZeroGradCalled
+from gradlint.traces.ids import BackwardIndex, ParameterKey, SiteId, ValueId
 
 
 class GradientDiscarded(Rule):
@@ -121,9 +122,11 @@ class GradientDiscarded(Rule):
             )
 
 
-def _discarded(training: Training, keys: frozenset[int]) -> dict[int, dict[int, set[int]]]:
+def _discarded(
+    training: Training, keys: frozenset[ParameterKey]
+) -> dict[SiteId, dict[BackwardIndex, set[ParameterKey]]]:
     """Return site of a clear → number of a backward pass → parameters it lost there."""
-    discarded: dict[int, dict[int, set[int]]] = {}
+    discarded: dict[SiteId, dict[BackwardIndex, set[ParameterKey]]] = {}
     for clear in training.clears:
         passes = discarded.setdefault(clear.site, {})
         for key in keys.intersection(clear.discarded):
@@ -132,12 +135,12 @@ def _discarded(training: Training, keys: frozenset[int]) -> dict[int, dict[int, 
     return discarded
 
 
-def _applies(step: Step, backward: Backward, keys: frozenset[int]) -> bool:
+def _applies(step: Step, backward: Backward, keys: frozenset[ParameterKey]) -> bool:
     """Return True if a step applies gradient of a backward pass to any of the parameters."""
     return any(backward.number in content.backwards for key, content in step.content.items() if key in keys)
 
 
-def _between_all(trace: Trace, site: int, passes: list[Backward]) -> bool:
+def _between_all(trace: Trace, site: SiteId, passes: list[Backward]) -> bool:
     """Return True if a clear runs between every two passes: in no branch that skips."""
     clears = [e.number for e in trace.events_of(ZeroGradCalled) if e.site == site]
     return all(
@@ -178,7 +181,7 @@ def _lines(node: ast.stmt) -> range:
     return range(node.lineno, cast("int", node.end_lineno) + 1)
 
 
-def _is_divided(trace: Trace, root: int, number: int) -> bool:
+def _is_divided(trace: Trace, root: ValueId, number: int) -> bool:
     """Return True if a loss was divided by exactly this number."""
     op = trace.made_by(root)
     scales = op is not None and ("div" in op.name or "mul" in op.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, CutKind, Finding, Fix, Rule, Severity, Trace
+from gradlint.traces.ids import SiteId
 
 
 class LossWithoutGradient(Rule):
@@ -111,5 +112,5 @@ class LossWithoutGradient(Rule):
         )
 
 
-def _loss_site(trace: Trace) -> int | None:
+def _loss_site(trace: Trace) -> SiteId | None:
     return next((op.site for root in trace.roots if (op := trace.made_by(root))), None)

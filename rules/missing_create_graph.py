@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, CutKind, Finding, Fix, Parameter, Rule, Severity
+from gradlint.traces.ids import SiteId
 
 
 class MissingCreateGraph(Rule):
@@ -79,7 +80,7 @@ class MissingCreateGraph(Rule):
                 yield self._finding(context, self.MESSAGE_TERM, term.cuts[0].site, term.parameters, term.site)
 
     def _finding(
-        self, context: Context, message: str, site: int, parameters: list[Parameter], term_site: int | None = None
+        self, context: Context, message: str, site: SiteId, parameters: list[Parameter], term_site: SiteId | None = None
     ) -> Finding:
         return context.finding(
             self,

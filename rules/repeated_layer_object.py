@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, argument_list_location
 from gradlint.traces.events import ChildRegistration
+from gradlint.traces.ids import ModuleIndex, SiteId
 
 
 class RepeatedLayerObject(Rule):
@@ -60,12 +61,12 @@ class RepeatedLayerObject(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        held: dict[int, list[tuple[Module, str, int]]] = {}
+        held: dict[ModuleIndex, list[tuple[Module, str, SiteId]]] = {}
         for event in trace.events_of(ChildRegistration):
             holder = trace.modules[event.module]
             if holder.in_tree and (event.name, event.child) in holder.children:
                 held.setdefault(event.child, []).append((holder, event.name, event.site))
-        done: set[tuple[int, ...]] = set()
+        done: set[tuple[ModuleIndex, ...]] = set()
         for number, places in held.items():
             places = list({(h.number, n): (h, n, s) for h, n, s in places}.values())
             holders = tuple(sorted({h.number for h, _, _ in places}))
@@ -94,7 +95,7 @@ class RepeatedLayerObject(Rule):
                 fix=Fix(self.FIX),
             )
 
-    def _calls(self, context: Context, number: int) -> list[int]:
+    def _calls(self, context: Context, number: ModuleIndex) -> list[int]:
         return [i for i, call in enumerate(context.trace.calls) if call.module == number]
 
     def _same_children(self, context: Context, holders: tuple[int, ...]) -> bool:

@@ -20,6 +20,7 @@ from gradlint import (
     loss_inputs,
     origins,
 )
+from gradlint.traces.ids import ValueId
 
 _LOSSES = ("cross_entropy", "cross_entropy_loss")
 _SOFTMAXES = frozenset(("softmax", "log_softmax"))
@@ -134,7 +135,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
             yield from activated_finding(self, context, softmaxes, loss, message, fix, demoted=is_log)
 
 
-def _softmax(trace: Trace, value: int, dim: int | None) -> Op | None:
+def _softmax(trace: Trace, value: ValueId, dim: int | None) -> Op | None:
     """Return the softmax along a dimension that gave a value, or None."""
     op = trace.made_by(value)
     if op is None or op.name not in _SOFTMAXES:

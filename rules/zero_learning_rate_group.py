@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity, group_location, inflect
+from gradlint.traces.ids import SiteId
 
 
 class ZeroLearningRateGroup(Rule):
@@ -98,7 +99,7 @@ def _was_always_zero(context: Context, group: Group) -> bool:
     return len(rates) > 1 and not any(rates)
 
 
-def _scheduler(context: Context, optimizer: Optimizer) -> int | None:
+def _scheduler(context: Context, optimizer: Optimizer) -> SiteId | None:
     """Return the site at which a scheduler of an optimizer was created."""
     training = context.trace.training
     return training.schedulers.get(optimizer.key) if training is not None else None

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.restore.preserved import Preserved
+from gradlint.traces.ids import ParameterIndex, SiteId
 from gradlint.traces.op_families import PRODUCTS, SOFTMAX
 from gradlint.traces.trace import Gradient, Numeric, Parameter, Stop, Trace
 
@@ -35,7 +36,7 @@ RATE = 1e-2
 _NO_FORWARD = "the set-up's step is all that runs its loss: give 'inputs' and 'loss' beside 'step'"
 
 
-def measure(trace: Trace, judged: Iterable[int]) -> Numeric:
+def measure(trace: Trace, judged: Iterable[ParameterIndex]) -> Numeric:
     """Train the set-up for some steps and say how large the gradient of each parameter was.
 
     Each step moves a parameter by a fixed part of its size against its gradient: whether something opens up must not
@@ -51,9 +52,9 @@ def measure(trace: Trace, judged: Iterable[int]) -> Numeric:
     if trace.rerun is None or not trace.roots:
         return Numeric(failure=_NO_FORWARD if trace.setup.has_step else "nothing was run")
     parameters = [p for p in (trace.parameters[i] for i in sorted(judged)) if p.index in trace.reached]
-    sizes: dict[int, list[float | None]] = {p.index: [] for p in parameters}
-    stops: dict[int, Stop] = {}
-    revived: set[int] = set()
+    sizes: dict[ParameterIndex, list[float | None]] = {p.index: [] for p in parameters}
+    stops: dict[ParameterIndex, Stop] = {}
+    revived: set[ParameterIndex] = set()
     flat = False
     with Preserved(trace.rerun.roots, trace.rerun.optimizers.values()) as preserved:
         preserved.save_all()
@@ -122,10 +123,10 @@ def _step(tensors: Iterable[Tensor]) -> None:
             alias.sub_((gradient / size).to(alias.dtype), alpha=RATE * largest)
 
 
-def _revived(trace: Trace, zero: Sequence[Parameter], tensors: Sequence[Tensor]) -> set[int]:
+def _revived(trace: Trace, zero: Sequence[Parameter], tensors: Sequence[Tensor]) -> set[ParameterIndex]:
     """Those that do get a gradient under other weights of the same sizes: a narrow layer whose units all happen to be
     off. Biases stay, and so does what is zero."""
-    found: set[int] = set()
+    found: set[ParameterIndex] = set()
     weights = [p.tensor.data for p in trace.parameters if _moves(trace, p) and p.tensor.dim() > 1]
     generator = torch.Generator().manual_seed(2)
     for number in range(DRAWS):
@@ -160,7 +161,7 @@ def _loss_can_move(trace: Trace) -> bool:
 class _Places(TorchFunctionMode):
     """Remembers for each node of autograd the call that made it."""
 
-    def __init__(self, site: Callable[[Any], int]) -> None:
+    def __init__(self, site: Callable[[Any], SiteId]) -> None:
         super().__init__()
         self._site = site
         self.made: dict[Any, Stop] = {}
@@ -207,7 +208,7 @@ def _single(name: str, output: Tensor, args: Any, kwargs: Any) -> bool:
     return isinstance(dim, int) and output.dim() > 0 and output.shape[dim] == 1
 
 
-def _stops(again: Again, parameters: Sequence[Parameter]) -> dict[int, Stop]:
+def _stops(again: Again, parameters: Sequence[Parameter]) -> dict[ParameterIndex, Stop]:
     """For each parameter, the first call through which its gradient becomes zero."""
     places = _Places(again.site)
     roots = [r for r in again.live(watch=places) if r.requires_grad]
@@ -234,7 +235,7 @@ def _stops(again: Again, parameters: Sequence[Parameter]) -> dict[int, Stop]:
     finally:
         for handle in handles:
             handle.remove()
-    found: dict[int, Stop] = {}
+    found: dict[ParameterIndex, Stop] = {}
     for parameter in parameters:
         leaf = leaves.get(id(parameter.tensor))
         stops = list(_before(leaf, reverse, flows, places.made)) if leaf is not None else []

@@ -15,6 +15,7 @@ from gradlint.experiments.perturb import noised
 from gradlint.flow.flow import Flow
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.values import tensors_in
+from gradlint.traces.ids import ParameterIndex
 from gradlint.traces.trace import Parameter, Trace
 
 Pick = Callable[[Any], Any] | str | int | None
@@ -47,7 +48,7 @@ class Probe:
             self._grads = list(torch.autograd.grad(scalar, list(self._wanted), retain_graph=True, allow_unused=True))
         return scalar
 
-    def zero(self, trace: Trace, parameters: Sequence[Parameter]) -> set[int]:
+    def zero(self, trace: Trace, parameters: Sequence[Parameter]) -> set[ParameterIndex]:
         """Indices of those of the parameters whose gradient is zero in every element: as the model is, and again with
         a little noise on all parameters (what is initialised to zero, as in LoRA, lets nothing through at first)."""
         if trace.rerun is None or not parameters:
@@ -70,7 +71,9 @@ class Probe:
         return {parameters[i].index for i in nothing}
 
 
-def reaching(flow: Flow, probe: Probe, parameters: Sequence[Parameter]) -> tuple[set[int], set[int]]:
+def reaching(
+    flow: Flow, probe: Probe, parameters: Sequence[Parameter]
+) -> tuple[set[ParameterIndex], set[ParameterIndex]]:
     """(indices of the parameters that gradient reaches, of those where it is there and always zero)."""
     reached = [p for p in parameters if p.index in flow.reached]
     zero = probe.zero(flow.trace, reached) | ({p.index for p in parameters} & flow.trace.reached_zero)

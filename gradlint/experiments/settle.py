@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gradlint.traces.dataflow import indices
+from gradlint.traces.ids import ParameterIndex
 from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS
 from gradlint.traces.trace import KIND_EXTRACT, Parameter, Trace
 
@@ -21,7 +22,7 @@ def settle(flow: Flow) -> None:
     trace = flow.trace
     if not trace.roots:
         return  # there is no loss to move
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[int, ...], list[ParameterIndex]] = {}
     for index, numbers in _exits(flow).items():
         groups.setdefault(tuple(numbers), []).append(index)
     # Parameters that left by the same exits share their fate: one verdict serves them all.
@@ -39,10 +40,10 @@ def settle(flow: Flow) -> None:
             flow.unused.difference_update(members)
 
 
-def _exits(flow: Flow) -> dict[int, list[int]]:
+def _exits(flow: Flow) -> dict[ParameterIndex, list[int]]:
     """Unused parameter → numbers of the ops through which its value left torch; -1 where it is not known how."""
     trace = flow.trace
-    exits: dict[int, list[int]] = {}
+    exits: dict[ParameterIndex, list[int]] = {}
     steering = 0
     for number in range(trace.forward_start, len(trace.ops)):
         op = trace.ops[number]
@@ -64,7 +65,7 @@ def _exits(flow: Flow) -> dict[int, list[int]]:
     return exits
 
 
-def nudged(trace: Trace, parameters: Sequence[Parameter], together: bool = False) -> dict[int, Verdict]:
+def nudged(trace: Trace, parameters: Sequence[Parameter], together: bool = False) -> dict[ParameterIndex, Verdict]:
     """Whether the loss moves when parameters are moved: each by itself, or all of them together."""
     from gradlint.experiments.perturb import Verdict, settle
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gradlint.flow.flow import Flow
 from gradlint.traces.dataflow import ancestors
 from gradlint.traces.events import ZeroGradCalled
-from gradlint.traces.sites import NO_SITE
+from gradlint.traces.ids import NO_SITE, BackwardIndex, CallIndex, OptimizerIndex, ParameterIndex, ParameterKey, SiteId
 from gradlint.traces.trace import Module, Optimizer, Parameter, Trace
 from gradlint.traces.training import Backward, Step, Training
 
@@ -40,7 +40,7 @@ class Leak:
     owner: Optimizer
     """The one that the pass was made for."""
     parameters: list[Parameter]
-    entry: int
+    entry: SiteId
     """Site where what depends on one network is given to the other."""
     step: Step | None
     """The step that applied it."""
@@ -51,7 +51,7 @@ def find_leaks(flow: Flow) -> list[Leak]:
     training = flow.trace.training
     if training is None or len(flow.trace.optimizers) < 2:
         return []
-    found: dict[tuple[LeakKind, int, int], Leak] = {}
+    found: dict[tuple[LeakKind, SiteId, OptimizerIndex], Leak] = {}
     for leak in (*_applied(flow, training), *_joined(flow, training), *_wasted(flow, training)):
         known = found.setdefault((leak.kind, leak.entry, leak.optimizer.number), leak)
         known.parameters.extend(p for p in leak.parameters if p not in known.parameters)
@@ -71,7 +71,7 @@ def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
         if optimizer is None:
             continue
         mine = optimizer.keys
-        by_pass: dict[int, list[Parameter]] = {}
+        by_pass: dict[BackwardIndex, list[Parameter]] = {}
         for key, content in step.content.items():
             if len(content.backwards) > 1 and key in trace.by_key:
                 last = training.backwards[content.backwards[-1]]
@@ -89,7 +89,9 @@ def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
                 yield Leak(LeakKind.APPLIED, backward, optimizer, owner, parameters, entry, step)
 
 
-def _served_another(training: Training, number: int, last: Backward, step: Step, mine: frozenset[int]) -> bool:
+def _served_another(
+    training: Training, number: BackwardIndex, last: Backward, step: Step, mine: frozenset[ParameterKey]
+) -> bool:
     return any(
         training.steps[s].event < last.event and mine.isdisjoint(training.steps[s].content)
         for s in training.backwards[number].applied_by
@@ -97,7 +99,7 @@ def _served_another(training: Training, number: int, last: Backward, step: Step,
     )
 
 
-def _alone(training: Training, backward: Backward, mine: frozenset[int]) -> bool:
+def _alone(training: Training, backward: Backward, mine: frozenset[ParameterKey]) -> bool:
     """Whether a pass was applied by the steps of one optimizer only."""
     return all(not mine.isdisjoint(training.steps[s].content) for s in backward.applied_by)
 
@@ -130,7 +132,7 @@ def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
                 yield Leak(LeakKind.JOINED, second, optimizer, other, parameters, entry, step)
 
 
-def _cleared_between(trace: Trace, first: Backward, second: Backward, keys: frozenset[int]) -> bool:
+def _cleared_between(trace: Trace, first: Backward, second: Backward, keys: frozenset[ParameterKey]) -> bool:
     return any(
         isinstance(e, ZeroGradCalled) and not keys.isdisjoint(e.parameters)
         for e in trace.events[first.event + 1 : second.event]
@@ -143,7 +145,7 @@ def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
     for clear in training.clears:
         for optimizer in trace.optimizers:
             mine = optimizer.keys
-            lost: dict[int, list[Parameter]] = {}
+            lost: dict[BackwardIndex, list[Parameter]] = {}
             for key, numbers in clear.discarded.items():
                 if key in mine and key in trace.by_key:
                     for number in numbers:
@@ -160,7 +162,7 @@ def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
                     yield Leak(LeakKind.WASTED, backward, optimizer, owner, parameters, entry, None)
 
 
-def entry_site(flow: Flow, backward: Backward, into: frozenset[int], of: frozenset[int]) -> int:
+def entry_site(flow: Flow, backward: Backward, into: frozenset[ParameterKey], of: frozenset[ParameterKey]) -> SiteId:
     """Where a value that carries gradient of the parameters `of` first meets the parameters `into`, on the way to the
     roots of a backward pass: the call of the network that holds the latter. NO_SITE if nowhere."""
     trace = flow.trace
@@ -179,7 +181,7 @@ def entry_site(flow: Flow, backward: Backward, into: frozenset[int], of: frozens
     return NO_SITE
 
 
-def _call_site(trace: Trace, call: int, site: int, inside: set[int]) -> int:
+def _call_site(trace: Trace, call: CallIndex, site: SiteId, inside: set[ParameterIndex]) -> SiteId:
     """The site of the outermost module call around an op whose module holds no other parameters."""
     while call >= 0:
         module = trace.modules[trace.calls[call].module]
@@ -194,7 +196,7 @@ def _below(trace: Trace, module: Module) -> Iterable[Parameter]:
     return trace.below(module) if module.in_tree else ()
 
 
-def _depends(flow: Flow, backward: Backward, keys: frozenset[int]) -> bool:
+def _depends(flow: Flow, backward: Backward, keys: frozenset[ParameterKey]) -> bool:
     """Whether the roots of a backward pass depend on any of some parameters, frozen or not."""
     data = 0
     for value in backward.roots:
@@ -202,7 +204,7 @@ def _depends(flow: Flow, backward: Backward, keys: frozenset[int]) -> bool:
     return any(data >> flow.trace.by_key[k].index & 1 for k in keys if k in flow.trace.by_key)
 
 
-def _owner(trace: Trace, training: Training, backward: Backward, mine: frozenset[int]) -> Optimizer | None:
+def _owner(trace: Trace, training: Training, backward: Backward, mine: frozenset[ParameterKey]) -> Optimizer | None:
     """The optimizer that first applied a backward pass, other than the one that holds `mine`."""
     for number in sorted(backward.applied_by):
         row = _row(trace, training.steps[number])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gradlint.location import Location
 from gradlint.source.lookup import decorator_location, definition_location
 from gradlint.traces.events import GradModeOff
+from gradlint.traces.ids import EventIndex, ParameterIndex, SiteId, ValueId
 from gradlint.traces.op_families import DETACHING, ROUNDTRIPS, TENSOR_MAKERS
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import (
@@ -43,7 +44,7 @@ class Cut:
     """The op (``argmax``, ``data``, ``round``) or the switch (``no_grad``, ``inference_mode``)."""
     location: Location | None
     """The line to blame."""
-    site: int
+    site: SiteId
     """The call chain of its first op; for a region, of the switch."""
     op: int
     """Number of its first op."""
@@ -61,7 +62,7 @@ class Cut:
     """Whether the place is the user's own code."""
     defined: Location | None = None
     """Where the backward of a custom Function is defined, for a FUNCTION."""
-    again: list[int] = field(default_factory=list)
+    again: list[SiteId] = field(default_factory=list)
     """The call chains of further runs of the same line, which came to it from elsewhere."""
     relabelled: int | None = None
     """Number of the op that set requires_grad on what comes after, on every way from here to the loss."""
@@ -74,7 +75,7 @@ class Cut:
         return self.kind.value.format(name=self.name)
 
 
-def place(trace: Trace, number: int, output: int, leaving: int | None = None) -> Cut:
+def place(trace: Trace, number: int, output: ValueId, leaving: int | None = None) -> Cut:
     """What kind of cut an op's output is, and which line is to blame."""
     op = trace.ops[number]
     if op.region not in (GRAD_ON, IN_FUNCTION):
@@ -145,10 +146,10 @@ def region_location(trace: Trace, event: GradModeOff) -> Location | None:
     return trace.location(event.site)
 
 
-def _held(trace: Trace, region: int) -> list[Parameter]:
+def _held(trace: Trace, region: EventIndex) -> list[Parameter]:
     """The parameters used inside a region (or another run of the same line)."""
     where = region_location(trace, trace.region(region))
-    found: set[int] = set()
+    found: set[ParameterIndex] = set()
     for op in trace.ops[trace.forward_start :]:
         if op.region >= 0 and region_location(trace, trace.region(op.region)) == where:
             found.update(trace.owners[v] for v in op.inputs if v in trace.owners)

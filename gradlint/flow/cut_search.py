@@ -11,8 +11,8 @@ from gradlint.flow.cut import Cut, CutKind, place
 from gradlint.location import Location
 from gradlint.traces.dataflow import ancestors, indices
 from gradlint.traces.events import BackwardCalled
+from gradlint.traces.ids import NO_SITE, NO_VALUE, ParameterIndex, ValueId
 from gradlint.traces.op_families import DETACHING, NEW_LEAF
-from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class _Search:
         self.masks = flow.masks
         self.on_path = flow.on_path
         self.found: dict[tuple[CutKind, Location | None, int], Cut] = {}
-        self.blamed: set[int] = set()
+        self.blamed: set[ParameterIndex] = set()
         """Indices of the parameters for which a cut was found."""
 
     def recorded(self) -> None:
@@ -68,7 +68,7 @@ class _Search:
             if index in self.blamed:
                 continue
             if number >= 0:
-                self._add(place(self.trace, number, -1, leaving=number), index)
+                self._add(place(self.trace, number, NO_VALUE, leaving=number), index)
             else:
                 site = self.trace.unseen[0][1] if self.trace.unseen else NO_SITE
                 where = self.trace.location(site)
@@ -80,7 +80,7 @@ class _Search:
         for index in sorted(left):
             whole = self._whole(1 << index)
             if whole >= 0:
-                self._add(place(self.trace, self._detached_inside(whole, 1 << index), -1), index)
+                self._add(place(self.trace, self._detached_inside(whole, 1 << index), NO_VALUE), index)
         left -= self.blamed
         for index, verdict in nudged(self.trace, self.flow.by_index(left)).items() if left else ():
             if verdict.outcome == "reaches":
@@ -97,7 +97,7 @@ class _Search:
             cut.later = self._later(cut)
         return self.found.values()
 
-    def _add(self, cut: Cut, index: int) -> None:
+    def _add(self, cut: Cut, index: ParameterIndex) -> None:
         self.blamed.add(index)
         key = (cut.kind, cut.location, -1 if cut.location else cut.op)
         known = self.found.setdefault(key, cut)
@@ -140,7 +140,7 @@ class _Search:
 
     # -- what was made to require grad again --------------------------------------------------------------------
 
-    def _relabelled(self, number: int, output: int) -> int | None:
+    def _relabelled(self, number: int, output: ValueId) -> int | None:
         """The op that set requires_grad on what comes after a cut, on every way from there to the loss."""
         if number in self._relabels:
             return number
@@ -150,7 +150,7 @@ class _Search:
         return next(n for n in sorted(self._relabels) if output in ancestors(ops[:n], ops[n].inputs))
 
     @cached_property
-    def _direct(self) -> set[int]:
+    def _direct(self) -> set[ValueId]:
         """The values on a way to the loss that passes no relabelling."""
         if not self._relabels:
             return self.on_path

@@ -18,8 +18,8 @@ from gradlint.flow.replaced import Stale, stale_tensors
 from gradlint.location import Location
 from gradlint.traces.dataflow import Masks, ancestors, indices, propagate
 from gradlint.traces.events import GroupAdded
+from gradlint.traces.ids import NO_SITE, ParameterIndex, SiteId, ValueId
 from gradlint.traces.op_families import RANDOM, VALUE_FREE
-from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import KIND_EXTRACT, Group, Op, Optimizer, Parameter, Trace
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Relabel:
     """A computed tensor that was made to require grad after its gradient was lost."""
 
     name: str
-    site: int
+    site: SiteId
     parameters: list[Parameter]
     """Those that data flows from to it and gradient does not return to."""
     cuts: list[Cut]
@@ -64,8 +64,8 @@ class Flow:
         lost = self.judged - self.reached
         self.starved = {i for i in lost if i in self.depends}
         self.unused = set(lost - self.starved)
-        self.undecided: set[int] = set()
-        self.proven: dict[int, int] = {}
+        self.undecided: set[ParameterIndex] = set()
+        self.proven: dict[ParameterIndex, int] = {}
         """Parameter → number of the op through which its value left torch on the way to the loss."""
         self.why_undecided = ""
         settle(self)
@@ -73,7 +73,7 @@ class Flow:
 
     # -- who is judged ------------------------------------------------------------------------------------------
 
-    def _judged(self) -> Iterator[int]:
+    def _judged(self) -> Iterator[ParameterIndex]:
         """Trainable parameters that this loss is expected to train (RULES, what a recording may judge)."""
         trace = self.trace
         training = trace.training
@@ -93,7 +93,7 @@ class Flow:
                 continue
             yield parameter.index
 
-    def _trained_as_another(self) -> set[int]:
+    def _trained_as_another(self) -> set[ParameterIndex]:
         """Parameters that gradient does not reach and whose memory is that of one it does: what trains the other moves
         them too, as a ``Parameter`` made of a view of another."""
         lost = [p for p in self.trace.parameters if p.requires_grad and p.index not in self.reached]
@@ -138,7 +138,7 @@ class Flow:
         return bool(trace.optimizers) or any(p.requires_grad and p.in_tree for p in trace.parameters)
 
     @property
-    def unregistered(self) -> frozenset[int]:
+    def unregistered(self) -> frozenset[ParameterIndex]:
         """Indices of the parameters of modules that ran in the forward, that the model holds and does not register,
         that no optimizer holds, and that gradient reaches."""
         trace = self.trace
@@ -161,7 +161,7 @@ class Flow:
             if not g.keys and g.event >= 0 and isinstance(e := trace.events[g.event], GroupAdded) and e.exhausted
         ]
 
-    def first_cuts(self, value: int, wanted: int) -> list[tuple[Cut, int]]:
+    def first_cuts(self, value: ValueId, wanted: int) -> list[tuple[Cut, int]]:
         """The cuts that leave a value without gradient from some parameters (a mask), and from which each does.
 
         A cut behind another, of what that one ends anyway, counts where there is none before it.
@@ -185,7 +185,7 @@ class Flow:
 
     # -- for rules and explanations -----------------------------------------------------------------------------
 
-    def by_index(self, found: Iterable[int]) -> list[Parameter]:
+    def by_index(self, found: Iterable[ParameterIndex]) -> list[Parameter]:
         """Parameters in the model's order."""
         return [self.trace.parameters[i] for i in sorted(found)]
 
@@ -196,9 +196,9 @@ class Flow:
         return [n for n in range(self.trace.forward_start, len(ops)) if values.intersection(ops[n].inputs)]
 
     @cached_property
-    def consumers(self) -> dict[int, list[int]]:
+    def consumers(self) -> dict[ValueId, list[int]]:
         """Value → numbers of the ops of forward and loss that read it, in order."""
-        found: dict[int, list[int]] = {}
+        found: dict[ValueId, list[int]] = {}
         for number in range(self.trace.forward_start, len(self.trace.ops)):
             for value in dict.fromkeys(self.trace.ops[number].inputs):
                 found.setdefault(value, []).append(number)
@@ -219,7 +219,7 @@ class Flow:
         makers = {maker.name for v in made_of if (maker := self.trace.made_by(v))}
         return not makers.isdisjoint(RANDOM) and made_of.isdisjoint(self.trace.inputs.keys() | self.trace.owners.keys())
 
-    def only_leads_to(self, value: int, number: int) -> bool:
+    def only_leads_to(self, value: ValueId, number: int) -> bool:
         """Whether all that is done with a value is to rearrange it and give it to one op."""
         trace = self.trace
         pending = [value]
@@ -236,7 +236,7 @@ class Flow:
                 pending.extend(o for o in outputs if o != value)
         return True
 
-    def trained_by(self, values: Iterable[int]) -> list[Parameter]:
+    def trained_by(self, values: Iterable[ValueId]) -> list[Parameter]:
         """The trainable parameters that gradient is recorded to return to from any of some values."""
         live = 0
         for value in values:

@@ -11,6 +11,7 @@ from gradlint.flow.origin import origin
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
 from gradlint.traces.dataflow import indices
+from gradlint.traces.ids import NO_SITE, NO_VALUE, SiteId, ValueId
 from gradlint.traces.op_families import (
     DETACHED_VALUES,
     DIVIDE,
@@ -24,7 +25,6 @@ from gradlint.traces.op_families import (
     SUBTRACT,
     SUMS,
 )
-from gradlint.traces.sites import NO_SITE
 from gradlint.traces.trace import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ _TRIED = 4
 class Term:
     """One summand of a scalar."""
 
-    value: int
+    value: ValueId
     factor: float | None
     """What it is multiplied by; None where that is a tensor, whose number was not recorded."""
 
 
-def terms(trace: Trace, data: Mapping[int, int], value: int, *, through_detach: bool = False) -> list[Term]:
+def terms(trace: Trace, data: Mapping[ValueId, int], value: ValueId, *, through_detach: bool = False) -> list[Term]:
     """Take a 0-dim value apart through sums, differences and constant factors of 0-dim values.
 
     Args:
@@ -65,7 +65,7 @@ def terms(trace: Trace, data: Mapping[int, int], value: int, *, through_detach: 
     return found
 
 
-def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bool) -> list[Term] | None:
+def _parts(trace: Trace, data: Mapping[ValueId, int], term: Term, through_detach: bool) -> list[Term] | None:
     """What a term is made of; None if it is one by itself."""
     known = trace.values[term.value]
     if known.shape or known.producer < trace.forward_start:
@@ -97,7 +97,7 @@ def _parts(trace: Trace, data: Mapping[int, int], term: Term, through_detach: bo
     return [Term(source, term.factor)] if source != term.value and not trace.values[source].shape else None
 
 
-def _stacked(trace: Trace, data: Mapping[int, int], op: Op) -> list[Term] | None:
+def _stacked(trace: Trace, data: Mapping[ValueId, int], op: Op) -> list[Term] | None:
     """The scalars that a vector was stacked from, before it was weighted by constants and summed."""
     weighted = False
     value = op.tensor(0, "input")
@@ -121,7 +121,7 @@ def _single(trace: Trace, op: Op) -> bool:
     return all(trace.values[v].shape == (1,) for v in op.inputs)
 
 
-def _scaled(data: Mapping[int, int], term: Term, op: Op) -> list[Term] | None:
+def _scaled(data: Mapping[ValueId, int], term: Term, op: Op) -> list[Term] | None:
     """The one operand of a product that is no constant, with the other in its factor."""
     operands = [(op.tensor(0, "input"), op.argument(0, "input")), (op.tensor(1, "other"), op.argument(1, "other"))]
     if op.name in DIVIDE and op.argument(2, "rounding_mode") is not None:
@@ -151,7 +151,7 @@ class ConstantTerm:
     parameters: list[Parameter]
     cuts: list[Cut]
     """Where their gradient ended, the first one first."""
-    site: int
+    site: SiteId
     """Where the first of them was computed."""
     count: int
     relabelled: int | None = None
@@ -173,7 +173,7 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
     return list(found.values())
 
 
-def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
+def _constant_in(flow: Flow, root: ValueId) -> list[ConstantTerm]:
     """The constant terms of one scalar."""
     trace, data = flow.trace, flow.masks.data
     judged = sum(1 << index for index in flow.judged)
@@ -219,7 +219,7 @@ def _constant_in(flow: Flow, root: int) -> list[ConstantTerm]:
     return [*found.values(), *numbers]
 
 
-def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
+def _numbers(flow: Flow, root: ValueId) -> list[ConstantTerm]:
     """The Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
     from gradlint.experiments.scalar_terms import added, computed_from
     from gradlint.flow.cut import place
@@ -241,7 +241,7 @@ def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
         if seen:  # the number is the very object that left torch
             for n in seen:
                 if lost := _lost_at(flow, n):
-                    cut = place(trace, n, -1, leaving=n)
+                    cut = place(trace, n, NO_VALUE, leaving=n)
                     found.append(ConstantTerm(flow.by_index(indices(lost)), [cut], trace.ops[number].site, 1))
             continue
         exits = [(n, lost) for n in range(trace.forward_start, number) if (lost := _taken_out(flow, n))]
@@ -252,7 +252,7 @@ def _numbers(flow: Flow, root: int) -> list[ConstantTerm]:
             continue
         last = exits[-_TRIED:][::-1]
         by = next((e for e in last if computed_from(trace, number, flow.by_index(indices(e[1])))), last[0])
-        cut = place(trace, by[0], -1, leaving=by[0])
+        cut = place(trace, by[0], NO_VALUE, leaving=by[0])
         found.append(ConstantTerm(flow.by_index(indices(by[1])), [cut], trace.ops[number].site, 1))
     return found
 
@@ -277,7 +277,7 @@ def _mask(parameters: list[Parameter]) -> int:
     return sum(1 << p.index for p in parameters)
 
 
-def _used_live(flow: Flow, value: int) -> bool:
+def _used_live(flow: Flow, value: ValueId) -> bool:
     """Whether a value with a gradient reaches the loss with it by another way than a detach."""
     if not flow.trace.values[value].requires_grad:
         return False
@@ -296,7 +296,7 @@ class DroppedTerm:
 
     parameters: list[Parameter]
     """Those that are used for nothing else."""
-    computed: int
+    computed: SiteId
     """Site of its computation."""
     returned: Location | None
     """The ``return`` that leaves it behind; None where that cannot be told."""
@@ -332,7 +332,7 @@ def dropped_terms(flow: Flow) -> list[DroppedTerm]:
     ]
 
 
-def _return_without(flow: Flow, site: int) -> Location | None:
+def _return_without(flow: Flow, site: SiteId) -> Location | None:
     """The only ``return`` of the function that computes a scalar, where the scalar has a name that it does not give."""
     frame = flow.trace.frame(site)
     if frame is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gradlint.traces.ids import ValueId
 from gradlint.traces.op_families import (
     DIMENSION_SWAPS,
     DROPOUTS,
@@ -21,7 +22,7 @@ from gradlint.traces.op_families import (
 from gradlint.traces.trace import KIND_ALIAS, TENSOR, Op, Trace
 
 
-def origin(trace: Trace, value: int, axis: int | None = None) -> tuple[int, int | None]:
+def origin(trace: Trace, value: ValueId, axis: int | None = None) -> tuple[ValueId, int | None]:
     """Follow a value back through ops that only rearrange it, to where its numbers were computed.
 
     Args:
@@ -42,9 +43,9 @@ def origin(trace: Trace, value: int, axis: int | None = None) -> tuple[int, int 
         value, axis = found
 
 
-def origins(trace: Trace, value: int, axis: int | None = None) -> list[tuple[int, int | None]]:
+def origins(trace: Trace, value: ValueId, axis: int | None = None) -> list[tuple[ValueId, int | None]]:
     """As `origin`, also through ops that put several values together (``cat``, ``stack``): one entry for each."""
-    found: list[tuple[int, int | None]] = []
+    found: list[tuple[ValueId, int | None]] = []
     pending = [(value, axis)]
     while pending:
         value, axis = origin(trace, *pending.pop())
@@ -57,7 +58,7 @@ def origins(trace: Trace, value: int, axis: int | None = None) -> list[tuple[int
     return list(dict.fromkeys(found))
 
 
-def _joined(trace: Trace, op: Op, axis: int | None) -> list[tuple[int, int | None]] | None:
+def _joined(trace: Trace, op: Op, axis: int | None) -> list[tuple[ValueId, int | None]] | None:
     """The values that an op only puts together, with the axis in each; None if it does anything else."""
     if op.name not in JOINS or not op.inputs:
         return None
@@ -71,7 +72,7 @@ def _joined(trace: Trace, op: Op, axis: int | None) -> list[tuple[int, int | Non
     return [(v, axis - (stacks and axis > dim)) for v in op.inputs]
 
 
-def _before(trace: Trace, op: Op, output: int, axis: int | None) -> tuple[int, int | None] | None:
+def _before(trace: Trace, op: Op, output: ValueId, axis: int | None) -> tuple[ValueId, int | None] | None:
     """The input that an op only rearranges, with the axis; None if it does more than that."""
     if not op.inputs or op.inputs[0] == output:
         return None

@@ -13,8 +13,7 @@ from gradlint.flow.cut import Cut
 from gradlint.flow.flow import Flow
 from gradlint.location import Location
 from gradlint.traces.events import ChildRegistration, Freeze, ParameterRegistration, Registration, Unfreeze
-from gradlint.traces.ids import ModuleIndex, ParameterKey
-from gradlint.traces.sites import NO_SITE
+from gradlint.traces.ids import NO_SITE, ModuleIndex, OptimizerIndex, ParameterIndex, ParameterKey, SiteId
 from gradlint.traces.trace import Group, Module, Optimizer, Parameter, Trace
 
 
@@ -52,7 +51,7 @@ class Outcome:
     """A clause that follows a colon: ``frozen``, ``detach() cuts the gradient path``."""
     location: Location | None = None
     """The line that decides it, where there is one."""
-    site: int = NO_SITE
+    site: SiteId = NO_SITE
     """The call chain of that line."""
     by: str = ""
     """Name of the op or switch that stops its gradient: ``detach``, ``no_grad``, ``argmax``."""
@@ -140,7 +139,7 @@ def _trained_with(trace: Trace, parameter: Parameter) -> Optimizer | None:
     return next((o for o in trace.optimizers if o.key in step.optimizers), None)
 
 
-def made_site(trace: Trace, parameter: Parameter, alike: Iterable[int] = ()) -> int:
+def made_site(trace: Trace, parameter: Parameter, alike: Iterable[ParameterIndex] = ()) -> SiteId:
     """Where a parameter was put into the model: itself, or the widest module around it whose trainable parameters are
     all in `alike` (indices). NO_SITE where that was not seen."""
     lost = frozenset(alike)
@@ -163,14 +162,14 @@ def unfrozen_by(parameter: Parameter) -> Unfreeze | None:
     return last if frozen and isinstance(last, Unfreeze) else None
 
 
-def replaced_frozen(trace: Trace) -> dict[int, Registration]:
+def replaced_frozen(trace: Trace) -> dict[ParameterIndex, Registration]:
     """Index of each parameter that stands, by itself or in a module, where something else had been frozen before → the
     registration that put it there."""
-    slots: dict[tuple[int, str], list[Registration]] = {}
+    slots: dict[tuple[ModuleIndex, str], list[Registration]] = {}
     for event in trace.events_of(Registration):
         slots.setdefault((event.module, event.name), []).append(event)
     frozen = {e.parameter: e.number for e in reversed(trace.events) if isinstance(e, Freeze)}
-    found: dict[int, Registration] = {}
+    found: dict[ParameterIndex, Registration] = {}
     for slot in slots.values():
         last = slot[-1]
         earlier = [e for e in slot if _occupant(e) != _occupant(last)]
@@ -296,7 +295,7 @@ def _why_unknown(flow: Flow, parameter: Parameter) -> str | None:
     return "this loss reaches no parameter of its optimizer" if parameter.groups else "this loss does not reach it"
 
 
-def _still_group(trace: Trace, parameter: Parameter) -> tuple[int, int] | None:
+def _still_group(trace: Trace, parameter: Parameter) -> tuple[OptimizerIndex, int] | None:
     """A group that holds a parameter, where all that hold it have learning rate 0 and no scheduler."""
     groups = [(trace.optimizers[number].groups[index], (number, index)) for number, index in parameter.groups]
     if all(group.lr == 0 and not group.scheduled for group, _ in groups):
@@ -304,11 +303,11 @@ def _still_group(trace: Trace, parameter: Parameter) -> tuple[int, int] | None:
     return None
 
 
-def _at(trace: Trace, kind: OutcomeKind, why: str, site: int) -> Outcome:
+def _at(trace: Trace, kind: OutcomeKind, why: str, site: SiteId) -> Outcome:
     return Outcome(kind, why, trace.location(site), site)
 
 
-def _in_group(trace: Trace, kind: OutcomeKind, why: str, held: tuple[int, int]) -> Outcome:
+def _in_group(trace: Trace, kind: OutcomeKind, why: str, held: tuple[OptimizerIndex, int]) -> Outcome:
     optimizer = trace.optimizers[held[0]]
     group = optimizer.groups[held[1]]
     return Outcome(kind, why, group_location(trace, optimizer, group), group.site)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradlint.location import Location
 from gradlint.traces.dataflow import ancestors
+from gradlint.traces.ids import ValueId
 from gradlint.traces.trace import Op, Parameter, Trace
 
 
@@ -17,13 +18,13 @@ def path_to_loss(trace: Trace, parameter: Parameter, first: int, *, by_gradient:
     ops = trace.ops
     live = [op for op in ops if any(trace.values[o].requires_grad for o in op.outputs)] if by_gradient else ops
     wanted = ancestors(live, trace.roots)
-    following: dict[int, list[int]] = {}
+    following: dict[ValueId, list[int]] = {}
     for number in range(first, len(ops)):
         if not by_gradient or any(trace.values[o].requires_grad for o in ops[number].outputs):
             for value in ops[number].inputs:
                 following.setdefault(value, []).append(number)
 
-    def step(values: set[int], after: int) -> int | None:
+    def step(values: set[ValueId], after: int) -> int | None:
         found = [n for v in values for n in following.get(v, ()) if n > after and _leads(ops[n], wanted)]
         return min(found, default=None)
 
@@ -45,5 +46,5 @@ def lines_of(trace: Trace, path: list[int]) -> list[Location]:
     return list(places.values())
 
 
-def _leads(op: Op, wanted: set[int]) -> bool:
+def _leads(op: Op, wanted: set[ValueId]) -> bool:
     return any(o in wanted for o in op.outputs)

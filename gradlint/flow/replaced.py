@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gradlint.traces.events import ChildRegistration, ParameterRegistration, Registration
+from gradlint.traces.ids import EventIndex, ModuleIndex, OptimizerIndex, ParameterKey
 from gradlint.traces.trace import Parameter, Trace
 
 
@@ -12,8 +13,7 @@ from gradlint.traces.trace import Parameter, Trace
 class Stale:
     """A tensor in an optimizer that stood in the model when it was given, and was replaced afterwards."""
 
-    optimizer: int
-    """Number of the optimizer."""
+    optimizer: OptimizerIndex
     fqn: str
     """The name it had."""
     replaced: Registration
@@ -34,7 +34,7 @@ def stale_tensors(trace: Trace) -> list[Stale]:
     return [s for o, g, key in unknown if (s := _stale(trace, o.number, g.event, key)) is not None]
 
 
-def _stale(trace: Trace, optimizer: int, given: int, key: int) -> Stale | None:
+def _stale(trace: Trace, optimizer: OptimizerIndex, given: EventIndex, key: ParameterKey) -> Stale | None:
     events = list(trace.events_of(Registration))
     last: Registration | None = next(
         (e for e in reversed(events) if isinstance(e, ParameterRegistration) and e.parameter == key), None
@@ -56,14 +56,14 @@ def _stale(trace: Trace, optimizer: int, given: int, key: int) -> Stale | None:
     return None
 
 
-def _replaced_by(trace: Trace, optimizer: int, fqn: str, event: Registration) -> Stale:
+def _replaced_by(trace: Trace, optimizer: OptimizerIndex, fqn: str, event: Registration) -> Stale:
     same = trace.by_fqn.get(fqn)
     if same is not None or not isinstance(event, ChildRegistration):
         return Stale(optimizer, fqn, event, () if same is None else (same,))
     return Stale(optimizer, fqn, event, tuple(trace.below(trace.modules[event.child])))
 
 
-def _rebuilt(trace: Trace, optimizer: int, given: int, module: int, fqn: str) -> Stale | None:
+def _rebuilt(trace: Trace, optimizer: OptimizerIndex, given: EventIndex, module: ModuleIndex, fqn: str) -> Stale | None:
     """The case that the whole model was built a second time, after the optimizer."""
     old = trace.modules[module]
     root = next((m for m in trace.modules if m.in_tree and m.parent < 0), None)

@@ -32,6 +32,7 @@ from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.steps import STEPS, StepQuota
 from gradlint.traces.events import ChildRegistration
+from gradlint.traces.ids import EventIndex, OpIndex, OptimizerKey
 from gradlint.traces.trace import Trace
 
 _EVALUATIONS = 4
@@ -78,7 +79,7 @@ class Observation:
         self._made = 0
         self._begin: Beginning | None = None
         self._roots: dict[str, nn.Module] = {}
-        self._first_event = 0
+        self._first_event = EventIndex(0)
         self._above: dict[int, int] = {}
         """Module → the module that it was registered in, as far as events were read."""
         self._read = 0
@@ -174,7 +175,7 @@ class Observation:
     def _look_around(self, calling: nn.Module | None = None) -> None:
         """Remember how things stand before the first training forward."""
         self._made = len(self.log.optimizers)
-        self._first_event = len(self.recorder.tape.events)
+        self._first_event = EventIndex(len(self.recorder.tape.events))
         with self.recorder.pausing():
             roots = self._found_roots(calling)
             self._begin = Beginning(
@@ -254,10 +255,12 @@ class Observation:
             training.kept = outliving(recorder, training, self.ledger.marks)
             training.start = begin.start
             training.first_event = self._first_event
-            training.schedulers.update({id(getattr(s, "optimizer", None)): site for s, site in self.log.schedulers})
+            training.schedulers.update(
+                {OptimizerKey(id(getattr(s, "optimizer", None))): site for s, site in self.log.schedulers}
+            )
             tape = recorder.tape
             index = {p.key: p.index for p in table.parameters}
-            first = training.backwards[0].op if training.backwards else len(tape.ops)
+            first = training.backwards[0].op if training.backwards else OpIndex(len(tape.ops))
             trace = Trace(
                 target=self.target,
                 setup=describe_setup(Setup(roots), self.log),

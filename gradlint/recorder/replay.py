@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.user_code import SEED, seed
 from gradlint.restore.preserved import Preserved
+from gradlint.traces.ids import SiteId
 
 
 class Again:
@@ -46,6 +47,6 @@ class Again:
             seed(number)
             return self._run()
 
-    def site(self, frame: FrameType) -> int:
+    def site(self, frame: FrameType) -> SiteId:
         """The user's call chain above a frame of such a run."""
         return self._recorder.walk(frame).site

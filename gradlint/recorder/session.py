@@ -45,7 +45,16 @@ from gradlint.recorder.user_code import (
 )
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Phase, PhaseBegun
-from gradlint.traces.sites import NO_SITE
+from gradlint.traces.ids import (
+    NO_SITE,
+    EventIndex,
+    OpIndex,
+    OptimizerKey,
+    ParameterIndex,
+    ParameterKey,
+    SiteId,
+    ValueId,
+)
 from gradlint.traces.trace import Parameter, Trace
 from gradlint.traces.training import Training
 
@@ -105,7 +114,7 @@ class _Session:
         self.force_eager: Callable[[], None] = lambda: None
         self.notes: list[str] = []
         self.codes: dict[int, CodeType] = {}
-        self.left_off: set[int] = set()
+        self.left_off: set[EventIndex] = set()
 
     def note_left_off(self) -> None:
         """Grad mode should be on here: remember the switch if it is off."""
@@ -224,7 +233,7 @@ class _Session:
                 where = f" of {name!r}" if name else ""
                 with user_errors(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):
                     outputs[name] = gradlint_runs_user_code(run_forward, roots[name], inputs)
-        loss_start, by_chance = len(recorder.tape.ops), drawn()
+        loss_start, by_chance = OpIndex(len(recorder.tape.ops)), drawn()
         recorder.tape.event(PhaseBegun, NO_SITE, Phase.LOSS)
         output = (
             outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()), None)
@@ -253,7 +262,7 @@ class _Session:
             table = tabulate(recorder, self.log, begin, roots, optimizers)
             if not called:
                 moved = begin.buffers_moved(roots)
-        by_key = {p.key: p.index for p in table.parameters}
+        by_key: dict[int, ParameterIndex] = {p.key: p.index for p in table.parameters}
         trace = Trace(
             target=self.target,
             setup=describe_setup(setup, self.log),
@@ -312,7 +321,7 @@ class _Session:
             ledger.leave()
             recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)
         ledger.training.schedulers.update(
-            {id(getattr(scheduler, "optimizer", None)): site for scheduler, site in self.log.schedulers}
+            {OptimizerKey(id(getattr(scheduler, "optimizer", None))): site for scheduler, site in self.log.schedulers}
         )
         return ledger.training
 
@@ -323,10 +332,10 @@ class _Session:
         called: Mapping[str, Inputs],
         parameters: Sequence[Parameter],
         start: int,
-    ) -> frozenset[int]:
+    ) -> frozenset[ParameterKey]:
         """Keys of the parameters made by the forward, where a second forward makes them again."""
         rows = self.recorder.tape.sites.rows
-        made: dict[int, tuple[CodeType, int]] = {}
+        made: dict[ParameterKey, tuple[CodeType, int]] = {}
         events = self.recorder.tape.events
         begun = next(e.number for e in events if isinstance(e, PhaseBegun) and e.phase is Phase.FORWARD)
         for parameter in parameters:
@@ -336,7 +345,7 @@ class _Session:
         rerun = self._rerun(setup, roots, called) if made else None
         if rerun is None:
             return frozenset()
-        again: list[int] = []
+        again: list[SiteId] = []
         self.log.registrations = again
         try:
             rerun()
@@ -359,8 +368,8 @@ class _Session:
         return Again(self.recorder, dict(roots), optimizers_of(setup), run)
 
 
-def _name_inputs(recorder: Recorder, called: Mapping[str, Inputs]) -> dict[int, str]:
-    named: dict[int, str] = {}
+def _name_inputs(recorder: Recorder, called: Mapping[str, Inputs]) -> dict[ValueId, str]:
+    named: dict[ValueId, str] = {}
     for name, inputs in called.items():
         prefix = f"{name}." if name else ""
         for key, thing in [*enumerate(inputs.args), *inputs.kwargs.items()]:

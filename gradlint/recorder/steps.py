@@ -14,6 +14,7 @@ from gradlint.recorder.facts.kept_graphs import outliving
 from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import EnoughRecorded, Ledger
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
+from gradlint.traces.ids import ParameterKey
 from gradlint.traces.training import Training
 
 STEPS = 3
@@ -49,8 +50,8 @@ class StepQuota:
         return min(counts) >= self._steps or max(counts) >= self._steps * _PATIENCE
 
 
-def _keys(optimizer: Optimizer) -> Iterable[int]:
-    return (id(p) for group in optimizer.param_groups for p in group["params"])
+def _keys(optimizer: Optimizer) -> Iterable[ParameterKey]:
+    return (ParameterKey(id(p)) for group in optimizer.param_groups for p in group["params"])
 
 
 def run_steps(

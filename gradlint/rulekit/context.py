@@ -12,6 +12,7 @@ from gradlint.flow.flow import Flow
 from gradlint.location import Location
 from gradlint.rulekit.contract import Contract, Declaration, own_declarations, resolve
 from gradlint.traces.events import Event, Freeze
+from gradlint.traces.ids import SiteId
 from gradlint.traces.trace import Numeric, Parameter, Trace
 from gradlint.traces.training import Training
 from gradlint.wording import summarize_names
@@ -90,7 +91,7 @@ class Context:
         self,
         rule: Reporter,
         message: str,
-        at: Location | int | None,
+        at: Location | SiteId | None,
         parameters: Iterable[Parameter] = (),
         related: Iterable[Related | None] = (),
         fix: Fix | None = None,
@@ -131,7 +132,7 @@ class Context:
             fix=fix,
         )
 
-    def related(self, message: str, at: Location | int | Event | None) -> Related | None:
+    def related(self, message: str, at: Location | SiteId | Event | None) -> Related | None:
         """Return a related place; None if it is unknown."""
         if at is None:
             return None
@@ -140,17 +141,17 @@ class Context:
         where = self.trace.location(at) if isinstance(at, int) else at
         return Related(message, where) if where is not None else None
 
-    def place(self, at: Location | int | Event | None) -> str:
+    def place(self, at: Location | SiteId | Event | None) -> str:
         """Return a place for a message, as ``train.py:31``; an empty text if it is unknown."""
         place = self.related("", at)
         return f"{os.path.basename(place.location.path)}:{place.location.line}" if place is not None else ""
 
-    def by_user(self, site: int) -> bool:
+    def by_user(self, site: SiteId) -> bool:
         """Return True if user code did it itself: the innermost frame of the site is in the user's project."""
         frame = self.trace.sites.innermost(site) if site >= 0 else None
         return frame is not None and frame.project
 
-    def callers(self, site: int, message: str = "called here", limit: int = 3) -> Iterator[Related]:
+    def callers(self, site: SiteId, message: str = "called here", limit: int = 3) -> Iterator[Related]:
         """Yield the frames of user code above the one that is blamed for a site, innermost first."""
         blamed = self.trace.frame(site)
         passed = False

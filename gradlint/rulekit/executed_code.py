@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from gradlint.location import Location
 from gradlint.source.attributes import Write, idle_flag_statement, write_of
 from gradlint.source.lookup import Function, call_at, function_of
+from gradlint.traces.ids import SiteId
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import Trace
 
@@ -82,7 +83,7 @@ def _targets(node: ast.AST) -> list[ast.expr]:
     return [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
 
 
-def argument_list_location(trace: Trace, site: int) -> Location | None:
+def argument_list_location(trace: Trace, site: SiteId) -> Location | None:
     """Return where the list that a call unpacks was made.
 
     For ``nn.Sequential(*layers)`` that is ``layers = [...]``. None if the call does not name the list.

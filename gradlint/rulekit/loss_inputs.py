@@ -6,10 +6,11 @@ from collections.abc import Container, Iterator, Sequence
 
 from gradlint.findings import Finding, Fix, Reporter
 from gradlint.rulekit.context import Context
+from gradlint.traces.ids import ValueId
 from gradlint.traces.trace import Op
 
 
-def loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[Op, int]]:
+def loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[Op, ValueId]]:
     """Yield (loss, value of its input) for each call of these losses on a path to parameters."""
     for op in context.trace.ops[context.trace.forward_start :]:
         value = op.tensor(0, "input") if op.name in names else None

@@ -5,10 +5,11 @@ Sets of parameters are bit masks: bit *i* is the parameter at index *i*. Imports
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gradlint.traces.ids import OpIndex, ParameterIndex, ValueId
 from gradlint.traces.op_families import DIVIDE, NEW_LEAF, OVERWRITES, PAIRWISE, VALUE_FREE, ZERO_GRADIENT
 from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Value
 
@@ -17,16 +18,16 @@ from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Valu
 class Masks:
     """Per value: the parameters it depends on, and those that gradient returns to from it."""
 
-    data: dict[int, int]
-    live: dict[int, int]
-    cuts: list[tuple[int, int, int]]
+    data: dict[ValueId, int]
+    live: dict[ValueId, int]
+    cuts: list[tuple[OpIndex, ValueId, int]]
     """(number of the op, its output, parameters whose gradient ends there)."""
 
 
 def propagate(
     ops: Sequence[Op],
     values: Sequence[Value],
-    owners: Mapping[int, int],
+    owners: Mapping[ValueId, ParameterIndex],
     start: int = 0,
     dropped: Container[tuple[Any, int]] = (),
 ) -> Masks:
@@ -38,9 +39,9 @@ def propagate(
     Args:
         dropped: as `Trace.dropped`.
     """
-    data: dict[int, int] = {}
-    live: dict[int, int] = {}
-    cuts: list[tuple[int, int, int]] = []
+    data: dict[ValueId, int] = {}
+    live: dict[ValueId, int] = {}
+    cuts: list[tuple[OpIndex, ValueId, int]] = []
     for value, index in owners.items():
         data[value] = 1 << index
         if values[value].requires_grad:
@@ -97,11 +98,11 @@ def propagate(
             live[output] = carries
             lost = returns & depends & ~carries & ~mine
             if lost and number >= start:
-                cuts.append((number, output, lost))
+                cuts.append((OpIndex(number), output, lost))
     return Masks(data, live, cuts)
 
 
-def _kept(op: Op, live: Mapping[int, int], dropped: Container[tuple[Any, int]]) -> int:
+def _kept(op: Op, live: Mapping[ValueId, int], dropped: Container[tuple[Any, int]]) -> int:
     """What gradient returns to through a custom Function some of whose inputs get None."""
     lost = kept = 0
     for position, value in enumerate(op.inputs):
@@ -119,7 +120,7 @@ def _rounds(op: Op) -> bool:
     return bool(op.kwargs) and op.name in DIVIDE and bool(op.kwargs.get("rounding_mode"))  # type: ignore[union-attr]
 
 
-def ancestors(ops: Sequence[Op], roots: Sequence[int]) -> set[int]:
+def ancestors(ops: Sequence[Op], roots: Iterable[ValueId]) -> set[ValueId]:
     """The values on a data path to the roots, the roots included."""
     wanted = set(roots)
     for op in reversed(ops):
@@ -131,11 +132,11 @@ def ancestors(ops: Sequence[Op], roots: Sequence[int]) -> set[int]:
     return wanted
 
 
-def indices(mask: int) -> list[int]:
+def indices(mask: int) -> list[ParameterIndex]:
     """The set bits of a mask, lowest first."""
     found = []
     while mask:
         low = mask & -mask
-        found.append(low.bit_length() - 1)
+        found.append(ParameterIndex(low.bit_length() - 1))
         mask ^= low
     return found

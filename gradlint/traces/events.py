@@ -7,20 +7,28 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import TypeAlias
 
-from gradlint.traces.ids import BackwardIndex, ModuleIndex, OptimizerKey, ParameterKey
+from gradlint.traces.ids import (
+    BackwardIndex,
+    EventIndex,
+    ModuleIndex,
+    OpIndex,
+    OptimizerKey,
+    ParameterKey,
+    SiteId,
+    ValueId,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened and is no op."""
 
-    number: int
-    """Index into `Trace.events`."""
-    op: int
+    number: EventIndex
+    op: OpIndex
     """Number of ops recorded before it: the clock."""
-    site: int
+    site: SiteId
     """The call chain that caused it (`Trace.sites`)."""
-    region: int
+    region: EventIndex
     """Grad-mode region it happened in, as `Op.region`."""
 
 
@@ -94,7 +102,7 @@ class ParameterWrite(Event):
     parameter: ParameterKey
     op_name: str
     """Name of the op, as `Op.name`."""
-    sources: tuple[int, ...]
+    sources: tuple[ValueId, ...]
     """Values that the op read, besides the parameter's own."""
     loading: ModuleIndex
     """Module whose ``load_state_dict`` it was part of; NO_MODULE for none."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.fx
 
+from gradlint.traces.ids import ValueId
 from gradlint.traces.trace import GRAD_ON, IN_FUNCTION, KIND_ALIAS, TENSOR, Op
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ def build_graph(trace: Trace) -> torch.fx.Graph:
     ``constant_N``). An op with several results has a ``getitem`` node for each that is used.
     """
     graph = torch.fx.Graph()
-    nodes: dict[int, torch.fx.Node] = {}
+    nodes: dict[ValueId, torch.fx.Node] = {}
     for value, name in trace.inputs.items():
         nodes[value] = graph.placeholder(f"input_{_identifier(name)}")
 
-    def node_of(value: int) -> torch.fx.Node:
+    def node_of(value: ValueId) -> torch.fx.Node:
         if value not in nodes:
             owner = trace.owners.get(value)
             if owner is not None:
@@ -108,7 +109,7 @@ def _opaque(name: str, *inputs: Any) -> Any:
     raise RuntimeError(f"{name} was recorded from outside: a graph of a recording cannot run it")
 
 
-def _value_meta(trace: Trace, value: int) -> dict[str, Any]:
+def _value_meta(trace: Trace, value: ValueId) -> dict[str, Any]:
     known = trace.values[value]
     return {"shape": known.shape, "dtype": known.dtype, "requires_grad": known.requires_grad, "value": value}
 

@@ -17,8 +17,7 @@ from types import CodeType
 from typing import Any
 
 from gradlint.location import Location, characters, statement_location
-
-NO_SITE = -1
+from gradlint.traces.ids import SiteId
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,21 @@ class Sites:
     """The interned call chains of one recording."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[CodeType, int, int]] = []
+        self.rows: list[tuple[CodeType, int, SiteId]] = []
         """(code, last instruction, number of the chain above)."""
-        self.numbers: dict[tuple[int, int, int], int] = {}
+        self.numbers: dict[tuple[int, int, SiteId], SiteId] = {}
         self._frames: dict[tuple[int, int], Frame] = {}
 
-    def intern(self, code: CodeType, instruction: int, above: int) -> int:
+    def intern(self, code: CodeType, instruction: int, above: SiteId) -> SiteId:
         """The number of the chain made of this frame on top of the chain `above`."""
         key = (id(code), instruction, above)  # the code objects stay alive in `rows`, so their ids stay theirs
         number = self.numbers.get(key)
         if number is None:
-            number = self.numbers[key] = len(self.rows)
+            number = self.numbers[key] = SiteId(len(self.rows))
             self.rows.append((code, instruction, above))
         return number
 
-    def chain(self, number: int) -> Iterator[Frame]:
+    def chain(self, number: SiteId) -> Iterator[Frame]:
         """The frames of a site, innermost first."""
         while number >= 0:
             code, instruction, number = self.rows[number]
@@ -69,11 +68,11 @@ class Sites:
                 self._frames[key] = _frame(code, instruction)
             yield self._frames[key]
 
-    def innermost(self, number: int) -> Frame | None:
+    def innermost(self, number: SiteId) -> Frame | None:
         """The innermost frame that is not torch's or the standard library's; None where there is none."""
         return next(self.chain(number), None)
 
-    def blamed(self, number: int) -> Frame | None:
+    def blamed(self, number: SiteId) -> Frame | None:
         """The innermost frame of the user's own project, else the innermost of all."""
         first = None
         for frame in self.chain(number):

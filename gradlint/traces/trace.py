@@ -23,8 +23,21 @@ from gradlint.traces.events import (
     ParameterWrite,
     Unfreeze,
 )
-from gradlint.traces.ids import ModuleIndex
-from gradlint.traces.sites import NO_SITE, Frame, Sites
+from gradlint.traces.ids import (
+    NO_EVENT,
+    NO_SITE,
+    CallIndex,
+    EventIndex,
+    ModuleIndex,
+    OpIndex,
+    OptimizerIndex,
+    OptimizerKey,
+    ParameterIndex,
+    ParameterKey,
+    SiteId,
+    ValueId,
+)
+from gradlint.traces.sites import Frame, Sites
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +47,9 @@ if TYPE_CHECKING:
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
-GRAD_ON = -1
+GRAD_ON = EventIndex(-1)
 """`Op.region` of an op that ran with grad mode on."""
-IN_FUNCTION = -2
+IN_FUNCTION = EventIndex(-2)
 """`Op.region` of an op inside the forward of a custom autograd.Function, where grad mode is off by design."""
 
 
@@ -45,15 +58,15 @@ class Op(NamedTuple):
 
     func: Any
     """What torch dispatched: a function, a method descriptor, an autograd.Function class, or a name (see `name`)."""
-    site: int
+    site: SiteId
     """The user's call chain (`Trace.sites`)."""
-    call: int
-    """The module call it ran in (`Trace.calls`); -1 outside any."""
-    region: int
+    call: CallIndex
+    """The module call it ran in; NO_CALL outside any."""
+    region: EventIndex
     """Number of the event that switched grad mode off, or GRAD_ON or IN_FUNCTION."""
-    inputs: tuple[int, ...]
+    inputs: tuple[ValueId, ...]
     """Values read, in the order of the arguments."""
-    outputs: tuple[int, ...]
+    outputs: tuple[ValueId, ...]
     """Values made or written; empty where values left torch (``.item()``)."""
     args: tuple[Any, ...]
     """The positional arguments, each tensor replaced by TENSOR."""
@@ -77,7 +90,7 @@ class Op(NamedTuple):
             return self.args[position]
         return self.kwargs.get(name, default) if self.kwargs else default
 
-    def tensor(self, position: int, name: str) -> int | None:
+    def tensor(self, position: int, name: str) -> ValueId | None:
         """The value that was given for one argument; None where no tensor was."""
         if self.argument(position, name) is not TENSOR:
             return None
@@ -122,8 +135,8 @@ KIND_ALIAS = 4
 class Value(NamedTuple):
     """What is known of one value."""
 
-    producer: int
-    """Number of the op that made it; -1 for what was there before (parameters, buffers, inputs, constants)."""
+    producer: OpIndex
+    """The op that made it; NO_OP for what was there before (parameters, buffers, inputs, constants)."""
     requires_grad: bool
     shape: tuple[int, ...]
     dtype: Any
@@ -132,14 +145,13 @@ class Value(NamedTuple):
 class ModuleCall(NamedTuple):
     """One run of a module's forward."""
 
-    module: int
-    """Number in `Trace.modules`."""
-    parent: int
-    """The module call it ran in; -1 for none."""
-    site: int
+    module: ModuleIndex
+    parent: CallIndex
+    """The module call it ran in; NO_CALL for none."""
+    site: SiteId
     """Where it was called."""
     training: bool
-    start: int
+    start: OpIndex
     """Number of ops recorded before it."""
 
 
@@ -151,17 +163,15 @@ class Parameter:
     """The canonical name: the first in the model's order, wrapper prefixes stripped."""
     aliases: tuple[str, ...]
     """Every name, the canonical one first."""
-    key: int
-    """Identity of the tensor within the recording."""
-    index: int
-    """Position in `Trace.parameters`."""
+    key: ParameterKey
+    index: ParameterIndex
     requires_grad: bool
     """At the start of the forward."""
     shape: tuple[int, ...]
     numel: int
     bytes: int
-    groups: tuple[tuple[int, int], ...]
-    """(optimizer number, group index) of every group that holds it."""
+    groups: tuple[tuple[OptimizerIndex, int], ...]
+    """(optimizer, position of the group) of every group that holds it."""
     module: ModuleIndex
     """Module that registers it."""
     project: bool
@@ -170,7 +180,7 @@ class Parameter:
     """Whether the model holds it; False for a loss module's that was only seen running."""
     history: list[ParameterEvent] = field(default_factory=list)
     """Its registrations, freezes, unfreezes and writes, in order."""
-    twin_of: frozenset[int] = frozenset()
+    twin_of: frozenset[ParameterIndex] = frozenset()
     """Indices of parameters that its value was copied from before the forward (deepcopy, load_state_dict, copy_)."""
     computed: bool = False
     """Whether it was created with values computed from another parameter."""
@@ -184,7 +194,7 @@ class Parameter:
     """Boolean attributes that were set on the tensor itself."""
     has_hook: bool = False
     """Whether a hook sees its gradient."""
-    shares_memory_with: frozenset[int] = frozenset()
+    shares_memory_with: frozenset[ParameterIndex] = frozenset()
     """Indices of the other parameters whose memory overlaps its own."""
     tensor: Any = field(default=None, repr=False, compare=False)
 
@@ -249,23 +259,23 @@ class Module:
 
     fqn: str
     """Canonical name; empty for a single root. Outside the tree: the class's name."""
-    number: int
-    parent: int
-    """Number of the module that holds it; -1 for a root or a module outside the tree."""
+    number: ModuleIndex
+    parent: ModuleIndex
+    """The module that holds it; NO_MODULE for a root or a module outside the tree."""
     type: ModuleClass
     training: bool
     """At the start of the forward."""
     in_tree: bool
-    registered_at: int
+    registered_at: SiteId
     """Site where it was put into its parent last; NO_SITE if that was not seen."""
-    parameters: tuple[int, ...] = ()
+    parameters: tuple[ParameterIndex, ...] = ()
     """Indices of the parameters registered by itself."""
     calls: int = 0
     """How often it ran in the forward and the loss."""
     training_after: bool = False
     """At the end of the recording."""
-    children: tuple[tuple[str, int], ...] = ()
-    """(name, number) of the modules registered in it."""
+    children: tuple[tuple[str, ModuleIndex], ...] = ()
+    """(name, module) of the modules registered in it."""
     flags: Mapping[str, bool] = field(default_factory=dict)
     """Boolean attributes of the module itself that its class does not define."""
     is_active_dropout: bool = False
@@ -287,13 +297,13 @@ class Group:
 
     index: int
     lr: float | None
-    site: int
+    site: SiteId
     """Where it was given: the constructor's or ``add_param_group``'s site."""
-    event: int
-    """Number of the event that added it; -1 if unseen."""
+    event: EventIndex
+    """The event that added it; NO_EVENT if unseen."""
     scheduled: bool
     """Whether a learning-rate scheduler is attached."""
-    keys: tuple[int, ...]
+    keys: tuple[ParameterKey, ...]
     """Keys of the tensors it holds."""
     weight_decay: float | None = None
 
@@ -302,8 +312,8 @@ class Group:
 class Arguments:
     """The call that made an optimizer, as far as it was seen."""
 
-    site: int = NO_SITE
-    event: int = -1
+    site: SiteId = NO_SITE
+    event: EventIndex = NO_EVENT
     chosen_at: tuple[Location, ...] = ()
     """Where the parameters were put together: assignments of the names in the call, definitions of the user's
     functions called for them."""
@@ -320,13 +330,12 @@ class Optimizer:
     name: str
     """The key in the set-up's dict; empty for a single one."""
     type: str
-    number: int
-    key: int
-    """Identity of the optimizer within the recording."""
-    site: int
+    number: OptimizerIndex
+    key: OptimizerKey
+    site: SiteId
     """Its constructor's call; NO_SITE if it was made before the recording."""
-    event: int
-    """Number of the event of its making; -1 if unseen."""
+    event: EventIndex
+    """The event of its making; NO_EVENT if unseen."""
     groups: list[Group]
     arguments: Arguments = Arguments()
     """What the source of its constructor's call says; nothing if it was made before the recording."""
@@ -335,7 +344,7 @@ class Optimizer:
     optimizer: Any = field(default=None, repr=False, compare=False)
 
     @property
-    def keys(self) -> frozenset[int]:
+    def keys(self) -> frozenset[ParameterKey]:
         """Keys of the tensors that its groups hold."""
         return frozenset(key for group in self.groups for key in group.keys)
 
@@ -347,7 +356,7 @@ class Held:
 
     fqn: str
     """By way of the attribute: ``stack.0.1``."""
-    holder: int
+    holder: ModuleIndex
     """Number of the module of the tree whose attribute, or whose code's variable, it is in."""
     attribute: str
     variable: bool = False
@@ -394,7 +403,7 @@ class Loose:
     """Whether the loss's gradient comes to it, or to the leaves that it was computed from."""
     differentiated: bool
     """Whether the user's code asks for the gradient by it (``autograd.grad``)."""
-    site: int
+    site: SiteId
     """Where it was computed; NO_SITE if that was not seen."""
 
 
@@ -404,7 +413,7 @@ class Stop:
 
     name: str
     """Plain name of the function."""
-    site: int
+    site: SiteId
     single: bool
     """Whether it is a softmax with one element to choose from, which gives 1 whatever it is given."""
     zeros: bool
@@ -437,8 +446,8 @@ class Numeric:
     """What a few steps of training showed."""
 
     steps: int = 0
-    gradients: Mapping[int, Gradient] = field(default_factory=dict)
-    """By index of the parameter; of those that gradient is known to reach."""
+    gradients: Mapping[ParameterIndex, Gradient] = field(default_factory=dict)
+    """Of the parameters that gradient is known to reach."""
     flat: bool = False
     """Whether every gradient was zero and other parameter values give the same loss."""
     failure: str = ""
@@ -460,29 +469,29 @@ class Trace:
     modules: list[Module]
     parameters: list[Parameter]
     optimizers: list[Optimizer]
-    forward_start: int
+    forward_start: OpIndex
     """Number of the first op of the forward."""
-    loss_start: int
+    loss_start: OpIndex
     """Number of the first op after the forward."""
-    roots: tuple[int, ...]
+    roots: tuple[ValueId, ...]
     """Values that the gradient is followed from: the loss, or every differentiable floating output."""
     loss_described: str
     loss_given: bool
     """Whether the roots are one scalar loss rather than all outputs."""
-    owners: dict[int, int]
-    """Value → index of the parameter whose content it is."""
-    buffers: dict[int, str]
+    owners: dict[ValueId, ParameterIndex]
+    """Value → the parameter whose content it is."""
+    buffers: dict[ValueId, str]
     """Value → fqn of the buffer whose content it was at the start of the forward."""
-    inputs: dict[int, str]
+    inputs: dict[ValueId, str]
     """Value → name of the model input."""
     buffers_moved: frozenset[str]
     """fqns of the buffers whose content changed in the forward."""
     inputs_described: str
-    unseen: list[tuple[str, int]] = field(default_factory=list)
+    unseen: list[tuple[str, SiteId]] = field(default_factory=list)
     """(what could not be recorded, site)."""
-    reached: frozenset[int] = frozenset()
+    reached: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that gradient returns to: autograd's own word."""
-    reached_zero: frozenset[int] = frozenset()
+    reached_zero: frozenset[ParameterIndex] = frozenset()
     """Indices of those that only operations with a gradient of zero everywhere lead back to."""
     dropped: frozenset[tuple[Any, int]] = frozenset()
     """(class of a custom autograd.Function, number of a tensor argument) whose backward gave None for an input that
@@ -493,13 +502,13 @@ class Trace:
     """What was assumed, in words."""
     executed: tuple[CodeType, ...] = ()
     """The functions that ran while recording, by their code; the user's and others'."""
-    left_off: frozenset[int] = frozenset()
+    left_off: frozenset[EventIndex] = frozenset()
     """Numbers of the events that switched grad mode off for good: it was still off after build() or the forward."""
     held: dict[ModuleIndex, Held] = field(default_factory=dict)
     """Module number → where the tree holds it without registering it."""
     loose: tuple[Loose, ...] = ()
     flagged: tuple[FlaggedTensor, ...] = ()
-    recreated: frozenset[int] = frozenset()
+    recreated: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that every forward creates anew."""
     by_chance: bool = False
     """Whether the forward drew random numbers of python's or numpy's, which decide on what runs rather than flow."""
@@ -518,7 +527,7 @@ class Trace:
         return {name: p for p in self.parameters for name in p.aliases}
 
     @cached_property
-    def by_key(self) -> dict[int, Parameter]:
+    def by_key(self) -> dict[ParameterKey, Parameter]:
         """Parameter by the identity of its tensor."""
         return {p.key: p for p in self.parameters}
 
@@ -529,13 +538,13 @@ class Trace:
         prefix = f"{module.fqn}."
         return [p for p in self.parameters if any(name.startswith(prefix) for name in p.aliases)]
 
-    def around(self, number: int) -> Iterator[Module]:
+    def around(self, number: ModuleIndex) -> Iterator[Module]:
         """A module, by its number, and those that hold it, innermost first; nothing for -1."""
         while number >= 0:
             yield self.modules[number]
             number = self.modules[number].parent
 
-    def made_by(self, value: int) -> Op | None:
+    def made_by(self, value: ValueId) -> Op | None:
         """The op that made a value; None for what was there before."""
         producer = self.values[value].producer
         return self.ops[producer] if producer >= 0 else None
@@ -544,11 +553,11 @@ class Trace:
         """The module whose forward an op ran in."""
         return self.modules[self.calls[op.call].module] if op.call >= 0 else None
 
-    def frame(self, site: int) -> Frame | None:
+    def frame(self, site: SiteId) -> Frame | None:
         """The frame to blame for a site: the innermost of the user's project, else the innermost at all."""
         return self.sites.blamed(site) if site != NO_SITE else None
 
-    def location(self, site: int) -> Location | None:
+    def location(self, site: SiteId) -> Location | None:
         """Where to point for a site."""
         frame = self.frame(site)
         return frame.location if frame else None
@@ -557,7 +566,7 @@ class Trace:
         """Yield the events of one kind, in order."""
         return (e for e in self.events if isinstance(e, kind))
 
-    def region(self, number: int) -> GradModeOff:
+    def region(self, number: EventIndex) -> GradModeOff:
         """Return the event that switched grad mode off, by its number (`Op.region`)."""
         event = self.events[number]
         assert isinstance(event, GradModeOff)

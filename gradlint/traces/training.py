@@ -9,29 +9,42 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gradlint.traces.ids import (
+    BackwardIndex,
+    EventIndex,
+    OpIndex,
+    OptimizerKey,
+    ParameterKey,
+    SiteId,
+    StepIndex,
+    ValueId,
+)
+
+_FIRST_OP = OpIndex(0)
+_FIRST_EVENT = EventIndex(0)
+
 
 @dataclass
 class Backward:
     """One backward pass."""
 
-    number: int
-    """Position in `Training.backwards`."""
-    event: int
-    """Number of its event: the order of things."""
-    op: int
+    number: BackwardIndex
+    event: EventIndex
+    """Its event: the order of things."""
+    op: OpIndex
     """Number of ops recorded before it."""
-    site: int
+    site: SiteId
     """Where it was called."""
-    roots: tuple[int, ...]
+    roots: tuple[ValueId, ...]
     """The values it started from; empty where none was seen."""
     retains: bool
     """Whether the graph was kept on purpose (``retain_graph``, ``create_graph``)."""
     scaled: bool = False
     """Whether it started from what a gradient scaler had scaled."""
-    deposits: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    deposits: dict[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
     """Parameter it gave gradient to → the earlier backward passes whose gradient was still there."""
-    applied_by: set[int] = field(default_factory=set)
-    """Numbers of the steps that applied gradient of it."""
+    applied_by: set[StepIndex] = field(default_factory=set)
+    """The steps that applied gradient of it."""
     read: bool = False
     """Whether, before a step applied it, anybody looked at gradient that it had given, or at that of a tensor which no
     optimizer holds: an attacked input. Clipping and clearing do not count."""
@@ -40,9 +53,9 @@ class Backward:
 class Content(NamedTuple):
     """What an optimizer found in one parameter at one step."""
 
-    backwards: tuple[int, ...]
+    backwards: tuple[BackwardIndex, ...]
     """The backward passes that its gradient is the sum of; empty where it has none or it is not known."""
-    stale: tuple[int, ...]
+    stale: tuple[BackwardIndex, ...]
     """Those of them that an earlier step had applied before others were added."""
     grad: bool
     """Whether it had a gradient at all."""
@@ -59,14 +72,13 @@ class Content(NamedTuple):
 class Step:
     """One step of an optimizer."""
 
-    number: int
-    """Position in `Training.steps`."""
-    event: int
-    op: int
-    site: int
-    optimizers: tuple[int, ...]
-    """Identities of the optimizers that took part: a wrapper and what it wraps."""
-    content: dict[int, Content] = field(default_factory=dict)
+    number: StepIndex
+    event: EventIndex
+    op: OpIndex
+    site: SiteId
+    optimizers: tuple[OptimizerKey, ...]
+    """The optimizers that took part: a wrapper and what it wraps."""
+    content: dict[ParameterKey, Content] = field(default_factory=dict)
     """By parameter that the optimizers hold."""
 
 
@@ -74,11 +86,11 @@ class Step:
 class Clear:
     """Gradient was cleared that no step had applied."""
 
-    event: int
-    """Number of the ``clear`` event; -1 where it was done by hand."""
-    site: int
+    event: EventIndex
+    """The ``zero_grad()`` event; NO_EVENT where it was done by hand."""
+    site: SiteId
     """Where; NO_SITE where it was done by hand."""
-    discarded: dict[int, tuple[int, ...]]
+    discarded: dict[ParameterKey, tuple[BackwardIndex, ...]]
     """Parameter → the backward passes whose gradient was lost."""
 
 
@@ -86,17 +98,17 @@ class Clear:
 class Clip:
     """One call of ``clip_grad_norm_`` or ``clip_grad_value_``."""
 
-    event: int
-    site: int
+    event: EventIndex
+    site: SiteId
     exhausted: bool
     """Whether the iterator it was given had been used up before."""
     measures: bool
     """Whether its limit is infinite: the norm is only read."""
-    fresh: tuple[int, ...]
+    fresh: tuple[ParameterKey, ...]
     """The parameters it clipped that held gradient which no step had applied."""
-    applied: tuple[int, ...]
+    applied: tuple[ParameterKey, ...]
     """Those whose whole gradient a step had applied already."""
-    scaled: tuple[int, ...]
+    scaled: tuple[ParameterKey, ...]
     """Those whose gradient was still multiplied by a gradient scaler's factor."""
 
 
@@ -104,11 +116,11 @@ class Clip:
 class Schedule:
     """One call of a scheduler's ``step`` by the user's code."""
 
-    event: int
-    site: int
-    optimizer: int
-    """Identity of the optimizer it schedules."""
-    made_at: int
+    event: EventIndex
+    site: SiteId
+    optimizer: OptimizerKey
+    """The optimizer it schedules."""
+    made_at: SiteId
     """Where the scheduler was made; NO_SITE where that was not seen."""
 
 
@@ -116,7 +128,7 @@ class Schedule:
 class Kept:
     """Values whose graph outlives its step."""
 
-    site: int
+    site: SiteId
     """Where they were computed."""
     values: int
     """How many such tensors are alive; 1 for one that keeps growing."""
@@ -133,30 +145,30 @@ class Training:
     clears: list[Clear] = field(default_factory=list)
     clips: list[Clip] = field(default_factory=list)
     schedules: list[Schedule] = field(default_factory=list)
-    attempts: list[tuple[int, int]] = field(default_factory=list)
-    """(event, identity of the optimizer) of every ``GradScaler.step``, which skips the step where a gradient is inf."""
+    attempts: list[tuple[EventIndex, OptimizerKey]] = field(default_factory=list)
+    """(event, optimizer) of every ``GradScaler.step``, which skips the step where a gradient is inf."""
     kept: list[Kept] = field(default_factory=list)
-    start: int = 0
+    start: OpIndex = _FIRST_OP
     """Number of the first op of the recorded steps."""
-    first_event: int = 0
-    toggled: frozenset[int] = frozenset()
+    first_event: EventIndex = _FIRST_EVENT
+    toggled: frozenset[ParameterKey] = frozenset()
     """Keys of the parameters whose requires_grad changed between the steps' begin and end, or within."""
-    schedulers: dict[int, int] = field(default_factory=dict)
-    """Identity of an optimizer → site where a scheduler of it was made."""
+    schedulers: dict[OptimizerKey, SiteId] = field(default_factory=dict)
+    """Optimizer → site where a scheduler of it was made."""
     calls: int = 0
     """How often the set-up's step was called."""
 
-    def steps_of(self, keys: frozenset[int]) -> list[Step]:
+    def steps_of(self, keys: frozenset[ParameterKey]) -> list[Step]:
         """The steps of the optimizers that hold any of some parameters."""
         return [s for s in self.steps if not keys.isdisjoint(s.content)]
 
     @property
-    def reached(self) -> frozenset[int]:
+    def reached(self) -> frozenset[ParameterKey]:
         """Keys of the parameters that any backward pass gave gradient to, or user code that sets ``.grad`` itself."""
         by_hand = {key for s in self.steps for key, c in s.content.items() if c.nonzero and not c.backwards}
         return frozenset(by_hand.union(key for b in self.backwards for key in b.deposits))
 
     @property
-    def roots(self) -> tuple[int, ...]:
+    def roots(self) -> tuple[ValueId, ...]:
         """The values that backward passes started from."""
         return tuple(dict.fromkeys(value for b in self.backwards for value in b.roots))

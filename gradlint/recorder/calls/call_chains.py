@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradlint.traces.sites import GRADLINT, NO_SITE, Sites, is_standard_library
+from gradlint.traces.ids import NO_SITE, CallIndex, SiteId
+from gradlint.traces.sites import GRADLINT, Sites, is_standard_library
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _MODULE_FILES = ("overrides.py", os.path.join("nn", "modules", "module.py"))
@@ -27,7 +28,7 @@ _USER, _SKIP, _CALL, _FUNCTION, _BASE, _DECORATOR, _EXIT, _PLUMBING = range(8)
 class Chain(NamedTuple):
     """The outcome of a walk up the stack."""
 
-    site: int
+    site: SiteId
     apply: FrameType | None
     """The frame of a custom Function's apply, if the call came from inside one."""
     decorated: CodeType | None
@@ -41,10 +42,10 @@ class Chain(NamedTuple):
 class OpenCall(NamedTuple):
     """A module call that has not returned yet."""
 
-    number: int
+    number: CallIndex
     frame: int
     """Identity of the frame named CALL_FRAME that it runs in."""
-    site: int
+    site: SiteId
     run: int
     """The custom Function run that it is inside of; -1 for none."""
 

@@ -26,7 +26,7 @@ from gradlint.recorder.calls.values import Tensors, tensors_in
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Event, Freeze, GradModeOff, Unfreeze
-from gradlint.traces.ids import NO_MODULE, ParameterKey
+from gradlint.traces.ids import NO_CALL, NO_MODULE, EventIndex, OpIndex, ParameterKey, SiteId, ValueId
 from gradlint.traces.op_families import MEMORY_OUT
 from gradlint.traces.trace import (
     GRAD_ON,
@@ -58,7 +58,7 @@ BeforeCall = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
 class GradListener(Protocol):
     """Follows the switches of grad mode and the reads of gradients in recorded code."""
 
-    def grad_switched_off(self, event: int, site: int, library: CodeType | None) -> None:
+    def grad_switched_off(self, event: EventIndex, site: SiteId, library: CodeType | None) -> None:
         """Take note of a switch to off; `library` is the code of the library function that made it."""
 
     def grad_switched_on(self) -> None:
@@ -305,7 +305,7 @@ class Recorder(TorchFunctionMode):
             number = len(tape.ops)
             kind = KIND_PLAIN
             given = type(result)
-            made: tuple[int, ...]
+            made: tuple[ValueId, ...]
             if given is Tensor and not targets and tensors.entry_of(result) is None:
                 made = (tensors.add(result, number),)
             else:
@@ -325,7 +325,7 @@ class Recorder(TorchFunctionMode):
                         tensors.export(inputs[0])
             if run >= 0:
                 tape.run_of[number] = run
-            call = tape.calls[-1].number if tape.calls else -1
+            call = tape.calls[-1].number if tape.calls else NO_CALL
             tape.ops.append(tuple.__new__(Op, (func, site, call, region, read, made, tuple(stripped), named, kind)))
             return result
         except Exception as error:
@@ -341,10 +341,10 @@ class Recorder(TorchFunctionMode):
         func: Any,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any] | None,
-        read: tuple[int, ...],
+        read: tuple[ValueId, ...],
         inputs: list[Tensor],
-        site: int,
-    ) -> tuple[list[int], bool]:
+        site: SiteId,
+    ) -> tuple[list[ValueId], bool]:
         """The values that a call made or wrote, and whether it wrote any."""
         tensors = self.tensors
         made = [tensors.write(t, func, read, inputs, site) for t in targets]
@@ -368,7 +368,7 @@ class Recorder(TorchFunctionMode):
         given: list[Tensor],
         inside: list[Tensor],
         output: Any,
-        site: int,
+        site: SiteId,
         run: int,
         kind: int = KIND_OPAQUE,
     ) -> None:
@@ -383,7 +383,7 @@ class Recorder(TorchFunctionMode):
         if made:
             if run >= 0:
                 tape.run_of[len(tape.ops)] = run
-            call = tape.calls[-1].number if tape.calls else -1
+            call = tape.calls[-1].number if tape.calls else NO_CALL
             tape.ops.append(Op(name, site, call, region, read, tuple(made), (), None, kind))
 
     # -- who called ---------------------------------------------------------------------------------------------
@@ -419,7 +419,7 @@ class Recorder(TorchFunctionMode):
 
     def event(
         self,
-        kind: Callable[Concatenate[int, int, int, int, _Fields], _Event],
+        kind: Callable[Concatenate[EventIndex, OpIndex, SiteId, EventIndex, _Fields], _Event],
         *fields: _Fields.args,
         **named: _Fields.kwargs,
     ) -> _Event:
@@ -449,7 +449,7 @@ class Recorder(TorchFunctionMode):
             else:
                 self.switch_off("no_grad", chain)
 
-    def switch_off(self, how: str, chain: Chain) -> int:
+    def switch_off(self, how: str, chain: Chain) -> EventIndex:
         """Grad mode went off: begin a region; returns its event's number."""
         event = self.tape.event(GradModeOff, chain.site, how, chain.decorated, chain.library)
         self.tape.region = self._last_off = event.number
@@ -457,7 +457,7 @@ class Recorder(TorchFunctionMode):
             self._grad_listener.grad_switched_off(event.number, chain.site, chain.library)
         return event.number
 
-    def _unseen_switch(self, chain: Chain) -> int:
+    def _unseen_switch(self, chain: Chain) -> EventIndex:
         how = "inference_mode" if torch.is_inference_mode_enabled() else "unknown"
         number = self.switch_off(how, chain)
         self.tape.region = GRAD_ON  # whatever ended it will not be seen either

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from gradlint.recorder.calls.call_chains import OpenCall
 from gradlint.traces.events import Event
+from gradlint.traces.ids import NO_CALL, EventIndex, OpIndex, SiteId, ValueId
 from gradlint.traces.sites import Sites
 from gradlint.traces.trace import GRAD_ON, Op, Value
 
@@ -28,9 +29,9 @@ class FunctionRun(NamedTuple):
     """One run of a custom autograd.Function."""
 
     cls: Any
-    inputs: tuple[int, ...]
-    site: int
-    region: int
+    inputs: tuple[ValueId, ...]
+    site: SiteId
+    region: EventIndex
     marker: tuple[int, int]
     """(id of the frame, id of its arguments): the same while the call lasts."""
 
@@ -51,17 +52,19 @@ class Tape:
         """Op → number of the custom Function run it is inside of."""
         self.exported_numbers: dict[int, list[Any]] = {}
         """Identity of a Python number that left torch → the number, and the op by which it left."""
-        self.unseen: list[tuple[str, int]] = []
-        self._seen_unseen: set[tuple[str, int]] = set()
+        self.unseen: list[tuple[str, SiteId]] = []
+        self._seen_unseen: set[tuple[str, SiteId]] = set()
 
-    def synthetic(self, func: Any, kind: int, inputs: tuple[int, ...], output: int, site: int, region: int) -> None:
+    def synthetic(
+        self, func: Any, kind: int, inputs: tuple[ValueId, ...], output: ValueId, site: SiteId, region: EventIndex
+    ) -> None:
         """Write down an op that stands for no recorded call."""
-        call = self.calls[-1].number if self.calls else -1
+        call = self.calls[-1].number if self.calls else NO_CALL
         self.ops.append(Op(func, site, call, region, inputs, (output,), (), None, kind))
 
-    def values_of_returned_numbers(self, arguments: Iterable[Any]) -> tuple[int, ...]:
+    def values_of_returned_numbers(self, arguments: Iterable[Any]) -> tuple[ValueId, ...]:
         """The values of those numbers among a call's arguments that left torch and are the same objects still."""
-        found: tuple[int, ...] = ()
+        found: tuple[ValueId, ...] = ()
         for argument in arguments:
             kind = type(argument)
             if kind is float:
@@ -88,27 +91,27 @@ class Tape:
                     return known
         return None
 
-    def _value_of(self, number: int) -> int:
+    def _value_of(self, number: OpIndex) -> ValueId:
         """What an op gave that gave a Python number."""
         op = self.ops[number]
         if not op.outputs:
             self.values.append(Value(number, False, (), float))
-            self.ops[number] = op = op._replace(outputs=(len(self.values) - 1,))
+            self.ops[number] = op = op._replace(outputs=(ValueId(len(self.values) - 1),))
         return op.outputs[0]
 
     def event(
         self,
-        kind: Callable[Concatenate[int, int, int, int, _Fields], _Event],
-        site: int,
+        kind: Callable[Concatenate[EventIndex, OpIndex, SiteId, EventIndex, _Fields], _Event],
+        site: SiteId,
         *fields: _Fields.args,
         **named: _Fields.kwargs,
     ) -> _Event:
         """Record an event of a kind, given the fields that the kind adds to those of every event."""
-        event = kind(len(self.events), len(self.ops), site, self.region, *fields, **named)
+        event = kind(EventIndex(len(self.events)), OpIndex(len(self.ops)), site, self.region, *fields, **named)
         self.events.append(event)
         return event
 
-    def note_unseen(self, what: str, site: int) -> None:
+    def note_unseen(self, what: str, site: SiteId) -> None:
         """Remember that something could not be recorded (once per place)."""
         if (what, site) not in self._seen_unseen:
             self._seen_unseen.add((what, site))

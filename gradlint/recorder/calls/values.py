@@ -15,8 +15,7 @@ from gradlint.recorder.calls.exported_memory import ExportedMemory
 from gradlint.recorder.calls.tape import Tape
 from gradlint.recorder.facts.autograd import leaves
 from gradlint.traces.events import Freeze, ParameterWrite
-from gradlint.traces.ids import NO_MODULE, ParameterKey
-from gradlint.traces.sites import NO_SITE
+from gradlint.traces.ids import NO_MODULE, NO_SITE, EventIndex, ParameterKey, SiteId, ValueId
 from gradlint.traces.trace import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 
 
@@ -25,7 +24,7 @@ class TrackedTensor(weakref.ref):  # type: ignore[type-arg]
 
     __slots__ = ("pinned", "requires_grad", "since", "storage", "value")
 
-    value: int
+    value: ValueId
     storage: int
     """Identity of its memory; 0 for none."""
     requires_grad: bool
@@ -38,11 +37,11 @@ class TrackedTensor(weakref.ref):  # type: ignore[type-arg]
 class Tensors:
     """Gives value numbers to the tensors of one recording."""
 
-    def __init__(self, tape: Tape, caller: Callable[[], int]) -> None:
+    def __init__(self, tape: Tape, caller: Callable[[], SiteId]) -> None:
         """`caller` gives the site of the call that is being made."""
-        self.owners: dict[int, int] = {}
+        self.owners: dict[ValueId, ParameterKey] = {}
         """Value → identity of the watched tensor (a parameter) whose content it is."""
-        self.watched: dict[int, Tensor] = {}
+        self.watched: dict[ParameterKey, Tensor] = {}
         """The parameters followed, by identity."""
         self.keep: list[Any] = []
         """Objects kept alive until the recording ends, so that their identity stays theirs."""
@@ -52,16 +51,16 @@ class Tensors:
         """Number of the module whose ``load_state_dict`` is running."""
         self.tracked: dict[int, TrackedTensor] = {}
         """By identity of the tensor; those that have died may still be in it."""
-        self.writes: dict[int, tuple[int, int]] = {}
+        self.writes: dict[int, tuple[int, ValueId]] = {}
         """Storage → (op, value) of the last write to it."""
         self._tape = tape
         self._caller = caller
-        self._storages: dict[int, TrackedTensor | int] = {}
+        self._storages: dict[int, TrackedTensor | ValueId] = {}
         """Storage → the last tensor that took hold of it; a number where the value is known to be in it still."""
-        self._once: dict[int, int] = {}
+        self._once: dict[int, ValueId] = {}
         """Storage → the last value that was ever in it."""
         self._exports: ExportedMemory[TrackedTensor] = ExportedMemory()
-        self._watched_storages: dict[int, int] = {}
+        self._watched_storages: dict[int, ParameterKey] = {}
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -70,7 +69,7 @@ class Tensors:
         entry = self.tracked.get(id(tensor))
         return entry if entry is not None and entry() is tensor else None
 
-    def read(self, tensor: Tensor, run: int = -1, site: int = NO_SITE, region: int = GRAD_ON) -> int:
+    def read(self, tensor: Tensor, run: int = -1, site: SiteId = NO_SITE, region: EventIndex = GRAD_ON) -> ValueId:
         """The value of a tensor that is about to be used."""
         entry = self.entry_of(tensor)
         if entry is None:
@@ -98,7 +97,7 @@ class Tensors:
                 tape.values[old] = tape.values[old]._replace(requires_grad=entry.requires_grad)
         return entry.value
 
-    def _catch_up(self, tensor: Tensor, entry: TrackedTensor, site: int, region: int) -> None:
+    def _catch_up(self, tensor: Tensor, entry: TrackedTensor, site: SiteId, region: EventIndex) -> None:
         """A new value for a tensor whose memory was written to by way of another one."""
         tape = self._tape
         write = self.writes.get(entry.storage)
@@ -110,11 +109,11 @@ class Tensors:
             self.writes[entry.storage] = (len(tape.ops), value)
             tape.synthetic("alias", KIND_ALIAS, (old, write[1]), value, site, region)
 
-    def _unknown(self, tensor: Tensor, site: int, region: int) -> int:
+    def _unknown(self, tensor: Tensor, site: SiteId, region: EventIndex) -> ValueId:
         """A tensor that no recorded op made: a leaf, a wrapper, or the output of something that was not seen."""
         tape = self._tape
         plain = _unwrapped(tensor)
-        sources: list[int] = []
+        sources: list[ValueId] = []
         if plain is not tensor and self.entry_of(plain) is not None:
             sources.append(self.read(plain, -1, site, region))
         else:
@@ -149,17 +148,17 @@ class Tensors:
             return value
         value = self.add(tensor, -1)
         if id(tensor) in self.watched:
-            self.owners[value] = id(tensor)
+            self.owners[value] = ParameterKey(id(tensor))
         return value
 
-    def _held_in(self, storage: int) -> int | None:
+    def _held_in(self, storage: int) -> ValueId | None:
         """The value that a storage holds now, as far as a tensor that lives says so."""
         holder = self._storages.get(storage)
         if holder is None or isinstance(holder, int):
             return holder
         return holder.value if holder.pinned or holder() is not None else None
 
-    def _copied(self, storage: int) -> int | None:
+    def _copied(self, storage: int) -> ValueId | None:
         """The value once held by a storage that was filled from other tensors.
 
         To be asked of parameters just made, and while the set-up is built: later, memory is reused too often.
@@ -171,9 +170,9 @@ class Tensors:
         ops = self._tape.ops
         return value if 0 <= producer < len(ops) and ops[producer].inputs else None
 
-    def _leaves(self, tensor: Tensor) -> tuple[int, ...]:
+    def _leaves(self, tensor: Tensor) -> tuple[ValueId, ...]:
         """The values of the leaf tensors that autograd reaches from a tensor."""
-        found: dict[int, None] = {}
+        found: dict[ValueId, None] = {}
         for leaf in leaves([tensor]):
             entry = self.entry_of(leaf)
             found[entry.value if entry is not None else self.add(leaf, -1)] = None
@@ -181,14 +180,14 @@ class Tensors:
 
     # -- making and writing -------------------------------------------------------------------------------------
 
-    def add(self, tensor: Tensor, producer: int) -> int:
+    def add(self, tensor: Tensor, producer: int) -> ValueId:
         """Give a tensor object that was not known (or is made anew) a value; returns the value's number."""
         try:
             storage = tensor.untyped_storage()._cdata
         except (RuntimeError, NotImplementedError, AttributeError, ValueError):
             storage = storage_id(tensor)
         values = self._tape.values
-        value = len(values)
+        value: ValueId = len(values)  # type: ignore[assignment]  # ValueId() costs a call
         entry = TrackedTensor(tensor)
         entry.value = value
         entry.storage = storage
@@ -208,14 +207,14 @@ class Tensors:
             self._once[storage] = value
         return value
 
-    def _renew(self, tensor: Tensor, entry: TrackedTensor, producer: int) -> int:
+    def _renew(self, tensor: Tensor, entry: TrackedTensor, producer: int) -> ValueId:
         """A new value for a known tensor object whose content or autograd state has changed."""
         values = self._tape.values
-        value = len(values)
+        value: ValueId = len(values)  # type: ignore[assignment]  # ValueId() costs a call
         entry.requires_grad = tensor.requires_grad
         needs = entry.requires_grad or _unwrapped(tensor).requires_grad
         values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), tensor.dtype)))
-        key = id(tensor)
+        key = ParameterKey(id(tensor))
         if key in self.watched:
             self.owners[value] = key
         entry.value = value
@@ -226,7 +225,9 @@ class Tensors:
             self._once[entry.storage] = value
         return value
 
-    def write(self, tensor: Tensor, func: Any, read: tuple[int, ...], inputs: list[Tensor], site: int) -> int:
+    def write(
+        self, tensor: Tensor, func: Any, read: tuple[ValueId, ...], inputs: list[Tensor], site: SiteId
+    ) -> ValueId:
         """A value for what the op now being written down has written to a tensor."""
         op = len(self._tape.ops)
         entry = self.entry_of(tensor)
@@ -242,13 +243,14 @@ class Tensors:
                 self._tape.event(Freeze, site, ParameterKey(id(tensor)), NO_MODULE)
             return value
         self.writes[entry.storage] = (op, value)
-        owner = id(tensor) if id(tensor) in self.watched else self._watched_storages.get(entry.storage)
+        key = ParameterKey(id(tensor))
+        owner = key if key in self.watched else self._watched_storages.get(entry.storage)
         if owner is not None:
             self._parameter_written(self.watched[owner], func, read, inputs, site)
         return value
 
     def _parameter_written(
-        self, tensor: Tensor, func: Any, read: tuple[int, ...], inputs: list[Tensor], site: int
+        self, tensor: Tensor, func: Any, read: tuple[ValueId, ...], inputs: list[Tensor], site: SiteId
     ) -> None:
         name = getattr(func, "__name__", "") or ""
         if name == "__set__":
@@ -284,7 +286,7 @@ class Tensors:
 
         `copied` is what it was made from, where that is known and no call of torch's tells.
         """
-        key = id(tensor)
+        key = ParameterKey(id(tensor))
         if key in self.watched:
             return False
         self.watched[key] = tensor
@@ -307,14 +309,14 @@ class Tensors:
         self.owners[value] = key
         return True
 
-    def rebase(self, tensors: Iterable[Tensor]) -> dict[int, int]:
+    def rebase(self, tensors: Iterable[Tensor]) -> dict[ParameterKey, ValueId]:
         """Give parameters a fresh value without a producer: what they hold when the forward begins.
 
         Returns the value that each had before, by identity.
         """
-        before: dict[int, int] = {}
+        before: dict[ParameterKey, ValueId] = {}
         for tensor in tensors:
-            key = id(tensor)
+            key = ParameterKey(id(tensor))
             storage = storage_id(tensor)
             if key not in self.watched and self.entry_of(tensor) is None and storage in self._once:
                 if self._held_in(storage) is None:

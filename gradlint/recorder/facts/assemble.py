@@ -19,8 +19,18 @@ from gradlint.recorder.hooks.modules import HookLog
 from gradlint.restore.tensors import overlaps, storage_of
 from gradlint.traces.dataflow import ancestors, indices, propagate
 from gradlint.traces.events import Event, Freeze, ParameterRegistration, ParameterWrite, Phase, PhaseBegun, Unfreeze
-from gradlint.traces.ids import ModuleIndex
-from gradlint.traces.sites import NO_SITE
+from gradlint.traces.ids import (
+    NO_EVENT,
+    NO_SITE,
+    NO_VALUE,
+    ModuleIndex,
+    OpIndex,
+    OptimizerIndex,
+    OptimizerKey,
+    ParameterIndex,
+    ParameterKey,
+    ValueId,
+)
 from gradlint.traces.trace import Arguments, Group, Held, Module, Optimizer, Parameter, SetupFacts, Trace
 from gradlint.traces.training import Training
 
@@ -52,7 +62,8 @@ class Beginning:
         """`rebase` gives parameters a fresh value without a history; not to be done in the middle of training."""
         held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
         self.calls = calls
-        self.tensors = {id(p): p for root in roots.values() for p in root.parameters()} | {id(p): p for p in held}
+        inside = [p for root in roots.values() for p in root.parameters()]
+        self.tensors = {ParameterKey(id(p)): p for p in (*inside, *held)}
         if rebase:
             self.earlier = recorder.tensors.rebase(self.tensors.values())
         else:
@@ -65,7 +76,7 @@ class Beginning:
         self._buffers = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
         self.named_buffers = {recorder.tensors.read(t): name for name, (t, _) in self._buffers.items()}
         self.loose = loose_tensors(roots, self.tensors, recorder)
-        self.start = len(recorder.tape.ops)
+        self.start = OpIndex(len(recorder.tape.ops))
 
     def buffers_moved(self, roots: Mapping[str, nn.Module]) -> frozenset[str]:
         """fqns of the buffers whose content has changed since."""
@@ -107,7 +118,7 @@ def tabulate(
     histories(recorder, log, parameters, begin)
     _copies_made_before(roots, parameters)
     for parameter, others in zip(parameters, overlaps([p.tensor for p in parameters]), strict=True):
-        parameter.shares_memory_with = others
+        parameter.shares_memory_with = frozenset(ParameterIndex(i) for i in others)
     held = {log.number(module): find.place(log) for find in finds for module in find.thing.modules()}
     return Tables(modules, parameters, rows, held)
 
@@ -188,11 +199,12 @@ def optimizer_rows(optimizers: Mapping[str, Any], log: HookLog) -> list[Optimize
     """The optimizers with their groups, and where these were given."""
     rows = []
     for number, (name, optimizer) in enumerate(optimizers.items()):
-        arguments = log.arguments.get(id(optimizer), Arguments())
-        given = log.group_events.get(id(optimizer), [])
+        key = OptimizerKey(id(optimizer))
+        arguments = log.arguments.get(key, Arguments())
+        given = log.group_events.get(key, [])
         groups = []
         for index, group in enumerate(optimizer.param_groups):
-            site, event = given[index] if index < len(given) else (NO_SITE, -1)
+            site, event = given[index] if index < len(given) else (NO_SITE, NO_EVENT)
             groups.append(
                 Group(
                     index=index,
@@ -200,7 +212,7 @@ def optimizer_rows(optimizers: Mapping[str, Any], log: HookLog) -> list[Optimize
                     site=site,
                     event=event,
                     scheduled="initial_lr" in group,
-                    keys=tuple(id(p) for p in group["params"]),
+                    keys=tuple(ParameterKey(id(p)) for p in group["params"]),
                     weight_decay=as_number(group.get("weight_decay")),
                 )
             )
@@ -208,8 +220,8 @@ def optimizer_rows(optimizers: Mapping[str, Any], log: HookLog) -> list[Optimize
             Optimizer(
                 name=name,
                 type=type(optimizer).__name__,
-                number=number,
-                key=id(optimizer),
+                number=OptimizerIndex(number),
+                key=key,
                 site=arguments.site,
                 event=arguments.event,
                 groups=groups,
@@ -241,7 +253,7 @@ def histories(recorder: Recorder, log: HookLog, parameters: Sequence[Parameter],
     stepped = {number for step in log.steps for number in step}
     copying = [op for number, op in enumerate(recorder.tape.ops[:start]) if number not in stepped]
     masks = propagate(copying, recorder.tape.values, owners)
-    owned: dict[int, list[int]] = {}
+    owned: dict[ParameterKey, list[ValueId]] = {}
     for value, key in recorder.tensors.owners.items():
         owned.setdefault(key, []).append(value)
     first = {key: values[0] for key, values in owned.items()}
@@ -252,7 +264,7 @@ def histories(recorder: Recorder, log: HookLog, parameters: Sequence[Parameter],
             made_of = ancestors(recorder.tape.ops[:start], (first[parameter.key],))
             watched = recorder.tensors.owners
             parameter.computed = any(watched.get(v, parameter.key) != parameter.key for v in made_of)
-        value = earlier.get(parameter.key, first.get(parameter.key, -1))
+        value = earlier.get(parameter.key, first.get(parameter.key, NO_VALUE))
         if value >= 0:
             # a freeze gives a new value without a producer: what it was copied from, the one before it tells
             computed = [v for v in owned.get(parameter.key, ()) if v <= value and recorder.tape.values[v].producer >= 0]
@@ -269,7 +281,7 @@ def _copies_made_before(roots: Mapping[str, nn.Module], parameters: Sequence[Par
     alike: dict[Any, list[list[Parameter]]] = {}
     for place in places(roots):
         named = [(n, p) for n, p in place.module.named_parameters() if not is_lazy(p)]
-        mine = [by_key[id(p)] for _, p in named if id(p) in by_key]
+        mine = [by_key[key] for _, p in named if (key := ParameterKey(id(p))) in by_key]
         if mine and len(mine) == len(named):
             kind = (type(place.module), tuple((n, p.shape) for n, p in named))
             alike.setdefault(kind, []).append(mine)

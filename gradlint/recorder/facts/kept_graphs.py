@@ -12,6 +12,7 @@ from torch import Tensor
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.dataflow import ancestors
+from gradlint.traces.ids import ValueId
 from gradlint.traces.training import Kept, Training
 
 
@@ -55,7 +56,7 @@ def outliving(recorder: Recorder, training: Training, marks: Sequence[Mark]) -> 
 
 def _found(recorder: Recorder, marks: Sequence[Mark]) -> list[Kept]:
     tape = recorder.tape
-    alive: list[tuple[int, Tensor]] = []
+    alive: list[tuple[ValueId, Tensor]] = []
     for entry in list(recorder.tensors.tracked.values()):
         tensor = entry()
         if tensor is None or entry.value < marks[0].values:
@@ -66,15 +67,15 @@ def _found(recorder: Recorder, marks: Sequence[Mark]) -> list[Kept]:
     return _growing(recorder, alive, marks) or _summed(recorder, alive, marks)
 
 
-def _place(recorder: Recorder, value: int) -> tuple[Any, int]:
+def _place(recorder: Recorder, value: ValueId) -> tuple[Any, int]:
     tape = recorder.tape
     site = tape.ops[tape.values[value].producer].site
     return tape.sites.rows[site][:2] if site >= 0 else (None, site)
 
 
-def _growing(recorder: Recorder, alive: list[tuple[int, Tensor]], marks: Sequence[Mark]) -> list[Kept]:
+def _growing(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequence[Mark]) -> list[Kept]:
     steps = len(marks) - 1
-    places: dict[tuple[Any, int], dict[int, int]] = {}
+    places: dict[tuple[Any, int], dict[int, ValueId]] = {}
     for value, _ in alive:
         window = next((w for w in range(steps) if value < marks[w + 1].values), steps)
         if window <= steps - 2:
@@ -95,7 +96,7 @@ def _growing(recorder: Recorder, alive: list[tuple[int, Tensor]], marks: Sequenc
     return found
 
 
-def _summed(recorder: Recorder, alive: list[tuple[int, Tensor]], marks: Sequence[Mark]) -> list[Kept]:
+def _summed(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequence[Mark]) -> list[Kept]:
     steps = len(marks) - 1
     limit = marks[steps - 2].nodes
     if limit < 0 or marks[0].nodes < 0:

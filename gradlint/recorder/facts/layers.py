@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradlint.traces.ids import ModuleIndex
 from gradlint.traces.sites import class_is_project
 from gradlint.traces.trace import FlaggedTensor, Module, ModuleClass
 
@@ -36,7 +37,7 @@ class Classes:
         return known
 
 
-def add_layer_facts(row: Module, module: nn.Module, numbers: Mapping[int, int]) -> None:
+def add_layer_facts(row: Module, module: nn.Module, numbers: Mapping[int, ModuleIndex]) -> None:
     """Fill in the facts about a module as it is now."""
     momentum = getattr(module, "momentum", None)
     row.training_after = bool(module.training)

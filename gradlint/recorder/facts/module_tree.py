@@ -10,8 +10,8 @@ from torch.nn.parameter import is_lazy
 
 from gradlint.recorder.facts.layers import Classes, add_layer_facts, flags_of
 from gradlint.traces.events import ChildRegistration, Event
-from gradlint.traces.ids import NO_MODULE, ModuleIndex
-from gradlint.traces.sites import NO_SITE, class_is_project
+from gradlint.traces.ids import NO_MODULE, NO_SITE, ModuleIndex, ParameterIndex, ParameterKey
+from gradlint.traces.sites import class_is_project
 from gradlint.traces.trace import Module, Parameter
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def tables(
     (`held`), else after their class.
     """
     classes = Classes()
-    rows: dict[int, Module] = {}
+    rows: dict[ModuleIndex, Module] = {}
     parameters: dict[int, Parameter] = {}
     names: dict[int, list[str]] = {}
     registered = {(e.module, e.child): e.site for e in events if isinstance(e, ChildRegistration)}
@@ -98,7 +98,7 @@ def tables(
                 registered_at=registered.get((parent, number), NO_SITE),
                 module=module,
             )
-        own: list[int] = []
+        own: list[ParameterIndex] = []
         for name, tensor in module._parameters.items():
             if tensor is None:
                 continue
@@ -108,8 +108,8 @@ def tables(
                 parameters[id(tensor)] = known = Parameter(
                     fqn=fqn,
                     aliases=(),
-                    key=id(tensor),
-                    index=len(parameters),
+                    key=ParameterKey(id(tensor)),
+                    index=ParameterIndex(len(parameters)),
                     requires_grad=bool(tensor.requires_grad),
                     shape=(),
                     numel=0,
@@ -142,7 +142,7 @@ def tables(
             rows[number] = Module(
                 f"?{type(module).__name__}",
                 number,
-                -1,
+                NO_MODULE,
                 classes.describe(type(module)),
                 bool(getattr(module, "training", False)),
                 False,

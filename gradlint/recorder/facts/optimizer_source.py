@@ -12,11 +12,12 @@ from torch import nn
 
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import call_at, definition_location, enclosing_function, syntax_tree
+from gradlint.traces.ids import SiteId
 from gradlint.traces.sites import Sites, is_project
 
 
 def constructor_arguments(
-    sites: Sites, site: int, frame: FrameType | None, cls: type
+    sites: Sites, site: SiteId, frame: FrameType | None, cls: type
 ) -> tuple[tuple[Location, ...], tuple[Location, ...], Location | None]:
     """(chosen_at, group_locations, parameters_of) of the call that makes a `cls`; empty where the source does not
     tell."""

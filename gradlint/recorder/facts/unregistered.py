@@ -15,7 +15,8 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts import autograd
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.hooks.modules import HookLog
-from gradlint.traces.sites import NO_SITE, class_is_project, is_project
+from gradlint.traces.ids import NO_SITE, ParameterKey
+from gradlint.traces.sites import class_is_project, is_project
 from gradlint.traces.trace import Held, Loose
 
 _DEPTH = 4
@@ -140,7 +141,7 @@ def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], l
 
 
 def loose_tensors(
-    roots: Mapping[str, nn.Module], registered: Mapping[int, Tensor], recorder: Recorder
+    roots: Mapping[str, nn.Module], registered: Mapping[ParameterKey, Tensor], recorder: Recorder
 ) -> list[tuple[Find, int]]:
     """Tensors that need grad and that nothing registers as parameters, but the model's code has before the forward,
     with their values."""
@@ -154,7 +155,7 @@ def judged_loose(
     log: HookLog,
     found: Sequence[tuple[Find, int]],
     roots: Sequence[Tensor],
-    registered: Mapping[int, Tensor],
+    registered: Mapping[ParameterKey, Tensor],
     start: int,
 ) -> Iterator[Loose]:
     """What became of tensors that plain attributes hold: whether the loss's gradient comes to them."""

@@ -23,8 +23,18 @@ from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.kept_graphs import Mark, mark
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
-from gradlint.traces.ids import BackwardIndex, OptimizerKey, ParameterKey
-from gradlint.traces.sites import NO_SITE
+from gradlint.traces.ids import (
+    NO_EVENT,
+    NO_SITE,
+    BackwardIndex,
+    EventIndex,
+    OpIndex,
+    OptimizerKey,
+    ParameterKey,
+    SiteId,
+    StepIndex,
+    ValueId,
+)
 from gradlint.traces.training import Backward, Clear, Clip, Content, Schedule, Step, Training
 
 _UNAPPLIED = -1
@@ -39,13 +49,13 @@ class EnoughRecorded(BaseException):
 class _Running:
     """A step that has not returned."""
 
-    def __init__(self, step: Step, frame: FrameType | None, before: dict[int, Tensor]) -> None:
+    def __init__(self, step: Step, frame: FrameType | None, before: dict[ParameterKey, Tensor]) -> None:
         self.step = step
         self.frame = frame
         """The frame of torch's wrapper around the step: while it is on the stack, the step runs."""
         self.before = before
         """Parameter → copy of its value."""
-        self.parameters: dict[int, tuple[Tensor, float | None]] = {}
+        self.parameters: dict[ParameterKey, tuple[Tensor, float | None]] = {}
         self.closure = False
 
 
@@ -58,29 +68,29 @@ class Ledger:
         """Asked before more is run: whether enough was recorded."""
         self.before_backward: Callable[[], None] | None = None
         """Called before each backward pass."""
-        self.stepped: dict[int, Optimizer] = {}
+        self.stepped: dict[OptimizerKey, Optimizer] = {}
         """The optimizers that were stepped, by identity; wrappers rather than what they wrap."""
         self.in_hook = False
         """Whether torch is going through its hooks of a step, of which none may be removed now."""
         self.elsewhere = 0
         """How often an optimizer was stepped in another thread than the recorder's."""
-        self.foreign: set[int] = set()
+        self.foreign: set[ParameterKey] = set()
         """Keys of the parameters that other threads train."""
         self.on_elsewhere: Callable[[], None] | None = None
         """Told of each such step, in that thread."""
         self._recorder = recorder
-        self._parameters: dict[int, Tensor] = {}
+        self._parameters: dict[ParameterKey, Tensor] = {}
         self._handles: list[Any] = []
-        self._holds: dict[int, dict[int, int]] = {}
+        self._holds: dict[ParameterKey, dict[BackwardIndex, int]] = {}
         """Parameter → backward pass → the round in which its gradient was applied."""
-        self._grads: dict[int, weakref.ref[Tensor]] = {}
-        self._versions: dict[int, int] = {}
+        self._grads: dict[ParameterKey, weakref.ref[Tensor]] = {}
+        self._versions: dict[ParameterKey, int] = {}
         self._open: Backward | None = None
         self._running: list[_Running] = []
         self._round = 0
-        self._scaled: set[int] = set()
+        self._scaled: set[ValueId] = set()
         """Values that a gradient scaler gave."""
-        self._unscaled: set[int] = set()
+        self._unscaled: set[BackwardIndex] = set()
         """Backward passes whose gradient was divided by the scaler's factor again, or never multiplied."""
         self.following = False
         self.clearing = 0
@@ -95,10 +105,10 @@ class Ledger:
         if not self.following:
             self.following = True
             self.marks.append(mark(self._recorder))
-            self.training.start = len(self._recorder.tape.ops)
-            self.training.first_event = len(self._recorder.tape.events)
+            self.training.start = OpIndex(len(self._recorder.tape.ops))
+            self.training.first_event = EventIndex(len(self._recorder.tape.events))
         for tensor in parameters:
-            key = id(tensor)
+            key = ParameterKey(id(tensor))
             if key in self._parameters or not tensor.is_leaf:
                 continue
             self._parameters[key] = tensor
@@ -130,7 +140,7 @@ class Ledger:
     # -- backward -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def backward(self, tensors: Any, retains: bool, site: int) -> Iterator[None]:
+    def backward(self, tensors: Any, retains: bool, site: SiteId) -> Iterator[None]:
         """While active, gradient that is accumulated belongs to a backward pass from `tensors`."""
         recorder = self._recorder
         self.stop_if_enough()
@@ -149,7 +159,7 @@ class Ledger:
         finally:
             self._open = outer
 
-    def _begin(self, roots: tuple[int, ...], retains: bool, site: int) -> Backward:
+    def _begin(self, roots: tuple[ValueId, ...], retains: bool, site: SiteId) -> Backward:
         training = self.training
         number = BackwardIndex(len(training.backwards))
         event = self._recorder.tape.event(BackwardCalled, site, number)
@@ -159,7 +169,7 @@ class Ledger:
         return backward
 
     def _deposit(self, tensor: Tensor) -> None:
-        key = id(tensor)
+        key = ParameterKey(id(tensor))
         if key not in self._parameters:
             return
         if tensor.device.type == "cpu" and threading.get_ident() != self._recorder.thread:
@@ -189,22 +199,23 @@ class Ledger:
         """To be called when somebody reads the gradient of a tensor."""
         if self.clearing:
             return
-        mine = self._holds.get(id(tensor))
-        for held in (mine,) if id(tensor) in self._parameters else self._holds.values():
+        key = ParameterKey(id(tensor))
+        mine = self._holds.get(key)
+        for held in (mine,) if key in self._parameters else self._holds.values():
             for number, applied in (held or {}).items():
                 if applied == _UNAPPLIED:
                     self.training.backwards[number].read = True
 
     # -- clears -------------------------------------------------------------------------------------------------
 
-    def cleared(self, keys: Iterable[ParameterKey], site: int) -> None:
+    def cleared(self, keys: Iterable[ParameterKey], site: SiteId) -> None:
         """To be called after a ``zero_grad`` over some parameters."""
         event = self._recorder.tape.event(ZeroGradCalled, site, tuple(keys))
         self._look(event.number, site)
 
-    def _look(self, event: int = -1, site: int = NO_SITE) -> None:
+    def _look(self, event: EventIndex = NO_EVENT, site: SiteId = NO_SITE) -> None:
         """Find out which gradients were cleared or replaced."""
-        discarded: dict[int, tuple[int, ...]] = {}
+        discarded: dict[ParameterKey, tuple[BackwardIndex, ...]] = {}
         with without_torch_function(), torch.no_grad():
             for key, held in self._holds.items():
                 if not held or self._still(key):
@@ -219,7 +230,7 @@ class Ledger:
         if discarded:
             self.training.clears.append(Clear(event, site, discarded))
 
-    def _still(self, key: int) -> bool:
+    def _still(self, key: ParameterKey) -> bool:
         """Whether the gradient that was accumulated is still there."""
         grad = self._parameters[key].grad
         known = self._grads.get(key)
@@ -227,7 +238,7 @@ class Ledger:
             return False
         return nonzero(grad)
 
-    def _untouched(self, key: int) -> bool:
+    def _untouched(self, key: ParameterKey) -> bool:
         """Whether nothing that torch tells of was done to a gradient since it was accumulated."""
         grad = self._parameters[key].grad
         known = self._grads.get(key)
@@ -246,17 +257,18 @@ class Ledger:
         if not self.following:  # the recording has ended with it
             return None
         self._close_open_steps()
+        key = OptimizerKey(id(optimizer))
         nested = bool(self._running)
         if nested:
             running = self._running[-1]
-            if id(optimizer) not in running.step.optimizers:
-                running.step.optimizers += (id(optimizer),)
+            if key not in running.step.optimizers:
+                running.step.optimizers += (key,)
             self._hold(running, optimizer)
         else:
             self._look()
-            self.stepped.setdefault(id(optimizer), optimizer)
-            event = recorder.tape.event(StepCalled, recorder.walk(frame).site, OptimizerKey(id(optimizer)))
-            step = Step(len(self.training.steps), event.number, event.op, event.site, (id(optimizer),))
+            self.stepped.setdefault(key, optimizer)
+            event = recorder.tape.event(StepCalled, recorder.walk(frame).site, key)
+            step = Step(StepIndex(len(self.training.steps)), event.number, event.op, event.site, (key,))
             running = _Running(step, frame, {})
             self._hold(running, optimizer)
         entry = running if not nested else _Running(running.step, frame, {})
@@ -267,7 +279,7 @@ class Ledger:
     def stepped_elsewhere(self, optimizer: Optimizer) -> None:
         """To be called before a step in another thread: nothing is recorded of what that trains."""
         self.elsewhere += 1
-        self.foreign.update(id(p) for group in optimizer.param_groups for p in group["params"])
+        self.foreign.update(ParameterKey(id(p)) for group in optimizer.param_groups for p in group["params"])
         if self.on_elsewhere is not None:
             self.on_elsewhere()
 
@@ -277,12 +289,13 @@ class Ledger:
             for group in optimizer.param_groups:
                 lr = number(group.get("lr"))
                 for p in group["params"]:
-                    if id(p) in running.parameters or not isinstance(p, Tensor):
+                    key = ParameterKey(id(p))
+                    if key in running.parameters or not isinstance(p, Tensor):
                         continue
-                    running.parameters[id(p)] = (p, lr)
+                    running.parameters[key] = (p, lr)
                     self._recorder.announce_write(p)
                     if not p.is_meta and p.layout == torch.strided:
-                        running.before[id(p)] = p.detach().clone()
+                        running.before[key] = p.detach().clone()
 
     def _with_closure(self, running: _Running, args: Any, kwargs: Any) -> Any:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -319,7 +332,7 @@ class Ledger:
                 before = entry.before.get(key)
                 if before is not None and key in step.content:
                     step.content[key] = step.content[key]._replace(moved=not _equal(p, before))
-        step.number = len(self.training.steps)
+        step.number = StepIndex(len(self.training.steps))
         self.training.steps.append(step)
         for backward in {b for c in step.content.values() for b in c.backwards}:
             self.training.backwards[backward].applied_by.add(step.number)
@@ -336,7 +349,7 @@ class Ledger:
                 stale = tuple(b for b, applied in held.items() if applied >= 0) if fresh else ()
                 summed = tuple(b for b, applied in held.items() if applied != _ZERO) or tuple(held)
                 known = content.get(key)
-                before: tuple[int, ...] = known.backwards if known else ()
+                before: tuple[BackwardIndex, ...] = known.backwards if known else ()
                 content[key] = Content(
                     tuple(dict.fromkeys((*before, *summed))),
                     tuple(dict.fromkeys((*(known.stale if known else ()), *stale))),
@@ -371,11 +384,13 @@ class Ledger:
 
     # -- clips, schedules, scalers ------------------------------------------------------------------------------
 
-    def clipped(self, keys: Iterable[int], event: int, site: int, exhausted: bool, measures: bool) -> None:
+    def clipped(
+        self, keys: Iterable[ParameterKey], event: EventIndex, site: SiteId, exhausted: bool, measures: bool
+    ) -> None:
         """To be called after gradients were clipped."""
-        fresh: list[int] = []
-        applied: list[int] = []
-        scaled: list[int] = []
+        fresh: list[ParameterKey] = []
+        applied: list[ParameterKey] = []
+        scaled: list[ParameterKey] = []
         for key in keys:
             held = self._holds.get(key)
             if not held:
@@ -386,23 +401,23 @@ class Ledger:
         clip = Clip(event, site, exhausted, measures, tuple(fresh), tuple(applied), tuple(scaled))
         self.training.clips.append(clip)
 
-    def gradients(self) -> Iterator[tuple[int, Tensor]]:
+    def gradients(self) -> Iterator[tuple[ParameterKey, Tensor]]:
         """The parameters that have a gradient, and the gradients."""
         for key, p in self._parameters.items():
             grad = p.grad
             if grad is not None:
                 yield key, grad
 
-    def scheduled(self, optimizer: OptimizerKey, made_at: int, site: int) -> None:
+    def scheduled(self, optimizer: OptimizerKey, made_at: SiteId, site: SiteId) -> None:
         """To be called when the user's code steps a scheduler."""
         event = self._recorder.tape.event(SchedulerStepCalled, site, optimizer)
         self.training.schedules.append(Schedule(event.number, site, optimizer, made_at))
 
-    def attempted(self, optimizer: OptimizerKey, site: int) -> None:
+    def attempted(self, optimizer: OptimizerKey, site: SiteId) -> None:
         """To be called when a gradient scaler is asked to step an optimizer."""
         event = self._recorder.tape.event(ScalerStepCalled, site, optimizer)
         self.training.attempts.append((event.number, optimizer))
-        self._unscaled.update(range(len(self.training.backwards)))
+        self._unscaled.update(b.number for b in self.training.backwards)
 
     def scaled(self, outputs: Any) -> None:
         """To be called with what a gradient scaler gives."""
@@ -412,7 +427,7 @@ class Ledger:
         """To be called when a gradient scaler divides the gradients of an optimizer."""
         for group in optimizer.param_groups:
             for p in group["params"]:
-                self._unscaled.update(self._holds.get(id(p), ()))
+                self._unscaled.update(self._holds.get(ParameterKey(id(p)), ()))
 
 
 def _has_gradient(tensor: Tensor) -> bool:

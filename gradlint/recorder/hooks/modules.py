@@ -26,7 +26,7 @@ from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.optimizer_source import constructor_arguments
 from gradlint.recorder.hooks.uncompiled import bypass_compiler, without_compiler_guard
 from gradlint.traces.events import ChildRegistration, GroupAdded, ModeSwitch, OptimizerMade, ParameterRegistration
-from gradlint.traces.ids import ModuleIndex, OptimizerKey, ParameterKey
+from gradlint.traces.ids import EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
 from gradlint.traces.sites import is_standard_library
 from gradlint.traces.trace import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
 
@@ -39,19 +39,19 @@ class HookLog:
         self.modules: list[nn.Module] = []
         self.numbers: dict[int, ModuleIndex] = {}
         self.optimizers: list[Optimizer] = []
-        self.arguments: dict[int, Arguments] = {}
-        """Optimizer's identity → what its constructor's call says."""
-        self.under_construction: list[int] = []
-        """Identities of the optimizers whose constructor is running."""
-        self.group_events: dict[int, list[tuple[int, int]]] = {}
-        """Optimizer's identity → (site, event number) of each group in order."""
-        self.schedulers: list[tuple[Any, int]] = []
+        self.arguments: dict[OptimizerKey, Arguments] = {}
+        """Optimizer → what its constructor's call says."""
+        self.under_construction: list[OptimizerKey] = []
+        """The optimizers whose constructor is running."""
+        self.group_events: dict[OptimizerKey, list[tuple[SiteId, EventIndex]]] = {}
+        """Optimizer → (site, event) of each group in order."""
+        self.schedulers: list[tuple[Any, SiteId]] = []
         """The learning-rate schedulers made, with the sites."""
         self.scalers: list[tuple[Any, bool]] = []
         """The gradient scalers made, with whether the user wants them enabled."""
         self.steps: list[range] = []
         """The ops of the optimizer steps that were made before training is followed: a warm-up in build()."""
-        self.registrations: list[int] | None = None
+        self.registrations: list[SiteId] | None = None
         """Where parameters were registered in an unrecorded run, while somebody asks."""
 
     def number(self, module: nn.Module) -> ModuleIndex:
@@ -82,7 +82,7 @@ def installed(recorder: Recorder, log: HookLog) -> Iterator[None]:
         patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
         patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
         patch(stack, threading.Thread, "start", _thread_start(recorder))
-        regions: list[int] = []  # in which the inference_mode contexts now open began
+        regions: list[EventIndex] = []  # in which the inference_mode contexts now open began
         patch(stack, inference_mode, "__enter__", _inference_enter(recorder, regions))
         patch(stack, inference_mode, "__exit__", _inference_exit(recorder, regions))
         _patch_variable(stack, recorder)
@@ -156,7 +156,7 @@ def _module_call(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
 
 
 def _scripted(
-    recorder: Recorder, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any, site: int, run: int
+    recorder: Recorder, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any, site: SiteId, run: int
 ) -> None:
     given = tensors_in((args, kwargs))
     recorder.opaque(f"scripted {type(module).__name__}", given, list(module.parameters()), output, site, run)
@@ -182,11 +182,11 @@ def _optimizer_init(recorder: Recorder, log: HookLog, stack: contextlib.ExitStac
             frame = _constructor_frame(self, sys._getframe(1))
             site = recorder.walk(frame).site
             log.optimizers.append(self)
-            log.group_events[id(self)] = []
             key = OptimizerKey(id(self))
+            log.group_events[key] = []
             event = recorder.tape.event(OptimizerMade, site, key)
             arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
-            log.arguments[id(self)] = Arguments(site, event.number, *arguments)
+            log.arguments[key] = Arguments(site, event.number, *arguments)
             log.under_construction.append(key)
             try:
                 original(self, *args, **kwargs)
@@ -206,14 +206,11 @@ def _add_param_group(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
             exhausted = is_exhausted(param_group.get("params")) if isinstance(param_group, dict) else False
             result = without_compiler_guard(original)(self, param_group)
             if not recorder.paused:
-                site = (
-                    log.arguments[id(self)].site
-                    if id(self) in log.under_construction
-                    else recorder.walk(sys._getframe(1)).site
-                )
-                key, index = OptimizerKey(id(self)), len(self.param_groups) - 1
-                event = recorder.tape.event(GroupAdded, site, key, index, exhausted)
-                log.group_events.setdefault(id(self), []).append((site, event.number))
+                key = OptimizerKey(id(self))
+                is_made = key not in log.under_construction
+                site = recorder.walk(sys._getframe(1)).site if is_made else log.arguments[key].site
+                event = recorder.tape.event(GroupAdded, site, key, len(self.param_groups) - 1, exhausted)
+                log.group_events.setdefault(key, []).append((site, event.number))
             return result
 
         return add_param_group
@@ -306,7 +303,7 @@ def is_exhausted(given: Any) -> bool:
     return False
 
 
-def _inference_enter(recorder: Recorder, regions: list[int]) -> Callable[[Any], Any]:
+def _inference_enter(recorder: Recorder, regions: list[EventIndex]) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __enter__(self: Any) -> Any:
             regions.append(recorder.tape.region)
@@ -319,7 +316,7 @@ def _inference_enter(recorder: Recorder, regions: list[int]) -> Callable[[Any], 
     return wrap
 
 
-def _inference_exit(recorder: Recorder, regions: list[int]) -> Callable[[Any], Any]:
+def _inference_exit(recorder: Recorder, regions: list[EventIndex]) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def __exit__(self: Any, *exception: Any) -> Any:
             recorder.tape.region = regions.pop() if regions else GRAD_ON

@@ -25,8 +25,7 @@ from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog, is_exhausted, patch
 from gradlint.recorder.hooks.uncompiled import without_compiler_guard
 from gradlint.traces.events import BackwardCalled, StepCalled
-from gradlint.traces.ids import OptimizerKey, ParameterKey
-from gradlint.traces.sites import NO_SITE
+from gradlint.traces.ids import NO_SITE, EventIndex, OptimizerKey, ParameterKey, SiteId
 
 _OPTIM = os.path.join("torch", "optim") + os.sep
 _CLIP = os.path.join("nn", "utils", "clip_grad.py")
@@ -237,9 +236,9 @@ def _scaler_step(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
 class _Clip(NamedTuple):
     """A call of a torch clip function that has not returned."""
 
-    event: int
+    event: EventIndex
     """Number of the event of its switch of grad mode."""
-    site: int
+    site: SiteId
     op: int
     """Number of ops recorded before it."""
     exhausted: bool
@@ -256,7 +255,7 @@ class _Clips:
         self._ledger = ledger
         self._running: _Clip | None = None
 
-    def grad_switched_off(self, event: int, site: int, library: CodeType | None) -> None:
+    def grad_switched_off(self, event: EventIndex, site: SiteId, library: CodeType | None) -> None:
         """Take note of a clip that begins."""
         if library is None or not library.co_filename.endswith(_CLIP):
             return
