@@ -140,9 +140,9 @@ def test_exit_zero(run: Run, folder: Path) -> None:
     ("arguments", "said"),
     [
         (["m.py", "--stdin-filename", "x.py"], "give - as a target"),
-        (["m.py", "--add-ignores", "--fix"], "--add-ignores goes with neither"),
-        (["-", "--add-ignores"], "stdin is none"),
-        (["m.py", "--write-baseline", "b.json", "--fix"], "--write-baseline goes with no fix"),
+        (["m.py", "--add-ignores", "--fix"], "--add-ignores cannot be combined"),
+        (["-", "--add-ignores"], "--add-ignores cannot change stdin"),
+        (["m.py", "--write-baseline", "b.json", "--fix"], "--write-baseline cannot be combined"),
         (["m.py", "--statistics", "--output-format", "sarif"], "--statistics has no sarif format"),
         (["m.py", "--config", "gone.toml"], "gone.toml: cannot be read"),
         (["m.py", "--config", "c.toml", "--isolated"], "exclude each other"),

@@ -54,7 +54,7 @@ def test_marker(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         [
             "*test_bad *",
-            "model.py:build: 2 parameters declared frozen, moving",
+            "model.py:build: 2 tensors declared frozen, moving",
             "GL702 declared-frozen-trains  error",
             "*test_no_target *",
             "the marker gradlint names no target; write @pytest.mark.gradlint('model.py:build')",
@@ -105,9 +105,9 @@ def test_configured_targets(configured: pytest.Pytester) -> None:
             "pyproject.toml::model.py:build_raises FAILED*",
             "test_plain.py::test_plain PASSED*",
             "*_ gradlint model.py:build_frozen _*",
-            "model.py:build_frozen: 2 parameters declared to train, not training",
+            "model.py:build_frozen: 2 tensors declared to train, not training",
             "  declared here: pyproject.toml:6:11",
-            "FAILED pyproject.toml::model.py:build_frozen - model.py:build_frozen: 2 para*",
+            "FAILED pyproject.toml::model.py:build_frozen - model.py:build_frozen: 2 tens*",
         ]
     )
     result.stdout.no_fnmatch_line("*Error*pytest_plugin*")

@@ -145,7 +145,7 @@ NO_VERDICT = {
     ),
     "another thread, for ever": (
         "def work():\n    while True: iteration()\nt = threading.Thread(target=work)\nt.start()\nt.join()",
-        "the script trains in another thread than its main one, where gradlint cannot follow it",
+        "the script trains outside of its main thread, where gradlint cannot follow it",
     ),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
 }

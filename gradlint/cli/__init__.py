@@ -38,12 +38,12 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt, Interrupted) as stop:
-        streams.tell("gradlint: interrupted\n")
+        streams.write_error("gradlint: interrupted\n")
         if not isinstance(stop, Interrupted):
             _json_error(arguments, "interrupted")
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
-        streams.tell(error.format_message() + "\n")
+        streams.write_error(error.format_message() + "\n")
         return FAILED
     except click.ClickException as error:
         usage = f"{error.ctx.get_usage()}\n" if isinstance(error, click.UsageError) and error.ctx else ""
@@ -60,7 +60,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(arguments: list[str], message: str, before: str = "") -> int:
-    streams.tell(f"{before}error: {message}\n")
+    streams.write_error(f"{before}error: {message}\n")
     _json_error(arguments, message)
     return FAILED
 

@@ -252,7 +252,7 @@ def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
     configured = settings.root / settings.cache_dir if settings.cache_dir else source_cache.default_folder()
     folder = Path(cache_dir) if cache_dir else configured
     try:
-        streams.tell(f"removed {folder}\n" if source_cache.clean(folder) else f"there is no cache at {folder}\n")
+        streams.write_error(f"removed {folder}\n" if source_cache.clean(folder) else f"there is no cache at {folder}\n")
     except OSError as error:
         raise GradlintError(f"the cache is not removed: {error}") from error
     return CLEAN

@@ -68,7 +68,7 @@ def run(file: str, output: str | None) -> int:
     except OSError as error:
         raise GradlintError(f"{target}: cannot be written: {error.strerror or error}") from error
     shown = shown_path(str(target.absolute()), Path.cwd())
-    streams.tell(f"wrote {shown}; complete it, then: gradlint check {shown}:build\n")
+    streams.write_error(f"wrote {shown}; complete it, then: gradlint check {shown}:build\n")
     return CLEAN
 
 

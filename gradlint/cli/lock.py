@@ -48,8 +48,8 @@ def lock(
         show(report, OutputOptions(output_format=output_format, color=color))
         return FAILED if report.errors else FOUND if report.findings else CLEAN
     if report.errors:
-        _say_errors(report, view)
-        streams.tell(f"error: {path.name} is left as it was\n")
+        _write_errors(report, view)
+        streams.write_error(f"error: {path.name} is left as it was\n")
         return FAILED
     kept = {} if every else before
     changed = write(path, {**kept, **now}.values())
@@ -83,7 +83,7 @@ def diff(before: str | None, after: str | None, lock_file: str | None, inputs: t
             ]
             pairs = [_Pair("", found[0], found[1])]
     if report.errors:
-        _say_errors(report, view)
+        _write_errors(report, view)
         return FAILED
     text = _differences(pairs, view)
     streams.write(text or "no difference\n")
@@ -196,5 +196,5 @@ def _line(change: Change, view: View) -> str:
     return f"{change.text}{change.joint}{shown_path(change.location.path, view.root)}:{change.location.line}"
 
 
-def _say_errors(report: Report, view: View) -> None:
-    streams.tell(concise.errors(report, view))
+def _write_errors(report: Report, view: View) -> None:
+    streams.write_error(concise.errors(report, view))

@@ -43,13 +43,13 @@ def run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[Ch
 
 def _refuse_nonsense(options: CheckOptions, output: OutputOptions) -> None:
     if options.stdin_filename and "-" not in options.targets:
-        raise UsageError("--stdin-filename names what - reads: give - as a target")
+        raise UsageError("--stdin-filename names the source on stdin: give - as a target")
     if output.add_ignores and (output.changes_files or output.write_baseline):
-        raise UsageError("--add-ignores goes with neither a fix nor --write-baseline")
+        raise UsageError("--add-ignores cannot be combined with fixes or --write-baseline")
     if output.add_ignores and "-" in options.targets:
-        raise UsageError("--add-ignores changes files; stdin is none")
+        raise UsageError("--add-ignores cannot change stdin: name files")
     if output.write_baseline and output.changes_files:
-        raise UsageError("--write-baseline goes with no fix: fix first, then list what is left")
+        raise UsageError("--write-baseline cannot be combined with fixes: fix first, then write it")
     if output.statistics and output.output_format in ("sarif", "github"):
         raise UsageError(f"--statistics has no {output.output_format} format: use full, concise or json")
 
@@ -99,9 +99,9 @@ def _fix(
     view = streams.view_of_stdout(output.color)
     if output.diff:
         streams.write(changes.diff())
-        _tell_trouble(left, changes.notes, view)
+        _write_errors(left, changes.notes, view)
         if changes.count:
-            streams.tell(f"would fix {plural(changes.count, 'finding')}\n")
+            streams.write_error(f"would fix {plural(changes.count, 'finding')}\n")
         return FAILED if left.errors else FOUND if changes.after and not output.exit_zero else CLEAN
     changes.write()
     if result.stdin:
@@ -109,18 +109,18 @@ def _fix(
         data = overlay.read(result.stdin) if text is None else changes.before[result.stdin].encoded(text)
         streams.write_bytes(data)
     if output.fix_only:
-        _tell_trouble(left, changes.notes, view)
+        _write_errors(left, changes.notes, view)
         if changes.count and not output.quiet:
-            streams.tell(f"fixed {plural(changes.count, 'finding')}\n")
+            streams.write_error(f"fixed {plural(changes.count, 'finding')}\n")
         return FAILED if left.errors else CLEAN
     left.notes += [note for note in changes.notes if note not in left.notes]
     show(left, output, checker.entries(), to_stderr=bool(result.stdin))
     return code(left, output, fail_on)
 
 
-def _tell_trouble(report: Report, notes: list[Note], view: View) -> None:
-    streams.tell(concise.errors(report, view))
-    streams.tell("".join(f"{view.clean(note.message)}\n" for note in notes))
+def _write_errors(report: Report, notes: list[Note], view: View) -> None:
+    streams.write_error(concise.errors(report, view))
+    streams.write_error("".join(f"{view.clean(note.message)}\n" for note in notes))
 
 
 def _add_ignores(report: Report) -> int:
@@ -129,10 +129,12 @@ def _add_ignores(report: Report) -> int:
     left, changes = add_ignores(report)
     changes.write()
     view = streams.view_of_stdout()
-    streams.tell(f"added comments for {plural(changes.count, 'finding')} in {plural(len(changes.after), 'file')}\n")
-    _tell_trouble(left, changes.notes, view)
+    streams.write_error(
+        f"added comments for {plural(changes.count, 'finding')} in {plural(len(changes.after), 'file')}\n"
+    )
+    _write_errors(left, changes.notes, view)
     if left.findings:
-        streams.tell("no comment can silence these:\n" + concise.render(left, view))
+        streams.write_error("no comment can suppress these:\n" + concise.render(left, view))
     return FAILED if report.errors or changes.notes else FOUND if left.findings else CLEAN
 
 
@@ -152,12 +154,12 @@ def _configured_format(settings: Settings) -> str:
 
 def _write_baseline(report: Report, path: Path) -> int:
     view = streams.view_of_stdout()
-    streams.tell(concise.errors(report, view))
+    streams.write_error(concise.errors(report, view))
     if report.errors:
-        streams.tell("the baseline is not written: what could not be checked would be missing from it\n")
+        streams.write_error("the baseline is not written: findings of targets with errors would be missing\n")
         return FAILED
     Baseline.made_of(report.findings, path).write()
-    streams.tell(f"listed {plural(len(report.findings), 'finding')} in {shown_path(str(path), Path.cwd())}\n")
+    streams.write_error(f"listed {plural(len(report.findings), 'finding')} in {shown_path(str(path), Path.cwd())}\n")
     return CLEAN
 
 
@@ -206,10 +208,10 @@ def show(report: Report, output: OutputOptions, rules: Sequence[Entry] = (), *, 
                 f"--output-file {output.output_file}: cannot be written: {error.strerror or error}"
             ) from error
     elif to_stderr:
-        streams.tell(text)
+        streams.write_error(text)
     else:
         streams.write(text)
     if output.output_format == "concise" and not output.quiet:
-        streams.tell(concise.aside(report, view))
+        streams.write_error(concise.aside(report, view))
     if output.output_format != "full" or output.statistics or output.quiet:
-        streams.tell(concise.errors(report, view))
+        streams.write_error(concise.errors(report, view))

@@ -66,7 +66,7 @@ class ScriptChecker(Checker):
         if not job.module and not Path(job.script).is_file():
             problem = "is a folder" if Path(job.script).is_dir() else "does not exist"
             return Report(errors=[Failure(job.target, f"{job.script} {problem}: name the file of a training script")])
-        streams.tell(
+        streams.write_error(
             f"gradlint: running {job.target} until each optimizer has stepped {job.steps} times; "
             "files that it writes stay\n"
         )

@@ -66,7 +66,7 @@ def write_bytes(data: bytes) -> None:
     binary.flush()
 
 
-def tell(text: str) -> None:
+def write_error(text: str) -> None:
     """Write to stderr, with escapes for characters that its encoding lacks.
 
     Nothing happens if it is closed.
@@ -154,7 +154,7 @@ def progress(text: str, after: float = 1.0) -> Iterator[None]:
     if not _is_terminal(sys.stderr):
         yield
         return
-    timer = threading.Timer(after, tell, [text + "\n"])
+    timer = threading.Timer(after, write_error, [text + "\n"])
     timer.daemon = True
     timer.start()
     try:

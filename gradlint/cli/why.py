@@ -34,7 +34,7 @@ def why(target: str, pattern: str, inputs: Sequence[str], color: str) -> int:
     report = Report()
     explanations = [explanation for _, found in each_target([target], report, work) for explanation in found]
     if report.errors:
-        streams.tell(concise.errors(report, view))
+        streams.write_error(concise.errors(report, view))
         return FAILED
     if not explanations:
         raise GradlintError(f"no parameter of {target} matches {pattern!r}")

@@ -27,10 +27,10 @@ def remarks(trace: Trace) -> list[str]:
     """Return notes on how a setup trains, one sentence each."""
     said = []
     if trace.setup.has_step and not trace.roots:
-        said.append("step() ran no backward pass, and no 'loss' is given: only what needs no loss was judged")
+        said.append("step() ran no backward pass and no 'loss' is given: rules that need a loss did not run")
     mine = [p for p in trace.parameters if p.in_tree]
     if mine and not trace.optimizers and not any(p.requires_grad for p in mine):
-        said.append("no parameter is trainable: all are frozen, so nothing was judged that could train")
+        said.append("all parameters are frozen: no parameter can train")
     watched = None if trace.setup.has_step else trace.training
     for optimizer in trace.optimizers:
         if watched is not None and not any(optimizer.key in step.optimizers for step in watched.steps):

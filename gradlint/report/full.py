@@ -217,9 +217,9 @@ def _closing(report: Report, brief: bool) -> Text:
     if report.known:
         parts.append(Text(f"{report.known} in the baseline", style="dim"))
     if report.silenced:
-        parts.append(Text(f"{report.silenced} silenced by comments", style="dim"))
+        parts.append(Text(f"{report.silenced} suppressed by comments", style="dim"))
     if report.gone:
-        parts.append(Text(f"{report.gone} of the baseline gone (--write-baseline drops them)", style="dim"))
+        parts.append(Text(f"{report.gone} of the baseline gone (--write-baseline removes them)", style="dim"))
     fixable = sum(applicable(f, unsafe=False) for f in report.findings)
     if fixable:
         parts.append(Text(f"{fixable} fixable with --fix", style="dim"))

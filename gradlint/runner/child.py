@@ -178,16 +178,16 @@ class _Runner:
         """Return the reason why there is nothing to judge."""
         observation, job = self.observation, self.job
         forwards = observation.forwards
-        calls = f"{plural(forwards, 'call')} of its models" if forwards else "no call of a model"
+        calls = f"{plural(forwards, 'call')} of its models" if forwards else "no call of its models"
         if observation.ledger.elsewhere:
-            return "the script trains in another thread than its main one, where gradlint cannot follow it"
+            return "the script trains outside of its main thread, where gradlint cannot follow it"
         if observation.patience_lost:
             return f"no backward pass in {job.max_batches} calls of the script's models: raise --max-batches"
         if self.timed_out:
             return f"no backward pass within {job.seconds:g} s, {calls}: raise --timeout, or give it less to prepare"
         return (
-            f"the script never trained: it ended after {calls} and without a backward pass "
-            "(does it need arguments after --, or start other processes that train?)"
+            f"the script never trained: it ended after {calls} and no backward pass "
+            "(does it need arguments after --, or train in other processes?)"
         )
 
 

@@ -84,7 +84,7 @@ def begun(*, tracking: bool = False) -> Iterator[Process]:
 def _silence(job: Job, code: int | None) -> str:
     """Return the reason why there is no report."""
     if code is None:
-        return f"the script was ended after {job.seconds:g} s (--timeout) without a verdict: it did not come to a step"
+        return f"the script was ended after {job.seconds:g} s (--timeout) without a verdict: it reached no step"
     if code < 0:
         return f"the script's process was ended by signal {-code} before anything could be judged"
     return f"the script's process ended with exit code {code} before anything could be judged"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Fix, Related, Report, Severity
 from gradlint.location import Location
+from gradlint.wording import plural
 
 if TYPE_CHECKING:
     from gradlint.experiments.output_probe import Pick
@@ -272,7 +273,7 @@ def _summary(report: Report) -> str:
             found = [f for f in report.findings if f.code == code and (f.severity is Severity.INFO) is unknown]
             count = len({name for finding in found for name in finding.parameters})
             if found:
-                said.append(_count(count, "parameter") + (" cannot be judged" if unknown else clause))
+                said.append(plural(count, "tensor") + (" unknown" if unknown else clause))
     codes = dict.fromkeys(f.code for f in report.findings if f.code not in _CLAUSES and f.code != "GL703")
     said += ["a pattern matches nothing"] * any(f.code == "GL703" for f in report.findings)
     return ", ".join([*said, *codes])
@@ -284,10 +285,6 @@ _CLAUSES = {
     STOPPED: " without gradient",
     ARRIVED: " with gradient",
 }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _several(selectors: str | Iterable[str]) -> list[str]:
@@ -334,13 +331,13 @@ def _stopped(
         yield Finding(
             flow.trace.target,
             STOPPED,
-            "to what it should reach",
+            "where it is expected",
             Severity.ERROR,
-            f"no gradient comes to {summarize_names(members, flow.trace.parameters)}: {why}.",
+            f"no gradient reaches {summarize_names(members, flow.trace.parameters)}: {why}.",
             lines[0] if lines else None,
             tuple(p.fqn for p in members),
-            tuple(Related("and by way of", place) for place in lines[1:6]),
-            Fix("Let the gradient through here, or do not expect it."),
+            tuple(Related("on its path", place) for place in lines[1:6]),
+            Fix("Let gradient pass here, or do not expect it."),
         )
 
 
@@ -359,13 +356,13 @@ def _arrived(
         yield Finding(
             flow.trace.target,
             ARRIVED,
-            "to what it should not reach",
+            "where none is expected",
             Severity.ERROR,
-            f"gradient comes to {summarize_names(members, flow.trace.parameters)}.",
+            f"gradient reaches {summarize_names(members, flow.trace.parameters)}.",
             shown[0] if shown else None,
             tuple(p.fqn for p in members),
-            tuple(Related("and by way of", place) for place in shown[1:]),
-            Fix("Detach on this way, or freeze the parameters with requires_grad_(False)."),
+            tuple(Related("on its path", place) for place in shown[1:]),
+            Fix("Detach on this path, or freeze the parameters with requires_grad_(False)."),
         )
 
 

@@ -63,7 +63,7 @@ def _without_ignored(finding: Finding, plan: Plan) -> Finding | None:
     if not kept:
         return None
     gone = len(finding.parameters) - len(kept)
-    message = f"{finding.message} (The configuration leaves out {gone} of them: {', '.join(globs)}.)"
+    message = f"{finding.message} (The configuration ignores {gone} of them: {', '.join(globs)}.)"
     return replace(finding, parameters=kept, message=message)
 
 
@@ -120,17 +120,19 @@ class Scope:
         if entry.code not in self.plan.selection.codes:
             return None
         if self._ran(line) and entry.code in self.recorded:
-            return "nothing of it was found in this check"
+            return "no finding in this check"
         if not self.source:
             return None
         if statement is None and line:
-            return "it stands on no statement"
+            return "it is on no statement"
         if isinstance(entry, type) and issubclass(entry, Rule):
             if not entry.judges_recordings():
-                return "nothing of it was found here"
+                return "no finding here"
             possible = entry.suppressible_on
             return (
-                "nothing of it can be here" if possible and line and not re.search(possible, statement or "") else None
+                "no finding is possible here"
+                if possible and line and not re.search(possible, statement or "")
+                else None
             )
         return "the file can be parsed" if entry.code == "GL002" else None
 

@@ -126,9 +126,9 @@ class FileSuppressions:
             code=UNUSED,
             name="unused-suppression",
             severity=Severity.WARNING,
-            message=f"this comment silences nothing ({reasons}).",
+            message=f"this comment suppresses nothing ({reasons}).",
             location=place,
-            fix=Fix("Take it out.", safe=True, edits=(self._without(suppression, set(idle)),)),
+            fix=Fix("Remove it.", safe=True, edits=(self._without(suppression, set(idle)),)),
         )
 
     def _without(self, suppression: Suppression, idle: set[str]) -> Edit:
