@@ -9,7 +9,7 @@ from types import CodeType
 
 import pytest
 
-from gradlint.recorder.hooks.executed import executed
+from gradlint.recorder.hooks.executed import collecting_codes
 
 
 def names(codes: dict[int, CodeType]) -> set[str]:
@@ -30,7 +30,7 @@ def test_functions_around_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("colorsys", "own_part_of_the_setup"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     codes: dict[int, CodeType] = {}
-    with executed(codes):
+    with collecting_codes(codes):
         before()
         import colorsys
 
@@ -43,7 +43,7 @@ def test_functions_around_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_failed_import_leaves_the_watch_on() -> None:
     codes: dict[int, CodeType] = {}
-    with executed(codes):
+    with collecting_codes(codes):
         with pytest.raises(ImportError):
             import no_module_has_this_name  # type: ignore[import-not-found]  # noqa: F401
         after()
@@ -52,7 +52,7 @@ def test_failed_import_leaves_the_watch_on() -> None:
 
 def test_nothing_is_left_behind() -> None:
     original, profile = builtins.__import__, sys.getprofile()
-    with pytest.raises(KeyError), executed({}):
+    with pytest.raises(KeyError), collecting_codes({}):
         raise KeyError
     assert builtins.__import__ is original
     assert sys.getprofile() is profile

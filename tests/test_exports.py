@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from gradlint.recorder.calls.exported_memory import Exports
+from gradlint.recorder.calls.exported_memory import ExportedMemory
 
 
 class Thing:
@@ -29,7 +29,7 @@ class Thing:
     ],
 )
 def test_the_living_at_an_address(given, dead, address, found):
-    exports: Exports[weakref.ref[Thing]] = Exports()
+    exports: ExportedMemory[weakref.ref[Thing]] = ExportedMemory()
     things = {}
     for name, start, end in given:
         things[name] = Thing()
@@ -41,7 +41,7 @@ def test_the_living_at_an_address(given, dead, address, found):
 
 
 def test_the_dead_take_no_room():
-    exports: Exports[weakref.ref[Thing]] = Exports()
+    exports: ExportedMemory[weakref.ref[Thing]] = ExportedMemory()
     kept = [Thing() for _ in range(20)]
     for thing in kept:
         exports.add(0, 10, weakref.ref(thing))

@@ -23,7 +23,7 @@ from gradlint.engine.options import Options
 from gradlint.findings import Report
 from gradlint.flow.cut import CutKind
 from gradlint.flow.flow import Flow
-from gradlint.recorder.hooks.eager import eager
+from gradlint.recorder.hooks.eager import forcing_eager
 from gradlint.rulekit import registry
 
 FOLDER = Path(__file__).parent / "awkward"
@@ -38,7 +38,7 @@ def built(case: Builder) -> proof.Parts:
 def truth(case: Builder) -> tuple[set[str], set[str]]:
     """The parameters that a real backward gives a gradient, and those whose gradient is zero everywhere."""
     torch.manual_seed(0)
-    with eager() as force, warnings.catch_warnings():
+    with forcing_eager() as force, warnings.catch_warnings():
         here = built(case)
         torch.manual_seed(0)
         force()

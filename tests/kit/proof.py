@@ -16,7 +16,7 @@ from table import Annotation, Builder, expand
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from gradlint.recorder.hooks.eager import eager
+from gradlint.recorder.hooks.eager import forcing_eager
 
 CUTS = {
     "detached-upstream",
@@ -47,7 +47,7 @@ class Parts:
     def forward(self) -> Any:
         """Call the model under a fixed seed."""
         torch.manual_seed(SEED)
-        with warnings.catch_warnings(), eager() as force:
+        with warnings.catch_warnings(), forcing_eager() as force:
             force()
             warnings.simplefilter("ignore")
             if isinstance(self.inputs, Mapping):
