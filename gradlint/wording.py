@@ -18,7 +18,7 @@ class Named(Protocol):
 
 
 def count(number: int) -> str:
-    """Return a number of elements for reading: ``740``, ``1,234``, ``235.1k``, ``7.1M``, ``1.2B``."""
+    """Return a number for reading, as ``740``, ``1,234``, ``235.1k``, ``7.1M``, ``1.2B``."""
     for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (10_000, "k")):
         if number >= size:
             return f"{number / (1000 if unit == 'k' else size):.1f}{unit}"
@@ -74,7 +74,9 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
 
 
 def summarize_names(parameters: Sequence[Named], everything: Sequence[Named], limit: int = 4) -> str:
-    """Return the names and counts of parameters: ``encoder.*, head.bias (149 tensors, 85.1M parameters)``.
+    """Return the names and counts of parameters.
+
+    For example ``encoder.*, head.bias (149 tensors, 85.1M parameters)``.
 
     A subtree is named by its prefix if all of its parameters are among them. Of more than `limit` names, those that
     differ in their numbers alone are folded (``layer.*.bias``), if the pattern matches no other parameter. `everything`
@@ -108,7 +110,10 @@ def _largest(fqn: str, wanted: set[str], everything: Sequence[Named]) -> tuple[s
 
 
 def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named]) -> list[str]:
-    """Return names, with those that differ in their numbers alone as one pattern where it matches nothing else."""
+    """Return names, those that differ in their numbers alone as one pattern.
+
+    The pattern is used only if it matches no other parameter.
+    """
     shapes: dict[str, list[str]] = {}
     for name in names:
         shape = ".".join("*" if part.isdigit() else part for part in name.split("."))
@@ -121,7 +126,7 @@ def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named])
 
 
 def fold_names(names: Iterable[str]) -> list[str]:
-    """Return names folded below their common path, each with its count: ``encoder.* (148 tensors)``, ``head.bias``.
+    """Return names folded below their common path, as ``encoder.* (148 tensors)``.
 
     Unlike `summarize_names` it needs no model: names that start alike are one group. A name alone stays as it is.
     """

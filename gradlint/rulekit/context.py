@@ -147,7 +147,7 @@ class Context:
         return f"{os.path.basename(place.location.path)}:{place.location.line}" if place is not None else ""
 
     def by_user(self, site: SiteId) -> bool:
-        """Return True if user code did it itself: the innermost frame of the site is in the user's project."""
+        """Return True if the innermost frame of a site is in the user's project."""
         frame = self.trace.sites.innermost(site) if site >= 0 else None
         return frame is not None and frame.project
 

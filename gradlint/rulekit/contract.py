@@ -1,4 +1,4 @@
-"""What a set-up's parameters are declared to do, held against what they are. Imports no torch.
+"""Declarations of parameters that should train or stay frozen, and which one applies to each. Imports no torch.
 
 A declaration is a glob pattern of parameter names. Where one pattern's parameters are all among another's and fewer, it
 is an exception to it (``frozen = ["*"], trains = ["head.*"]``); any other overlap is a contradiction.
@@ -36,7 +36,7 @@ class Declaration:
     location: Location | None = None
     """Where it is written, where that is known."""
     origin: str = ""
-    """What it came from, in words, where it was not the set-up itself: ``pyproject.toml``, ``--frozen``."""
+    """Its source if that is not the setup itself: ``pyproject.toml``, ``--frozen``."""
 
     def __str__(self) -> str:
         return f"{self.kind.value} {self.pattern!r}"
@@ -44,7 +44,7 @@ class Declaration:
 
 @dataclass
 class Contract:
-    """The declarations of one set-up, resolved: which one counts for which parameter."""
+    """The declarations of one training setup, and the one that applies to each parameter."""
 
     declarations: list[Declaration] = field(default_factory=list)
     of: dict[str, Declaration] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Contract:
     """Those that match nothing."""
 
     def declared(self, kind: DeclarationKind, trace: Trace) -> list[tuple[Parameter, Declaration]]:
-        """The parameters declared so, in the model's order, each with the declaration that counts."""
+        """Return the parameters declared so, each with the declaration that applies."""
         return [
             (p, found)
             for p in trace.parameters
@@ -61,8 +61,10 @@ class Contract:
         ]
 
     def frozen_norms(self, trace: Trace) -> list[tuple[Module, Declaration]]:
-        """The modules with running statistics that are declared frozen: by the name of those, or by all of their own
-        parameters'."""
+        """Return the modules with running statistics that are declared frozen.
+
+        The declaration names the statistics, or all parameters of the module.
+        """
         found = []
         for module in trace.modules:
             statistics = _statistics(module)
@@ -103,12 +105,12 @@ def resolve(trace: Trace, declarations: Sequence[Declaration]) -> Contract:
 
 
 def matches(pattern: str, names: Sequence[str]) -> bool:
-    """Whether a pattern means what has these names: it is one of them, or a glob that fits one (``*`` takes dots)."""
+    """Return True if a pattern is one of the names or a glob that matches one."""
     return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def own_declarations(trace: Trace) -> list[Declaration]:
-    """What the set-up itself declares (its fields `trains` and `frozen`), with the places in the user's source."""
+    """Return the declarations of the setup itself, with their places in user code."""
     setup = trace.setup
     given = [(DeclarationKind.TRAINS, pattern) for pattern in setup.trains]
     given += [(DeclarationKind.FROZEN, pattern) for pattern in setup.frozen]
@@ -116,7 +118,7 @@ def own_declarations(trace: Trace) -> list[Declaration]:
 
 
 def no_match(trace: Trace, pattern: str) -> str:
-    """What to say of a pattern that matches no parameter: the nearest that does, else some that are there."""
+    """Return a hint for a pattern without a match: the nearest name, else some that exist."""
     names = [name for p in trace.parameters if p.in_tree for name in p.aliases]
     if any(name.startswith(f"{pattern}.") for name in names):
         return f"it is a module, write '{pattern}.*'"
@@ -131,7 +133,7 @@ def no_match(trace: Trace, pattern: str) -> str:
 
 
 def _statistics(module: Module) -> list[str]:
-    """Names of the running statistics that a module has."""
+    """Return the names of the running statistics of a module."""
     prefix = f"{module.fqn}." if module.fqn else ""
     return [prefix + name for name in module.running_stats]
 
@@ -154,8 +156,10 @@ def _origin(declaration: Declaration) -> str:
 
 
 def _written_at(trace: Trace, kind: str, pattern: str) -> Location | None:
-    """Where a pattern stands in the user's source: under the key, argument or name `kind`, else anywhere. What the
-    functions that ran say comes before what stands at the top of their files."""
+    """Return the place of a pattern in user code, None if it is not written there.
+
+    A place under the key, argument or name `kind` comes first, and functions that ran come before top-level code.
+    """
     functions = sorted(executed_functions(trace), key=lambda f: isinstance(f.node, ast.Module))
     tops = [Function(module, module.syntax) for module in dict.fromkeys(f.module for f in functions)]
     elsewhere: Location | None = None
@@ -170,7 +174,7 @@ def _written_at(trace: Trace, kind: str, pattern: str) -> Location | None:
 
 
 def _labelled(tree: ast.AST, kind: str) -> list[ast.expr]:
-    """The expressions given as ``kind=...``, ``{"kind": ...}`` or assigned to a name that ends in ``kind``."""
+    """Return the expressions of ``kind=...``, ``{"kind": ...}`` and assignments to ``...kind``."""
     found: list[ast.expr] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == kind:

@@ -25,7 +25,10 @@ def in_order(rules: Sequence[type[Rule]]) -> list[type[Rule]]:
 
 
 def run(rule: Rule, context: Context) -> list[Finding]:
-    """Return the findings of a rule, without those whose parameters the rules that it yields to have all reported."""
+    """Return the findings of a rule that the rules with precedence have not reported.
+
+    A finding is dropped if those rules reported all of its parameters.
+    """
     findings = []
     taken = context.reported_before(rule)
     for finding in rule.check(context):

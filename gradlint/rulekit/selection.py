@@ -55,7 +55,7 @@ def select(
 
 
 def codes_of(registry: Registry, selectors: Iterable[str], where: str = "") -> frozenset[str]:
-    """The codes that selectors mean.
+    """Return the codes that selectors match.
 
     Raises:
         UsageError: one means none; `where` begins the message.
@@ -72,12 +72,12 @@ def _codes_of(registry: Registry, selectors: tuple[str, ...], where: str) -> fro
 
 
 def split(selectors: Iterable[str]) -> list[str]:
-    """The selectors in lists separated by commas, without empty ones."""
+    """Return the selectors in lists separated by commas, without empty ones."""
     return [part for text in selectors for part in re.split(r"[,\s]+", text) if part]
 
 
 def lookup(registry: Registry, code_or_name: str) -> Entry:
-    """The rule, or gradlint's own code, of that code or name.
+    """Return the rule, or gradlint's own code, with that code or name.
 
     Raises:
         UsageError: there is none; the message names the nearest.
@@ -89,7 +89,7 @@ def lookup(registry: Registry, code_or_name: str) -> Entry:
 
 
 def _strengths(selectors: Iterable[str], known: Sequence[Entry]) -> dict[str, int]:
-    """Code → how specific the most specific of the selectors that mean it is."""
+    """Return each code with the strength of the most specific selector that matches it."""
     strengths: dict[str, int] = {}
     for selector in selectors:
         found = _matching(selector, known)
@@ -101,7 +101,7 @@ def _strengths(selectors: Iterable[str], known: Sequence[Entry]) -> dict[str, in
 
 
 def _matching(selector: str, known: Sequence[Entry]) -> tuple[list[Entry], int] | None:
-    """The rules a selector means and how specific it is; None when it means none."""
+    """Return the rules that a selector matches and how specific it is; None if there are none."""
     upper = selector.strip().upper()
     if upper == EVERYTHING:
         return list(known), 0
