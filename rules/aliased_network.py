@@ -6,8 +6,7 @@ import fnmatch
 from collections.abc import Container, Iterable, Iterator
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
-from gradlint.traces.events import ChildRegistration, ParameterWrite
-from gradlint.traces.ids import NO_SITE, ModuleIndex, ValueId
+from gradlint.traces import NO_SITE, ChildRegistration, ModuleIndex, ParameterWrite, ValueId
 
 _SHARES = frozenset(("detach", "data", "alias"))
 _COPIES = frozenset(("clone", "to", "cpu", "cuda", "float", "contiguous"))
@@ -109,7 +108,7 @@ class AliasedNetwork(Rule):
             yield self._finding(context, trace.modules[number], parameters, None, self.DECLARED_FROZEN)
 
     def _two_optimizers(self, context: Context, copied: Container[int]) -> Iterator[Finding]:
-        """Yield a finding for each network that has several names in the setup, and an optimizer for each of them."""
+        """Yield a finding for each network with several names and an optimizer for each."""
         trace = context.trace
         entries: dict[int, list[str]] = {}
         for name, number in trace.setup.models:
@@ -176,9 +175,9 @@ def _from_itself(trace: Trace, parameter: Parameter, event: ParameterWrite, befo
 
 
 def _reads(trace: Trace, value: ValueId, parameter: Parameter, since: int) -> int | None:
-    """Return how often a parameter occurs in a value made by scaling and adding, 0 for its plain copy.
+    """Return how often a parameter occurs in an average, 0 for a plain copy of it.
 
-    None if anything else occurs in it, or a copy that is older than the value `since`.
+    None if the value is not made by scaling and adding, or from a copy that is older than the value `since`.
     """
     owner = trace.owners.get(value)
     if owner is not None:
@@ -200,12 +199,15 @@ def _reads(trace: Trace, value: ValueId, parameter: Parameter, since: int) -> in
 
 
 def _between(trace: Trace, shared: Module, event: ParameterWrite) -> bool:
-    """Return True if a copy was between names of a network, not part of loading a larger model from its own state."""
+    """Return True if a copy was between names of a network.
+
+    A larger model that loads its own state is another case.
+    """
     return event.loading < 0 or any(m is shared for m in trace.around(event.loading))
 
 
 def _shared_network(trace: Trace, parameter: Parameter) -> Module | None:
-    """Return the widest module around a parameter that has several names; None for a tied weight."""
+    """Return the widest module around a parameter with several names; None for a tied weight."""
     if sum(parameter.index in m.parameters for m in trace.modules) > 1:
         return None
     shared = None

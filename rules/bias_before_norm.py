@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity, origin
-from gradlint.traces.op_families import ALL_CONVOLUTIONS
+from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
+from gradlint.flow import computed_value
+from gradlint.traces import ALL_CONVOLUTIONS
 
 _BATCH_STATISTICS = {"batch_norm": ("training", False), "instance_norm": ("use_input_stats", True)}
 """Norm → name and default of its sixth argument, which is True if it normalizes by batch statistics."""
@@ -107,7 +108,7 @@ def _layers_before_norms(context: Context) -> Iterator[tuple[int, int]]:
         norm = trace.ops[number]
         if norm.name not in _BATCH_STATISTICS or norm.argument(5, *_BATCH_STATISTICS[norm.name]) is not True:
             continue
-        value, axis = origin(trace, norm.inputs[0], 1)
+        value, axis = computed_value(trace, norm.inputs[0], 1)
         layer = trace.made_by(value)
         if layer is None:
             continue

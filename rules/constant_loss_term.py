@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, CutKind, Finding, Fix, Rule, Severity
+from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint.flow import CutKind
 
 
 class ConstantLossTerm(Rule):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, DeclarationKind, Finding, Fix, Rule, Severity, no_match
+from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint.rulekit import DeclarationKind, no_match
 
 
 class ContractMatchesNothing(Rule):
@@ -66,6 +67,7 @@ class ContractMatchesNothing(Rule):
     code = "GL703"
     name = "contract-matches-nothing"
     severity = Severity.ERROR
+    names_parameters = False
     needs = frozenset({"contract"})
 
     MESSAGE = "no parameter matches {pattern!r}, declared {state}{origin}: {hint}"

@@ -5,30 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gradlint import (
-    Context,
-    Declaration,
-    DeclarationKind,
-    Finding,
-    Fix,
-    Location,
-    Module,
-    Outcome,
-    OutcomeKind,
-    Parameter,
-    Related,
-    Rule,
-    Severity,
-    inflect,
-    lines_of,
-    list_of,
-    moves,
-    outcome_of,
-    path_to_loss,
-    replaced_frozen,
-)
-from gradlint.traces.events import Freeze
-from gradlint.traces.ids import SiteId
+from gradlint import Context, Finding, Fix, Location, Module, Parameter, Related, Rule, Severity
+from gradlint.flow import Outcome, OutcomeKind, lines_of, moves, outcome_of, path_to_loss, replaced_frozen
+from gradlint.rulekit import Declaration, DeclarationKind, inflect, list_of
+from gradlint.traces import Freeze, SiteId
 
 Member = tuple[Parameter, Declaration, Outcome]
 

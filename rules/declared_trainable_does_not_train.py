@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import (
-    Context,
-    Declaration,
-    DeclarationKind,
-    Finding,
-    Fix,
-    Outcome,
-    OutcomeKind,
-    Parameter,
-    Rule,
-    Severity,
-    inflect,
-    outcome_of,
-)
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
+from gradlint.flow import Outcome, OutcomeKind, outcome_of
+from gradlint.rulekit import Declaration, DeclarationKind, inflect
 
 
 class DeclaredTrainableDoesNotTrain(Rule):

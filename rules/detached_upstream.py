@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, CutKind, Finding, Rule, Severity, cut_findings
+from gradlint import Context, Finding, Rule, Severity
+from gradlint.flow import CutKind
+from gradlint.rulekit import report_cuts
 
 
 class DetachedUpstream(Rule):
@@ -76,4 +78,4 @@ class DetachedUpstream(Rule):
     FIX = "Remove the detach. To keep the layers before it fixed, freeze them with requires_grad_(False)."
 
     def check(self, context: Context) -> Iterator[Finding]:
-        return cut_findings(self, context, CutKind.DETACH, lambda cut: self.MESSAGE, self.FIX)
+        return report_cuts(self, context, CutKind.DETACH, lambda cut: self.MESSAGE, self.FIX)

@@ -6,20 +6,9 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
-    Related,
-    Rule,
-    Severity,
-    SourceContext,
-    SourceModule,
-    consumed_whole,
-    group_location,
-    loops_around,
-    surely_before,
-)
+from gradlint import Context, Finding, Fix, Related, Rule, Severity, SourceContext, SourceModule
+from gradlint.flow import group_location
+from gradlint.source import consumed_whole, loops_around, surely_before
 
 
 class EmptyParameterGroup(Rule):
@@ -70,6 +59,7 @@ class EmptyParameterGroup(Rule):
     code = "GL307"
     name = "empty-parameter-group"
     severity = Severity.ERROR
+    names_parameters = False
     needs = frozenset({"optimizer"})
     source_prefilter = ("parameters(",)
     same_mistake_as = frozenset({"GL506"})

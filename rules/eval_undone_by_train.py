@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Module, Rule, Severity, list_of
-from gradlint.traces.events import ModeSwitch
-from gradlint.traces.ids import ModuleIndex, OpIndex
+from gradlint import Context, Finding, Fix, Module, Rule, Severity
+from gradlint.rulekit import list_of
+from gradlint.traces import ModeSwitch, ModuleIndex, OpIndex
 
 
 class EvalUndoneByTrain(Rule):
@@ -46,8 +46,8 @@ class EvalUndoneByTrain(Rule):
     ```
 
     ## Known limits
-    Not reported if the part ran in eval mode in between (an evaluation), if no layer of it depends on the mode, or if
-    `train()` was called on the part itself too. Frozen norms are left to frozen-norm-updates-stats.
+    Not reported if the part ran in eval mode in between (an evaluation), or if no layer of it depends on the mode. Also
+    not reported if `train()` was called on the part itself. Frozen norms are left to frozen-norm-updates-stats.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.train
@@ -105,7 +105,7 @@ def _up(context: Context, module: Module) -> list[ModuleIndex]:
 def _undone(
     context: Context, part: Module, later: list[ModeSwitch], active: list[tuple[OpIndex, list[ModuleIndex]]]
 ) -> ModeSwitch | None:
-    """Return the train() above a part that put a layer of it in train mode before it ran; None if another call did."""
+    """Return the train() above a part that put a layer of it in train mode, if no other did."""
     above = _up(context, part)[1:]
     for start, up in active:
         if part.number in up:

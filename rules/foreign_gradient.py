@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, LeakKind, Rule, Severity, find_leaks, titled
+from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint.flow import LeakKind, find_leaks, titled
 
 
 class ForeignGradient(Rule):

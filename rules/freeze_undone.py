@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
-from gradlint.traces.events import BackwardCalled, Freeze, GroupAdded, OptimizerMade, PhaseBegun, StepCalled, Unfreeze
-from gradlint.traces.ids import ParameterIndex
+from gradlint.traces import (
+    BackwardCalled,
+    Freeze,
+    GroupAdded,
+    OptimizerMade,
+    ParameterIndex,
+    PhaseBegun,
+    StepCalled,
+    Unfreeze,
+)
 
 
 class FreezeUndone(Rule):
@@ -99,7 +107,7 @@ def _training(trace: Trace) -> int:
 
 
 def _undone_together(members: list[tuple[Parameter, Freeze]]) -> list[Unfreeze]:
-    """Return the events by which one line unfroze everything; none if several lines unfroze the parts."""
+    """Return the events by which one line unfroze everything; none if several lines did."""
     unfrozen = [_unfrozen(p, e) for p, e in members]
     sites = [{e.site for e in events} for events in unfrozen]
     common = set.intersection(*sites)

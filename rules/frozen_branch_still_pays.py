@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, ModuleCall, Rule, Severity, inflect
+from gradlint import Context, Finding, Fix, ModuleCall, Rule, Severity
+from gradlint.rulekit import inflect
 
 
 class FrozenBranchStillPays(Rule):

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
-    Location,
-    Module,
-    Op,
-    Parameter,
-    Rule,
-    Severity,
-    Trace,
-    inflect,
-    plural,
-)
-from gradlint.traces.ids import ValueId
+from gradlint import Context, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace
+from gradlint.rulekit import inflect, plural
+from gradlint.traces import ValueId
 
 
 class FrozenDropoutActive(Rule):
@@ -125,7 +113,7 @@ class FrozenDropoutActive(Rule):
 
 
 def _frozen_top(context: Context, module: Module) -> Module | None:
-    """Return the widest subtree around a module that has parameters, all of them frozen throughout."""
+    """Return the widest subtree around a module whose parameters are all frozen throughout."""
     trace = context.trace
     top = None
     while module.parent >= 0:
@@ -139,7 +127,7 @@ def _frozen_top(context: Context, module: Module) -> Module | None:
 
 
 def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
-    """Return True if the loss compares the unchanged output of a frozen network with a trainable value.
+    """Return True if the loss compares the output of a frozen network with a trainable value.
 
     Not if the frozen network is a copy of one that trains: a mean teacher is meant to be noisy.
     """
@@ -165,7 +153,7 @@ def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
 
 
 def _compared(context: Context) -> set[ValueId]:
-    """The values that come to the loss through nothing that trains."""
+    """Return the values that reach the loss through no trainable parameter."""
     trace, live = context.trace, context.flow.masks.live
     found = set(trace.roots)
     for op in reversed(trace.ops[trace.forward_start :]):
@@ -176,7 +164,7 @@ def _compared(context: Context) -> set[ValueId]:
 
 
 def _in_model(trace: Trace, op: Op) -> bool:
-    """Whether an op ran in a forward of the model, where what is frozen is one feature among others."""
+    """Return True if an op ran in a forward of the model, not in the loss."""
     number = op.call
     while number >= 0:
         call = trace.calls[number]

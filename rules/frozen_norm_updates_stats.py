@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Location, Module, Parameter, Rule, Severity, list_of, plural
+from gradlint import Context, Finding, Fix, Location, Module, Parameter, Rule, Severity
+from gradlint.rulekit import list_of, plural
 
 
 class FrozenNormUpdatesStats(Rule):
@@ -59,8 +60,8 @@ class FrozenNormUpdatesStats(Rule):
     ```
 
     ## Known limits
-    Networks that change by other means are not reported: contained in an optimizer that this loss does not train (a
-    GAN's other half), written by hand, or copied from a network that trains (momentum encoders, mean teachers).
+    Networks that change by other means are not reported: written by hand, or copied from a trainable network (mean
+    teachers). The other half of a GAN is not reported either: this loss does not train its optimizer.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html
@@ -102,7 +103,7 @@ class FrozenNormUpdatesStats(Rule):
             )
 
     def _frozen_norms(self, context: Context) -> Iterator[tuple[Location | None, Module, list[Parameter]]]:
-        """Yield the norm layers to report, with the line that froze them and the parameters that show it."""
+        """Yield the norm layers to report, each with the line of the freeze and its parameters."""
         trace = context.trace
         for module in trace.modules:
             if not _moved(context, module) and not _by_batch(module):
@@ -120,13 +121,13 @@ def _moved(context: Context, module: Module) -> bool:
 
 
 def _by_batch(module: Module) -> bool:
-    """Return True if a norm layer ran in train mode with a momentum of 0, which keeps its statistics unused."""
+    """Return True if a norm layer ran in train mode with a momentum of 0."""
     ran_in_train_mode = module.calls > 0 and module.training_after
     return ran_in_train_mode and module.momentum == 0 and "running_mean" in module.running_stats
 
 
 def _subtree(context: Context, module: Module) -> list[Parameter]:
-    """Return the parameters below the nearest ancestor that has any, for a norm without parameters."""
+    """Return the parameters below the nearest ancestor that has any."""
     trace = context.trace
     while module.parent >= 0:
         module = trace.modules[module.parent]

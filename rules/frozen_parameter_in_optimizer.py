@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gradlint import (
-    Context,
-    Edit,
-    Finding,
-    Fix,
-    Location,
-    Optimizer,
-    Parameter,
-    Related,
-    Rule,
-    Severity,
-    titled,
-)
-from gradlint.traces.ids import SiteId
+from gradlint import Context, Edit, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity
+from gradlint.flow import titled
+from gradlint.traces import SiteId
 
 
 class FrozenParameterInOptimizer(Rule):
@@ -58,10 +47,10 @@ class FrozenParameterInOptimizer(Rule):
     ```
 
     ## Known limits
-    The severity is info for parameters that are frozen by design: created so (`nn.Parameter(table,
-    requires_grad=False)`), frozen by a library that built its own module (a detector's backbone, the base model under
-    peft's adapters), or copied from a trainable network and updated by hand (momentum encoders). There,
-    `model.parameters()` is common and harmless.
+    The severity is info for parameters that are frozen by design, where `model.parameters()` is common and harmless.
+    They were created frozen (`nn.Parameter(table, requires_grad=False)`), or a library froze them while it built its
+    own module (the base model under peft's adapters). Copies of a trainable network that user code updates (momentum
+    encoders) count too.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#per-parameter-options

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, Step
-from gradlint.traces.events import Freeze
-from gradlint.traces.ids import SiteId
+from gradlint.traces import Freeze, SiteId
 
 
 class FrozenParameterStillMoves(Rule):

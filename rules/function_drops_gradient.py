@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Cut, CutKind, Finding, Rule, Severity, cut_findings
+from gradlint import Context, Finding, Rule, Severity
+from gradlint.flow import Cut, CutKind
+from gradlint.rulekit import report_cuts
 
 
 class FunctionDropsGradient(Rule):
@@ -108,4 +110,4 @@ class FunctionDropsGradient(Rule):
         def template(cut: Cut) -> str:
             return self.MESSAGE_NONE if trace.ops[cut.op].func in functions else self.MESSAGE_NOT_PASSED
 
-        return cut_findings(self, context, CutKind.FUNCTION, template, self.FIX)
+        return report_cuts(self, context, CutKind.FUNCTION, template, self.FIX)

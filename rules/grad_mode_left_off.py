@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
-from gradlint.traces.events import PhaseBegun
+from gradlint.traces import PhaseBegun
 
 
 class GradModeLeftOff(Rule):
     """Grad mode is still off after build() or the forward.
 
     ## What it does
-    Finds calls that switch grad mode off (`torch.set_grad_enabled(False)` as a statement, a context entered by hand)
-    and that no later call undoes before build() or the forward ends.
+    Finds calls that switch grad mode off and are not undone before build() or the forward ends. Examples are
+    `torch.set_grad_enabled(False)` as a statement, and a context entered by hand.
 
     ## Why it is bad
     Everything that runs later in the process runs without autograd. The next loss has no grad_fn, unless some other
@@ -53,6 +53,7 @@ class GradModeLeftOff(Rule):
     code = "GL106"
     name = "grad-mode-left-off"
     severity = Severity.ERROR
+    names_parameters = False
 
     MESSAGE = "this line switches grad mode off, and it is still off after {phase}: no later loss has a gradient."
     FIX = "Use it as a context manager: with torch.no_grad(): ..."

@@ -7,9 +7,9 @@ import itertools
 from collections.abc import Iterator
 from typing import cast
 
-from gradlint import Backward, Context, Finding, Fix, Op, Optimizer, Rule, Severity, Step, Trace, Training, syntax_tree
-from gradlint.traces.events import ZeroGradCalled
-from gradlint.traces.ids import BackwardIndex, ParameterKey, SiteId, ValueId
+from gradlint import Context, Finding, Fix, Op, Optimizer, Rule, Severity, Step, Trace, Training
+from gradlint.source import syntax_tree
+from gradlint.traces import Backward, BackwardIndex, ParameterKey, SiteId, ValueId, ZeroGradCalled
 
 
 class GradientDiscarded(Rule):

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import (
-    Backward,
-    Content,
-    Context,
-    Finding,
-    Fix,
-    Parameter,
-    Related,
-    Rule,
-    Severity,
-    Step,
-    Training,
-    uncalled_method_statements,
-)
+from gradlint import Context, Finding, Fix, Parameter, Related, Rule, Severity, Step, Training
+from gradlint.rulekit import uncalled_method_statements
+from gradlint.traces import Backward, Content
 
 
 class GradientsNotCleared(Rule):

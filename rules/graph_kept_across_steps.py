@@ -5,21 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
-    Function,
-    Rule,
-    Severity,
-    SourceContext,
-    additions,
-    function_of,
-    has_history,
-    in_grad_off,
-    is_released,
-    loops_around,
-)
+from gradlint import Context, Finding, Fix, Rule, Severity, SourceContext
+from gradlint.source import Function, additions, function_of, has_history, in_grad_off, is_released, loops_around
 
 
 class GraphKeptAcrossSteps(Rule):
@@ -88,6 +75,7 @@ class GraphKeptAcrossSteps(Rule):
     code = "GL508"
     name = "graph-kept-across-steps"
     severity = Severity.WARNING
+    names_parameters = False
     source_prefilter = ("backward(",)
 
     MESSAGE_SUM = "this tensor keeps the graph of its step: two steps later a sum still reaches back through all steps."

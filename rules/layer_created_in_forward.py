@@ -52,8 +52,8 @@ class LayerCreatedInForward(Rule):
     ```
 
     ## Known limits
-    Lazy modules, layers that are created once, and frozen constants are not reported, nor parameters whose value is
-    copied from others (copies for an inner loop).
+    Lazy modules, layers that are created once, and frozen constants are not reported. Parameters with a value copied
+    from others are not reported either (copies for an inner loop).
 
     ## References
     https://pytorch.org/docs/stable/notes/modules.html
@@ -62,6 +62,7 @@ class LayerCreatedInForward(Rule):
     code = "GL107"
     name = "layer-created-in-forward"
     severity = Severity.ERROR
+    names_parameters = False
     needs = frozenset({"forward", "loss"})
 
     MESSAGE = "every forward creates {parameters} again: no optimizer can train {them}."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, CutKind, Finding, Fix, Rule, Severity, Trace
-from gradlint.traces.ids import SiteId
+from gradlint import Context, Finding, Fix, Rule, Severity, Trace
+from gradlint.flow import CutKind
+from gradlint.traces import SiteId
 
 
 class LossWithoutGradient(Rule):

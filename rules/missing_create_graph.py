@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, CutKind, Finding, Fix, Parameter, Rule, Severity
-from gradlint.traces.ids import SiteId
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
+from gradlint.flow import CutKind
+from gradlint.traces import SiteId
 
 
 class MissingCreateGraph(Rule):

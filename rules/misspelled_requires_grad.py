@@ -8,26 +8,9 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
-    Parameter,
-    Rule,
-    Severity,
-    SourceContext,
-    SourceModule,
-    Write,
-    attribute_writes,
-    best_write,
-    dotted_text,
-    executed_idle_flags,
-    executed_writes,
-    freezes,
-    idle_flag_statement,
-    inflect,
-    module_class,
-)
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceContext, SourceModule
+from gradlint.rulekit import executed_idle_flags, executed_writes, inflect
+from gradlint.source import Write, attribute_writes, best_write, dotted_text, freezes, idle_flag_statement, module_class
 
 _NAMED = re.compile(r"\.\s*(\w{9,17})\b")
 _UNCALLED = re.compile(r"\.requires_grad_\s*(?!\s*\()|\.requires_grad\s*==")
@@ -79,6 +62,7 @@ class MisspelledRequiresGrad(Rule):
     code = "GL103"
     name = "misspelled-requires-grad"
     severity = Severity.ERROR
+    names_parameters = False
     source_prefilter = ("grad|Grad|gard|grda|grd|gad|GRAD",)
     suppressible_on = r"(?i)gr?ar?d|grda|grd"
 

@@ -6,7 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradlint import Finding, Fix, Kind, Rule, Severity, SourceContext, SourceModule
+from gradlint import Finding, Fix, Rule, Severity, SourceContext, SourceModule
+from gradlint.source import Kind
 
 _GRADIENT = re.compile(r"(?i)^_?(?:\w*_)?grads?(?:_?(?:out|output|outputs|input|inputs))?(?:_\w+)?$|^(?:d_?out|d_?y)$")
 _OF_TENSORS = frozenset(("retain_graph", "create_graph", "inputs"))
@@ -77,6 +78,7 @@ class ModuleBackwardNeverCalled(Rule):
     code = "GL413"
     name = "module-backward-never-called"
     severity = Severity.WARNING
+    names_parameters = False
     source_prefilter = ("def backward",)
     suppressible_on = r"def\s+backward\b"
 

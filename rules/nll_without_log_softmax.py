@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity, SourceContext, activated_losses, loss_inputs, origin
-from gradlint.traces.op_families import ACTIVATIONS, BIASED_LAYERS, NORMS, SIGMOIDS
+from gradlint import Context, Finding, Fix, Rule, Severity, SourceContext
+from gradlint.flow import computed_value
+from gradlint.rulekit import find_loss_inputs
+from gradlint.source import activated_losses
+from gradlint.traces import ACTIVATIONS, BIASED_LAYERS, NORMS, SIGMOIDS
 
 _LOSSES = ("nll_loss", "nll_loss2d", "nll_loss_nd")
 _NO_LOG_PROBABILITIES = ACTIVATIONS | SIGMOIDS | BIASED_LAYERS | NORMS | {"softmax", "bilinear", "addmm"}
@@ -73,7 +76,10 @@ class NllWithoutLogSoftmax(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        pairs = [(trace.made_by(origin(trace, value)[0]), loss.site) for loss, value in loss_inputs(context, _LOSSES)]
+        pairs = [
+            (trace.made_by(computed_value(trace, value)[0]), loss.site)
+            for loss, value in find_loss_inputs(context, _LOSSES)
+        ]
         wrong = [(op, site) for op, site in pairs if op is not None and op.name in _NO_LOG_PROBABILITIES]
         for (_, site), members in context.by_place(wrong, lambda pair: (pair[0].site, pair[1])):
             producer = members[0][0]

@@ -5,27 +5,19 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
-    Parameter,
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceContext, SourceModule
+from gradlint.flow import region_location
+from gradlint.rulekit import inflect
+from gradlint.source import (
     Region,
-    Rule,
-    Severity,
-    SourceContext,
-    SourceModule,
     frozen_elsewhere,
     grad_off_bindings,
     in_grad_off,
-    inflect,
-    is_project,
     makes_trainable,
     module_class,
     own_attribute,
-    region_location,
 )
-from gradlint.traces.events import GradModeOff, ParameterRegistration, ParameterWrite
+from gradlint.traces import GradModeOff, ParameterRegistration, ParameterWrite, is_project
 
 
 class NoGradInInit(Rule):

@@ -5,28 +5,19 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, SourceContext, SourceModule
+from gradlint.flow import region_location
+from gradlint.rulekit import executed_nodes, inflect
+from gradlint.source import (
     Function,
-    Module,
-    Parameter,
-    Rule,
-    Severity,
-    SourceContext,
-    SourceModule,
     dotted_text,
-    executed_nodes,
     frozen_elsewhere,
     grad_off_bindings,
-    inflect,
     module_class,
     name_parts,
     own_attribute,
-    region_location,
 )
-from gradlint.traces.events import GradModeOff
+from gradlint.traces import GradModeOff
 
 
 class NoOpFreeze(Rule):

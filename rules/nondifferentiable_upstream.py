@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Cut, CutKind, Finding, Rule, Severity, cut_findings
+from gradlint import Context, Finding, Rule, Severity
+from gradlint.flow import Cut, CutKind
+from gradlint.rulekit import report_cuts
 
 
 class NondifferentiableUpstream(Rule):
@@ -80,7 +82,7 @@ class NondifferentiableUpstream(Rule):
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        return cut_findings(self, context, CutKind.NONDIFFERENTIABLE, self._template, self.FIX)
+        return report_cuts(self, context, CutKind.NONDIFFERENTIABLE, self._template, self.FIX)
 
     def _template(self, cut: Cut) -> str:
         if cut.zero:

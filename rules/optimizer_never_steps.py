@@ -5,20 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradlint import (
-    Backward,
-    Context,
-    Finding,
-    Fix,
-    Optimizer,
-    Related,
-    Rule,
-    Severity,
-    Training,
-    plural,
-    titled,
-    uncalled_method_statements,
-)
+from gradlint import Context, Finding, Fix, Optimizer, Related, Rule, Severity, Training
+from gradlint.flow import titled
+from gradlint.rulekit import plural, uncalled_method_statements
+from gradlint.traces import Backward
 
 
 class OptimizerNeverSteps(Rule):

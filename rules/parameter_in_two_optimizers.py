@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Optimizer, Rule, Severity, inflect
+from gradlint import Context, Finding, Fix, Optimizer, Rule, Severity
+from gradlint.rulekit import inflect
 
 
 class ParameterInTwoOptimizers(Rule):

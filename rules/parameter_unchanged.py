@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Content, Context, Finding, Fix, Rule, Severity
+from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint.traces import Content
 
 
 class ParameterUnchanged(Rule):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, inflect
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity
+from gradlint.rulekit import inflect
 
 
 class PartlyFrozenNorm(Rule):
@@ -127,7 +128,7 @@ def _neighbours_train(context: Context, norm: Module) -> bool:
 
 
 def _missed(context: Context, frozen: list[Module], norms: list[Module]) -> list[Module]:
-    """Return the trainable norms in blocks with frozen ones, if the frozen ones are the majority."""
+    """Return the trainable norms in blocks with frozen ones, if most are frozen."""
     top = _common([m.fqn for m in frozen])
     others = [n for n in norms if all(p.requires_grad for p in _own(context, n))]
     parents = {m.parent for m in frozen}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, CutKind, Finding, Rule, Severity, cut_findings
+from gradlint import Context, Finding, Rule, Severity
+from gradlint.flow import CutKind
+from gradlint.rulekit import report_cuts
 
 
 class ReentrantCheckpointUpstream(Rule):
@@ -77,4 +79,4 @@ class ReentrantCheckpointUpstream(Rule):
     FIX = "Pass use_reentrant=False, or let an input require grad (transformers, peft: enable_input_require_grads())."
 
     def check(self, context: Context) -> Iterator[Finding]:
-        return cut_findings(self, context, CutKind.CHECKPOINT, lambda cut: self.MESSAGE, self.FIX)
+        return report_cuts(self, context, CutKind.CHECKPOINT, lambda cut: self.MESSAGE, self.FIX)

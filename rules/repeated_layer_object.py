@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, argument_list_location
-from gradlint.traces.events import ChildRegistration
-from gradlint.traces.ids import ModuleIndex, SiteId
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity
+from gradlint.rulekit import argument_list_location
+from gradlint.traces import ChildRegistration, ModuleIndex, SiteId
 
 
 class RepeatedLayerObject(Rule):
@@ -99,7 +99,7 @@ class RepeatedLayerObject(Rule):
         return [i for i, call in enumerate(context.trace.calls) if call.module == number]
 
     def _same_children(self, context: Context, holders: tuple[int, ...]) -> bool:
-        """Return True if two containers hold the same layers in the same order, and one feeds the other."""
+        """Return True if two containers hold the same layers, and one feeds the other."""
         first, second = (context.trace.modules[n] for n in holders)
         layers = [
             [child for _, child in holder.children if context.trace.below(context.trace.modules[child])]

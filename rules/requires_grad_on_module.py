@@ -5,23 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
-    Rule,
-    Severity,
-    SourceContext,
-    SourceModule,
-    Write,
-    attribute_writes,
-    best_write,
-    dotted_text,
-    executed_writes,
-    freezes,
-    inflect,
-)
-from gradlint.traces.events import Freeze, Unfreeze
+from gradlint import Context, Finding, Fix, Rule, Severity, SourceContext, SourceModule
+from gradlint.rulekit import executed_writes, inflect
+from gradlint.source import Write, attribute_writes, best_write, dotted_text, freezes
+from gradlint.traces import Freeze, Unfreeze
 
 
 class RequiresGradOnModule(Rule):

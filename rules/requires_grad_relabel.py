@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Cut, CutKind, Finding, Fix, Rule, Severity
+from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint.flow import Cut, CutKind
 
 
 class RequiresGradRelabel(Rule):

@@ -5,20 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
-    Op,
-    Rule,
-    Severity,
-    SourceContext,
-    activated_finding,
-    activated_losses,
-    loss_inputs,
-    origins,
-)
-from gradlint.traces.op_families import SIGMOIDS
+from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceContext
+from gradlint.flow import computed_values
+from gradlint.rulekit import activated_finding, find_loss_inputs
+from gradlint.source import activated_losses
+from gradlint.traces import SIGMOIDS
 
 _LOSS = "binary_cross_entropy_with_logits"
 
@@ -90,8 +81,8 @@ class SigmoidBeforeBceWithLogits(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         pairs: list[tuple[Op, Op]] = []
-        for loss, value in loss_inputs(context, (_LOSS,)):
-            sources = [context.trace.made_by(source) for source, _ in origins(context.trace, value)]
+        for loss, value in find_loss_inputs(context, (_LOSS,)):
+            sources = [context.trace.made_by(source) for source, _ in computed_values(context.trace, value)]
             sigmoids = [op for op in sources if op is not None and op.name in SIGMOIDS]
             if len(sigmoids) == len(sources):
                 pairs += ((sigmoid, loss) for sigmoid in sigmoids)

@@ -5,22 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradlint import (
-    Activation,
-    Context,
-    Finding,
-    Fix,
-    Op,
-    Rule,
-    Severity,
-    SourceContext,
-    Trace,
-    activated_finding,
-    activated_losses,
-    loss_inputs,
-    origins,
-)
-from gradlint.traces.ids import ValueId
+from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceContext, Trace
+from gradlint.flow import computed_values
+from gradlint.rulekit import activated_finding, find_loss_inputs
+from gradlint.source import Activation, activated_losses
+from gradlint.traces import ValueId
 
 _LOSSES = ("cross_entropy", "cross_entropy_loss")
 _SOFTMAXES = frozenset(("softmax", "log_softmax"))
@@ -121,9 +110,9 @@ class SoftmaxBeforeCrossEntropy(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         pairs: list[tuple[Op, Op]] = []
-        for loss, value in loss_inputs(context, _LOSSES):
+        for loss, value in find_loss_inputs(context, _LOSSES):
             class_dim = 1 if len(trace.values[value].shape) > 1 else 0
-            sources = origins(trace, value, class_dim)
+            sources = computed_values(trace, value, class_dim)
             softmaxes = [op for source, dim in sources if (op := _softmax(trace, source, dim)) is not None]
             if len(softmaxes) == len(sources):
                 pairs += ((softmax, loss) for softmax in softmaxes)

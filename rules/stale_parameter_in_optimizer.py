@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Event, Finding, Fix, Rule, Severity, inflect, list_of
+from gradlint import Context, Event, Finding, Fix, Rule, Severity
+from gradlint.rulekit import inflect, list_of
 
 
 class StaleParameterInOptimizer(Rule):
@@ -91,5 +92,5 @@ class StaleParameterInOptimizer(Rule):
 
 
 def _in_forward(context: Context, event: Event) -> bool:
-    """Return True if a forward replaces the parameter, such as a codebook of averages, which needs no gradient."""
+    """Return True if a forward replaces the parameter, such as a codebook of averages."""
     return any(frame.code.co_name == "forward" for frame in context.trace.sites.chain(event.site))

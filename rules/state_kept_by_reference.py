@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradlint import Finding, Fix, Rule, Severity, SourceContext, SourceModule, dotted_text, loops_around
+from gradlint import Finding, Fix, Rule, Severity, SourceContext, SourceModule
+from gradlint.source import dotted_text, loops_around
 
 Loop = ast.For | ast.AsyncFor | ast.While
 
@@ -87,6 +88,7 @@ class StateKeptByReference(Rule):
     code = "GL510"
     name = "state-kept-by-reference"
     severity = Severity.ERROR
+    names_parameters = False
     source_prefilter = ("load_state_dict",)
 
     MESSAGE = "{state} holds the parameters of {model} themselves, which training changes: loading it changes nothing."

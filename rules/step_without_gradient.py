@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import (
-    Clear,
-    Context,
-    Finding,
-    Fix,
-    Optimizer,
-    Parameter,
-    Related,
-    Rule,
-    Severity,
-    Step,
-    Training,
-    titled,
-    uncalled_method_statements,
-)
+from gradlint import Context, Finding, Fix, Optimizer, Parameter, Related, Rule, Severity, Step, Training
+from gradlint.flow import titled
+from gradlint.rulekit import uncalled_method_statements
+from gradlint.traces import Clear
 
 
 class StepWithoutGradient(Rule):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, inflect
-from gradlint.traces.events import Freeze, Unfreeze
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity
+from gradlint.rulekit import inflect
+from gradlint.traces import Freeze, Unfreeze
 
 
 class TiedParameterFrozen(Rule):
@@ -138,7 +139,7 @@ def _ends(context: Context, parameter: Parameter) -> list[Module]:
 
 
 def _end_of(context: Context, event: Freeze | Unfreeze, ends: list[Module]) -> Module | None:
-    """Return the end that a change of requires_grad names: the only one below the modules of its line."""
+    """Return the only end below the modules on which a line changes requires_grad."""
     trace = context.trace
     # one line in a loop may change several modules
     line = trace.location(event.site)

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
-    Optimizer,
-    Parameter,
-    Rule,
-    Severity,
-    group_location,
-    in_bytes,
-    in_flops,
-    inflect,
-    nearest_optimizer,
-    weight_gradient_flops,
-)
+from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity
+from gradlint.flow import group_location, in_bytes, in_flops, nearest_optimizer, weight_gradient_flops
+from gradlint.rulekit import inflect
 
 
 class TrainableParameterNotInOptimizer(Rule):

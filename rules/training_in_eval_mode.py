@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Rule, Severity, Step, Trace
-from gradlint.traces.events import ModeSwitch
+from gradlint.traces import ModeSwitch
 
 
 class TrainingInEvalMode(Rule):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Loose, Rule, Severity, attribute_location, inflect, variable_location
+from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint.rulekit import attribute_location, inflect, variable_location
+from gradlint.traces import Loose
 
 
 class UnregisteredParameter(Rule):
@@ -66,6 +68,7 @@ class UnregisteredParameter(Rule):
     code = "GL105"
     name = "unregistered-parameter"
     severity = Severity.ERROR
+    names_parameters = False
     needs = frozenset({"forward"})
 
     MESSAGE = "{names} {reason}: the gradient is computed, and no optimizer applies it."

@@ -5,26 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradlint import (
-    Container,
-    Context,
-    Edit,
-    Finding,
-    Fix,
-    Parameter,
-    Rule,
-    Severity,
-    SourceContext,
-    attribute_location,
-    contents,
-    elements,
-    inflect,
-    is_only_called,
-    makes_trainable,
-    module_class,
-    own_attribute,
-    variable_location,
-)
+from gradlint import Context, Edit, Finding, Fix, Parameter, Rule, Severity, SourceContext
+from gradlint.rulekit import attribute_location, inflect, variable_location
+from gradlint.source import Container, contents, elements, is_only_called, makes_trainable, module_class, own_attribute
 
 
 class UnregisteredSubmodule(Rule):
@@ -90,6 +73,7 @@ class UnregisteredSubmodule(Rule):
     code = "GL104"
     name = "unregistered-submodule"
     severity = Severity.ERROR
+    names_parameters = False
     needs = frozenset({"forward"})
     source_prefilter = ("def __init__", "Module|PreTrainedModel|ModelMixin", "[|{")
     recording_overrides_source = True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity, inflect, made_site, siblings
+from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
+from gradlint.flow import made_site, same_class_siblings
+from gradlint.rulekit import inflect
 
 
 class UnusedParameter(Rule):
@@ -119,4 +121,4 @@ class UnusedParameter(Rule):
 def _sibling_ran(context: Context, parameter: Parameter) -> bool:
     """Return True if a sibling of its class ran: routing, layer drop, task heads."""
     depends = context.flow.depends
-    return any(p.index in depends for twin in siblings(context.trace, parameter) for p in twin)
+    return any(p.index in depends for twin in same_class_siblings(context.trace, parameter) for p in twin)

@@ -6,19 +6,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradlint import (
-    Context,
-    CutKind,
-    Finding,
-    Fix,
-    Rule,
-    Severity,
-    SourceContext,
-    SourceModule,
-    cut_findings,
-    dotted_text,
-    roundtrips,
-)
+from gradlint import Context, Finding, Fix, Rule, Severity, SourceContext, SourceModule
+from gradlint.flow import CutKind
+from gradlint.rulekit import report_cuts
+from gradlint.source import dotted_text, find_roundtrips
 
 _LEAVES_AUTOGRAD = re.compile(
     r"\.(?:data|item|tolist|numpy|new_tensor)\b|\b(?:tensor|as_tensor|Variable)\(|(?<![.\w])float\("
@@ -107,7 +98,7 @@ class ValueRoundtripUpstream(Rule):
             return  # a part that is frozen, or trained alone, may be cut off on purpose
         for forward in forwards:
             cls = module.tree.owner(forward)
-            for roundtrip in roundtrips(module, cls, forward) if cls is not None else ():
+            for roundtrip in find_roundtrips(module, cls, forward) if cls is not None else ():
                 at = roundtrip.at
                 name = dotted_text(at.func if isinstance(at, ast.Call) else at).rpartition(".")[2]
                 layers = ", ".join(f"{layer}.*" for layer in roundtrip.layers)
@@ -115,7 +106,7 @@ class ValueRoundtripUpstream(Rule):
                 yield context.finding(self, message, at, fix=Fix(self.FIX))
 
     def check(self, context: Context) -> Iterator[Finding]:
-        yield from cut_findings(self, context, CutKind.ROUNDTRIP, lambda cut: self._template(cut.name), self.FIX)
+        yield from report_cuts(self, context, CutKind.ROUNDTRIP, lambda cut: self._template(cut.name), self.FIX)
 
     def _template(self, name: str) -> str:
         effect = _EFFECTS.get(name, f"{name}(...) copies the values without their history")

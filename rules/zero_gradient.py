@@ -5,20 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from gradlint import (
-    Context,
-    Finding,
-    Fix,
-    Location,
-    Numeric,
-    Parameter,
-    Rule,
-    Severity,
-    Stop,
-    inflect,
-    siblings,
-)
-from gradlint.traces.op_families import BIASED_LAYERS, SELECTIONS, SUMS
+from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
+from gradlint.flow import same_class_siblings
+from gradlint.rulekit import inflect
+from gradlint.traces import BIASED_LAYERS, SELECTIONS, SUMS, Numeric, Stop
 
 _TINY = 1e-10
 """Size of a gradient relative to the median of all; rounding in single precision alone exceeds it."""
@@ -157,7 +147,7 @@ class ZeroGradient(Rule):
         numeric = context.numeric
         gradient = numeric.gradients[parameter.index]
         stop = gradient.stop
-        alike = {p.index for twin in siblings(context.trace, parameter) for p in twin}
+        alike = {p.index for twin in same_class_siblings(context.trace, parameter) for p in twin}
         if any(numeric.gradients[index].sizes[-1] for index in alike & numeric.gradients.keys()):
             return self.SIBLING, Severity.INFO
         if _is_only_added(context, parameter) and (stop is None or _reads(context, parameter, stop)):

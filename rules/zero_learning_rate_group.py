@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity, group_location, inflect
-from gradlint.traces.ids import SiteId
+from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity
+from gradlint.flow import group_location
+from gradlint.rulekit import inflect
+from gradlint.traces import SiteId
 
 
 class ZeroLearningRateGroup(Rule):
@@ -91,7 +93,7 @@ class ZeroLearningRateGroup(Rule):
 
 
 def _was_always_zero(context: Context, group: Group) -> bool:
-    """Return True if the learning rate was 0 at all recorded steps of a group, and at two or more."""
+    """Return True if the learning rate was 0 at all recorded steps, two or more."""
     training = context.trace.training
     if training is None:
         return False

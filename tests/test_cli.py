@@ -43,6 +43,7 @@ class {cls}(Rule):
     code = "{code}"
     name = "{name}"
     severity = Severity.ERROR
+    MESSAGE = "wrong"
 
     def check(self, context):
         return []

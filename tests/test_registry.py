@@ -39,6 +39,7 @@ class {cls}(Rule):
     code = "{code}"
     name = "{name}"
     severity = Severity.{severity}
+    MESSAGE = "wrong"
 
     def check(self, context):
         return []
@@ -103,16 +104,17 @@ def test_underscored_files_are_no_rules(builtin: Path) -> None:
         pytest.param('    code = "XY101"\n', "", 7, "its code None", id="no code"),
         pytest.param('"my-rule"', '"my_rule"', 23, "kebab-case", id="name not kebab-case"),
         pytest.param('"my-rule"', '"your-rule"', 23, "must be called your_rule.py", id="file name differs"),
+        pytest.param("MESSAGE", "TEXT", 7, "it has no MESSAGE", id="no message"),
         pytest.param("Severity.ERROR", '"error"', 24, "not a gradlint.Severity", id="severity a string"),
         pytest.param("## Known limits", "## Limits", 7, "'Known limits'", id="heading missing"),
         pytest.param("def check", "def inspect", 7, "no check", id="no check"),
         pytest.param('code = "XY101"', 'code = "GL003"', 22, "gradlint's own", id="reserved code"),
         pytest.param("(Rule)", "", 1, "this one 0", id="no rule"),
-        pytest.param("def check", "def check(", 26, "SyntaxError", id="syntax error"),
+        pytest.param("def check", "def check(", 27, "SyntaxError", id="syntax error"),
         pytest.param(
             "from gradlint.rulekit.rule", "from gradlint.rulekit.ruel", 4, "ModuleNotFoundError", id="import error"
         ),
-        pytest.param("return []", "return []\n\nclass Other(MyRule): pass", 29, "this one 2", id="two rules"),
+        pytest.param("return []", "return []\n\nclass Other(MyRule): pass", 30, "this one 2", id="two rules"),
     ],
 )
 def test_malformed_rule_stops_the_start(

@@ -1,1 +1,33 @@
-"""Trace → which parameters the loss depends on and its gradient reaches, and the cuts between."""
+"""The facts derived from a trace: dependence on the loss, gradient, and the cuts between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradlint.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gradlint.flow.cost import in_bytes as in_bytes
+    from gradlint.flow.cost import in_flops as in_flops
+    from gradlint.flow.cost import weight_gradient_flops as weight_gradient_flops
+    from gradlint.flow.cross_loss import LeakKind as LeakKind
+    from gradlint.flow.cross_loss import find_leaks as find_leaks
+    from gradlint.flow.cut import Cut as Cut
+    from gradlint.flow.cut import CutKind as CutKind
+    from gradlint.flow.cut import region_location as region_location
+    from gradlint.flow.origin import computed_value as computed_value
+    from gradlint.flow.origin import computed_values as computed_values
+    from gradlint.flow.outcome import Outcome as Outcome
+    from gradlint.flow.outcome import OutcomeKind as OutcomeKind
+    from gradlint.flow.outcome import group_location as group_location
+    from gradlint.flow.outcome import made_site as made_site
+    from gradlint.flow.outcome import moves as moves
+    from gradlint.flow.outcome import nearest_optimizer as nearest_optimizer
+    from gradlint.flow.outcome import outcome_of as outcome_of
+    from gradlint.flow.outcome import replaced_frozen as replaced_frozen
+    from gradlint.flow.outcome import titled as titled
+    from gradlint.flow.paths import lines_of as lines_of
+    from gradlint.flow.paths import path_to_loss as path_to_loss
+    from gradlint.flow.siblings import same_class_siblings as same_class_siblings
+else:
+    __getattr__, __dir__ = lazy_names(__name__)

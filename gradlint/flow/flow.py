@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gradlint.experiments.settle import settle
 from gradlint.flow.cut import Cut, place
 from gradlint.flow.cut_search import find_cuts
-from gradlint.flow.origin import origin
+from gradlint.flow.origin import computed_value
 from gradlint.flow.replaced import Stale, stale_tensors
 from gradlint.location import Location
 from gradlint.traces.dataflow import Masks, ancestors, indices, propagate
@@ -231,7 +231,7 @@ class Flow:
                 outputs = trace.ops[reader].outputs
                 if reader == number or not self.on_path.intersection(outputs):
                     continue  # what does not reach the loss does not count
-                if origin(trace, outputs[0])[0] != origin(trace, value)[0]:
+                if computed_value(trace, outputs[0])[0] != computed_value(trace, value)[0]:
                     return False
                 pending.extend(o for o in outputs if o != value)
         return True

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradlint.flow.origin import origin
+from gradlint.flow.origin import computed_value
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
 from gradlint.traces.dataflow import indices
@@ -93,7 +93,7 @@ def _parts(trace: Trace, data: Mapping[ValueId, int], term: Term, through_detach
         return [Term(v, _times(term.factor, s)) for v, s in zip(operands, signs, strict=True) if v is not None]
     if name in MULTIPLY or name in DIVIDE:
         return _scaled(data, term, op)
-    source, _ = origin(trace, term.value)
+    source, _ = computed_value(trace, term.value)
     return [Term(source, term.factor)] if source != term.value and not trace.values[source].shape else None
 
 

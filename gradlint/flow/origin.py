@@ -22,7 +22,7 @@ from gradlint.traces.op_families import (
 from gradlint.traces.trace import KIND_ALIAS, TENSOR, Op, Trace
 
 
-def origin(trace: Trace, value: ValueId, axis: int | None = None) -> tuple[ValueId, int | None]:
+def computed_value(trace: Trace, value: ValueId, axis: int | None = None) -> tuple[ValueId, int | None]:
     """Follow a value back through ops that only rearrange it, to where its numbers were computed.
 
     Args:
@@ -43,12 +43,12 @@ def origin(trace: Trace, value: ValueId, axis: int | None = None) -> tuple[Value
         value, axis = found
 
 
-def origins(trace: Trace, value: ValueId, axis: int | None = None) -> list[tuple[ValueId, int | None]]:
+def computed_values(trace: Trace, value: ValueId, axis: int | None = None) -> list[tuple[ValueId, int | None]]:
     """As `origin`, also through ops that put several values together (``cat``, ``stack``): one entry for each."""
     found: list[tuple[ValueId, int | None]] = []
     pending = [(value, axis)]
     while pending:
-        value, axis = origin(trace, *pending.pop())
+        value, axis = computed_value(trace, *pending.pop())
         producer = trace.values[value].producer
         parts = _joined(trace, trace.ops[producer], axis) if producer >= trace.forward_start else None
         if parts is None:

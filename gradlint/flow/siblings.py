@@ -12,7 +12,7 @@ from gradlint.traces.trace import Parameter, Trace
 _CONTAINERS = ("ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict")
 
 
-def siblings(trace: Trace, parameter: Parameter) -> Iterator[list[Parameter]]:
+def same_class_siblings(trace: Trace, parameter: Parameter) -> Iterator[list[Parameter]]:
     """For each module of the same class beside one that a parameter is in, in any container around it: its parameters.
 
     What one forward does with a parameter says little where it did another thing with a sibling's.

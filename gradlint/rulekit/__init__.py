@@ -1,1 +1,27 @@
-"""What a rule is, sees and says; which rules there are and which run."""
+"""The parts that rules are made of: base class, context, wording, findings that several rules share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradlint.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gradlint.rulekit.contract import Declaration as Declaration
+    from gradlint.rulekit.contract import DeclarationKind as DeclarationKind
+    from gradlint.rulekit.contract import no_match as no_match
+    from gradlint.rulekit.cut_findings import report_cuts as report_cuts
+    from gradlint.rulekit.executed_code import argument_list_location as argument_list_location
+    from gradlint.rulekit.executed_code import attribute_location as attribute_location
+    from gradlint.rulekit.executed_code import executed_idle_flags as executed_idle_flags
+    from gradlint.rulekit.executed_code import executed_nodes as executed_nodes
+    from gradlint.rulekit.executed_code import executed_writes as executed_writes
+    from gradlint.rulekit.executed_code import uncalled_method_statements as uncalled_method_statements
+    from gradlint.rulekit.executed_code import variable_location as variable_location
+    from gradlint.rulekit.loss_inputs import activated_finding as activated_finding
+    from gradlint.rulekit.loss_inputs import find_loss_inputs as find_loss_inputs
+    from gradlint.wording import inflect as inflect
+    from gradlint.wording import list_of as list_of
+    from gradlint.wording import plural as plural
+else:
+    __getattr__, __dir__ = lazy_names(__name__)

@@ -10,7 +10,7 @@ from gradlint.rulekit.context import Context
 from gradlint.rulekit.rule import Rule
 
 
-def cut_findings(
+def report_cuts(
     rule: Rule, context: Context, kind: CutKind, template: Callable[[Cut], str], fix: str
 ) -> Iterator[Finding]:
     """Yield a finding for each cut of one kind.

@@ -10,7 +10,7 @@ from gradlint.traces.ids import ValueId
 from gradlint.traces.trace import Op
 
 
-def loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[Op, ValueId]]:
+def find_loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[Op, ValueId]]:
     """Yield (loss, value of its input) for each call of these losses on a path to parameters."""
     for op in context.trace.ops[context.trace.forward_start :]:
         value = op.tensor(0, "input") if op.name in names else None

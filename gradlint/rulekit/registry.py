@@ -46,25 +46,24 @@ OWN_CODES = (
         "unused-suppression",
         Severity.WARNING,
         "A suppression that suppresses nothing.\n\n"
-        "What it does\n\nFinds the codes in `# gradlint: ignore[...]`, `# gradlint: ignore-file[...]` and "
-        "`# noqa: ...` that no finding needed, or that no rule has. A code is judged only where its rule could have "
-        "spoken: those of rules that need a recording, in a check of a set-up and on lines that it ran. The fix takes "
-        "the code out.\n",
+        "What it does\n\nFinds codes in `# gradlint: ignore[...]`, `# gradlint: ignore-file[...]` and `# noqa: ...` "
+        "that suppress no finding or that no rule has. Codes of rules that need a recording are reported only by a "
+        "check of a training setup, on lines that it ran. The fix removes the code.\n",
     ),
     OwnCode(
         "GL002",
         "syntax-error",
         Severity.ERROR,
         "A file that Python cannot parse.\n\n"
-        "What it does\n\nSays of a file that is read for the source rules where its syntax breaks off, or that it is "
-        "not in the encoding that it declares. Such a file is not judged; the others are.\n",
+        "What it does\n\nReports files with a syntax error or a wrong encoding among those that the source rules read. "
+        "The other files are checked.\n",
     ),
     OwnCode(
         "GL003",
         "partial-recording",
         Severity.WARNING,
-        "A part of the setup could not be recorded: scripted modules, other threads, custom C++ operators.\n\n"
-        "What it does\n\nSays what is therefore unknown. It is a note, and a finding with --strict.\n",
+        "A part of the training setup could not be recorded: scripted modules, other threads, custom C++ operators.\n\n"
+        "What it does\n\nNames the part that is unknown. It is a note, and a finding with --strict.\n",
     ),
     OwnCode(
         "GL704",
@@ -101,7 +100,7 @@ class Registry:
 
 
 def load(folders: Sequence[str | Path] = (), *, packs: bool = True) -> Registry:
-    """Load the built-in rules, those of installed packs (unless `packs` is False) and those in `folders`.
+    """Load the built-in rules, those of installed packs and those in `folders`.
 
     A file is loaded once per process: loading again gives the same classes.
 
@@ -119,7 +118,7 @@ def load(folders: Sequence[str | Path] = (), *, packs: bool = True) -> Registry:
 
 
 def builtin_folder() -> Path:
-    """Where the built-in rules are: inside the installed package, else in the checkout that the package stands in.
+    """Return the folder of the built-in rules, in the installed package or in a checkout.
 
     Raises:
         GradlintError: they are in neither place.
@@ -151,7 +150,7 @@ def _all_rules(folders: Sequence[str | Path], packs: bool) -> Iterator[tuple[typ
 
 
 def _rule_files(folder: Path) -> list[Path]:
-    """The rule files of a folder; names that begin with an underscore are for helpers."""
+    """Return the rule files of a folder, without helpers, which begin with an underscore."""
     return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
 
 
@@ -209,7 +208,7 @@ def _import_failure(error: Exception, path: Path) -> str:
 
 
 def _rule_of(module: ModuleType, path: Path) -> type[Rule]:
-    """The one rule that a file defines, checked."""
+    """Return the one rule that a file defines, checked."""
     rules = [
         value
         for value in vars(module).values()
@@ -228,7 +227,7 @@ def _rule_of(module: ModuleType, path: Path) -> type[Rule]:
 
 
 def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
-    """(the attribute at fault, what is wrong) for each thing that keeps a class from being a rule."""
+    """Yield (attribute, problem) for each problem that keeps a class from being a rule."""
     code, name = getattr(rule, "code", None), getattr(rule, "name", None)
     severity, doc = getattr(rule, "severity", None), rule.__dict__.get("__doc__")
     if not isinstance(code, str) or not re.fullmatch(r"[A-Z]{2,}\d{3}", code):
@@ -253,19 +252,21 @@ def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
         yield "source_prefilter", f"its source_prefilter {texts!r} is no tuple of texts"
     elif rule.judges_source() and not texts:
         yield "check_source", "it has a check_source() and no source_prefilter, the text that its files contain"
+    if not any(name.startswith("MESSAGE") and isinstance(text, str) for name, text in vars(rule).items()):
+        yield "", "it has no MESSAGE, the template of what it reports"
     missing = [heading for heading in HEADINGS if not has_heading(doc or "", heading)]
     if missing:
         yield "", f"its docstring lacks the heading {', '.join(map(repr, missing))}"
 
 
 def heading_of(line: str) -> str | None:
-    """The heading that a docstring line is, without its markup; None when it is none."""
+    """Return the heading that a docstring line is, without its markup; None if it is none."""
     text = line.strip().lstrip("#").strip().removesuffix("::").removesuffix(":").strip("*").strip()
     return next((heading for heading in HEADINGS if text.lower() == heading.lower()), None)
 
 
 def has_heading(doc: str, heading: str) -> bool:
-    """Whether a line of the docstring is that heading."""
+    """Return True if a line of the docstring is that heading."""
     return any(heading_of(line) == heading for line in doc.splitlines())
 
 
@@ -297,7 +298,7 @@ def _check_precedence(origins: dict[type[Rule], Path]) -> None:
 
 
 def _line(path: Path, class_name: str, attribute: str = "") -> int:
-    """The line of a class, or of an attribute or method in its body; the class's where the attribute is not there."""
+    """Return the line of an attribute of a class, or of the class if it has no such attribute."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -312,7 +313,7 @@ def _line(path: Path, class_name: str, attribute: str = "") -> int:
 
 
 def _defined(statement: ast.stmt) -> list[str]:
-    """The names that a statement of a class body defines."""
+    """Return the names that a statement of a class body defines."""
     if isinstance(statement, ast.Assign):
         return [target.id for target in statement.targets if isinstance(target, ast.Name)]
     return [getattr(statement, "name", ""), getattr(getattr(statement, "target", None), "id", "")]

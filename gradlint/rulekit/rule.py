@@ -18,9 +18,10 @@ ON_REQUEST = frozenset({"numeric", "contract"})
 class Rule:
     """One mistake that gradlint looks for.
 
-    A subclass states its class attributes, a docstring under the headings *What it does*, *Why it is bad*, *Example*,
-    *Use instead*, *Known limits*, *References*, and one or both of `check`, which judges a recorded training setup, and
-    `check_source`, which judges a source file.
+    A subclass states its class attributes, and its messages (``MESSAGE``, ``MESSAGE_<CASE>``) and fixes (``FIX``,
+    ``FIX_<CASE>``) as templates for `str.format`. Its docstring has the headings *What it does*, *Why it is bad*,
+    *Example*, *Use instead*, *Known limits*, *References*. It has one or both of `check`, which judges a recorded
+    training setup, and `check_source`, which judges a source file.
     """
 
     code: ClassVar[str]
@@ -32,6 +33,8 @@ class Rule:
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the training setup must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``,
     ``gradient`` (a loss that requires grad), ``step``, ``numeric``, ``contract``."""
+    names_parameters: ClassVar[bool] = True
+    """Whether its findings name parameters of the model: not those about code, grad mode or unregistered tensors."""
     yields_to: ClassVar[frozenset[str]] = frozenset()
     """Codes of rules that run before this one and take precedence: a finding whose parameters they have all reported
     is dropped. `Context.unreported` leaves out the parameters that they reported."""

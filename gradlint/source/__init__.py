@@ -1,1 +1,42 @@
-"""Text → what its syntax proves. Imports no torch and runs nothing it reads."""
+"""The facts that the syntax of a file proves; nothing of it runs, and torch is not imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradlint.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gradlint.source.accumulation import additions as additions
+    from gradlint.source.accumulation import has_history as has_history
+    from gradlint.source.accumulation import is_released as is_released
+    from gradlint.source.attributes import Write as Write
+    from gradlint.source.attributes import attribute_writes as attribute_writes
+    from gradlint.source.attributes import best_write as best_write
+    from gradlint.source.attributes import idle_flag_statement as idle_flag_statement
+    from gradlint.source.containers import Container as Container
+    from gradlint.source.containers import contents as contents
+    from gradlint.source.containers import elements as elements
+    from gradlint.source.containers import is_only_called as is_only_called
+    from gradlint.source.idioms import Region as Region
+    from gradlint.source.idioms import freezes as freezes
+    from gradlint.source.idioms import frozen_elsewhere as frozen_elsewhere
+    from gradlint.source.idioms import grad_off_bindings as grad_off_bindings
+    from gradlint.source.idioms import in_grad_off as in_grad_off
+    from gradlint.source.idioms import makes_trainable as makes_trainable
+    from gradlint.source.idioms import module_class as module_class
+    from gradlint.source.idioms import own_attribute as own_attribute
+    from gradlint.source.iterators import consumed_whole as consumed_whole
+    from gradlint.source.kinds import Kind as Kind
+    from gradlint.source.lookup import Function as Function
+    from gradlint.source.lookup import function_of as function_of
+    from gradlint.source.lookup import name_parts as name_parts
+    from gradlint.source.lookup import syntax_tree as syntax_tree
+    from gradlint.source.losses import Activation as Activation
+    from gradlint.source.losses import activated_losses as activated_losses
+    from gradlint.source.order import loops_around as loops_around
+    from gradlint.source.order import surely_before as surely_before
+    from gradlint.source.roundtrips import find_roundtrips as find_roundtrips
+    from gradlint.source.scopes import dotted_text as dotted_text
+else:
+    __getattr__, __dir__ = lazy_names(__name__)

@@ -83,7 +83,7 @@ class Roundtrip:
     layers: tuple[str, ...]
 
 
-def roundtrips(module: SourceModule, cls: ast.ClassDef, forward: Function) -> list[Roundtrip]:
+def find_roundtrips(module: SourceModule, cls: ast.ClassDef, forward: Function) -> list[Roundtrip]:
     """The places in a forward that stop all gradient to a layer whose numbers reach the result, while gradient reaches
     another layer. Empty where that is not certain."""
     run = _Run(module, cls, forward)

@@ -1,1 +1,46 @@
-"""The record of building and running a training setup, as plain data."""
+"""The record of a run, as plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradlint.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gradlint.traces.events import BackwardCalled as BackwardCalled
+    from gradlint.traces.events import ChildRegistration as ChildRegistration
+    from gradlint.traces.events import Freeze as Freeze
+    from gradlint.traces.events import GradModeOff as GradModeOff
+    from gradlint.traces.events import GroupAdded as GroupAdded
+    from gradlint.traces.events import ModeSwitch as ModeSwitch
+    from gradlint.traces.events import OptimizerMade as OptimizerMade
+    from gradlint.traces.events import ParameterRegistration as ParameterRegistration
+    from gradlint.traces.events import ParameterWrite as ParameterWrite
+    from gradlint.traces.events import PhaseBegun as PhaseBegun
+    from gradlint.traces.events import StepCalled as StepCalled
+    from gradlint.traces.events import Unfreeze as Unfreeze
+    from gradlint.traces.events import ZeroGradCalled as ZeroGradCalled
+    from gradlint.traces.ids import NO_SITE as NO_SITE
+    from gradlint.traces.ids import BackwardIndex as BackwardIndex
+    from gradlint.traces.ids import ModuleIndex as ModuleIndex
+    from gradlint.traces.ids import OpIndex as OpIndex
+    from gradlint.traces.ids import ParameterIndex as ParameterIndex
+    from gradlint.traces.ids import ParameterKey as ParameterKey
+    from gradlint.traces.ids import SiteId as SiteId
+    from gradlint.traces.ids import ValueId as ValueId
+    from gradlint.traces.op_families import ACTIVATIONS as ACTIVATIONS
+    from gradlint.traces.op_families import ALL_CONVOLUTIONS as ALL_CONVOLUTIONS
+    from gradlint.traces.op_families import BIASED_LAYERS as BIASED_LAYERS
+    from gradlint.traces.op_families import NORMS as NORMS
+    from gradlint.traces.op_families import SELECTIONS as SELECTIONS
+    from gradlint.traces.op_families import SIGMOIDS as SIGMOIDS
+    from gradlint.traces.op_families import SUMS as SUMS
+    from gradlint.traces.sites import is_project as is_project
+    from gradlint.traces.trace import Loose as Loose
+    from gradlint.traces.trace import Numeric as Numeric
+    from gradlint.traces.trace import Stop as Stop
+    from gradlint.traces.training import Backward as Backward
+    from gradlint.traces.training import Clear as Clear
+    from gradlint.traces.training import Content as Content
+else:
+    __getattr__, __dir__ = lazy_names(__name__)

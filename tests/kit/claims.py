@@ -23,12 +23,6 @@ from table import Builder
 from gradlint import Rule, Severity
 from gradlint.rulekit import registry
 
-WITHOUT_PARAMETERS = frozenset(
-    "grad-mode-left-off unregistered-submodule unregistered-parameter layer-created-in-forward misspelled-requires-grad"
-    " contract-matches-nothing module-backward-never-called graph-kept-across-steps"
-    " state-kept-by-reference empty-parameter-group".split()
-)
-"""Names of the rules whose findings name no parameter of the model."""
 REGENERATE = "if this is meant: python tests/kit/generate.py, and read the diff"
 HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known limits", "References")
 
@@ -67,6 +61,12 @@ def proof_in_plain_torch(builder: Builder) -> Iterator[str]:
     yield from proof.untruths(builder)
 
 
+@functools.cache
+def without_parameters() -> frozenset[str]:
+    """Return the names of the rules whose findings name no parameter of the model."""
+    return frozenset(r.name for r in registry.load(packs=False).rules if not r.names_parameters)
+
+
 def findings(builder: Builder) -> Iterator[str]:
     """Require the report to hold the announced findings and no others."""
     report, rule = table.report(builder.target), rule_name(builder)
@@ -77,7 +77,7 @@ def findings(builder: Builder) -> Iterator[str]:
 
 def parameters_exist(builder: Builder) -> Iterator[str]:
     """Require each announced finding to name a parameter of the model."""
-    announced, known = {a.rule for a in builder.annotations} - WITHOUT_PARAMETERS, set(parameters(builder))
+    announced, known = {a.rule for a in builder.annotations} - without_parameters(), set(parameters(builder))
     for finding in table.report(builder.target).findings if builder.name.startswith("bad_") else ():
         if finding.name in announced and not known & set(finding.parameters):
             yield f"[{finding.name}] names no parameter of the model: {', '.join(finding.parameters)}"

@@ -44,6 +44,8 @@ HELPERS = tuple(
     " rulekit.cut_findings rulekit.executed_code rulekit.loss_inputs".split()
 )
 """Modules of gradlint whose conditions are conditions of rules."""
+FACES = ("gradlint", "gradlint.flow", "gradlint.rulekit", "gradlint.source", "gradlint.traces")
+"""The packages that rules import from."""
 TESTS = table.ROOT / "tests"
 SETUPS = [table.FIXTURES, table.FIXTURES / "founding", table.FIXTURES / "real", TESTS / "awkward", TESTS / "loops"]
 PATIENCE = 20.0
@@ -362,13 +364,12 @@ def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]
     """The findings of all rules with one of the shared modules mutated."""
     import gradlint
 
-    kept = dict(sys.modules), dict(vars(gradlint))
+    kept = dict(sys.modules), {face: dict(vars(importlib.import_module(face))) for face in FACES}
     try:
         modules, names, rules = _world(name, code, tuple(files.items()))
         sys.modules.update(modules)
         _attach(modules)
-        vars(gradlint).clear()
-        vars(gradlint).update(names)
+        _set_names(names)
         context = gradlint.Context(trace, gradlint.Flow(trace))
         ready = [rule for rule in rules if not any(context.has(need) for need in rule.needs)]
         return [finding for rule in ready for finding in rule().check(context)]
@@ -376,8 +377,15 @@ def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]
         sys.modules.clear()
         sys.modules.update(kept[0])
         _attach({name: kept[0][name] for name in map("gradlint.{}".format, HELPERS) if name in kept[0]})
-        vars(gradlint).clear()
-        vars(gradlint).update(kept[1])
+        _set_names(kept[1])
+
+
+def _set_names(names: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give each of the packages that rules import from its names."""
+    for face, values in names.items():
+        known = vars(sys.modules[face])
+        known.clear()
+        known.update(values)
 
 
 @functools.cache
@@ -386,12 +394,13 @@ def _world(name: str | None, code: Any, files: tuple[tuple[Path, Any], ...]) -> 
 
     Leaves the modules that it makes in `sys.modules`.
     """
-    import gradlint
+    from gradlint.lazy import modules_of
 
     for user in HELPERS:  # they import names from each other
         sys.modules.pop(f"gradlint.{user}", None)
-    for public in [n for n, home in gradlint._HOME_OF.items() if n in vars(gradlint)]:
-        del vars(gradlint)[public]
+    for face in FACES:
+        for public in modules_of(face):
+            vars(importlib.import_module(face)).pop(public, None)
     if name is not None:
         module = types.ModuleType(f"gradlint.{name}")
         module.__file__ = str(_helper_path(name))
@@ -400,7 +409,7 @@ def _world(name: str | None, code: Any, files: tuple[tuple[Path, Any], ...]) -> 
         exec(code, module.__dict__)
     modules = {f"gradlint.{h}": importlib.import_module(f"gradlint.{h}") for h in HELPERS}
     rules = tuple(rule for path, compiled in files for rule in rules_of.__wrapped__(compiled, path))
-    return modules, dict(vars(gradlint)), rules
+    return modules, {face: dict(vars(sys.modules[face])) for face in FACES}, rules
 
 
 def _attach(modules: Mapping[str, types.ModuleType]) -> None:
