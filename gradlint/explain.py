@@ -1,4 +1,4 @@
-"""Everything known about single parameters: state, history, optimizer, the way to the loss."""
+"""Explanations of single parameters: outcome, history, optimizer, path to the loss."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from gradlint.traces.trace import Op, Parameter, Trace
 from gradlint.wording import count
 
 SHOWN = 12
-"""Steps shown of a way to the loss; of a longer one the first and the last."""
+"""Steps shown of a path to the loss; of a longer one the first and the last."""
 
 
 def explain(target: str, pattern: str, options: Options | None = None) -> list[Explanation]:
-    """Explain the parameters of a target that a glob matches by any of their names, in the model's order.
+    """Explain the parameters of a target that a glob matches, in the model's order.
+
+    The glob may match any of their names.
 
     Raises:
         TargetError: the target could not be recorded.
@@ -32,20 +34,20 @@ def explain(target: str, pattern: str, options: Options | None = None) -> list[E
     with record_target(target, options or Options()) as trace:
         wanted = [p for p in trace.parameters if matches(pattern, p.aliases)]
         if not wanted:
-            raise UsageError(f"no parameter of {trace.target} matches {pattern!r}: {no_match(trace, pattern)}")
+            raise UsageError(f"no parameter matches {pattern!r}: {no_match(trace, pattern)}")
         flow = Flow(trace)
         return [_explain(trace, flow, parameter) for parameter in wanted]
 
 
 def _explain(trace: Trace, flow: Flow, parameter: Parameter) -> Explanation:
     shape = "x".join(map(str, parameter.shape)) or "scalar"
-    about = f"{shape}, {count(parameter.numel)} {'scalar' if parameter.numel == 1 else 'scalars'}"
+    about = f"{shape}, {count(parameter.numel)} {'parameter' if parameter.numel == 1 else 'parameters'}"
     if len(parameter.aliases) > 1:
         about += "; also named " + ", ".join(parameter.aliases[1:])
     sections = [
         Section("history", _history(trace, parameter)),
         Section("optimizer", _optimizer(trace, parameter)),
-        Section("way to the loss" if trace.loss_given else "way to the output", _way(trace, flow, parameter)),
+        Section("path to the loss" if trace.loss_given else "path to the output", _path(trace, flow, parameter)),
     ]
     return Explanation(parameter.fqn, _state(trace, flow, parameter), about, [s for s in sections if s.steps])
 
@@ -77,22 +79,22 @@ def _history(trace: Trace, parameter: Parameter) -> list[Step]:
             continue  # the second: a layer that initialises itself while it is made
         if isinstance(event, ParameterRegistration):
             registered = where
-        step = Step(_told(trace, event), where, event is parameter.frozen_by)
+        step = Step(_event_text(trace, event), where, event is parameter.frozen_by)
         if step not in steps:
             steps.append(step)
     if not steps:
         where = trace.location(trace.modules[parameter.module].registered_at)
         if where is not None:
-            steps.append(Step("its module is put into the model", where))
+            steps.append(Step("its module is registered in the model", where))
     if parameter.twin_of:
         names = ", ".join(trace.parameters[i].fqn for i in sorted(parameter.twin_of)[:3])
         steps.append(Step(f"its value was copied from {names}"))
     if not parameter.requires_grad and parameter.frozen_by is None:
-        steps.append(Step("it never required grad: it was made frozen"))
+        steps.append(Step("created with requires_grad=False"))
     return steps
 
 
-def _told(trace: Trace, event: ParameterEvent) -> str:
+def _event_text(trace: Trace, event: ParameterEvent) -> str:
     match event:
         case ParameterWrite():
             late = event.op >= trace.forward_start
@@ -102,7 +104,7 @@ def _told(trace: Trace, event: ParameterEvent) -> str:
         case Freeze():
             return "frozen"
         case Unfreeze():
-            return "set trainable"
+            return "unfrozen"
 
 
 def _optimizer(trace: Trace, parameter: Parameter) -> list[Step]:
@@ -121,10 +123,10 @@ def _optimizer(trace: Trace, parameter: Parameter) -> list[Step]:
     return steps
 
 
-def _way(trace: Trace, flow: Flow, parameter: Parameter) -> list[Step]:
+def _path(trace: Trace, flow: Flow, parameter: Parameter) -> list[Step]:
     readers = flow.readers(parameter)
     if not readers:
-        return [Step("no operation of the forward reads it")]
+        return [Step("no operation of the forward uses it")]
     cuts = [cut for cut in flow.cuts if parameter in cut.starved]
     is_unused = parameter.requires_grad and parameter.index in flow.unused
     steps: list[Step] = []
@@ -145,15 +147,15 @@ def _way(trace: Trace, flow: Flow, parameter: Parameter) -> list[Step]:
     if not parameter.requires_grad:
         region = next((trace.ops[n].region for n in readers if trace.ops[n].region >= 0), None)
         if region is not None:
-            steps.append(Step("runs without grad mode", region_location(trace, trace.region(region))))
+            steps.append(Step("runs with grad mode off", region_location(trace, trace.region(region))))
     dropped = flow.dropped_at(parameter) if is_unused else None
     if dropped is not None:
-        steps.append(Step(f"{dropped.name}: its result is used no further", trace.location(dropped.site), True))
+        steps.append(Step(f"{dropped.name}: its result is not used", trace.location(dropped.site), True))
     return steps
 
 
 def _runs(trace: Trace, path: Sequence[int], cuts: Sequence[Cut]) -> list[list[int]]:
-    """The ops of a path, those together that one line of the user's made inside a library."""
+    """Return the ops of a path; ops that one user line made inside a library are together."""
     runs: list[list[int]] = []
     for number in path:
         op = trace.ops[number]
@@ -167,13 +169,13 @@ def _runs(trace: Trace, path: Sequence[int], cuts: Sequence[Cut]) -> list[list[i
 
 
 def _place(trace: Trace, op: Op) -> Location | None:
-    """The user's line of an op; None for one that only libraries' lines lead to."""
+    """Return the user line of an op; None if only lines of libraries lead to it."""
     frame = trace.frame(op.site)
     return frame.location if frame is not None and frame.project else None
 
 
 def _same_call(trace: Trace, one: Op, other: Op) -> bool:
-    """Whether one call in the user's code led to both ops, or none in both cases."""
+    """Return True if one call in user code led to both ops, or none did."""
     frames = [f if (f := trace.frame(op.site)) is not None and f.project else None for op in (one, other)]
     return frames[0] is frames[1]  # frames of the same instruction are one object; two calls may share a line
 
@@ -187,12 +189,12 @@ def _in_words(trace: Trace, run: Sequence[int]) -> str:
 
 
 def _shortened(steps: list[Step]) -> list[Step]:
-    """The first and the last of many steps, and all that matter."""
+    """Return the first and last of many steps, and all important ones."""
     if len(steps) <= SHOWN:
         return steps
     first, last = range(SHOWN - 4), range(len(steps) - 3, len(steps))
     kept = [s for i, s in enumerate(steps) if i in first or i in last or s.important]
-    between = Step(f"... {len(steps) - len(kept)} steps more ...")
+    between = Step(f"... {len(steps) - len(kept)} more steps ...")
     return [*kept[: SHOWN - 4], between, *kept[SHOWN - 4 :]]
 
 

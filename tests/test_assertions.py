@@ -158,7 +158,7 @@ def test_assertion_fails(project: pytest.Pytester, body: str, pieces: list[str])
 
 def test_exact_zero_is_no_gradient_and_zero_at_first_is(project: pytest.Pytester) -> None:
     project.makepyfile(
-        test_it="""
+        test_it=r"""
         import pytest, torch
         from torch import nn
 

@@ -349,8 +349,8 @@ def test_own_code_has_documentation(run: Run) -> None:
 def why(monkeypatch: pytest.MonkeyPatch) -> None:
     def explain(target: str, pattern: str, options: Options) -> list[Any]:
         steps = [types.SimpleNamespace(text="cut by detach()", location=None, important=True)]
-        way = types.SimpleNamespace(title="way to the loss", steps=steps)
-        known = [types.SimpleNamespace(parameter="enc.w", state="starved", about="3x3", sections=[way])]
+        way = types.SimpleNamespace(title="path to the loss", steps=steps)
+        known = [types.SimpleNamespace(parameter="enc.w", state="no gradient", about="3x3", sections=[way])]
         if target.endswith(":raises"):
             raise TargetError("it cannot be loaded", "Traceback of the user")
         return known if pattern == "enc.*" else []
@@ -363,7 +363,7 @@ def why(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("m:build", "enc.*"), Result(0, "enc.w: starved\n  3x3\n  way to the loss:\n    cut by detach()\n", "")),
+        (("m:build", "enc.*"), Result(0, "enc.w: no gradient\n  3x3\n  path to the loss:\n    cut by detach()\n", "")),
         (("m:build", "dec.*"), Result(2, "", "error: no parameter of m:build matches 'dec.*'\n")),
         (("m:raises", "enc.*"), Result(2, "", "Traceback of the user\nerror: m:raises: it cannot be loaded\n")),
     ],

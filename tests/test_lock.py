@@ -79,7 +79,7 @@ def test_file_is_sorted_and_says_what_trains(project: Path, capsys: pytest.Captu
     edit(project, "changed here", "model.layer[:2].requires_grad_(False); model.norm.eval()")
     code, out, err = run(capsys, "lock")
     assert (code, err) == (0, "")
-    assert out == "gradlint.lock: 1 target written\n  model.py:build: 28 parameters: 4 frozen, 24 train\n"
+    assert out == "gradlint.lock: 1 target written\n  model.py:build: 28 tensors, 258 parameters: 4 frozen, 24 train\n"
     lines = (project / "gradlint.lock").read_bytes().decode().split("\n")
     assert lines[0] == "# gradlint lock, version 2" and lines[3:6] == [
         "[model.py:build]",
@@ -134,7 +134,7 @@ def test_moved_lines_do_not_matter(project: Path, capsys: pytest.CaptureFixture[
         (
             "changed here",
             "model.norm.eval()",
-            "norm (1 norm layer) is in eval mode now, and keeps its running statistics",
+            "norm (1 norm layer) is now in eval mode and keeps its running statistics",
         ),
         (
             "made here",
@@ -197,7 +197,7 @@ def test_two_targets_and_two_files(project: Path, capsys: pytest.CaptureFixture[
     run(capsys, "lock", "--lock-file", "b.lock", "model.py:build_less")
     assert run(capsys, "diff", "a.lock", "model.py:build_less")[1].startswith(f"{said} at model.py:")
     both = run(capsys, "diff", "a.lock", "b.lock")
-    assert both[0] == 1 and "model.py:build is locked, and no target any more" in both[1]
+    assert both[0] == 1 and "model.py:build is locked and no longer a target" in both[1]
 
 
 def test_one_target_of_several_is_written_and_the_others_kept(
@@ -208,7 +208,7 @@ def test_one_target_of_several_is_written_and_the_others_kept(
     run(capsys, "lock", "./model.py:other")
     assert set(read(project / "gradlint.lock")) == {"model.py:build", "model.py:other"}
     code, out, _ = run(capsys, "lock", "--check")
-    assert code == 1 and "model.py:other is locked, and no target any more." in out
+    assert code == 1 and "model.py:other is locked and no longer a target." in out
     assert run(capsys, "lock", "--check", "model.py:other")[0] == 0
     assert run(capsys, "lock", "--check", "model.py:third")[0] == 2
     run(capsys, "lock")

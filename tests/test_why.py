@@ -1,4 +1,4 @@
-"""`gradlint why`: the state of a parameter, its history, its optimizer, its way to the loss and where that is cut."""
+"""`gradlint why`: the state of a parameter, its history, its optimizer, its path to the loss and where that is cut."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def steps(explanation: Explanation, title: str) -> list[str]:
 def test_starved() -> None:
     found = one("detach_in_chain.py", "build", "lin0.weight")
     assert found.state.startswith("no gradient: ")
-    assert found.about == "8x4, 32 scalars"
+    assert found.about == "8x4, 32 parameters"
     assert steps(found, "history") == ["registered"]
     assert steps(found, "optimizer") == ["SGD, lr 0.05"]
-    way = steps(found, "way to the loss")
+    way = steps(found, "path to the loss")
     assert way[:2] == ["linear in lin0", "relu"] and way[-1] == "mean: the loss"
     assert way.count("detach: gradient stops here") == 1
 
@@ -53,7 +53,7 @@ def test_frozen_library_model_is_told_in_few_lines() -> None:
     [found] = explain(target, "bert.encoder.layer.0.attention.self.query.weight")
     assert found.state == "frozen: requires_grad is False"
     assert steps(found, "history") == ["registered", "frozen"]
-    assert len(steps(found, "way to the loss")) <= 4
+    assert len(steps(found, "path to the loss")) <= 4
 
 
 def test_the_way_taken_is_one_that_gradient_comes_back_by(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_way_taken_is_one_that_gradient_comes_back_by(tmp_path: Path) -> Non
         "def build(): return {'model': Net(2, 2), 'inputs': (torch.ones(1, 2),)}\n"
     )
     [found] = explain(f"{tmp_path / 'm.py'}:build", "weight")
-    assert steps(found, "way to the output") == ["linear", "square", "add: the output"]
+    assert steps(found, "path to the output") == ["linear", "square", "add: the output"]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ EXPECTED: dict[str, tuple[list[str], list[str], list[str]]] = {
         [TRAINS, CLEAN],
         [
             "(14 tensors, 819 parameters) stopped training: not in AdamW",
-            "(57 tensors, 16.2k parameters) are now held by AdamW lr=0.001",
+            "(57 tensors, 16.2k parameters) are now in AdamW lr=0.001",
         ],
     ),
     "head_not_kept": (
@@ -60,7 +60,7 @@ EXPECTED: dict[str, tuple[list[str], list[str], list[str]]] = {
         [TRAINS, FLOWS, CLEAN],
         [
             "(14 tensors, 819 parameters) stopped training: frozen",
-            "(57 tensors, 16.2k parameters) are now held by AdamW lr=0.001",
+            "(57 tensors, 16.2k parameters) are now in AdamW lr=0.001",
         ],
     ),
     "queries_alone": (

@@ -21,7 +21,7 @@ from gradlint.lock.lockfile import NAME, key_of, read, section, target_of, write
 from gradlint.lock.snapshot import Change, Snapshot, changes, drift, sections_drift
 from gradlint.report import concise
 from gradlint.report.view import View, shown_path
-from gradlint.wording import plural
+from gradlint.wording import plural, tensors
 
 
 def lock(
@@ -171,7 +171,8 @@ def _account(path: Path, before: dict[str, Snapshot], now: dict[str, Snapshot], 
     for key, snapshot in now.items():
         counts = Counter(entry.outcome for entry in snapshot.entries.values())
         listed = ", ".join(f"{number} {outcome.plural}" for outcome, number in counts.items())
-        lines.append(f"  {key}: {plural(len(snapshot.entries), 'parameter')}: {listed}")
+        total = sum(entry.numel for entry in snapshot.entries.values())
+        lines.append(f"  {key}: {tensors(len(snapshot.entries), total)}: {listed}")
     pairs = [_Pair(key, before[key], snapshot) for key, snapshot in now.items() if key in before]
     return "".join(f"{view.clean(line)}\n" for line in lines) + _differences(pairs, view)
 
@@ -181,7 +182,7 @@ def _differences(pairs: Sequence[_Pair], view: View) -> str:
     parts = []
     for pair in pairs:
         if pair.before is None or pair.after is None:
-            lines = [f"{pair.name} is {'not locked' if pair.before is None else 'locked, and no target any more'}"]
+            lines = [f"{pair.name} is {'not locked' if pair.before is None else 'locked and no longer a target'}"]
         else:
             lines = [_line(change, view) for change in changes(pair.before, pair.after)]
         if lines and pair.name and len(pairs) > 1:

@@ -1,4 +1,4 @@
-"""What trains in a target, as plain facts that can be written down, and in words what changed between two of them."""
+"""Snapshots: the outcomes of all parameters of a target, and the changes between two of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from gradlint.findings import Finding, Fix, Related, Severity
 from gradlint.flow.outcome import OutcomeKind
 from gradlint.location import Location
-from gradlint.wording import summarize_names
+from gradlint.wording import list_of, plural, summarize_names
 
 LISTED = 8
 """Names of parameters in one change before the rest is counted."""
@@ -54,7 +54,7 @@ class Snapshot:
     """By name."""
     norms: dict[str, Norm] = field(default_factory=dict)
     why: dict[str, tuple[str, Location | None]] = field(default_factory=dict)
-    """Name of a parameter → (clause, line) that tells why its outcome is what it is; empty for one that was read."""
+    """Name of a parameter → (reason of its outcome, line); empty for a snapshot that was read."""
     places: dict[str, Location] = field(default_factory=dict)
     """Name → line of the file that it was read from."""
 
@@ -65,15 +65,18 @@ class Change:
 
     names: tuple[str, ...]
     text: str
-    """``encoder.layer.11.* (16 tensors, 7.1 M) stopped training: frozen``."""
+    """``encoder.layer.11.* (16 tensors, 7.1M parameters) stopped training: frozen``."""
     location: Location | None = None
-    """The line that brought it about, where one did."""
+    """The line that caused it, if there is one."""
     joint: str = " at "
-    """What stands between the text and the place."""
+    """Text between the change and its location."""
 
 
 def changes(before: Snapshot, after: Snapshot) -> list[Change]:
-    """What is different, what matters most first: training stopped or started, then what is new or gone, then rates."""
+    """Return the changes, most important first.
+
+    Training stopped or started comes first, then new and removed parameters, then learning rates.
+    """
     groups: dict[tuple[int, str, Location | None], list[Entry]] = {}
 
     def note(entry: Entry, rank: int, clause: str, place: Location | None = None) -> None:
@@ -113,7 +116,7 @@ def _compare(
         else:
             note(new, 2, f"{_words(old)} no longer: {why}", place)
     elif old.by != new.by:
-        note(new, 2, f"without gradient by {new.by} now, and by {old.by} before", place)
+        note(new, 2, f"cut by {new.by} now, by {old.by} before", place)
     if old.shape != new.shape:
         note(new, 4, f"changed shape: {shape_text(new.shape)}, {shape_text(old.shape)} before", None)
     if old.held != new.held and (old.outcome is new.outcome or (old.held and new.held)):
@@ -137,40 +140,42 @@ def _why(snapshot: Snapshot, entry: Entry) -> tuple[str, Location | None]:
 
 def _rehold(old: tuple[str, ...], new: tuple[str, ...]) -> str:
     if not old:
-        return f"now held by {', '.join(new)}"
+        return f"now in {', '.join(new)}"
     if not new:
-        return f"held by {', '.join(old)} no longer"
+        return f"no longer in {', '.join(old)}"
     if [h.partition(" ")[0] for h in old] == [h.partition(" ")[0] for h in new]:
         return f"changed learning rate: {', '.join(new)}, {', '.join(old)} before"
     return f"moved to {', '.join(new)}, from {', '.join(old)}"
 
 
 def _norm_changes(before: Snapshot, after: Snapshot) -> Iterable[Change]:
-    """Norms by what became of them; of those that came or went with their parameters, nothing is said."""
+    """Yield the changes of norm layers.
+
+    Those that came or went with their parameters are skipped.
+    """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys([*after.norms, *before.norms]):
         old, new = before.norms.get(name), after.norms.get(name)
         if old is not None and new is not None:
             if old.training != new.training:
-                became = "in train mode now, and follow" if new.training else "in eval mode now, and keep"
+                became = "now in train mode and update" if new.training else "now in eval mode and keep"
                 groups.setdefault(f"{became} their running statistics", []).append(name)
             elif old.type != new.type:
-                groups.setdefault(f"of type {new.type} now, {old.type} before", []).append(name)
+                groups.setdefault(f"now of type {new.type}, {old.type} before", []).append(name)
         elif _has_parameters(before, name) == _has_parameters(after, name):
             gone = old is not None
-            groups.setdefault("without running statistics now" if gone else "with running statistics now", []).append(
+            groups.setdefault("now without running statistics" if gone else "now with running statistics", []).append(
                 name
             )
     for clause, names in groups.items():
-        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        noun = "norm layer" if len(names) == 1 else "norm layers"
+        listed = list_of(names)
         verb = "is" if len(names) == 1 else "are"
-        told = (
+        text = (
             clause
             if len(names) > 1
-            else clause.replace("their", "its").replace("follow", "follows").replace("keep", "keeps")
+            else clause.replace("their", "its").replace("update", "updates").replace("keep", "keeps")
         )
-        yield Change(tuple(names), f"{listed} ({len(names)} {noun}) {verb} {told}")
+        yield Change(tuple(names), f"{listed} ({plural(len(names), 'norm layer')}) {verb} {text}")
 
 
 def _has_parameters(snapshot: Snapshot, module: str) -> bool:
@@ -179,12 +184,12 @@ def _has_parameters(snapshot: Snapshot, module: str) -> bool:
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """``768x768``; ``scalar`` for no dimension."""
+    """Return a shape as ``768x768``; ``scalar`` without dimensions."""
     return "x".join(map(str, shape)) or "scalar"
 
 
 def drift(before: Snapshot, after: Snapshot, lock: str) -> list[Finding]:
-    """The changes since a lock was written, as findings of GL704."""
+    """Return the changes since a lock was written, as findings of GL704."""
     return [_finding(before, after.target, change, lock) for change in changes(before, after)]
 
 
@@ -192,21 +197,19 @@ def _finding(before: Snapshot, target: str, change: Change, lock: str) -> Findin
     locked = next((before.places[name] for name in change.names if name in before.places), None)
     where = change.location or locked
     related = (Related("locked here", locked),) if locked is not None and locked != where else ()
-    fix = Fix(f"Undo it; or, if it is meant, run `gradlint lock` and commit {lock}.")
+    fix = Fix(f"Undo the change. If it is intended, run `gradlint lock` and commit {lock}.")
     return Finding(target, "GL704", "lock-drift", Severity.ERROR, f"{change.text}.", where, change.names, related, fix)
 
 
 def sections_drift(locked: Mapping[str, Snapshot], now: Iterable[str], lock: Location) -> list[Finding]:
-    """Findings of GL704 for targets that are locked and no target any more, or the other way round."""
+    """Return findings of GL704 for targets without a section in the lock, and the reverse."""
     known = list(now)
     found = []
     for name in dict.fromkeys([*known, *locked]):
         if name in locked and name in known:
             continue
-        text = (
-            f"{name} is locked, and no target any more." if name in locked else f"{name} is a target, and not locked."
-        )
+        text = f"{name} is locked and no longer a target." if name in locked else f"{name} is a target and not locked."
         where = locked[name].places.get("", lock) if name in locked else lock
-        fix = Fix("Run `gradlint lock` and commit what it writes.")
+        fix = Fix("Run `gradlint lock` and commit the file.")
         found.append(Finding(name, "GL704", "lock-drift", Severity.ERROR, text, where, fix=fix))
     return found

@@ -1,4 +1,4 @@
-"""Taking a snapshot: a target recorded, and what trains in it written down as plain facts."""
+"""Snapshots taken of a target: recorded, and reduced to plain facts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def snapshot_target(target: str, options: Options | None = None, name: str = "")
 
 
 def take(trace: Trace, flow: Flow) -> Snapshot:
-    """What trains in a recorded set-up."""
+    """Return the snapshot of a recorded setup."""
     found = Snapshot(trace.target)
     for parameter in trace.parameters:
         if not parameter.in_tree:
