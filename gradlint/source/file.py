@@ -1,4 +1,4 @@
-"""One source file as the rules see it."""
+"""One parsed source file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _BLOCKS = {
 
 
 class SourceModule:
-    """A parsed file: its tree, what its names stand for, what kinds of things its expressions give."""
+    """A parsed file: its tree, its imported names, and the kinds of its expressions."""
 
     def __init__(self, source: SourceText) -> None:
-        """
+        """Parse a file.
+
         Raises:
             Unreadable: the text has no syntax tree.
         """
@@ -35,7 +36,7 @@ class SourceModule:
 
     @cached_property
     def statements(self) -> list[ast.stmt]:
-        """All statements, without the expressions in them: a small part, that tells whether the rest matters."""
+        """All statements, without the expressions in them, which decide whether to look further."""
         found: list[ast.stmt] = []
         pending: list[list[ast.stmt]] = [self.syntax.body]
         while pending:
@@ -50,7 +51,7 @@ class SourceModule:
         return found
 
     def stated(self, kind: type[S]) -> list[S]:
-        """The statements of one class."""
+        """Return the statements of one class."""
         if self._stated is None:
             self._stated = {}
             for statement in self.statements:
@@ -59,11 +60,11 @@ class SourceModule:
 
     @property
     def assignments(self) -> list[ast.Assign | ast.AnnAssign]:
-        """The statements that give a name, an attribute or an element a value."""
+        """The assignments to names, attributes and elements."""
         return [*self.stated(ast.Assign), *self.stated(ast.AnnAssign)]
 
     def text_of(self, statement: ast.stmt) -> str:
-        """The lines that a statement takes, whole: quicker than `text`, for a look at what is in them."""
+        """Return all lines of a statement as a whole, which is faster than `text`."""
         starts, end = self.source.starts, statement.end_lineno or statement.lineno
         return self.source.text[starts[statement.lineno - 1] : starts[end] if end < len(starts) else None]
 
@@ -84,32 +85,32 @@ class SourceModule:
 
     @cached_property
     def names(self) -> Names:
-        """What names were imported as."""
+        """The imported names."""
         return Names(self.tree)
 
     @cached_property
     def kinds(self) -> Kinds:
-        """What expressions give."""
+        """The kinds of expressions."""
         return Kinds(self.tree, self.names)
 
     def qualified(self, expression: ast.AST) -> str:
-        """The full name of what was imported, as ``torch.no_grad``; empty where it is something else."""
+        """Return the full name of an import, as ``torch.no_grad``; empty for anything else."""
         return self.names.qualified(expression)
 
     def kind(self, expression: ast.AST | None) -> Kind | None:
-        """What an expression gives; None where the file does not prove it."""
+        """Return what kind of thing an expression gives, or None if the file does not prove it."""
         return self.kinds.of(expression)
 
     def location(self, node: ast.AST) -> Location:
-        """The span of a node."""
+        """Return the span of a node."""
         return self.source.location(node)
 
     def head(self, node: ast.AST) -> Location:
-        """The first line of a definition from its keyword on: what to underline of a function or class."""
+        """Return the first line of a function or class from its keyword on."""
         place = self.location(node)
         text = self.source.line(place.line)
         return Location(place.path, place.line, place.column, place.line, len(text.rstrip().removesuffix(":")) + 1)
 
     def text(self, node: ast.AST) -> str:
-        """The source of a node as it is written."""
+        """Return the source of a node as it is written."""
         return self.source.slice(self.location(node))

@@ -1,4 +1,4 @@
-"""Idioms of torch code that several rules ask about: grad-mode regions, freezes, made layers, loss calls."""
+"""Idioms of torch code: grad-mode regions, freezes, new layers, calls of losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _DEEPEST = 8
 
 
 def grad_off(module: SourceModule, expression: ast.expr) -> str:
-    """``no_grad`` and the like if an expression, as a context or a decorator, switches grad mode off; else empty."""
+    """Return ``no_grad`` or the like if an expression switches grad mode off, else "".
+
+    The expression is a context manager or a decorator.
+    """
     call = expression if isinstance(expression, ast.Call) else None
     full = module.qualified(call.func if call else expression)
     if full not in ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled"):
@@ -36,8 +39,10 @@ _SWITCHES = frozenset("no_grad inference_mode set_grad_enabled".split())
 
 
 def _may_bind_in_grad_off(module: SourceModule) -> bool:
-    """Whether there is a block, or a decorated function, that only assigns: the whole tree need not be looked at where
-    there is none, as in most files."""
+    """Return True if a block or decorated function only assigns.
+
+    Most files have none, and their whole tree need not be built.
+    """
     functions: list[Function] = [*module.stated(ast.FunctionDef), *module.stated(ast.AsyncFunctionDef)]
     regions = [(block.body, [item.context_expr for item in block.items]) for block in module.stated(ast.With)]
     regions += [(function.body, function.decorator_list) for function in functions if function.decorator_list]
@@ -54,14 +59,16 @@ def _may_switch(module: SourceModule, expression: ast.expr) -> bool:
 
 def _only_assigns(body: list[ast.stmt]) -> bool:
     return any(isinstance(s, ast.Assign) for s in body) and all(
-        isinstance(s, ast.Pass) or says_nothing(s) or (isinstance(s, ast.Assign) and not _computes(s.value))
+        isinstance(s, ast.Pass) or has_no_effect(s) or (isinstance(s, ast.Assign) and not _computes(s.value))
         for s in body
     )
 
 
 def _computes(value: ast.expr) -> bool:
-    """Whether a value is certainly no new layer but what something that exists gives: what ``self`` holds, a function
-    of torch, a method of another call's result."""
+    """Return True if a value certainly comes from an existing object and is no new layer.
+
+    That is a call of anything on ``self``, a function of torch, or a method of another call's result.
+    """
     if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
         return False
     root: ast.expr = value.func
@@ -72,8 +79,8 @@ def _computes(value: ast.expr) -> bool:
     return root is value.func.value and root.id == "torch"
 
 
-def says_nothing(statement: ast.stmt) -> bool:
-    """Whether a statement is a docstring, or ``super().__init__()``."""
+def has_no_effect(statement: ast.stmt) -> bool:
+    """Return True if a statement is a docstring or ``super().__init__()``."""
     if not isinstance(statement, ast.Expr):
         return False
     value = statement.value
@@ -93,7 +100,7 @@ class Region:
 
     node: ast.With | Function
     expression: ast.expr
-    """What switches it off; its place is the one to blame."""
+    """The expression that switches it off, at which findings are reported."""
     how: str
 
     @property
@@ -102,7 +109,7 @@ class Region:
 
 
 def grad_off_regions(module: SourceModule) -> Iterator[Region]:
-    """The ``with`` blocks and the decorated functions whose grad mode is off."""
+    """Yield the ``with`` blocks and decorated functions whose grad mode is off."""
     for block in module.tree.nodes(ast.With):
         for item in block.items:
             if how := grad_off(module, item.context_expr):
@@ -117,16 +124,19 @@ def grad_off_regions(module: SourceModule) -> Iterator[Region]:
 
 
 def grad_off_bindings(module: SourceModule) -> Iterator[tuple[Region, list[tuple[ast.expr, ast.expr]]]]:
-    """The regions with grad mode off that do nothing but assign, with the (target, value) of each assignment."""
+    """Yield the regions with grad mode off that only assign.
+
+    Each comes with the (target, value) of its assignments.
+    """
     for region in grad_off_regions(module) if _may_bind_in_grad_off(module) else ():
-        said = [s for s in region.body if not isinstance(s, ast.Pass) and not says_nothing(s)]
+        said = [s for s in region.body if not isinstance(s, ast.Pass) and not has_no_effect(s)]
         bound = [(s.targets[0], s.value) for s in said if isinstance(s, ast.Assign) and len(s.targets) == 1]
         if bound and len(bound) == len(said):
             yield region, bound
 
 
 def in_grad_off(module: SourceModule, node: ast.AST) -> bool:
-    """Whether a node stands in such a block or function."""
+    """Return True if a node is in a block or function with grad mode off."""
     for around in module.tree.above(node):
         if isinstance(around, ast.With) and any(grad_off(module, item.context_expr) for item in around.items):
             return True
@@ -137,9 +147,10 @@ def in_grad_off(module: SourceModule, node: ast.AST) -> bool:
 
 
 def freezes(module: SourceModule) -> Iterator[tuple[ast.expr, ast.AST]]:
-    """Yield (object, node) for each place that sets or calls ``requires_grad`` or ``requires_grad_`` of an object.
+    """Yield (object, node) for each place that sets or calls the flag of an object.
 
-    For the variable of a loop over ``X.parameters()``, ``X.modules()`` and the like, the object is X.
+    The flag is ``requires_grad`` or ``requires_grad_``. For the variable of a loop over ``X.parameters()``
+    or the like, the object is X.
     """
     for name in ("requires_grad", "requires_grad_"):
         for node in module.tree.attributes.get(name, ()):
@@ -151,10 +162,9 @@ def freezes(module: SourceModule) -> Iterator[tuple[ast.expr, ast.AST]]:
 
 
 def frozen_elsewhere(module: SourceModule, target: ast.expr, region: ast.AST) -> bool:
-    """Whether the file freezes, outside of a region, what an assignment target of it names, or may do so.
+    """Return True if the file may freeze the target of an assignment outside of a region.
 
-    That is a freeze of the same name or attribute, of the whole object that holds it, or of something whose kind is
-    unknown and that may be such an object.
+    That is a freeze of the same name or attribute, or of an object that contains it or may contain it.
     """
     inside = set(ast.walk(region))
     owner = module.tree.method_of(target)
@@ -179,7 +189,7 @@ def frozen_elsewhere(module: SourceModule, target: ast.expr, region: ast.AST) ->
 
 
 def makes_trainable(module: SourceModule, made: ast.expr | None, depth: int = 0) -> bool:
-    """Whether a call certainly makes something that holds parameters which require grad."""
+    """Return True if a call certainly makes an object with parameters that require grad."""
     if not isinstance(made, ast.Call) or depth > _DEEPEST:
         return False
     switches = ("requires_grad", "affine", "elementwise_affine", "_freeze", "freeze")
@@ -219,13 +229,13 @@ def _parts(call: ast.Call) -> Iterator[ast.expr]:
 
 
 def module_class(module: SourceModule, node: ast.AST) -> tuple[ast.ClassDef, Function] | None:
-    """The nn.Module class and its method that a node is in."""
+    """Return the nn.Module class and its method that a node is in."""
     found = module.tree.method_of(node)
     return found if found is not None and module.kinds.is_module(found[0]) else None
 
 
 def own_attribute(node: ast.AST, method: Function) -> str:
-    """The name of an attribute of ``self``; empty for anything else."""
+    """Return the name of an attribute of ``self``; empty for anything else."""
     from gradlint.source.scopes import self_name
 
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == self_name(method):
@@ -243,7 +253,10 @@ class LossCall:
 
 
 def loss_calls(module: SourceModule, function: str, layer: str) -> Iterator[LossCall]:
-    """Calls of ``torch.nn.functional.<function>``, of an ``nn.<layer>`` object, or of one made on the spot."""
+    """Yield the calls of a loss.
+
+    That is ``torch.nn.functional.<function>``, an ``nn.<layer>`` object, or one made on the spot.
+    """
     carriers = _carriers(module, {function, layer})
     for call in module.tree.nodes(ast.Call):
         if not isinstance(call.func, ast.Call) and _last_name(call.func) not in carriers:
@@ -265,8 +278,11 @@ def loss_calls(module: SourceModule, function: str, layer: str) -> Iterator[Loss
 
 
 def _carriers(module: SourceModule, names: set[str]) -> set[str]:
-    """The last names of all expressions that may stand for one of these: the names themselves, and what the statements
-    that mention them, or mention those, bind. A quick look that leaves most calls of a file out."""
+    """Return the last names of all expressions that may stand for one of these names.
+
+    These are the names themselves and, step by step, the names bound by statements that mention them. The look is quick
+    and leaves out most calls of a file.
+    """
     tree = module.tree
     aliases = {a.asname: a.name for a in tree.nodes(ast.alias) if a.asname}
     pending = [*names, *(short for short, name in aliases.items() if name in names)]
@@ -282,7 +298,7 @@ def _carriers(module: SourceModule, names: set[str]) -> set[str]:
 
 
 def _bound_by(module: SourceModule, use: ast.AST) -> Iterator[str]:
-    """The names that get what an expression is part of: by assignment, by a loop over it, as an annotation."""
+    """Yield the names that an expression is assigned to, looped over by, or annotates."""
     for around in module.tree.above(use):
         targets: list[ast.expr] = []
         if isinstance(around, ast.arg):
@@ -298,7 +314,7 @@ def _bound_by(module: SourceModule, use: ast.AST) -> Iterator[str]:
 
 
 def _last_name(node: ast.AST) -> str:
-    """``c`` of ``a.b.c`` and of ``c``; of ``c[0]`` too; empty for anything else."""
+    """Return ``c`` for ``a.b.c``, ``c`` and ``c[0]``; an empty text for anything else."""
     while isinstance(node, ast.Subscript):
         node = node.value
     if isinstance(node, ast.Attribute):

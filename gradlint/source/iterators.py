@@ -1,4 +1,4 @@
-"""Which uses of an iterator walk all of it."""
+"""Uses of an iterator that exhaust it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UTILITIES = frozenset(
 
 
 def consumed_whole(module: SourceModule, use: ast.expr) -> bool:
-    """Whether the place that an iterator is given to walks it to its end, so that nothing is left for another."""
+    """Return True if the place that an iterator is passed to certainly exhausts it."""
     tree = module.tree
     parent = tree.parents.get(use)
     if isinstance(parent, ast.keyword):

@@ -1,4 +1,4 @@
-"""What kind of thing an expression gives, as far as one file proves it: a module, a parameter, a tensor, many."""
+"""The kind of thing that an expression gives, as far as one file proves it: a module, a parameter, a tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradlint.source.scopes import Tree, self_name
 What = Literal["module", "parameter", "tensor", "optimizer", "many", "other"]
 _DEEPEST = 16
 _MOST_STEPS = 300
-"""Expressions looked at before one is given up as unknown: names may be bound to each other without end."""
+"""Number of expressions after which one counts as unknown: names may be bound to each other without end."""
 _NOT_MODULES = frozenset(("Parameter", "Buffer", "UninitializedParameter", "UninitializedBuffer"))
 _SAME = frozenset(
     "to cuda cpu half float double bfloat16 train eval requires_grad_ apply share_memory to_empty type xpu".split()
@@ -41,15 +41,15 @@ _MAKERS = re.compile(
 
 @dataclass(frozen=True)
 class Kind:
-    """What an expression gives."""
+    """The kind of thing that an expression gives."""
 
     what: What
     cls: str | ast.ClassDef | None = None
-    """Of a module: the qualified name of its class, or the class where it stands in this file; None if unknown."""
+    """Of a module: its class if it is in this file, else the qualified name; None if unknown."""
     item: Kind | None = None
-    """Of many: what each is, where all are of one kind."""
+    """Of many: the kind of each, if all are of one kind."""
     once: bool = False
-    """Of many: whether they can be walked only once."""
+    """Of many: whether they can be iterated over only once."""
     pairs: bool = False
     """Of many: whether they come as (name, thing)."""
     made: ast.expr | None = None
@@ -73,7 +73,7 @@ def _unified(kinds: list[Kind | None]) -> Kind | None:
 
 
 class Kinds:
-    """Works kinds out, for one file."""
+    """The kinds of the expressions of one file."""
 
     def __init__(self, tree: Tree, names: Names) -> None:
         self.tree, self.names = tree, names
@@ -86,7 +86,7 @@ class Kinds:
     # Classes
 
     def class_of(self, expression: ast.AST, depth: int = 0) -> ast.ClassDef | None:
-        """The class of this file that an expression names."""
+        """Return the class of this file that an expression names, or None."""
         if isinstance(expression, ast.Name) and depth < _DEEPEST:
             bindings = self.tree.bindings(expression)
             if len(bindings) == 1:
@@ -98,12 +98,12 @@ class Kinds:
         return None
 
     def bases(self, cls: ast.ClassDef) -> list[ast.ClassDef | str]:
-        """Its bases: classes of this file, else qualified names, empty for what is unknown."""
+        """Return a class's bases: classes of this file or qualified names, empty for unknown ones."""
         plain = [b.value if isinstance(b, ast.Subscript) else b for b in cls.bases]
         return [self.class_of(base) or self.names.qualified(base) for base in plain]
 
     def is_module(self, cls: ast.ClassDef) -> bool:
-        """Whether the class is certainly an nn.Module."""
+        """Return True if the class is certainly an nn.Module."""
         if cls not in self._modules:
             self._modules[cls] = False  # a class cannot be its own base
             self._modules[cls] = any(
@@ -113,7 +113,7 @@ class Kinds:
         return self._modules[cls]
 
     def is_plain_module(self, cls: ast.ClassDef, depth: int = 0) -> bool:
-        """Whether nothing but nn.Module and classes of this file stand above it."""
+        """Return True if all its bases are nn.Module or classes of this file."""
         bases = self.bases(cls)
         return (
             bool(bases)
@@ -122,7 +122,7 @@ class Kinds:
         )
 
     def lineage(self, cls: ast.ClassDef, depth: int = 0) -> list[ast.ClassDef]:
-        """The class and those of this file that it inherits from."""
+        """Return the class and its bases in this file."""
         found = [cls]
         for base in self.bases(cls) if depth < _DEEPEST else ():
             if isinstance(base, ast.ClassDef) and base is not cls:
@@ -130,7 +130,7 @@ class Kinds:
         return found
 
     def method(self, cls: ast.ClassDef, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-        """A method by its name, of the class or of one of this file that it inherits from."""
+        """Return a method by its name, of the class or of a base in this file."""
         for owner in self.lineage(cls):
             for node in owner.body:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
@@ -138,9 +138,9 @@ class Kinds:
         return None
 
     def attributes(self, cls: ast.ClassDef) -> dict[str, list[ast.expr | None]]:
-        """What the instances' attributes are set to, by the class itself and those of this file it inherits from.
+        """Return the values that methods assign to the instances' attributes.
 
-        None stands for a value that is not written beside its name.
+        Bases in this file count too. None is a value that is not written beside its name.
         """
         if cls not in self._attributes:
             found: dict[str, list[ast.expr | None]] = {}
@@ -171,7 +171,7 @@ class Kinds:
                     found.setdefault(node.attr, []).append(self.value_given(node))
 
     def value_given(self, target: ast.AST) -> ast.expr | None:
-        """The expression that a target of an assignment is given; None where it is not written as a whole."""
+        """Return the value that an assignment gives to a target, or None if it is not written whole."""
         parent = self.tree.parents.get(target)
         if isinstance(parent, ast.Assign) and target in parent.targets:
             return parent.value
@@ -194,7 +194,7 @@ class Kinds:
     # Expressions
 
     def of(self, expression: ast.AST | None, depth: int = 0) -> Kind | None:
-        """What an expression gives; None where that is unknown."""
+        """Return what kind of thing an expression gives, or None if it is unknown."""
         if expression is None:
             return None
         if depth == 0:
@@ -344,7 +344,7 @@ class Kinds:
         return None if over.pairs else self.element(over)
 
     def element(self, kind: Kind | None) -> Kind | None:
-        """What walking over something gives."""
+        """Return what kind of thing an iteration over another kind gives."""
         if kind is None:
             return None
         if kind.what == "many":

@@ -29,7 +29,10 @@ class Activation:
 def activated_losses(
     module: SourceModule, function: str, layer: str, names: frozenset[str]
 ) -> list[tuple[LossCall, Activation]]:
-    """The calls of a loss (function or layer of torch.nn) that are given the result of one of these activations."""
+    """Return the calls of a loss that get the result of one of these activations.
+
+    The loss is a function or a layer of torch.nn.
+    """
     if function not in module.source.text and layer not in module.source.text:
         return []
     found = []
@@ -64,7 +67,7 @@ def _applied(module: SourceModule, given: ast.expr, names: frozenset[str], depth
 
 
 def _by_module(module: SourceModule, given: ast.Call, names: frozenset[str], depth: int) -> Activation | None:
-    """What a layer, or a network of this file, applies last."""
+    """Return the activation that a layer, or a network of this file, applies last."""
     kind = module.kind(given.func)
     if kind is None or not kind.module:
         return None
@@ -85,7 +88,7 @@ def _by_module(module: SourceModule, given: ast.Call, names: frozenset[str], dep
 
 
 def _returned(module: SourceModule, cls: ast.ClassDef, names: frozenset[str], depth: int) -> Activation | None:
-    """The activation that every ``return`` of a class's forward gives the result of."""
+    """Return the activation whose result every ``return`` of a class's forward gives."""
     forward = module.kinds.method(cls, "forward")
     if forward is None:
         return None

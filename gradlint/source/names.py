@@ -1,4 +1,4 @@
-"""What the names in a file stand for: import aliases, ``from`` imports, plain aliases."""
+"""The meaning of the names in a file: import aliases, ``from`` imports, plain aliases."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LAYERS = frozenset(
     "ParameterDict ParameterList RMSNorm RNN RNNCell ReLU Sequential SiLU Sigmoid Softmax SyncBatchNorm Tanh "
     "Transformer TransformerDecoder TransformerDecoderLayer TransformerEncoder TransformerEncoderLayer".split()
 )
-"""What ``from torch.nn import *`` is taken to mean when a name is bound nowhere else."""
+"""Names that ``from torch.nn import *`` binds, unless they are bound elsewhere."""
 TRAINABLE = frozenset(
     "AdaptiveLogSoftmaxWithLoss Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d "
     "Embedding EmbeddingBag GRU GRUCell GroupNorm LSTM LSTMCell LayerNorm LazyConv1d LazyConv2d LazyConv3d "
     "LazyLinear Linear MultiheadAttention PReLU RMSNorm RNN RNNCell Transformer TransformerDecoder "
     "TransformerDecoderLayer TransformerEncoder TransformerEncoderLayer BatchNorm1d BatchNorm2d BatchNorm3d".split()
 )
-"""Layers of torch.nn that have trainable parameters unless told otherwise."""
+"""Layers of torch.nn that have trainable parameters by default."""
 _FUNCTIONALS = "softmax log_softmax sigmoid logsigmoid cross_entropy nll_loss binary_cross_entropy_with_logits"
 _STARRED = {
     "torch": frozenset(
@@ -55,9 +55,9 @@ class Names:
         }
 
     def qualified(self, expression: ast.AST, depth: int = 0) -> str:
-        """The full name, as ``torch.nn.functional.softmax``, in the one spelling of those that torch has.
+        """Return the full name, as ``torch.nn.functional.softmax``, in torch's canonical spelling.
 
-        Empty where it is no imported name, or where the name is bound to more than that.
+        Empty if it is no imported name, or if the name is bound to anything else too.
         """
         parts: list[str] = []
         while isinstance(expression, ast.Attribute):
@@ -86,7 +86,7 @@ class Names:
         return self._known[key]
 
     def _bound(self, binding: ast.AST, depth: int) -> str | None:
-        """What one binding makes a name stand for; empty for what is no import; None for a mere placeholder."""
+        """Return what one binding makes a name mean: empty for no import, None for a placeholder."""
         parent = self.tree.parents.get(binding)
         if isinstance(binding, ast.alias):
             if isinstance(parent, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""What surely ran before what, and the value that a name surely has where it is read."""
+"""The order in which code certainly runs, and the value that a name certainly has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CONDITIONAL = (ast.IfExp, ast.BoolOp, ast.Lambda, ast.GeneratorExp)
 
 
 def surely_before(tree: Tree, first: ast.AST, second: ast.AST) -> bool:
-    """Whether `first` has run whenever `second` runs, in one call of the function that both are in."""
+    """Return True if `first` has run whenever `second` runs, in one call of their function."""
     one, two = tree.statement(first), tree.statement(second)
     if one is None or two is None or _conditional(tree, first, one):
         return False
@@ -34,7 +34,7 @@ def _conditional(tree: Tree, node: ast.AST, statement: ast.stmt) -> bool:
     for around in tree.above(node):
         if around is statement:
             return False
-        # What a generator expression walks first is looked up at once, whenever the rest of it runs.
+        # The first iterable of a generator expression is evaluated at once, whenever the rest of it runs.
         walked = isinstance(around, ast.comprehension) and around.iter is child
         if isinstance(around, _CONDITIONAL):
             return True
@@ -46,7 +46,7 @@ def _conditional(tree: Tree, node: ast.AST, statement: ast.stmt) -> bool:
 
 
 def _in_header(tree: Tree, node: ast.AST, statement: ast.stmt) -> bool:
-    """Whether a node is evaluated before the body of the compound statement that it belongs to."""
+    """Return True if a node is evaluated before the body of its compound statement."""
     return tree.statement(node) is statement
 
 
@@ -55,7 +55,7 @@ def _position(node: ast.AST) -> tuple[int, int]:
 
 
 def loops_around(tree: Tree, node: ast.AST) -> list[ast.For | ast.AsyncFor | ast.While]:
-    """The loops of the same function whose body a node is in, innermost first."""
+    """Return the loops of the same function whose body a node is in, innermost first."""
     found: list[ast.For | ast.AsyncFor | ast.While] = []
     child = node
     for around in tree.above(node):
@@ -69,7 +69,7 @@ def loops_around(tree: Tree, node: ast.AST) -> list[ast.For | ast.AsyncFor | ast
 
 
 def value_of(module: SourceModule, name: ast.Name) -> ast.expr | None:
-    """The expression whose value a name certainly has where it is read; None where that is not certain."""
+    """Return the expression whose value a name certainly has where it is read, or None."""
     tree = module.tree
     bindings = tree.bindings(name)
     scope = tree.scope_of(name)

@@ -1,4 +1,4 @@
-"""Reading source files, or what stands for them: stdin, and text that is fixed and not written yet."""
+"""Reading source files, or bytes that replace them: stdin, and fixed text that is not written yet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _instead: dict[str, bytes] = {}
 
 
 def read(path: str) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
     Raises:
         OSError: it cannot be read.
@@ -20,12 +20,12 @@ def read(path: str) -> bytes:
 
 
 def stand_in(path: str, data: bytes) -> None:
-    """Let bytes stand for a file until `forget`."""
+    """Use these bytes instead of a file until `forget`."""
     _instead[path] = data
 
 
 def stands_in(path: str) -> bool:
-    """Whether bytes stand for a file."""
+    """Return True if other bytes replace a file."""
     return path in _instead
 
 
@@ -35,5 +35,5 @@ def forget() -> None:
 
 
 def exists(path: str) -> bool:
-    """Whether there is something to read."""
+    """Return True if there is anything to read."""
     return path in _instead or os.path.isfile(path)

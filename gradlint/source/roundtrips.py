@@ -1,7 +1,7 @@
-"""Which layers a forward uses only by way of plain values: their numbers reach the result, their gradient does not.
+"""Layers of a forward whose numbers reach the result while their gradient does not.
 
-An abstract run of one ``forward``: for every name, the layers whose data is in it and those that gradient reaches.
-Whatever is not understood is taken to keep all gradient, so that nothing is claimed of it.
+An abstract run of one ``forward`` records for every name the layers whose data is in it, and those that gradient
+reaches. Anything that is not understood counts as keeping all gradient.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _EMPTY_BUILTINS = frozenset("int bool len str repr range isinstance hasattr type
 
 @dataclass(frozen=True)
 class _Value:
-    """What is in an expression's value."""
+    """The layers in an expression's value."""
 
     data: frozenset[str] = frozenset()
-    """Attributes of self whose parameters its numbers come from."""
+    """Attributes of self whose parameters contribute to its numbers."""
     live: frozenset[str] = frozenset()
-    """Those that gradient reaches."""
+    """The attributes among them that gradient reaches."""
     cuts: Mapping[str, ast.expr] = field(default_factory=dict)
-    """Where gradient to the others ended."""
+    """The place that cut gradient to each of the others."""
     unknown: bool = False
     """Whether it may hold anything, with its gradient."""
 
@@ -72,20 +72,22 @@ def _cut(value: _Value, at: ast.expr) -> _Value:
 
 
 class _Unreadable(Exception):
-    """The forward does something that is not followed."""
+    """The forward contains a statement that is not understood."""
 
 
 @dataclass(frozen=True)
 class Roundtrip:
-    """A place where values leave autograd, and the layers that train no more because of it."""
+    """A place where values leave autograd, and the layers that get no gradient because of it."""
 
     at: ast.expr
     layers: tuple[str, ...]
 
 
 def find_roundtrips(module: SourceModule, cls: ast.ClassDef, forward: Function) -> list[Roundtrip]:
-    """The places in a forward that stop all gradient to a layer whose numbers reach the result, while gradient reaches
-    another layer. Empty where that is not certain."""
+    """Return the places in a forward that cut all gradient to a layer.
+
+    The layer's numbers reach the result, and gradient reaches another layer. Empty if that is not certain.
+    """
     run = _Run(module, cls, forward)
     try:
         run.block(forward.body, {a.arg: _NOTHING for a in ast.walk(forward.args) if isinstance(a, ast.arg)})
@@ -159,7 +161,7 @@ class _Run:
         return {name: _joined([v[name] for v in (one, two) if name in v]) for name in {**one, **two}}
 
     def called(self, node: ast.expr, names: _Names) -> _Names:
-        """A call for its effect: it may change what it is a method of, and what it is given."""
+        """Handle a call for its effect, which may change its object and its arguments."""
         if isinstance(node, ast.Constant):
             return names
         touched = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - {self.own}

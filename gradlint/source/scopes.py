@@ -1,4 +1,4 @@
-"""One walk over a syntax tree: parents, nodes by type, and what each name is bound to in each scope."""
+"""One walk over a syntax tree: parents, nodes by type, and the bindings of names in each scope."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ N = TypeVar("N", bound=ast.AST)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _PLAIN_FIELDS = frozenset("ctx op ops id attr asname level module conversion kind type_comment simple".split())
-"""Fields that hold no nodes that anybody looks up: operators, contexts, texts."""
+"""Fields without nodes to look up: operators, contexts, texts."""
 _FIELDS: dict[type[ast.AST], tuple[str, ...]] = {}
 _LOAD = ast.Load
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -25,12 +25,12 @@ class Scope:
     node: ast.AST
     above: Scope | None
     bindings: dict[str, list[ast.AST]] = field(default_factory=dict)
-    """Name → what binds it: the Name that is stored to, an alias of an import, a definition, an argument."""
+    """Name → its bindings: the Name that is stored to, an alias of an import, a definition, an argument."""
     elsewhere: set[str] = field(default_factory=set)
     """Names declared global or nonlocal."""
 
     def bind(self, name: str, node: ast.AST) -> None:
-        """Note that a node binds a name here."""
+        """Record that a node binds a name here."""
         scope = self
         while name in scope.elsewhere and scope.above is not None:
             scope = scope.above
@@ -52,7 +52,10 @@ class Tree:
         self._walk()
 
     def nodes(self, kind: type[N]) -> list[N]:
-        """All nodes of one class, in no particular order. Names are in `loads` and in the scopes."""
+        """Return all nodes of one class, in no particular order.
+
+        Names are in `loads` and in the scopes.
+        """
         return self._by_type.get(kind, [])  # type: ignore[return-value]
 
     def _walk(self) -> None:
@@ -101,7 +104,7 @@ class Tree:
                         push((child, where))
 
     def _bind(self, node: ast.AST, scope: Scope) -> Scope:
-        """Note what a node binds; returns the scope of its parts."""
+        """Record what a node binds, and return the scope of its parts."""
         if isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:
                 scope.bind(alias.asname or alias.name.split(".")[0], alias)
@@ -132,7 +135,7 @@ class Tree:
         return inner
 
     def scope_of(self, node: ast.AST) -> Scope:
-        """The scope that an expression is evaluated in."""
+        """Return the scope that an expression is evaluated in."""
         child, parent = node, self.parents.get(node)
         while parent is not None:
             if parent in self.scopes and not self._is_outside(parent, child):
@@ -149,7 +152,7 @@ class Tree:
         return False
 
     def bindings(self, name: ast.Name) -> list[ast.AST]:
-        """What a name that is read may stand for: what binds it in the nearest scope that does; empty for builtins."""
+        """Return what binds a name that is read: in the nearest scope that does; empty for builtins."""
         scope: Scope | None = self.scope_of(name)
         first = True
         while scope is not None:
@@ -161,20 +164,20 @@ class Tree:
         return []
 
     def above(self, node: ast.AST) -> Iterator[ast.AST]:
-        """The nodes around a node, innermost first."""
+        """Yield the nodes around a node, innermost first."""
         parent = self.parents.get(node)
         while parent is not None:
             yield parent
             parent = self.parents.get(parent)
 
     def statement(self, node: ast.AST) -> ast.stmt | None:
-        """The innermost statement that a node is or belongs to."""
+        """Return the innermost statement that a node is or belongs to."""
         if isinstance(node, ast.stmt):
             return node
         return next((a for a in self.above(node) if isinstance(a, ast.stmt)), None)
 
     def function(self, node: ast.AST) -> Function | None:
-        """The ``def`` around a node; None at top level and in a class body."""
+        """Return the ``def`` around a node; None at top level and in a class body."""
         for around in self.above(node):
             if isinstance(around, ast.FunctionDef | ast.AsyncFunctionDef):
                 return around
@@ -183,14 +186,14 @@ class Tree:
         return None
 
     def owner(self, node: ast.AST) -> ast.ClassDef | None:
-        """The class whose body a definition or statement stands in directly."""
+        """Return the class whose body directly contains a definition or statement."""
         parent = self.parents.get(node)
         while isinstance(parent, ast.If | ast.Try | ast.With):
             parent = self.parents.get(parent)
         return parent if isinstance(parent, ast.ClassDef) else None
 
     def method_of(self, node: ast.AST) -> tuple[ast.ClassDef, Function] | None:
-        """The class and the method that a node is in, however deep in functions inside of it."""
+        """Return the class and the method around a node, across nested functions."""
         for around in self.above(node):
             if isinstance(around, ast.FunctionDef | ast.AsyncFunctionDef):
                 owner = self.owner(around)
@@ -199,7 +202,7 @@ class Tree:
         return None
 
     def block(self, statement: ast.stmt) -> list[ast.stmt]:
-        """The list of statements that a statement stands in."""
+        """Return the list of statements that contains a statement."""
         parent = self.parents.get(statement)
         for name in ("body", "orelse", "finalbody"):
             value = getattr(parent, name, None)
@@ -233,22 +236,15 @@ _OUTER: dict[type[ast.AST], tuple[str, ...]] = {
 
 
 def self_name(function: ast.AST) -> str:
-    """The name of a method's first argument; empty where it has none."""
+    """Return the name of a method's first argument; empty if it has none."""
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
         return ""
     arguments = [*function.args.posonlyargs, *function.args.args]
     return arguments[0].arg if arguments else ""
 
 
-def same(first: ast.AST | None, second: ast.AST | None) -> bool:
-    """Whether two expressions are spelled alike, wherever they stand and whether they are read or written."""
-    if first is None or second is None:
-        return first is second
-    return dotted_text(first) == dotted_text(second)
-
-
 def dotted_text(node: ast.AST) -> str:
-    """The spelling of an expression without its layout."""
+    """Return the text of an expression without its layout."""
     return ast.unparse(node)
 
 

@@ -1,4 +1,4 @@
-"""A source file as bytes, text and lines, with the places that reports and edits count in."""
+"""A source file as bytes, text and lines, with the lines and columns of reports and edits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BREAK = re.compile(r"\r\n|\r|\n")
 
 
 class Unreadable(Exception):
-    """A file that is no Python source: its bytes or its text say so.
+    """A file that is no Python source.
 
     Attributes:
         line, column: where, from 1.
@@ -37,14 +37,15 @@ class SourceText:
     """
 
     def __init__(self, path: str, data: bytes) -> None:
-        """
+        """Decode the bytes of a file.
+
         Raises:
             Unreadable: the bytes are no text in the encoding that the file declares.
         """
         self.path = path
         self.data = data
         try:
-            # Lines may end in a carriage return alone, which the declaration's reader does not know.
+            # Lines may end in a carriage return alone, which detect_encoding does not know.
             lines = io.BytesIO(_CARRIAGE.sub(b"\n", data) if b"\r" in data else data)
             self.encoding, _ = tokenize.detect_encoding(lines.readline)
             text = data.decode(self.encoding)
@@ -63,21 +64,21 @@ class SourceText:
         return [0, *(match.end() for match in _BREAK.finditer(self.text))]
 
     def line(self, number: int) -> str:
-        """A line by its number from 1, without its end; empty where there is none."""
+        """Return a line by its number from 1, without its end; empty if there is none."""
         if not 1 <= number <= len(self.starts):
             return ""
         end = self.starts[number] if number < len(self.starts) else len(self.text)
         return self.text[self.starts[number - 1] : end].rstrip("\r\n")
 
     def characters(self, number: int, offset: int) -> int:
-        """A byte offset into a line, as syntax trees count, as a count of characters."""
+        """Convert a byte offset into a line, as syntax trees count, to characters."""
         line = self.line(number)
         if line.isascii():
             return offset
         return len(line.encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "replace"))
 
     def location(self, node: ast.AST) -> Location:
-        """The span of a node."""
+        """Return the span of a node."""
         line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
         end_line = getattr(node, "end_lineno", None) or line
         end = getattr(node, "end_col_offset", None)
@@ -90,17 +91,17 @@ class SourceText:
         )
 
     def offset(self, line: int, column: int) -> int:
-        """Where a place, counted from 1, is in the text."""
+        """Return the offset of a place, counted from 1, into the text."""
         start = self.starts[min(line, len(self.starts)) - 1]
         return min(start + column - 1, len(self.text))
 
     def slice(self, place: Location) -> str:
-        """The text of a span."""
+        """Return the text of a span."""
         end = self.offset(place.end_line or place.line, place.end_column or place.column)
         return self.text[self.offset(place.line, place.column) : end]
 
     def encoded(self, text: str) -> bytes:
-        """Another text as this file would hold it.
+        """Encode another text as this file is encoded.
 
         Raises:
             UnicodeEncodeError: its encoding has no such character.
@@ -115,14 +116,14 @@ class SourceText:
 
 
 def parse(text: str) -> ast.Module:
-    """The syntax tree of a text.
+    """Return the syntax tree of a text.
 
     Raises:
         Unreadable: it has none.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes and the like are other linters' business
+            warnings.simplefilter("ignore")  # other linters report invalid escapes
             return ast.parse(text)
     except SyntaxError as error:
         raise Unreadable(error.msg or "invalid syntax", error.lineno or 1, error.offset or 1) from error
