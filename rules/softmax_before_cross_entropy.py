@@ -82,7 +82,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
     source_prefilter = ("softmax|Softmax", "cross_entropy|CrossEntropyLoss")
 
     MESSAGE = "cross_entropy applies log_softmax itself: on probabilities its gradient shrinks for {parameters}."
-    MESSAGE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing, upstream of it {parameters}."
+    MESSAGE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing for {parameters}."
     MESSAGE_SOURCE = "cross_entropy applies log_softmax itself: on probabilities its gradient shrinks."
     MESSAGE_SOURCE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing."
     RELATED_LOSS = "cross_entropy gets it here"

@@ -148,10 +148,8 @@ class Kinds:
             for owner in self.lineage(cls):
                 for method in owner.body:
                     if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
-                        if method.decorator_list and any(
-                            self.names.tree is self.tree
-                            and isinstance(d, ast.Name)
-                            and d.id in ("property", "staticmethod")
+                        if any(
+                            isinstance(d, ast.Name) and d.id in ("property", "staticmethod")
                             for d in method.decorator_list
                         ):
                             found.setdefault(method.name, []).append(None)
