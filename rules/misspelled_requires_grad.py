@@ -10,7 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceContext, SourceModule
 from gradlint.rulekit import executed_idle_flags, executed_writes, inflect
-from gradlint.source import Write, attribute_writes, best_write, dotted_text, freezes, idle_flag_statement, module_class
+from gradlint.source import (
+    Write,
+    attribute_writes,
+    best_write,
+    dotted_text,
+    idle_flag_statement,
+    is_flag_set,
+    module_class,
+)
 
 _NAMED = re.compile(r"\.\s*(\w{9,17})\b")
 _UNCALLED = re.compile(r"\.requires_grad_\s*(?!\s*\()|\.requires_grad\s*==")
@@ -96,7 +104,7 @@ class MisspelledRequiresGrad(Rule):
             for write in attribute_writes(module, name):
                 kind = module.kind(write.base)
                 what = kind.what if kind is not None else ""
-                if _is_meant_as_flag(write, name, what) and not _is_set_right_too(write):
+                if _is_meant_as_flag(write, name, what) and not is_flag_set(module, write.base):
                     yield context.finding(
                         self,
                         self.MESSAGE_SOURCE.format(name=name, object=module.text(write.base)),
@@ -221,24 +229,6 @@ def _is_meant_as_flag(write: Write, name: str, what: str) -> bool:
     if not what or name == "requires_grad_":
         return isinstance(value, bool) and what in ("", "parameter", "module", "tensor")
     return what in ("parameter", "module", "tensor")
-
-
-def _is_set_right_too(write: Write) -> bool:
-    """Return True if the same function also sets the flag of the same object, spelled right."""
-    module = write.module
-    function = module.tree.function(write.node)
-    text = dotted_text(write.base)
-    return any(
-        module.tree.function(place) is function
-        and text in (dotted_text(base), dotted_text(getattr(place, "value", base)))
-        and not _overwrites_method(place)
-        for base, place in freezes(module)
-    )
-
-
-def _overwrites_method(place: ast.AST) -> bool:
-    """Return True if a place assigns to the method requires_grad_ instead of calling it."""
-    return getattr(place, "attr", "") == "requires_grad_" and isinstance(getattr(place, "ctx", None), ast.Store)
 
 
 def _near_misses(flags: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:

@@ -10,9 +10,9 @@ from gradlint.flow import region_location
 from gradlint.rulekit import executed_nodes, inflect
 from gradlint.source import (
     Function,
-    dotted_text,
     frozen_elsewhere,
     grad_off_bindings,
+    is_flag_set,
     module_class,
     name_parts,
     own_attribute,
@@ -112,7 +112,7 @@ class NoOpFreeze(Rule):
                     yield context.finding(self, text, statement, fix=Fix(self.FIX_DROPPED))
             for tensor, message in self._frozen_in_vain(statement):
                 kind = module.kind(tensor)
-                if kind is not None and kind.what == "parameter" and not _is_flag_set(module, tensor):
+                if kind is not None and kind.what == "parameter" and not is_flag_set(module, tensor):
                     text = message.format(parameters=module.text(tensor), still_train="still trains")
                     yield context.finding(self, text, statement, fix=Fix(self.FIX_FLAG))
 
@@ -187,16 +187,6 @@ def _loaded_in_vain(statement: ast.stmt) -> Iterator[ast.expr]:
     match statement:
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=layer, attr="from_pretrained"))):
             yield layer
-
-
-def _is_flag_set(module: SourceModule, tensor: ast.expr) -> bool:
-    """Return True if the same function also sets the flag of the tensor itself."""
-    attributes = module.tree.attributes
-    written = [n for n in attributes.get("requires_grad", ()) if isinstance(n.ctx, ast.Store)]
-    return any(
-        module.tree.function(node) is module.tree.function(tensor) and dotted_text(node.value) == dotted_text(tensor)
-        for node in (*written, *attributes.get("requires_grad_", ()))
-    )
 
 
 def _read_before_forward(context: Context) -> dict[tuple[str, int], list[Parameter]]:

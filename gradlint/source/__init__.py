@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gradlint.source.idioms import frozen_elsewhere as frozen_elsewhere
     from gradlint.source.idioms import grad_off_bindings as grad_off_bindings
     from gradlint.source.idioms import in_grad_off as in_grad_off
+    from gradlint.source.idioms import is_flag_set as is_flag_set
     from gradlint.source.idioms import makes_trainable as makes_trainable
     from gradlint.source.idioms import module_class as module_class
     from gradlint.source.idioms import own_attribute as own_attribute

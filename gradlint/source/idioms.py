@@ -161,6 +161,18 @@ def freezes(module: SourceModule) -> Iterator[tuple[ast.expr, ast.AST]]:
             yield from ((base, call) for base in containers_of(module, write.base))
 
 
+def is_flag_set(module: SourceModule, tensor: ast.expr) -> bool:
+    """Return True if the function around an expression sets the flag of the same object."""
+    function = module.tree.function(tensor)
+    text = dotted_text(tensor)
+    return any(
+        module.tree.function(place) is function
+        and text in (dotted_text(base), dotted_text(getattr(place, "value", base)))
+        and not (getattr(place, "attr", "") == "requires_grad_" and isinstance(getattr(place, "ctx", None), ast.Store))
+        for base, place in freezes(module)
+    )  # an assignment to requires_grad_ replaces the method and sets nothing
+
+
 def frozen_elsewhere(module: SourceModule, target: ast.expr, region: ast.AST) -> bool:
     """Return True if the file may freeze the target of an assignment outside of a region.
 
