@@ -99,7 +99,7 @@ ERRORS = {
         "def build(): return full(model={'g': nn.Linear(2, 2), 'd': nn.Linear(2, 2)}, inputs=None)",
         "add 'inputs', a dict with keys of 'model' (g, d)",
     ),
-    "no model": ("def build(): return {'step': lambda: None}", "the setup gives no model: add 'model'"),
+    "no model": ("def build(): return {'step': lambda: None}", "the training setup has no model: return 'model'"),
     "no parameters": ("def build(): return nn.Sequential(nn.ReLU())", "Sequential has no parameters"),
     "no parameters, optimizer": (
         "def build(): return nn.ReLU(), torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)",
@@ -129,7 +129,7 @@ NOTES = {
     "nothing trainable": ("def build(): return nn.Linear(4, 2).requires_grad_(False)", "all parameters are frozen", []),
     "optimizer of another model": (
         "def build(): return full(optimizer=sgd(nn.Linear(4, 2)))",
-        "SGD holds none of the model's parameters",
+        "SGD contains none of the model's parameters",
         ["GL304"],
     ),
     "NaN weights": (

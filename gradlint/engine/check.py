@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradlint.engine.notes import nothing_to_judge, remarks
+from gradlint.engine.notes import notes, nothing_to_judge
 from gradlint.engine.options import Options
 from gradlint.engine.source_of_recording import source_findings
 from gradlint.errors import GradlintError, TargetError, torch_missing
@@ -146,7 +146,7 @@ def _judged(report: Report, trace: Trace, rules: Sequence[type[Rule]], options: 
         raise TargetError(problem)
     held = any("contract" in rule.needs for rule in rules)
     report.targets.append(summarize(trace, flow, context.contract if held else None))
-    return remarks(trace)
+    return list(notes(trace))
 
 
 def _train_a_little(trace: Trace, flow: Flow) -> None:

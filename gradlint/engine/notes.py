@@ -1,46 +1,55 @@
-"""Notes beside the findings: reasons why a clean verdict may be worth less than it looks."""
+"""Notes beside the findings: facts about a training setup that make a clean verdict worth less."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradlint.traces.trace import Trace
+    from gradlint.traces.trace import Optimizer, Trace
+
+NO_MODEL = "the training setup has no model: return 'model', and 'inputs' and 'loss' if they are not found"
+NO_PARAMETERS = (
+    "{models} has no parameters: return the module that trains (a plain list or dict does not register layers, "
+    "nn.ModuleList and nn.ModuleDict do)"
+)
+NO_BACKWARD = "step() ran no backward pass and no 'loss' is given: rules that need a loss did not run"
+ALL_FROZEN = "all parameters are frozen: no parameter can train"
+FOREIGN_OPTIMIZER = (
+    "{optimizer} contains none of the model's parameters: create it after the model that is returned, and after the "
+    "last copy or replacement of its layers"
+)
 
 
 def nothing_to_judge(trace: Trace) -> str | None:
-    """Return the reason why no verdict on a setup means anything; None if one does."""
+    """Return why a training setup cannot be judged at all; None if it can."""
     if trace.training is not None and trace.training.backwards:
         return None
     if any(p.in_tree for p in trace.parameters) or any(trace.values[r].requires_grad for r in trace.roots):
         return None
     if not trace.setup.models:
-        return "the setup gives no model: add 'model', and 'inputs' and 'loss' if they cannot be found"
-    named = " and ".join(trace.modules[number].type.name for _, number in trace.setup.models)
-    return (
-        f"{named} has no parameters, so there is nothing to check: return the module that trains (layers in a plain "
-        "list or dict do not count, nn.ModuleList and nn.ModuleDict do)"
-    )
+        return NO_MODEL
+    return NO_PARAMETERS.format(models=" and ".join(trace.modules[i].type.name for _, i in trace.setup.models))
 
 
-def remarks(trace: Trace) -> list[str]:
-    """Return notes on how a setup trains, one sentence each."""
-    said = []
+def notes(trace: Trace) -> Iterator[str]:
+    """Yield what the user should know about how a training setup trains, one sentence each."""
     if trace.setup.has_step and not trace.roots:
-        said.append("step() ran no backward pass and no 'loss' is given: rules that need a loss did not run")
-    mine = [p for p in trace.parameters if p.in_tree]
-    if mine and not trace.optimizers and not any(p.requires_grad for p in mine):
-        said.append("all parameters are frozen: no parameter can train")
-    watched = None if trace.setup.has_step else trace.training
+        yield NO_BACKWARD
+    parameters = [p for p in trace.parameters if p.in_tree]
+    if parameters and not trace.optimizers and not any(p.requires_grad for p in parameters):
+        yield ALL_FROZEN
     for optimizer in trace.optimizers:
-        if watched is not None and not any(optimizer.key in step.optimizers for step in watched.steps):
-            continue  # the turn of its model may come later
-        held = optimizer.keys
-        foreign = bool(held) and optimizer.holds_parameters_only and held.isdisjoint(trace.by_key)
-        if foreign and trace.parameters:
+        if trace.parameters and _is_foreign(trace, optimizer):
             name = f"{optimizer.type} ({optimizer.name})" if optimizer.name else optimizer.type
-            said.append(
-                f"{name} holds none of the model's parameters: make it after the model that is returned, "
-                "and after the last copy or replacement of its layers"
-            )
-    return said
+            yield FOREIGN_OPTIMIZER.format(optimizer=name)
+
+
+def _is_foreign(trace: Trace, optimizer: Optimizer) -> bool:
+    """Return True if an optimizer contains parameters, and none of the model's."""
+    if trace.training is not None and not trace.setup.has_step:
+        # of a script only the first steps are recorded: the model of an optimizer without a step may come later
+        if not any(optimizer.key in step.optimizers for step in trace.training.steps):
+            return False
+    keys = optimizer.keys
+    return bool(keys) and optimizer.holds_parameters_only and keys.isdisjoint(trace.by_key)
