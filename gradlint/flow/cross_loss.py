@@ -1,7 +1,4 @@
-"""Gradient of one loss in the parameters of another: which backward pass left it, and where it came in.
-
-Imports no torch.
-"""
+"""Gradient of one loss in the parameters of another: the backward pass that left it, and the call it came through."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from gradlint.traces.training import Backward, Step, Training
 
 
 class LeakKind(enum.Enum):
-    """What became of gradient that a loss left in parameters of another optimizer."""
+    """The fate of gradient that a loss accumulated in parameters of another optimizer."""
 
     APPLIED = enum.auto()
     """Their own optimizer stepped with it."""
@@ -30,24 +27,24 @@ class LeakKind(enum.Enum):
 
 @dataclass
 class Leak:
-    """Gradient that a loss left where another optimizer works."""
+    """Gradient that a loss accumulated in parameters of another optimizer."""
 
     kind: LeakKind
     backward: Backward
-    """The pass that left it."""
+    """The pass that accumulated it."""
     optimizer: Optimizer
-    """The one whose parameters it was left in."""
+    """The optimizer of these parameters."""
     owner: Optimizer
-    """The one that the pass was made for."""
+    """The optimizer that the pass was run for."""
     parameters: list[Parameter]
     entry: SiteId
-    """Site where what depends on one network is given to the other."""
+    """Site where a value that depends on one network is passed to the other."""
     step: Step | None
     """The step that applied it."""
 
 
 def find_leaks(flow: Flow) -> list[Leak]:
-    """The leaks of the recorded steps, each place once."""
+    """Return the leaks of the recorded steps, one for each place."""
     training = flow.trace.training
     if training is None or len(flow.trace.optimizers) < 2:
         return []
@@ -64,7 +61,7 @@ def find_leaks(flow: Flow) -> list[Leak]:
 
 
 def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
-    """A step used what a backward pass had left that another optimizer's step had been made from before."""
+    """Yield leaks in which a step applied gradient that another optimizer already applied."""
     trace = flow.trace
     for step in training.steps:
         optimizer = _row(trace, step)
@@ -100,12 +97,12 @@ def _served_another(
 
 
 def _alone(training: Training, backward: Backward, mine: frozenset[ParameterKey]) -> bool:
-    """Whether a pass was applied by the steps of one optimizer only."""
+    """Return True if only steps of one optimizer applied a backward pass."""
     return all(not mine.isdisjoint(training.steps[s].content) for s in backward.applied_by)
 
 
 def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
-    """Before an optimizer stepped, a second loss that was made for another one added to its gradient."""
+    """Yield leaks in which a loss for another optimizer added gradient before the step."""
     trace = flow.trace
     for step in training.steps:
         optimizer = _row(trace, step)
@@ -140,7 +137,7 @@ def _cleared_between(trace: Trace, first: Backward, second: Backward, keys: froz
 
 
 def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
-    """Gradient that was cleared before the optimizer that holds its parameters used it."""
+    """Yield leaks whose gradient was cleared before the parameters' optimizer applied it."""
     trace = flow.trace
     for clear in training.clears:
         for optimizer in trace.optimizers:
@@ -163,8 +160,10 @@ def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
 
 
 def entry_site(flow: Flow, backward: Backward, into: frozenset[ParameterKey], of: frozenset[ParameterKey]) -> SiteId:
-    """Where a value that carries gradient of the parameters `of` first meets the parameters `into`, on the way to the
-    roots of a backward pass: the call of the network that holds the latter. NO_SITE if nowhere."""
+    """Return the site where a value from the parameters `of` first enters the network of `into`.
+
+    Only values on the path to the roots of the backward pass count. NO_SITE if there is none.
+    """
     trace = flow.trace
     before = trace.ops[: backward.op]
     path = ancestors(before, backward.roots)
@@ -182,7 +181,7 @@ def entry_site(flow: Flow, backward: Backward, into: frozenset[ParameterKey], of
 
 
 def _call_site(trace: Trace, call: CallIndex, site: SiteId, inside: set[ParameterIndex]) -> SiteId:
-    """The site of the outermost module call around an op whose module holds no other parameters."""
+    """Return the site of the outermost module call whose parameters are all in `inside`."""
     while call >= 0:
         module = trace.modules[trace.calls[call].module]
         if not {p.index for p in _below(trace, module)} <= inside:
@@ -197,7 +196,7 @@ def _below(trace: Trace, module: Module) -> Iterable[Parameter]:
 
 
 def _depends(flow: Flow, backward: Backward, keys: frozenset[ParameterKey]) -> bool:
-    """Whether the roots of a backward pass depend on any of some parameters, frozen or not."""
+    """Return True if the roots of a backward pass depend on any of the parameters."""
     data = 0
     for value in backward.roots:
         data |= flow.masks.data.get(value, 0)
@@ -205,7 +204,7 @@ def _depends(flow: Flow, backward: Backward, keys: frozenset[ParameterKey]) -> b
 
 
 def _owner(trace: Trace, training: Training, backward: Backward, mine: frozenset[ParameterKey]) -> Optimizer | None:
-    """The optimizer that first applied a backward pass, other than the one that holds `mine`."""
+    """Return the optimizer, other than that of `mine`, that first applied a backward pass."""
     for number in sorted(backward.applied_by):
         row = _row(trace, training.steps[number])
         if row is not None and mine.isdisjoint(row.keys):

@@ -1,6 +1,6 @@
-"""What becomes of each parameter in training, and the one line that decides it.
+"""The outcome of training for each parameter, and the one line that decides it.
 
-Contracts, the lock and explanations share this; rules about single mistakes do not need it. Imports no torch.
+Contracts, the lock and explanations share it; rules about single mistakes do not need it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradlint.traces.trace import Group, Module, Optimizer, Parameter, Trace
 
 
 class OutcomeKind(enum.Enum):
-    """What becomes of a parameter in training, in the words that users read."""
+    """The outcome of training for a parameter, in the words that users read."""
 
     TRAINS = "trains"
     """Gradient reaches it and an optimizer moves it, or would: none is known."""
@@ -44,7 +44,7 @@ _PLURALS = {"trains": "train", "no gradient": "without gradient", "zero learning
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of one parameter, and why."""
+    """The outcome of training for one parameter, and its cause."""
 
     kind: OutcomeKind
     why: str
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def outcome_of(flow: Flow, parameter: Parameter) -> Outcome:
-    """Return what becomes of a parameter in training, and why."""
+    """Return the outcome of training for a parameter, and its cause."""
     trace = flow.trace
     if _applied(trace, parameter):
         return _trains(trace, parameter)
@@ -79,10 +79,9 @@ def outcome_of(flow: Flow, parameter: Parameter) -> Outcome:
 
 
 def moves(flow: Flow, parameter: Parameter) -> Outcome | None:
-    """How training would change a parameter's value, and the line that has it do so; None where it would not, or
-    nothing is known.
+    """Return how training would change a parameter's value; None if it would not.
 
-    Besides gradient that is weight decay: a gradient of zero is a gradient, and lets an optimizer decay the value.
+    None also if nothing is known. Weight decay changes a value even with a gradient of exactly zero.
     """
     trace = flow.trace
     found = outcome_of(flow, parameter)
@@ -104,12 +103,12 @@ def moves(flow: Flow, parameter: Parameter) -> Outcome | None:
 
 
 def titled(optimizer: Optimizer) -> str:
-    """An optimizer in words: its class, and its name where there are several."""
+    """Return an optimizer's class, with its name if there are several: ``SGD 'critic'``."""
     return f"{optimizer.type} {optimizer.name!r}" if optimizer.name else optimizer.type
 
 
 def group_location(trace: Trace, optimizer: Optimizer, group: Group) -> Location | None:
-    """Where a parameter group is written out in an optimizer's constructor call, else where it was given."""
+    """Return the group's own line in the constructor call, else the line that added it."""
     written_out = optimizer.arguments.group_locations
     constructed = sum(g.site == optimizer.site for g in optimizer.groups)
     literal = len(written_out) == constructed and group.index < constructed
@@ -117,7 +116,7 @@ def group_location(trace: Trace, optimizer: Optimizer, group: Group) -> Location
 
 
 def nearest_optimizer(trace: Trace, parameter: Parameter) -> Optimizer:
-    """The optimizer whose parameters stand nearest by name: the one that was probably meant to hold a parameter."""
+    """Return the optimizer with the nearest names, which was probably meant to contain it."""
     if len(trace.optimizers) == 1:
         return trace.optimizers[0]
 
@@ -130,7 +129,7 @@ def nearest_optimizer(trace: Trace, parameter: Parameter) -> Optimizer:
 
 
 def _trained_with(trace: Trace, parameter: Parameter) -> Optimizer | None:
-    """The optimizer that was stepped for the first recorded backward pass that reached a parameter."""
+    """Return the optimizer stepped for the first backward pass that reached a parameter."""
     training = trace.training
     backward = next((b for b in training.backwards if parameter.key in b.deposits), None) if training else None
     if training is None or backward is None or not backward.applied_by:
@@ -140,8 +139,10 @@ def _trained_with(trace: Trace, parameter: Parameter) -> Optimizer | None:
 
 
 def made_site(trace: Trace, parameter: Parameter, alike: Iterable[ParameterIndex] = ()) -> SiteId:
-    """Where a parameter was put into the model: itself, or the widest module around it whose trainable parameters are
-    all in `alike` (indices). NO_SITE where that was not seen."""
+    """Return the site where a parameter was put into the model, NO_SITE if unknown.
+
+    It is that of the widest module around it whose trainable parameters are all in `alike` (indices), if there is one.
+    """
     lost = frozenset(alike)
     site = parameter.registered_by.site if parameter.registered_by else NO_SITE
     module = trace.modules[parameter.module]
@@ -155,7 +156,7 @@ def made_site(trace: Trace, parameter: Parameter, alike: Iterable[ParameterIndex
 
 
 def unfrozen_by(parameter: Parameter) -> Unfreeze | None:
-    """Return the event that made a parameter trainable after it had been frozen; None where none did."""
+    """Return the event that unfroze a parameter after a freeze; None if there is none."""
     changes = parameter.flag_changes
     last = changes[-1] if changes else None
     frozen = any(isinstance(e, Freeze) for e in changes)
@@ -163,8 +164,10 @@ def unfrozen_by(parameter: Parameter) -> Unfreeze | None:
 
 
 def replaced_frozen(trace: Trace) -> dict[ParameterIndex, Registration]:
-    """Index of each parameter that stands, by itself or in a module, where something else had been frozen before → the
-    registration that put it there."""
+    """Return index of a parameter → the registration that put it in the place of a frozen one.
+
+    The frozen parameter, or the module that contained it, was in the same attribute before.
+    """
     slots: dict[tuple[ModuleIndex, str], list[Registration]] = {}
     for event in trace.events_of(Registration):
         slots.setdefault((event.module, event.name), []).append(event)
@@ -207,7 +210,7 @@ def _parameters_of(trace: Trace, event: Registration) -> list[Parameter]:
 
 
 def _keys_below(trace: Trace, module: ModuleIndex) -> set[ParameterKey]:
-    """Keys of the parameters that were ever registered in a module or one that was put into it."""
+    """Return the keys of all parameters ever registered in a module or in one below it."""
     found: set[ParameterKey] = set()
     seen, pending = {module}, [module]
     while pending:
@@ -224,7 +227,7 @@ def _keys_below(trace: Trace, module: ModuleIndex) -> set[ParameterKey]:
 
 
 def _applied(trace: Trace, parameter: Parameter) -> bool:
-    """Whether a recorded step applied gradient to a parameter."""
+    """Return True if a recorded step applied gradient to a parameter."""
     steps = trace.training.steps if trace.training is not None else ()
     contents = (step.content.get(parameter.key) for step in steps)
     return any(c is not None and c.grad and c.trainable and c.lr != 0 for c in contents)
@@ -296,7 +299,7 @@ def _why_unknown(flow: Flow, parameter: Parameter) -> str | None:
 
 
 def _still_group(trace: Trace, parameter: Parameter) -> tuple[OptimizerIndex, int] | None:
-    """A group that holds a parameter, where all that hold it have learning rate 0 and no scheduler."""
+    """Return a group of a parameter if all its groups have learning rate 0 and no scheduler."""
     groups = [(trace.optimizers[number].groups[index], (number, index)) for number, index in parameter.groups]
     if all(group.lr == 0 and not group.scheduled for group, _ in groups):
         return groups[0][1]
@@ -319,7 +322,7 @@ def _own(trace: Trace, module: Module) -> list[Parameter]:
 
 
 def _shared(one: str, other: str) -> int:
-    """How many leading parts two dotted names share."""
+    """Return the number of leading parts that two dotted names share."""
     count = 0
     for a, b in zip(one.split("."), other.split("."), strict=False):
         if a != b:
