@@ -1,4 +1,4 @@
-"""What a parameter's gradient costs, in bytes and floating-point operations. Imports no torch."""
+"""The cost of a parameter's gradient, in bytes and floating-point operations."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from gradlint.traces.trace import Parameter, Trace
 
 
 def weight_gradient_flops(trace: Trace, parameter: Parameter) -> int:
-    """Floating-point operations of a weight's gradient in one backward: as many as its multiply-adds in the forward,
-    times two. Zero for biases and for operations other than linear maps and convolutions.
+    """Return the floating-point operations of a weight's gradient in one backward pass.
+
+    They are twice its multiply-adds in the forward. Zero for biases and for operations other than linear maps and
+    convolutions.
     """
     if len(parameter.shape) < 2:
         return 0
@@ -30,7 +32,7 @@ def weight_gradient_flops(trace: Trace, parameter: Parameter) -> int:
 
 
 def in_bytes(number: int) -> str:
-    """Bytes for reading: ``512 B``, ``1.5 KiB``, ``340.2 MiB``."""
+    """Return bytes for reading: ``512 B``, ``1.5 KiB``, ``340.2 MiB``."""
     size = float(number)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":
@@ -40,7 +42,7 @@ def in_bytes(number: int) -> str:
 
 
 def in_flops(number: int) -> str:
-    """Floating-point operations for reading: ``1.8 MFLOP``."""
+    """Return floating-point operations for reading: ``1.8 MFLOP``."""
     size = float(number)
     for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"):
         if size < 1000 or unit == "TFLOP":

@@ -1,4 +1,4 @@
-"""What kind of cut an op's output is, and which line is to blame for it. Imports no torch."""
+"""The kind of cut at an op's output, and the line to report for it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Cut:
 
 
 def place(trace: Trace, number: int, output: ValueId, leaving: int | None = None) -> Cut:
-    """What kind of cut an op's output is, and which line is to blame."""
+    """Return the cut at an op's output: its kind and the line to report."""
     op = trace.ops[number]
     if op.region not in (GRAD_ON, IN_FUNCTION):
         return _region_cut(trace, number, trace.region(op.region))
@@ -139,7 +139,7 @@ def _region_cut(trace: Trace, number: int, event: GradModeOff) -> Cut:
 
 
 def region_location(trace: Trace, event: GradModeOff) -> Location | None:
-    """The ``with`` or decorator line that switched grad mode off."""
+    """Return the ``with`` or decorator line that switched grad mode off."""
     decorated = event.decorated
     if decorated is not None and is_project(decorated.co_filename):
         return decorator_location(decorated, frozenset((event.how, "no_grad", "inference_mode", "set_grad_enabled")))
@@ -147,7 +147,7 @@ def region_location(trace: Trace, event: GradModeOff) -> Location | None:
 
 
 def _held(trace: Trace, region: EventIndex) -> list[Parameter]:
-    """The parameters used inside a region (or another run of the same line)."""
+    """Return the parameters used inside a region, or in another run of the same line."""
     where = region_location(trace, trace.region(region))
     found: set[ParameterIndex] = set()
     for op in trace.ops[trace.forward_start :]:
@@ -157,7 +157,7 @@ def _held(trace: Trace, region: EventIndex) -> list[Parameter]:
 
 
 def _returned(trace: Trace, leaving: int) -> Location | None:
-    """Where a tensor was made from what had left torch: the first making of one after that."""
+    """Return the line of the first tensor created after a value left torch."""
     for op in trace.ops[leaving + 1 :]:
         if op.name in TENSOR_MAKERS:
             return trace.location(op.site)

@@ -1,7 +1,4 @@
-"""Ops that move values about without changing them: which value, and which of its axes, an axis came from.
-
-Imports no torch.
-"""
+"""Ops that move values about without changing them: which value, and which of its axes, an axis came from."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from gradlint.traces.trace import KIND_ALIAS, TENSOR, Op, Trace
 
 
 def computed_value(trace: Trace, value: ValueId, axis: int | None = None) -> tuple[ValueId, int | None]:
-    """Follow a value back through ops that only rearrange it, to where its numbers were computed.
+    """Follow a value back through ops that only rearrange it, to its computation.
 
     Args:
         trace: the recording.
@@ -31,7 +28,7 @@ def computed_value(trace: Trace, value: ValueId, axis: int | None = None) -> tup
         axis: an axis of it to follow along; None if none matters.
 
     Returns:
-        The value that was computed, and the axis of it that became `axis`; None where that cannot be told.
+        The value that was computed, and the axis of it that became `axis`; None if that is unknown.
     """
     while True:
         producer = trace.values[value].producer
@@ -44,7 +41,7 @@ def computed_value(trace: Trace, value: ValueId, axis: int | None = None) -> tup
 
 
 def computed_values(trace: Trace, value: ValueId, axis: int | None = None) -> list[tuple[ValueId, int | None]]:
-    """As `origin`, also through ops that put several values together (``cat``, ``stack``): one entry for each."""
+    """Return what `computed_value` does, also through ``cat`` and ``stack``: one for each."""
     found: list[tuple[ValueId, int | None]] = []
     pending = [(value, axis)]
     while pending:
@@ -59,7 +56,7 @@ def computed_values(trace: Trace, value: ValueId, axis: int | None = None) -> li
 
 
 def _joined(trace: Trace, op: Op, axis: int | None) -> list[tuple[ValueId, int | None]] | None:
-    """The values that an op only puts together, with the axis in each; None if it does anything else."""
+    """Return the values that an op only joins, with the axis in each; None for other ops."""
     if op.name not in JOINS or not op.inputs:
         return None
     shape = trace.values[op.inputs[0]].shape
@@ -73,7 +70,7 @@ def _joined(trace: Trace, op: Op, axis: int | None) -> list[tuple[ValueId, int |
 
 
 def _before(trace: Trace, op: Op, output: ValueId, axis: int | None) -> tuple[ValueId, int | None] | None:
-    """The input that an op only rearranges, with the axis; None if it does more than that."""
+    """Return the input that an op only rearranges, with the axis; None for other ops."""
     if not op.inputs or op.inputs[0] == output:
         return None
     source = op.inputs[0]
@@ -122,7 +119,7 @@ def _before(trace: Trace, op: Op, output: ValueId, axis: int | None) -> tuple[Va
 
 
 def _off(op: Op) -> bool:
-    """Whether a dropout lets everything through."""
+    """Return True if a dropout lets everything through."""
     return op.argument(2, "training", True) is False or op.argument(1, "p", 0.5) == 0
 
 
@@ -134,7 +131,7 @@ def _dim(
 
 
 def _same_stride(shape: tuple[int, ...], made: tuple[int, ...], axis: int) -> int | None:
-    """The axis of a contiguous reading of `shape` that has the size and the stride of an axis of `made`."""
+    """Return the axis of a contiguous `shape` with size and stride of an axis of `made`."""
     if made[axis] == 1:
         return None
     stride = math.prod(made[axis + 1 :])
@@ -155,7 +152,7 @@ def _moved(op: Op, dims: int, axis: int) -> int | None:
 
 
 def _indexed(trace: Trace, op: Op, shape: tuple[int, ...], axis: int) -> int | None:
-    """The axis of ``x`` that became an axis of ``x[...]``."""
+    """Return the axis of ``x`` that became an axis of ``x[...]``."""
     index: Any = op.args[1] if len(op.args) > 1 else None
     parts = list(index) if isinstance(index, tuple) else [index]
     tensors = iter(op.inputs[1:])

@@ -1,4 +1,4 @@
-"""A way from one parameter to the loss, op by op. Imports no torch."""
+"""A path from one parameter to the loss, op by op."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from gradlint.traces.trace import Op, Parameter, Trace
 
 
 def path_to_loss(trace: Trace, parameter: Parameter, first: int, *, by_gradient: bool) -> list[int]:
-    """Numbers of the ops on one way from a parameter to the loss.
+    """Return the numbers of the ops on one path from a parameter to the loss.
 
     Args:
         first: number of the first op that may be on it, one that reads the parameter.
-        by_gradient: take only ops whose result requires grad: a way that gradient comes back by.
+        by_gradient: take only ops whose result requires grad: a path on which gradient returns.
     """
     ops = trace.ops
     live = [op for op in ops if any(trace.values[o].requires_grad for o in op.outputs)] if by_gradient else ops
@@ -37,7 +37,7 @@ def path_to_loss(trace: Trace, parameter: Parameter, first: int, *, by_gradient:
 
 
 def lines_of(trace: Trace, path: list[int]) -> list[Location]:
-    """The user's own lines that a path of ops passes, each once, in order."""
+    """Return the lines of user code on a path of ops, each once, in order."""
     places: dict[tuple[str, int], Location] = {}
     for number in path:
         frame = trace.frame(trace.ops[number].site)

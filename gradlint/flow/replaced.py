@@ -1,4 +1,4 @@
-"""Tensors that optimizers hold and the model no longer does. Imports no torch."""
+"""Tensors that optimizers contain and the model no longer does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradlint.traces.trace import Parameter, Trace
 
 @dataclass(frozen=True)
 class Stale:
-    """A tensor in an optimizer that stood in the model when it was given, and was replaced afterwards."""
+    """A tensor in an optimizer that was replaced in the model after the optimizer got it."""
 
     optimizer: OptimizerIndex
     fqn: str
@@ -23,7 +23,7 @@ class Stale:
 
 
 def stale_tensors(trace: Trace) -> list[Stale]:
-    """The tensors that optimizers hold and the model no longer does."""
+    """Return the tensors that optimizers contain and the model no longer does."""
     unknown = [
         (optimizer, group, key)
         for optimizer in trace.optimizers
@@ -64,7 +64,7 @@ def _replaced_by(trace: Trace, optimizer: OptimizerIndex, fqn: str, event: Regis
 
 
 def _rebuilt(trace: Trace, optimizer: OptimizerIndex, given: EventIndex, module: ModuleIndex, fqn: str) -> Stale | None:
-    """The case that the whole model was built a second time, after the optimizer."""
+    """Return the replacement if the whole model was built again, after the optimizer."""
     old = trace.modules[module]
     root = next((m for m in trace.modules if m.in_tree and m.parent < 0), None)
     if root is None or root.fqn or root.type != old.type or old.calls or fqn not in trace.by_fqn:

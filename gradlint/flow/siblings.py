@@ -1,7 +1,4 @@
-"""Modules of one class side by side in a container: experts, task heads, layers that may be dropped.
-
-Imports no torch.
-"""
+"""Modules of one class side by side in a container: experts, task heads, layers that may be dropped."""
 
 from __future__ import annotations
 
@@ -13,9 +10,10 @@ _CONTAINERS = ("ModuleList", "ModuleDict", "Sequential", "ParameterList", "Param
 
 
 def same_class_siblings(trace: Trace, parameter: Parameter) -> Iterator[list[Parameter]]:
-    """For each module of the same class beside one that a parameter is in, in any container around it: its parameters.
+    """Return the parameters of each module of the same class beside one that contains it.
 
-    What one forward does with a parameter says little where it did another thing with a sibling's.
+    All containers around the parameter count. One forward proves little about a parameter if it treated a sibling's
+    differently.
     """
     module = trace.modules[parameter.module]
     while module.parent >= 0:
