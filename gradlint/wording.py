@@ -40,14 +40,14 @@ def tensors(number: int, elements: int) -> str:
     return f"{plural(number, 'tensor')}, {count(elements)} {'parameter' if elements == 1 else 'parameters'}"
 
 
-_SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}
-"""Verbs whose singular is not the plural form with an s."""
+_SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does", "they": "it", "them": "it"}
+"""Words whose singular is not formed like that of other verbs."""
 
 
 def inflect(things: Sized, verb: str) -> str:
-    """Return a plural verb, in the singular for one thing: ``still train``, ``still trains``.
+    """Return a plural verb or pronoun, in the singular for one thing.
 
-    The last word is inflected.
+    The last word is inflected: ``still train``, ``still trains``; ``them``, ``it``.
     """
     if len(things) != 1:
         return verb

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint.rulekit import inflect
 
 
 class DroppedLossTerm(Rule):
@@ -84,7 +85,7 @@ class DroppedLossTerm(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         for term in context.flow.dropped_terms:
             template = self.MESSAGE if term.returned is None else self.MESSAGE_RETURN
-            them = "it" if len(term.parameters) == 1 else "them"
+            them = inflect(term.parameters, "them")
             yield context.finding(
                 self,
                 template.format(parameters=context.names(term.parameters), them=them),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gradlint import Context, Edit, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity
 from gradlint.flow import titled
+from gradlint.rulekit import inflect
 from gradlint.traces import SiteId
 
 
@@ -94,7 +95,7 @@ class FrozenParameterInOptimizer(Rule):
             self.MESSAGE_BY_DESIGN.format(
                 optimizer=titled(optimizer),
                 parameters=context.names(parameters),
-                them="it" if len(parameters) == 1 else "them",
+                them=inflect(parameters, "them"),
             ),
             at=site,
             parameters=parameters,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
+from gradlint.rulekit import inflect
 
 
 class LayerCreatedInForward(Rule):
@@ -75,9 +76,7 @@ class LayerCreatedInForward(Rule):
         for site, parameters in context.by_place(created, lambda p: p.history[0].site):
             yield context.finding(
                 self,
-                self.MESSAGE.format(
-                    parameters=context.names(parameters), them="it" if len(parameters) == 1 else "them"
-                ),
+                self.MESSAGE.format(parameters=context.names(parameters), them=inflect(parameters, "them")),
                 at=site,
                 parameters=parameters,
                 related=context.callers(site, self.RELATED, 1),

@@ -85,7 +85,6 @@ class TrainableParameterNotInOptimizer(Rule):
         flops = sum(weight_gradient_flops(context.trace, p) for p in parameters)
         if flops:
             saved += f" and {in_flops(flops)} per step"
-        one = len(parameters) == 1
         empty = [group_location(context.trace, optimizer, g) for g in optimizer.groups if not g.keys]
         return context.finding(
             self,
@@ -104,7 +103,7 @@ class TrainableParameterNotInOptimizer(Rule):
                 *context.callers(optimizer.site, "called here", 1),
                 *(context.related("not in this optimizer either", o.site) for o in context.trace.optimizers[:4]),
             ],
-            fix=Fix(self.FIX.format(they="it" if one else "they", them="it" if one else "them", saved=saved)),
+            fix=Fix(self.FIX.format(they=inflect(parameters, "they"), them=inflect(parameters, "them"), saved=saved)),
             severity=severity,
         )
 

@@ -92,7 +92,7 @@ class UnusedParameter(Rule):
                 self.MESSAGE.format(
                     parameters=context.names(parameters),
                     get=inflect(parameters, "get"),
-                    reason=reason.format(them="it" if len(parameters) == 1 else "them"),
+                    reason=reason.format(them=inflect(parameters, "them")),
                 ),
                 at=where,
                 parameters=parameters,
