@@ -79,7 +79,7 @@ class Beginning:
         self.start = OpIndex(len(recorder.tape.ops))
 
     def buffers_moved(self, roots: Mapping[str, nn.Module]) -> frozenset[str]:
-        """fqns of the buffers whose content has changed since."""
+        """Return the fqns of the buffers whose content has changed since."""
         return frozenset(
             name for name, t in buffers(roots).items() if name in self._buffers and not _same(t, self._buffers[name][1])
         )

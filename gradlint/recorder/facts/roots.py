@@ -19,12 +19,15 @@ from gradlint.wording import summarize_names
 
 @dataclasses.dataclass(frozen=True)
 class Roots:
+    """The tensors that gradient is followed from."""
+
     tensors: tuple[Tensor, ...]
     described: str
     scalar: bool
 
 
 def loss_roots(loss: Any) -> Roots:
+    """Return the scalar that a loss function returned, taken out of a list or a mapping."""
     if isinstance(loss, (list, tuple)) and loss and isinstance(loss[0], Tensor):
         loss = loss[0]
     elif isinstance(loss, Mapping) and isinstance(loss.get("loss"), Tensor):
