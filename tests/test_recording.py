@@ -1,170 +1,282 @@
-"""Awkward models: what gradlint says of each against what a real backward on a fresh copy says."""
+"""``gradlint.record``, the callbacks, and what the frameworks' own objects are understood as."""
 
 from __future__ import annotations
 
-import ast
-import copy
-import re
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import builtins
+import gc
+import logging
+import os
+import sys
+import textwrap
+import threading
+import weakref
 
-import proof
 import pytest
-import table
 import torch
-from table import Builder
 from torch import nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 import gradlint
-from gradlint.engine.check import _judge, record_target
-from gradlint.engine.options import Options
-from gradlint.findings import Report
-from gradlint.flow.cut import CutKind
-from gradlint.flow.flow import Flow
-from gradlint.recorder.hooks.eager import forcing_eager
-from gradlint.rulekit import registry
-
-FOLDER = Path(__file__).parent / "awkward"
-CASES = [b for path in sorted(FOLDER.glob("*.py")) for b in table.builders(path, "case_")]
+import gradlint.recorder.calls.values
+from gradlint import TrainingFault, UsageError
 
 
-def built(case: Builder) -> proof.Parts:
-    """What a case builds, in one shape."""
-    return proof.parts(getattr(table.load(case.path), case.name)())
+class Loop:
+    """A small model that trains."""
 
-
-def truth(case: Builder) -> tuple[set[str], set[str]]:
-    """The parameters that a real backward gives a gradient, and those whose gradient is zero everywhere."""
-    torch.manual_seed(0)
-    with forcing_eager() as force, warnings.catch_warnings():
-        here = built(case)
-        torch.manual_seed(0)
-        force()
-        warnings.simplefilter("ignore")
-        out = here.model(**here.inputs) if isinstance(here.inputs, dict) else here.model(*here.inputs)
-        loss = here.loss(out)
-        if loss.requires_grad:
-            loss.backward()
-    names = {n.removeprefix("module.").replace("_orig_mod.", ""): p for n, p in here.model.named_parameters()}
-    given = {name: p.grad for name, p in names.items() if p.grad is not None}
-    return set(given), {name for name, g in given.items() if not (g.to_dense() if g.is_sparse else g).any()}
-
-
-def marks(case: Builder) -> Iterator[tuple[str, int]]:
-    """The cuts that no rule reports yet: ``# cut: kind`` on the lines that are to blame."""
-    source = case.path.read_text(encoding="utf-8")
-    names = table.definitions(ast.parse(source))
-    spans = [range(table.first_line(n), (n.end_lineno or 0) + 1) for n in table.closure(case.name, names)]
-    for number, line in enumerate(source.splitlines(), 1):
-        mark = re.search(r"# cut: (\w+)$", line)
-        if mark and any(number in span for span in spans):
-            yield mark[1], number
-
-
-def record(case: Builder) -> tuple[Any, Flow, Report]:
-    """The trace, the flow and the findings of all rules."""
-    report = Report()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with record_target(case.target, Options()) as trace:
-            flow = Flow(trace)
-            _judge(report, trace, flow, registry.load(packs=False).rules, Options())
-    return trace, flow, report
-
-
-def disagreements(case: Builder) -> Iterator[str]:
-    """Where gradlint is wrong about a case."""
-    given, zero = truth(case)
-    trace, flow, report = record(case)
-    names = [p.fqn for p in trace.parameters]
-    reached = {names[i] for i in trace.reached | trace.reached_zero if trace.parameters[i].in_tree}
-    if reached != given:
-        yield f"reached: only gradlint {sorted(reached - given)}, only backward {sorted(given - reached)}"
-    if not {names[i] for i in trace.reached_zero} <= zero:
-        yield f"said to be zero and is not: {sorted({names[i] for i in trace.reached_zero} - zero)}"
-    if flow.undecided:
-        yield f"undecided: {[names[i] for i in flow.undecided]} {flow.why_undecided}"
-    for index in flow.starved:
-        if not any(trace.parameters[index] in cut.starved for cut in flow.cuts):
-            yield f"starved without a cut: {names[index]}"
-    marked = set(marks(case))
-    cuts = {
-        (c.kind.name.lower(), c.location.line if c.location else 0)
-        for c in flow.cuts
-        if c.kind in (CutKind.FUNCTION, CutKind.CHECKPOINT)
-    }
-    if cuts != marked:
-        yield f"cuts: {sorted(cuts)} instead of {sorted(marked)}"
-    yield from table.differences(case, report, names)
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_awkward_model(case: Builder) -> None:
-    wrong = list(disagreements(case))
-    assert not wrong, "\n".join([*wrong, table.names_of(case.id, record(case)[2])])
-
-
-LIBRARY = """
-import torch
-
-def features(layer, x):
-    with torch.no_grad():
-        return layer(x)
-
-@torch.no_grad()
-def decorated(layer, x):
-    return layer(x)
-"""
-
-USER = """
-import torch
-from torch import nn
-import {name}
-
-class Net(nn.Module):
     def __init__(self):
-        super().__init__()
-        self.a, self.b, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-2)
+        self.x, self.y = torch.randn(6, 4), torch.randn(6, 2)
 
-    def forward(self, x):
-        return self.head({name}.{function}(self.a, x) + self.b(x))  # blamed
-
-def build():
-    model = Net()
-    return {{"model": model, "inputs": (torch.randn(2, 4),), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}}
-"""
-
-
-@pytest.mark.parametrize("function", ["features", "decorated"])
-def test_a_cut_in_a_library_is_blamed_on_the_call(function, tmp_path, monkeypatch):
-    name = f"gradlint_test_library_{function}"
-    folder = tmp_path / "lib" / "site-packages"
-    folder.mkdir(parents=True)
-    (folder / f"{name}.py").write_text(LIBRARY)
-    user = tmp_path / "project" / "model.py"
-    user.parent.mkdir()
-    user.write_text(USER.format(name=name, function=function))
-    monkeypatch.syspath_prepend(str(folder))
-    report = table.report(f"{user}:build")
-    found = [(f.code, f.location.line if f.location else 0, f.parameters) for f in report.findings]
-    line = next(n for n, text in enumerate(user.read_text().splitlines(), 1) if "# blamed" in text)
-    assert found == [("GL402", line, ("a.weight", "a.bias"))]
-    if function == "features":
-        assert any(Path(r.location.path).parent == folder for r in report.findings[0].related)
+    def train(self, steps=4, clear=True):
+        for _ in range(steps):
+            if clear:
+                self.optimizer.zero_grad()
+            nn.functional.mse_loss(self.model(self.x), self.y).backward()
+            self.optimizer.step()
 
 
-def test_a_warm_up_in_build_makes_no_parameter_a_copy_of_another():
-    """An optimizer's kernels take all parameters at once; what was copied from them afterwards is a copy."""
+def codes(report) -> list[str]:
+    """The codes of the findings."""
+    return [f.code for f in report.findings]
 
-    def build():
-        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        optimizer = torch.optim.AdamW(model.parameters())
-        model(torch.randn(3, 4)).sum().backward()
-        optimizer.step()
-        return {"model": nn.ModuleList([model, copy.deepcopy(model).requires_grad_(False)]), "optimizer": optimizer,
-                "step": lambda: None}  # fmt: skip
 
-    twins = {p.fqn: sorted(p.twin_of) for p in gradlint.trace(build).parameters}
-    assert list(twins.values()) == [[], [], [], [], [0], [1], [2], [3]]
+def test_block_is_judged_at_its_lines():
+    loop = Loop()
+    with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
+        loop.train(clear=False)
+    (finding,) = gradlint.check(trace).findings
+    assert finding.code == "GL501"
+    assert finding.location.line == Loop.train.__code__.co_firstlineno + 4
+
+
+def test_right_block_is_clean_and_says_what_was_seen():
+    loop = Loop()
+    with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
+        loop.train()
+    report = gradlint.check(trace)
+    assert report.clean and report.targets[0].trainable == 4 and report.targets[0].reached == 4
+
+
+def test_model_and_optimizer_are_found():
+    loop = Loop()
+    with gradlint.record() as trace:
+        loop.train(clear=False)
+    assert codes(gradlint.check(trace)) == ["GL501"]
+
+
+def test_decorated_function_holds_the_last_trace():
+    loop = Loop()
+
+    @gradlint.record(loop.model, optimizer=loop.optimizer)
+    def train(clear):
+        loop.train(clear=clear)
+        return "done"
+
+    assert train(True) == "done" and gradlint.check(train.trace).clean
+    train(False)
+    assert codes(gradlint.check(train.trace)) == ["GL501"]
+
+
+def test_the_block_runs_on_after_the_recording():
+    loop, other = Loop(), Loop()
+    with gradlint.record(loop.model, optimizer=loop.optimizer, steps=2) as trace:
+        loop.train(5)
+    other.train(5)
+    assert len(trace.training.steps) == 2
+    assert all(torch.equal(p, q) for p, q in zip(loop.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_all_steps_are_recorded_on_demand():
+    loop = Loop()
+    with gradlint.record(loop.model, optimizer=loop.optimizer, steps=None) as trace:
+        loop.train(7)
+    assert len(trace.training.steps) == 7
+
+
+def test_hooks_and_modes_are_gone_after_an_exception():
+    loop, call = Loop(), nn.Module.__call__
+    with pytest.raises(ZeroDivisionError), gradlint.record(loop.model, optimizer=loop.optimizer):
+        loop.train(1)
+        1 / 0  # noqa: B018
+    assert nn.Module.__call__ is call and torch.overrides._get_current_function_mode_stack() == []
+    assert not any(p._post_accumulate_grad_hooks for p in loop.model.parameters())
+
+
+def _patchable() -> dict[str, object]:
+    """All that a recording may put something into: attributes, hooks, modes."""
+    schedulers = [LRScheduler, *vars(lr_scheduler).values()]
+    owners = [
+        Optimizer, nn.Module, nn.Parameter, type(nn.Parameter), type(torch.autograd.Variable), torch.autograd,
+        torch.Tensor, torch.amp.GradScaler, torch.autograd.grad_mode.inference_mode, torch.overrides, threading.Thread,
+        os, sys, builtins, *(s for s in schedulers if isinstance(s, type)), torch.optim.SGD, torch.optim.Adam,
+    ]  # fmt: skip
+    found: dict[str, object] = {f"{o}.{name}": value for o in owners for name, value in vars(o).items()}
+    for place in (torch.nn.modules.module, sys.modules[Optimizer.__module__]):
+        for name, value in vars(place).items():
+            found[f"{place.__name__}.{name}"] = dict(value) if isinstance(value, dict) else value
+    found["function modes"] = torch.overrides._get_current_function_mode_stack()
+    found["profile"] = sys.getprofile()
+    if sys.version_info >= (3, 12):
+        found["tools"] = [sys.monitoring.get_tool(i) for i in range(6)]
+    return found
+
+
+@pytest.mark.parametrize("ending", ["block", "enough", "step in a mode of its own", "steps without a forward"])
+def test_nothing_is_left_patched_once_recording_has_ended(ending):
+    loop = Loop()
+    before = _patchable()
+    recording = gradlint.record(loop.model, optimizer=loop.optimizer, steps=2)
+    with recording:
+        if ending == "block":
+            loop.train(1)
+        elif ending == "enough":
+            loop.train(3)
+            assert _patchable() == before  # although the block goes on
+        elif ending == "step in a mode of its own":
+            with torch.device("cpu"):
+                loop.train(3)
+        else:
+            loop.train(2)
+            loop.optimizer.step()
+            loop.train(1)
+    assert _patchable() == before
+    for parameter in loop.model.parameters():
+        assert not parameter._post_accumulate_grad_hooks and not parameter._backward_hooks
+    observation = weakref.ref(recording.trace)
+    del recording
+    gc.collect()
+    assert observation() is None
+
+
+def test_a_fault_of_gradlints_own_is_told_and_leaves_training_alone(monkeypatch):
+    loop, other = Loop(), Loop()
+    other.train(4)
+    with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
+        loop.train(1)
+        monkeypatch.setattr(gradlint.recorder.calls.values.Tensors, "add", None)
+        loop.train(3)
+    report = gradlint.check(trace)
+    assert [e.message for e in report.errors] == [
+        "gradlint itself failed while it recorded (TypeError: 'NoneType' object is not callable); please report it"
+    ]
+    assert all(torch.equal(p, q) for p, q in zip(loop.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_wrong_arguments_are_told():
+    with pytest.raises(UsageError, match="optimizer"):
+        gradlint.record(Loop().model, optimizer="adam")
+
+
+def trainer(tmp_path, *, cut=False, callbacks=()):
+    """A Hugging Face Trainer of a tiny BERT."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    model = transformers.BertForSequenceClassification(config)
+    if cut:
+        model.bert.embeddings.register_forward_hook(lambda module, args, output: output.detach())
+    data = [{"input_ids": torch.randint(0, 50, (8,)), "labels": torch.tensor(i % 2)} for i in range(16)]
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=4, max_steps=4, report_to=[], use_cpu=True,
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    return transformers.Trainer(model, arguments, train_dataset=data, callbacks=list(callbacks))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trainer_is_understood_as_what_build_returns(tmp_path):
+    pytest.importorskip("transformers")
+    report = gradlint.check(lambda: trainer(tmp_path, cut=True), name="trainer")
+    assert not report.errors and codes(report) == ["GL401"]
+    assert all(name.startswith("bert.embeddings.") for name in report.findings[0].parameters)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_callback_logs(tmp_path, caplog):
+    pytest.importorskip("accelerate")
+    from gradlint.integrations.transformers import GradlintCallback
+
+    callback = GradlintCallback(steps=2)
+    with caplog.at_level(logging.WARNING, "gradlint"):
+        trainer(tmp_path, cut=True, callbacks=[callback]).train()
+    assert codes(callback.watch.report) == ["GL401"]
+    assert "GL401" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_callback_raises(tmp_path):
+    pytest.importorskip("accelerate")
+    from gradlint.integrations.transformers import GradlintCallback
+
+    with pytest.raises(TrainingFault, match="GL401"):
+        trainer(tmp_path, cut=True, callbacks=[GradlintCallback("raise", steps=2)]).train()
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+LIT = """
+    import lightning.pytorch as L
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Lit(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.enc, self.dec = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(torch.randn(16, 4), torch.randn(16, 2)), 4)
+
+        def training_step(self, batch, number):
+            x, y = batch
+            return nn.functional.mse_loss(self.dec(self.enc(x).detach()), y)
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 1e-3)
+    """
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_module_is_understood_as_what_build_returns(tmp_path):
+    pytest.importorskip("lightning")
+    (tmp_path / "lit.py").write_text(textwrap.dedent(LIT) + "\ndef build():\n    return Lit()\n")
+    report = gradlint.check(f"{tmp_path / 'lit.py'}:build")
+    assert not report.errors and codes(report) == ["GL401"]
+    assert report.findings[0].parameters == ("enc.weight", "enc.bias")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_callback_raises(tmp_path):
+    lightning = pytest.importorskip("lightning.pytorch")
+    from gradlint.integrations.lightning import GradlintCallback
+
+    scope: dict = {}
+    exec(compile(textwrap.dedent(LIT), "lit.py", "exec"), scope)
+    fit = lightning.Trainer(
+        max_steps=5, logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False,
+        callbacks=[GradlintCallback("raise")],
+    )  # fmt: skip
+    with pytest.raises(TrainingFault, match="GL401"):
+        fit.fit(scope["Lit"]())
+
+
+def test_what_a_step_computed_is_freed_without_the_collector():
+    """A recording that kept outputs until the next collection would take the memory of several steps."""
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
+    gc.disable()
+    try:
+        with gradlint.record(model):
+            output = model(x)
+            output.sum().backward()
+            freed = weakref.ref(output)
+            del output
+            assert freed() is None
+    finally:
+        gc.enable()

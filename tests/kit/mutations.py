@@ -10,7 +10,7 @@ that thousands take minutes. A mutant is noticed where it raises, or where it ch
   findings that are announced or above info (test_fixtures);
 - of other set-ups, the code, severity, line and parameters of these;
 - of the examples in a rule's documentation, which codes are given (test_documentation);
-- of source cases, the code and line of each finding and what its fix makes of the text (test_source, test_fixes).
+- of source cases, the code and line of each finding and what its fix makes of the text (test_source_pass, test_fixes).
 
 `--helpers` mutates what the rules share instead: the files of `HELPERS`.
 """
@@ -300,7 +300,7 @@ def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
     """(parsed file, what tests see of a finding in it) of everything that the source rules are tested on."""
     sys.path.insert(0, str(TESTS))
     import test_fixes
-    import test_source
+    import test_source_pass
 
     from gradlint.rulekit.source_context import SourceContext
     from gradlint.source.file import SourceModule
@@ -316,13 +316,13 @@ def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
         return finding.code, finding.location.line
 
     def unannounced(path: Path, finding: Any) -> Any:
-        return place(finding) if place(finding) not in test_source.ANNOUNCED[path] else None
+        return place(finding) if place(finding) not in test_source_pass.ANNOUNCED[path] else None
 
     cases: list[tuple[Any, Callable[[Any], Any]]] = []
-    for part in (test_source.BAD, test_source.GOOD):
+    for part in (test_source_pass.BAD, test_source_pass.GOOD):
         cases += [(parsed("m.py", text), place) for text in part.values()]
-    cases += [(parsed("m.py", text), severity) for _, text in sorted(test_source.WEIGHED)]
-    for path in test_source.ANNOUNCED:
+    cases += [(parsed("m.py", text), severity) for _, text in sorted(test_source_pass.WEIGHED)]
+    for path in test_source_pass.ANNOUNCED:
         text = path.read_text(encoding="utf-8")
         cases.append((parsed(str(path), text), functools.partial(unannounced, path)))
     for _, before, _ in test_fixes.CASES.values():
@@ -330,7 +330,7 @@ def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
         cases.append((parsed("m.py", text), lambda f: f.fix.edits if f.fix and f.fix.safe else place(f)))
     for _, before, _ in test_fixes.UNSAFE.values():
         cases.append((parsed("m.py", test_fixes.whole(before)), lambda f: f.fix.edits if f.fix else place(f)))
-    for rule in test_source.RULES:
+    for rule in test_source_pass.RULES:
         shown = [claims.example(rule, title) for title in ("Example", "Use instead")]
         cases += [(parsed("m.py", text), lambda f: f.code) for text in shown]
     return cases
