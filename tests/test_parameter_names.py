@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,6 +152,5 @@ def test_the_order_of_events_is_told():
 
     first = build.__code__.co_firstlineno
     [finding] = gradlint.check(build).findings
-    assert (
-        f"frozen at test_names.py:{first + 3}, after SGD was given them at test_names.py:{first + 2}" in finding.message
-    )
+    here = Path(__file__).name
+    assert f"frozen at {here}:{first + 3}, after SGD was given them at {here}:{first + 2}" in finding.message

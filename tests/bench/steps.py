@@ -6,7 +6,7 @@ For each model (random weights, CPU), medians over rounds in which these take tu
 
 - `recorded / plain`: a step (clear, forward, loss, backward, AdamW) inside ``gradlint.record`` against one outside.
 - `after / plain`: a step in the same block once enough was recorded, against one before any recording: what is left
-  behind would show here. (That nothing is, ``test_recordings.py`` shows without timing.)
+  behind would show here. (That nothing is, ``test_recording.py`` shows without timing.)
 - `verdict ms`: tables and rules after the recording; no part of the ratios.
 
 Seconds depend on the machine; the ratios are what counts.
