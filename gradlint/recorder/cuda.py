@@ -1,4 +1,4 @@
-"""A stand-in for CUDA, so that code hard-wired to it can be recorded on a machine that has none."""
+"""Run code written for CUDA on the CPU, to record it on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ _Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class CpuStandIn:
-    """While entered on a machine without CUDA, lets code written for CUDA run on the CPU.
+    """Lets code written for CUDA run on the CPU while it is entered on a machine without CUDA.
 
-    Two parts. The public functions of ``torch.cuda`` that would raise are replaced, and put back at exit;
-    ``torch.cuda.is_available`` and ``device_count`` keep telling the truth. And `rewrite`, which the owner of a
-    TorchFunctionMode calls for each call that names a device, turns CUDA devices into the CPU. Where CUDA is
-    available, or before entering, both do nothing.
+    The public functions of ``torch.cuda`` that would raise are replaced, and put back at exit. The results of
+    ``torch.cuda.is_available`` and ``device_count`` stay true. A TorchFunctionMode calls `rewrite` for each call that
+    names a device; it turns CUDA devices into the CPU. Where CUDA is available, nothing is done.
 
-    Known limits: ``tensor.is_cuda`` and ``tensor.device`` say what is true, so ``assert x.is_cuda`` fails; CUDA
+    Known limits: ``tensor.is_cuda`` and ``tensor.device`` stay true as well, so ``assert x.is_cuda`` fails. CUDA
     graphs, extensions and Triton kernels do not run.
 
     Attributes:
@@ -36,16 +35,16 @@ class CpuStandIn:
             torch.Tensor.pin_memory,
         }
     )
-    """Functions to hand to `rewrite` whatever their arguments are."""
+    """Functions whose every call goes to `rewrite`."""
 
     keywords: ClassVar[frozenset[str]] = frozenset({"device", "pin_memory"})
-    """Keyword arguments that make any other call one for `rewrite`."""
+    """Keyword arguments that send a call of any function to `rewrite`."""
 
     def __init__(self) -> None:
         self.used = False
         self.active = False
         self._undo: list[tuple[Any, str, Any, Any]] = []
-        """(owner, name, what it was, what it is meanwhile)."""
+        """(owner, name, original, replacement) of each replaced attribute."""
         self._loaded: frozenset[str] = frozenset()
         self._moved: set[int] = set()
 
@@ -75,7 +74,10 @@ class CpuStandIn:
         self._moved.clear()
 
     def _give_originals(self, originals: dict[int, Any]) -> None:
-        """Modules imported meanwhile may have taken stand-ins over, by ``from torch.cuda import Event``."""
+        """Put the originals into modules that imported a replacement meanwhile.
+
+        ``from torch.cuda import Event`` copies the replacement.
+        """
         for name in [name for name in sys.modules if name not in self._loaded]:
             module = sys.modules[name]
             for key, value in list(getattr(module, "__dict__", {}).items()):
@@ -87,7 +89,7 @@ class CpuStandIn:
                             setattr(value, attribute, originals[id(held)][1])
 
     def rewrite(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> _Call | None:
-        """The call to make instead on the CPU as (func, args, kwargs); None: the call is fine as it is."""
+        """Return the (func, args, kwargs) of the call to make on the CPU; None to leave it."""
         if not self.active:
             return None
         kwargs = kwargs or {}
@@ -130,8 +132,8 @@ class CpuStandIn:
         return None
 
     def _moved_to_cpu(self, tensor: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
-        # Moving a leaf that requires grad gives a copy that is no leaf, which is a classic mistake: the copy is
-        # made here too. Module.cuda moves under no_grad and keeps its parameters; what was moved once stays.
+        # Moving a leaf that requires grad to the GPU gives a copy that is no leaf, a classic mistake: so it does here.
+        # Module.cuda moves under no_grad and keeps its parameters. A storage moved once is on the "GPU" already.
         storage = _storage(tensor)
         leaf = tensor.is_leaf and tensor.requires_grad and torch.is_grad_enabled()
         if storage is not None and not leaf:
@@ -163,7 +165,7 @@ class CpuStandIn:
             self._replace(cuda, name + "Tensor", getattr(torch, name + "Tensor"))
         self._replace(torch.UntypedStorage, "cuda", lambda storage, *args, **kwargs: storage)
         self._replace(torch.TypedStorage, "cuda", lambda storage, *args, **kwargs: storage)
-        # The argument parser refuses a stand-in stream before a function mode sees the call.
+        # The argument parser refuses a replaced stream before a function mode sees the call.
         self._replace(torch.Tensor, "record_stream", _nothing)
         self._replace_load()
         self._replace_generator()
@@ -180,7 +182,7 @@ class CpuStandIn:
         load = torch.load
 
         def cpu_load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-            """torch.load onto the CPU."""
+            """Load onto the CPU."""
             if isinstance(map_location, dict):
                 map_location = {k: "cpu" if names_cuda(v) else v for k, v in map_location.items()}
             elif map_location is None or names_cuda(map_location):
@@ -225,11 +227,11 @@ class CpuStandIn:
 
 
 def names_cuda(device: Any, index: bool = False) -> bool:
-    """Whether a device argument means CUDA.
+    """Return True if a device argument means CUDA.
 
     Args:
         device: a string, a torch.device, or anything else.
-        index: whether a plain integer counts as the index of a CUDA device.
+        index: True if a plain integer counts as the index of a CUDA device.
     """
     if isinstance(device, str):
         return device == "cuda" or device.startswith("cuda:")
@@ -274,53 +276,53 @@ class _Block:
 
 
 class _Stream(_Block):
-    """A stream on which everything is done at once."""
+    """A stream whose work is done at once."""
 
     device = torch.device("cpu")
     cuda_stream = 0
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
     def wait_stream(self, stream: Any) -> None:
-        """Nothing to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
     def wait_event(self, event: Any) -> None:
-        """Nothing to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
     def record_event(self, event: Any = None) -> Any:
-        """The event, recorded."""
+        """Record an event, and return it."""
         event = event or _Event()
         event.record(self)
         return event
 
     def query(self) -> bool:
-        """True: all work is done."""
+        """Return True: all work is done."""
         return True
 
 
 class _Event:
-    """An event that keeps the time at which it was recorded."""
+    """An event with the time at which it was recorded."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._at = 0.0
 
     def record(self, stream: Any = None) -> None:
-        """Keep the time."""
+        """Remember the time."""
         self._at = time.perf_counter()
 
     def wait(self, stream: Any = None) -> None:
-        """Nothing to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
     def query(self) -> bool:
-        """True: it has happened."""
+        """Return True: the event has happened."""
         return True
 
     def elapsed_time(self, end: Any) -> float:
-        """Milliseconds until `end` was recorded."""
+        """Return the milliseconds until `end` was recorded."""
         return 1e3 * float(end._at - self._at)
 
 
@@ -338,7 +340,7 @@ def _properties() -> Any:
 
 
 _ASKED_BY_LIBRARIES = frozenset({"is_current_stream_capturing"})
-"""What libraries ask before each forward, whatever device it runs on: no sign that CUDA is wanted."""
+"""Functions that libraries call before each forward on any device: no sign that CUDA is wanted."""
 # Only what raises without CUDA: the memory counters, manual_seed and empty_cache work by themselves.
 _ANSWERS: dict[str, Callable[[], Any]] = {
     **dict.fromkeys(

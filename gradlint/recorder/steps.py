@@ -1,4 +1,4 @@
-"""Running a set-up's step under the recorder, until every optimizer has stepped often enough."""
+"""Run the step of a training setup under the recorder until every optimizer has stepped often enough."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from gradlint.traces.ids import ParameterKey
 from gradlint.traces.training import Training
 
 STEPS = 3
-"""Steps of each optimizer that are recorded."""
+"""Number of recorded steps of each optimizer."""
 _PATIENCE = 3
-"""How many times as many steps an optimizer may take while others have not had theirs (a GAN's critic)."""
+"""Factor by which one optimizer may step more often than the slowest one (a GAN's critic)."""
 _ACCUMULATING = 32
-"""Calls of the set-up's step that are waited for while gradient is accumulated and nothing steps."""
+"""Number of calls of the setup's step that may accumulate gradient before the first optimizer step."""
 _SECONDS = 60.0
-"""After this, no further call is made beyond the first few."""
+"""Seconds after which the setup's step is called no more, the first calls excepted."""
 
 
 class StepQuota:
-    """Whether every optimizer known has stepped often enough, or one of them so often that the others are not waited
-    for."""
+    """Returns True once every optimizer has stepped often enough, or one so often that the others never will."""
 
     def __init__(self, training: Training, optimizers: Callable[[], Sequence[Optimizer]], steps: int = STEPS) -> None:
         self._training = training
@@ -62,10 +61,10 @@ def run_steps(
     codes: dict[int, CodeType],
     steps: int = STEPS,
 ) -> None:
-    """Call a set-up's step until enough steps of its optimizers were recorded.
+    """Call a setup's step until enough steps of its optimizers are recorded.
 
     Raises:
-        TargetError: it raised.
+        TargetError: the step raised.
     """
 
     def goes_on(module: Any, outermost: bool) -> bool:

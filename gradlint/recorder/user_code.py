@@ -1,4 +1,4 @@
-"""Calling the user's code: under a fixed seed, with its exceptions told as theirs."""
+"""Call user code under a fixed seed, and report its exceptions as errors of the target."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gradlint.load.inputs.find import Inputs
 from gradlint.recorder.hooks.gradients import EnoughRecorded
 
 SEED = 0
-"""Forwards run under this seed, so that a verdict does not depend on the luck of a dropout or a router."""
+"""Seed of every forward, so that no finding depends on the luck of a dropout or a router."""
 
 
 def gradlint_runs_user_code(function: Callable[..., Any], *args: Any) -> Any:
-    """Call user code; the user's call chains begin above this frame."""
+    """Call user code; the user's call chains begin at this frame."""
     return function(*args)
 
 
 @contextlib.contextmanager
 def user_errors(what: str) -> Iterator[None]:
-    """Report an exception of the user's code as theirs."""
+    """Turn an exception of user code into a TargetError with the user's frames."""
     try:
         yield
     except GradlintError:
@@ -44,7 +44,7 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
 
 
 def inputs_of_setup(inputs: Any) -> Inputs:
-    """The inputs of a set-up as the arguments of a call."""
+    """Return the inputs of a setup as the arguments of a call."""
     if isinstance(inputs, Mapping):
         return Inputs((), dict(inputs))
     if isinstance(inputs, (tuple, list)):
@@ -62,7 +62,7 @@ def seed(number: int = SEED) -> None:
 
 
 def watch_random_draws() -> Callable[[], bool]:
-    """A question: whether random numbers of python's or numpy's were drawn since."""
+    """Return a function that is True once python or numpy has drawn random numbers."""
     before = _random_states()
     return lambda: _random_states() != before
 

@@ -1,4 +1,4 @@
-"""Who called: the user's frames above a torch call, and what lies between them and it."""
+"""Find the user's frames above a torch call, and the library frames in between."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ _MODULE_FILES = ("overrides.py", os.path.join("nn", "modules", "module.py"))
 _GRAD_MODE_FILES = ("grad_mode.py", "_contextlib.py", "_decorators.py")
 
 BASE_FRAME = "gradlint_runs_user_code"
-"""Name of the functions of gradlint below which the user's frames begin."""
+"""Name of the gradlint functions that call user code: the user's frames begin below them."""
 CALL_FRAME = "gradlint_sees_module_call"
-"""Name of gradlint's function in which every recorded call of a module runs."""
+"""Name of the gradlint function in which every recorded module call runs."""
 
-# What a frame is to the walk up the stack.
+# The kinds of frames on the walk up the stack.
 _USER, _SKIP, _CALL, _FUNCTION, _BASE, _DECORATOR, _EXIT, _PLUMBING = range(8)
 
 
 class Chain(NamedTuple):
-    """The outcome of a walk up the stack."""
+    """The result of a walk up the stack."""
 
     site: SiteId
     apply: FrameType | None
-    """The frame of a custom Function's apply, if the call came from inside one."""
+    """The innermost frame of a custom Function's apply around the call; None if there is none."""
     decorated: CodeType | None
     library: CodeType | None
-    """The innermost frame of torch or the standard library below the first user frame."""
+    """Code of the innermost torch frame below the first user frame; None if there is none."""
     in_exit: bool
     run: int
-    """The custom Function run that the enclosing module call is inside of; -1 for none."""
+    """Index into `Tape.runs` of the custom Function run around the enclosing module call; -1 for none."""
 
 
 class OpenCall(NamedTuple):
-    """A module call that has not returned yet."""
+    """A module call that has not returned."""
 
     number: CallIndex
     frame: int
-    """Identity of the frame named CALL_FRAME that it runs in."""
+    """Identity of the frame named `CALL_FRAME` in which it runs."""
     site: SiteId
     run: int
-    """The custom Function run that it is inside of; -1 for none."""
+    """Index into `Tape.runs` of the custom Function run around it; -1 for none."""
 
 
 class CallChains:
-    """Finds call chains. A walk is cut short at the nearest open module call, whose own chain is known."""
+    """Finds call chains. A walk ends at the innermost open module call, whose own chain is known."""
 
     def __init__(self, sites: Sites, calls: list[OpenCall]) -> None:
         self._sites = sites
         self._calls = calls
         self._kinds: dict[int, int] = {}
         self._codes: list[CodeType] = []
-        """Kept alive, so that their identities stay theirs."""
+        """Code objects kept alive, so that no other object gets their identity."""
 
     def walk(self, frame: FrameType | None) -> Chain:
-        """The user's call chain from a frame upwards."""
+        """Return the user's call chain from a frame upwards."""
         kinds = self._kinds
         calls = self._calls
         found: list[tuple[CodeType, int]] = []
@@ -123,7 +123,7 @@ class CallChains:
 
 
 def code_of(function: Any) -> CodeType | None:
-    """The code of a Python function or bound method; None of anything else."""
+    """Return the code of a Python function or bound method; None for anything else."""
     return getattr(getattr(function, "__func__", function), "__code__", None)
 
 

@@ -1,4 +1,4 @@
-"""What the recorder does with each function that torch dispatches."""
+"""Classify the functions that torch dispatches: pass through, record, record as a write, or follow a flag."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradlint.restore.mutation import may_write
 
 PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD, READ_GRAD = range(6)
 ANNOUNCED = 8
-"""Added to the kind of a function that may write to its arguments or hand out their memory."""
+"""Flag added to the kind of a function that may write to its arguments or export their memory."""
 
 _METADATA = """
 shape dtype device layout is_leaf grad_fn requires_grad ndim is_cuda is_sparse is_sparse_csr is_quantized is_meta
@@ -28,7 +28,7 @@ __torch_dispatch__ __class__
 
 
 def _members(name: str) -> list[Any]:
-    """Every way in which an attribute or function of that name is dispatched."""
+    """Return every function object under which torch dispatches an attribute or function."""
     found: list[Any] = []
     member = inspect.getattr_static(Tensor, name, None)
     if member is not None:
@@ -85,7 +85,7 @@ TABLE = _table()
 
 
 def classify(func: Any) -> int:
-    """What to do with a function seen for the first time."""
+    """Return the kind of a function that the table does not list."""
     kind = _classify(func)
     return kind | _announced(func) if kind else PASS
 

@@ -1,4 +1,4 @@
-"""Memory that was handed out of torch, by its address: an array made of a tensor may come back as a tensor."""
+"""Remember exported memory by its address: an array made of a tensor may come back as a tensor."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T", bound="weakref.ref[Any]")
 
 
 class ExportedMemory(Generic[T]):
-    """Finds the tensors that live and gave away the memory at an address.
+    """Finds the living tensors that exported the memory at an address.
 
-    A data set hands out each of its images once, and none of them lives for long.
+    Dead entries are dropped: a data set exports each of its images once, and none of them lives for long.
     """
 
     def __init__(self) -> None:
@@ -23,12 +23,12 @@ class ExportedMemory(Generic[T]):
         return bool(self._starts)
 
     def clear(self) -> None:
-        """Hold nothing any longer."""
+        """Forget everything."""
         self._starts.clear()
         self._blocks.clear()
 
     def add(self, start: int, end: int, tensor: T) -> None:
-        """The memory between two addresses is given away by a tensor, which may be a part of it."""
+        """Note that a tensor inside the memory between two addresses exported it."""
         block = self._blocks.get(start)
         if block is None:
             block = self._blocks[start] = _Block()
@@ -36,13 +36,13 @@ class ExportedMemory(Generic[T]):
         block.add(end, tensor)
 
     def at(self, address: int) -> list[T]:
-        """The tensors that gave away the memory there."""
+        """Return the living tensors that exported the memory at an address."""
         number = bisect_right(self._starts, address)
         while number:
             number -= 1
             start = self._starts[number]
             block = self._blocks[start]
-            if block.lives():  # two that live lie apart from each other
+            if block.lives():  # blocks of living tensors do not overlap
                 return block.living() if address < block.end else []
             del self._starts[number], self._blocks[start]
         return []

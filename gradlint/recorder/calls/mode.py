@@ -1,4 +1,4 @@
-"""The TorchFunctionMode that writes down every torch call.
+"""Record every torch call in a TorchFunctionMode.
 
 This is the hot path: it runs once per torch call of the user's model, so it appends tuples and resolves nothing.
 """
@@ -41,7 +41,7 @@ from gradlint.traces.trace import (
 
 _PLAIN = frozenset((int, float, str, bool, complex, slice, type(None), type(Ellipsis)))
 _PLAIN |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
-"""Types of arguments that are kept as they are."""
+"""Types of arguments that are recorded unchanged."""
 
 _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
@@ -71,8 +71,8 @@ class GradListener(Protocol):
 class Recorder(TorchFunctionMode):
     """Records the torch calls of its own thread while it is entered.
 
-    Ops inside torch's Python functions (``F.multi_head_attention_forward``) are not seen one by one, nor is what runs
-    inside scripted modules, in C++ or in other threads.
+    A torch function written in Python (``F.multi_head_attention_forward``) counts as one op. Ops inside scripted
+    modules, in C++ and in other threads are not recorded.
     """
 
     def __init__(self, on_fault: Callable[[], None] | None = None) -> None:
@@ -89,7 +89,7 @@ class Recorder(TorchFunctionMode):
         self.module_filter: Callable[[nn.Module, bool], bool] | None = None
         """The function that decides which module calls to record; see `filtering_module_calls`."""
         self.through = NO_MODULE
-        """Number of the module whose ``requires_grad_`` is running."""
+        """Number of the module whose ``requires_grad_`` is running; -1 for none."""
         self._on_fault = on_fault
         self._before_call: BeforeCall | None = None
         self._before_write: Callable[[Tensor], None] | None = None
@@ -102,12 +102,12 @@ class Recorder(TorchFunctionMode):
 
     @property
     def active(self) -> bool:
-        """Whether calls of this thread are being written down now."""
+        """True if calls of this thread are recorded now."""
         return not self.paused and threading.get_ident() == self.thread
 
     @property
     def on_top(self) -> bool:
-        """Whether this is the innermost function mode; False where torch does not tell."""
+        """True if this is the innermost function mode; False if torch cannot say."""
         current = getattr(torch.overrides, "_get_current_function_mode", None)
         return current is not None and current() is self
 
@@ -154,7 +154,10 @@ class Recorder(TorchFunctionMode):
 
     @contextlib.contextmanager
     def announcing_writes_to(self, preserved: Preserved) -> Iterator[None]:
-        """Announce every write to `preserved` before it happens, recorded or not, instead of to an outer one."""
+        """Announce every write to `preserved` before it happens, recorded or not.
+
+        An outer `Preserved` hears of none of them.
+        """
         outer = self._before_call, self._before_write
         self._before_call, self._before_write = preserved.before_call, preserved.before_write
         try:
@@ -169,7 +172,10 @@ class Recorder(TorchFunctionMode):
 
     @contextlib.contextmanager
     def filtering_module_calls(self, should_record: Callable[[nn.Module, bool], bool]) -> Iterator[None]:
-        """Ask `should_record` before each module call; its second argument is True for an outermost call."""
+        """Ask `should_record` before each module call.
+
+        Its second argument is True for an outermost call.
+        """
         self.module_filter = should_record
         try:
             yield
@@ -197,7 +203,7 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run one torch call and write it down."""
+        """Run one torch call and record it."""
         kind = self._kinds.get(func)
         if kind is None:
             kind = self._kinds[func] = dispatch.classify(func)
@@ -274,7 +280,7 @@ class Recorder(TorchFunctionMode):
             else:
                 region = tape.region if tape.region != GRAD_ON else self._unseen_switch(chain)
 
-            # Read before the call, which may write to them. Most are as they were when they were last seen.
+            # Read before the call, which may write to them. Most have not changed since they were last seen.
             tensors = self.tensors
             tracked, written, crossing = tensors.tracked, tensors.writes, bool(tape.run_of)
             values = []
@@ -345,7 +351,7 @@ class Recorder(TorchFunctionMode):
         inputs: list[Tensor],
         site: SiteId,
     ) -> tuple[list[ValueId], bool]:
-        """The values that a call made or wrote, and whether it wrote any."""
+        """Return the values that a call created or wrote, and True if it wrote any."""
         tensors = self.tensors
         made = [tensors.write(t, func, read, inputs, site) for t in targets]
         wrote = bool(targets)
@@ -359,7 +365,7 @@ class Recorder(TorchFunctionMode):
                 wrote = True
                 made.append(tensors.write(tensor, func, read, inputs, site))
             else:
-                made.append(tensors.tracked[id(tensor)].value)  # ``x.to(x.device)`` gives x back
+                made.append(tensors.tracked[id(tensor)].value)  # ``x.to(x.device)`` returns x
         return made, wrote
 
     def opaque(
@@ -372,7 +378,7 @@ class Recorder(TorchFunctionMode):
         run: int,
         kind: int = KIND_OPAQUE,
     ) -> None:
-        """Write down something that ran unseen, with the tensors it was given and those it holds."""
+        """Record one op for a call that runs unseen, with its arguments and the tensors it holds."""
         tape, tensors = self.tape, self.tensors
         region = GRAD_ON if torch.is_grad_enabled() else tape.region
         if run >= 0:
@@ -389,11 +395,11 @@ class Recorder(TorchFunctionMode):
     # -- who called ---------------------------------------------------------------------------------------------
 
     def walk(self, frame: FrameType | None) -> Chain:
-        """The user's call chain from a frame upwards."""
+        """Return the user's call chain from a frame upwards."""
         return self.chains.walk(frame)
 
     def function_run(self, frame: FrameType, chain: Chain) -> int:
-        """The number of the custom Function run that a frame of ``Function.apply`` belongs to."""
+        """Return the index of the custom Function run that a frame of ``Function.apply`` belongs to."""
         runs, run_of = self.tape.runs, self.tape.run_of
         local = frame.f_locals
         args = local.get("args", ())
@@ -409,7 +415,7 @@ class Recorder(TorchFunctionMode):
         if outer.apply is not None:
             outer_run = self.function_run(outer.apply, outer)
             region = IN_FUNCTION
-        own = [a for a in args if isinstance(a, Tensor)]  # in the order of its node's edges
+        own = [a for a in args if isinstance(a, Tensor)]  # in the order of the node's edges
         tensors = own + tensors_in(([a for a in args if not isinstance(a, Tensor)], local.get("kwargs", {})))
         inputs = tuple(self.tensors.read(t, outer_run, outer.site, region) for t in tensors)
         runs.append(FunctionRun(local.get("cls"), inputs, outer.site, region, marker))
@@ -450,7 +456,7 @@ class Recorder(TorchFunctionMode):
                 self.switch_off("no_grad", chain)
 
     def switch_off(self, how: str, chain: Chain) -> EventIndex:
-        """Grad mode went off: begin a region; returns its event's number."""
+        """Begin a region without grad mode, and return the number of its event."""
         event = self.tape.event(GradModeOff, chain.site, how, chain.decorated, chain.library)
         self.tape.region = self._last_off = event.number
         if self._grad_listener is not None:
@@ -460,12 +466,12 @@ class Recorder(TorchFunctionMode):
     def _unseen_switch(self, chain: Chain) -> EventIndex:
         how = "inference_mode" if torch.is_inference_mode_enabled() else "unknown"
         number = self.switch_off(how, chain)
-        self.tape.region = GRAD_ON  # whatever ended it will not be seen either
+        self.tape.region = GRAD_ON  # its end will not be seen either
         return number
 
 
 def _strip(argument: Any, found: list[Tensor]) -> Any:
-    """The argument with its tensors (collected into `found`) replaced by a placeholder."""
+    """Return the argument with a placeholder for each tensor, collected in `found`."""
     kind = type(argument)
     if kind in _PLAIN:
         return argument
@@ -479,9 +485,9 @@ def _strip(argument: Any, found: list[Tensor]) -> Any:
         return tuple(stripped) if isinstance(argument, tuple) else stripped
     if isinstance(argument, dict):
         return {k: _strip(v, found) for k, v in argument.items()}
-    return f"<{kind.__name__}>"  # anything else could keep the user's objects alive
+    return f"<{kind.__name__}>"  # the object itself would be kept alive
 
 
 def _in_place(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:
-    """Whether a function that gave its argument back was asked to work in place (``F.relu(x, inplace=True)``)."""
+    """Return True if a call that returned its argument worked in place (``inplace=True``)."""
     return bool(kwargs and kwargs.get("inplace")) or any(a is True for a in args)

@@ -1,4 +1,4 @@
-"""What a recording writes to: ops, values and events, in the order in which they happen."""
+"""Collect ops, values and events in the order in which they happen."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _Fields = ParamSpec("_Fields")
 _Event = TypeVar("_Event", bound=Event)
 
 _LOOKED_BACK = 8
-"""How many of the last numbers that left torch an argument is compared with."""
+"""Number of the latest exported numbers that an argument is compared with."""
 
 
 def _short(number: float) -> float:
-    """The nearest float that is written with four digits."""
+    """Return the nearest float of four significant digits."""
     return float(f"{number:.4g}")
 
 
@@ -33,7 +33,7 @@ class FunctionRun(NamedTuple):
     site: SiteId
     region: EventIndex
     marker: tuple[int, int]
-    """(id of the frame, id of its arguments): the same while the call lasts."""
+    """(identity of the frame, hash of its arguments' identities), constant during the call."""
 
 
 class Tape:
@@ -45,25 +45,25 @@ class Tape:
         self.values: list[Value] = []
         self.events: list[Event] = []
         self.calls: list[OpenCall] = []
-        """The module calls that have not returned, outermost first."""
+        """Module calls that have not returned, outermost first."""
         self.region = GRAD_ON
         self.runs: list[FunctionRun] = []
         self.run_of: dict[int, int] = {}
-        """Op → number of the custom Function run it is inside of."""
+        """Index of an op → index into `runs` of the custom Function run around it."""
         self.exported_numbers: dict[int, list[Any]] = {}
-        """Identity of a Python number that left torch → the number, and the op by which it left."""
+        """Identity of a Python number that `item()` and the like returned → [the number, index of the op]."""
         self.unseen: list[tuple[str, SiteId]] = []
         self._seen_unseen: set[tuple[str, SiteId]] = set()
 
     def synthetic(
         self, func: Any, kind: int, inputs: tuple[ValueId, ...], output: ValueId, site: SiteId, region: EventIndex
     ) -> None:
-        """Write down an op that stands for no recorded call."""
+        """Append an op for which no call was recorded."""
         call = self.calls[-1].number if self.calls else NO_CALL
         self.ops.append(Op(func, site, call, region, inputs, (output,), (), None, kind))
 
     def values_of_returned_numbers(self, arguments: Iterable[Any]) -> tuple[ValueId, ...]:
-        """The values of those numbers among a call's arguments that left torch and are the same objects still."""
+        """Return the values of the arguments that are exported numbers, or multiples of them."""
         found: tuple[ValueId, ...] = ()
         for argument in arguments:
             kind = type(argument)
@@ -76,9 +76,10 @@ class Tape:
         return found
 
     def _weighted(self, argument: float) -> list[Any] | None:
-        """The latest number that left torch of which an argument is a multiple by a factor as people write them.
+        """Return the latest exported number of which an argument is a multiple, if any.
 
-        A short factor that gives a float to its last bit is no coincidence, unless both numbers are short themselves.
+        The factor must have at most four digits, as people write factors. Such a factor that gives a float to its last
+        bit is no coincidence, unless both numbers are that short themselves.
         """
         if not argument or _short(argument) == argument:
             return None
@@ -92,7 +93,7 @@ class Tape:
         return None
 
     def _value_of(self, number: OpIndex) -> ValueId:
-        """What an op gave that gave a Python number."""
+        """Return the value of the Python number that an op returned, after creating it if need be."""
         op = self.ops[number]
         if not op.outputs:
             self.values.append(Value(number, False, (), float))
@@ -112,7 +113,7 @@ class Tape:
         return event
 
     def note_unseen(self, what: str, site: SiteId) -> None:
-        """Remember that something could not be recorded (once per place)."""
+        """Note something that could not be recorded, once per site."""
         if (what, site) not in self._seen_unseen:
             self._seen_unseen.add((what, site))
             self.unseen.append((what, site))

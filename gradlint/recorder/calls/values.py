@@ -1,4 +1,4 @@
-"""Which value a tensor object holds, by its identity, its memory and its place in autograd's graph."""
+"""Number the values that tensors hold, by identity, memory and position in the autograd graph."""
 
 from __future__ import annotations
 
@@ -20,57 +20,57 @@ from gradlint.traces.trace import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 
 
 class TrackedTensor(weakref.ref):  # type: ignore[type-arg]
-    """A tensor object that was seen. Once it has died, its identity and its memory may be another's."""
+    """A weak reference to a tensor. After its death, another tensor may get its identity and its memory."""
 
     __slots__ = ("pinned", "requires_grad", "since", "storage", "value")
 
     value: ValueId
     storage: int
-    """Identity of its memory; 0 for none."""
+    """Identity of the tensor's storage; 0 for none."""
     requires_grad: bool
     pinned: bool
-    """Whether its memory outlives it."""
+    """True if something else keeps its memory alive."""
     since: int
-    """Number of ops that there were when it was given a value that none of them made."""
+    """Number of ops recorded before it got its value, if no op made that value; else 0."""
 
 
 class Tensors:
     """Gives value numbers to the tensors of one recording."""
 
     def __init__(self, tape: Tape, caller: Callable[[], SiteId]) -> None:
-        """`caller` gives the site of the call that is being made."""
+        """Prepare an empty table; `caller` returns the site of the call being recorded."""
         self.owners: dict[ValueId, ParameterKey] = {}
-        """Value → identity of the watched tensor (a parameter) whose content it is."""
+        """Value → identity of the parameter whose content it is."""
         self.watched: dict[ParameterKey, Tensor] = {}
-        """The parameters followed, by identity."""
+        """Identity → parameter, for the parameters that are followed."""
         self.keep: list[Any] = []
-        """Objects kept alive until the recording ends, so that their identity stays theirs."""
+        """Objects kept alive until the recording ends, so that no other object gets their identity."""
         self.running = False
-        """Whether the forward or the loss is being recorded, rather than the build."""
+        """True while the forward or the loss is recorded; False during build()."""
         self.loading = NO_MODULE
-        """Number of the module whose ``load_state_dict`` is running."""
+        """Number of the module whose ``load_state_dict`` is running; -1 for none."""
         self.tracked: dict[int, TrackedTensor] = {}
-        """By identity of the tensor; those that have died may still be in it."""
+        """Identity of a tensor → its entry; entries of dead tensors may remain."""
         self.writes: dict[int, tuple[int, ValueId]] = {}
-        """Storage → (op, value) of the last write to it."""
+        """Storage → (index of the op, value) of the last write to it."""
         self._tape = tape
         self._caller = caller
         self._storages: dict[int, TrackedTensor | ValueId] = {}
-        """Storage → the last tensor that took hold of it; a number where the value is known to be in it still."""
+        """Storage → entry of the last tensor in it, or the number of a value that is surely still in it."""
         self._once: dict[int, ValueId] = {}
-        """Storage → the last value that was ever in it."""
+        """Storage → the last value in it, dead or alive."""
         self._exports: ExportedMemory[TrackedTensor] = ExportedMemory()
         self._watched_storages: dict[int, ParameterKey] = {}
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def entry_of(self, tensor: Tensor) -> TrackedTensor | None:
-        """What is remembered of a tensor object; None if it was never seen."""
+        """Return the entry of a tensor; None if it was never seen."""
         entry = self.tracked.get(id(tensor))
         return entry if entry is not None and entry() is tensor else None
 
     def read(self, tensor: Tensor, run: int = -1, site: SiteId = NO_SITE, region: EventIndex = GRAD_ON) -> ValueId:
-        """The value of a tensor that is about to be used."""
+        """Return the value of a tensor that is about to be used."""
         entry = self.entry_of(tensor)
         if entry is None:
             return self._unknown(tensor, site, region)
@@ -87,7 +87,7 @@ class Tensors:
                 tape.synthetic(left.cls, KIND_OPAQUE, (*left.inputs, old), value, left.site, left.region)
                 return value
         if tensor.requires_grad != entry.requires_grad:
-            # Its autograd state changed by no call that was seen (an output wrapped by C++, a thread's backward).
+            # No recorded call changed its autograd state: C++ wrapped an output, or another thread ran a backward.
             old = entry.value
             if tensor.grad_fn is not None:
                 value = self._renew(tensor, entry, len(tape.ops))
@@ -98,7 +98,7 @@ class Tensors:
         return entry.value
 
     def _catch_up(self, tensor: Tensor, entry: TrackedTensor, site: SiteId, region: EventIndex) -> None:
-        """A new value for a tensor whose memory was written to by way of another one."""
+        """Give a tensor a new value if another tensor of its memory was written to."""
         tape = self._tape
         write = self.writes.get(entry.storage)
         if write is None or write[1] == entry.value or write[0] < entry.since:
@@ -110,7 +110,10 @@ class Tensors:
             tape.synthetic("alias", KIND_ALIAS, (old, write[1]), value, site, region)
 
     def _unknown(self, tensor: Tensor, site: SiteId, region: EventIndex) -> ValueId:
-        """A tensor that no recorded op made: a leaf, a wrapper, or the output of something that was not seen."""
+        """Return a value for a tensor that no recorded op made.
+
+        Such a tensor is a leaf, a wrapper, or the output of an unrecorded call.
+        """
         tape = self._tape
         plain = _unwrapped(tensor)
         sources: list[ValueId] = []
@@ -152,16 +155,16 @@ class Tensors:
         return value
 
     def _held_in(self, storage: int) -> ValueId | None:
-        """The value that a storage holds now, as far as a tensor that lives says so."""
+        """Return the value in a storage if a living tensor vouches for it; else None."""
         holder = self._storages.get(storage)
         if holder is None or isinstance(holder, int):
             return holder
         return holder.value if holder.pinned or holder() is not None else None
 
     def _copied(self, storage: int) -> ValueId | None:
-        """The value once held by a storage that was filled from other tensors.
+        """Return the last value in a storage that was filled from other tensors; else None.
 
-        To be asked of parameters just made, and while the set-up is built: later, memory is reused too often.
+        Only for parameters just created, and during build(): later, memory is reused too often.
         """
         value = self._once.get(storage)
         if value is None:
@@ -171,7 +174,7 @@ class Tensors:
         return value if 0 <= producer < len(ops) and ops[producer].inputs else None
 
     def _leaves(self, tensor: Tensor) -> tuple[ValueId, ...]:
-        """The values of the leaf tensors that autograd reaches from a tensor."""
+        """Return the values of the leaf tensors that autograd reaches from a tensor."""
         found: dict[ValueId, None] = {}
         for leaf in leaves([tensor]):
             entry = self.entry_of(leaf)
@@ -181,7 +184,7 @@ class Tensors:
     # -- making and writing -------------------------------------------------------------------------------------
 
     def add(self, tensor: Tensor, producer: int) -> ValueId:
-        """Give a tensor object that was not known (or is made anew) a value; returns the value's number."""
+        """Give a new tensor a value, and return its number."""
         try:
             storage = tensor.untyped_storage()._cdata
         except (RuntimeError, NotImplementedError, AttributeError, ValueError):
@@ -196,7 +199,7 @@ class Tensors:
         entry.since = 0
         if _is_wrapped is not None and _is_wrapped(tensor):
             needs = needs or _unwrapped(tensor).requires_grad
-            # torch.func gives back what is inside after the wrapper died: keep the memory's identity from being reused
+            # torch.func returns the inner tensor after the wrapper's death: no other storage may get its identity
             with contextlib.suppress(RuntimeError, NotImplementedError):
                 self.keep.append(_weak_storage(_unwrapped(tensor).untyped_storage()))
                 entry.pinned = True
@@ -208,7 +211,7 @@ class Tensors:
         return value
 
     def _renew(self, tensor: Tensor, entry: TrackedTensor, producer: int) -> ValueId:
-        """A new value for a known tensor object whose content or autograd state has changed."""
+        """Give a known tensor a new value after its content or autograd state has changed."""
         values = self._tape.values
         value: ValueId = len(values)  # type: ignore[assignment]  # ValueId() costs a call
         entry.requires_grad = tensor.requires_grad
@@ -228,7 +231,7 @@ class Tensors:
     def write(
         self, tensor: Tensor, func: Any, read: tuple[ValueId, ...], inputs: list[Tensor], site: SiteId
     ) -> ValueId:
-        """A value for what the op now being written down has written to a tensor."""
+        """Give a tensor a new value that the op being recorded has written."""
         op = len(self._tape.ops)
         entry = self.entry_of(tensor)
         if entry is None:
@@ -239,7 +242,7 @@ class Tensors:
                 entry.storage = storage_id(tensor)
             value = self._renew(tensor, entry, op)
         if id(tensor) in self.watched and getattr(func, "__name__", "") == "detach_":
-            if read and self._tape.values[read[0]].requires_grad:  # of a leaf, it only takes the flag away
+            if read and self._tape.values[read[0]].requires_grad:  # on a leaf, it only clears requires_grad
                 self._tape.event(Freeze, site, ParameterKey(id(tensor)), NO_MODULE)
             return value
         self.writes[entry.storage] = (op, value)
@@ -259,7 +262,7 @@ class Tensors:
         self._tape.event(ParameterWrite, site, ParameterKey(id(tensor)), name, sources, self.loading)
 
     def update_requires_grad(self, tensor: Tensor) -> None:
-        """To be called when a tensor's ``requires_grad`` may have been set."""
+        """Update a tensor's value after its ``requires_grad`` may have been set."""
         entry = self.entry_of(tensor)
         if entry is None or tensor.requires_grad == entry.requires_grad:
             return
@@ -272,7 +275,7 @@ class Tensors:
             tape.synthetic("requires_grad_", 0, (old,), value, self._caller(), tape.region)
 
     def export(self, tensor: Tensor) -> None:
-        """To be called when a tensor's memory leaves torch: what comes back from there is known by its address."""
+        """Remember the address of a tensor's memory that leaves torch, to recognise its return."""
         address = _address(tensor)
         entry = self.entry_of(tensor)
         if address and entry is not None:
@@ -282,9 +285,9 @@ class Tensors:
     # -- parameters ---------------------------------------------------------------------------------------------
 
     def watch(self, tensor: Tensor, copied: Tensor | None = None) -> bool:
-        """Follow a parameter's identity: its values get an owner, its writes become events. True when it is new.
+        """Follow a parameter: its values get an owner, its writes become events.
 
-        `copied` is what it was made from, where that is known and no call of torch's tells.
+        Returns True if the parameter is new. `copied` is the tensor it was copied from, if no torch call shows that.
         """
         key = ParameterKey(id(tensor))
         if key in self.watched:
@@ -298,7 +301,7 @@ class Tensors:
             self.owners[entry.value] = key
             return True
         held = self._held_in(storage)
-        source = held if held is not None else self._copied(storage)  # Parameter(a + b): the sum has died
+        source = held if held is not None else self._copied(storage)  # Parameter(a + b): the sum is dead
         if copied is not None:
             source = self.read(copied)
         tape = self._tape
@@ -310,9 +313,9 @@ class Tensors:
         return True
 
     def rebase(self, tensors: Iterable[Tensor]) -> dict[ParameterKey, ValueId]:
-        """Give parameters a fresh value without a producer: what they hold when the forward begins.
+        """Give parameters a new value without a producer, at the start of the forward.
 
-        Returns the value that each had before, by identity.
+        Returns identity → the value before.
         """
         before: dict[ParameterKey, ValueId] = {}
         for tensor in tensors:
@@ -332,13 +335,13 @@ class Tensors:
         return before
 
     def forget(self) -> None:
-        """The recording is over: hold no tensor and no memory of one any longer."""
+        """Release all tensors and memory at the end of the recording."""
         for held in (self.tracked, self.writes, self._storages, self._exports, self.keep):
             held.clear()
 
 
 def tensors_in(thing: Any) -> list[Tensor]:
-    """The tensors in nested lists, tuples and dicts."""
+    """Return the tensors in nested lists, tuples and mappings."""
     if isinstance(thing, Tensor):
         return [thing]
     if isinstance(thing, list | tuple):
@@ -355,7 +358,7 @@ _unwrap_once = getattr(_functorch, "get_unwrapped", None)
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:
-    """The plain tensor inside the wrappers of torch.func's transforms; the tensor itself outside of them."""
+    """Return the plain tensor inside torch.func's wrappers, or the tensor itself."""
     if _is_wrapped is None or _unwrap_once is None:
         return tensor
     while _is_wrapped(tensor):
@@ -364,7 +367,7 @@ def _unwrapped(tensor: Tensor) -> Tensor:
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
-    """The shape; empty for a lazy parameter that has none yet."""
+    """Return the shape; empty for a lazy parameter without one."""
     try:
         return tensor.shape
     except (RuntimeError, ValueError):
@@ -372,7 +375,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def storage_id(tensor: Tensor) -> int:
-    """An identity of the memory behind a tensor; 0 where it has none to speak of."""
+    """Return the identity of a tensor's storage; 0 if it has none."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError, AttributeError, ValueError):  # ValueError: a lazy parameter

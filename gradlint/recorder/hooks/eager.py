@@ -1,4 +1,4 @@
-"""Keeps torch.compile'd parts forcing_eager: what runs compiled passes no function mode."""
+"""Keep parts under torch.compile eager: compiled code passes no function mode."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 _stance: Any = getattr(getattr(torch, "compiler", None), "set_stance", None)
-"""Only in torch 2.6 and newer."""
+"""The function that switches compilation off, in torch 2.6 and newer; else None."""
 
 
 @contextlib.contextmanager
 def forcing_eager() -> Iterator[Callable[[], None]]:
-    """Yields what is to be called once the user's code has been built, before it runs.
+    """Yield a function that switches compilation off, to be called after build().
 
-    Never imports the compiler, which takes a second, unless the user's code does. Before torch 2.6, what the user
-    compiled before the context was entered stays compiled.
+    The compiler, whose import takes a second, is imported only if user code does so. Before torch 2.6, functions
+    compiled before this context stay compiled.
     """
     with contextlib.ExitStack() as stack:
         if _stance is not None:
@@ -36,7 +36,7 @@ def forcing_eager() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def _compiler_off() -> Iterator[None]:
-    """Make torch.compile give back what it is given, by the switch that its configuration reads at import."""
+    """Make torch.compile return its argument, by the variable that its configuration reads."""
     variable = "TORCHDYNAMO_DISABLE"
     before = os.environ.get(variable)
     loaded = getattr(sys.modules.get("torch._dynamo"), "config", None)

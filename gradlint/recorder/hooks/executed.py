@@ -1,4 +1,4 @@
-"""Which of the user's functions ran while recording: source facts are judged only inside them."""
+"""Collect the functions that run while recording: source rules judge only their code."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gradlint.traces.sites import is_project
 def collecting_codes(codes: dict[int, CodeType], *, hot: bool = False) -> Iterator[None]:
     """Collect the code objects that run, by identity.
 
-    `hot` says that the code inside is timed by many calls (a forward): before Python 3.12 only a profile function can
-    see calls, which is too slow there, and the functions that make torch calls are known from their sites anyway.
+    `hot` is True for code of many calls, such as a forward. Before Python 3.12 only a profile function sees calls,
+    which is too slow there; functions that make torch calls are known from their sites anyway.
     """
     if sys.version_info >= (3, 12):
         with _monitored(codes):
@@ -43,7 +43,10 @@ def collecting_codes(codes: dict[int, CodeType], *, hot: bool = False) -> Iterat
 
 @contextlib.contextmanager
 def _libraries_unwatched(note: Any) -> Iterator[None]:
-    """Take the profile function out while a library is imported: transformers alone makes millions of calls."""
+    """Remove the profile function while a library is imported.
+
+    transformers alone makes millions of calls.
+    """
     original = builtins.__import__
 
     def __import__(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -66,7 +69,7 @@ def _libraries_unwatched(note: Any) -> Iterator[None]:
 
 
 def _own(top: str) -> bool:
-    """Whether a top-level module is the user's own, as far as that can be told without importing it."""
+    """Return True if a top-level module is the user's own, without importing it."""
     known = sys.modules.get(top)
     if known is not None:
         return is_project(getattr(known, "__file__", None) or "<none>")

@@ -1,7 +1,7 @@
-"""Book-keeping over gradients: which backward passes each ``.grad`` is the sum of, and which of them were applied.
+"""Keep a ledger of gradients: the backward passes that each ``.grad`` is the sum of, and the steps that applied it.
 
-torch tells of a gradient only where it is accumulated; whether it was cleared in between is seen by looking. A gradient
-counts as cleared when it is gone, zero, or another tensor than the one that was accumulated into.
+torch has a hook for the accumulation of a gradient and none for its clearing, so the ledger looks at ``.grad`` before
+each backward and step. A gradient counts as cleared when it is gone, zero, or another tensor than before.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from gradlint.traces.training import Backward, Clear, Clip, Content, Schedule, S
 
 _UNAPPLIED = -1
 _ZERO = -2
-"""In place of a round: exactly zero, or zeroed where torch does not tell (``p.grad.data.zero_()``)."""
+"""Instead of a round: the gradient is exactly zero, or was zeroed unseen (``p.grad.data.zero_()``)."""
 
 
 class EnoughRecorded(BaseException):
-    """Ends the user's training once enough of it was recorded; no ``except Exception`` holds it up."""
+    """Ends the user's training once enough is recorded. A BaseException, so that no ``except Exception`` stops it."""
 
 
 class _Running:
@@ -52,9 +52,9 @@ class _Running:
     def __init__(self, step: Step, frame: FrameType | None, before: dict[ParameterKey, Tensor]) -> None:
         self.step = step
         self.frame = frame
-        """The frame of torch's wrapper around the step: while it is on the stack, the step runs."""
+        """Frame of torch's wrapper around the step; the step runs while it is on the stack."""
         self.before = before
-        """Parameter → copy of its value."""
+        """Identity of a parameter → copy of its value before the step."""
         self.parameters: dict[ParameterKey, tuple[Tensor, float | None]] = {}
         self.closure = False
 
@@ -65,43 +65,43 @@ class Ledger:
     def __init__(self, recorder: Recorder) -> None:
         self.training = Training()
         self.stopping: Callable[[], bool] = lambda: False
-        """Asked before more is run: whether enough was recorded."""
+        """A function called before more user code runs; True ends the training."""
         self.before_backward: Callable[[], None] | None = None
-        """Called before each backward pass."""
+        """A function called before each backward pass."""
         self.stepped: dict[OptimizerKey, Optimizer] = {}
-        """The optimizers that were stepped, by identity; wrappers rather than what they wrap."""
+        """Identity → optimizer that has stepped: a wrapper rather than the optimizer inside."""
         self.in_hook = False
-        """Whether torch is going through its hooks of a step, of which none may be removed now."""
+        """True while torch iterates over its step hooks, when none of them may be removed."""
         self.elsewhere = 0
-        """How often an optimizer was stepped in another thread than the recorder's."""
+        """Number of optimizer steps in other threads than the recorder's."""
         self.foreign: set[ParameterKey] = set()
-        """Keys of the parameters that other threads train."""
+        """Identities of the parameters that other threads train."""
         self.on_elsewhere: Callable[[], None] | None = None
-        """Told of each such step, in that thread."""
+        """A function called at each step in another thread, in that thread."""
         self._recorder = recorder
         self._parameters: dict[ParameterKey, Tensor] = {}
         self._handles: list[Any] = []
         self._holds: dict[ParameterKey, dict[BackwardIndex, int]] = {}
-        """Parameter → backward pass → the round in which its gradient was applied."""
+        """Identity of a parameter → number of a backward pass → round in which a step applied its gradient."""
         self._grads: dict[ParameterKey, weakref.ref[Tensor]] = {}
         self._versions: dict[ParameterKey, int] = {}
         self._open: Backward | None = None
         self._running: list[_Running] = []
         self._round = 0
         self._scaled: set[ValueId] = set()
-        """Values that a gradient scaler gave."""
+        """Values that a gradient scaler returned."""
         self._unscaled: set[BackwardIndex] = set()
-        """Backward passes whose gradient was divided by the scaler's factor again, or never multiplied."""
+        """Numbers of the backward passes whose gradient is not, or no longer, multiplied by a scaler."""
         self.following = False
         self.clearing = 0
-        """Above zero: torch reads gradients in order to clear or to unscale them."""
+        """Above zero while torch reads gradients to clear or to unscale them."""
         self.marks: list[Mark] = []
-        """One from the beginning, and one after every step."""
+        """Marks of the start and of the end of every step."""
 
     # -- parameters ---------------------------------------------------------------------------------------------
 
     def follow(self, parameters: Iterable[Tensor]) -> None:
-        """Hear of every gradient that is accumulated into some leaf tensors."""
+        """Follow every gradient that is accumulated into some leaf tensors."""
         if not self.following:
             self.following = True
             self.marks.append(mark(self._recorder))
@@ -126,7 +126,7 @@ class Ledger:
                         tensor.requires_grad_(False)
 
     def leave(self) -> None:
-        """Hear of nothing any longer."""
+        """Remove all hooks, and follow nothing more."""
         while self._running:
             self._forget_running()
         self.following = False
@@ -141,7 +141,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def backward(self, tensors: Any, retains: bool, site: SiteId) -> Iterator[None]:
-        """While active, gradient that is accumulated belongs to a backward pass from `tensors`."""
+        """Attribute the gradient accumulated inside to a backward pass from `tensors`."""
         recorder = self._recorder
         self.stop_if_enough()
         if not self.following:  # the recording has ended with it
@@ -173,7 +173,7 @@ class Ledger:
         if key not in self._parameters:
             return
         if tensor.device.type == "cpu" and threading.get_ident() != self._recorder.thread:
-            self.foreign.add(key)  # other devices have threads of their own
+            self.foreign.add(key)  # backward on other devices runs in threads of torch
         if key in self.foreign:
             return
         backward = self._open
@@ -196,7 +196,7 @@ class Ledger:
             self._versions[key] = grad._version
 
     def read(self, tensor: Tensor) -> None:
-        """To be called when somebody reads the gradient of a tensor."""
+        """Note that user code reads the gradient of a tensor."""
         if self.clearing:
             return
         key = ParameterKey(id(tensor))
@@ -209,12 +209,12 @@ class Ledger:
     # -- clears -------------------------------------------------------------------------------------------------
 
     def cleared(self, keys: Iterable[ParameterKey], site: SiteId) -> None:
-        """To be called after a ``zero_grad`` over some parameters."""
+        """Note a ``zero_grad`` over some parameters, after it has run."""
         event = self._recorder.tape.event(ZeroGradCalled, site, tuple(keys))
         self._look(event.number, site)
 
     def _look(self, event: EventIndex = NO_EVENT, site: SiteId = NO_SITE) -> None:
-        """Find out which gradients were cleared or replaced."""
+        """Find the gradients that were cleared or replaced."""
         discarded: dict[ParameterKey, tuple[BackwardIndex, ...]] = {}
         with without_torch_function(), torch.no_grad():
             for key, held in self._holds.items():
@@ -231,7 +231,7 @@ class Ledger:
             self.training.clears.append(Clear(event, site, discarded))
 
     def _still(self, key: ParameterKey) -> bool:
-        """Whether the gradient that was accumulated is still there."""
+        """Return True if ``.grad`` is still the accumulated tensor, and not zero."""
         grad = self._parameters[key].grad
         known = self._grads.get(key)
         if grad is None or known is None or known() is not grad:
@@ -239,7 +239,7 @@ class Ledger:
         return nonzero(grad)
 
     def _untouched(self, key: ParameterKey) -> bool:
-        """Whether nothing that torch tells of was done to a gradient since it was accumulated."""
+        """Return True if torch counts no write to a gradient since its accumulation."""
         grad = self._parameters[key].grad
         known = self._grads.get(key)
         return grad is not None and known is not None and known() is grad and grad._version == self._versions[key]
@@ -247,7 +247,7 @@ class Ledger:
     # -- steps --------------------------------------------------------------------------------------------------
 
     def before_step(self, optimizer: Optimizer, frame: FrameType | None, args: Any, kwargs: Any) -> Any:
-        """To be called before an optimizer's step; gives the arguments to use instead, or None."""
+        """Begin an optimizer's step; return the arguments to call it with instead, or None."""
         recorder = self._recorder
         self.in_hook = True
         try:
@@ -277,7 +277,7 @@ class Ledger:
         return self._with_closure(running, args, kwargs)
 
     def stepped_elsewhere(self, optimizer: Optimizer) -> None:
-        """To be called before a step in another thread: nothing is recorded of what that trains."""
+        """Note a step in another thread, whose parameters are ignored from now on."""
         self.elsewhere += 1
         self.foreign.update(ParameterKey(id(p)) for group in optimizer.param_groups for p in group["params"])
         if self.on_elsewhere is not None:
@@ -317,7 +317,7 @@ class Ledger:
         return args, {**kwargs, "closure": evaluated}
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """To be called after an optimizer's step."""
+        """End an optimizer's step."""
         if not self._running:
             return
         entry = self._forget_running()
@@ -340,7 +340,7 @@ class Ledger:
         self.marks.append(mark(self._recorder))
 
     def _apply(self, running: _Running) -> None:
-        """What the optimizer holds is applied now."""
+        """Mark the gradients of the step's parameters as applied now."""
         content = running.step.content
         with without_torch_function(), torch.no_grad():
             for key, (p, lr) in running.parameters.items():
@@ -365,7 +365,10 @@ class Ledger:
         self._round += 1
 
     def _close_open_steps(self) -> None:
-        """Forget steps that ended in an exception: torch tells of those that return only."""
+        """Drop steps that ended in an exception.
+
+        torch calls its post hook only for steps that return.
+        """
         while self._running and not _on_stack(self._running[-1].frame):
             self._forget_running()
 
@@ -374,10 +377,10 @@ class Ledger:
         return self._running.pop()
 
     def stop_if_enough(self) -> None:
-        """End the user's training if enough of it was recorded.
+        """End the user's training if enough of it is recorded.
 
         Raises:
-            EnoughRecorded: it was.
+            EnoughRecorded: enough is recorded.
         """
         if self.stopping():
             raise EnoughRecorded
@@ -387,7 +390,7 @@ class Ledger:
     def clipped(
         self, keys: Iterable[ParameterKey], event: EventIndex, site: SiteId, exhausted: bool, measures: bool
     ) -> None:
-        """To be called after gradients were clipped."""
+        """Note that the gradients of some parameters were clipped."""
         fresh: list[ParameterKey] = []
         applied: list[ParameterKey] = []
         scaled: list[ParameterKey] = []
@@ -402,29 +405,29 @@ class Ledger:
         self.training.clips.append(clip)
 
     def gradients(self) -> Iterator[tuple[ParameterKey, Tensor]]:
-        """The parameters that have a gradient, and the gradients."""
+        """Yield (identity of the parameter, gradient) of those that have one."""
         for key, p in self._parameters.items():
             grad = p.grad
             if grad is not None:
                 yield key, grad
 
     def scheduled(self, optimizer: OptimizerKey, made_at: SiteId, site: SiteId) -> None:
-        """To be called when the user's code steps a scheduler."""
+        """Note that user code steps a scheduler."""
         event = self._recorder.tape.event(SchedulerStepCalled, site, optimizer)
         self.training.schedules.append(Schedule(event.number, site, optimizer, made_at))
 
     def attempted(self, optimizer: OptimizerKey, site: SiteId) -> None:
-        """To be called when a gradient scaler is asked to step an optimizer."""
+        """Note that user code asks a gradient scaler to step an optimizer."""
         event = self._recorder.tape.event(ScalerStepCalled, site, optimizer)
         self.training.attempts.append((event.number, optimizer))
         self._unscaled.update(b.number for b in self.training.backwards)
 
     def scaled(self, outputs: Any) -> None:
-        """To be called with what a gradient scaler gives."""
+        """Note the outputs of a gradient scaler."""
         self._scaled.update(self._recorder.tensors.read(t) for t in tensors_in(outputs))
 
     def unscaled(self, optimizer: Any) -> None:
-        """To be called when a gradient scaler divides the gradients of an optimizer."""
+        """Note that a gradient scaler divides the gradients of an optimizer."""
         for group in optimizer.param_groups:
             for p in group["params"]:
                 self._unscaled.update(self._holds.get(ParameterKey(id(p)), ()))
@@ -435,7 +438,7 @@ def _has_gradient(tensor: Tensor) -> bool:
 
 
 def nonzero(grad: Tensor) -> bool:
-    """Whether a gradient is other than zero anywhere; True where that cannot be told."""
+    """Return True if a gradient is not zero everywhere, or if that is unknown."""
     try:
         plain = grad.detach()
         if plain.is_sparse:
@@ -446,7 +449,7 @@ def nonzero(grad: Tensor) -> bool:
 
 
 def number(value: Any) -> float | None:
-    """A number as a float; None of anything else."""
+    """Return a number as a float; None for anything else."""
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):

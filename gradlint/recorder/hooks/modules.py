@@ -1,6 +1,6 @@
-"""The hooks that tell the recorder what is no torch call: registrations, module calls, optimizers, modes.
+"""Hook what no torch call shows: registrations, module calls, optimizers, training and inference mode.
 
-`installed` puts them in place for the time of a recording and takes every one of them out again.
+`installed` sets the hooks for the time of a recording and removes every one of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gradlint.traces.trace import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
 
 
 class HookLog:
-    """What the hooks gather besides the recorder's events. Holds the objects, so that identities stay theirs."""
+    """The facts that the hooks collect besides events. Keeps the objects alive, so that identities stay unique."""
 
     def __init__(self) -> None:
         self.calls: list[ModuleCall] = []
@@ -46,16 +46,16 @@ class HookLog:
         self.group_events: dict[OptimizerKey, list[tuple[SiteId, EventIndex]]] = {}
         """Optimizer → (site, event) of each group in order."""
         self.schedulers: list[tuple[Any, SiteId]] = []
-        """The learning-rate schedulers made, with the sites."""
+        """Learning-rate schedulers with the sites that created them."""
         self.scalers: list[tuple[Any, bool]] = []
-        """The gradient scalers made, with whether the user wants them enabled."""
+        """Gradient scalers, each with True if the user wants it enabled."""
         self.steps: list[range] = []
-        """The ops of the optimizer steps that were made before training is followed: a warm-up in build()."""
+        """Op ranges of the optimizer steps before training is followed: a warm-up in build()."""
         self.registrations: list[SiteId] | None = None
-        """Where parameters were registered in an unrecorded run, while somebody asks."""
+        """Sites of the registrations of an unrecorded run; None while nobody collects them."""
 
     def number(self, module: nn.Module) -> ModuleIndex:
-        """The number of a module, the same for the whole recording."""
+        """Return the number of a module, constant for the whole recording."""
         number = self.numbers.get(id(module))
         if number is None:
             number = self.numbers[id(module)] = ModuleIndex(len(self.modules))
@@ -65,7 +65,7 @@ class HookLog:
 
 @contextlib.contextmanager
 def installed(recorder: Recorder, log: HookLog) -> Iterator[None]:
-    """Have the recorder told of everything that passes no function hook; undone at exit in every case."""
+    """Set the hooks, and remove them at exit in every case."""
     with contextlib.ExitStack() as stack:
         for handle in (
             module_hooks.register_module_parameter_registration_hook(_on_parameter(recorder, log)),
@@ -90,7 +90,7 @@ def installed(recorder: Recorder, log: HookLog) -> Iterator[None]:
 
 
 def patch(stack: contextlib.ExitStack, owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
-    """Replace an attribute of a class by what `wrapper` makes of it, until the stack is closed."""
+    """Wrap an attribute of a class by `wrapper`, until the stack is closed."""
     original = owner.__dict__[name]
     setattr(owner, name, wrapper(original))
     stack.callback(setattr, owner, name, original)
@@ -102,7 +102,7 @@ def _on_parameter(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str,
             log.registrations.append(recorder.walk(sys._getframe(1)).site)
         if parameter is None or recorder.paused:
             return
-        # A lazy parameter has neither shape nor memory yet: it is followed from the forward on.
+        # A lazy parameter has neither shape nor memory, and is followed only from the forward on.
         first = is_lazy(parameter) or recorder.tensors.watch(parameter)
         recorder.event(ParameterRegistration, log.number(module), name, ParameterKey(id(parameter)), first)
 
@@ -118,7 +118,10 @@ def _on_module(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str, An
 
 
 def _module_call(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
-    """Around ``Module.__call__`` rather than hooks: those make torch take its slow path, and miss a BaseException."""
+    """Wrap ``Module.__call__``.
+
+    Module hooks would make torch take its slow path, and would miss a BaseException.
+    """
 
     def wrap(original: Any) -> Any:
         calls, ops = recorder.tape.calls, recorder.tape.ops
@@ -133,7 +136,11 @@ def _module_call(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
             site, apply, _, _, _, run = chain = walk(frame.f_back)
             if apply is not None:
                 run = recorder.function_run(apply, chain)
-            del frame, apply, chain  # a frame that holds itself would keep the output until the next collection
+            del (
+                frame,
+                apply,
+                chain,
+            )  # a frame that refers to itself would keep the output alive until the next collection
             if recorder.module_filter is not None and not recorder.module_filter(self, not calls):
                 with recorder.pausing():
                     return original(self, *args, **kwargs)
@@ -164,7 +171,7 @@ def _scripted(
 
 
 def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameType | None:
-    """The frame that asked for the optimizer, above the ``__init__`` of the user's own subclass."""
+    """Return the frame that created the optimizer, above ``__init__`` of a user's subclass."""
     while frame is not None:
         code = frame.f_code
         own = code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is optimizer
@@ -253,7 +260,7 @@ def _deepcopy(recorder: Recorder) -> Callable[[Any], Any]:
 def _thread_start(recorder: Recorder) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def start(self: threading.Thread) -> None:
-            # a daemon keeps watch (a progress bar's); what takes part in the forward is waited for
+            # a daemon thread only watches (a progress bar); a thread that computes is joined, so it is no daemon
             if recorder.active and recorder.tensors.running and not self.daemon:
                 site = recorder.walk(sys._getframe(1)).site
                 recorder.tape.note_unseen("another thread: its operations are not seen", site)
@@ -293,7 +300,7 @@ def _load_state_dict(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
 
 
 def is_exhausted(given: Any) -> bool:
-    """Whether an iterator was used up before: a generator that has ended, or a filter or map over one."""
+    """Return True for an exhausted iterator: an ended generator, or a filter or map over one."""
     for _ in range(8):
         if inspect.isgenerator(given):
             return inspect.getgeneratorstate(given) == inspect.GEN_CLOSED
@@ -328,8 +335,11 @@ def _inference_exit(recorder: Recorder, regions: list[EventIndex]) -> Callable[[
 
 
 def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
-    """Catch ``Variable(t)`` and ``nn.Parameter(t)``, which give a new leaf and pass no function hook, under whatever
-    name they were imported. Parameters made before the forward are followed from their registration on."""
+    """Record ``Variable(t)`` and ``nn.Parameter(t)``, which pass no function mode, as ops.
+
+    Both return a new leaf. Their metaclasses are patched, as user code may have imported the classes before.
+    Parameters created before the forward are followed from their registration on.
+    """
 
     def patch(cls: Any, name: str, recording: Callable[[], bool]) -> None:
         meta: Any = type(cls)

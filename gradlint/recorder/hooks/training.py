@@ -1,6 +1,6 @@
-"""The hooks that tell the ledger of training: backward passes, clears, optimizer steps, schedulers, scalers, clips.
+"""Hook training for the ledger: backward passes, clears, optimizer steps, schedulers, scalers and clips.
 
-`installed` puts them in place for the time of a recording and takes every one of them out again.
+`installed` sets the hooks for the time of a recording and removes every one of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CLIP = os.path.join("nn", "utils", "clip_grad.py")
 
 @contextlib.contextmanager
 def installed(recorder: Recorder, log: HookLog, ledger: Ledger) -> Iterator[None]:
-    """Have the ledger told of training; undone at exit in every case."""
+    """Set the hooks, and remove them at exit in every case."""
     with contextlib.ExitStack() as stack:
         for handle in (
             optimizer_hooks.register_optimizer_step_pre_hook(_before_step(recorder, log, ledger)),
@@ -69,7 +69,7 @@ def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
                 recorder.event(BackwardCalled, None)
             return original(tensors, *args, **kwargs)
         retains = any(map(bool, args[1:3])) or bool(kwargs.get("retain_graph") or kwargs.get("create_graph"))
-        # the site, not the frame: what is told of must not be kept alive by being told of
+        # the site is passed, not the frame, which would keep the user's objects alive
         with ledger.backward(tensors, retains, recorder.walk(sys._getframe(1)).site):
             return original(tensors, *args, **kwargs)
 
@@ -155,7 +155,7 @@ def _scheduler_init(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
 def _scheduler_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-            # a scheduler steps itself when it is made, and some step others
+            # a scheduler steps itself on construction, and some schedulers step others
             by_torch = _OPTIM in sys._getframe(1).f_code.co_filename
             if ledger.following and not by_torch and _on_recorder_thread(recorder) and not recorder.paused:
                 made_at = next((site for scheduler, site in log.schedulers if scheduler is self), NO_SITE)
@@ -178,7 +178,7 @@ def _scaler_init(log: HookLog) -> Callable[[Any], Any]:
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
             with contextlib.suppress(TypeError):
-                # without a GPU torch disables it; what the user asked for is what will run elsewhere
+                # without a GPU torch disables it; the user's argument decides on a machine with one
                 asked = signature.bind(self, *args, **kwargs).arguments.get("enabled", True)
                 log.scalers.append((self, bool(asked)))
 

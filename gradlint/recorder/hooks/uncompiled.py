@@ -1,6 +1,6 @@
-"""Optimizers without torch's compiler, which their methods import, and which takes as long to import as torch.
+"""Keep optimizers from importing torch's compiler, an import as slow as that of torch itself.
 
-What the methods do with it concerns compiled code only; where the compiler is there already, they are as they are.
+Their methods need it for compiled code only. Once the compiler is imported, they are left alone.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import torch
 from torch.optim import Optimizer
 
 _DECORATOR = os.path.join("torch", "_compile.py")
-"""Where torch's decorator against compiling is defined."""
+"""File of torch's decorator against compiling."""
 _OPTIMIZER = os.path.join("torch", "optim", "optimizer.py")
-"""Where the decorator is defined that sets the grad mode of a step, and keeps compiled code apart there."""
+"""File of the decorator that sets the grad mode of a step and splits the compiled graph there."""
 
 
 def without_compiler_guard(function: Any) -> Any:
-    """The function behind torch's decorator against compiling; itself where it is not so decorated."""
+    """Return the function inside torch's decorator against compiling, or the function itself."""
     if "torch._dynamo" in sys.modules or not _defined_in(function, _DECORATOR):
         return function
     return getattr(function, "__wrapped__", function)
 
 
 def bypass_compiler(stack: contextlib.ExitStack, cls: type[Optimizer]) -> None:
-    """Have the steps of an optimizer's class import no compiler, until the stack is closed.
+    """Keep the steps of an optimizer's class from importing the compiler.
 
-    The wrappers that torch puts around a step stay, and with them every hook; only what the innermost one calls is
-    another one meanwhile.
+    Ends with the stack. The wrappers that torch puts around a step stay, and so do all hooks; only the innermost
+    function is replaced.
     """
     step: Any = getattr(cls, "step", None)
     while isinstance(step, FunctionType):
@@ -61,7 +61,7 @@ def _plain(decorated: Any) -> Callable[..., Any]:
 
 
 def _sets_grad_mode(function: Any) -> bool:
-    """Whether this is what torch's decorator made of a step."""
+    """Return True if torch's decorator for optimizer steps made this function."""
     return (
         _defined_in(function, _OPTIMIZER)
         and "_dynamo" in function.__code__.co_names
