@@ -24,9 +24,11 @@ class NoOpFreeze(Rule):
     """A line that is meant to freeze or load, and does nothing.
 
     ## What it does
-    Finds three statements without effect. A grad-mode region that only assigns names: `with torch.no_grad(): self.body
-    = body`. `from_pretrained` called on a layer, with the result dropped. A flag set on another tensor over the same
-    values: `p.data.requires_grad = False`, or `p.detach()` as a statement.
+    Finds three statements without effect:
+
+    - a grad-mode region that only assigns names, as `with torch.no_grad(): self.body = body`
+    - `from_pretrained` called on a layer, with the result dropped
+    - a freeze of another tensor over the same values: `p.data.requires_grad = False`, or `p.detach()` as a statement
 
     ## Why it is bad
     Grad mode concerns operations, and the block has none: the assigned layer trains on. `from_pretrained` is a class
