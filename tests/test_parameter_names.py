@@ -153,4 +153,4 @@ def test_the_order_of_events_is_told():
     first = build.__code__.co_firstlineno
     [finding] = gradlint.check(build).findings
     here = Path(__file__).name
-    assert f"frozen at {here}:{first + 3}, after SGD was given them at {here}:{first + 2}" in finding.message
+    assert f"frozen at {here}:{first + 3}, after they were added at {here}:{first + 2}" in finding.message
