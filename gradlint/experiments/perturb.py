@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from gradlint.restore.global_state import isolated_rng, without_torch_function
-from gradlint.restore.tensors import storage_of
+from gradlint.restore.tensors import same_values, storage_of
 
 __all__ = ["SCALES", "Verdict", "Verdicts", "noised", "settle"]
 
@@ -264,12 +264,5 @@ def _cloned(result: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
 
 
 def _same(left: list[Tensor], right: list[Tensor] | None) -> bool:
-    """Equal in shape, type and value; NaN equals NaN."""
-    if right is None or len(left) != len(right):
-        return False
-    for a, b in zip(left, right, strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
-            return False
-        if not torch.equal(a, b) and not bool(((a == b) | (a.isnan() & b.isnan())).all()):
-            return False
-    return True
+    """Return True if two runs gave the same tensors."""
+    return right is not None and len(left) == len(right) and all(map(same_values, left, right))

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from gradlint.restore.tensors import storage_of
+
 _Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
@@ -134,11 +136,12 @@ class CpuStandIn:
     def _moved_to_cpu(self, tensor: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         # Moving a leaf that requires grad to the GPU gives a copy that is no leaf, a classic mistake: so it does here.
         # Module.cuda moves under no_grad and keeps its parameters. A storage moved once is on the "GPU" already.
-        storage = _storage(tensor)
+        memory = storage_of(tensor)
+        address = memory[1] if memory is not None else None
         leaf = tensor.is_leaf and tensor.requires_grad and torch.is_grad_enabled()
-        if storage is not None and not leaf:
-            self._moved.add(storage)
-        if leaf and storage not in self._moved and len(rest) < 3:
+        if address is not None and not leaf:
+            self._moved.add(address)
+        if leaf and address not in self._moved and len(rest) < 3:
             kwargs = {**kwargs, "copy": True}
         return torch.Tensor.to, (tensor, "cpu", *rest), kwargs
 
@@ -238,13 +241,6 @@ def names_cuda(device: Any, index: bool = False) -> bool:
     if isinstance(device, torch.device):
         return device.type == "cuda"
     return index and isinstance(device, int) and not isinstance(device, bool)
-
-
-def _storage(tensor: torch.Tensor) -> int | None:
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # sparse, wrapper subclasses
-        return None
 
 
 def _itself(tensor: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
-__all__ = ["PLAIN_TYPES", "Memory", "StorageBytes", "TensorState", "inner_tensors", "overlaps", "storage_of"]
+__all__ = [
+    "PLAIN_TYPES",
+    "Memory",
+    "StorageBytes",
+    "TensorState",
+    "inner_tensors",
+    "overlaps",
+    "same_values",
+    "storage_of",
+]
 
 PLAIN_TYPES = (Tensor, Parameter)
 """Tensor types without overridden memory queries: their storage is the real one."""
@@ -88,6 +97,19 @@ def _span(tensor: Tensor) -> range:
     """Return the positions in its storage from a dense tensor's first element to its last."""
     first = tensor.storage_offset()
     return range(first, first + 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)))
+
+
+def same_values(left: Tensor, right: Tensor) -> bool:
+    """Return True for equal shape, dtype, device and values, where NaN equals NaN.
+
+    Meta tensors have no values, so they are never the same.
+    """
+    if left.shape != right.shape or left.dtype != right.dtype or left.device != right.device or left.is_meta:
+        return False
+    with torch.no_grad():
+        if torch.equal(left, right):
+            return True
+        return bool(((left == right) | (left.isnan() & right.isnan())).all())
 
 
 def inner_tensors(tensor: Tensor) -> list[Tensor]:

@@ -293,7 +293,7 @@ def judge(build: Callable[[], tuple[Any, Any]]) -> tuple[list[Any], list[str]]:
 
 def differences(build: Callable[[], tuple[Any, Any]], found: Any, report: Any) -> Iterator[str]:
     """Where the findings are not what a backward by hand shows."""
-    from gradlint.recorder.facts.roots import all_tensors
+    from gradlint.load.inputs.values import all_tensors
     from gradlint.recorder.user_code import seed
 
     model, _ = build()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 import inspect
 import itertools
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +26,7 @@ from gradlint.load.inputs.shapes import (
     parameter_shapes,
     shapes_of,
 )
-from gradlint.load.inputs.values import Guess, describe, generator
+from gradlint.load.inputs.values import Guess, all_tensors, describe, generator
 
 Run = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
@@ -268,27 +267,13 @@ class Search:
 
 def is_usable(output: Any) -> bool:
     """Return True if a forward's output is neither None nor made of empty tensors only."""
-    tensors = list(_tensors(output))
+    tensors = all_tensors(output)
     return output is not None and (not tensors or any(t.numel() for t in tensors))
 
 
 def summary(attempt: Attempt) -> str:
     """Return the arguments of a try in words."""
     return describe(attempt.args, attempt.kwargs)
-
-
-def _tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif depth < 4 and isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item, depth + 1)
-    elif depth < 4 and isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item, depth + 1)
-    elif depth < 4 and dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for item in dataclasses.fields(value):
-            yield from _tensors(getattr(value, item.name, None), depth + 1)
 
 
 def _from_annotation(annotation: Any) -> list[Guess]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,3 +81,31 @@ def describe_value(value: Any) -> str:
         return f"({text})" if isinstance(value, tuple) else f"[{text}]"
     text = repr(value)
     return text if len(text) <= 40 and "\n" not in text else type(value).__name__
+
+
+def all_tensors(thing: Any, seen: set[int] | None = None, depth: int = 0) -> list[torch.Tensor]:
+    """Return the tensors in an output: in nested containers, dataclasses and plain objects."""
+    seen = set() if seen is None else seen
+    if isinstance(thing, torch.Tensor):
+        if id(thing) in seen:
+            return []
+        seen.add(id(thing))
+        return [thing]
+    if (
+        thing is None
+        or depth > 6
+        or id(thing) in seen
+        or isinstance(thing, (str, bytes, int, float, bool, torch.nn.Module))
+    ):
+        return []
+    seen.add(id(thing))
+    parts: list[Any] = []
+    if isinstance(thing, Mapping):
+        parts = list(thing.values())
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        parts = list(thing)
+    elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        parts = [getattr(thing, f.name, None) for f in dataclasses.fields(thing)]
+    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
+        parts = list(vars(thing).values())
+    return [t for part in parts for t in all_tensors(part, seen, depth + 1)]

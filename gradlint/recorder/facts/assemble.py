@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gradlint.load.setup import Setup
@@ -16,7 +15,7 @@ from gradlint.recorder.facts.module_tree import buffers, measure, places, tables
 from gradlint.recorder.facts.unregistered import held_modules, loose_tensors
 from gradlint.recorder.hooks.gradients import number as as_number
 from gradlint.recorder.hooks.modules import HookLog
-from gradlint.restore.tensors import overlaps, storage_of
+from gradlint.restore.tensors import overlaps, same_values, storage_of
 from gradlint.traces.dataflow import ancestors, indices, propagate
 from gradlint.traces.events import Event, Freeze, ParameterRegistration, ParameterWrite, Phase, PhaseBegun, Unfreeze
 from gradlint.traces.ids import (
@@ -81,7 +80,9 @@ class Beginning:
     def buffers_moved(self, roots: Mapping[str, nn.Module]) -> frozenset[str]:
         """Return the fqns of the buffers whose content has changed since."""
         return frozenset(
-            name for name, t in buffers(roots).items() if name in self._buffers and not _same(t, self._buffers[name][1])
+            name
+            for name, t in buffers(roots).items()
+            if name in self._buffers and not same_values(t, self._buffers[name][1])
         )
 
 
@@ -300,13 +301,4 @@ def _equal(copy: Sequence[Parameter], model: Sequence[Parameter]) -> bool:
     if any(storage_of(t) is None for t in tensors if t.numel()):
         return False
     telling = any(t.numel() > 1 and not bool((t == t.flatten()[0]).all()) for t in tensors)
-    return telling and all(_same(t, p.tensor.detach()) for t, p in zip(tensors, model, strict=True))
-
-
-def _same(left: Tensor, right: Tensor) -> bool:
-    if left.shape != right.shape or left.dtype != right.dtype or left.is_meta:
-        return False
-    with torch.no_grad():
-        return bool(torch.equal(left.detach(), right)) or bool(
-            torch.equal(torch.nan_to_num(left.detach()), torch.nan_to_num(right))
-        )
+    return telling and all(same_values(t, p.tensor.detach()) for t, p in zip(tensors, model, strict=True))

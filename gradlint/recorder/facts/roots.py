@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradlint.errors import TargetError
+from gradlint.load.inputs.values import all_tensors
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
@@ -66,29 +67,6 @@ def roots_of(setup: Setup, output: Any, ran: bool, recorder: Recorder, notes: li
         return Roots((), "none given, and no output to follow gradient from", False)
     each = "the output" if len(chosen) == 1 else f"each of {len(chosen)} outputs"
     return Roots(tuple(chosen), f"none given: gradient is followed from {each}", False)
-
-
-def all_tensors(thing: Any, seen: set[int] | None = None, depth: int = 0) -> list[Tensor]:
-    """The tensors in an output: nested containers, dataclasses, plain objects."""
-    seen = set() if seen is None else seen
-    if isinstance(thing, Tensor):
-        if id(thing) in seen:
-            return []
-        seen.add(id(thing))
-        return [thing]
-    if thing is None or depth > 6 or id(thing) in seen or isinstance(thing, (str, bytes, int, float, bool, nn.Module)):
-        return []
-    seen.add(id(thing))
-    parts: list[Any] = []
-    if isinstance(thing, Mapping):
-        parts = list(thing.values())
-    elif isinstance(thing, (list, tuple, set, frozenset)):
-        parts = list(thing)
-    elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        parts = [getattr(thing, f.name, None) for f in dataclasses.fields(thing)]
-    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
-        parts = list(vars(thing).values())
-    return [t for part in parts for t in all_tensors(part, seen, depth + 1)]
 
 
 def not_finite(roots: Sequence[Tensor], parameters: Iterable[Parameter]) -> list[str]:

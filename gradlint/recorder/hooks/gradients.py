@@ -22,6 +22,7 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.kept_graphs import Mark, mark
 from gradlint.restore.global_state import without_torch_function
+from gradlint.restore.tensors import same_values
 from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
 from gradlint.traces.ids import (
     NO_EVENT,
@@ -331,7 +332,7 @@ class Ledger:
             for key, (p, _) in entry.parameters.items():
                 before = entry.before.get(key)
                 if before is not None and key in step.content:
-                    step.content[key] = step.content[key]._replace(moved=not _equal(p, before))
+                    step.content[key] = step.content[key]._replace(moved=not same_values(p.detach(), before))
         step.number = StepIndex(len(self.training.steps))
         self.training.steps.append(step)
         for backward in {b for c in step.content.values() for b in c.backwards}:
@@ -454,13 +455,6 @@ def number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         return None
-
-
-def _equal(left: Tensor, right: Tensor) -> bool:
-    left = left.detach()
-    if left.shape != right.shape or left.dtype != right.dtype:
-        return False
-    return bool(torch.equal(left, right)) or bool(torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)))
 
 
 def _on_stack(frame: FrameType | None) -> bool:

@@ -40,7 +40,7 @@ class HookLog:
         self.numbers: dict[int, ModuleIndex] = {}
         self.optimizers: list[Optimizer] = []
         self.arguments: dict[OptimizerKey, Arguments] = {}
-        """Optimizer → what its constructor's call says."""
+        """Optimizer → the arguments in the source of its constructor call."""
         self.under_construction: list[OptimizerKey] = []
         """The optimizers whose constructor is running."""
         self.group_events: dict[OptimizerKey, list[tuple[SiteId, EventIndex]]] = {}
