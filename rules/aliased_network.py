@@ -119,7 +119,7 @@ class AliasedNetwork(Rule):
                 continue
             parameters = trace.below(module)
             keys = {p.key for p in parameters}
-            holders = [o for o in trace.optimizers if keys <= {k for g in o.groups for k in g.keys}]
+            holders = [o for o in trace.optimizers if keys <= o.keys]
             if not keys or len(holders) < 2:
                 continue
             yield context.finding(

@@ -99,7 +99,7 @@ class ClipAfterStep(Rule):
                 self,
                 message,
                 at=site,
-                parameters=[p for p in context.trace.parameters if p.key in keys],
+                parameters=context.trace.with_keys(keys),
                 related=[context.related("this step applies it", step_site)],
                 fix=Fix(fix),
             )

@@ -121,7 +121,7 @@ class DeclaredFrozenTrains(Rule):
             related=[
                 *(Related("gradient reaches them through this line", place) for place in _path(context, parameters)),
                 *context.callers(site),
-                *(context.related(f"{o.type} is created here", o.site) for o in optimizers),
+                *map(context.created, optimizers),
                 context.related("frozen here before", _last_freeze(parameters)),
                 *_declared_here(context, [d for _, d, _ in members]),
             ],
@@ -137,9 +137,9 @@ class DeclaredFrozenTrains(Rule):
             for module, declaration in context.contract.frozen_norms(trace)
             if not trace.buffers_moved.isdisjoint(_statistics_of(module))
         ]
-        for where, members in context.by_place(moved, lambda member: trace.location(_norm_site(context, member[0]))):
+        for where, members in context.by_place(moved, lambda member: _norm_location(context, member[0])):
             modules, declarations = [m for m, _ in members], [d for _, d in members]
-            parameters = [trace.parameters[i] for m in modules for i in m.parameters]
+            parameters = [p for m in modules for p in trace.own(m)]
             yield context.finding(
                 self,
                 self.MESSAGE_STATISTICS.format(
@@ -160,13 +160,7 @@ class DeclaredFrozenTrains(Rule):
 
 def _worded(context: Context, template: str, members: list[Member], cause: str) -> str:
     parameters = [p for p, _, _ in members]
-    return template.format(
-        parameters=context.names(parameters),
-        are=inflect(parameters, "are"),
-        require=inflect(parameters, "require"),
-        patterns=_patterns([d for _, d, _ in members]),
-        cause=cause,
-    )
+    return context.fill(template, parameters, patterns=_patterns([d for _, d, _ in members]), cause=cause)
 
 
 def _patterns(declarations: list[Declaration]) -> str:
@@ -197,7 +191,5 @@ def _statistics_of(module: Module) -> tuple[str, str]:
     return f"{module.fqn}.running_mean", f"{module.fqn}.running_var"
 
 
-def _norm_site(context: Context, module: Module) -> SiteId:
-    """Return the site where a norm's parameters were frozen, else where it was registered."""
-    freeze = context.first_freeze(context.trace.parameters[i] for i in module.parameters)
-    return freeze.site if freeze is not None else module.registered_at
+def _norm_location(context: Context, module: Module) -> Location | None:
+    return context.trace.location(context.freeze_site(module, context.trace.own(module)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
 from gradlint.flow import Outcome, OutcomeKind, outcome_of
-from gradlint.rulekit import Declaration, DeclarationKind, inflect
+from gradlint.rulekit import Declaration, DeclarationKind
 
 
 class DeclaredTrainableDoesNotTrain(Rule):
@@ -89,16 +89,11 @@ class DeclaredTrainableDoesNotTrain(Rule):
         template = {OutcomeKind.FROZEN: self.MESSAGE_FROZEN, OutcomeKind.UNKNOWN: self.MESSAGE_UNKNOWN}.get(
             outcome.kind, self.MESSAGE
         )
+        patterns = ", ".join(repr(d.pattern) for d in declarations)
         optimizers = context.trace.optimizers
         return context.finding(
             self,
-            template.format(
-                parameters=context.names(parameters),
-                are=inflect(parameters, "are"),
-                patterns=", ".join(repr(d.pattern) for d in declarations),
-                do=inflect(parameters, "do"),
-                cause=outcome.why,
-            ),
+            context.fill(template, parameters, patterns=patterns, cause=outcome.why),
             at=outcome.location,
             parameters=parameters,
             related=[

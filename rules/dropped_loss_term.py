@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
-from gradlint.rulekit import inflect
 
 
 class DroppedLossTerm(Rule):
@@ -85,10 +84,9 @@ class DroppedLossTerm(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         for term in context.flow.dropped_terms:
             template = self.MESSAGE if term.returned is None else self.MESSAGE_RETURN
-            them = inflect(term.parameters, "them")
             yield context.finding(
                 self,
-                template.format(parameters=context.names(term.parameters), them=them),
+                context.fill(template, term.parameters),
                 at=term.returned or term.computed,
                 parameters=term.parameters,
                 related=[context.related("computed here", term.computed), *context.callers(term.computed)],

@@ -66,9 +66,7 @@ class EvalUndoneByTrain(Rule):
         trace = context.trace
         modes = list(trace.events_of(ModeSwitch))
         depend = {m.number for m in trace.modules if _sensitive(context, m)}
-        active = [
-            (c.start, _up(context, trace.modules[c.module])) for c in trace.calls if c.training and c.module in depend
-        ]
+        active = [(c.start, _up(context, c.module)) for c in trace.calls if c.training and c.module in depend]
         found: list[tuple[ModeSwitch, ModeSwitch, Module]] = []
         for event in modes:
             if event.training or event.op > trace.forward_start or not context.by_user(event.site):
@@ -93,20 +91,16 @@ class EvalUndoneByTrain(Rule):
             )
 
 
-def _up(context: Context, module: Module) -> list[ModuleIndex]:
+def _up(context: Context, number: ModuleIndex) -> list[ModuleIndex]:
     """Return the numbers of a module and of those above it."""
-    found = [module.number]
-    while module.parent >= 0:
-        module = context.trace.modules[module.parent]
-        found.append(module.number)
-    return found
+    return [module.number for module in context.trace.around(number)]
 
 
 def _undone(
     context: Context, part: Module, later: list[ModeSwitch], active: list[tuple[OpIndex, list[ModuleIndex]]]
 ) -> ModeSwitch | None:
     """Return the train() above a part that put a layer of it in train mode, if no other did."""
-    above = _up(context, part)[1:]
+    above = _up(context, part.number)[1:]
     for start, up in active:
         if part.number in up:
             over = [e for e in later if e.module in up and e.op <= start]
@@ -118,12 +112,12 @@ def _undone(
 
 def _ran(context: Context, part: Module, start: OpIndex, end: OpIndex) -> bool:
     calls = [c for c in context.trace.calls if start <= c.start < end]
-    return any(part.number in _up(context, context.trace.modules[c.module]) for c in calls)
+    return any(part.number in _up(context, c.module) for c in calls)
 
 
 def _sensitive(context: Context, module: Module) -> bool:
     """Return True if a module depends on the mode and is no frozen norm."""
     if "running_mean" in module.running_stats:
-        own = [context.trace.parameters[i] for i in module.parameters]
+        own = context.trace.own(module)
         return not own or any(p.requires_grad for p in own)
     return module.is_active_dropout

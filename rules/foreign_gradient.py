@@ -114,7 +114,7 @@ class ForeignGradient(Rule):
                 related=[
                     context.related("this backward() computes the gradient", leak.backward.site),
                     context.related("this step applies it", leak.step.site if leak.step is not None else None),
-                    context.related(f"{leak.optimizer.type} is created here", leak.optimizer.site),
+                    context.created(leak.optimizer),
                 ],
                 fix=Fix(self.FIX_JOINED if leak.kind is LeakKind.JOINED else self.FIX),
                 demoted=leak.kind is not LeakKind.APPLIED,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, ModuleCall, Rule, Severity
-from gradlint.rulekit import inflect
 
 
 class FrozenBranchStillPays(Rule):
@@ -74,9 +73,7 @@ class FrozenBranchStillPays(Rule):
             reported |= {m.number for m in trace.modules if module in trace.around(m.number)}
             yield context.finding(
                 self,
-                self.MESSAGE.format(
-                    module=module.fqn, parameters=context.names(parameters), keep=inflect(parameters, "keep")
-                ),
+                context.fill(self.MESSAGE, parameters, module=module.fqn),
                 at=call.site,
                 parameters=parameters,
                 fix=Fix(self.FIX),

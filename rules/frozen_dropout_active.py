@@ -90,8 +90,7 @@ class FrozenDropoutActive(Rule):
             top = _frozen_top(context, module)
             if top is None:
                 continue
-            freeze = context.first_freeze(trace.below(top))
-            found.append((trace.location(freeze.site if freeze else top.registered_at), top, module))
+            found.append((trace.location(context.freeze_site(top, trace.below(top))), top, module))
         for (where, number), layers in context.by_place(found, lambda layer: (layer[0], layer[1].number)):
             parameters = trace.below(trace.modules[number])
             freeze = context.first_freeze(parameters)
@@ -114,15 +113,13 @@ class FrozenDropoutActive(Rule):
 
 def _frozen_top(context: Context, module: Module) -> Module | None:
     """Return the widest subtree around a module whose parameters are all frozen throughout."""
-    trace = context.trace
     top = None
-    while module.parent >= 0:
-        module = trace.modules[module.parent]
-        parameters = trace.below(module)
+    for above in context.trace.around(module.parent):
+        parameters = context.trace.below(above)
         if not all(p.frozen_throughout and not p.written for p in parameters):
             break
         if parameters:
-            top = module
+            top = above
     return top
 
 
@@ -132,7 +129,7 @@ def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
     Not if the frozen network is a copy of one that trains: a mean teacher is meant to be noisy.
     """
     trace = context.trace
-    if any(trace.parameters[i].requires_grad for p in parameters for i in p.twin_of):
+    if any(map(trace.has_trainable_twin, parameters)):
         return False
     mine = 0
     for parameter in parameters:
@@ -165,10 +162,4 @@ def _compared(context: Context) -> set[ValueId]:
 
 def _in_model(trace: Trace, op: Op) -> bool:
     """Return True if an op ran in a forward of the model, not in the loss."""
-    number = op.call
-    while number >= 0:
-        call = trace.calls[number]
-        if trace.modules[call.module].in_tree:
-            return True
-        number = call.parent
-    return False
+    return any(trace.modules[trace.calls[number].module].in_tree for number in trace.calls_around(op.call))

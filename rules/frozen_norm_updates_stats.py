@@ -108,12 +108,11 @@ class FrozenNormUpdatesStats(Rule):
         for module in trace.modules:
             if not _moved(context, module) and not _by_batch(module):
                 continue
-            own = [trace.parameters[i] for i in module.parameters]
-            judged = own or _subtree(context, module)
+            inside = (trace.below(above) for above in trace.around(module.parent))
+            judged = trace.own(module) or next(filter(None, inside), [])
             if not judged or not all(p.frozen_throughout for p in judged) or _moves_otherwise(context, judged):
                 continue
-            freeze = context.first_freeze(judged)
-            yield trace.location(freeze.site if freeze else module.registered_at), module, judged
+            yield trace.location(context.freeze_site(module, judged)), module, judged
 
 
 def _moved(context: Context, module: Module) -> bool:
@@ -126,23 +125,10 @@ def _by_batch(module: Module) -> bool:
     return ran_in_train_mode and module.momentum == 0 and "running_mean" in module.running_stats
 
 
-def _subtree(context: Context, module: Module) -> list[Parameter]:
-    """Return the parameters below the nearest ancestor that has any."""
-    trace = context.trace
-    while module.parent >= 0:
-        module = trace.modules[module.parent]
-        found = trace.below(module)
-        if found:
-            return found
-    return []
-
-
 def _moves_otherwise(context: Context, parameters: list[Parameter]) -> bool:
     """Return True if user code, a network they copy or another loss changes the parameters."""
     trace = context.trace
     active = {n for p in trace.parameters if p.index in context.flow.reached for n, _ in p.groups}
-    if any(p.written for p in parameters):
-        return True
-    if any(trace.parameters[i].requires_grad for p in parameters for i in p.twin_of):
+    if any(p.written or trace.has_trainable_twin(p) for p in parameters):
         return True
     return any(n not in active for p in parameters for n, _ in p.groups) and len(trace.optimizers) > 1

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from gradlint import Context, Edit, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity
 from gradlint.flow import titled
-from gradlint.rulekit import inflect
 from gradlint.traces import SiteId
 
 
@@ -92,11 +91,7 @@ class FrozenParameterInOptimizer(Rule):
     def _by_design(self, context: Context, optimizer: Optimizer, site: SiteId, parameters: list[Parameter]) -> Finding:
         return context.finding(
             self,
-            self.MESSAGE_BY_DESIGN.format(
-                optimizer=titled(optimizer),
-                parameters=context.names(parameters),
-                them=inflect(parameters, "them"),
-            ),
+            context.fill(self.MESSAGE_BY_DESIGN, parameters, optimizer=titled(optimizer)),
             at=site,
             parameters=parameters,
             related=[
@@ -150,7 +145,7 @@ def _is_by_design(context: Context, parameter: Parameter) -> bool:
     """
     freeze = parameter.frozen_by
     trace = context.trace
-    if freeze is None or parameter.written or any(trace.parameters[i].requires_grad for i in parameter.twin_of):
+    if freeze is None or parameter.written or trace.has_trainable_twin(parameter):
         return True
     for frame in trace.sites.chain(freeze.site):
         if frame.project:

@@ -99,7 +99,7 @@ class FrozenParameterStillMoves(Rule):
                 related=[
                     context.related(self.RELATED, step.site),
                     *context.callers(at),
-                    *(context.related(f"{o.type} is created here", o.site) for o in stepped),
+                    *map(context.created, stepped),
                 ],
                 fix=Fix(self.FIX),
             )

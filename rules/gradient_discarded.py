@@ -115,7 +115,7 @@ class GradientDiscarded(Rule):
                 related=[
                     context.related("this backward() computes the gradient", passes[0].site),
                     context.related("the step is here", step.site),
-                    context.related(f"{optimizer.type} is created here", optimizer.site),
+                    context.created(optimizer),
                 ],
                 fix=Fix(self.FIX),
                 severity=severity,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Parameter, Related, Rule, Severity, Step, Training
-from gradlint.rulekit import uncalled_method_statements
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Step, Training
 from gradlint.traces import Backward, Content
 
 
@@ -97,11 +96,8 @@ class GradientsNotCleared(Rule):
                 parameters=parameters,
                 related=[
                     context.related("this step applies the sum", step.site),
-                    *(
-                        Related("referenced here, but not called", at)
-                        for at in uncalled_method_statements(trace, "zero_grad")
-                    ),
-                    *(context.related(f"{o.type} is created here", o.site) for o in holders[:2]),
+                    *context.uncalled("zero_grad"),
+                    *map(context.created, holders[:2]),
                 ],
                 fix=Fix(self.FIX),
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
-from gradlint.rulekit import inflect
 
 
 class LayerCreatedInForward(Rule):
@@ -76,7 +75,7 @@ class LayerCreatedInForward(Rule):
         for site, parameters in context.by_place(created, lambda p: p.history[0].site):
             yield context.finding(
                 self,
-                self.MESSAGE.format(parameters=context.names(parameters), them=inflect(parameters, "them")),
+                context.fill(self.MESSAGE, parameters),
                 at=site,
                 parameters=parameters,
                 related=context.callers(site, self.RELATED, 1),

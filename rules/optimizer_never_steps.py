@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Optimizer, Related, Rule, Severity, Training
+from gradlint import Context, Finding, Fix, Optimizer, Rule, Severity, Training
 from gradlint.flow import titled
-from gradlint.rulekit import plural, uncalled_method_statements
+from gradlint.rulekit import plural
 from gradlint.traces import Backward
 
 
@@ -80,7 +80,7 @@ class OptimizerNeverSteps(Rule):
         for optimizer in trace.optimizers:
             keys = optimizer.keys
             attempted = any(o == optimizer.key for _, o in training.attempts)
-            by_hand = any(p.written for k in keys if (p := trace.by_key.get(k)) is not None)
+            by_hand = any(p.written for p in trace.with_keys(keys))
             if training.steps_of(keys) or attempted or by_hand:
                 continue
             wasted = [b for b in training.backwards if not keys.isdisjoint(b.deposits) and not _is_used(training, b)]
@@ -95,7 +95,7 @@ class OptimizerNeverSteps(Rule):
             for clear in training.clears
             for key, passes in clear.discarded.items()
         )
-        hit = [p for p in context.trace.parameters if p.key in keys and any(p.key in b.deposits for b in wasted)]
+        hit = [p for p in context.trace.with_keys(keys) if any(p.key in b.deposits for b in wasted)]
         steps = len(training.steps)
         return context.finding(
             self,
@@ -109,11 +109,8 @@ class OptimizerNeverSteps(Rule):
             at=wasted[0].site,
             parameters=hit,
             related=[
-                *(
-                    Related("referenced here, but not called", at)
-                    for at in uncalled_method_statements(context.trace, "step")
-                ),
-                context.related(f"{optimizer.type} is created here", optimizer.site),
+                *context.uncalled("step"),
+                context.created(optimizer),
             ],
             fix=Fix(self.FIX),
             severity=None if cleared else Severity.WARNING,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Optimizer, Rule, Severity
-from gradlint.rulekit import inflect
 
 
 class ParameterInTwoOptimizers(Rule):
@@ -71,7 +70,9 @@ class ParameterInTwoOptimizers(Rule):
     severity = Severity.WARNING
     needs = frozenset({"optimizer"})
 
-    MESSAGE = "this {optimizer} contains the same parameters as another, {both}, while {missing} {are} in no optimizer."
+    MESSAGE = (
+        "this {optimizer} contains the same parameters as another, {both}, while {parameters} {are} in no optimizer."
+    )
     RELATED = "the first one is created here"
     FIX = "Give the second optimizer the parameters that it is meant for."
 
@@ -81,17 +82,12 @@ class ParameterInTwoOptimizers(Rule):
         firsts: dict[tuple[str, frozenset[int]], Optimizer] = {}
         for optimizer in trace.optimizers:
             first = firsts.setdefault((optimizer.type, optimizer.keys), optimizer)
-            both = [p for p in trace.parameters if p.key in optimizer.keys]
+            both = trace.with_keys(optimizer.keys)
             if first is optimizer or not missing or not both:
                 continue
             yield context.finding(
                 self,
-                self.MESSAGE.format(
-                    optimizer=optimizer.type,
-                    both=context.names(both),
-                    missing=context.names(missing),
-                    are=inflect(missing, "are"),
-                ),
+                context.fill(self.MESSAGE, missing, optimizer=optimizer.type, both=context.names(both)),
                 at=optimizer.site,
                 parameters=both,
                 related=[context.related(self.RELATED, first.site)],

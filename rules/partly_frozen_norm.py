@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity
-from gradlint.rulekit import inflect
+from gradlint import Context, Finding, Fix, Module, Rule, Severity
 
 
 class PartlyFrozenNorm(Rule):
@@ -78,32 +77,32 @@ class PartlyFrozenNorm(Rule):
     severity = Severity.WARNING
 
     MESSAGE = "this line freezes {frozen} {type} layers and misses {missed}: {parameters}."
-    MESSAGE_HALF = "this line freezes norm layers only in part: {parameters} {train}."
+    MESSAGE_HALF = "this line freezes norm layers only in part: {parameters} {still_train}."
     RELATED = "{module} is created here"
     FIX = "Choose norm layers by their type (isinstance over modules()), not by their name."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         # a frozen layer that is no norm drops out below: its neighbors do not all train
-        norms = [m for m in trace.modules if m.parent >= 0 and _own(context, m)]
-        frozen = [(e, norm) for norm in norms if (e := context.first_freeze(_own(context, norm))) is not None]
+        norms = [m for m in trace.modules if m.parent >= 0 and trace.own(m)]
+        frozen = [(e, norm) for norm in norms if (e := context.first_freeze(trace.own(norm))) is not None]
         for _, group in context.by_place(frozen, lambda f: (trace.location(f[0].site), f[1].type)):
             members = [norm for _, norm in group]
             if not all(_neighbours_train(context, m) for m in members):
                 continue
-            whole = [m for m in members if not any(p.requires_grad for p in _own(context, m))]
-            own = [p for m in members for p in _own(context, m)]
+            whole = [m for m in members if not any(p.requires_grad for p in trace.own(m))]
+            own = [p for m in members for p in trace.own(m)]
             halves = [p for p in own if p.requires_grad and p.fqn.endswith("bias")]
             missed = _missed(context, whole, [n for n in norms if n.type == members[0].type])
             if missed:
-                wrong = [p for m in missed for p in _own(context, m)]
+                wrong = [p for m in missed for p in trace.own(m)]
                 kind = members[0].type.name
                 message = self.MESSAGE.format(
                     frozen=len(whole), type=kind, missed=len(missed), parameters=context.names(wrong)
                 )
             elif halves:
                 wrong = halves
-                message = self.MESSAGE_HALF.format(parameters=context.names(wrong), train=inflect(wrong, "still train"))
+                message = context.fill(self.MESSAGE_HALF, wrong)
             else:
                 continue
             yield context.finding(
@@ -116,21 +115,17 @@ class PartlyFrozenNorm(Rule):
             )
 
 
-def _own(context: Context, module: Module) -> list[Parameter]:
-    return [context.trace.parameters[i] for i in module.parameters]
-
-
 def _neighbours_train(context: Context, norm: Module) -> bool:
     """Return True if the other layers of the norm's parent have weights, all of them trainable."""
     beside = [m for m in context.trace.modules if m.parent == norm.parent and "Norm" not in m.type.name]
-    weights = [p for m in beside for p in _own(context, m)]
+    weights = [p for m in beside for p in context.trace.own(m)]
     return bool(weights) and all(p.requires_grad for p in weights)
 
 
 def _missed(context: Context, frozen: list[Module], norms: list[Module]) -> list[Module]:
     """Return the trainable norms in blocks with frozen ones, if most are frozen."""
     top = _common([m.fqn for m in frozen])
-    others = [n for n in norms if all(p.requires_grad for p in _own(context, n))]
+    others = [n for n in norms if all(p.requires_grad for p in context.trace.own(n))]
     parents = {m.parent for m in frozen}
     missed = [n for n in others if n.parent in parents or _shares_block(n.fqn, frozen, top)]
     return missed if len(frozen) > len(missed) else []

@@ -84,7 +84,7 @@ class SchedulerBeforeOptimizer(Rule):
                 self,
                 self.MESSAGE,
                 at=site,
-                parameters=[p for p in trace.parameters if p.key in keys],
+                parameters=trace.with_keys(keys),
                 related=[
                     context.related("the first optimizer step", next((s.site for s in training.steps), None)),
                     context.related("the scheduler is created here", schedule.made_at),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Event, Finding, Fix, Rule, Severity
-from gradlint.rulekit import inflect, list_of
+from gradlint.rulekit import list_of
 
 
 class StaleParameterInOptimizer(Rule):
@@ -70,7 +70,7 @@ class StaleParameterInOptimizer(Rule):
             new = [p for p in successors if p.requires_grad and not p.groups]
             if _in_forward(context, replaced):
                 new = [p for p in new if p.index in context.flow.reached]
-            more = self.SUCCESSORS.format(parameters=context.names(new), are=inflect(new, "are"))
+            more = context.fill(self.SUCCESSORS, new)
             yield context.finding(
                 self,
                 self.MESSAGE.format(

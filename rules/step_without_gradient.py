@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Optimizer, Parameter, Related, Rule, Severity, Step, Training
+from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity, Step, Training
 from gradlint.flow import titled
-from gradlint.rulekit import uncalled_method_statements
 from gradlint.traces import Clear
 
 
@@ -86,7 +85,7 @@ class StepWithoutGradient(Rule):
             keys = optimizer.keys
             steps = [s for s in training.steps if optimizer.key in s.optimizers]
             contents = [c for s in steps for c in s.content.values()]
-            parameters = [p for p in trace.parameters if p.key in keys]
+            parameters = trace.with_keys(keys)
             if any(c.backwards or c.nonzero for c in contents) or not any(c.trainable for c in contents):
                 continue
             if not any(p.index in reported for p in parameters):
@@ -104,11 +103,8 @@ class StepWithoutGradient(Rule):
             parameters=parameters,
             related=[
                 context.related("cleared here", clear.site) if clear is not None else None,
-                *(
-                    Related("referenced here, but not called", at)
-                    for at in uncalled_method_statements(context.trace, "backward")
-                ),
-                context.related(f"{optimizer.type} is created here", optimizer.site),
+                *context.uncalled("backward"),
+                context.created(optimizer),
             ],
             fix=Fix(self.FIX_UNREACHED if clear is None else self.FIX_CLEARED),
         )

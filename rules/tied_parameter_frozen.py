@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity
-from gradlint.rulekit import inflect
 from gradlint.traces import Freeze, Unfreeze
 
 
@@ -77,7 +76,7 @@ class TiedParameterFrozen(Rule):
     severity = Severity.WARNING
 
     MESSAGE_UNFROZEN = "{names} are one tensor: this line unfreezes it, though it was frozen under its other name."
-    MESSAGE_FROZEN = "{names} are one tensor: this line freezes it under both names, while {parameters} {train}."
+    MESSAGE_FROZEN = "{names} are one tensor: this line freezes it under both names, while {parameters} {still_train}."
     FIX = "Untie the weights, or freeze (or train) both layers on purpose."
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -97,7 +96,7 @@ class TiedParameterFrozen(Rule):
                     yield self._finding(context, parameter, changes[-1], freeze)
                 continue
             for end in ends:
-                rest = [trace.parameters[i] for i in end.parameters if i != parameter.index]
+                rest = [p for p in trace.own(end) if p is not parameter]
                 if end is not named and rest and all(p.requires_grad for p in rest):
                     yield self._finding(context, parameter, changes[-1], None, rest)
                     break
@@ -115,9 +114,7 @@ class TiedParameterFrozen(Rule):
         if freeze is not None:
             message = self.MESSAGE_UNFROZEN.format(names=names)
         else:
-            message = self.MESSAGE_FROZEN.format(
-                names=names, parameters=context.names(rest), train=inflect(rest, "still train")
-            )
+            message = context.fill(self.MESSAGE_FROZEN, rest, names=names)
         return context.finding(
             self,
             message,
@@ -144,12 +141,5 @@ def _end_of(context: Context, event: Freeze | Unfreeze, ends: list[Module]) -> M
     # one line in a loop may change several modules
     line = trace.location(event.site)
     same = {e.through for e in trace.events_of(type(event)) if trace.location(e.site) == line}
-    touched = [end for end in ends if any(_is_in(context, end, n) for n in same)]
+    touched = [end for end in ends if any(module.number in same for module in trace.around(end.number))]
     return touched[0] if len(touched) == 1 else None
-
-
-def _is_in(context: Context, module: Module, number: int) -> bool:
-    """Return True if a module is another one or lies below it."""
-    while module.number != number and module.parent >= 0:
-        module = context.trace.modules[module.parent]
-    return module.number == number

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity
 from gradlint.flow import group_location, in_bytes, in_flops, nearest_optimizer, weight_gradient_flops
-from gradlint.rulekit import inflect
 
 
 class TrainableParameterNotInOptimizer(Rule):
@@ -85,15 +84,11 @@ class TrainableParameterNotInOptimizer(Rule):
         flops = sum(weight_gradient_flops(context.trace, p) for p in parameters)
         if flops:
             saved += f" and {in_flops(flops)} per step"
+        template = self.MESSAGE_LATE if severity == Severity.ERROR else self.MESSAGE
         empty = [group_location(context.trace, optimizer, g) for g in optimizer.groups if not g.keys]
         return context.finding(
             self,
-            (self.MESSAGE_LATE if severity == Severity.ERROR else self.MESSAGE).format(
-                parameters=context.names(parameters),
-                are=inflect(parameters, "are"),
-                created=context.place(created),
-                optimizer=optimizer.type,
-            ),
+            context.fill(template, parameters, created=context.place(created), optimizer=optimizer.type),
             at=optimizer.site,
             parameters=parameters,
             related=[
@@ -103,14 +98,14 @@ class TrainableParameterNotInOptimizer(Rule):
                 *context.callers(optimizer.site, "called here", 1),
                 *(context.related("not in this optimizer either", o.site) for o in context.trace.optimizers[:4]),
             ],
-            fix=Fix(self.FIX.format(they=inflect(parameters, "they"), them=inflect(parameters, "them"), saved=saved)),
+            fix=Fix(context.fill(self.FIX, parameters, saved=saved)),
             severity=severity,
         )
 
 
 def _severity(context: Context, parameter: Parameter) -> Severity:
     trace = context.trace
-    if any(trace.parameters[i].requires_grad for i in parameter.twin_of) or parameter.written:
+    if trace.has_trainable_twin(parameter) or parameter.written:
         return Severity.INFO
     module = trace.modules[parameter.module]
     if not parameter.in_tree and not module.training:

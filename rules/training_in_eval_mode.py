@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Rule, Severity, Step, Trace
-from gradlint.traces import ModeSwitch
+from gradlint.traces import CallIndex, ModeSwitch
 
 
 class TrainingInEvalMode(Rule):
@@ -119,7 +119,7 @@ def _in_eval(context: Context, root: Module, step: Step) -> list[Module]:
         return []
     first, last = min(b.event for b in used), max(used, key=lambda b: b.event)
     start = max([training.start, *(b.op for b in training.backwards if b.event < first)])
-    numbers = {m.number for m in trace.modules if _contains(trace.modules, root, m)}
+    numbers = {m.number for m in trace.modules if any(above is root for above in trace.around(m.number))}
     dependent: dict[int, Module] = {}
     for number in _calls_with_grad(trace, start, last.op):
         call = trace.calls[number]
@@ -133,7 +133,7 @@ def _in_eval(context: Context, root: Module, step: Step) -> list[Module]:
     return list(dependent.values())
 
 
-def _calls_with_grad(trace: Trace, start: int, end: int) -> list[int]:
+def _calls_with_grad(trace: Trace, start: int, end: int) -> list[CallIndex]:
     """Return the module calls of a range of ops that ran an op with grad mode on.
 
     Calls in them without any op are included: such a layer may skip others in eval mode.
@@ -143,27 +143,13 @@ def _calls_with_grad(trace: Trace, start: int, end: int) -> list[int]:
     calls = _with_parents(trace, {trace.ops[n].call for n in ops if trace.ops[n].region < 0})
     for number, call in enumerate(trace.calls):
         if call.parent in calls and number not in ran:
-            calls.add(number)
+            calls.add(CallIndex(number))
     return sorted(calls)
 
 
-def _with_parents(trace: Trace, calls: set[int]) -> set[int]:
+def _with_parents(trace: Trace, calls: set[CallIndex]) -> set[CallIndex]:
     """Return module calls together with those that they ran in."""
-    found: set[int] = set()
-    for number in calls:
-        while number >= 0:
-            found.add(number)
-            number = trace.calls[number].parent
-    return found
-
-
-def _contains(modules: list[Module], root: Module, module: Module) -> bool:
-    """Return True if a module is the root or below it."""
-    while module.number != root.number:
-        if module.parent < 0:
-            return False
-        module = modules[module.parent]
-    return True
+    return {around for number in calls for around in trace.calls_around(number)}
 
 
 def _depends_on_mode(module: Module) -> bool:

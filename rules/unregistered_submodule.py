@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from gradlint import Context, Edit, Finding, Fix, Parameter, Rule, Severity, SourceContext
-from gradlint.rulekit import attribute_location, inflect, variable_location
+from gradlint.rulekit import attribute_location, variable_location
 from gradlint.source import Container, contents, elements, is_only_called, makes_trainable, module_class, own_attribute
 
 
@@ -138,13 +138,9 @@ class UnregisteredSubmodule(Rule):
                 where = trace.location(made.site) if made is not None else variable_location(trace, attribute)
             else:
                 where = attribute_location(trace, holder.type.bases, attribute)
-            message = (self.MESSAGE_VARIABLE if is_variable else self.MESSAGE).format(
-                attribute=attribute,
-                model=holder.type.name,
-                type=trace.held[parameters[0].module].container,
-                parameters=context.names(parameters),
-                run=inflect(parameters, "run"),
-            )
+            template = self.MESSAGE_VARIABLE if is_variable else self.MESSAGE
+            kind = trace.held[parameters[0].module].container
+            message = context.fill(template, parameters, attribute=attribute, model=holder.type.name, type=kind)
             optimizers = [(self.RELATED_OPTIMIZER.format(optimizer=o.type), o.site) for o in trace.optimizers[:1]]
             yield context.finding(
                 self,

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
 from gradlint.flow import made_site, same_class_siblings
-from gradlint.rulekit import inflect
 
 
 class UnusedParameter(Rule):
@@ -89,11 +88,7 @@ class UnusedParameter(Rule):
         for (where, reason, demoted), parameters in context.by_place(unused, lambda p: self._cause(context, p)):
             yield context.finding(
                 self,
-                self.MESSAGE.format(
-                    parameters=context.names(parameters),
-                    get=inflect(parameters, "get"),
-                    reason=reason.format(them=inflect(parameters, "them")),
-                ),
+                context.fill(self.MESSAGE, parameters, reason=context.fill(reason, parameters)),
                 at=where,
                 parameters=parameters,
                 related=[context.related("registered here", made_site(trace, parameters[0], flow.unused))],

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
 from gradlint.flow import same_class_siblings
-from gradlint.rulekit import inflect
 from gradlint.traces import BIASED_LAYERS, SELECTIONS, SUMS, Numeric, Stop
 
 _TINY = 1e-10
@@ -114,12 +113,7 @@ class ZeroGradient(Rule):
             template = self.MESSAGE_TINY if reason == self.TINY else self.MESSAGE
             yield context.finding(
                 self,
-                template.format(
-                    parameters=context.names(parameters),
-                    get=inflect(parameters, "get"),
-                    steps=context.numeric.steps,
-                    reason=reason,
-                ),
+                context.fill(template, parameters, steps=context.numeric.steps, reason=reason),
                 at=where,
                 parameters=parameters,
                 related=[context.related("registered here", parameters[0].registered_by)],

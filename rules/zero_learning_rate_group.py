@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity
 from gradlint.flow import group_location
-from gradlint.rulekit import inflect
 from gradlint.traces import SiteId
 
 
@@ -76,17 +75,12 @@ class ZeroLearningRateGroup(Rule):
                 name = f"group {group.index} of {optimizer.type}" if len(optimizer.groups) > 1 else optimizer.type
                 yield context.finding(
                     self,
-                    self.MESSAGE.format(
-                        group=name,
-                        parameters=context.names(parameters),
-                        get=inflect(parameters, "get"),
-                        change=inflect(parameters, "change"),
-                    ),
+                    context.fill(self.MESSAGE, parameters, group=name),
                     at=group_location(trace, optimizer, group),
                     parameters=parameters,
                     related=[
                         context.related("its scheduler is created here", _scheduler(context, optimizer)),
-                        context.related(f"{optimizer.type} is created here", optimizer.site),
+                        context.created(optimizer),
                     ],
                     fix=Fix(self.FIX),
                 )

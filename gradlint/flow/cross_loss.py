@@ -182,12 +182,11 @@ def entry_site(flow: Flow, backward: Backward, into: frozenset[ParameterKey], of
 
 def _call_site(trace: Trace, call: CallIndex, site: SiteId, inside: set[ParameterIndex]) -> SiteId:
     """Return the site of the outermost module call whose parameters are all in `inside`."""
-    while call >= 0:
-        module = trace.modules[trace.calls[call].module]
+    for number in trace.calls_around(call):
+        module = trace.modules[trace.calls[number].module]
         if not {p.index for p in _below(trace, module)} <= inside:
             break
-        site = trace.calls[call].site
-        call = trace.calls[call].parent
+        site = trace.calls[number].site
     return site
 
 

@@ -145,13 +145,11 @@ def made_site(trace: Trace, parameter: Parameter, alike: Iterable[ParameterIndex
     """
     lost = frozenset(alike)
     site = parameter.registered_by.site if parameter.registered_by else NO_SITE
-    module = trace.modules[parameter.module]
-    while module.fqn and all(p.index in lost for p in _own(trace, module) if p.requires_grad):
+    for module in trace.around(parameter.module):
+        if not module.fqn or not all(p.index in lost for p in _under_first_name(trace, module) if p.requires_grad):
+            break
         if module.registered_at >= 0:
             site = module.registered_at
-        if module.parent < 0:
-            break
-        module = trace.modules[module.parent]
     return site
 
 
@@ -316,7 +314,7 @@ def _in_group(trace: Trace, kind: OutcomeKind, why: str, held: tuple[OptimizerIn
     return Outcome(kind, why, group_location(trace, optimizer, group), group.site)
 
 
-def _own(trace: Trace, module: Module) -> list[Parameter]:
+def _under_first_name(trace: Trace, module: Module) -> list[Parameter]:
     prefix = f"{module.fqn}."
     return [p for p in trace.parameters if p.fqn.startswith(prefix)]
 

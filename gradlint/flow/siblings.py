@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from gradlint.traces.trace import Parameter, Trace
@@ -15,12 +16,9 @@ def same_class_siblings(trace: Trace, parameter: Parameter) -> Iterator[list[Par
     All containers around the parameter count. One forward proves little about a parameter if it treated a sibling's
     differently.
     """
-    module = trace.modules[parameter.module]
-    while module.parent >= 0:
-        parent = trace.modules[module.parent]
+    for module, parent in itertools.pairwise(trace.around(parameter.module)):
         if parent.type.name in _CONTAINERS:
             for other in trace.modules:
                 if other.parent == parent.number and other.type == module.type and other is not module:
                     prefix = f"{other.fqn}."
                     yield [p for p in trace.parameters if p.fqn.startswith(prefix)]
-        module = parent

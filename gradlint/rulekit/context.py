@@ -11,11 +11,12 @@ from gradlint.findings import Finding, Fix, Related, Reporter, Severity
 from gradlint.flow.flow import Flow
 from gradlint.location import Location
 from gradlint.rulekit.contract import Contract, Declaration, own_declarations, resolve
+from gradlint.rulekit.executed_code import uncalled_method_statements
 from gradlint.traces.events import Event, Freeze
 from gradlint.traces.ids import SiteId
-from gradlint.traces.trace import Numeric, Parameter, Trace
+from gradlint.traces.trace import Module, Numeric, Optimizer, Parameter, Trace
 from gradlint.traces.training import Training
-from gradlint.wording import summarize_names
+from gradlint.wording import inflect, summarize_names
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -26,6 +27,17 @@ class Yielding(Protocol):
 
     @property
     def yields_to(self) -> frozenset[str]: ...
+
+
+class _Fields(dict[str, object]):
+    """The fields of a template about parameters."""
+
+    def __init__(self, parameters: Sequence[Parameter], fields: dict[str, object]) -> None:
+        super().__init__(fields)
+        self._parameters = parameters
+
+    def __missing__(self, word: str) -> str:
+        return inflect(self._parameters, word.replace("_", " "))
 
 
 class Context:
@@ -162,9 +174,26 @@ class Context:
                 yield Related(message, frame.location)
             passed = passed or frame is blamed
 
+    def created(self, optimizer: Optimizer) -> Related | None:
+        """Return the place where an optimizer is created; None if it is unknown."""
+        return self.related(f"{optimizer.type} is created here", optimizer.site)
+
+    def uncalled(self, method: str) -> list[Related]:
+        """Return the executed statements that name a method and do not call it: ``optimizer.zero_grad``."""
+        places = uncalled_method_statements(self.trace, method)
+        return [Related("referenced here, but not called", place) for place in places]
+
     def names(self, parameters: Iterable[Parameter]) -> str:
         """Return names and counts of parameters: ``encoder.* (148 tensors, 85.1M parameters)``."""
         return summarize_names(list(parameters), self.trace.parameters)
+
+    def fill(self, template: str, parameters: Sequence[Parameter], **fields: object) -> str:
+        """Return a template with its placeholders filled in.
+
+        ``{parameters}`` becomes `names`. A placeholder without a field is a plural verb or pronoun, which is inflected
+        for the parameters: ``{are}``, ``{still_train}``, ``{them}``.
+        """
+        return template.format_map(_Fields(parameters, {"parameters": self.names(parameters), **fields}))
 
     def by_place(self, items: Iterable[T], key: Callable[[T], K]) -> list[tuple[K, list[T]]]:
         """Return items grouped by a key, in the order in which each key first appears.
@@ -184,6 +213,11 @@ class Context:
         """Return the parameters that no rule has reported to which this one yields."""
         names = self.reported_before(rule)
         return [p for p in parameters if p.fqn not in names]
+
+    def freeze_site(self, module: Module, parameters: Iterable[Parameter]) -> SiteId:
+        """Return the site where parameters of a module were frozen, else where the module was registered."""
+        freeze = self.first_freeze(parameters)
+        return freeze.site if freeze is not None else module.registered_at
 
     def first_freeze(self, parameters: Iterable[Parameter]) -> Freeze | None:
         """Return the event that froze the first parameter with a known one; None if none is known."""

@@ -63,12 +63,10 @@ def _cuts_own_parts(context: Context, cut: Cut) -> bool:
         registrant = trace.sites.innermost(event.site) if event is not None else None
         if parameter.project if registrant is None else registrant.project:
             return False
-    call = trace.ops[cut.op].call
-    while call >= 0:
+    for call in trace.calls_around(trace.ops[cut.op].call):
         module = trace.modules[trace.calls[call].module]
         if module.type.project:
             return False
         if module.in_tree and all(p.fqn.startswith(f"{module.fqn}.") for p in cut.starved):
             return True
-        call = trace.calls[call].parent
     return False

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gradlint.traces.events import ZeroGradCalled as ZeroGradCalled
     from gradlint.traces.ids import NO_SITE as NO_SITE
     from gradlint.traces.ids import BackwardIndex as BackwardIndex
+    from gradlint.traces.ids import CallIndex as CallIndex
     from gradlint.traces.ids import ModuleIndex as ModuleIndex
     from gradlint.traces.ids import OpIndex as OpIndex
     from gradlint.traces.ids import ParameterIndex as ParameterIndex

@@ -7,7 +7,7 @@ wrote to. What a value was (its producer, whether it required grad, shape, dtype
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
@@ -543,6 +543,24 @@ class Trace:
         while number >= 0:
             yield self.modules[number]
             number = self.modules[number].parent
+
+    def calls_around(self, number: CallIndex) -> Iterator[CallIndex]:
+        """Yield the number of a module call and those of the calls it ran in, innermost first; nothing for -1."""
+        while number >= 0:
+            yield number
+            number = self.calls[number].parent
+
+    def own(self, module: Module) -> list[Parameter]:
+        """Return the parameters that a module registers itself."""
+        return [self.parameters[i] for i in module.parameters]
+
+    def with_keys(self, keys: Container[ParameterKey]) -> list[Parameter]:
+        """Return the parameters with one of these keys, in the model's order."""
+        return [p for p in self.parameters if p.key in keys]
+
+    def has_trainable_twin(self, parameter: Parameter) -> bool:
+        """Return True if a parameter's value is a copy of a trainable one: a momentum encoder, a mean teacher."""
+        return any(self.parameters[i].requires_grad for i in parameter.twin_of)
 
     def made_by(self, value: ValueId) -> Op | None:
         """The op that made a value; None for what was there before."""
