@@ -72,27 +72,27 @@ def installed(recorder: Recorder, log: HookLog) -> Iterator[None]:
             module_hooks.register_module_module_registration_hook(_on_module(recorder, log)),
         ):
             stack.callback(handle.remove)
-        patch(stack, Optimizer, "__init__", _optimizer_init(recorder, log, stack))
-        patch(stack, Optimizer, "add_param_group", _add_param_group(recorder, log))
+        patch(stack, Optimizer, "__init__", _optimizer_init, recorder, log, stack)
+        patch(stack, Optimizer, "add_param_group", _add_param_group, recorder, log)
         for name in ("state_dict", "load_state_dict"):
             patch(stack, Optimizer, name, without_compiler_guard)
-        patch(stack, nn.Module, "__call__", _module_call(recorder, log))
-        patch(stack, nn.Module, "train", _train(recorder, log))
-        patch(stack, nn.Parameter, "__deepcopy__", _deepcopy(recorder))
-        patch(stack, nn.Module, "requires_grad_", _requires_grad(recorder, log))
-        patch(stack, nn.Module, "load_state_dict", _load_state_dict(recorder, log))
-        patch(stack, threading.Thread, "start", _thread_start(recorder))
+        patch(stack, nn.Module, "__call__", _module_call, recorder, log)
+        patch(stack, nn.Module, "train", _train, recorder, log)
+        patch(stack, nn.Parameter, "__deepcopy__", _deepcopy, recorder)
+        patch(stack, nn.Module, "requires_grad_", _requires_grad, recorder, log)
+        patch(stack, nn.Module, "load_state_dict", _load_state_dict, recorder, log)
+        patch(stack, threading.Thread, "start", _thread_start, recorder)
         regions: list[EventIndex] = []  # in which the inference_mode contexts now open began
-        patch(stack, inference_mode, "__enter__", _inference_enter(recorder, regions))
-        patch(stack, inference_mode, "__exit__", _inference_exit(recorder, regions))
+        patch(stack, inference_mode, "__enter__", _inference_enter, recorder, regions)
+        patch(stack, inference_mode, "__exit__", _inference_exit, recorder, regions)
         _patch_variable(stack, recorder)
         yield
 
 
-def patch(stack: contextlib.ExitStack, owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
-    """Wrap an attribute of a class by `wrapper`, until the stack is closed."""
+def patch(stack: contextlib.ExitStack, owner: Any, name: str, wrapper: Callable[..., Any], *args: Any) -> None:
+    """Replace an attribute of a class or module by ``wrapper(attribute, *args)``, until the stack is closed."""
     original = owner.__dict__[name]
-    setattr(owner, name, wrapper(original))
+    setattr(owner, name, wrapper(original, *args))
     stack.callback(setattr, owner, name, original)
 
 
@@ -117,49 +117,42 @@ def _on_module(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str, An
     return hook
 
 
-def _module_call(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
+def _module_call(original: Any, recorder: Recorder, log: HookLog) -> Any:
     """Wrap ``Module.__call__``.
 
     Module hooks would make torch take its slow path, and would miss a BaseException.
     """
+    calls, ops = recorder.tape.calls, recorder.tape.ops
+    walk, thread = recorder.chains.walk, recorder.thread
+    get_ident = threading.get_ident
 
-    def wrap(original: Any) -> Any:
-        calls, ops = recorder.tape.calls, recorder.tape.ops
-        walk, thread = recorder.chains.walk, recorder.thread
-        get_ident = threading.get_ident
-
-        def gradlint_sees_module_call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if recorder.paused or get_ident() != thread:
+    def gradlint_sees_module_call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if recorder.paused or get_ident() != thread:
+            return original(self, *args, **kwargs)
+        frame = sys._getframe()
+        identity = id(frame)
+        site, apply, _, _, _, run = chain = walk(frame.f_back)
+        if apply is not None:
+            run = recorder.function_run(apply, chain)
+        # a frame that refers to itself would keep the output alive until the next collection
+        del frame, apply, chain
+        if recorder.module_filter is not None and not recorder.module_filter(self, not calls):
+            with recorder.pausing():
                 return original(self, *args, **kwargs)
-            frame = sys._getframe()
-            identity = id(frame)
-            site, apply, _, _, _, run = chain = walk(frame.f_back)
-            if apply is not None:
-                run = recorder.function_run(apply, chain)
-            del (
-                frame,
-                apply,
-                chain,
-            )  # a frame that refers to itself would keep the output alive until the next collection
-            if recorder.module_filter is not None and not recorder.module_filter(self, not calls):
-                with recorder.pausing():
-                    return original(self, *args, **kwargs)
-            parent = calls[-1].number if calls else -1
-            number = len(log.calls)
-            log.calls.append(tuple.__new__(ModuleCall, (log.number(self), parent, site, self.training, len(ops))))
-            depth = len(calls)
-            calls.append(tuple.__new__(OpenCall, (number, identity, site, run)))
-            try:
-                result = original(self, *args, **kwargs)
-                if isinstance(self, torch.jit.ScriptModule):
-                    _scripted(recorder, self, args, kwargs, result, site, run)
-                return result
-            finally:
-                del calls[depth:]
+        parent = calls[-1].number if calls else -1
+        number = len(log.calls)
+        log.calls.append(tuple.__new__(ModuleCall, (log.number(self), parent, site, self.training, len(ops))))
+        depth = len(calls)
+        calls.append(tuple.__new__(OpenCall, (number, identity, site, run)))
+        try:
+            result = original(self, *args, **kwargs)
+            if isinstance(self, torch.jit.ScriptModule):
+                _scripted(recorder, self, args, kwargs, result, site, run)
+            return result
+        finally:
+            del calls[depth:]
 
-        return gradlint_sees_module_call
-
-    return wrap
+    return gradlint_sees_module_call
 
 
 def _scripted(
@@ -181,122 +174,101 @@ def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameTy
     return None
 
 
-def _optimizer_init(recorder: Recorder, log: HookLog, stack: contextlib.ExitStack) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def __init__(self: Optimizer, *args: Any, **kwargs: Any) -> None:
-            if recorder.paused or any(o is self for o in log.optimizers):
-                return original(self, *args, **kwargs)  # type: ignore[no-any-return]
-            frame = _constructor_frame(self, sys._getframe(1))
-            site = recorder.walk(frame).site
-            log.optimizers.append(self)
+def _optimizer_init(original: Any, recorder: Recorder, log: HookLog, stack: contextlib.ExitStack) -> Any:
+    def __init__(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+        if recorder.paused or any(o is self for o in log.optimizers):
+            return original(self, *args, **kwargs)  # type: ignore[no-any-return]
+        frame = _constructor_frame(self, sys._getframe(1))
+        site = recorder.walk(frame).site
+        log.optimizers.append(self)
+        key = OptimizerKey(id(self))
+        log.group_events[key] = []
+        event = recorder.tape.event(OptimizerMade, site, key)
+        arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
+        log.arguments[key] = Arguments(site, event.number, *arguments)
+        log.under_construction.append(key)
+        try:
+            original(self, *args, **kwargs)
+        finally:
+            log.under_construction.pop()
+        bypass_compiler(stack, type(self))
+        return None
+
+    return __init__
+
+
+def _add_param_group(original: Any, recorder: Recorder, log: HookLog) -> Any:
+    def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
+        exhausted = is_exhausted(param_group.get("params")) if isinstance(param_group, dict) else False
+        result = without_compiler_guard(original)(self, param_group)
+        if not recorder.paused:
             key = OptimizerKey(id(self))
-            log.group_events[key] = []
-            event = recorder.tape.event(OptimizerMade, site, key)
-            arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
-            log.arguments[key] = Arguments(site, event.number, *arguments)
-            log.under_construction.append(key)
-            try:
-                original(self, *args, **kwargs)
-            finally:
-                log.under_construction.pop()
-            bypass_compiler(stack, type(self))
-            return None
+            is_made = key not in log.under_construction
+            site = recorder.walk(sys._getframe(1)).site if is_made else log.arguments[key].site
+            event = recorder.tape.event(GroupAdded, site, key, len(self.param_groups) - 1, exhausted)
+            log.group_events.setdefault(key, []).append((site, event.number))
+        return result
 
-        return __init__
-
-    return wrap
+    return add_param_group
 
 
-def _add_param_group(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def add_param_group(self: Optimizer, param_group: dict[str, Any]) -> Any:
-            exhausted = is_exhausted(param_group.get("params")) if isinstance(param_group, dict) else False
-            result = without_compiler_guard(original)(self, param_group)
-            if not recorder.paused:
-                key = OptimizerKey(id(self))
-                is_made = key not in log.under_construction
-                site = recorder.walk(sys._getframe(1)).site if is_made else log.arguments[key].site
-                event = recorder.tape.event(GroupAdded, site, key, len(self.param_groups) - 1, exhausted)
-                log.group_events.setdefault(key, []).append((site, event.number))
-            return result
+def _train(original: Any, recorder: Recorder, log: HookLog) -> Any:
+    depth = 0
 
-        return add_param_group
+    def train(self: nn.Module, mode: bool = True) -> Any:
+        nonlocal depth
+        if depth == 0 and not recorder.paused and not isinstance(self, torch.jit.ScriptModule):
+            recorder.event(ModeSwitch, log.number(self), bool(mode))
+        depth += 1
+        try:
+            return original(self, mode)
+        finally:
+            depth -= 1
 
-    return wrap
+    return train
 
 
-def _train(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        depth = 0
+def _deepcopy(original: Any, recorder: Recorder) -> Any:
+    def __deepcopy__(self: nn.Parameter, memo: Any) -> Any:
+        result = original(self, memo)
+        if recorder.active and result is not self:
+            recorder.tensors.watch(result, copied=self)
+        return result
 
-        def train(self: nn.Module, mode: bool = True) -> Any:
-            nonlocal depth
-            if depth == 0 and not recorder.paused and not isinstance(self, torch.jit.ScriptModule):
-                recorder.event(ModeSwitch, log.number(self), bool(mode))
-            depth += 1
-            try:
-                return original(self, mode)
-            finally:
-                depth -= 1
-
-        return train
-
-    return wrap
+    return __deepcopy__
 
 
-def _deepcopy(recorder: Recorder) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def __deepcopy__(self: nn.Parameter, memo: Any) -> Any:
-            result = original(self, memo)
-            if recorder.active and result is not self:
-                recorder.tensors.watch(result, copied=self)
-            return result
+def _thread_start(original: Any, recorder: Recorder) -> Any:
+    def start(self: threading.Thread) -> None:
+        # a daemon thread only watches (a progress bar); a thread that computes is joined, so it is no daemon
+        if recorder.active and recorder.tensors.running and not self.daemon:
+            site = recorder.walk(sys._getframe(1)).site
+            recorder.tape.note_unseen("another thread: its operations are not seen", site)
+        original(self)
 
-        return __deepcopy__
-
-    return wrap
+    return start
 
 
-def _thread_start(recorder: Recorder) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def start(self: threading.Thread) -> None:
-            # a daemon thread only watches (a progress bar); a thread that computes is joined, so it is no daemon
-            if recorder.active and recorder.tensors.running and not self.daemon:
-                site = recorder.walk(sys._getframe(1)).site
-                recorder.tape.note_unseen("another thread: its operations are not seen", site)
-            original(self)
+def _requires_grad(original: Any, recorder: Recorder, log: HookLog) -> Any:
+    def requires_grad_(self: nn.Module, requires_grad: bool = True) -> Any:
+        outer, recorder.through = recorder.through, log.number(self)
+        try:
+            return original(self, requires_grad)
+        finally:
+            recorder.through = outer
 
-        return start
-
-    return wrap
+    return requires_grad_
 
 
-def _requires_grad(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def requires_grad_(self: nn.Module, requires_grad: bool = True) -> Any:
-            outer, recorder.through = recorder.through, log.number(self)
-            try:
-                return original(self, requires_grad)
-            finally:
-                recorder.through = outer
+def _load_state_dict(original: Any, recorder: Recorder, log: HookLog) -> Any:
+    def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        outer, recorder.tensors.loading = recorder.tensors.loading, log.number(self)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            recorder.tensors.loading = outer
 
-        return requires_grad_
-
-    return wrap
-
-
-def _load_state_dict(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            outer, recorder.tensors.loading = recorder.tensors.loading, log.number(self)
-            try:
-                return original(self, *args, **kwargs)
-            finally:
-                recorder.tensors.loading = outer
-
-        return load_state_dict
-
-    return wrap
+    return load_state_dict
 
 
 def is_exhausted(given: Any) -> bool:
@@ -310,28 +282,22 @@ def is_exhausted(given: Any) -> bool:
     return False
 
 
-def _inference_enter(recorder: Recorder, regions: list[EventIndex]) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def __enter__(self: Any) -> Any:
-            regions.append(recorder.tape.region)
-            if getattr(self, "mode", True):
-                recorder.switch_off("inference_mode", recorder.walk(sys._getframe(1)))
-            return original(self)
+def _inference_enter(original: Any, recorder: Recorder, regions: list[EventIndex]) -> Any:
+    def __enter__(self: Any) -> Any:
+        regions.append(recorder.tape.region)
+        if getattr(self, "mode", True):
+            recorder.switch_off("inference_mode", recorder.walk(sys._getframe(1)))
+        return original(self)
 
-        return __enter__
-
-    return wrap
+    return __enter__
 
 
-def _inference_exit(recorder: Recorder, regions: list[EventIndex]) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def __exit__(self: Any, *exception: Any) -> Any:
-            recorder.tape.region = regions.pop() if regions else GRAD_ON
-            return original(self, *exception)
+def _inference_exit(original: Any, recorder: Recorder, regions: list[EventIndex]) -> Any:
+    def __exit__(self: Any, *exception: Any) -> Any:
+        recorder.tape.region = regions.pop() if regions else GRAD_ON
+        return original(self, *exception)
 
-        return __exit__
-
-    return wrap
+    return __exit__
 
 
 def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:

@@ -40,20 +40,18 @@ def installed(recorder: Recorder, log: HookLog, ledger: Ledger) -> Iterator[None
             optimizer_hooks.register_optimizer_step_post_hook(_after_step(recorder, log, ledger)),
         ):
             stack.callback(handle.remove)
-        original = torch.autograd.backward
-        torch.autograd.backward = _backward(original, recorder, ledger)
-        stack.callback(setattr, torch.autograd, "backward", original)
-        patch(stack, Optimizer, "zero_grad", _zero_grad(recorder, ledger, _held_by_optimizer))
-        patch(stack, nn.Module, "zero_grad", _zero_grad(recorder, ledger, _held_by_module))
-        patch(stack, LRScheduler, "__init__", _scheduler_init(recorder, log))
+        patch(stack, torch.autograd, "backward", _backward, recorder, ledger)
+        patch(stack, Optimizer, "zero_grad", _zero_grad, recorder, ledger, _held_by_optimizer)
+        patch(stack, nn.Module, "zero_grad", _zero_grad, recorder, ledger, _held_by_module)
+        patch(stack, LRScheduler, "__init__", _scheduler_init, recorder, log)
         for cls in _with_own_step(LRScheduler):
-            patch(stack, cls, "step", _scheduler_step(recorder, log, ledger))
+            patch(stack, cls, "step", _scheduler_step, recorder, log, ledger)
         scaler = getattr(getattr(torch, "amp", None), "GradScaler", None)
         if scaler is not None:
-            patch(stack, scaler, "__init__", _scaler_init(log))
-            patch(stack, scaler, "scale", _scale(recorder, log, ledger))
-            patch(stack, scaler, "unscale_", _unscale(recorder, ledger))
-            patch(stack, scaler, "step", _scaler_step(recorder, ledger))
+            patch(stack, scaler, "__init__", _scaler_init, log)
+            patch(stack, scaler, "scale", _scale, recorder, log, ledger)
+            patch(stack, scaler, "unscale_", _unscale, recorder, ledger)
+            patch(stack, scaler, "step", _scaler_step, recorder, ledger)
         stack.enter_context(recorder.notifying(_Clips(recorder, ledger)))
         yield
 
@@ -111,21 +109,18 @@ def _held_by_module(module: Any) -> list[ParameterKey]:
     return [ParameterKey(id(p)) for p in module.parameters()]
 
 
-def _zero_grad(recorder: Recorder, ledger: Ledger, held: Callable[[Any], list[ParameterKey]]) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
-            ledger.clearing += 1
-            try:
-                result = without_compiler_guard(original)(self, *args, **kwargs)
-            finally:
-                ledger.clearing -= 1
-            if ledger.following and _on_recorder_thread(recorder):
-                ledger.cleared(held(self), recorder.walk(sys._getframe(1)).site)
-            return result
+def _zero_grad(original: Any, recorder: Recorder, ledger: Ledger, held: Callable[[Any], list[ParameterKey]]) -> Any:
+    def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
+        ledger.clearing += 1
+        try:
+            result = without_compiler_guard(original)(self, *args, **kwargs)
+        finally:
+            ledger.clearing -= 1
+        if ledger.following and _on_recorder_thread(recorder):
+            ledger.cleared(held(self), recorder.walk(sys._getframe(1)).site)
+        return result
 
-        return zero_grad
-
-    return wrap
+    return zero_grad
 
 
 # -- schedulers ---------------------------------------------------------------------------------------------------
@@ -137,97 +132,79 @@ def _with_own_step(cls: type) -> list[type]:
     return found + [c for subclass in subclasses for c in _with_own_step(subclass)]
 
 
-def _scheduler_init(recorder: Recorder, log: HookLog) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-            if _on_recorder_thread(recorder) and not recorder.paused:
-                frame: FrameType | None = sys._getframe(1)
-                while frame is not None and frame.f_locals.get("self") is self:
-                    frame = frame.f_back
-                log.schedulers.append((self, recorder.walk(frame).site))
-            original(self, *args, **kwargs)
+def _scheduler_init(original: Any, recorder: Recorder, log: HookLog) -> Any:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if _on_recorder_thread(recorder) and not recorder.paused:
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None and frame.f_locals.get("self") is self:
+                frame = frame.f_back
+            log.schedulers.append((self, recorder.walk(frame).site))
+        original(self, *args, **kwargs)
 
-        return __init__
-
-    return wrap
+    return __init__
 
 
-def _scheduler_step(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-            # a scheduler steps itself on construction, and some schedulers step others
-            by_torch = _OPTIM in sys._getframe(1).f_code.co_filename
-            if ledger.following and not by_torch and _on_recorder_thread(recorder) and not recorder.paused:
-                made_at = next((site for scheduler, site in log.schedulers if scheduler is self), NO_SITE)
-                optimizer = getattr(self, "optimizer", None)
-                ledger.scheduled(OptimizerKey(id(optimizer)), made_at, recorder.walk(sys._getframe(1)).site)
-            return original(self, *args, **kwargs)
+def _scheduler_step(original: Any, recorder: Recorder, log: HookLog, ledger: Ledger) -> Any:
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # a scheduler steps itself on construction, and some schedulers step others
+        by_torch = _OPTIM in sys._getframe(1).f_code.co_filename
+        if ledger.following and not by_torch and _on_recorder_thread(recorder) and not recorder.paused:
+            made_at = next((site for scheduler, site in log.schedulers if scheduler is self), NO_SITE)
+            optimizer = getattr(self, "optimizer", None)
+            ledger.scheduled(OptimizerKey(id(optimizer)), made_at, recorder.walk(sys._getframe(1)).site)
+        return original(self, *args, **kwargs)
 
-        return step
-
-    return wrap
+    return step
 
 
 # -- scalers ------------------------------------------------------------------------------------------------------
 
 
-def _scaler_init(log: HookLog) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        signature = inspect.signature(original)
+def _scaler_init(original: Any, log: HookLog) -> Any:
+    signature = inspect.signature(original)
 
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-            original(self, *args, **kwargs)
-            with contextlib.suppress(TypeError):
-                # without a GPU torch disables it; the user's argument decides on a machine with one
-                asked = signature.bind(self, *args, **kwargs).arguments.get("enabled", True)
-                log.scalers.append((self, bool(asked)))
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        with contextlib.suppress(TypeError):
+            # without a GPU torch disables it; the user's argument decides on a machine with one
+            asked = signature.bind(self, *args, **kwargs).arguments.get("enabled", True)
+            log.scalers.append((self, bool(asked)))
 
-        return __init__
-
-    return wrap
+    return __init__
 
 
-def _scale(recorder: Recorder, log: HookLog, ledger: Ledger) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def scale(self: Any, outputs: Any) -> Any:
-            result = original(self, outputs)
-            asked = next((asked for scaler, asked in log.scalers if scaler is self), self.is_enabled())
-            if asked and ledger.following and _on_recorder_thread(recorder):
-                ledger.scaled(result)
-            return result
+def _scale(original: Any, recorder: Recorder, log: HookLog, ledger: Ledger) -> Any:
+    def scale(self: Any, outputs: Any) -> Any:
+        result = original(self, outputs)
+        asked = next((asked for scaler, asked in log.scalers if scaler is self), self.is_enabled())
+        if asked and ledger.following and _on_recorder_thread(recorder):
+            ledger.scaled(result)
+        return result
 
-        return scale
-
-    return wrap
+    return scale
 
 
-def _unscale(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def unscale_(self: Any, optimizer: Any) -> Any:
-            ledger.clearing += 1
-            try:
-                result = original(self, optimizer)
-            finally:
-                ledger.clearing -= 1
-            if ledger.following and _on_recorder_thread(recorder):
-                ledger.unscaled(optimizer)
-            return result
+def _unscale(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
+    def unscale_(self: Any, optimizer: Any) -> Any:
+        ledger.clearing += 1
+        try:
+            result = original(self, optimizer)
+        finally:
+            ledger.clearing -= 1
+        if ledger.following and _on_recorder_thread(recorder):
+            ledger.unscaled(optimizer)
+        return result
 
-        return unscale_
-
-    return wrap
+    return unscale_
 
 
-def _scaler_step(recorder: Recorder, ledger: Ledger) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            if ledger.following and _on_recorder_thread(recorder):
-                ledger.attempted(OptimizerKey(id(optimizer)), recorder.walk(sys._getframe(1)).site)
-            return original(self, optimizer, *args, **kwargs)
+def _scaler_step(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
+    def step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        if ledger.following and _on_recorder_thread(recorder):
+            ledger.attempted(OptimizerKey(id(optimizer)), recorder.walk(sys._getframe(1)).site)
+        return original(self, optimizer, *args, **kwargs)
 
-        return step
-
-    return wrap
+    return step
 
 
 # -- clips --------------------------------------------------------------------------------------------------------
