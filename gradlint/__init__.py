@@ -11,6 +11,7 @@ The rooms, in the order in which they may import each other (each only those bef
     source       text → facts that its syntax proves; no torch
     load         target → Setup: the user's build(), its inputs, the wrappers of frameworks
     traces       the record of a run: ops, values, events, parameters; plain data
+    fx           Trace → torch.fx graph
     restore      the user's objects as they were before the run
     recorder     Setup → Trace: runs forward, loss and steps, and writes down each call
     flow         Trace → Flow: where data comes from, where gradient goes, and the cuts between
@@ -21,7 +22,7 @@ The rooms, in the order in which they may import each other (each only those bef
     triage       which findings count: suppressions, baseline, filters; applies fixes
     report       Report → text, JSON, SARIF, GitHub annotations
     lock         the state of each parameter, in a file under version control
-    explain, api, recording   `gradlint why`, `gradlint.check`, `gradlint.record`
+    explain, recording, api   `gradlint why`, `gradlint.record`, `gradlint.check`
     runner, testing, integrations, cli   a script under the recorder, pytest, trainers, the command line
 
 The rules are in rules/, one file each.
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from gradlint.findings import Report as Report
     from gradlint.findings import Severity as Severity
     from gradlint.flow.flow import Flow as Flow
+    from gradlint.fx import fx_graph as fx_graph
     from gradlint.load.setup import Setup as Setup
     from gradlint.location import Location as Location
     from gradlint.recording import Recording as Recording

@@ -30,7 +30,7 @@ def check(
     Args:
         setup: a target as text (``"model.py:build"``), a function that builds a setup (it is called under the
             recorder, so that findings know the lines of the build), or what such a function returns: a Setup, a module,
-            ``(model, optimizer)`` or a dict; or the trace of a recording.
+            ``(model, optimizer)`` or a dict; or what `record` or `trace` recorded.
         select, ignore, extend_select: rules by code, prefix or name, as on the command line.
         inputs: inputs of the forward as after ``--input``, for example ``["2,3,224,224"]``.
         trains, frozen: globs of parameters that are meant to train, and to stay as they are, beside what the setup
@@ -50,6 +50,7 @@ def check(
     from gradlint.config.settings import Settings
     from gradlint.engine.check import check_setup, check_target, check_trace
     from gradlint.engine.options import Options, declared
+    from gradlint.recording import Recording
     from gradlint.rulekit import registry, selection
     from gradlint.traces.trace import Trace
     from gradlint.triage import filters
@@ -59,8 +60,9 @@ def check(
     options = Options(inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen))
     if isinstance(setup, str):
         report = check_target(setup, chosen.rules, options)
-    elif isinstance(setup, Trace):
-        report = check_trace(setup, chosen.rules, options)
+    elif isinstance(setup, (Trace, Recording)):
+        recorded = setup.trace if isinstance(setup, Recording) else setup
+        report = check_trace(recorded, chosen.rules, options)
     else:
         report = check_setup(setup, chosen.rules, options, name or name_of(setup))
     return filters.of_one(report, filters.Plan(Settings(), known, chosen), show_info=show_info)
@@ -78,9 +80,9 @@ def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
     options = Options(inputs=tuple(inputs))
     if isinstance(setup, str):
         with record_target(setup, options) as recorded:
-            return recorded
+            return recorded.trace
     with record_made(setup, options, name or name_of(setup)) as recorded:
-        return recorded
+        return recorded.trace
 
 
 def name_of(setup: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gradlint.engine.check import record_target
 from gradlint.engine.options import Options
 from gradlint.errors import UsageError
+from gradlint.experiments.settle import analyse
 from gradlint.flow.cut import Cut, region_location
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, outcome_of
@@ -31,11 +32,12 @@ def explain(target: str, pattern: str, options: Options | None = None) -> list[E
         TargetError: the target could not be recorded.
         UsageError: the pattern matches no parameter; the message names the nearest.
     """
-    with record_target(target, options or Options()) as trace:
+    with record_target(target, options or Options()) as recorded:
+        trace = recorded.trace
         wanted = [p for p in trace.parameters if matches(pattern, p.aliases)]
         if not wanted:
             raise UsageError(f"no parameter matches {pattern!r}: {no_match(trace, pattern)}")
-        flow = Flow(trace)
+        flow = analyse(trace, recorded.replay, terms=False)
         return [_explain(trace, flow, parameter) for parameter in wanted]
 
 

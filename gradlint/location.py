@@ -5,6 +5,21 @@ from __future__ import annotations
 import ast
 import linecache
 from dataclasses import dataclass
+from types import CodeType
+from typing import NamedTuple
+
+
+class Code(NamedTuple):
+    """The code of a function, as plain data; its fields are named as those of a code object."""
+
+    co_filename: str
+    co_name: str
+    co_firstlineno: int
+
+    @classmethod
+    def of(cls, code: CodeType) -> Code:
+        """Return the plain data of a code object."""
+        return cls(code.co_filename, code.co_name, code.co_firstlineno)
 
 
 @dataclass(frozen=True, order=True)

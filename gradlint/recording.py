@@ -28,12 +28,12 @@ class Recording:
 
     ::
 
-        with gradlint.record(model, optimizer=optimizer) as trace:
+        with gradlint.record(model, optimizer=optimizer) as recording:
             train_one_epoch(model, optimizer)
-        report = gradlint.check(trace)
+        report = gradlint.check(recording)
 
     Recording ends with the block, or once each optimizer has stepped `steps` times; the block runs on. Nothing is put
-    back: the training is your own. The trace is filled in when the recording ends; before that it has no attributes.
+    back: the training is your own. `trace` is there once the recording has ended.
 
     Args:
         model: the module, or name → module; None to find what is called.
@@ -65,25 +65,35 @@ class Recording:
         self._steps = steps
         self._name = name
         self._observation: Observation | None = None
-        self.trace = _empty()
-        """The record of the last block."""
+        self._trace: Trace | None = None
 
-    def __enter__(self) -> Trace:
+    @property
+    def trace(self) -> Trace:
+        """The trace of the last block.
+
+        Raises:
+            UsageError: the recording has not ended yet.
+        """
+        if self._trace is None:
+            raise UsageError("this recording has not ended yet: its trace is there after the block")
+        return self._trace
+
+    def __enter__(self) -> Recording:
         if self._observation is not None:
             raise UsageError("this recording has begun already: make another with gradlint.record()")
-        self.trace = _empty()
+        self._trace = None
         self._observation = Observation(self._name, self._models, self._optimizers, self._steps or STEPS)
         if self._steps is not None:
             self._observation.ledger.stopping = self._stop_early
         self._observation.__enter__()
-        return self.trace
+        return self
 
     def __exit__(self, *exception: object) -> None:
         observation, self._observation = self._observation, None
         if observation is not None:
             with contextlib.ExitStack() as stack:
                 stack.callback(observation.__exit__, *exception)
-                self._fill(observation)
+                self._finish(observation)
 
     def __call__(self, function: F) -> F:
         """Return the function with each call recorded.
@@ -93,22 +103,24 @@ class Recording:
 
         @functools.wraps(function)
         def recorded(*args: Any, **kwargs: Any) -> Any:
-            with self as trace:
-                recorded.trace = trace  # type: ignore[attr-defined]
-                return function(*args, **kwargs)
+            try:
+                with self:
+                    return function(*args, **kwargs)
+            finally:
+                recorded.trace = self.trace  # type: ignore[attr-defined]
 
         return recorded  # type: ignore[return-value]
 
     def _stop_early(self) -> bool:
         observation = self._observation
-        if observation is not None and observation.enough() and not vars(self.trace):
-            self._fill(observation)
+        if observation is not None and observation.enough() and self._trace is None:
+            self._finish(observation)
             observation.stop()
         return False
 
-    def _fill(self, observation: Observation) -> None:
-        if not vars(self.trace):
-            vars(self.trace).update(vars(observation.trace()))
+    def _finish(self, observation: Observation) -> None:
+        if self._trace is None:
+            self._trace = observation.trace()
 
 
 def record(
@@ -206,8 +218,3 @@ class TrainingFault(Exception):
 
 
 def _nothing() -> None: ...
-
-
-def _empty() -> Trace:
-    """Return a trace that is filled in later."""
-    return Trace.__new__(Trace)

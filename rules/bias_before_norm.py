@@ -75,7 +75,7 @@ class BiasBeforeNorm(Rule):
         """Parameter index → layer op → norm op that subtracts it."""
         for layer, norm in _layers_before_norms(context):
             bias = trace.ops[layer].tensor(2, "bias")
-            if bias in trace.owners:
+            if bias is not None and bias in trace.owners:
                 norms.setdefault(trace.owners[bias], {})[layer] = norm
 
         def norm_location(parameter: Parameter) -> Location | None:

@@ -154,7 +154,7 @@ def _severity(trace: Trace, backward: Backward, step: Step, period: int) -> Seve
     None if the step may depend on data.
     """
     backward_frame, step_frame = trace.frame(backward.site), trace.frame(step.site)
-    if backward_frame is None or step_frame is None or backward_frame.code is not step_frame.code:
+    if backward_frame is None or step_frame is None or backward_frame.code != step_frame.code:
         return None
     first, second = backward_frame.location.line, step_frame.location.line
     nodes = list(ast.walk(syntax_tree(backward_frame.path)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceContext, SourceModule
 from gradlint.flow import region_location
+from gradlint.location import Code
 from gradlint.rulekit import inflect
 from gradlint.source import (
     Region,
@@ -18,6 +19,8 @@ from gradlint.source import (
     own_attribute,
 )
 from gradlint.traces import GradModeOff, ParameterRegistration, ParameterWrite, is_project
+from gradlint.traces.ids import SiteId
+from gradlint.traces.sites import Sites
 
 
 class NoGradInInit(Rule):
@@ -178,19 +181,12 @@ def _is_written_on_purpose(context: Context, parameter: Parameter, creation: Par
 
 def _is_below_region(context: Context, write: ParameterWrite, creation: ParameterRegistration) -> bool:
     """Return True if a write and the registration are in one constructor that was called inside the region."""
-    rows = context.trace.sites.rows
-    region = context.trace.region(creation.region)
-    shared = _constructors(rows, write.site) & _constructors(rows, creation.site)
-    inside = shared - _constructors(rows, region.site)
-    return any(code != id(region.decorated) for code, _ in inside)
+    sites, region = context.trace.sites, context.trace.region(creation.region)
+    shared = _constructors(sites, write.site) & _constructors(sites, creation.site)
+    inside = shared - _constructors(sites, region.site)
+    return any(code != region.decorated for code, _ in inside)
 
 
-def _constructors(rows: list[tuple], site: int) -> set[tuple[int, int]]:  # type: ignore[type-arg]
-    """Return the constructor frames of a call chain: (identity of the code, chain above)."""
-    frames = set()
-    while site >= 0:
-        code, _, above = rows[site]
-        if code.co_name == "__init__":
-            frames.add((id(code), above))
-        site = above
-    return frames
+def _constructors(sites: Sites, site: SiteId) -> set[tuple[Code, SiteId]]:
+    """Return the constructor frames of a call chain: (code, chain above)."""
+    return {(frame.code, above) for frame, above in sites.links(site) if frame.code.co_name == "__init__"}

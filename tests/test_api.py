@@ -67,7 +67,7 @@ def test_check(kind: str) -> None:
 def test_trace(kind: str) -> None:
     trace = gradlint.trace(given(kind))
     assert isinstance(trace, gradlint.Trace)
-    graph = trace.graph
+    graph = gradlint.fx_graph(trace)
     assert isinstance(graph, torch.fx.Graph)
     graph.lint()
     assert "detach" in str(graph)

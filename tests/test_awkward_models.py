@@ -20,6 +20,7 @@ from torch import nn
 import gradlint
 from gradlint.engine.check import _judge, record_target
 from gradlint.engine.options import Options
+from gradlint.experiments.settle import analyse
 from gradlint.findings import Report
 from gradlint.flow.cut import CutKind
 from gradlint.flow.flow import Flow
@@ -68,8 +69,9 @@ def record(case: Builder) -> tuple[Any, Flow, Report]:
     report = Report()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with record_target(case.target, Options()) as trace:
-            flow = Flow(trace)
+        with record_target(case.target, Options()) as recorded:
+            trace = recorded.trace
+            flow = analyse(trace, recorded.replay)
             _judge(report, trace, flow, registry.load(packs=False).rules, Options())
     return trace, flow, report
 

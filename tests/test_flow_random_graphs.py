@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gradlint.engine.check import record_made
 from gradlint.engine.options import Options
-from gradlint.flow.flow import Flow
+from gradlint.experiments.settle import analyse
 
 
 class Twice(torch.autograd.Function):
@@ -169,8 +169,9 @@ def check(steps: list[tuple[str, int, int]]) -> None:
     moved = {name for name, p in truth["model"].named_parameters() if p.grad is not None and p.grad.any()}
     mine = built(steps)
     before = {name: t.clone() for name, t in mine["model"].state_dict().items()}
-    with record_made(mine, Options()) as trace:
-        flow = Flow(trace)
+    with record_made(mine, Options()) as recorded:
+        trace = recorded.trace
+        flow = analyse(trace, recorded.replay)
     fqn = [p.fqn for p in trace.parameters]
     # a reentrant checkpoint behind a round() hides that its own weights get zeros
     assert moved <= {fqn[i] for i in trace.reached | trace.reached_zero} <= given_grad

@@ -45,8 +45,9 @@ def setup():
 
 
 def measured(made):
-    with engine.record_made(made, engine.Options()) as trace:
-        found = gradient_size.measure(trace, Flow(trace).judged)
+    with engine.record_made(made, engine.Options()) as recorded:
+        trace = recorded.trace
+        found = gradient_size.measure(trace, recorded.replay, Flow(trace).judged)
         return {trace.parameters[i].fqn: g for i, g in found.gradients.items()}, found
 
 
@@ -167,8 +168,8 @@ def test_a_set_up_with_nothing_but_a_step_says_what_to_add():
         model(torch.randn(6, 4)).square().mean().backward()
         optimizer.step()
 
-    with engine.record_made({"model": model, "optimizer": optimizer, "step": step}, engine.Options()) as trace:
-        report = engine.check_trace(trace, [], engine.Options(numeric=True))
+    with engine.record_made({"model": model, "optimizer": optimizer, "step": step}, engine.Options()) as recorded:
+        report = engine.check_trace(recorded.trace, [], engine.Options(numeric=True))
     assert (
         "no gradient was measured: the set-up's step is all that runs its loss: give 'inputs' and 'loss' beside 'step'"
         in [note.message for note in report.notes]

@@ -46,26 +46,26 @@ def codes(report) -> list[str]:
 
 def test_block_is_judged_at_its_lines():
     loop = Loop()
-    with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
+    with gradlint.record(loop.model, optimizer=loop.optimizer) as recording:
         loop.train(clear=False)
-    (finding,) = gradlint.check(trace).findings
+    (finding,) = gradlint.check(recording).findings
     assert finding.code == "GL501"
     assert finding.location.line == Loop.train.__code__.co_firstlineno + 4
 
 
 def test_right_block_is_clean_and_says_what_was_seen():
     loop = Loop()
-    with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
+    with gradlint.record(loop.model, optimizer=loop.optimizer) as recording:
         loop.train()
-    report = gradlint.check(trace)
+    report = gradlint.check(recording)
     assert report.clean and report.targets[0].trainable == 4 and report.targets[0].reached == 4
 
 
 def test_model_and_optimizer_are_found():
     loop = Loop()
-    with gradlint.record() as trace:
+    with gradlint.record() as recording:
         loop.train(clear=False)
-    assert codes(gradlint.check(trace)) == ["GL501"]
+    assert codes(gradlint.check(recording)) == ["GL501"]
 
 
 def test_decorated_function_holds_the_last_trace():
@@ -83,18 +83,18 @@ def test_decorated_function_holds_the_last_trace():
 
 def test_the_block_runs_on_after_the_recording():
     loop, other = Loop(), Loop()
-    with gradlint.record(loop.model, optimizer=loop.optimizer, steps=2) as trace:
+    with gradlint.record(loop.model, optimizer=loop.optimizer, steps=2) as recording:
         loop.train(5)
     other.train(5)
-    assert len(trace.training.steps) == 2
+    assert len(recording.trace.training.steps) == 2
     assert all(torch.equal(p, q) for p, q in zip(loop.model.parameters(), other.model.parameters(), strict=True))
 
 
 def test_all_steps_are_recorded_on_demand():
     loop = Loop()
-    with gradlint.record(loop.model, optimizer=loop.optimizer, steps=None) as trace:
+    with gradlint.record(loop.model, optimizer=loop.optimizer, steps=None) as recording:
         loop.train(7)
-    assert len(trace.training.steps) == 7
+    assert len(recording.trace.training.steps) == 7
 
 
 def test_hooks_and_modes_are_gone_after_an_exception():
@@ -155,11 +155,11 @@ def test_nothing_is_left_patched_once_recording_has_ended(ending):
 def test_a_fault_of_gradlints_own_is_told_and_leaves_training_alone(monkeypatch):
     loop, other = Loop(), Loop()
     other.train(4)
-    with gradlint.record(loop.model, optimizer=loop.optimizer) as trace:
+    with gradlint.record(loop.model, optimizer=loop.optimizer) as recording:
         loop.train(1)
         monkeypatch.setattr(gradlint.recorder.calls.values.Tensors, "add", None)
         loop.train(3)
-    report = gradlint.check(trace)
+    report = gradlint.check(recording)
     assert [e.message for e in report.errors] == [
         "gradlint itself failed while it recorded (TypeError: 'NoneType' object is not callable); please report it"
     ]

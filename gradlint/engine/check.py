@@ -11,7 +11,9 @@ from gradlint.engine.notes import notes, nothing_to_judge
 from gradlint.engine.options import Options
 from gradlint.engine.source_of_recording import source_findings
 from gradlint.errors import GradlintError, TargetError, torch_missing
+from gradlint.experiments.settle import analyse
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
+from gradlint.flow.evidence import Evidence
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import titled
 from gradlint.load.setup import normalize
@@ -23,6 +25,7 @@ from gradlint.rulekit.rule import ON_REQUEST, Rule
 from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:
+    from gradlint.recorder.replay import Recorded
     from gradlint.rulekit.contract import Contract
     from gradlint.traces.trace import Trace
 
@@ -45,8 +48,8 @@ def check_setup(
 
 
 @contextlib.contextmanager
-def record_target(target: str, options: Options, name: str = "") -> Iterator[Trace]:
-    """The trace of a target; see `gradlint.recorder.session.recording`."""
+def record_target(target: str, options: Options, name: str = "") -> Iterator[Recorded]:
+    """Record a target; see `gradlint.recorder.session.recording`."""
     parsed = parse_target(target)
     if parsed.attribute is None:
         raise TargetError(f"{target} names no attribute: write {target}:build")
@@ -59,13 +62,13 @@ def record_target(target: str, options: Options, name: str = "") -> Iterator[Tra
         import torch  # noqa: F401
     except ImportError as error:
         raise torch_missing(error) from error
-    with _recording(name or target, make, options, parsed.label) as trace:
-        yield trace
+    with _recording(name or target, make, options, parsed.label) as recorded:
+        yield recorded
 
 
 @contextlib.contextmanager
-def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator[Trace]:
-    """The trace of what a build() returns, or of a build function, which is then called under the recorder."""
+def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator[Recorded]:
+    """Record what a build() returns, or a build function, which is then called under the recorder."""
     import torch
 
     builds = callable(setup) and not isinstance(setup, torch.nn.Module)
@@ -73,13 +76,13 @@ def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator
     def make(stack: contextlib.ExitStack) -> Any:
         return call_build(setup, Target(name, attribute=name), stack) if builds else setup
 
-    with _recording(name, make, options, f"{name}()" if builds else name) as trace:
-        yield trace
+    with _recording(name, make, options, f"{name}()" if builds else name) as recorded:
+        yield recorded
 
 
 def _recording(
     target: str, make: Callable[[contextlib.ExitStack], Any], options: Options, label: str
-) -> contextlib.AbstractContextManager[Trace]:
+) -> contextlib.AbstractContextManager[Recorded]:
     from gradlint.recorder.session import recording
 
     given: Callable[[Any], Any] | None = None
@@ -102,14 +105,17 @@ def _check(
     target: str,
     rules: Sequence[type[Rule]],
     options: Options,
-    open_recording: Callable[[], contextlib.AbstractContextManager[Trace]],
+    open_recording: Callable[[], contextlib.AbstractContextManager[Recorded]],
 ) -> Report:
     report = Report()
     started = time.perf_counter()
     try:
-        with open_recording() as trace:
-            said = _judged(report, trace, rules, options)
-        report.notes += [Note(target, text) for text in (*trace.notes, *said)]
+        with open_recording() as recorded:
+            flow = analyse(recorded.trace, recorded.replay, numeric=options.numeric)
+            texts = _judged(report, flow, rules, options)
+        if recorded.unrestored:
+            texts.append("could not be put back as it was: " + ", ".join(recorded.unrestored[:3]))
+        report.notes += [Note(target, text) for text in texts]
     except TargetError as error:
         report.errors.append(Failure(target, str(error), error.traceback))
     except GradlintError as error:
@@ -119,24 +125,26 @@ def _check(
     return report
 
 
-def check_trace(trace: Trace, rules: Sequence[type[Rule]], options: Options | None = None) -> Report:
-    """Judge what was recorded by other means than a build()."""
+def check_trace(
+    trace: Trace, rules: Sequence[type[Rule]], options: Options | None = None, evidence: Evidence | None = None
+) -> Report:
+    """Judge a trace by `rules`, in the light of evidence that was gathered while its recording was open."""
     report = Report()
+    options = options or Options()
     try:
-        said = _judged(report, trace, rules, options or Options())
-        report.notes += [Note(trace.target, text) for text in (*trace.notes, *said)]
+        if trace.fault is not None:
+            raise TargetError(*trace.fault)
+        flow = analyse(trace, None, numeric=options.numeric) if evidence is None else Flow(trace, evidence)
+        texts = _judged(report, flow, rules, options)
+        report.notes += [Note(trace.target, text) for text in texts]
     except TargetError as error:
         report.errors.append(Failure(trace.target, str(error), error.traceback))
     return report
 
 
-def _judged(report: Report, trace: Trace, rules: Sequence[type[Rule]], options: Options) -> list[str]:
-    """Add the verdict on a trace to a report; returns what else is worth saying."""
-    if trace.fault is not None:
-        raise TargetError(*trace.fault)
-    flow = Flow(trace)
-    if options.numeric:
-        _train_a_little(trace, flow)
+def _judged(report: Report, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> list[str]:
+    """Add the verdict on a trace to a report; return the notes about it."""
+    trace = flow.trace
     context = _judge(report, trace, flow, rules, options)
     more, report.ran = source_findings(trace, rules, report.findings, {s.code for s in report.skipped})
     report.findings = sorted_findings([*report.findings, *more])
@@ -146,15 +154,9 @@ def _judged(report: Report, trace: Trace, rules: Sequence[type[Rule]], options: 
         raise TargetError(problem)
     held = any("contract" in rule.needs for rule in rules)
     report.targets.append(summarize(trace, flow, context.contract if held else None))
-    return list(notes(trace))
-
-
-def _train_a_little(trace: Trace, flow: Flow) -> None:
-    from gradlint.experiments.gradient_size import measure
-
-    trace.numeric = measure(trace, flow.judged)
-    if trace.numeric.failure:
-        trace.notes.append(f"no gradient was measured: {trace.numeric.failure}")
+    gradients = flow.evidence.gradients
+    failure = gradients.failure if gradients is not None else ""
+    return [*trace.notes, *([f"no gradient was measured: {failure}"] if failure else []), *notes(trace)]
 
 
 def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> Context:

@@ -21,7 +21,7 @@ from gradlint.traces.op_families import PRODUCTS, SOFTMAX
 from gradlint.traces.trace import Gradient, Numeric, Parameter, Stop, Trace
 
 if TYPE_CHECKING:
-    from gradlint.recorder.replay import Again
+    from gradlint.recorder.replay import Replay
 
 STEPS = 3
 """Steps that are always taken: what starts behind a zero (LoRA, zero convolutions) gets a gradient by then."""
@@ -36,44 +36,45 @@ RATE = 1e-2
 _NO_FORWARD = "the set-up's step is all that runs its loss: give 'inputs' and 'loss' beside 'step'"
 
 
-def measure(trace: Trace, judged: Iterable[ParameterIndex]) -> Numeric:
+def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex]) -> Numeric:
     """Train the set-up for some steps and say how large the gradient of each parameter was.
 
     Each step moves a parameter by a fixed part of its size against its gradient: whether something opens up must not
     depend on a learning rate that warms up from zero. Groups of learning rate zero without a scheduler stay.
 
     Args:
-        trace: a recording that is still open.
+        trace: a recording.
+        replay: runs its setup again; None where that is not possible.
         judged: indices of the parameters to measure.
 
     Returns:
         What was measured; with `failure` set where a run or its backward raised.
     """
-    if trace.rerun is None or not trace.roots:
+    if replay is None or not trace.roots:
         return Numeric(failure=_NO_FORWARD if trace.setup.has_step else "nothing was run")
     parameters = [p for p in (trace.parameters[i] for i in sorted(judged)) if p.index in trace.reached]
     sizes: dict[ParameterIndex, list[float | None]] = {p.index: [] for p in parameters}
     stops: dict[ParameterIndex, Stop] = {}
     revived: set[ParameterIndex] = set()
     flat = False
-    with Preserved(trace.rerun.roots, trace.rerun.optimizers.values()) as preserved:
+    with Preserved(replay.roots, replay.optimizers.values()) as preserved:
         preserved.save_all()
-        tensors = [p.tensor for p in trace.parameters if p.tensor is not None]
+        tensors = list(replay.tensors.values())
         try:
             for step in range(MOST_STEPS):
                 if step >= STEPS and all(any(found) for found in sizes.values()):
                     break
                 with own_gradients(tensors):
-                    _backward(trace.rerun.live(step))
+                    _backward(replay.live(step))
                     for p in parameters:
-                        sizes[p.index].append(_size(p.tensor.grad))
-                    _step([p.tensor for p in trace.parameters if _moves(trace, p)])
+                        sizes[p.index].append(_size(replay.tensors[p.key].grad))
+                    _step(_moving(trace, replay))
             zero = [p for p in parameters if not any(sizes[p.index]) and None not in sizes[p.index]]
             if zero:
                 with own_gradients(tensors):
-                    stops = _stops(trace.rerun, zero)
-                revived = _revived(trace, zero, tensors)
-                flat = len(zero) == len(parameters) and not _loss_can_move(trace)
+                    stops = _stops(replay, zero)
+                revived = _revived(trace, replay, zero, tensors)
+                flat = len(zero) == len(parameters) and not _loss_can_move(trace, replay)
         except Exception as error:  # the user's code, run with other weights, may raise anything
             return Numeric(failure=f"{type(error).__name__}: {error}")
     steps = max((len(found) for found in sizes.values()), default=0)
@@ -81,9 +82,13 @@ def measure(trace: Trace, judged: Iterable[ParameterIndex]) -> Numeric:
     return Numeric(steps, gradients, flat)
 
 
-def _moves(trace: Trace, parameter: Parameter) -> bool:
-    if not parameter.tensor.requires_grad or not parameter.tensor.is_floating_point():
-        return False
+def _moving(trace: Trace, replay: Replay) -> list[Tensor]:
+    """Return the tensors of the parameters that training moves."""
+    tensors = [(p, replay.tensors[p.key]) for p in trace.parameters]
+    return [t for p, t in tensors if t.requires_grad and t.is_floating_point() and _is_held(trace, p)]
+
+
+def _is_held(trace: Trace, parameter: Parameter) -> bool:
     groups = [trace.optimizers[number].groups[index] for number, index in parameter.groups]
     return any(g.lr != 0 or g.scheduled for g in groups) if trace.optimizers else True
 
@@ -123,33 +128,33 @@ def _step(tensors: Iterable[Tensor]) -> None:
             alias.sub_((gradient / size).to(alias.dtype), alpha=RATE * largest)
 
 
-def _revived(trace: Trace, zero: Sequence[Parameter], tensors: Sequence[Tensor]) -> set[ParameterIndex]:
+def _revived(trace: Trace, replay: Replay, zero: Sequence[Parameter], tensors: Sequence[Tensor]) -> set[ParameterIndex]:
     """Those that do get a gradient under other weights of the same sizes: a narrow layer whose units all happen to be
     off. Biases stay, and so does what is zero."""
     found: set[ParameterIndex] = set()
-    weights = [p.tensor.data for p in trace.parameters if _moves(trace, p) and p.tensor.dim() > 1]
+    weights = [tensor.data for tensor in _moving(trace, replay) if tensor.dim() > 1]
     generator = torch.Generator().manual_seed(2)
     for number in range(DRAWS):
         for weight in weights:
             signs = torch.randint(0, 2, weight.shape, generator=generator) * 2 - 1
             weight.mul_(signs.to(weight.device))
         with own_gradients(tensors):
-            _backward(trace.rerun.live(number))
-            found |= {p.index for p in zero if _size(p.tensor.grad)}
+            _backward(replay.live(number))
+            found |= {p.index for p in zero if _size(replay.tensors[p.key].grad)}
     return found
 
 
-def _loss_can_move(trace: Trace) -> bool:
+def _loss_can_move(trace: Trace, replay: Replay) -> bool:
     """Whether the loss is flat here only: other values of all parameters together, small or large, change it."""
     with torch.no_grad():
-        before = [r.clone() for r in trace.rerun.live()]
-        tensors = {id(p.tensor): p.tensor for p in trace.parameters if _moves(trace, p)}
+        before = [r.clone() for r in replay.live()]
+        tensors = {id(tensor): tensor for tensor in _moving(trace, replay)}
         for size in (0.01, 1.0, 10.0):
             generator = torch.Generator().manual_seed(1)
             for tensor in tensors.values():
                 noise = torch.randn(tensor.shape, generator=generator)
                 tensor.data.add_(noise.to(tensor.device, tensor.dtype), alpha=size)
-            for old, new in zip(before, trace.rerun.live(), strict=False):
+            for old, new in zip(before, replay.live(), strict=False):
                 if old.shape != new.shape or not torch.allclose(old, new, rtol=1e-5, atol=1e-7):
                     return True
     return False
@@ -208,10 +213,10 @@ def _single(name: str, output: Tensor, args: Any, kwargs: Any) -> bool:
     return isinstance(dim, int) and output.dim() > 0 and output.shape[dim] == 1
 
 
-def _stops(again: Again, parameters: Sequence[Parameter]) -> dict[ParameterIndex, Stop]:
+def _stops(replay: Replay, parameters: Sequence[Parameter]) -> dict[ParameterIndex, Stop]:
     """For each parameter, the first call through which its gradient becomes zero."""
-    places = _Places(again.site)
-    roots = [r for r in again.live(watch=places) if r.requires_grad]
+    places = _Places(replay.site)
+    roots = [r for r in replay.live(watch=places) if r.requires_grad]
     flows: dict[tuple[Any, int], bool] = {}
     reverse: dict[Any, list[tuple[Any, int]]] = {}
     leaves: dict[int, Any] = {}
@@ -237,7 +242,7 @@ def _stops(again: Again, parameters: Sequence[Parameter]) -> dict[ParameterIndex
             handle.remove()
     found: dict[ParameterIndex, Stop] = {}
     for parameter in parameters:
-        leaf = leaves.get(id(parameter.tensor))
+        leaf = leaves.get(parameter.key)
         stops = list(_before(leaf, reverse, flows, places.made)) if leaf is not None else []
         if stops:
             found[parameter.index] = min(stops, key=lambda s: (s.weighted, s.order))

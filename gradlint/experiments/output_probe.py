@@ -15,8 +15,9 @@ from gradlint.experiments.perturb import noised
 from gradlint.flow.flow import Flow
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.values import tensors_in
+from gradlint.recorder.replay import Replay
 from gradlint.traces.ids import ParameterIndex
-from gradlint.traces.trace import Parameter, Trace
+from gradlint.traces.trace import Parameter
 
 Pick = Callable[[Any], Any] | str | int | None
 """Which part of the output: a function of it, a path into it (``"logits"``, ``"0.hidden"``), an index; None for the
@@ -48,19 +49,19 @@ class Probe:
             self._grads = list(torch.autograd.grad(scalar, list(self._wanted), retain_graph=True, allow_unused=True))
         return scalar
 
-    def zero(self, trace: Trace, parameters: Sequence[Parameter]) -> set[ParameterIndex]:
+    def zero(self, replay: Replay | None, parameters: Sequence[Parameter]) -> set[ParameterIndex]:
         """Indices of those of the parameters whose gradient is zero in every element: as the model is, and again with
         a little noise on all parameters (what is initialised to zero, as in LoRA, lets nothing through at first)."""
-        if trace.rerun is None or not parameters:
+        if replay is None or not parameters:
             return set()
-        self._wanted = [p.tensor for p in parameters]
-        everything = {p.fqn: p.tensor for p in trace.parameters}
+        self._wanted = [replay.tensors[p.key] for p in parameters]
+        everything = {str(key): tensor for key, tensor in replay.tensors.items()}
         nothing = set(range(len(parameters)))
         try:
             for context in (contextlib.nullcontext(), noised(everything)):
                 self._grads = []
                 with context:
-                    trace.rerun()
+                    replay()
                 if not self._grads:
                     return set()
                 nothing &= {i for i, g in enumerate(self._grads) if g is None or not bool(_values(g).count_nonzero())}
@@ -72,11 +73,11 @@ class Probe:
 
 
 def reaching(
-    flow: Flow, probe: Probe, parameters: Sequence[Parameter]
+    flow: Flow, probe: Probe, replay: Replay | None, parameters: Sequence[Parameter]
 ) -> tuple[set[ParameterIndex], set[ParameterIndex]]:
     """(indices of the parameters that gradient reaches, of those where it is there and always zero)."""
     reached = [p for p in parameters if p.index in flow.reached]
-    zero = probe.zero(flow.trace, reached) | ({p.index for p in parameters} & flow.trace.reached_zero)
+    zero = probe.zero(replay, reached) | ({p.index for p in parameters} & flow.trace.reached_zero)
     return {p.index for p in reached} - zero, zero
 
 

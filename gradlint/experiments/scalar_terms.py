@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gradlint.flow.evidence import AddedNumber
+from gradlint.flow.loss_terms import added_number, first_number
 from gradlint.restore.preserved import Preserved
+from gradlint.traces.ids import OpIndex, ParameterIndex
 from gradlint.traces.op_families import SUMS
+from gradlint.traces.trace import Trace
 
 if TYPE_CHECKING:
-    from gradlint.traces.trace import Op, Parameter, Trace
-
-
-def added(trace: Trace, op: Op) -> float | None:
-    """The Python number that an op adds to a scalar; None if it does anything else."""
-    if op.name not in SUMS or len(op.outputs) != 1 or trace.values[op.outputs[0]].shape:
-        return None
-    return _number(op.args, op.kwargs)
-
-
-def _number(args: Iterable[Any], kwargs: Mapping[str, Any] | None) -> float | None:
-    given = [*args, *((kwargs or {}).get(name) for name in ("other", "input"))]
-    return next((float(a) for a in given[:2] if isinstance(a, float)), None)
+    from gradlint.recorder.replay import Replay
 
 
 class _Added(TorchFunctionMode):
@@ -39,41 +31,46 @@ class _Added(TorchFunctionMode):
         """Run one call."""
         result = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in SUMS and isinstance(result, Tensor) and result.dim() == 0:
-            number = _number(args, kwargs)
+            number = first_number(args, kwargs)
             if number is not None:
                 self.seen.append(number)
         return result
 
 
-def computed_from(trace: Trace, number: int, parameters: Iterable[Parameter]) -> bool:
-    """Whether the number that an op adds changes with some parameters. False where that cannot be found out.
+def source_of(number: AddedNumber, trace: Trace, replay: Replay) -> OpIndex | None:
+    """Return the op by which a number in the loss left torch; None if it does not come from parameters."""
+    if not _changes_with(number.op, number.parameters, trace, replay):
+        return None
+    for leaving, parameters in number.exits:
+        if _changes_with(number.op, parameters, trace, replay):
+            return leaving
+    return number.exits[0][0]
 
-    Args:
-        trace: a recording that is still open.
-        number: the op's.
-        parameters: those to move.
-    """
-    if trace.rerun is None:
-        return False
-    numbers = [n for n in range(trace.forward_start, len(trace.ops)) if added(trace, trace.ops[n]) is not None]
-    with Preserved(trace.rerun.roots, trace.rerun.optimizers.values()) as preserved:
+
+def _changes_with(number: OpIndex, parameters: Iterable[ParameterIndex], trace: Trace, replay: Replay) -> bool:
+    """Return True if the number that an op adds changes with some parameters (indices); False where it is unknown."""
+    numbers = [
+        OpIndex(n) for n in range(trace.forward_start, len(trace.ops)) if added_number(trace, trace.ops[n]) is not None
+    ]
+    with Preserved(replay.roots, replay.optimizers.values()) as preserved:
         preserved.save_all()
         try:
-            first = _run(trace)
-            if len(first) != len(numbers) or first != _run(trace):
+            first = _run(replay)
+            if len(first) != len(numbers) or first != _run(replay):
                 return False
             with torch.no_grad():
-                for parameter in parameters:
-                    noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.index))
-                    parameter.tensor.data.add_(noise.to(parameter.tensor.device, parameter.tensor.dtype))
-            moved = _run(trace)
+                for index in sorted(parameters):
+                    tensor = replay.tensors[trace.parameters[index].key]
+                    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(index))
+                    tensor.data.add_(noise.to(tensor.device, tensor.dtype))
+            moved = _run(replay)
         except Exception:  # the user's code, run with other weights, may raise anything
             return False
     place = numbers.index(number)
     return len(moved) == len(first) and moved[place] != first[place]
 
 
-def _run(trace: Trace) -> list[float]:
+def _run(replay: Replay) -> list[float]:
     watch = _Added()
-    trace.rerun.live(watch=watch)
+    replay.live(watch=watch)
     return watch.seen

@@ -1,78 +1,64 @@
-"""Whether parameters reach the loss by a way that was not recorded: settled by nudging them. Imports no torch."""
+"""Answers the open questions of a flow by running the setup again."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradlint.traces.dataflow import indices
+from gradlint.flow.evidence import Effect, Evidence, Questions
+from gradlint.flow.flow import Flow
 from gradlint.traces.ids import ParameterIndex
-from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS
-from gradlint.traces.trace import KIND_EXTRACT, Parameter, Trace
+from gradlint.traces.trace import Trace
 
 if TYPE_CHECKING:
-    from gradlint.experiments.perturb import Verdict
-    from gradlint.flow.flow import Flow
+    from gradlint.recorder.replay import Replay
+
+_RUNS_TOGETHER, _RUNS_SINGLY = 12, 40
+"""Bounds on the runs of one experiment."""
 
 
-def settle(flow: Flow) -> None:
-    """Nudge the unused parameters whose values left torch, or went where the recording does not tell: if the loss
-    moves, they are starved, not unused."""
-    trace = flow.trace
-    if not trace.roots:
-        return  # there is no loss to move
-    groups: dict[tuple[int, ...], list[ParameterIndex]] = {}
-    for index, numbers in _exits(flow).items():
-        groups.setdefault(tuple(numbers), []).append(index)
-    # Parameters that left by the same exits share their fate: one verdict serves them all.
-    for leaving, members in groups.items():
-        verdicts = nudged(trace, flow.by_index(members), together=True).values()
-        outcomes = {v.outcome for v in verdicts}
-        if "reaches" in outcomes:
-            flow.starved.update(members)
-            flow.unused.difference_update(members)
-            whole = [n for n in leaving if trace.ops[n].name in ARRAYS_OUT]
-            flow.proven.update(dict.fromkeys(members, (whole or list(leaving))[0]))
-        elif "unknown" in outcomes:
-            flow.why_undecided = next(v.reason for v in verdicts if v.reason)
-            flow.undecided.update(members)
-            flow.unused.difference_update(members)
+def analyse(trace: Trace, replay: Replay | None, *, terms: bool = True, numeric: bool = False) -> Flow:
+    """Return the flow of a trace, with its open questions answered as far as the setup can be run again.
+
+    Args:
+        trace: a recording.
+        replay: runs its setup again; None where that is not possible.
+        terms: whether the questions about terms of the loss are answered as well.
+        numeric: whether a few steps are trained, to measure the gradients.
+    """
+    flow = Flow(trace)
+    questions = flow.open_questions(terms=terms)
+    evidence = answer(questions, trace, replay) if replay is not None and questions != Questions() else Evidence()
+    if numeric:
+        from gradlint.experiments.gradient_size import measure
+
+        evidence = replace(evidence, gradients=measure(trace, replay, flow.judged))
+    return flow if evidence == Evidence() else flow.with_evidence(evidence)
 
 
-def _exits(flow: Flow) -> dict[ParameterIndex, list[int]]:
-    """Unused parameter → numbers of the ops through which its value left torch; -1 where it is not known how."""
-    trace = flow.trace
-    exits: dict[ParameterIndex, list[int]] = {}
-    steering = 0
-    for number in range(trace.forward_start, len(trace.ops)):
-        op = trace.ops[number]
-        if op.kind != KIND_EXTRACT:
-            continue
-        depends = 0
-        for value in op.inputs:
-            depends |= flow.masks.data.get(value, 0)
-        if op.name in DECISIONS:
-            steering |= depends
-            continue
-        for index in indices(depends):
-            if index in flow.unused:
-                exits.setdefault(index, []).append(number)
-    for index in flow.unused - set(exits):
-        lost = flow.lost_at(1 << index)
-        if not steering >> index & 1 and (lost >= 0 or trace.unseen):
-            exits[index] = [lost]
-    return exits
+def answer(questions: Questions, trace: Trace, replay: Replay) -> Evidence:
+    """Return the answers to the questions of a flow, each found by its own runs."""
+    from gradlint.experiments.scalar_terms import source_of
+
+    groups: dict[tuple[ParameterIndex, ...], Effect] = {}
+    for members in questions.groups:
+        effects = _perturbed(trace, replay, members, apart=False)
+        groups[members] = min(effects.values(), key=lambda e: ("reaches", "unknown", "no_evidence").index(e.outcome))
+    parameters = _perturbed(trace, replay, questions.parameters, apart=True) if questions.parameters else {}
+    sources = {number.op: source_of(number, trace, replay) for number in questions.numbers}
+    return Evidence(groups, parameters, {op: source for op, source in sources.items() if source is not None})
 
 
-def nudged(trace: Trace, parameters: Sequence[Parameter], together: bool = False) -> dict[ParameterIndex, Verdict]:
-    """Whether the loss moves when parameters are moved: each by itself, or all of them together."""
-    from gradlint.experiments.perturb import Verdict, settle
+def _perturbed(
+    trace: Trace, replay: Replay, members: Sequence[ParameterIndex], *, apart: bool
+) -> dict[ParameterIndex, Effect]:
+    """Return the effect of changing parameters: each by itself, or all of them together."""
+    from gradlint.experiments.perturb import settle
 
-    if trace.rerun is None:
-        return {p.index: Verdict("unknown", reason="the set-up is not at hand any more") for p in parameters}
-    names = {p.fqn: p.tensor for p in trace.parameters}
-    fqns = [p.fqn for p in parameters]
-    runs = 12 if together else 40
-    verdicts = settle(trace.rerun, names, fqns, contextlib.nullcontext, max_runs=runs, apart=not together)
-    return {p.index: verdicts[p.fqn] for p in parameters}
+    tensors = {p.fqn: replay.tensors[p.key] for p in trace.parameters}
+    names = {index: trace.parameters[index].fqn for index in members}
+    runs = _RUNS_SINGLY if apart else _RUNS_TOGETHER
+    verdicts = settle(replay, tensors, list(names.values()), contextlib.nullcontext, max_runs=runs, apart=apart)
+    return {index: Effect(verdicts[name].outcome, verdicts[name].reason) for index, name in names.items()}

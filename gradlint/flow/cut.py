@@ -17,6 +17,7 @@ from gradlint.traces.trace import (
     KIND_ALIAS,
     KIND_EXTRACT,
     KIND_OPAQUE,
+    CustomFunction,
     Op,
     Parameter,
     Trace,
@@ -114,9 +115,8 @@ def _op_cut(trace: Trace, kind: CutKind, number: int, op: Op) -> Cut:
     frame = trace.frame(op.site)
     where = frame.location if frame else None
     cut = Cut(kind, op.name, where, op.site, number, [], project=frame is not None and frame.project)
-    code = getattr(getattr(op.func, "backward", None), "__code__", None)
-    if kind is CutKind.FUNCTION and code is not None:
-        cut.defined = definition_location(code)
+    if kind is CutKind.FUNCTION and isinstance(op.func, CustomFunction) and op.func.backward is not None:
+        cut.defined = definition_location(op.func.backward)
     return cut
 
 

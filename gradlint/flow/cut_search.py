@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gradlint.experiments.settle import nudged
 from gradlint.flow.cut import Cut, CutKind, place
 from gradlint.location import Location
 from gradlint.traces.dataflow import ancestors, indices
@@ -19,16 +18,16 @@ if TYPE_CHECKING:
     from gradlint.flow.flow import Flow
 
 
-def find_cuts(flow: Flow) -> list[Cut]:
-    """The places that starve parameters, in the order of execution.
+def find_cuts(flow: Flow) -> tuple[list[Cut], tuple[ParameterIndex, ...]]:
+    """Return the places that starve parameters, in the order of execution, and the parameters without such a place.
 
-    A parameter for which none can be found is taken out of `flow.starved` if moving it does not move the loss.
+    The latter (indices) are taken out of `flow.starved` unless there is evidence that the loss moves with them.
     """
     search = _Search(flow)
     search.recorded()
     search.left_torch()
-    search.unexplained()
-    return sorted(search.finish(), key=lambda cut: cut.op)
+    unexplained = search.unexplained()
+    return sorted(search.finish(), key=lambda cut: cut.op), unexplained
 
 
 class _Search:
@@ -74,23 +73,28 @@ class _Search:
                 where = self.trace.location(site)
                 self._add(Cut(CutKind.ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), index)
 
-    def unexplained(self) -> None:
-        """The cut inside of what was taken as a whole; without any, a nudge tells whether the path is real."""
+    def unexplained(self) -> tuple[ParameterIndex, ...]:
+        """Find cuts inside of ops that were recorded as a whole; return the parameters that are still without one.
+
+        For these the evidence decides whether the path to the loss is real.
+        """
         left = self.flow.starved - self.blamed
         for index in sorted(left):
             whole = self._whole(1 << index)
             if whole >= 0:
                 self._add(place(self.trace, self._detached_inside(whole, 1 << index), NO_VALUE), index)
         left -= self.blamed
-        for index, verdict in nudged(self.trace, self.flow.by_index(left)).items() if left else ():
-            if verdict.outcome == "reaches":
+        for index in sorted(left):
+            effect = self.flow.evidence.of_parameter(index)
+            if effect.outcome == "reaches":
                 continue
             self.flow.starved.discard(index)
-            if verdict.outcome == "unknown":
-                self.flow.why_undecided = verdict.reason
+            if effect.outcome == "unknown":
+                self.flow.why_undecided = effect.reason
                 self.flow.undecided.add(index)
             else:
                 self.flow.unused.add(index)  # an autograd.grad, say, whose result its value has no part in
+        return tuple(sorted(left))
 
     def finish(self) -> Iterable[Cut]:
         for cut in self.found.values():

@@ -5,14 +5,16 @@ Computed once from a trace and shared by rules, summaries and explanations. Impo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gradlint.experiments.settle import settle
 from gradlint.flow.cut import Cut, place
 from gradlint.flow.cut_search import find_cuts
+from gradlint.flow.evidence import Evidence, Questions
+from gradlint.flow.exits import apply_evidence, grouped_by_exit
 from gradlint.flow.origin import computed_value
 from gradlint.flow.replaced import Stale, stale_tensors
 from gradlint.location import Location
@@ -41,7 +43,11 @@ class Relabel:
 class Flow:
     """The facts about a trace.
 
+    It is computed from the trace and from evidence, and runs nothing. Where the recording leaves a question open
+    (`open_questions`), the parameters concerned are undecided until there is evidence (`with_evidence`).
+
     Attributes:
+        evidence: answers to the questions that the recording leaves open.
         judged: indices of the parameters that the recorded loss is expected to train.
         starved: those that data reaches the loss from and no gradient returns to.
         unused: those that no data flows from to the loss.
@@ -49,8 +55,9 @@ class Flow:
         undecided: those of which neither can be said, because values left torch and the run is not reproducible.
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, evidence: Evidence | None = None) -> None:
         self.trace = trace
+        self.evidence = Evidence() if evidence is None else evidence
         recorded = trace.training is not None and bool(trace.training.backwards)
         self.waits_for_step = trace.setup.has_step and not trace.setup.has_loss and not recorded
         self.masks: Masks = propagate(trace.ops, trace.values, trace.owners, trace.forward_start, trace.dropped)
@@ -61,6 +68,10 @@ class Flow:
         for value in trace.roots:
             root |= self.masks.data.get(value, 0)
         self.depends = frozenset(indices(root))
+        self._divide()
+
+    def _divide(self) -> None:
+        """Divide what is judged and not reached into starved, unused and undecided parameters, and find the cuts."""
         lost = self.judged - self.reached
         self.starved = {i for i in lost if i in self.depends}
         self.unused = set(lost - self.starved)
@@ -68,8 +79,28 @@ class Flow:
         self.proven: dict[ParameterIndex, int] = {}
         """Parameter → number of the op through which its value left torch on the way to the loss."""
         self.why_undecided = ""
-        settle(self)
-        self.cuts: list[Cut] = find_cuts(self)
+        groups = grouped_by_exit(self)
+        apply_evidence(self, groups)
+        self.cuts: list[Cut]
+        self.cuts, unexplained = find_cuts(self)
+        self._asked = Questions(tuple(groups.values()), unexplained)
+
+    def open_questions(self, *, terms: bool = True) -> Questions:
+        """Return what the recording alone cannot answer; without those about numbers in the loss if not `terms`."""
+        if not terms:
+            return self._asked
+        from gradlint.flow.loss_terms import added_numbers
+
+        return replace(self._asked, numbers=tuple(added_numbers(self)))
+
+    def with_evidence(self, evidence: Evidence) -> Flow:
+        """Return the flow of the same trace in the light of evidence."""
+        flow = copy.copy(self)
+        for name in ("relabels", "constant_terms", "dropped_terms"):
+            vars(flow).pop(name, None)
+        flow.evidence = evidence
+        flow._divide()
+        return flow
 
     # -- who is judged ------------------------------------------------------------------------------------------
 

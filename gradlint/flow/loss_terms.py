@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gradlint.flow.cut import place
+from gradlint.flow.evidence import AddedNumber
 from gradlint.flow.origin import computed_value
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
 from gradlint.traces.dataflow import indices
-from gradlint.traces.ids import NO_SITE, NO_VALUE, SiteId, ValueId
+from gradlint.traces.ids import NO_SITE, NO_VALUE, OpIndex, SiteId, ValueId
 from gradlint.traces.op_families import (
     DETACHED_VALUES,
     DIVIDE,
@@ -140,6 +142,19 @@ def _scaled(data: Mapping[ValueId, int], term: Term, op: Op) -> list[Term] | Non
     return None
 
 
+def added_number(trace: Trace, op: Op) -> float | None:
+    """Return the Python number that an op adds to a scalar; None if it does anything else."""
+    if op.name not in SUMS or len(op.outputs) != 1 or trace.values[op.outputs[0]].shape:
+        return None
+    return first_number(op.args, op.kwargs)
+
+
+def first_number(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> float | None:
+    """Return the first Python float among the operands of a sum."""
+    given = [*args, *((kwargs or {}).get(name) for name in ("other", "input"))]
+    return next((float(a) for a in given[:2] if isinstance(a, float)), None)
+
+
 def _times(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first * second
 
@@ -162,7 +177,7 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
     """See `Flow.constant_terms`. Empty where a detached part takes away what a live one adds: the sum then has the
     value of the one and the gradient of the other, on purpose."""
     trace = flow.trace
-    if not trace.loss_given or (len(trace.roots) != 1 and trace.training is None):
+    if not _is_judged(flow):
         return []
     found: dict[tuple[object, int | None], ConstantTerm] = {}
     for root in trace.roots:
@@ -173,16 +188,28 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
     return list(found.values())
 
 
-def _constant_in(flow: Flow, root: ValueId) -> list[ConstantTerm]:
-    """The constant terms of one scalar."""
-    trace, data = flow.trace, flow.masks.data
-    judged = sum(1 << index for index in flow.judged)
-    parts = terms(trace, data, root)
+def _is_judged(flow: Flow) -> bool:
+    """Return True if the terms of the loss are judged at all."""
+    trace = flow.trace
+    return trace.loss_given and (len(trace.roots) == 1 or trace.training is not None)
+
+
+def _live(flow: Flow, root: ValueId) -> tuple[list[Term], set[ValueId], dict[ValueId, OpIndex]]:
+    """Return (terms of a scalar, values of those with gradient, value → op of those that were made leaves again)."""
+    trace = flow.trace
+    parts = terms(trace, flow.masks.data, root)
     made = {t.value: trace.values[t.value].producer for t in parts}
     fresh = {
         v: n for v, n in made.items() if n >= 0 and trace.ops[n].name in NEW_LEAF and trace.values[v].requires_grad
     }
-    live = {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}
+    return parts, {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}, fresh
+
+
+def _constant_in(flow: Flow, root: ValueId) -> list[ConstantTerm]:
+    """The constant terms of one scalar."""
+    trace, data = flow.trace, flow.masks.data
+    judged = sum(1 << index for index in flow.judged)
+    parts, live, fresh = _live(flow, root)
     lost = [t for t in parts if t.value not in live and data.get(t.value, 0) & judged]
     if not live:
         return []
@@ -212,48 +239,67 @@ def _constant_in(flow: Flow, root: ValueId) -> list[ConstantTerm]:
         found[key] = ConstantTerm(
             parameters,
             [cut for cut, _ in cuts],
-            trace.ops[made[source]].site if known is None else known.site,
+            trace.ops[trace.values[source].producer].site if known is None else known.site,
             1 if known is None else known.count + 1,
             relabelled,
         )
     return [*found.values(), *numbers]
 
 
-def _numbers(flow: Flow, root: ValueId) -> list[ConstantTerm]:
-    """The Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
-    from gradlint.experiments.scalar_terms import added, computed_from
-    from gradlint.flow.cut import place
+def added_numbers(flow: Flow) -> Iterator[AddedNumber]:
+    """Yield the Python numbers that were added to the loss, where the recording does not show where they are from."""
+    if _has_judged_terms(flow):
+        for number, leaving in _suspects(flow, flow.trace.roots[0]):
+            if not leaving and (question := _added_number(flow, number)) is not None:
+                yield question
 
+
+def _has_judged_terms(flow: Flow) -> bool:
+    """Return True if any of the losses has a live term: `_constant_in` looks at the numbers then."""
+    trace = flow.trace
+    return _is_judged(flow) and any(_live(flow, root)[1] for root in trace.roots if not trace.values[root].shape)
+
+
+def _suspects(flow: Flow, root: ValueId) -> Iterator[tuple[OpIndex, list[OpIndex]]]:
+    """Yield (op that adds a Python number to a scalar, ops by which that very number left torch)."""
     trace, data = flow.trace, flow.masks.data
-    suspects: list[int] = []
+    suspects: list[OpIndex] = []
     pending = [Term(root, 1.0)]
     while pending:
         term = pending.pop()
         parts = _parts(trace, data, term, through_detach=False)
         producer = trace.values[term.value].producer
-        if parts is not None and added(trace, trace.ops[producer]) is not None:
+        if parts is not None and added_number(trace, trace.ops[producer]) is not None:
             suspects.append(producer)
         pending.extend(parts or ())
-    found = []
     for number in sorted(suspects)[:_TRIED]:
         came = {trace.values[v].producer for v in trace.ops[number].inputs}
-        seen = sorted(n for n in came if n >= 0 and trace.ops[n].kind == KIND_EXTRACT)
-        if seen:  # the number is the very object that left torch
-            for n in seen:
-                if lost := _lost_at(flow, n):
-                    cut = place(trace, n, NO_VALUE, leaving=n)
-                    found.append(ConstantTerm(flow.by_index(indices(lost)), [cut], trace.ops[number].site, 1))
-            continue
-        exits = [(n, lost) for n in range(trace.forward_start, number) if (lost := _taken_out(flow, n))]
-        together = 0
-        for _, lost in exits:
-            together |= lost
-        if not exits or not computed_from(trace, number, flow.by_index(indices(together))):
-            continue
-        last = exits[-_TRIED:][::-1]
-        by = next((e for e in last if computed_from(trace, number, flow.by_index(indices(e[1])))), last[0])
-        cut = place(trace, by[0], NO_VALUE, leaving=by[0])
-        found.append(ConstantTerm(flow.by_index(indices(by[1])), [cut], trace.ops[number].site, 1))
+        yield number, sorted(n for n in came if n >= 0 and trace.ops[n].kind == KIND_EXTRACT)
+
+
+def _added_number(flow: Flow, number: OpIndex) -> AddedNumber | None:
+    """Return the question whether a number came out of a tensor; None where no tensor was read before."""
+    exits = [(OpIndex(n), lost) for n in range(flow.trace.forward_start, number) if (lost := _taken_out(flow, n))]
+    together = 0
+    for _, lost in exits:
+        together |= lost
+    if not exits:
+        return None
+    last = tuple((n, frozenset(indices(lost))) for n, lost in exits[-_TRIED:][::-1])
+    return AddedNumber(number, last, frozenset(indices(together)))
+
+
+def _numbers(flow: Flow, root: ValueId) -> list[ConstantTerm]:
+    """Return the Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
+    trace = flow.trace
+    found = []
+    for number, leaving in _suspects(flow, root):
+        if not leaving:
+            leaving = [by] if (by := flow.evidence.numbers.get(number)) is not None else []
+        for n in leaving:
+            if lost := _lost_at(flow, n):
+                cut = place(trace, n, NO_VALUE, leaving=n)
+                found.append(ConstantTerm(flow.by_index(indices(lost)), [cut], trace.ops[number].site, 1))
     return found
 
 

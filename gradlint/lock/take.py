@@ -8,6 +8,7 @@ from gradlint.engine.check import record_target, summarize
 from gradlint.engine.notes import nothing_to_judge
 from gradlint.engine.options import Options
 from gradlint.errors import TargetError
+from gradlint.experiments.settle import analyse
 from gradlint.findings import TargetSummary
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import outcome_of
@@ -21,11 +22,12 @@ def snapshot_target(target: str, options: Options | None = None, name: str = "")
     Raises:
         TargetError: it cannot be recorded, or has nothing that could train.
     """
-    with record_target(target, options or Options(), name) as trace:
+    with record_target(target, options or Options(), name) as recorded:
+        trace = recorded.trace
         problem = nothing_to_judge(trace)
         if problem:
             raise TargetError(problem)
-        flow = Flow(trace)
+        flow = analyse(trace, recorded.replay, terms=False)
         return take(trace, flow), summarize(trace, flow)
 
 

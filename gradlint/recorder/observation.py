@@ -21,9 +21,9 @@ from torch.optim import Optimizer
 
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.facts.assemble import Beginning, describe_setup, include, tabulate
+from gradlint.recorder.facts.assemble import ForwardFacts, assemble, tabulate
+from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.kept_graphs import outliving
-from gradlint.recorder.facts.layers import flagged_tensors
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
@@ -77,7 +77,7 @@ class Observation:
         self._optimizers = optimizers
         self._names: dict[int, str] = {}
         self._made = 0
-        self._begin: Beginning | None = None
+        self._begin: ForwardStart | None = None
         self._roots: dict[str, nn.Module] = {}
         self._first_event = EventIndex(0)
         self._above: dict[int, int] = {}
@@ -178,7 +178,7 @@ class Observation:
         self._first_event = EventIndex(len(self.recorder.tape.events))
         with self.recorder.pausing():
             roots = self._found_roots(calling)
-            self._begin = Beginning(
+            self._begin = ForwardStart(
                 self.recorder, roots, self._found_optimizers(), len(self.log.calls), rebase=self._models is not None
             )
 
@@ -248,48 +248,20 @@ class Observation:
                 for key in self.ledger.foreign & backward.deposits.keys():
                     del backward.deposits[key]
             roots, optimizers = self._found_roots(), self._found_optimizers()
-            begin = self._begin or Beginning(recorder, roots, optimizers, len(self.log.calls), rebase=False)
+            begin = self._begin or ForwardStart(recorder, roots, optimizers, len(self.log.calls), rebase=False)
             for p in places(roots):
                 begin.modes.setdefault(id(p.module), bool(p.module.training))
-            table = tabulate(recorder, self.log, begin, roots, optimizers)
+            tables = tabulate(recorder, self.log, begin, roots, optimizers)
             training.kept = outliving(recorder, training, self.ledger.marks)
             training.start = begin.start
             training.first_event = self._first_event
             training.schedulers.update(
                 {OptimizerKey(id(getattr(s, "optimizer", None))): site for s, site in self.log.schedulers}
             )
-            tape = recorder.tape
-            index = {p.key: p.index for p in table.parameters}
-            first = training.backwards[0].op if training.backwards else OpIndex(len(tape.ops))
-            trace = Trace(
-                target=self.target,
-                setup=describe_setup(Setup(roots), self.log),
-                sites=tape.sites,
-                ops=tape.ops,
-                values=tape.values,
-                events=tape.events,
-                calls=self.log.calls,
-                modules=table.modules,
-                parameters=table.parameters,
-                optimizers=table.optimizers,
-                forward_start=begin.start,
-                loss_start=max(first, begin.start),
-                roots=(),
-                loss_described="none: no backward pass was seen",
-                loss_given=False,
-                owners={v: index[key] for v, key in recorder.tensors.owners.items() if key in index},
-                buffers=begin.named_buffers,
-                inputs={},
-                buffers_moved=begin.buffers_moved(roots),
-                inputs_described="those of the training itself",
-                unseen=tape.unseen,
-                executed=(*self._codes.values(), *(code for code, _, _ in tape.sites.rows)),
-                held=table.held,
-                flagged=tuple(flagged_tensors(table.modules, None)),
-                fault=recorder.fault,
-            )
-            include(trace, training, False)
-        return trace
+            first = training.backwards[0].op if training.backwards else OpIndex(len(recorder.tape.ops))
+            forward = ForwardFacts(max(first, begin.start), begin.buffers_moved(roots))
+            setup = Setup(roots[""] if list(roots) == [""] else roots)
+            return assemble(self.target, setup, recorder, self.log, self._codes, begin, tables, forward, training)
 
 
 def _forked(reference: weakref.ref[Observation]) -> None:

@@ -1,10 +1,11 @@
-"""Runs a recorded set-up once more: unrecorded, under a fixed seed, with or without putting back what that changes."""
+"""Runs a recorded setup once more: unrecorded, under a fixed seed, with or without putting back what that changes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from types import FrameType
 
 from torch import Tensor, nn
@@ -13,31 +14,40 @@ from torch.optim import Optimizer
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.user_code import SEED, seed
 from gradlint.restore.preserved import Preserved
-from gradlint.traces.ids import SiteId
+from gradlint.traces.ids import ParameterKey, SiteId
+from gradlint.traces.trace import Trace
 
 
-class Again:
-    """Forward and loss of a set-up, to be run again while its recording is open."""
+class Replay:
+    """Forward and loss of a setup, to be run again while its recording is open.
+
+    Attributes:
+        roots: name → model.
+        optimizers: name → optimizer.
+        tensors: key of a parameter → its tensor.
+    """
 
     def __init__(
         self,
         recorder: Recorder,
-        roots: dict[str, nn.Module],
+        roots: Mapping[str, nn.Module],
         optimizers: Mapping[str, Optimizer],
+        tensors: Mapping[ParameterKey, Tensor],
         run: Callable[[], list[Tensor]],
     ) -> None:
-        self._recorder = recorder
         self.roots = roots
         self.optimizers = optimizers
+        self.tensors = tensors
+        self._recorder = recorder
         self._run = run
 
     def __call__(self) -> list[Tensor]:
-        """The roots' values; all that the run changes is put back."""
+        """Return the roots' values; all that the run changes is put back."""
         with Preserved(self.roots) as preserved, self._recorder.announcing_writes_to(preserved):
             return [t.detach().clone() for t in self.live()]
 
     def live(self, number: int = SEED, watch: AbstractContextManager[object] | None = None) -> list[Tensor]:
-        """The roots with their history; what the run changes stays changed.
+        """Return the roots with their history; what the run changes stays changed.
 
         Args:
             number: the seed to run under.
@@ -48,5 +58,16 @@ class Again:
             return self._run()
 
     def site(self, frame: FrameType) -> SiteId:
-        """The user's call chain above a frame of such a run."""
+        """Return the user's call chain above a frame of such a run."""
         return self._recorder.walk(frame).site
+
+
+@dataclass
+class Recorded:
+    """A recording that is still open: its trace, and the means to run its setup again."""
+
+    trace: Trace
+    replay: Replay | None
+    """None where forward and loss cannot be run again."""
+    unrestored: list[str] = field(default_factory=list)
+    """Names of objects that could not be put back as they were; known once the recording is closed."""

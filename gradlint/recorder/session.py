@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any
 
@@ -21,11 +21,11 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.facts import autograd
-from gradlint.recorder.facts.assemble import Beginning, describe_setup, include, tabulate
-from gradlint.recorder.facts.layers import flagged_tensors
+from gradlint.recorder.facts.assemble import ForwardFacts, Tables, assemble, tabulate
+from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.facts.reachable import Owned, owned_by
-from gradlint.recorder.facts.roots import not_finite, roots_of
+from gradlint.recorder.facts.roots import Roots, not_finite, roots_of
 from gradlint.recorder.facts.unregistered import judged_loose
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
@@ -33,7 +33,7 @@ from gradlint.recorder.hooks.eager import forcing_eager
 from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
-from gradlint.recorder.replay import Again
+from gradlint.recorder.replay import Recorded, Replay
 from gradlint.recorder.steps import run_steps
 from gradlint.recorder.user_code import (
     gradlint_runs_user_code,
@@ -45,17 +45,7 @@ from gradlint.recorder.user_code import (
 )
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Phase, PhaseBegun
-from gradlint.traces.ids import (
-    NO_SITE,
-    EventIndex,
-    OpIndex,
-    OptimizerKey,
-    ParameterIndex,
-    ParameterKey,
-    SiteId,
-    ValueId,
-)
-from gradlint.traces.trace import Parameter, Trace
+from gradlint.traces.ids import NO_SITE, EventIndex, OpIndex, OptimizerKey, ParameterKey, SiteId, ValueId
 from gradlint.traces.training import Training
 
 
@@ -65,8 +55,8 @@ def recording(
     make: Callable[[contextlib.ExitStack], Any],
     inputs: Callable[[nn.Module], Inputs] | None = None,
     label: str = "build()",
-) -> Iterator[Trace]:
-    """Record a set-up and yield its trace; while the context lasts, `Trace.rerun` works.
+) -> Iterator[Recorded]:
+    """Record a training setup; while the context lasts, it can be run again.
 
     Args:
         target: what the user named.
@@ -99,10 +89,7 @@ def recording(
         session.note_left_off()
         setup = normalize(result, label)
         session.notes += setup.notes
-        trace = stack.enter_context(session.forward(setup, inputs))
-        if standin.used:
-            trace.notes.append("CUDA is asked for and absent here: recorded on the CPU")
-        yield trace
+        yield stack.enter_context(session.forward(setup, inputs, standin))
 
 
 class _Session:
@@ -122,8 +109,10 @@ class _Session:
             self.left_off.add(self.recorder.tape.region)
 
     @contextlib.contextmanager
-    def forward(self, setup: Setup, given: Callable[[nn.Module], Inputs] | None) -> Iterator[Trace]:
-        """Run forward and loss, and yield the trace; the user's objects are put back at exit."""
+    def forward(
+        self, setup: Setup, given: Callable[[nn.Module], Inputs] | None, standin: CpuStandIn
+    ) -> Iterator[Recorded]:
+        """Run forward and loss, and yield the recording; the user's objects are put back at exit."""
         roots = modules_of(setup)
         optimizers = optimizers_of(setup)
         recorder = self.recorder
@@ -142,13 +131,11 @@ class _Session:
             called = self._inputs(setup, roots, given)
             self._materialize(roots, called)
             seed()
-            trace = self._run(setup, roots, optimizers, called)
+            recorded = self._run(setup, roots, optimizers, called, standin)
             if recorder.fault is not None:
                 raise TargetError(*recorder.fault)
-            yield trace
-            trace.rerun = None
-        if preserved.unrestored:
-            trace.notes.append("could not be put back as it was: " + ", ".join(preserved.unrestored[:3]))
+            yield recorded
+        recorded.unrestored += preserved.unrestored
 
     def _others(self, roots: Mapping[str, nn.Module], owned: Owned) -> dict[str, nn.Module]:
         """Networks that a step may change and that are not in the set-up's model (targets, averages)."""
@@ -218,93 +205,88 @@ class _Session:
     # -- the forward --------------------------------------------------------------------------------------------
 
     def _run(
-        self, setup: Setup, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any], called: Mapping[str, Inputs]
-    ) -> Trace:
-        recorder = self.recorder
-        begin = Beginning(recorder, roots, optimizers, len(self.log.calls))
+        self,
+        setup: Setup,
+        roots: Mapping[str, nn.Module],
+        optimizers: Mapping[str, Any],
+        called: Mapping[str, Inputs],
+        standin: CpuStandIn,
+    ) -> Recorded:
+        recorder, log = self.recorder, self.log
+        begin = ForwardStart(recorder, roots, optimizers, len(log.calls))
         named_inputs = _name_inputs(recorder, called)
         begin.loose = [(find, value) for find, value in begin.loose if value not in named_inputs]
-        recorder.tape.event(PhaseBegun, NO_SITE, Phase.FORWARD)
-        recorder.tensors.running = True
+        output, by_chance = self._forward(setup, roots, called)
+        loss_start = OpIndex(len(recorder.tape.ops))
+        found = self._loss(setup, output, bool(called))
+        root_values = tuple(recorder.tensors.read(t) for t in found.tensors)
+        recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)
+        del output
+
+        tables = tabulate(recorder, log, begin, roots, optimizers)
+        notes = [*self.notes, *not_finite(found.tensors, tables.parameters, tables.tensors)]
+        verdict = self._verdict(found, tables)
+        loose = tuple(judged_loose(recorder, log, begin.loose, found.tensors, begin.tensors, begin.start))
+        recreated = self._recreated(setup, roots, called, tables)
+        moved = begin.buffers_moved(roots)
+        training = self._steps(setup, roots, optimizers)
+        if training is not None:
+            tables = tabulate(recorder, log, begin, roots, optimizers)
+            if not called:
+                moved = begin.buffers_moved(roots)
+        if standin.used:
+            notes.append("CUDA is asked for and absent here: recorded on the CPU")
+        forward = ForwardFacts(
+            loss_start=loss_start,
+            buffers_moved=moved,
+            roots=root_values,
+            loss_described=found.described,
+            loss_given=found.scalar,
+            inputs=named_inputs,
+            inputs_described=_describe_inputs(called),
+            verdict=verdict,
+            loose=loose,
+            recreated=recreated,
+            by_chance=by_chance,
+            left_off=frozenset(self.left_off),
+            notes=tuple(notes),
+        )
+        trace = assemble(self.target, setup, recorder, log, self.codes, begin, tables, forward, training)
+        judged_by_steps = training is not None and training.backwards and setup.loss is None
+        replayable = bool(called) and not judged_by_steps
+        return Recorded(trace, self._replay(setup, roots, called, tables.tensors) if replayable else None)
+
+    def _forward(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> tuple[Any, bool]:
+        """Run the forward; return its output and whether it drew random numbers of python's or numpy's."""
+        self.recorder.tape.event(PhaseBegun, NO_SITE, Phase.FORWARD)
+        self.recorder.tensors.running = True
         outputs: dict[str, Any] = {}
         drawn = watch_random_draws()
-        with recorder, collecting_codes(self.codes, hot=True):
+        with self.recorder, collecting_codes(self.codes, hot=True):
             for name, inputs in called.items():
                 where = f" of {name!r}" if name else ""
                 with user_errors(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):
                     outputs[name] = gradlint_runs_user_code(run_forward, roots[name], inputs)
-        loss_start, by_chance = OpIndex(len(recorder.tape.ops)), drawn()
-        recorder.tape.event(PhaseBegun, NO_SITE, Phase.LOSS)
-        output = (
-            outputs if isinstance(setup.model, Mapping) and len(outputs) != 1 else next(iter(outputs.values()), None)
-        )
-        found = roots_of(setup, output, bool(outputs), recorder, self.notes)
-        self.note_left_off()
-        root_values = tuple(recorder.tensors.read(t) for t in found.tensors)
-        recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)
+        return _output(setup, outputs), drawn()
 
-        table = tabulate(recorder, self.log, begin, roots, optimizers)
-        spoilt = not_finite(found.tensors, table.parameters)
-        trainable = [p.tensor for p in table.parameters if p.tensor.requires_grad]
+    def _loss(self, setup: Setup, output: Any, ran: bool) -> Roots:
+        """Run the loss; return where the gradient is followed from."""
+        self.recorder.tape.event(PhaseBegun, NO_SITE, Phase.LOSS)
+        found = roots_of(setup, output, ran, self.recorder, self.notes)
+        self.note_left_off()
+        return found
+
+    def _verdict(self, found: Roots, tables: Tables) -> autograd.Verdict:
+        """Return which parameters gradient returns to, by autograd's own word."""
+        recorder = self.recorder
+        trainable = [t for t in tables.tensors.values() if t.requires_grad]
         with recorder.pausing():
             verdict = autograd.gradient([t for t in found.tensors if t.requires_grad], trainable)
         if verdict.failure:
             recorder.tape.note_unseen(
                 f"the backward raised {verdict.failure}: verdicts come from the recorded graph", NO_SITE
             )
-        loose = tuple(judged_loose(recorder, self.log, begin.loose, found.tensors, begin.tensors, begin.start))
-        recreated = self._recreated(setup, roots, called, table.parameters, begin.start)
-        rerun = self._rerun(setup, roots, called) if called else None
-        moved = begin.buffers_moved(roots)
-        del output, outputs
-        training = self._steps(setup, roots, optimizers)
-        if training is not None:
-            table = tabulate(recorder, self.log, begin, roots, optimizers)
-            if not called:
-                moved = begin.buffers_moved(roots)
-        by_key: dict[int, ParameterIndex] = {p.key: p.index for p in table.parameters}
-        trace = Trace(
-            target=self.target,
-            setup=describe_setup(setup, self.log),
-            sites=recorder.tape.sites,
-            ops=recorder.tape.ops,
-            values=recorder.tape.values,
-            events=recorder.tape.events,
-            calls=self.log.calls,
-            modules=table.modules,
-            parameters=table.parameters,
-            optimizers=table.optimizers,
-            forward_start=begin.start,
-            loss_start=loss_start,
-            roots=root_values,
-            loss_described=found.described,
-            loss_given=found.scalar,
-            owners={v: by_key[key] for v, key in recorder.tensors.owners.items() if key in by_key},
-            buffers=begin.named_buffers,
-            inputs=named_inputs,
-            buffers_moved=moved,
-            inputs_described="; ".join(
-                f"{f'{n}: ' if n else ''}{i.description or 'none'} ({i.how})" for n, i in called.items()
-            )
-            or "none",
-            unseen=recorder.tape.unseen,
-            reached=frozenset(by_key[k] for k in verdict.reached if k in by_key),
-            reached_zero=frozenset(by_key[k] for k in verdict.zero if k in by_key),
-            dropped=verdict.dropped,
-            proven_by=verdict.proven,
-            notes=[*self.notes, *spoilt],
-            executed=(*self.codes.values(), *(code for code, _, _ in recorder.tape.sites.rows)),
-            left_off=frozenset(self.left_off),
-            held=table.held,
-            loose=loose,
-            flagged=tuple(flagged_tensors(table.modules, setup.inputs)),
-            recreated=frozenset(by_key[k] for k in recreated if k in by_key),
-            by_chance=by_chance,
-            rerun=rerun,
-        )
-        if training is not None:
-            include(trace, training, setup.loss is not None)
-        return trace
+        return verdict
 
     def _steps(self, setup: Setup, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any]) -> Training | None:
         """Run the set-up's step under the recorder."""
@@ -330,25 +312,24 @@ class _Session:
         setup: Setup,
         roots: Mapping[str, nn.Module],
         called: Mapping[str, Inputs],
-        parameters: Sequence[Parameter],
-        start: int,
+        tables: Tables,
     ) -> frozenset[ParameterKey]:
         """Keys of the parameters made by the forward, where a second forward makes them again."""
         rows = self.recorder.tape.sites.rows
         made: dict[ParameterKey, tuple[CodeType, int]] = {}
         events = self.recorder.tape.events
         begun = next(e.number for e in events if isinstance(e, PhaseBegun) and e.phase is Phase.FORWARD)
-        for parameter in parameters:
+        for parameter in tables.parameters:
             first = parameter.created_by
             if first is not None and first.number > begun and first.is_new and first.site >= 0:
                 made[parameter.key] = rows[first.site][:2]
-        rerun = self._rerun(setup, roots, called) if made else None
-        if rerun is None:
+        if not made:
             return frozenset()
+        replay = self._replay(setup, roots, called, tables.tensors)
         again: list[SiteId] = []
         self.log.registrations = again
         try:
-            rerun()
+            replay()
         except Exception:  # a forward that works once only: what it does the second time is not known
             return frozenset()
         finally:
@@ -356,16 +337,31 @@ class _Session:
         places_again = {rows[site][:2] for site in again if site >= 0}
         return frozenset(key for key, place in made.items() if place in places_again)
 
-    def _rerun(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> Again:
-        """Forward and loss once more, unrecorded."""
+    def _replay(
+        self,
+        setup: Setup,
+        roots: Mapping[str, nn.Module],
+        called: Mapping[str, Inputs],
+        tensors: Mapping[ParameterKey, Tensor],
+    ) -> Replay:
+        """Return the means to run forward and loss once more, unrecorded."""
 
         def run() -> list[Tensor]:
             outputs = {n: gradlint_runs_user_code(run_forward, roots[n], i) for n, i in called.items()}
-            several = isinstance(setup.model, Mapping) and len(outputs) != 1
-            output = outputs if several else next(iter(outputs.values()))
-            return list(roots_of(setup, output, True, self.recorder, []).tensors)
+            return list(roots_of(setup, _output(setup, outputs), True, self.recorder, []).tensors)
 
-        return Again(self.recorder, dict(roots), optimizers_of(setup), run)
+        return Replay(self.recorder, roots, optimizers_of(setup), tensors, run)
+
+
+def _output(setup: Setup, outputs: Mapping[str, Any]) -> Any:
+    """Return what the loss is given: the output of the only model that was called, or name → output."""
+    several = isinstance(setup.model, Mapping) and len(outputs) != 1
+    return outputs if several else next(iter(outputs.values()), None)
+
+
+def _describe_inputs(called: Mapping[str, Inputs]) -> str:
+    described = (f"{f'{n}: ' if n else ''}{i.description or 'none'} ({i.how})" for n, i in called.items())
+    return "; ".join(described) or "none"
 
 
 def _name_inputs(recorder: Recorder, called: Mapping[str, Inputs]) -> dict[ValueId, str]:

@@ -72,13 +72,13 @@ class Context:
     @property
     def numeric(self) -> Numeric:
         """The measured gradients; for rules that need ``numeric``."""
-        numeric = self.trace.numeric
+        numeric = self.flow.evidence.gradients
         assert numeric is not None, "only a rule that needs numeric may ask for it"
         return numeric
 
     def has(self, need: str) -> str | None:
         """Return None if the setup has what a rule needs, else the reason why not."""
-        trace, training, numeric = self.trace, self.trace.training, self.trace.numeric
+        trace, training, numeric = self.trace, self.trace.training, self.flow.evidence.gradients
         if need == "contract" and not self.contract.declarations:
             return "nothing is declared to train or to be frozen"
         if need == "optimizer" and not trace.optimizers:

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from types import CodeType
 
-from gradlint.location import Location, node_location, statement_location
+from gradlint.location import Code, Location, node_location, statement_location
 from gradlint.source.file import SourceModule
 from gradlint.source.scopes import first_line, own_nodes, self_name
 from gradlint.source.text import SourceText, Unreadable
@@ -71,7 +71,7 @@ class Function:
         return self_name(self.node) if self.owner else ""
 
 
-def function_of(code: CodeType) -> Function | None:
+def function_of(code: CodeType | Code) -> Function | None:
     """Return the function that code was compiled from, or None if its source is unknown."""
     module = source_module(code.co_filename)
     if module is None:
@@ -82,7 +82,7 @@ def function_of(code: CodeType) -> Function | None:
     return Function(module, node) if node is not None else None
 
 
-def enclosing_function(code: CodeType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+def enclosing_function(code: CodeType | Code) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
     """Return the ``def`` that code was compiled from, or None if there is none."""
     for node in ast.walk(syntax_tree(code.co_filename)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
@@ -91,13 +91,13 @@ def enclosing_function(code: CodeType) -> ast.FunctionDef | ast.AsyncFunctionDef
     return None
 
 
-def definition_location(code: CodeType) -> Location:
+def definition_location(code: CodeType | Code) -> Location:
     """Return the ``def`` line of the function that a code object was compiled from."""
     node = enclosing_function(code)
     return statement_location(os.path.abspath(code.co_filename), node.lineno if node else code.co_firstlineno)
 
 
-def decorator_location(code: CodeType, names: frozenset[str]) -> Location:
+def decorator_location(code: CodeType | Code, names: frozenset[str]) -> Location:
     """Return the location of a function's decorator by one of `names`, for example ``no_grad``.
 
     Falls back on the first line of the function, which is the line of its topmost decorator.

@@ -188,7 +188,7 @@ class Assertions:
         from gradlint.engine.check import record_made, record_target
         from gradlint.engine.options import Options, declared
         from gradlint.experiments.output_probe import Probe, reaching
-        from gradlint.flow.flow import Flow
+        from gradlint.experiments.settle import analyse
         from gradlint.rulekit.contract import DeclarationKind, resolve
 
         wanted = declared(trains=_patterns([to] if isinstance(to, str) else to))
@@ -201,13 +201,15 @@ class Assertions:
             name = api.name_of(setup)
             recording = record_made(setup, Options(tuple(inputs), amend=probe.amend), name)
         try:
-            with lenient_warnings(), recording as trace:
+            with lenient_warnings(), recording as recorded:
+                trace = recorded.trace
                 contract = resolve(trace, wanted)
                 if contract.unmatched:
                     return Report(findings=list(_unmatched(trace, contract)))
-                flow = Flow(trace)
+                flow = analyse(trace, recorded.replay, terms=False)
                 parameters = [p for p, _ in contract.declared(DeclarationKind.TRAINS, trace)]
-                return Report(findings=list(judge(flow, parameters, *reaching(flow, probe, parameters))))
+                found = reaching(flow, probe, recorded.replay, parameters)
+                return Report(findings=list(judge(flow, parameters, *found)))
         except TargetError as error:
             return Report(errors=[Failure(name, str(error), error.traceback)])
         except GradlintError as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from types import CodeType
 from typing import TypeAlias
 
+from gradlint.location import Code
 from gradlint.traces.ids import (
     BackwardIndex,
     EventIndex,
@@ -41,9 +41,9 @@ class GradModeOff(Event):
 
     how: str
     """Name of the switch: ``no_grad``, ``inference_mode``, ``set_grad_enabled`` or ``unknown``."""
-    decorated: CodeType | None
+    decorated: Code | None
     """Code of the function that carries the switch as a decorator."""
-    library: CodeType | None
+    library: Code | None
     """Code of the function of torch or a library that contains the switch."""
 
 

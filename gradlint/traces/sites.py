@@ -11,12 +11,12 @@ import os
 import site as site_module
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-from gradlint.location import Location, characters, statement_location
+from gradlint.location import Code, Location, characters, statement_location
 from gradlint.traces.ids import SiteId
 
 
@@ -26,31 +26,40 @@ class Frame:
 
     path: str
     function: str
-    code: CodeType
-    instruction: int
+    code: Code
+    span: Callable[[], Location] | Location
+    """The span of source that ran, or finds it."""
 
     @functools.cached_property
     def location(self) -> Location:
-        """The span of source that ran. Reads the file: of most frames nobody asks it."""
-        return _location(self.path, self.code, self.instruction)
+        """The span of source that ran. Finding it reads the file, so it is only found when it is needed."""
+        return self.span if isinstance(self.span, Location) else self.span()
 
     @functools.cached_property
     def project(self) -> bool:
         """Whether the frame is the user's own code rather than an installed library's."""
         return is_project(self.path)
 
+    def __reduce__(self) -> tuple[type[Frame], tuple[str, str, Code, Location]]:
+        return Frame, (self.path, self.function, self.code, self.location)
+
 
 class Sites:
-    """The interned call chains of one recording."""
+    """The interned call chains of one recording.
+
+    While recording, a chain is kept as code object and instruction. Pickling keeps frames with their locations.
+    """
 
     def __init__(self) -> None:
         self.rows: list[tuple[CodeType, int, SiteId]] = []
-        """(code, last instruction, number of the chain above)."""
+        """(code, last instruction, number of the chain above), of a recording in this process."""
         self.numbers: dict[tuple[int, int, SiteId], SiteId] = {}
         self._frames: dict[tuple[int, int], Frame] = {}
+        self._plain: list[tuple[Frame, SiteId]] = []
+        """(frame, number of the chain above), of a recording that was read back."""
 
     def intern(self, code: CodeType, instruction: int, above: SiteId) -> SiteId:
-        """The number of the chain made of this frame on top of the chain `above`."""
+        """Return the number of the chain made of this frame on top of the chain `above`."""
         key = (id(code), instruction, above)  # the code objects stay alive in `rows`, so their ids stay theirs
         number = self.numbers.get(key)
         if number is None:
@@ -58,22 +67,40 @@ class Sites:
             self.rows.append((code, instruction, above))
         return number
 
-    def chain(self, number: SiteId) -> Iterator[Frame]:
-        """The frames of a site, innermost first."""
+    def _row(self, number: SiteId) -> tuple[Frame, SiteId]:
+        """Return (frame, number of the chain above) of a site."""
+        if self._plain:
+            return self._plain[number]
+        code, instruction, above = self.rows[number]
+        # by identity: equal code objects of two files compare equal
+        key = (id(code), instruction)
+        if key not in self._frames:
+            self._frames[key] = _frame(code, instruction)
+        return self._frames[key], above
+
+    def __getstate__(self) -> list[tuple[Frame, SiteId]]:
+        return self._plain or [self._row(SiteId(number)) for number in range(len(self.rows))]
+
+    def __setstate__(self, state: list[tuple[Frame, SiteId]]) -> None:
+        Sites.__init__(self)
+        self._plain = state
+
+    def links(self, number: SiteId) -> Iterator[tuple[Frame, SiteId]]:
+        """Yield (frame, number of the chain above it) of a site, innermost first."""
         while number >= 0:
-            code, instruction, number = self.rows[number]
-            # by identity: equal code objects of two files compare equal
-            key = (id(code), instruction)
-            if key not in self._frames:
-                self._frames[key] = _frame(code, instruction)
-            yield self._frames[key]
+            frame, number = self._row(number)
+            yield frame, number
+
+    def chain(self, number: SiteId) -> Iterator[Frame]:
+        """Yield the frames of a site, innermost first."""
+        return (frame for frame, _ in self.links(number))
 
     def innermost(self, number: SiteId) -> Frame | None:
-        """The innermost frame that is not torch's or the standard library's; None where there is none."""
+        """Return the innermost frame that is not torch's or the standard library's; None where there is none."""
         return next(self.chain(number), None)
 
     def blamed(self, number: SiteId) -> Frame | None:
-        """The innermost frame of the user's own project, else the innermost of all."""
+        """Return the innermost frame of the user's own project, else the innermost of all."""
         first = None
         for frame in self.chain(number):
             if frame.project:
@@ -84,7 +111,8 @@ class Sites:
 
 def _frame(code: CodeType, instruction: int) -> Frame:
     path = os.path.abspath(code.co_filename)
-    return Frame(path, getattr(code, "co_qualname", code.co_name), code, instruction)
+    name = getattr(code, "co_qualname", code.co_name)
+    return Frame(path, name, Code.of(code), functools.partial(_location, path, code, instruction))
 
 
 def _location(path: str, code: CodeType, instruction: int) -> Location:

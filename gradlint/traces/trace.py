@@ -10,10 +10,9 @@ import itertools
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from gradlint.location import Location
+from gradlint.location import Code, Location
 from gradlint.traces.events import (
     Event,
     Freeze,
@@ -40,9 +39,6 @@ from gradlint.traces.ids import (
 from gradlint.traces.sites import Frame, Sites
 
 if TYPE_CHECKING:
-    import torch
-    import torch.fx
-
     from gradlint.traces.training import Training
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
@@ -53,11 +49,29 @@ IN_FUNCTION = EventIndex(-2)
 """`Op.region` of an op inside the forward of a custom autograd.Function, where grad mode is off by design."""
 
 
+class CustomFunction(NamedTuple):
+    """A class derived from autograd.Function."""
+
+    name: str
+    number: int
+    """Number within the recording: two classes may have one name."""
+    backward: Code | None
+    """Its ``backward``; None where that is not written in Python."""
+
+
+def function_name(function: Any) -> str:
+    """Return the plain name of what torch dispatched: a function, a method, an attribute's getter, a class."""
+    if isinstance(function, CustomFunction):
+        return function.name
+    name = getattr(function, "__name__", None) or type(function).__name__
+    return str(function.__self__.__name__) if name in ("__get__", "__set__") else str(name)
+
+
 class Op(NamedTuple):
     """One recorded torch call."""
 
     func: Any
-    """What torch dispatched: a function, a method descriptor, an autograd.Function class, or a name (see `name`)."""
+    """Plain name of what torch dispatched (see `name`), or a CustomFunction; while recording, the function itself."""
     site: SiteId
     """The user's call chain (`Trace.sites`)."""
     call: CallIndex
@@ -79,10 +93,7 @@ class Op(NamedTuple):
     def name(self) -> str:
         """The plain name: ``add_``, ``softmax``, ``data`` for an attribute, a class's name for a custom Function."""
         func = self.func
-        if isinstance(func, str):
-            return func
-        name = getattr(func, "__name__", None) or type(func).__name__
-        return str(func.__self__.__name__) if name in ("__get__", "__set__") else str(name)
+        return func if isinstance(func, str) else function_name(func)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """What was given for one argument, by position or by name; TENSOR for a tensor."""
@@ -106,6 +117,9 @@ class _Tensor:
 
     def __repr__(self) -> str:
         return "<tensor>"
+
+    def __reduce__(self) -> str:
+        return "TENSOR"
 
 
 TENSOR = _Tensor()
@@ -155,7 +169,7 @@ class ModuleCall(NamedTuple):
     """Number of ops recorded before it."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Parameter:
     """One parameter tensor of the set-up."""
 
@@ -178,7 +192,7 @@ class Parameter:
     """Whether the class that registers it, or that of a module above it below the root, is the user's own."""
     in_tree: bool = True
     """Whether the model holds it; False for a loss module's that was only seen running."""
-    history: list[ParameterEvent] = field(default_factory=list)
+    history: tuple[ParameterEvent, ...] = ()
     """Its registrations, freezes, unfreezes and writes, in order."""
     twin_of: frozenset[ParameterIndex] = frozenset()
     """Indices of parameters that its value was copied from before the forward (deepcopy, load_state_dict, copy_)."""
@@ -196,7 +210,6 @@ class Parameter:
     """Whether a hook sees its gradient."""
     shares_memory_with: frozenset[ParameterIndex] = frozenset()
     """Indices of the other parameters whose memory overlaps its own."""
-    tensor: Any = field(default=None, repr=False, compare=False)
 
     @property
     def frozen_throughout(self) -> bool:
@@ -253,7 +266,7 @@ class ModuleClass:
     """Whether it has a class method ``from_pretrained``."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Module:
     """One module of the set-up."""
 
@@ -288,10 +301,9 @@ class Module:
     """Momentum of its running statistics."""
     has_hook: bool = False
     """Whether a hook sees the gradients of its inputs or outputs."""
-    module: Any = field(default=None, repr=False, compare=False)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Group:
     """One parameter group of an optimizer."""
 
@@ -323,7 +335,7 @@ class Arguments:
     """The span of the argument where it is literally ``X.parameters()``."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Optimizer:
     """One optimizer of the set-up."""
 
@@ -336,12 +348,11 @@ class Optimizer:
     """Its constructor's call; NO_SITE if it was made before the recording."""
     event: EventIndex
     """The event of its making; NO_EVENT if unseen."""
-    groups: list[Group]
+    groups: tuple[Group, ...]
     arguments: Arguments = Arguments()
     """What the source of its constructor's call says; nothing if it was made before the recording."""
     holds_parameters_only: bool = True
     """Whether every tensor that it holds is an nn.Parameter."""
-    optimizer: Any = field(default=None, repr=False, compare=False)
 
     @property
     def keys(self) -> frozenset[ParameterKey]:
@@ -454,21 +465,21 @@ class Numeric:
     """Why nothing was measured."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trace:
     """The record of one set-up."""
 
     target: str
     setup: SetupFacts
     sites: Sites
-    ops: list[Op]
-    values: list[Value]
+    ops: tuple[Op, ...]
+    values: tuple[Value, ...]
     """By value number."""
-    events: list[Event]
-    calls: list[ModuleCall]
-    modules: list[Module]
-    parameters: list[Parameter]
-    optimizers: list[Optimizer]
+    events: tuple[Event, ...]
+    calls: tuple[ModuleCall, ...]
+    modules: tuple[Module, ...]
+    parameters: tuple[Parameter, ...]
+    optimizers: tuple[Optimizer, ...]
     forward_start: OpIndex
     """Number of the first op of the forward."""
     loss_start: OpIndex
@@ -478,33 +489,31 @@ class Trace:
     loss_described: str
     loss_given: bool
     """Whether the roots are one scalar loss rather than all outputs."""
-    owners: dict[ValueId, ParameterIndex]
+    owners: Mapping[ValueId, ParameterIndex]
     """Value → the parameter whose content it is."""
-    buffers: dict[ValueId, str]
+    buffers: Mapping[ValueId, str]
     """Value → fqn of the buffer whose content it was at the start of the forward."""
-    inputs: dict[ValueId, str]
+    inputs: Mapping[ValueId, str]
     """Value → name of the model input."""
     buffers_moved: frozenset[str]
     """fqns of the buffers whose content changed in the forward."""
     inputs_described: str
-    unseen: list[tuple[str, SiteId]] = field(default_factory=list)
+    unseen: tuple[tuple[str, SiteId], ...] = ()
     """(what could not be recorded, site)."""
     reached: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that gradient returns to: autograd's own word."""
     reached_zero: frozenset[ParameterIndex] = frozenset()
     """Indices of those that only operations with a gradient of zero everywhere lead back to."""
     dropped: frozenset[tuple[Any, int]] = frozenset()
-    """(class of a custom autograd.Function, number of a tensor argument) whose backward gave None for an input that
-    needs gradient."""
-    proven_by: str = "walk"
-    """``walk`` of grad_fn, or ``backward`` where custom Functions made the walk ambiguous."""
-    notes: list[str] = field(default_factory=list)
+    """(custom autograd.Function, number of a tensor argument) whose backward gave None for an input that needs
+    gradient."""
+    notes: tuple[str, ...] = ()
     """What was assumed, in words."""
-    executed: tuple[CodeType, ...] = ()
+    executed: tuple[Code, ...] = ()
     """The functions that ran while recording, by their code; the user's and others'."""
     left_off: frozenset[EventIndex] = frozenset()
     """Numbers of the events that switched grad mode off for good: it was still off after build() or the forward."""
-    held: dict[ModuleIndex, Held] = field(default_factory=dict)
+    held: Mapping[ModuleIndex, Held] = field(default_factory=dict)
     """Module number → where the tree holds it without registering it."""
     loose: tuple[Loose, ...] = ()
     flagged: tuple[FlaggedTensor, ...] = ()
@@ -514,12 +523,8 @@ class Trace:
     """Whether the forward drew random numbers of python's or numpy's, which decide on what runs rather than flow."""
     training: Training | None = None
     """The recorded steps; None where there were none."""
-    fault: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+    fault: tuple[str, str] | None = None
     """How gradlint itself failed while it recorded, and its traceback: the rest of the record is missing."""
-    rerun: Any = field(default=None, repr=False, compare=False)
-    """Runs forward and loss once more, unrecorded, and gives the roots' tensors; None where that is not possible."""
-    numeric: Numeric | None = None
-    """What a few steps of training showed of the gradients; None where they were not asked for."""
 
     @cached_property
     def by_fqn(self) -> dict[str, Parameter]:
@@ -589,15 +594,3 @@ class Trace:
         event = self.events[number]
         assert isinstance(event, GradModeOff)
         return event
-
-    @cached_property
-    def graph(self) -> torch.fx.Graph:
-        """The forward and the loss as a torch.fx Graph, made on first use.
-
-        Each node's ``meta`` holds ``op`` (the Op), ``module`` (fqn), ``location``, ``grad_mode`` (bool),
-        ``requires_grad_in`` and ``requires_grad_out`` (tuples of bool). For reading and analysis: re-executing it is
-        not a substitute for the recording.
-        """
-        from gradlint.traces.fx import build_graph
-
-        return build_graph(self)

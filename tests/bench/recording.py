@@ -110,8 +110,8 @@ def _record(made: dict[str, Any]) -> int:
         from gradlint.engine.check import Options, record_made
     except ImportError as error:
         raise SystemExit(f"gradlint's recorder is missing here: {error}") from error
-    with record_made(made, Options()) as trace:
-        return len(trace.ops)
+    with record_made(made, Options()) as recorded:
+        return len(recorded.trace.ops)
 
 
 def _shrunk(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -86,12 +86,12 @@ def measure(name: str, rounds: int) -> dict[str, float]:
     seen: dict[str, list[float]] = {"plain": [], "recorded": [], "after": [], "verdict": []}
     for _ in range(rounds):
         seen["plain"].append(_timed(step))
-        with gradlint.record(model, optimizer=optimizer, steps=STEPS) as trace:
+        with gradlint.record(model, optimizer=optimizer, steps=STEPS) as recording:
             seen["recorded"].append(_timed(step))
             step()  # at its first call the recording ends, and its tables are made
             seen["after"].append(_timed(step))
         began = time.perf_counter()
-        gradlint.check(trace)
+        gradlint.check(recording)
         seen["verdict"].append(time.perf_counter() - began)
     figures = {key: statistics.median(values) for key, values in seen.items()}
     pairs = list(zip(seen["plain"], seen["recorded"], seen["after"], strict=True))

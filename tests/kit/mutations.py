@@ -166,8 +166,8 @@ def made_before(path: Path) -> Iterator[Case]:
 def _opened_late(builder: table.Builder, options: Any) -> Iterator[Any]:
     from gradlint.engine import check as engine
 
-    with engine.record_made(builder.load()(), options) as trace:
-        yield trace
+    with engine.record_made(builder.load()(), options) as recorded:
+        yield recorded
 
 
 def documented(path: Path) -> Iterator[Case]:
@@ -244,26 +244,25 @@ def ask(path: Path, kind: str, alive: Sequence[Mutant]) -> list[int]:
 
 def noticed(case: Case, alive: dict[int, Mutant], files: dict[Path, Any]) -> set[int]:
     """Which of the mutants change what is seen of one case."""
-    from gradlint.experiments import gradient_size
-    from gradlint.flow import flow
+    from gradlint.experiments import settle
 
     killed = set()
-    with case.open() as trace:
-        found = flow.Flow(trace)
-        trace.numeric = gradient_size.measure(trace, found.judged)
+    with case.open() as recorded:
+        trace = recorded.trace
+        found = settle.analyse(trace, recorded.replay, numeric=True)
         before: dict[Any, Any] = {}
         for number, mutant in alive.items():
             own = mutant.path in files
             key = mutant.path if own else None
             if key not in before:
-                whole = functools.partial(_with_helper, None, None, trace, files)
+                whole = functools.partial(_with_helper, None, None, trace, found.evidence, files)
                 before[key] = _judged(files[mutant.path], mutant.path, trace, found) if own else whole()
             try:
                 with limited():
                     if own:
                         now = _judged(mutant.code, mutant.path, trace, found)
                     else:
-                        now = _with_helper(_helper_name(mutant.path), mutant.code, trace, files)
+                        now = _with_helper(_helper_name(mutant.path), mutant.code, trace, found.evidence, files)
                     if case.seen(now) != case.seen(before[key]):
                         killed.add(number)
             except Exception:
@@ -360,7 +359,7 @@ def noticed_in_source(mutant: Mutant) -> bool:
         return True
 
 
-def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]) -> list[Any]:
+def _with_helper(name: str | None, code: Any, trace: Any, evidence: Any, files: dict[Path, Any]) -> list[Any]:
     """The findings of all rules with one of the shared modules mutated."""
     import gradlint
 
@@ -370,7 +369,7 @@ def _with_helper(name: str | None, code: Any, trace: Any, files: dict[Path, Any]
         sys.modules.update(modules)
         _attach(modules)
         _set_names(names)
-        context = gradlint.Context(trace, gradlint.Flow(trace))
+        context = gradlint.Context(trace, gradlint.Flow(trace, evidence))
         ready = [rule for rule in rules if not any(context.has(need) for need in rule.needs)]
         return [finding for rule in ready for finding in rule().check(context)]
     finally:

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlint.errors import GradlintError
 from gradlint.load.build import InternalError
+from gradlint.location import Code
 from gradlint.recorder.calls import dispatch
 from gradlint.recorder.calls.call_chains import CallChains, Chain
 from gradlint.recorder.calls.tape import FunctionRun, Tape
@@ -39,7 +40,7 @@ from gradlint.traces.trace import (
     Op,
 )
 
-_PLAIN = frozenset((int, float, str, bool, complex, slice, type(None), type(Ellipsis)))
+_PLAIN = frozenset((int, float, str, bool, complex, type(None), type(Ellipsis)))
 _PLAIN |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 """Types of arguments that are recorded unchanged."""
 
@@ -457,7 +458,7 @@ class Recorder(TorchFunctionMode):
 
     def switch_off(self, how: str, chain: Chain) -> EventIndex:
         """Begin a region without grad mode, and return the number of its event."""
-        event = self.tape.event(GradModeOff, chain.site, how, chain.decorated, chain.library)
+        event = self.tape.event(GradModeOff, chain.site, how, _code(chain.decorated), _code(chain.library))
         self.tape.region = self._last_off = event.number
         if self._grad_listener is not None:
             self._grad_listener.grad_switched_off(event.number, chain.site, chain.library)
@@ -485,7 +486,13 @@ def _strip(argument: Any, found: list[Tensor]) -> Any:
         return tuple(stripped) if isinstance(argument, tuple) else stripped
     if isinstance(argument, dict):
         return {k: _strip(v, found) for k, v in argument.items()}
+    if isinstance(argument, slice):
+        return slice(_strip(argument.start, []), _strip(argument.stop, []), _strip(argument.step, []))
     return f"<{kind.__name__}>"  # the object itself would be kept alive
+
+
+def _code(code: CodeType | None) -> Code | None:
+    return Code.of(code) if code is not None else None
 
 
 def _in_place(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:

@@ -20,15 +20,17 @@ _ZERO_NODES = frozenset(f"{name}Backward{n}" for name in _ZERO for n in range(6)
 class Verdict:
     """Tensors (by identity) that gradient returns to."""
 
-    reached: frozenset[int]
-    zero: frozenset[int]
+    reached: frozenset[int] = frozenset()
+    zero: frozenset[int] = frozenset()
     """Reached, but only through operations whose gradient is zero everywhere."""
-    proven: str
-    """``walk`` of grad_fn, or ``backward`` where custom Functions made the walk ambiguous."""
     failure: str = ""
     """What a backward raised, if one was needed and raised."""
     dropped: frozenset[tuple[Any, int]] = frozenset()
     """(class of a custom Function, number of a tensor argument) whose backward gave None where gradient was due."""
+
+
+NOTHING = Verdict()
+"""The verdict where no backward was tried."""
 
 
 def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
@@ -37,14 +39,14 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     ids = [id(p) for p in parameters if p.requires_grad]
     everything, zeros, customs = _walk(roots, zero=True, custom=True)
     if not zeros and not customs:
-        return Verdict(frozenset(i for i in ids if i in everything), frozenset(), "walk")
+        return Verdict(frozenset(i for i in ids if i in everything), frozenset())
     sure, _, _ = _walk(roots, zero=False, custom=False)
     live, _, _ = _walk(roots, zero=False, custom=True)
     zero = everything - live
     doubtful = zero - _walk(roots, zero=True, custom=False)[0]
     unsure = [p for p in parameters if p.requires_grad and id(p) not in sure and id(p) not in zero - doubtful]
     if not unsure or not (customs or doubtful):
-        return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk")
+        return Verdict(frozenset(i for i in ids if i in live), frozenset(zero))
     hidden = any(id(p) not in everything for p in unsure)
     edges: set[tuple[Any, int]] = set()
     handles = [node.register_hook(_noting(node, edges)) for node in _custom_nodes(roots)]
@@ -54,7 +56,7 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
             proven = _backward(roots, unsure)
     except Exception as error:  # the user's backward may raise anything
         failure = f"{type(error).__name__}: {error}"
-        return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), "walk", failure)
+        return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), failure)
     finally:
         for handle in handles:
             handle.remove()
@@ -63,7 +65,7 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
     behind = everything - _walk(roots, zero=True, custom=True, without=edges)[0] if edges else set()
     reached = {i for i in ids if i in sure} | (proven - zero - behind)
     dropped = {(getattr(type(node), "_forward_cls", None), number) for node, number in edges}
-    return Verdict(frozenset(reached), frozenset(zero - reached), "backward", dropped=frozenset(dropped))
+    return Verdict(frozenset(reached), frozenset(zero - reached), dropped=frozenset(dropped))
 
 
 def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from gradlint.recorder.facts.module_tree import NamedModule
 from gradlint.traces.ids import ModuleIndex
 from gradlint.traces.sites import class_is_project
 from gradlint.traces.trace import FlaggedTensor, Module, ModuleClass
@@ -37,23 +39,49 @@ class Classes:
         return known
 
 
-def add_layer_facts(row: Module, module: nn.Module, numbers: Mapping[int, ModuleIndex]) -> None:
-    """Fill in the facts about a module as it is now."""
+def describe_module(
+    row: NamedModule, numbers: Mapping[int, ModuleIndex], classes: Classes, *, training: bool, calls: int
+) -> Module:
+    """Return a module as plain data, as it is now.
+
+    Args:
+        row: the module and its place.
+        numbers: identity of a module → its number.
+        classes: describes its class.
+        training: its mode at the start of the forward.
+        calls: how often it ran.
+    """
+    module = row.module
+    plain = Module(
+        fqn=row.fqn,
+        number=row.number,
+        parent=row.parent,
+        type=classes.describe(type(module)),
+        training=training,
+        in_tree=row.in_tree,
+        registered_at=row.registered_at,
+        parameters=row.parameters,
+        calls=calls,
+    )
+    if not row.was_seen:
+        return plain
+    children = ((name, numbers.get(id(child))) for name, child in module._modules.items() if child is not None)
     momentum = getattr(module, "momentum", None)
-    row.training_after = bool(module.training)
-    row.children = tuple(
-        (name, numbers[id(child)])
-        for name, child in module._modules.items()
-        if child is not None and id(child) in numbers
+    return replace(
+        plain,
+        training_after=bool(module.training),
+        children=tuple((name, number) for name, number in children if number is not None),
+        flags=flags_of(module),
+        is_active_dropout=_is_active_dropout(module),
+        has_recurrent_dropout=_has_recurrent_dropout(module),
+        running_stats=tuple(name for name in _STATISTICS if getattr(module, name, None) is not None),
+        momentum=float(momentum) if isinstance(momentum, (int, float)) else None,
+        has_hook=bool(getattr(module, "_backward_hooks", None) or getattr(module, "_backward_pre_hooks", None)),
     )
-    row.flags = flags_of(module)
-    row.is_active_dropout = _is_active_dropout(module)
-    row.has_recurrent_dropout = (
-        isinstance(module, nn.RNNBase) and bool(getattr(module, "dropout", 0)) and getattr(module, "num_layers", 1) > 1
-    )
-    row.running_stats = tuple(name for name in _STATISTICS if getattr(module, name, None) is not None)
-    row.momentum = float(momentum) if isinstance(momentum, (int, float)) else None
-    row.has_hook = bool(getattr(module, "_backward_hooks", None) or getattr(module, "_backward_pre_hooks", None))
+
+
+def _has_recurrent_dropout(module: nn.Module) -> bool:
+    return isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1
 
 
 def _is_active_dropout(module: nn.Module) -> bool:
@@ -72,16 +100,16 @@ def flags_of(thing: Any) -> dict[str, bool]:
     }
 
 
-def flagged_tensors(modules: Iterable[Module], inputs: Any) -> Iterator[FlaggedTensor]:
+def flagged_tensors(modules: Iterable[NamedModule], inputs: Any) -> Iterator[FlaggedTensor]:
     """Yield the buffers, plain attributes and inputs on which boolean attributes were set.
 
     Args:
-        modules: rows of the module table.
+        modules: the modules and their places.
         inputs: the inputs of the setup.
     """
     for row in modules:
         prefix = f"{row.fqn}." if row.fqn else ""
-        own = getattr(row.module, "__dict__", {})
+        own = vars(row.module) if row.was_seen else {}
         for name, value in (*own.items(), *own.get("_buffers", {}).items()):
             if isinstance(value, Tensor) and (flags := flags_of(value)):
                 yield FlaggedTensor(prefix + name, flags, bool(value.requires_grad))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from gradlint.recorder.facts.layers import Classes, add_layer_facts, flags_of
+from gradlint.recorder.hooks.modules import HookLog
 from gradlint.traces.events import ChildRegistration, Event
-from gradlint.traces.ids import NO_MODULE, NO_SITE, ModuleIndex, ParameterIndex, ParameterKey
+from gradlint.traces.ids import NO_MODULE, NO_SITE, ModuleIndex, ParameterIndex, ParameterKey, SiteId
 from gradlint.traces.sites import class_is_project
-from gradlint.traces.trace import Module, Parameter
-
-if TYPE_CHECKING:
-    from gradlint.recorder.facts.unregistered import Find
 
 _WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
              "FullyShardedDataParallel": "_fsdp_wrapped_module", "AveragedModel": "module"}  # fmt: skip
@@ -63,112 +58,95 @@ def _places(module: nn.Module, fqn: str, project: bool, top: bool = False) -> li
     return found
 
 
-def tables(
+class NamedParameter:
+    """A parameter and its names in the tree."""
+
+    __slots__ = ("in_tree", "index", "module", "names", "project", "tensor")
+
+    def __init__(self, tensor: Tensor, index: ParameterIndex, module: ModuleIndex, in_tree: bool) -> None:
+        self.tensor = tensor
+        self.index = index
+        self.module = module
+        """The module that registers it first."""
+        self.in_tree = in_tree
+        self.names: list[str] = []
+        self.project = False
+        """Whether it is in a module, below the root, of a class of the user's own."""
+
+    @property
+    def key(self) -> ParameterKey:
+        """The identity of its tensor."""
+        return ParameterKey(id(self.tensor))
+
+
+@dataclass(frozen=True)
+class NamedModule:
+    """A module and its place in the tree."""
+
+    fqn: str
+    number: ModuleIndex
+    parent: ModuleIndex
+    module: nn.Module
+    in_tree: bool
+    registered_at: SiteId = NO_SITE
+    parameters: tuple[ParameterIndex, ...] = ()
+    """Indices of the parameters registered by itself."""
+    was_seen: bool = True
+    """Whether it is in the model or ran; False for one that was only built."""
+
+
+def name_all(
     roots: Mapping[str, nn.Module],
     outside: list[nn.Module],
-    numbers: Mapping[int, ModuleIndex],
-    modules_seen: list[nn.Module],
-    events: list[Event],
-    held: Sequence[Find] = (),
-) -> tuple[list[Module], list[Parameter]]:
-    """The module table (indexed by the log's numbers) and the parameter table of a set-up.
+    log: HookLog,
+    events: Sequence[Event],
+    held: Sequence[tuple[str, nn.Module, bool]],
+) -> tuple[list[NamedModule], list[NamedParameter]]:
+    """Return the modules of a recording, indexed by the log's numbers, and the parameters of its setup.
 
     `outside` are modules that ran and are in no root; their parameters are named by the attribute that holds them
-    (`held`), else after their class.
+    (`held`: its name, the module, whether its holder is of the user's own class), else after their class.
     """
-    classes = Classes()
-    rows: dict[ModuleIndex, Module] = {}
-    parameters: dict[int, Parameter] = {}
-    names: dict[int, list[str]] = {}
+    numbers = log.numbers
+    modules: dict[ModuleIndex, NamedModule] = {}
+    parameters: dict[int, NamedParameter] = {}
     registered = {(e.module, e.child): e.site for e in events if isinstance(e, ChildRegistration)}
 
     def visit(place: Place, in_tree: bool) -> None:
         module = place.module
         number = numbers[id(module)]
-        first = number not in rows
-        if first:
-            parent = numbers.get(place.parent, NO_MODULE)
-            rows[number] = Module(
-                fqn=place.fqn,
-                number=number,
-                parent=parent,
-                type=classes.describe(type(module)),
-                training=bool(module.training),
-                in_tree=in_tree,
-                registered_at=registered.get((parent, number), NO_SITE),
-                module=module,
-            )
         own: list[ParameterIndex] = []
         for name, tensor in module._parameters.items():
             if tensor is None:
                 continue
-            fqn = f"{place.fqn}.{name}" if place.fqn else name
             known = parameters.get(id(tensor))
             if known is None:
-                parameters[id(tensor)] = known = Parameter(
-                    fqn=fqn,
-                    aliases=(),
-                    key=ParameterKey(id(tensor)),
-                    index=ParameterIndex(len(parameters)),
-                    requires_grad=bool(tensor.requires_grad),
-                    shape=(),
-                    numel=0,
-                    bytes=0,
-                    groups=(),
-                    module=number,
-                    project=place.project,
-                    in_tree=in_tree,
-                    tensor=tensor,
+                known = parameters[id(tensor)] = NamedParameter(
+                    tensor, ParameterIndex(len(parameters)), number, in_tree
                 )
             known.project = known.project or place.project
-            names.setdefault(id(tensor), []).append(fqn)
+            known.names.append(f"{place.fqn}.{name}" if place.fqn else name)
             own.append(known.index)
-        if first:
-            rows[number].parameters = tuple(own)
+        if number not in modules:
+            parent = numbers.get(place.parent, NO_MODULE)
+            site = registered.get((parent, number), NO_SITE)
+            modules[number] = NamedModule(place.fqn, number, parent, module, in_tree, site, tuple(own))
 
     for place in places(roots):
         visit(place, True)
-    for find in held:
-        if numbers[id(find.thing)] not in rows:
-            for place in _places(find.thing, find.fqn, class_is_project(type(find.holder))):
+    for fqn, module, project in held:
+        if numbers[id(module)] not in modules:
+            for place in _places(module, fqn, project):
                 visit(place, False)
     for module in outside:
-        if numbers[id(module)] not in rows:
+        if numbers[id(module)] not in modules:
             for place in _places(module, type(module).__name__, class_is_project(type(module))):
                 visit(place, False)
-    for module in modules_seen:  # built, and neither in the model nor run
+    for module in log.modules:  # built, and neither in the model nor run
         number = numbers[id(module)]
-        if number not in rows:
-            rows[number] = Module(
-                f"?{type(module).__name__}",
-                number,
-                NO_MODULE,
-                classes.describe(type(module)),
-                bool(getattr(module, "training", False)),
-                False,
-                NO_SITE,
-            )
-    for row in rows.values():
-        if row.module is not None:
-            add_layer_facts(row, row.module, numbers)
-    for key, parameter in parameters.items():
-        parameter.aliases = tuple(dict.fromkeys(names[key]))
-        parameter.requires_grad_after = bool(parameter.tensor.requires_grad)
-        parameter.dtype = str(parameter.tensor.dtype).removeprefix("torch.")
-        parameter.flags = flags_of(parameter.tensor)
-        parameter.has_hook = bool(parameter.tensor._backward_hooks)
-        measure(parameter)
-    return [rows[n] for n in sorted(rows)], list(parameters.values())
-
-
-def measure(parameter: Parameter) -> None:
-    """Fill in shape and size; a lazy parameter that no forward has initialised has none."""
-    tensor: Any = parameter.tensor
-    if is_lazy(tensor):
-        return
-    parameter.shape = tuple(tensor.shape)
-    parameter.numel = tensor.numel()
-    parameter.bytes = parameter.numel * tensor.element_size()
+        if number not in modules:
+            modules[number] = NamedModule(f"?{type(module).__name__}", number, NO_MODULE, module, False, was_seen=False)
+    return [modules[n] for n in sorted(modules)], list(parameters.values())
 
 
 def buffers(roots: Mapping[str, nn.Module]) -> dict[str, Tensor]:

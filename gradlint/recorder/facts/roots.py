@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from gradlint.load.inputs.values import all_tensors
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
+from gradlint.traces.ids import ParameterKey
 from gradlint.traces.trace import Parameter
 from gradlint.wording import summarize_names
 
@@ -69,18 +70,19 @@ def roots_of(setup: Setup, output: Any, ran: bool, recorder: Recorder, notes: li
     return Roots(tuple(chosen), f"none given: gradient is followed from {each}", False)
 
 
-def not_finite(roots: Sequence[Tensor], parameters: Iterable[Parameter]) -> list[str]:
+def not_finite(
+    roots: Sequence[Tensor], parameters: Sequence[Parameter], tensors: Mapping[ParameterKey, Tensor]
+) -> list[str]:
     """Return a note if the loss or an output is NaN or infinite, with the parameters that were so before it."""
     with torch.no_grad():
         if not any(_is_spoilt(root) for root in roots):
             return []
-        known = list(parameters)
-        spoilt = [p for p in known if p.numel and _is_spoilt(p.tensor)]
+        spoilt = [p for p in parameters if p.numel and _is_spoilt(tensors[p.key])]
     if not spoilt:
         return ["the loss or an output is NaN or infinite with these inputs: what depends on values is less certain"]
     are = "is" if len(spoilt) == 1 else "are"
     return [
-        f"the loss or an output is NaN or infinite, and so {are} {summarize_names(spoilt, known)}: "
+        f"the loss or an output is NaN or infinite, and so {are} {summarize_names(spoilt, parameters)}: "
         "load or initialise the weights before training"
     ]
 

@@ -41,6 +41,11 @@ class Find:
         """The module of the tree whose attribute it is in."""
         self.attribute = attribute
 
+    @property
+    def named_module(self) -> tuple[str, nn.Module, bool]:
+        """(name, module, whether the holder is of the user's own class)."""
+        return self.fqn, self.thing, class_is_project(type(self.holder))
+
     def place(self, log: HookLog) -> Held:
         """Return the place as plain data."""
         container = "" if self.variable else type(vars(self.holder).get(self.attribute)).__name__

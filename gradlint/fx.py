@@ -1,21 +1,23 @@
-"""The recording as a torch.fx Graph."""
+"""A recording as a torch.fx graph."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import Any
 
 import torch
 import torch.fx
 
 from gradlint.traces.ids import ValueId
-from gradlint.traces.trace import GRAD_ON, IN_FUNCTION, KIND_ALIAS, TENSOR, Op
-
-if TYPE_CHECKING:
-    from gradlint.traces.trace import Trace
+from gradlint.traces.trace import GRAD_ON, IN_FUNCTION, KIND_ALIAS, KIND_OPAQUE, TENSOR, Op, Trace
 
 
-def build_graph(trace: Trace) -> torch.fx.Graph:
-    """The forward and the loss of a trace as nodes, in the order of execution.
+def fx_graph(trace: Trace) -> torch.fx.Graph:
+    """Return the forward and the loss of a trace as nodes of a graph, in the order of execution.
+
+    Each node's ``meta`` holds ``op`` (the Op), ``module`` (fqn), ``location``, ``grad_mode`` (bool),
+    ``requires_grad_in`` and ``requires_grad_out`` (tuples of bool). The graph is for reading and analysis: executing it
+    is no substitute for the recording.
 
     Inputs are placeholders; parameters, buffers and tensors from elsewhere are ``get_attr`` nodes (the latter named
     ``constant_N``). An op with several results has a ``getitem`` node for each that is used.
@@ -63,13 +65,14 @@ def build_graph(trace: Trace) -> torch.fx.Graph:
 
 
 def _node(graph: torch.fx.Graph, op: Op, inputs: list[torch.fx.Node]) -> torch.fx.Node:
-    """A node for an op; what cannot be called again is a call of a stand-in that carries its name."""
-    if op.kind == KIND_ALIAS or isinstance(op.func, (str, type)) or (not op.args and not op.kwargs and inputs):
+    """Return a node for an op; what cannot be called again is a call of a stand-in that carries its name."""
+    function = _callable(op.func) if isinstance(op.func, str) and op.kind not in (KIND_ALIAS, KIND_OPAQUE) else None
+    if function is None or (not op.args and not op.kwargs and inputs):
         return graph.call_function(_opaque, (op.name, *inputs), name=_identifier(op.name))
     waiting = iter(inputs)
     args = tuple(_filled(a, waiting) for a in op.args)
     kwargs = {k: _filled(v, waiting) for k, v in (op.kwargs or {}).items()}
-    return graph.create_node("call_function", _callable(op), args, kwargs, name=_identifier(op.name))
+    return graph.create_node("call_function", function, args, kwargs, name=_identifier(op.name))
 
 
 def _filled(template: Any, waiting: Any) -> Any:
@@ -84,12 +87,14 @@ def _filled(template: Any, waiting: Any) -> Any:
     return template
 
 
-def _callable(op: Op) -> Any:
-    func = op.func
-    name = getattr(func, "__name__", "")
-    if name in ("__get__", "__set__"):
-        return _attribute(op.name)
-    return func
+_NAMESPACES = (torch.nn.functional, torch, torch.Tensor, torch.linalg, torch.fft, torch.special)
+
+
+@functools.cache
+def _callable(name: str) -> Any:
+    """Return the function of torch that has a name, or one that gets or sets the attribute of this name."""
+    found = next((f for space in _NAMESPACES if (f := getattr(space, name, None)) is not None), None)
+    return found if found is None or callable(found) else _attribute(name)
 
 
 def _attribute(name: str) -> Any:

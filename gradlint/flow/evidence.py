@@ -1,0 +1,68 @@
+"""Questions that a recording leaves open, and the evidence that further runs of the user's program give on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gradlint.traces.ids import OpIndex, ParameterIndex
+from gradlint.traces.trace import Numeric
+
+
+@dataclass(frozen=True)
+class AddedNumber:
+    """A Python number that was added to the loss: was it taken out of a tensor that parameters were used for?"""
+
+    op: OpIndex
+    """Index of the op that adds it."""
+    exits: tuple[tuple[OpIndex, frozenset[ParameterIndex]], ...]
+    """(op by which a number left torch, indices of the parameters that it depends on), the most likely one first."""
+    parameters: frozenset[ParameterIndex]
+    """Indices of all parameters that any number taken out before depends on."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a flow asks of further runs."""
+
+    groups: tuple[tuple[ParameterIndex, ...], ...] = ()
+    """Indices of parameters whose values left torch by the same ops: does the loss move if they are changed?"""
+    parameters: tuple[ParameterIndex, ...] = ()
+    """Indices of parameters that no gradient returns to, for no known reason: does the loss move with each?"""
+    numbers: tuple[AddedNumber, ...] = ()
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The effect on the loss of changing parameters."""
+
+    outcome: Literal["reaches", "no_evidence", "unknown"]
+    """``no_evidence``: no change that was tried moved the loss."""
+    reason: str = ""
+    """Reason for ``unknown``."""
+
+
+NOT_ASKED = Effect("unknown", "the set-up is not at hand any more")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The answers that further runs gave."""
+
+    groups: Mapping[tuple[ParameterIndex, ...], Effect] = field(default_factory=dict)
+    """By group, as in `Questions.groups`."""
+    parameters: Mapping[ParameterIndex, Effect] = field(default_factory=dict)
+    """By index of the parameter."""
+    numbers: Mapping[OpIndex, OpIndex] = field(default_factory=dict)
+    """Op that adds a number → op by which that number left torch. Numbers that were not taken out are absent."""
+    gradients: Numeric | None = None
+    """Gradients that a few steps of training showed; None where they were not asked for."""
+
+    def of_group(self, group: tuple[ParameterIndex, ...]) -> Effect:
+        """Return the effect of changing a group of parameters."""
+        return self.groups.get(group, NOT_ASKED)
+
+    def of_parameter(self, index: ParameterIndex) -> Effect:
+        """Return the effect of changing one parameter."""
+        return self.parameters.get(index, NOT_ASKED)

@@ -1,0 +1,69 @@
+"""Parameters that the loss seems not to depend on, although their values left torch before it was computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradlint.traces.dataflow import indices
+from gradlint.traces.ids import OpIndex, ParameterIndex
+from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS
+from gradlint.traces.trace import KIND_EXTRACT
+
+if TYPE_CHECKING:
+    from gradlint.flow.flow import Flow
+
+Groups = dict[tuple[OpIndex, ...], tuple[ParameterIndex, ...]]
+"""Ops by which values left torch (-1: unknown) → indices of the unused parameters whose values left by them."""
+
+
+def grouped_by_exit(flow: Flow) -> Groups:
+    """Return the unused parameters whose values left torch, or went where the recording does not show.
+
+    Parameters that left by the same exits share their fate: one experiment serves them all.
+    """
+    if not flow.trace.roots:
+        return {}  # there is no loss to move
+    groups: dict[tuple[OpIndex, ...], list[ParameterIndex]] = {}
+    for index, numbers in _exits(flow).items():
+        groups.setdefault(tuple(numbers), []).append(index)
+    return {exits: tuple(members) for exits, members in groups.items()}
+
+
+def apply_evidence(flow: Flow, groups: Groups) -> None:
+    """Move the parameters of each group to where the evidence puts them: starved if the loss moves with them."""
+    for exits, members in groups.items():
+        effect = flow.evidence.of_group(members)
+        if effect.outcome == "reaches":
+            flow.starved.update(members)
+            flow.unused.difference_update(members)
+            whole = [n for n in exits if flow.trace.ops[n].name in ARRAYS_OUT]
+            flow.proven.update(dict.fromkeys(members, (whole or list(exits))[0]))
+        elif effect.outcome == "unknown":
+            flow.why_undecided = effect.reason
+            flow.undecided.update(members)
+            flow.unused.difference_update(members)
+
+
+def _exits(flow: Flow) -> dict[ParameterIndex, list[OpIndex]]:
+    """Unused parameter → numbers of the ops through which its value left torch; -1 where it is not known how."""
+    trace = flow.trace
+    exits: dict[ParameterIndex, list[OpIndex]] = {}
+    steering = 0
+    for number in range(trace.forward_start, len(trace.ops)):
+        op = trace.ops[number]
+        if op.kind != KIND_EXTRACT:
+            continue
+        depends = 0
+        for value in op.inputs:
+            depends |= flow.masks.data.get(value, 0)
+        if op.name in DECISIONS:
+            steering |= depends
+            continue
+        for index in indices(depends):
+            if index in flow.unused:
+                exits.setdefault(index, []).append(OpIndex(number))
+    for index in flow.unused - set(exits):
+        lost = flow.lost_at(1 << index)
+        if not steering >> index & 1 and (lost >= 0 or trace.unseen):
+            exits[index] = [OpIndex(lost)]
+    return exits

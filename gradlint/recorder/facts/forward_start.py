@@ -1,0 +1,67 @@
+"""The state of models and optimizers when the forward (or, without one, the first step) began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.facts.module_tree import buffers, places
+from gradlint.recorder.facts.unregistered import loose_tensors
+from gradlint.restore.tensors import same_values
+from gradlint.traces.ids import OpIndex, ParameterKey
+
+
+class ForwardStart:
+    """State of models and optimizers at the start of the forward.
+
+    Attributes:
+        calls: number of module calls before.
+        tensors: the parameters of the roots and optimizers, by identity.
+        earlier: the value that each had, by identity.
+        lazy: identities of those that had no shape yet.
+        flags: whether each required grad.
+        modes: the training flag of each module, by identity.
+        named_buffers: value → name of the buffer whose content it was.
+        loose: tensors in plain attributes of modules.
+        start: number of ops before.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        roots: Mapping[str, nn.Module],
+        optimizers: Mapping[str, Any],
+        calls: int,
+        *,
+        rebase: bool = True,
+    ) -> None:
+        """`rebase` gives parameters a fresh value without a history; not to be done in the middle of training."""
+        held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
+        self.calls = calls
+        inside = [p for root in roots.values() for p in root.parameters()]
+        self.tensors = {ParameterKey(id(p)): p for p in (*inside, *held)}
+        if rebase:
+            self.earlier = recorder.tensors.rebase(self.tensors.values())
+        else:
+            for p in self.tensors.values():
+                recorder.tensors.watch(p)
+            self.earlier = {key: recorder.tensors.read(p) for key, p in self.tensors.items()}
+        self.lazy = {key for key, p in self.tensors.items() if is_lazy(p)}
+        self.flags = {key: bool(p.requires_grad) for key, p in self.tensors.items()}
+        self.modes = {id(p.module): bool(p.module.training) for p in places(roots)}
+        self._buffers = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
+        self.named_buffers = {recorder.tensors.read(t): name for name, (t, _) in self._buffers.items()}
+        self.loose = loose_tensors(roots, self.tensors, recorder)
+        self.start = OpIndex(len(recorder.tape.ops))
+
+    def buffers_moved(self, roots: Mapping[str, nn.Module]) -> frozenset[str]:
+        """Return the fqns of the buffers whose content has changed since."""
+        return frozenset(
+            name
+            for name, t in buffers(roots).items()
+            if name in self._buffers and not same_values(t, self._buffers[name][1])
+        )

@@ -1,0 +1,130 @@
+"""The history of each parameter: its events, the parameters that it was copied from, writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.facts.forward_start import ForwardStart
+from gradlint.recorder.facts.module_tree import NamedParameter, places
+from gradlint.recorder.hooks.modules import HookLog
+from gradlint.restore.tensors import same_values, storage_of
+from gradlint.traces.dataflow import ancestors, indices, propagate
+from gradlint.traces.events import Freeze, ParameterEvent, ParameterRegistration, ParameterWrite, Unfreeze
+from gradlint.traces.ids import NO_SITE, NO_VALUE, ParameterIndex, ParameterKey, ValueId
+
+
+@dataclass
+class ParameterHistory:
+    """The history of one parameter."""
+
+    events: list[ParameterEvent] = field(default_factory=list)
+    """Its registrations, freezes, unfreezes and writes, in order."""
+    copied_from: set[ParameterIndex] = field(default_factory=set)
+    """Indices of parameters that its value was copied from before the forward."""
+    computed: bool = False
+    """Whether it was created with values computed from another parameter."""
+    written: bool = False
+    """Whether user code wrote or replaced its value during the forward or the loss."""
+
+
+def histories(
+    recorder: Recorder,
+    log: HookLog,
+    parameters: Sequence[NamedParameter],
+    begin: ForwardStart,
+    roots: Mapping[str, nn.Module],
+) -> list[ParameterHistory]:
+    """Return the history of each parameter."""
+    found = [ParameterHistory() for _ in parameters]
+    by_key = {p.key: h for p, h in zip(parameters, found, strict=True)}
+    for event in recorder.tape.events:
+        if not isinstance(event, ParameterRegistration | Freeze | Unfreeze | ParameterWrite):
+            continue
+        history = by_key.get(event.parameter)
+        if history is not None:
+            history.events.append(event)
+            made = event.parameter in begin.lazy  # its first values are written by torch
+            if isinstance(event, ParameterWrite) and event.op >= begin.start and event.site != NO_SITE and not made:
+                history.written = True
+    _find_copies(recorder, log, parameters, begin, found)
+    _find_copies_made_before(roots, parameters, begin, found)
+    return found
+
+
+def _find_copies(
+    recorder: Recorder,
+    log: HookLog,
+    parameters: Sequence[NamedParameter],
+    begin: ForwardStart,
+    found: Sequence[ParameterHistory],
+) -> None:
+    """Note for each parameter the others that its value was copied or computed from."""
+    start, earlier = begin.start, begin.earlier
+    ops, values, watched = recorder.tape.ops, recorder.tape.values, recorder.tensors.owners
+    index = {p.key: p.index for p in parameters}
+    owners = {v: index[key] for v, key in watched.items() if key in index}
+    # An optimizer's kernels take all parameters at once, and make none of them a copy of another.
+    stepped = {number for step in log.steps for number in step}
+    copying = [op for number, op in enumerate(ops[:start]) if number not in stepped]
+    masks = propagate(copying, values, owners)
+    owned: dict[ParameterKey, list[ValueId]] = {}
+    for value, key in watched.items():
+        owned.setdefault(key, []).append(value)
+    first = {key: values[0] for key, values in owned.items()}
+    if any(p.key not in earlier for p in parameters):  # copies made in the forward
+        masks.data |= propagate(copying + ops[start:], values, owners).data
+    for parameter, history in zip(parameters, found, strict=True):
+        key = parameter.key
+        if history.events and history.events[0].region >= 0 and key in first:
+            history.computed = any(watched.get(v, key) != key for v in ancestors(ops[:start], (first[key],)))
+        value = earlier.get(key, first.get(key, NO_VALUE))
+        if value >= 0:
+            # a freeze gives a new value without a producer: what it was copied from, the one before it tells
+            computed = [v for v in owned.get(key, ()) if v <= value and values[v].producer >= 0]
+            depends = masks.data.get(computed[-1] if computed else value, 0)
+            history.copied_from = set(indices(depends)) - {parameter.index}
+
+
+def _find_copies_made_before(
+    roots: Mapping[str, nn.Module],
+    parameters: Sequence[NamedParameter],
+    begin: ForwardStart,
+    found: Sequence[ParameterHistory],
+) -> None:
+    """Take for copies the wholly frozen modules, made before the recording, that equal one of their kind that trains:
+    their making was not seen (a mean teacher in a model that was built elsewhere)."""
+    by_key = {p.key: p for p in parameters}
+    trains = [begin.flags.get(p.key, bool(p.tensor.requires_grad)) for p in parameters]
+    untouched = [not trains[p.index] and not found[p.index].events for p in parameters]
+    if not any(untouched):
+        return
+    alike: dict[Any, list[list[NamedParameter]]] = {}
+    for place in places(roots):
+        named = [(n, p) for n, p in place.module.named_parameters() if not is_lazy(p)]
+        mine = [known for _, p in named if (known := by_key.get(ParameterKey(id(p)))) is not None]
+        if mine and len(mine) == len(named):
+            kind = (type(place.module), tuple((n, p.shape) for n, p in named))
+            alike.setdefault(kind, []).append(mine)
+    for modules in alike.values():
+        for copy in modules:
+            if not all(untouched[p.index] for p in copy):
+                continue
+            for model in modules:
+                if any(trains[p.index] for p in model) and _equal(copy, model):
+                    for one, other in zip(copy, model, strict=True):
+                        found[one.index].copied_from.add(other.index)
+
+
+def _equal(copy: Sequence[NamedParameter], model: Sequence[NamedParameter]) -> bool:
+    """Return True if all values are the same, and not only because each module of the kind starts with them."""
+    tensors = [p.tensor.detach() for p in copy]
+    if any(storage_of(t) is None for t in tensors if t.numel()):
+        return False
+    telling = any(t.numel() > 1 and not bool((t == t.flatten()[0]).all()) for t in tensors)
+    return telling and all(same_values(t, p.tensor.detach()) for t, p in zip(tensors, model, strict=True))

@@ -1,0 +1,83 @@
+"""A finished trace and its evidence are data: pickled and judged in another process they give the same findings."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit import table
+
+from gradlint.engine.check import check_trace, record_target
+from gradlint.engine.options import Options
+from gradlint.experiments.settle import analyse
+from gradlint.findings import Report
+from gradlint.rulekit import registry
+
+JUDGE = """
+import json, pickle, sys
+from test_trace_is_data import judged
+with open(sys.argv[1], "rb") as file:
+    recordings = pickle.load(file)
+json.dump({target: judged(*recording) for target, recording in recordings.items()}, sys.stdout)
+"""
+FILES = sorted(table.FIXTURES.glob("*.py"))
+
+
+def judged(trace: Any, evidence: Any) -> list[str]:
+    """Return the findings of all rules in a trace, as text."""
+    report = check_trace(trace, registry.load(packs=False).rules, Options(), evidence)
+    return texts(report)
+
+
+def texts(report: Report) -> list[str]:
+    """Return all that a report says, as text."""
+    return [*map(repr, report.findings), *map(repr, report.notes), *(error.message for error in report.errors)]
+
+
+def recorded(target: str) -> tuple[Any, Any]:
+    """Return a target's trace and the evidence that further runs gave."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with record_target(target, Options()) as recorded:
+            return recorded.trace, analyse(recorded.trace, recorded.replay, numeric=True).evidence
+
+
+def in_another_process(recordings: dict[str, Any], folder: Path) -> dict[str, list[str]]:
+    """Return the findings that another process reports for pickled recordings."""
+    path = folder / "recordings"
+    path.write_bytes(pickle.dumps(recordings))
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", JUDGE, str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, list[str]] = json.loads(done.stdout)
+    return result
+
+
+def check(files: list[Path], folder: Path) -> None:
+    builders = [b for path in files for b in table.builders(path, "bad_", "good_")]
+    recordings = {b.target: recorded(b.target) for b in builders}
+    here = {target: judged(*recording) for target, recording in recordings.items()}
+    there = in_another_process(recordings, folder)
+    assert there == here
+    assert any(here.values())
+
+
+def test_a_pickled_trace_gives_the_same_findings(tmp_path: Path) -> None:
+    check([table.FIXTURES / "function_drops_gradient.py", table.FIXTURES / "value_roundtrip_upstream.py"], tmp_path)
+
+
+@pytest.mark.slow
+def test_every_pickled_trace_gives_the_same_findings(tmp_path: Path) -> None:
+    check(FILES, tmp_path)
