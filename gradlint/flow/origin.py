@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from gradlint.traces.ids import ValueId
 from gradlint.traces.op_families import (
@@ -74,48 +75,24 @@ def _before(trace: Trace, op: Op, output: ValueId, axis: int | None) -> tuple[Va
     if not op.inputs or op.inputs[0] == output:
         return None
     source = op.inputs[0]
-    shape, made = trace.values[source].shape, trace.values[output].shape
-    name = op.name
-    if name in SAME_VALUES or op.kind == KIND_ALIAS or (name in DROPOUTS and _off(op)):
-        return source, axis if len(shape) == len(made) else None
-    if name in RESHAPES:
-        return source, None if axis is None else _same_stride(shape, made, axis)
-    if name in DIMENSION_SWAPS:
-        dims = list(range(len(shape)))
-        first, second = _dim(op, 1, ("dim0", "axis0"), shape), _dim(op, 2, ("dim1", "axis1"), shape)
-        if first is None or second is None:
-            return source, None
-        dims[first], dims[second] = dims[second], dims[first]
-        return source, None if axis is None else dims[axis]
-    if name in MATRIX_TRANSPOSES:
-        dims = list(range(len(shape)))
-        dims = dims[::-1] if name in ("t", "T") else [*dims[:-2], dims[-1], dims[-2]]
-        return source, None if axis is None else dims[axis]
-    if name == "permute":
-        given = op.argument(1, "dims")
-        order = given if isinstance(given, (tuple, list)) else op.args[1:]
-        known = len(order) == len(shape) and all(type(d) is int for d in order)
-        return source, order[axis] % len(shape) if known and axis is not None else None
-    if name in ("movedim", "moveaxis"):
-        return source, None if axis is None else _moved(op, len(shape), axis)
-    if name in ("expand", "broadcast_to"):
-        if axis is None:
-            return source, None
-        back = axis - (len(made) - len(shape))
-        return source, back if back >= 0 and shape[back] == made[axis] else None
-    if name in SPLITS:
-        return source, axis
-    if name in SLICE_PICKS:
-        same = len(shape) == len(made) and axis is not None and shape[axis] == made[axis]
-        if name == "index_select" and axis == _dim(op, 1, ("dim",), shape):
-            same = False  # some twice, some not at all
-        return source, axis if same else None
-    if name in ("unbind", "select"):
-        dim = _dim(op, 1, ("dim",), shape, 0)
-        return source, None if axis is None or dim is None else axis + (axis >= dim)
-    if name == "__getitem__":
-        return source, None if axis is None else _indexed(trace, op, shape, axis)
-    return None
+    keeps_values = op.kind == KIND_ALIAS or (op.name in DROPOUTS and _off(op))
+    axis_before = _same_axis if keeps_values else _AXIS_BEFORE.get(op.name)
+    if axis_before is None:
+        return None
+    if axis is None:
+        return source, None
+    return source, axis_before(_Rearrangement(trace, op, trace.values[source].shape, trace.values[output].shape), axis)
+
+
+class _Rearrangement(NamedTuple):
+    """An op that only rearranges a value."""
+
+    trace: Trace
+    op: Op
+    shape: tuple[int, ...]
+    """Shape of the value."""
+    made: tuple[int, ...]
+    """Shape of the output."""
 
 
 def _off(op: Op) -> bool:
@@ -130,8 +107,13 @@ def _dim(
     return given % len(shape) if type(given) is int and shape else None
 
 
-def _same_stride(shape: tuple[int, ...], made: tuple[int, ...], axis: int) -> int | None:
-    """Return the axis of a contiguous `shape` with size and stride of an axis of `made`."""
+def _same_axis(step: _Rearrangement, axis: int) -> int | None:
+    return axis if len(step.shape) == len(step.made) else None
+
+
+def _reshaped(step: _Rearrangement, axis: int) -> int | None:
+    """Return the axis of a contiguous value with size and stride of an axis of the output."""
+    shape, made = step.shape, step.made
     if made[axis] == 1:
         return None
     stride = math.prod(made[axis + 1 :])
@@ -141,32 +123,73 @@ def _same_stride(shape: tuple[int, ...], made: tuple[int, ...], axis: int) -> in
     return None
 
 
-def _moved(op: Op, dims: int, axis: int) -> int | None:
-    source, target = op.argument(1, "source"), op.argument(2, "destination")
+def _swapped(step: _Rearrangement, axis: int) -> int | None:
+    first = _dim(step.op, 1, ("dim0", "axis0"), step.shape)
+    second = _dim(step.op, 2, ("dim1", "axis1"), step.shape)
+    if first is None or second is None:
+        return None
+    return {first: second, second: first}.get(axis, axis)
+
+
+def _transposed(step: _Rearrangement, axis: int) -> int:
+    dims = list(range(len(step.shape)))
+    return (dims[::-1] if step.op.name in ("t", "T") else [*dims[:-2], dims[-1], dims[-2]])[axis]
+
+
+def _permuted(step: _Rearrangement, axis: int) -> int | None:
+    given = step.op.argument(1, "dims")
+    order = given if isinstance(given, (tuple, list)) else step.op.args[1:]
+    known = len(order) == len(step.shape) and all(type(d) is int for d in order)
+    return order[axis] % len(step.shape) if known else None
+
+
+def _moved(step: _Rearrangement, axis: int) -> int | None:
+    source, target = step.op.argument(1, "source"), step.op.argument(2, "destination")
     moved = ([source], [target]) if type(source) is int and type(target) is int else (source, target)
     if not all(isinstance(m, (list, tuple)) for m in moved):
         return None
+    dims = len(step.shape)
     taken = {t % dims: s % dims for s, t in zip(*moved, strict=True)}
     left = iter(d for d in range(dims) if d not in taken.values())
     return [taken[d] if d in taken else next(left) for d in range(dims)][axis]
 
 
-def _indexed(trace: Trace, op: Op, shape: tuple[int, ...], axis: int) -> int | None:
+def _expanded(step: _Rearrangement, axis: int) -> int | None:
+    back = axis - (len(step.made) - len(step.shape))
+    return back if back >= 0 and step.shape[back] == step.made[axis] else None
+
+
+def _split(step: _Rearrangement, axis: int) -> int:
+    return axis
+
+
+def _sliced(step: _Rearrangement, axis: int) -> int | None:
+    if step.op.name == "index_select" and axis == _dim(step.op, 1, ("dim",), step.shape):
+        return None  # some twice, some not at all
+    return axis if len(step.shape) == len(step.made) and step.shape[axis] == step.made[axis] else None
+
+
+def _unbound(step: _Rearrangement, axis: int) -> int | None:
+    dim = _dim(step.op, 1, ("dim",), step.shape, 0)
+    return None if dim is None else axis + (axis >= dim)
+
+
+def _indexed(step: _Rearrangement, axis: int) -> int | None:
     """Return the axis of ``x`` that became an axis of ``x[...]``."""
+    op = step.op
     index: Any = op.args[1] if len(op.args) > 1 else None
     parts = list(index) if isinstance(index, tuple) else [index]
-    tensors = iter(op.inputs[1:])
     if any(isinstance(p, (list, str)) for p in parts):
         return None
     if TENSOR in parts:
         if len(parts) > 1:
             return None
-        chosen = trace.values[next(tensors)]  # one mask or index over the leading axes
+        chosen = step.trace.values[op.inputs[1]]  # one mask or index over the leading axes
         mask = "bool" in str(chosen.dtype) or "uint8" in str(chosen.dtype)
         gone, came = (len(chosen.shape), 1) if mask else (1, len(chosen.shape))
         return axis - came + gone if axis >= came else None
     taken = sum(p is not None and p is not Ellipsis for p in parts)
-    rest = len(shape) - taken
+    rest = len(step.shape) - taken
     if Ellipsis in parts:
         at = parts.index(Ellipsis)
         parts[at : at + 1] = [slice(None)] * rest
@@ -184,3 +207,19 @@ def _indexed(trace: Trace, op: Op, shape: tuple[int, ...], axis: int) -> int | N
             return None
         position += 1
     return kept[axis] if axis < len(kept) else None
+
+
+_AXIS_BEFORE: dict[str, Callable[[_Rearrangement, int], int | None]] = {
+    **dict.fromkeys(SAME_VALUES, _same_axis),
+    **dict.fromkeys(RESHAPES, _reshaped),
+    **dict.fromkeys(DIMENSION_SWAPS, _swapped),
+    **dict.fromkeys(MATRIX_TRANSPOSES, _transposed),
+    **dict.fromkeys(("movedim", "moveaxis"), _moved),
+    **dict.fromkeys(("expand", "broadcast_to"), _expanded),
+    **dict.fromkeys(SPLITS, _split),
+    **dict.fromkeys(SLICE_PICKS, _sliced),
+    **dict.fromkeys(("unbind", "select"), _unbound),
+    "permute": _permuted,
+    "__getitem__": _indexed,
+}
+"""Op that only rearranges → function that returns the axis of the value that became an axis of the output."""

@@ -195,35 +195,28 @@ def _skipped(page: Page, skipped: Iterable[Skipped]) -> None:
 
 
 def _closing(report: Report, brief: bool) -> Text:
-    counts = {severity: sum(f.severity == severity for f in report.findings) for severity in reversed(Severity)}
-    parts = []
-    if report.errors:
-        parts.append(Text(f"{plural(len(report.errors), 'target')} could not be checked", style="bold red"))
-    for severity, count in counts.items():
-        if count:
-            noun = "info finding" if severity is Severity.INFO else str(severity)
-            parts.append(Text(plural(count, noun), style=SEVERITY_STYLE[severity]))
-    if not report.findings and report.targets:
-        parts.append(Text("no findings", style="" if report.errors else "bold green"))
-    if report.hidden:
-        parts.append(Text(f"{report.hidden} info hidden (--show-info)", style="dim"))
-    skipped = sum(skip.asked for skip in report.skipped)
-    if skipped and brief:
-        parts.append(Text(f"{plural(skipped, 'rule run')} skipped (-v says why)", style="dim"))
-    if not report.findings and not report.targets and report.sources is not None and not report.errors:
-        parts.append(Text("no findings", style="bold green"))
-    if report.fixed:
-        parts.append(Text(f"{report.fixed} fixed", style="bold green"))
-    if report.known:
-        parts.append(Text(f"{report.known} in the baseline", style="dim"))
-    if report.silenced:
-        parts.append(Text(f"{report.silenced} suppressed by comments", style="dim"))
-    if report.gone:
-        parts.append(Text(f"{report.gone} of the baseline gone (--write-baseline removes them)", style="dim"))
+    errors = len(report.errors)
+    skipped = sum(skip.asked for skip in report.skipped) if brief else 0
     fixable = sum(applicable(f, unsafe=False) for f in report.findings)
-    if fixable:
-        parts.append(Text(f"{fixable} fixable with --fix", style="dim"))
-    if not parts:
-        parts.append(Text("nothing was checked"))
+    clean = not report.findings
+    clean_sources = clean and not report.targets and not errors and report.sources is not None
+    found = {severity: sum(f.severity == severity for f in report.findings) for severity in reversed(Severity)}
+    rows: list[tuple[int, str, str]] = [
+        (errors, f"{plural(errors, 'target')} could not be checked", "bold red"),
+        *(
+            (n, plural(n, "info finding" if s is Severity.INFO else str(s)), SEVERITY_STYLE[s])
+            for s, n in found.items()
+        ),
+        (clean and bool(report.targets), "no findings", "" if errors else "bold green"),
+        (report.hidden, f"{report.hidden} info hidden (--show-info)", "dim"),
+        (skipped, f"{plural(skipped, 'rule run')} skipped (-v says why)", "dim"),
+        (clean_sources, "no findings", "bold green"),
+        (report.fixed, f"{report.fixed} fixed", "bold green"),
+        (report.known, f"{report.known} in the baseline", "dim"),
+        (report.silenced, f"{report.silenced} suppressed by comments", "dim"),
+        (report.gone, f"{report.gone} of the baseline gone (--write-baseline removes them)", "dim"),
+        (fixable, f"{fixable} fixable with --fix", "dim"),
+    ]
+    parts = [Text(text, style=style) for count, text, style in rows if count] or [Text("nothing was checked")]
     line = Text(", ").join(parts)
     return line if len(report.targets) < 2 else Text.assemble(line, f" in {plural(len(report.targets), 'target')}")

@@ -179,7 +179,7 @@ class Context:
         return self.related(f"{optimizer.type} is created here", optimizer.site)
 
     def uncalled(self, method: str) -> list[Related]:
-        """Return the executed statements that name a method and do not call it: ``optimizer.zero_grad``."""
+        """Return the executed statements that name a method without a call: ``optimizer.zero_grad``."""
         places = uncalled_method_statements(self.trace, method)
         return [Related("referenced here, but not called", place) for place in places]
 
@@ -215,7 +215,7 @@ class Context:
         return [p for p in parameters if p.fqn not in names]
 
     def freeze_site(self, module: Module, parameters: Iterable[Parameter]) -> SiteId:
-        """Return the site where parameters of a module were frozen, else where the module was registered."""
+        """Return the site of a freeze of some parameters, else where their module was registered."""
         freeze = self.first_freeze(parameters)
         return freeze.site if freeze is not None else module.registered_at
 

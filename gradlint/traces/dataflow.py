@@ -34,59 +34,46 @@ def propagate(
     """Push both sets through the ops in order.
 
     A cut is an *output* that depends on a parameter and carries no gradient for it while an input does. Inside a
-    custom Function, where grad mode is off by design, the gradient counts as kept; what comes out of it tells.
+    custom Function, where grad mode is off by design, the gradient counts as kept: its outputs decide.
 
     Args:
         dropped: as `Trace.dropped`.
     """
-    data: dict[ValueId, int] = {}
-    live: dict[ValueId, int] = {}
-    cuts: list[tuple[OpIndex, ValueId, int]] = []
+    masks = Masks({}, {}, [])
+    data, live = masks.data, masks.live
     for value, index in owners.items():
         data[value] = 1 << index
         if values[value].requires_grad:
             live[value] = 1 << index
-    for number in range(len(ops)):
-        op = ops[number]
-        _, _, _, region, inputs, outputs, _, _, kind = op
-        depends = 0
-        returns = 0
-        for i in inputs:
-            depends |= data.get(i, 0)
-            returns |= live.get(i, 0)
+    for number, op in enumerate(ops):
+        inputs = op.inputs
+        depends = returns = 0
+        for value in inputs:
+            depends |= data.get(value, 0)
+            returns |= live.get(value, 0)
         if not depends:
             continue
         name = op.name
         if name in VALUE_FREE:
             continue
-        if len(outputs) > 1 and (name in PAIRWISE or name.startswith("_foreach_")):
-            for position, output in enumerate(outputs):
-                if output in inputs:
-                    continue
-                mine = 0 if output not in owners else 1 << owners[output]
-                data[output] = mine
-                live[output] = mine if values[output].requires_grad else 0
-                for i in inputs[position :: len(outputs)]:
-                    data[output] |= data.get(i, 0)
-                    live[output] |= live.get(i, 0) if values[output].requires_grad or region == IN_FUNCTION else 0
+        if len(op.outputs) > 1 and (name in PAIRWISE or name.startswith("_foreach_")):
+            _push_pairwise(masks, op, values, owners)
             continue
-        kept = returns
-        if region == IN_FUNCTION:
-            for output in outputs:
+        if op.region == IN_FUNCTION:
+            for output in op.outputs:
                 data[output] = data.get(output, 0) | depends
                 live[output] = live.get(output, 0) | returns
             continue
-        if kind == KIND_OPAQUE and dropped:
-            kept = _kept(op, live, dropped)
-        if name in ZERO_GRADIENT or name in NEW_LEAF or _rounds(op):
+        if op.kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
+            depends = _union(data, inputs[1:])
+            kept = returns = _union(live, inputs[1:])
+        elif name in ZERO_GRADIENT or name in NEW_LEAF or _rounds(op):
             kept = 0
-        if kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
-            depends = kept = returns = 0
-            for i in inputs[1:]:
-                depends |= data.get(i, 0)
-                returns |= live.get(i, 0)
+        elif op.kind == KIND_OPAQUE and dropped:
+            kept = _kept(op, live, dropped)
+        else:
             kept = returns
-        for output in outputs:
+        for output in op.outputs:
             if output in inputs:
                 continue  # given back as it was
             own = owners.get(output)
@@ -98,19 +85,40 @@ def propagate(
             live[output] = carries
             lost = returns & depends & ~carries & ~mine
             if lost and number >= start:
-                cuts.append((OpIndex(number), output, lost))
-    return Masks(data, live, cuts)
+                masks.cuts.append((OpIndex(number), output, lost))
+    return masks
+
+
+def _union(masks: Mapping[ValueId, int], values: Iterable[ValueId]) -> int:
+    union = 0
+    for value in values:
+        union |= masks.get(value, 0)
+    return union
+
+
+def _push_pairwise(masks: Masks, op: Op, values: Sequence[Value], owners: Mapping[ValueId, ParameterIndex]) -> None:
+    """Push both sets through an op whose outputs each depend on the inputs at their own position alone."""
+    for position, output in enumerate(op.outputs):
+        if output in op.inputs:
+            continue
+        sources = op.inputs[position :: len(op.outputs)]
+        mine = 1 << owners[output] if output in owners else 0
+        requires_grad = values[output].requires_grad
+        masks.data[output] = mine | _union(masks.data, sources)
+        masks.live[output] = mine if requires_grad else 0
+        if requires_grad or op.region == IN_FUNCTION:
+            masks.live[output] |= _union(masks.live, sources)
 
 
 def _kept(op: Op, live: Mapping[ValueId, int], dropped: Container[tuple[Any, int]]) -> int:
-    """What gradient returns to through a custom Function some of whose inputs get None."""
+    """Return the parameters that gradient returns to through a custom Function that drops some of it."""
     lost = kept = 0
     for position, value in enumerate(op.inputs):
         if (op.func, position) in dropped:
             lost |= live.get(value, 0)
     for position, value in enumerate(op.inputs):
         if (op.func, position) not in dropped:
-            # the last input of all is what was computed inside: it depends on all the others
+            # the last input of all was computed inside: it depends on all the others
             inner = position == len(op.inputs) - 1
             kept |= live.get(value, 0) & (~lost if inner else -1)
     return kept
@@ -121,7 +129,7 @@ def _rounds(op: Op) -> bool:
 
 
 def ancestors(ops: Sequence[Op], roots: Iterable[ValueId]) -> set[ValueId]:
-    """The values on a data path to the roots, the roots included."""
+    """Return the values on a data path to the roots, the roots included."""
     wanted = set(roots)
     for op in reversed(ops):
         if any(o in wanted for o in op.outputs) and op.name not in VALUE_FREE:
@@ -133,7 +141,7 @@ def ancestors(ops: Sequence[Op], roots: Iterable[ValueId]) -> set[ValueId]:
 
 
 def indices(mask: int) -> list[ParameterIndex]:
-    """The set bits of a mask, lowest first."""
+    """Return the set bits of a mask, lowest first."""
     found = []
     while mask:
         low = mask & -mask

@@ -1,4 +1,4 @@
-"""What the source of a constructor's call says about its arguments: where the parameters were chosen."""
+"""Read from the source of a constructor's call where its parameters were chosen."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from gradlint.traces.sites import Sites, is_project
 def constructor_arguments(
     sites: Sites, site: SiteId, frame: FrameType | None, cls: type
 ) -> tuple[tuple[Location, ...], tuple[Location, ...], Location | None]:
-    """(chosen_at, group_locations, parameters_of) of the call that makes a `cls`; empty where the source does not
-    tell."""
+    """Return (chosen_at, group_locations, parameters_of) of a call of `cls`; empty if unknown."""
     blamed = sites.innermost(site)
     if blamed is None or frame is None:
         return (), (), None
@@ -30,37 +29,38 @@ def constructor_arguments(
     argument = next((k.value for k in call.keywords if k.arg == "params"), call.args[0] if call.args else None)
     if argument is None:
         return (), (), None
-    chosen: list[Location] = []
-    groups: tuple[Location, ...] = ()
-    function = _enclosing(blamed.path, frame.f_code)
-    pending: list[ast.expr] = [argument]
+    chosen, expressions = _choices(argument, blamed.path, frame, call.lineno)
+    written = (e.elts for e in expressions if isinstance(e, ast.List | ast.Tuple) and e.elts)
+    groups = tuple(node_location(blamed.path, group) for group in next(written, ()))
+    return chosen, groups, node_location(blamed.path, argument) if _is_all_parameters(argument) else None
+
+
+def _choices(
+    argument: ast.expr, path: str, frame: FrameType, before: int
+) -> tuple[tuple[Location, ...], list[ast.expr]]:
+    """Return where the parameters in an argument are chosen, and the expressions that give its value."""
+    function = _enclosing(path, frame.f_code)
+    places: list[Location] = []
+    expressions = [argument]
     seen: set[str] = set()
-    while pending:
-        expression = pending.pop(0)
-        if isinstance(expression, (ast.List, ast.Tuple)) and not groups and expression.elts:
-            groups = tuple(node_location(blamed.path, e) for e in expression.elts)
+    for expression in expressions:  # which grows by the values of names
         for node in ast.walk(expression):
-            if isinstance(node, ast.Call):
-                code = _called(node.func, frame)
-                if code is not None:
-                    chosen.append(definition_location(code))
+            if isinstance(node, ast.Call) and (code := _called(node.func, frame)) is not None:
+                places.append(definition_location(code))
             elif isinstance(node, ast.Name) and node.id not in seen and function is not None:
                 seen.add(node.id)
-                for statement in _assignments(function, node.id, call.lineno):
-                    chosen.append(node_location(blamed.path, statement))
-                    value = statement.value
-                    if value is not None:
-                        pending.append(value)
-    literal = None
-    if (
-        isinstance(argument, ast.Call)
-        and isinstance(argument.func, ast.Attribute)
-        and argument.func.attr == "parameters"
-        and not argument.args
-        and not argument.keywords
-    ):
-        literal = node_location(blamed.path, argument)
-    return tuple(dict.fromkeys(chosen)), groups, literal
+                assignments = list(_assignments(function, node.id, before))
+                places += (node_location(path, statement) for statement in assignments)
+                expressions += (statement.value for statement in assignments if statement.value is not None)
+    return tuple(dict.fromkeys(places)), expressions
+
+
+def _is_all_parameters(argument: ast.expr) -> bool:
+    """Return True for ``X.parameters()``."""
+    match argument:
+        case ast.Call(func=ast.Attribute(attr="parameters"), args=[], keywords=[]):
+            return True
+    return False
 
 
 def _enclosing(path: str, code: CodeType) -> ast.AST | None:
@@ -76,7 +76,7 @@ def _assignments(scope: ast.AST, name: str, before: int) -> Iterator[ast.Assign 
 
 
 def _makes_module(value: ast.expr | None) -> bool:
-    """Whether an assignment looks like the making of a model (``Net(...)``) rather than a choice of parameters."""
+    """Return True if an assignment looks like the creation of a model: ``Net(...)``."""
     if not isinstance(value, ast.Call):
         return False
     name = value.func.attr if isinstance(value.func, ast.Attribute) else getattr(value.func, "id", "")
@@ -84,7 +84,7 @@ def _makes_module(value: ast.expr | None) -> bool:
 
 
 def _called(function: ast.expr, frame: FrameType) -> CodeType | None:
-    """The code of the user's function that an expression names; found without running any of their code."""
+    """Return the code of the user function that an expression names; runs no user code."""
     found = _static(function, frame)
     if isinstance(found, MethodType):
         found = found.__func__
