@@ -51,10 +51,10 @@ def _explain(trace: Trace, flow: Flow, parameter: Parameter) -> Explanation:
         Section("optimizer", _optimizer(trace, parameter)),
         Section("path to the loss" if trace.loss_given else "path to the output", _path(trace, flow, parameter)),
     ]
-    return Explanation(parameter.fqn, _state(trace, flow, parameter), about, [s for s in sections if s.steps])
+    return Explanation(parameter.fqn, _state(flow, parameter), about, [s for s in sections if s.steps])
 
 
-def _state(trace: Trace, flow: Flow, parameter: Parameter) -> str:
+def _state(flow: Flow, parameter: Parameter) -> str:
     outcome = outcome_of(flow, parameter)
     match outcome.kind:
         case OutcomeKind.TRAINS:

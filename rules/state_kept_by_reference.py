@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from gradlint import Finding, Fix, Rule, Severity, SourceContext, SourceModule
-from gradlint.source import dotted_text, loops_around
+from gradlint.source import dotted_text, last_name, loops_around
 
 Loop = ast.For | ast.AsyncFor | ast.While
 
@@ -187,7 +187,7 @@ def _trains(module: SourceModule, loop: Loop, model: str) -> bool:
     bodies: list[ast.AST] = [loop]
     for body in bodies:  # which grows by what is called
         for call in (node for node in ast.walk(body) if isinstance(node, ast.Call)):
-            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            name = last_name(call.func)
             bodies += (f for f in module.stated(ast.FunctionDef) if f.name == name and f not in bodies)
     nodes = [node for body in bodies for node in ast.walk(body)]
     within = nodes if model.startswith("self.") else list(ast.walk(loop))

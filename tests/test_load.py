@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from gradlint.errors import GradlintError, TargetError, UsageError
-from gradlint.load.target import call_build, loaded, parse_target, user_traceback
+from gradlint.load.build import call_build, user_traceback
+from gradlint.load.target import loaded, parse_target
 
 Tree = dict[str, str]
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gradlint.restore.preserved import Preserved, isolated_rng
+from gradlint.restore.global_state import isolated_rng
+from gradlint.restore.preserved import Preserved
 
 Deed = Callable[[Any, Tensor], object]
 

@@ -94,11 +94,9 @@ def skeleton(module: SourceModule, classes: list[ast.ClassDef], path: Path, name
 
     Each class that is no part of another gets a function; the first one is ``build``.
     """
-    head = _HEAD.format(
-        name=name, module=_dotted(path), classes=", ".join(sorted(cls.name for cls in _outer(module, classes)))
-    )
+    head = _HEAD.format(name=name, module=_dotted(path), classes=", ".join(sorted(cls.name for cls in _outer(classes))))
     parts = []
-    for number, cls in enumerate(_outer(module, classes)):
+    for number, cls in enumerate(_outer(classes)):
         function = "build" if not number else f"build_{_snake(cls.name)}"
         attributes = [a for a, v in module.kinds.attributes(cls).items() if any(_is_module(module, e) for e in v)]
         forward = module.kinds.method(cls, "forward")
@@ -115,7 +113,7 @@ def skeleton(module: SourceModule, classes: list[ast.ClassDef], path: Path, name
     return head + "".join(parts)
 
 
-def _outer(module: SourceModule, classes: list[ast.ClassDef]) -> list[ast.ClassDef]:
+def _outer(classes: list[ast.ClassDef]) -> list[ast.ClassDef]:
     inner = {node.id for cls in classes for node in ast.walk(cls) if isinstance(node, ast.Name) and node.id != cls.name}
     return [cls for cls in classes if cls.name not in inner] or classes[:1]
 

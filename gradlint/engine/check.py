@@ -16,8 +16,9 @@ from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Ski
 from gradlint.flow.evidence import Evidence
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import titled
+from gradlint.load.build import Target, call_build
 from gradlint.load.setup import normalize
-from gradlint.load.target import Target, call_build, loaded, parse_target
+from gradlint.load.target import loaded, parse_target
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.contract import DeclarationKind, own_declarations
 from gradlint.rulekit.precedence import in_order, run

@@ -32,8 +32,6 @@ class FileResult:
 
     path: str
     findings: list[Finding]
-    suppressions: bool = False
-    """Whether a comment in it may suppress a finding."""
 
 
 @dataclass
@@ -104,7 +102,7 @@ def check_files(
         if known is not None:
             outcome.cached += 1
             if known[0] or known[1]:
-                outcome.results.append(FileResult(file.path, *known))
+                outcome.results.append(FileResult(file.path, known[0]))
             continue
         todo.setdefault(rules, []).append(_Task(file.path, target_of(file.path), key, root, len(data), suppresses))
     for rules, tasks in todo.items():
@@ -114,7 +112,7 @@ def check_files(
                 continue
             caches[task.root, rules].put(task.key, findings, task.suppresses)
             if findings or task.suppresses:
-                outcome.results.append(FileResult(task.path, findings, task.suppresses))
+                outcome.results.append(FileResult(task.path, findings))
     for cache in caches.values():
         cache.save()
     outcome.results.sort(key=lambda result: result.path)

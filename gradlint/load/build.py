@@ -71,14 +71,14 @@ def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = No
         )
     call = obj
     if isinstance(obj, InstanceMethod):
-        _demand_no_arguments(obj.owner, obj.owner.__name__, target)
+        _demand_no_arguments(obj.owner, obj.owner.__name__)
         call = obj.bind
     else:
-        _demand_no_arguments(obj, str(target.attribute), target)
+        _demand_no_arguments(obj, str(target.attribute))
     try:
         result = call()
         if isinstance(result, _Bound):
-            _demand_no_arguments(result.function, str(target.attribute), target)
+            _demand_no_arguments(result.function, str(target.attribute))
             result = result.function()
         return _unwrap_result(result, target, stack)
     except GradlintError:
@@ -126,7 +126,7 @@ def _first(take: Any, close: Any, target: Target, stack: contextlib.ExitStack | 
     return value
 
 
-def _demand_no_arguments(function: Any, name: str, target: Target) -> None:
+def _demand_no_arguments(function: Any, name: str) -> None:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):

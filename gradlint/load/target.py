@@ -18,12 +18,10 @@ from types import ModuleType
 from typing import Any
 
 from gradlint.errors import GradlintError, TargetError, UsageError
-from gradlint.load.build import InstanceMethod, Target, call_build, is_library_file, user_error, user_traceback
+from gradlint.load.build import InstanceMethod, Target, is_library_file, user_error, user_traceback
 from gradlint.load.setup import Setup
 
 _MARKERS = ("pyproject.toml", "setup.py", ".git")
-
-__all__ = ["Target", "call_build", "loaded", "missing_path", "parse_target", "user_error", "user_traceback"]
 
 
 def parse_target(text: str) -> Target:

@@ -90,7 +90,7 @@ def changes(before: Snapshot, after: Snapshot) -> list[Change]:
             why, place = _why(after, new)
             note(new, 2, f"new, {'training' if new.outcome is OutcomeKind.TRAINS else why}", place)
         elif old is not None and new is not None:
-            _compare(before, after, old, new, note)
+            _compare(after, old, new, note)
     found = []
     for (rank, clause, place), entries in sorted(groups.items(), key=lambda item: item[0][0]):
         everything = list((before if rank == 3 else after).entries.values())
@@ -104,9 +104,7 @@ def changes(before: Snapshot, after: Snapshot) -> list[Change]:
 _VERBS = ("stopped", "started", "changed", "moved")
 
 
-def _compare(
-    before: Snapshot, after: Snapshot, old: Entry, new: Entry, note: Callable[[Entry, int, str, Location | None], None]
-) -> None:
+def _compare(after: Snapshot, old: Entry, new: Entry, note: Callable[[Entry, int, str, Location | None], None]) -> None:
     why, place = _why(after, new)
     if old.outcome is not new.outcome:
         if old.outcome is OutcomeKind.TRAINS:

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["GlobalState", "isolated_rng", "rng_restorers", "without_torch_function"]
-
 _Setting = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 """Name, reader and writer of one global setting."""
 

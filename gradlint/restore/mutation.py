@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["may_write", "written_tensors"]
-
 _HANDED_OUT = {
     "numpy",
     "__array__",

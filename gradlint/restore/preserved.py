@@ -17,11 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradlint.restore.global_state import GlobalState, isolated_rng, rng_restorers, without_torch_function
+from gradlint.restore.global_state import GlobalState, rng_restorers, without_torch_function
 from gradlint.restore.mutation import written_tensors
 from gradlint.restore.tensors import PLAIN_TYPES, Memory, StorageBytes, TensorState, inner_tensors, storage_of
-
-__all__ = ["Preserved", "isolated_rng"]
 
 LARGE_BUFFER = 64 * 2**20
 """Bytes above which a buffer is copied on write, like a parameter (a quantised model keeps its weights as buffers)."""

@@ -9,17 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
-__all__ = [
-    "PLAIN_TYPES",
-    "Memory",
-    "StorageBytes",
-    "TensorState",
-    "inner_tensors",
-    "overlaps",
-    "same_values",
-    "storage_of",
-]
-
 PLAIN_TYPES = (Tensor, Parameter)
 """Tensor types without overridden memory queries: their storage is the real one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 
 from gradlint.errors import torch_missing
@@ -24,17 +25,17 @@ def main() -> None:
             missing = error
         else:
             from gradlint.runner import child
-    text = _given()
-    if not text:
+    given = _given()
+    if not given:
         return  # there is nothing to run after all
-    job = Job.from_text(text)
+    job: Job = pickle.loads(given)
     if missing is not None:
         leave(Report(errors=[Failure(job.target, str(torch_missing(missing)))]), job.report)
         sys.exit(2)
     child.main(job)
 
 
-def _given() -> str:
+def _given() -> bytes:
     """Return all of stdin, and leave nothing to read for the script."""
     parts = []
     while part := os.read(0, 1 << 16):
@@ -42,7 +43,7 @@ def _given() -> str:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    return b"".join(parts).decode()
+    return b"".join(parts)
 
 
 if __name__ == "__main__":

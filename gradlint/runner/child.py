@@ -16,7 +16,6 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gradlint.engine.check import check_trace
@@ -25,8 +24,10 @@ from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
 from gradlint.gc_pause import gc_paused
 from gradlint.load.build import InternalError, user_error
+from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.hooks.gradients import EnoughRecorded
 from gradlint.recorder.observation import Observation
+from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
 from gradlint.runner.job import Job, leave
 from gradlint.wording import plural
@@ -68,7 +69,8 @@ class _Runner:
         failure: Failure | None = None
         try:
             modules = self.observation.log.modules
-            with gc_paused(lambda: bool(modules)), _stand_in(self.observation), self.observation:
+            with gc_paused(lambda: bool(modules)), CpuStandIn() as cpu, self.observation:
+                self.observation.recorder.redirect_cuda(cpu)
                 try:
                     gradlint_runs_user_code(_script, job)
                 except EnoughRecorded:
@@ -194,11 +196,6 @@ class _Runner:
 _PID = os.getpid()
 
 
-def gradlint_runs_user_code(function: Callable[..., Any], *args: Any) -> Any:
-    """Call user code; the user's call chains begin above this frame."""
-    return function(*args)
-
-
 def _script(job: Job) -> None:
     if job.module:
         sys.argv = [job.script, *job.arguments]
@@ -208,16 +205,6 @@ def _script(job: Job) -> None:
         sys.argv = [job.script, *job.arguments]
         sys.path.insert(0, os.path.dirname(os.path.abspath(job.script)))
         runpy.run_path(job.script, run_name="__main__")
-
-
-@contextlib.contextmanager
-def _stand_in(observation: Observation) -> Any:
-    """Let a script that asks for CUDA run where there is none."""
-    from gradlint.recorder.cuda import CpuStandIn
-
-    with CpuStandIn() as standin:
-        observation.recorder.redirect_cuda(standin)
-        yield
 
 
 def main(job: Job) -> NoReturn:

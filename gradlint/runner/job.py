@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gradlint.findings import Report
 
@@ -41,19 +38,6 @@ class Job:
     def target(self) -> str:
         """How the report names it."""
         return f"-m {self.script}" if self.module else self.script
-
-    def to_text(self) -> str:
-        """Return the job as one argument of a command line."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @staticmethod
-    def from_text(text: str) -> Job:
-        """Return the job that `to_text` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        for name, value in fields.items():
-            if isinstance(value, list):
-                fields[name] = tuple(value)
-        return Job(**fields)
 
 
 def leave(report: Report, path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ class Process:
     def _give(self, job: Job) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stream:  # it may have died already
-            stream.write(job.to_text().encode())
+            pickle.dump(job, stream)
 
 
 @contextlib.contextmanager

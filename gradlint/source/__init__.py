@@ -39,5 +39,6 @@ if TYPE_CHECKING:
     from gradlint.source.order import surely_before as surely_before
     from gradlint.source.roundtrips import find_roundtrips as find_roundtrips
     from gradlint.source.scopes import dotted_text as dotted_text
+    from gradlint.source.scopes import last_name as last_name
 else:
     __getattr__, __dir__ = lazy_names(__name__)

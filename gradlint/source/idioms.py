@@ -10,7 +10,7 @@ from gradlint.source.attributes import containers_of, write_of
 from gradlint.source.file import SourceModule
 from gradlint.source.kinds import Kind
 from gradlint.source.names import TRAINABLE
-from gradlint.source.scopes import Function, dotted_text
+from gradlint.source.scopes import Function, dotted_text, last_name
 
 _DEEPEST = 8
 
@@ -54,7 +54,7 @@ def _may_switch(module: SourceModule, expression: ast.expr) -> bool:
     if isinstance(called, ast.Name) and called.id not in _SWITCHES:  # under another name?
         text = module.source.text
         return f"as {called.id}" in text or f"{called.id} =" in text
-    return _last_name(called) in _SWITCHES
+    return last_name(called) in _SWITCHES
 
 
 def _only_assigns(body: list[ast.stmt]) -> bool:
@@ -271,7 +271,7 @@ def loss_calls(module: SourceModule, function: str, layer: str) -> Iterator[Loss
     """
     carriers = _carriers(module, {function, layer})
     for call in module.tree.nodes(ast.Call):
-        if not isinstance(call.func, ast.Call) and _last_name(call.func) not in carriers:
+        if not isinstance(call.func, ast.Call) and last_name(call.func) not in carriers:
             continue
         kind: Kind | None = None
         full = module.qualified(call.func)
@@ -320,15 +320,6 @@ def _bound_by(module: SourceModule, use: ast.AST) -> Iterator[str]:
         elif isinstance(around, ast.AnnAssign | ast.NamedExpr | ast.For | ast.AsyncFor | ast.comprehension):
             targets = [around.target]
         for target in targets:
-            yield from filter(None, (_last_name(node) for node in ast.walk(target)))
+            yield from filter(None, (last_name(node) for node in ast.walk(target)))
         if isinstance(around, ast.stmt):
             return
-
-
-def _last_name(node: ast.AST) -> str:
-    """Return ``c`` for ``a.b.c``, ``c`` and ``c[0]``; an empty text for anything else."""
-    while isinstance(node, ast.Subscript):
-        node = node.value
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""

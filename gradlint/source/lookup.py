@@ -12,7 +12,7 @@ from types import CodeType
 
 from gradlint.location import Code, Location, node_location, statement_location
 from gradlint.source.file import SourceModule
-from gradlint.source.scopes import first_line, own_nodes, self_name
+from gradlint.source.scopes import first_line, last_name, own_nodes, self_name
 from gradlint.source.text import SourceText, Unreadable
 
 
@@ -105,15 +105,9 @@ def decorator_location(code: CodeType | Code, names: frozenset[str]) -> Location
     path = os.path.abspath(code.co_filename)
     function = enclosing_function(code)
     for decorator in function.decorator_list if function is not None else ():
-        if any(_last_name(part) in names for part in ast.walk(decorator)):
+        if any(last_name(part) in names for part in ast.walk(decorator)):
             return node_location(path, decorator, before=1)
     return statement_location(path, code.co_firstlineno)
-
-
-def _last_name(node: ast.AST) -> str:
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""
 
 
 def call_at(path: str, location: Location, names: Container[str] = ()) -> ast.Call | None:

@@ -248,6 +248,15 @@ def dotted_text(node: ast.AST) -> str:
     return ast.unparse(node)
 
 
+def last_name(node: ast.AST) -> str:
+    """Return ``c`` for ``a.b.c``, ``c`` and ``c[0]``; an empty text for anything else."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def first_line(function: Function) -> int:
     """Return the first line of a function: its own, or its topmost decorator's."""
     return min([d.lineno for d in function.decorator_list], default=function.lineno)

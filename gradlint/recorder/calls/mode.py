@@ -232,7 +232,7 @@ class Recorder(TorchFunctionMode):
             if kind == dispatch.SET_GRAD:
                 self._grad_mode(bool(args[0]))
             elif kind == dispatch.REQUIRES_GRAD:
-                self._requires_grad(args, kwargs, func)
+                self._requires_grad(args, kwargs)
             elif kind == dispatch.READ_GRAD and self._grad_listener is not None:
                 self._grad_listener.gradient_read(args[0])
         except Exception as error:
@@ -433,7 +433,7 @@ class Recorder(TorchFunctionMode):
         """Record an event of a kind, at the user frame that caused it."""
         return self.tape.event(kind, self.walk(sys._getframe(1)).site, *fields, **named)
 
-    def _requires_grad(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, func: Any) -> None:
+    def _requires_grad(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
         tensor = args[0]
         wanted = args[1] if len(args) > 1 else (kwargs or {}).get("requires_grad", True)
         self.tensors.update_requires_grad(tensor)

@@ -12,6 +12,7 @@ from torch import nn
 
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import call_at, definition_location, enclosing_function, syntax_tree
+from gradlint.source.scopes import last_name
 from gradlint.traces.ids import SiteId
 from gradlint.traces.sites import Sites, is_project
 
@@ -79,8 +80,7 @@ def _makes_module(value: ast.expr | None) -> bool:
     """Return True if an assignment looks like the creation of a model: ``Net(...)``."""
     if not isinstance(value, ast.Call):
         return False
-    name = value.func.attr if isinstance(value.func, ast.Attribute) else getattr(value.func, "id", "")
-    return name[:1].isupper()
+    return last_name(value.func)[:1].isupper()
 
 
 def _called(function: ast.expr, frame: FrameType) -> CodeType | None:

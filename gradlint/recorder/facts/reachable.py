@@ -44,7 +44,7 @@ def owned_by(function: Any) -> Owned:
             found.modules.append(thing)
         elif _stateful(thing):
             found.stateful.append(thing)
-        pending.extend((part, depth + 1) for part in _parts(thing, depth))
+        pending.extend((part, depth + 1) for part in _parts(thing))
     return found
 
 
@@ -54,7 +54,7 @@ def _stateful(thing: Any) -> bool:
     return hasattr(type(thing), "load_state_dict") and hasattr(thing, "__dict__")
 
 
-def _parts(thing: Any, depth: int) -> Iterable[Any]:
+def _parts(thing: Any) -> Iterable[Any]:
     if isinstance(thing, Mapping):
         return list(thing.values())[:_ITEMS]
     if isinstance(thing, (list, tuple, set, frozenset)):
