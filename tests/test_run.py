@@ -135,13 +135,13 @@ def test_right_script_is_clean(tmp_path, name):
 
 NO_VERDICT = {
     "never trains": ("print('nothing to do')", "the script never trained"),
-    "only evaluates": ("with torch.no_grad(): model(x)", "1 call of its models and without a backward pass"),
+    "only evaluates": ("with torch.no_grad(): model(x)", "1 call of its models and no backward pass"),
     "raises": ("iteration()\nraise ValueError('no data')", "the script raised ValueError: no data"),
     "raises before": ("raise FileNotFoundError('data.csv')", "the script raised FileNotFoundError: data.csv"),
     "wrong usage": ("sys.exit(2)", "the script called sys.exit(2)"),
     "another thread": (
         "t = threading.Thread(target=lambda: [iteration() for _ in range(5)])\nt.start()\nt.join()",
-        "another thread",
+        "the script trains outside of its main thread, where gradlint cannot follow it",
     ),
     "another thread, for ever": (
         "def work():\n    while True: iteration()\nt = threading.Thread(target=work)\nt.start()\nt.join()",
