@@ -50,8 +50,9 @@ def _refuse_nonsense(options: CheckOptions, output: OutputOptions) -> None:
         raise UsageError("--add-ignores cannot change stdin: name files")
     if output.write_baseline and output.changes_files:
         raise UsageError("--write-baseline cannot be combined with fixes: fix first, then write it")
-    if output.statistics and output.output_format in ("sarif", "github"):
-        raise UsageError(f"--statistics has no {output.output_format} format: use full, concise or json")
+    if output.statistics and output.output_format and output.output_format not in statistics.FORMATS:
+        formats = ", ".join(statistics.FORMATS)
+        raise UsageError(f"--statistics has no {output.output_format} format: use one of {formats}")
 
 
 def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[CheckOptions], Checker]) -> int:

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from gradlint.report.view import View
     from gradlint.rulekit.registry import Entry
 
-FORMATS = {"full": "full", "concise": "concise", "json": "as_json", "sarif": "sarif", "github": "github"}
+FORMATS = {
+    "full": "full",
+    "concise": "concise",
+    "json": "as_json",
+    "sarif": "sarif",
+    "github": "github",
+}
 """Each output format by name → the module of this room that writes it, loaded when it is used."""
 
 

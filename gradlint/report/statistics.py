@@ -9,6 +9,9 @@ from gradlint.findings import Finding, Report
 from gradlint.report.view import View
 from gradlint.triage.fixes import applicable
 
+FORMATS = ("full", "concise", "json")
+"""The output formats that statistics have."""
+
 
 def render(report: Report, view: View) -> str:
     """Return one line per code: count, code, ``[*]`` if all are fixable, name."""
