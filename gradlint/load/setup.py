@@ -33,7 +33,8 @@ class Setup:
     step: Callable[[], Any] | None = None
     """A function without arguments that trains a little: one step or an epoch."""
     train: bool | None = None
-    """The flag for ``root.train(flag)``; None leaves the modes as build() set them."""
+    """The flag for ``root.train(flag)``. None leaves the modes as build() set them, unless the whole model is in eval
+    mode: then it is put in train mode."""
     trains: Sequence[str] = field(default_factory=tuple)
     """Glob patterns of the parameters that must train."""
     frozen: Sequence[str] = field(default_factory=tuple)

@@ -23,7 +23,7 @@ from table import Builder
 from gradlint import Rule, Severity
 from gradlint.rulekit import registry
 
-REGENERATE = "if this is meant: python tests/kit/generate.py, and read the diff"
+REGENERATE = "python tests/kit/generate.py"
 HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known limits", "References")
 
 
@@ -86,7 +86,7 @@ def parameters_exist(builder: Builder) -> Iterator[str]:
 def messages_as_reviewed(builder: Builder) -> Iterator[str]:
     """Require the messages to be those of the snapshot."""
     now = messages.text(builder, table.report(builder.target)) if builder.annotations else ""
-    yield from _difference(messages.reviewed(messages.SNAPSHOT).get(builder.id, ""), now)
+    yield from _difference(builder, messages.reviewed(messages.SNAPSHOT).get(builder.id, ""), now)
 
 
 def made_before_findings(builder: Builder) -> Iterator[str]:
@@ -105,13 +105,13 @@ def made_before_messages(builder: Builder) -> Iterator[str]:
     """Require the messages about a training setup made before the recording to be those of the snapshot."""
     report = messages.made_before(builder)
     now = messages.text(builder, report) if messages.told(builder, report.findings) else ""
-    yield from _difference(messages.reviewed(messages.MADE_BEFORE).get(builder.id, ""), now)
+    yield from _difference(builder, messages.reviewed(messages.MADE_BEFORE).get(builder.id, ""), now)
 
 
-def _difference(reviewed: str, now: str) -> Iterator[str]:
+def _difference(builder: Builder, reviewed: str, now: str) -> Iterator[str]:
     if now != reviewed:
         lines = difflib.unified_diff(reviewed.splitlines(), now.splitlines(), "reviewed", "now", n=1, lineterm="")
-        yield "\n".join([REGENERATE, *lines])
+        yield "\n".join([f"if this is meant: {REGENERATE} {rule_name(builder)}, and read the diff", *lines])
 
 
 RECORDED = (announcement, proof_in_plain_torch, findings, parameters_exist, messages_as_reviewed)
@@ -127,7 +127,9 @@ def broken(builder: Builder) -> list[str]:
     if wrong:
         with contextlib.suppress(Exception):
             wrong.append(table.names_of(builder.id, table.report(builder.target)))
-            wrong += [table.names_of(f"{builder.id}, made before,", messages.made_before(builder))] if late else []
+            if late:
+                title = f"{builder.id}, built before the recording,"
+                wrong.append(table.names_of(title, messages.made_before(builder)))
     return wrong
 
 
