@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradlint.engine.notes import notes, nothing_to_judge
@@ -16,9 +17,7 @@ from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Ski
 from gradlint.flow.evidence import Evidence
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import titled
-from gradlint.load.build import Target, call_build
-from gradlint.load.setup import normalize
-from gradlint.load.target import loaded, parse_target
+from gradlint.load.buildable import Buildable, SetupAtHand, TargetOnDisk
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.contract import DeclarationKind, own_declarations
 from gradlint.rulekit.precedence import in_order, run
@@ -32,97 +31,21 @@ if TYPE_CHECKING:
 
 
 def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "") -> Report:
-    """Record a target and judge it by `rules`. What goes wrong in the user's code is in `Report.errors`.
+    """Record a target and judge it by `rules`; a fault of user code is in `Report.errors`.
 
-    `name` is what the report calls it, where that is not `target`.
+    `name` is the target's name in the report, if it is another.
     """
-    options = options or Options()
-    return _check(name or target, rules, options, lambda: record_target(target, options, name))
+    with _reporting(name or target) as report:
+        _check(report, TargetOnDisk.named(target), rules, options or Options(), name or target)
+    return report
 
 
 def check_setup(
     setup: Any, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "<setup>"
 ) -> Report:
-    """Judge what a build() returns, or a build function itself; in the latter case lines of the build are known."""
-    options = options or Options()
-    return _check(name, rules, options, lambda: record_made(setup, options, name))
-
-
-@contextlib.contextmanager
-def record_target(target: str, options: Options, name: str = "") -> Iterator[Recorded]:
-    """Record a target; see `gradlint.recorder.session.recording`."""
-    parsed = parse_target(target)
-    if parsed.attribute is None:
-        raise TargetError(f"{target} names no attribute: write {target}:build")
-
-    def make(stack: contextlib.ExitStack) -> Any:
-        found = stack.enter_context(loaded(parsed))
-        return call_build(found, parsed, stack)
-
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise torch_missing(error) from error
-    with _recording(name or target, make, options, parsed.label) as recorded:
-        yield recorded
-
-
-@contextlib.contextmanager
-def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator[Recorded]:
-    """Record what a build() returns, or a build function, which is then called under the recorder."""
-    import torch
-
-    builds = callable(setup) and not isinstance(setup, torch.nn.Module)
-
-    def make(stack: contextlib.ExitStack) -> Any:
-        return call_build(setup, Target(name, attribute=name), stack) if builds else setup
-
-    with _recording(name, make, options, f"{name}()" if builds else name) as recorded:
-        yield recorded
-
-
-def _recording(
-    target: str, make: Callable[[contextlib.ExitStack], Any], options: Options, label: str
-) -> contextlib.AbstractContextManager[Recorded]:
-    from gradlint.recorder.session import recording
-
-    given: Callable[[Any], Any] | None = None
-    if options.inputs:
-        from gradlint.load.inputs.find import Inputs, parse_inputs
-
-        spec = parse_inputs(options.inputs)
-
-        def given(_: Any) -> Any:
-            return Inputs(*spec.materialize(), "given by --input")
-
-    def amended(stack: contextlib.ExitStack) -> Any:
-        made = make(stack)
-        return made if options.amend is None else options.amend(normalize(made, label))
-
-    return recording(target, amended, given, label)
-
-
-def _check(
-    target: str,
-    rules: Sequence[type[Rule]],
-    options: Options,
-    open_recording: Callable[[], contextlib.AbstractContextManager[Recorded]],
-) -> Report:
-    report = Report()
-    started = time.perf_counter()
-    try:
-        with open_recording() as recorded:
-            flow = analyse(recorded.trace, recorded.replay, numeric=options.numeric)
-            texts = _judged(report, flow, rules, options)
-        if recorded.unrestored:
-            texts.append("could not be put back as it was: " + ", ".join(recorded.unrestored[:3]))
-        report.notes += [Note(target, text) for text in texts]
-    except TargetError as error:
-        report.errors.append(Failure(target, str(error), error.traceback))
-    except GradlintError as error:
-        report.errors.append(Failure(target, str(error)))
-    seconds = time.perf_counter() - started
-    report.targets = [_timed(t, seconds) for t in report.targets]
+    """Record what a build() returns and judge it; given the build function itself, the lines of the build are known."""
+    with _reporting(name) as report:
+        _check(report, SetupAtHand(setup, name), rules, options or Options(), name)
     return report
 
 
@@ -130,17 +53,65 @@ def check_trace(
     trace: Trace, rules: Sequence[type[Rule]], options: Options | None = None, evidence: Evidence | None = None
 ) -> Report:
     """Judge a trace by `rules`, in the light of evidence that was gathered while its recording was open."""
-    report = Report()
     options = options or Options()
-    try:
+    with _reporting(trace.target) as report:
         if trace.fault is not None:
             raise TargetError(*trace.fault)
         flow = analyse(trace, None, numeric=options.numeric) if evidence is None else Flow(trace, evidence)
         texts = _judged(report, flow, rules, options)
         report.notes += [Note(trace.target, text) for text in texts]
-    except TargetError as error:
-        report.errors.append(Failure(trace.target, str(error), error.traceback))
     return report
+
+
+@contextlib.contextmanager
+def record_target(target: str, options: Options, name: str = "") -> Iterator[Recorded]:
+    """Record a target; see `gradlint.recorder.session.recording`."""
+    with _recording(TargetOnDisk.named(target), options, name or target) as recorded:
+        yield recorded
+
+
+@contextlib.contextmanager
+def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator[Recorded]:
+    """Record what a build() returns, or a build function, which is then called under the recorder."""
+    with _recording(SetupAtHand(setup, name), options, name) as recorded:
+        yield recorded
+
+
+def _recording(buildable: Buildable, options: Options, name: str) -> contextlib.AbstractContextManager[Recorded]:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise torch_missing(error) from error
+    from gradlint.load.inputs.find import parse_inputs
+    from gradlint.recorder.session import recording
+
+    inputs = parse_inputs(options.inputs) if options.inputs else None
+    return recording(name, buildable, inputs, options.amend)
+
+
+@contextlib.contextmanager
+def _reporting(target: str) -> Iterator[Report]:
+    """Yield a report, and put into it whatever keeps the block from being finished."""
+    report = Report()
+    try:
+        yield report
+    except TargetError as error:
+        report.errors.append(Failure(target, str(error), error.traceback))
+    except GradlintError as error:
+        report.errors.append(Failure(target, str(error)))
+
+
+def _check(report: Report, buildable: Buildable, rules: Sequence[type[Rule]], options: Options, name: str) -> None:
+    """Load, record, analyse and judge: the main line."""
+    started = time.perf_counter()
+    with _recording(buildable, options, name) as recorded:
+        flow = analyse(recorded.trace, recorded.replay, numeric=options.numeric)
+        texts = _judged(report, flow, rules, options)
+    if recorded.unrestored:
+        texts.append("could not be put back as it was: " + ", ".join(recorded.unrestored[:3]))
+    report.notes += [Note(name, text) for text in texts]
+    seconds = round(time.perf_counter() - started, 3)
+    report.targets = [replace(summary, seconds=seconds) for summary in report.targets]
 
 
 def _judged(report: Report, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> list[str]:
@@ -224,9 +195,3 @@ def summarize(trace: Trace, flow: Flow, contract: Contract | None = None) -> Tar
         if contract is not None
         else (0, 0),
     )
-
-
-def _timed(summary: TargetSummary, seconds: float) -> TargetSummary:
-    import dataclasses
-
-    return dataclasses.replace(summary, seconds=round(seconds, 3))

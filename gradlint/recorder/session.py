@@ -14,8 +14,9 @@ from torch.nn.parameter import is_lazy
 
 from gradlint.errors import TargetError
 from gradlint.gc_pause import gc_paused
+from gradlint.load.buildable import Buildable
 from gradlint.load.frameworks import unwrap_framework
-from gradlint.load.inputs.find import Inputs, find_inputs
+from gradlint.load.inputs.find import Inputs, InputSpecs, find_inputs
 from gradlint.load.setup import Setup, modules_of, normalize, optimizers_of
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
@@ -52,17 +53,17 @@ from gradlint.traces.training import Training
 @contextlib.contextmanager
 def recording(
     target: str,
-    make: Callable[[contextlib.ExitStack], Any],
-    inputs: Callable[[nn.Module], Inputs] | None = None,
-    label: str = "build()",
+    buildable: Buildable,
+    inputs: InputSpecs | None = None,
+    amend: Callable[[Setup], Setup] | None = None,
 ) -> Iterator[Recorded]:
     """Record a training setup; while the context lasts, it can be run again.
 
     Args:
         target: what the user named.
-        make: gives what build() returns; loads and runs the user's code. The stack is closed at the end.
-        inputs: gives the inputs of a module, instead of those of the set-up or found ones.
-        label: what messages call that which gave the set-up.
+        buildable: gives what build() returns.
+        inputs: the inputs of the forward, instead of those of the setup or found ones.
+        amend: changes the normalised setup before it is run.
 
     Everything of the user's is put back at exit.
 
@@ -83,11 +84,13 @@ def recording(
         stack.callback(session.recorder.tensors.forget)
         session.force_eager = stack.enter_context(forcing_eager())
         with session.recorder, collecting_codes(session.codes):
-            result = gradlint_runs_user_code(make, stack)
+            result = gradlint_runs_user_code(buildable.open, stack)
             with user_errors("configuring the optimizers"):
                 result = gradlint_runs_user_code(unwrap_framework, result)
         session.note_left_off()
-        setup = normalize(result, label)
+        setup = normalize(result, buildable.label)
+        if amend is not None:
+            setup = amend(setup)
         session.notes += setup.notes
         yield stack.enter_context(session.forward(setup, inputs, standin))
 
@@ -109,9 +112,7 @@ class _Session:
             self.left_off.add(self.recorder.tape.region)
 
     @contextlib.contextmanager
-    def forward(
-        self, setup: Setup, given: Callable[[nn.Module], Inputs] | None, standin: CpuStandIn
-    ) -> Iterator[Recorded]:
+    def forward(self, setup: Setup, specs: InputSpecs | None, standin: CpuStandIn) -> Iterator[Recorded]:
         """Run forward and loss, and yield the recording; the user's objects are put back at exit."""
         roots = modules_of(setup)
         optimizers = optimizers_of(setup)
@@ -128,7 +129,7 @@ class _Session:
             self._modes(setup, roots)
             for place in places(roots):
                 self.log.number(place.module)
-            called = self._inputs(setup, roots, given)
+            called = self._inputs(setup, roots, specs)
             self._materialize(roots, called)
             seed()
             recorded = self._run(setup, roots, optimizers, called, standin)
@@ -156,9 +157,7 @@ class _Session:
                 with self.recorder, user_errors("train()"):
                     gradlint_runs_user_code(root.train, bool(flag))
 
-    def _inputs(
-        self, setup: Setup, roots: Mapping[str, nn.Module], given: Callable[[nn.Module], Inputs] | None
-    ) -> dict[str, Inputs]:
+    def _inputs(self, setup: Setup, roots: Mapping[str, nn.Module], specs: InputSpecs | None) -> dict[str, Inputs]:
         """The inputs of every module that is to be called."""
         keyed = isinstance(setup.model, Mapping)
         called: dict[str, Inputs] = {}
@@ -166,8 +165,8 @@ class _Session:
             theirs = setup.inputs
             if keyed:
                 theirs = setup.inputs.get(name) if isinstance(setup.inputs, Mapping) else None
-            if given is not None and (len(roots) == 1 or not called):
-                called[name] = given(root)
+            if specs is not None and (len(roots) == 1 or not called):
+                called[name] = Inputs(*specs.materialize(), "given by --input")
             elif theirs is not None:
                 called[name] = inputs_of_setup(theirs)
             elif not keyed and (setup.step is None or setup.loss is not None):

@@ -1,0 +1,72 @@
+"""What a recording begins with: something that gives a training setup when it is opened."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gradlint.errors import TargetError
+from gradlint.load.build import Target, call_build
+from gradlint.load.target import loaded, parse_target
+
+
+class Buildable(Protocol):
+    """A source of one training setup."""
+
+    @property
+    def label(self) -> str:
+        """The name of the setup's origin in messages, for example ``model.py:build()``."""
+        ...
+
+    def open(self, stack: ExitStack) -> Any:
+        """Run user code and return what it builds; the stack takes what must be undone afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class TargetOnDisk:
+    """A target such as ``model.py:build``, which is imported and called."""
+
+    target: Target
+
+    @classmethod
+    def named(cls, text: str) -> TargetOnDisk:
+        """Parse a target.
+
+        Raises:
+            UsageError: the text is no target.
+            TargetError: the target names no attribute.
+        """
+        target = parse_target(text)
+        if target.attribute is None:
+            raise TargetError(f"{text} names no attribute: write {text}:build")
+        return cls(target)
+
+    @property
+    def label(self) -> str:
+        return self.target.label
+
+    def open(self, stack: ExitStack) -> Any:
+        return call_build(stack.enter_context(loaded(self.target)), self.target, stack)
+
+
+@dataclass(frozen=True)
+class SetupAtHand:
+    """A build function, which is called, or what such a function returned."""
+
+    setup: Any
+    name: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}()" if self._builds else self.name
+
+    def open(self, stack: ExitStack) -> Any:
+        return call_build(self.setup, Target(self.name, attribute=self.name), stack) if self._builds else self.setup
+
+    @property
+    def _builds(self) -> bool:
+        import torch
+
+        return callable(self.setup) and not isinstance(self.setup, torch.nn.Module)
