@@ -65,7 +65,7 @@ def fx_graph(trace: Trace) -> torch.fx.Graph:
 
 
 def _node(graph: torch.fx.Graph, op: Op, inputs: list[torch.fx.Node]) -> torch.fx.Node:
-    """Return a node for an op; what cannot be called again is a call of a stand-in that carries its name."""
+    """Return a node for an op; one that cannot be called again becomes a call of `_opaque`."""
     function = _callable(op.func) if isinstance(op.func, str) and op.kind not in (KIND_ALIAS, KIND_OPAQUE) else None
     if function is None or (not op.args and not op.kwargs and inputs):
         return graph.call_function(_opaque, (op.name, *inputs), name=_identifier(op.name))
@@ -92,7 +92,7 @@ _NAMESPACES = (torch.nn.functional, torch, torch.Tensor, torch.linalg, torch.fft
 
 @functools.cache
 def _callable(name: str) -> Any:
-    """Return the function of torch that has a name, or one that gets or sets the attribute of this name."""
+    """Return torch's function of a name, or one that gets or sets the attribute of this name."""
     found = next((f for space in _NAMESPACES if (f := getattr(space, name, None)) is not None), None)
     return found if found is None or callable(found) else _attribute(name)
 
@@ -110,7 +110,7 @@ def _getitem(results: Any, index: int) -> Any:
 
 
 def _opaque(name: str, *inputs: Any) -> Any:
-    """Stands for what was not recorded op by op; running it is refused."""
+    """Refuse to run a part that was not recorded op by op."""
     raise RuntimeError(f"{name} was recorded from outside: a graph of a recording cannot run it")
 
 

@@ -200,7 +200,7 @@ def test_a_rule_yields_the_parameters_that_another_has_reported() -> None:
 
         def check(self, context: Context) -> list[Finding]:
             trace = context.trace
-            assert context.unreported(self, trace.parameters) == trace.parameters[1:]
+            assert context.unreported(self, trace.parameters) == list(trace.parameters[1:])
             return [context.finding(self, "same", None, trace.parameters[:1]), context.finding(self, "more", None)]
 
     context = Context(gradlint.trace(torch.nn.Linear(2, 2)), None)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ Groups = dict[tuple[OpIndex, ...], tuple[ParameterIndex, ...]]
 
 
 def grouped_by_exit(flow: Flow) -> Groups:
-    """Return the unused parameters whose values left torch, or went where the recording does not show.
+    """Return the unused parameters whose values left torch or the recording, by their exits.
 
     Parameters that left by the same exits share their fate: one experiment serves them all.
     """
@@ -30,7 +30,7 @@ def grouped_by_exit(flow: Flow) -> Groups:
 
 
 def apply_evidence(flow: Flow, groups: Groups) -> None:
-    """Move the parameters of each group to where the evidence puts them: starved if the loss moves with them."""
+    """Classify the parameters of each group by the evidence; they are starved if the loss moves."""
     for exits, members in groups.items():
         effect = flow.evidence.of_group(members)
         if effect.outcome == "reaches":
@@ -45,7 +45,7 @@ def apply_evidence(flow: Flow, groups: Groups) -> None:
 
 
 def _exits(flow: Flow) -> dict[ParameterIndex, list[OpIndex]]:
-    """Unused parameter → numbers of the ops through which its value left torch; -1 where it is not known how."""
+    """Return unused parameter → numbers of the ops by which its value left torch; -1 if unknown."""
     trace = flow.trace
     exits: dict[ParameterIndex, list[OpIndex]] = {}
     steering = 0

@@ -97,7 +97,7 @@ def _union(masks: Mapping[ValueId, int], values: Iterable[ValueId]) -> int:
 
 
 def _push_pairwise(masks: Masks, op: Op, values: Sequence[Value], owners: Mapping[ValueId, ParameterIndex]) -> None:
-    """Push both sets through an op whose outputs each depend on the inputs at their own position alone."""
+    """Push both sets through an op whose outputs depend on the inputs at their position alone."""
     for position, output in enumerate(op.outputs):
         if output in op.inputs:
             continue
@@ -111,7 +111,7 @@ def _push_pairwise(masks: Masks, op: Op, values: Sequence[Value], owners: Mappin
 
 
 def _kept(op: Op, live: Mapping[ValueId, int], dropped: Container[tuple[Any, int]]) -> int:
-    """Return the parameters that gradient returns to through a custom Function that drops some of it."""
+    """Return the parameters with gradient through a custom Function that drops some of it."""
     lost = kept = 0
     for position, value in enumerate(op.inputs):
         if (op.func, position) in dropped:

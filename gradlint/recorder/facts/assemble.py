@@ -281,7 +281,7 @@ def _parameter(
         requires_grad_after=bool(tensor.requires_grad),
         dtype=str(tensor.dtype).removeprefix("torch."),
         flags=flags_of(tensor),
-        has_hook=bool(tensor._backward_hooks),
+        has_hook=bool(getattr(tensor, "_backward_hooks", None)),
         shares_memory_with=frozenset(map(ParameterIndex, shared)),
     )
 

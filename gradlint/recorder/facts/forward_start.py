@@ -39,7 +39,15 @@ class ForwardStart:
         *,
         rebase: bool = True,
     ) -> None:
-        """`rebase` gives parameters a fresh value without a history; not to be done in the middle of training."""
+        """Read the state as it is now.
+
+        Args:
+            recorder: the recorder of the forward.
+            roots: name → module.
+            optimizers: name → optimizer.
+            calls: number of module calls before.
+            rebase: give each parameter a fresh value without a history; never in the middle of training.
+        """
         held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
         self.calls = calls
         inside = [p for root in roots.values() for p in root.parameters()]

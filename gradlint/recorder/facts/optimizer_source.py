@@ -39,7 +39,7 @@ def constructor_arguments(
 def _choices(
     argument: ast.expr, path: str, frame: FrameType, before: int
 ) -> tuple[tuple[Location, ...], list[ast.expr]]:
-    """Return where the parameters in an argument are chosen, and the expressions that give its value."""
+    """Return the places that choose an argument's parameters, and the expressions of its value."""
     function = _enclosing(path, frame.f_code)
     places: list[Location] = []
     expressions = [argument]

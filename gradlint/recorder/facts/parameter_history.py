@@ -85,7 +85,7 @@ def _find_copies(
             history.computed = any(watched.get(v, key) != key for v in ancestors(ops[:start], (first[key],)))
         value = earlier.get(key, first.get(key, NO_VALUE))
         if value >= 0:
-            # a freeze gives a new value without a producer: what it was copied from, the one before it tells
+            # a freeze gives a new value without a producer: the value before it shows the origin of the copy
             computed = [v for v in owned.get(key, ()) if v <= value and values[v].producer >= 0]
             depends = masks.data.get(computed[-1] if computed else value, 0)
             history.copied_from = set(indices(depends)) - {parameter.index}
@@ -97,8 +97,10 @@ def _find_copies_made_before(
     begin: ForwardStart,
     found: Sequence[ParameterHistory],
 ) -> None:
-    """Take for copies the wholly frozen modules, made before the recording, that equal one of their kind that trains:
-    their making was not seen (a mean teacher in a model that was built elsewhere)."""
+    """Take a wholly frozen module for a copy if it equals one of its kind that trains.
+
+    Only modules made before the recording: a mean teacher in a model that was built elsewhere.
+    """
     by_key = {p.key: p for p in parameters}
     trains = [begin.flags.get(p.key, bool(p.tensor.requires_grad)) for p in parameters]
     untouched = [not trains[p.index] and not found[p.index].events for p in parameters]
@@ -122,7 +124,7 @@ def _find_copies_made_before(
 
 
 def _equal(copy: Sequence[NamedParameter], model: Sequence[NamedParameter]) -> bool:
-    """Return True if all values are the same, and not only because each module of the kind starts with them."""
+    """Return True if all values are equal, and not only since each module of the kind starts so."""
     tensors = [p.tensor.detach() for p in copy]
     if any(storage_of(t) is None for t in tensors if t.numel()):
         return False

@@ -90,7 +90,7 @@ def installed(recorder: Recorder, log: HookLog) -> Iterator[None]:
 
 
 def patch(stack: contextlib.ExitStack, owner: Any, name: str, wrapper: Callable[..., Any], *args: Any) -> None:
-    """Replace an attribute of a class or module by ``wrapper(attribute, *args)``, until the stack is closed."""
+    """Replace an attribute by ``wrapper(attribute, *args)`` until the stack is closed."""
     original = owner.__dict__[name]
     setattr(owner, name, wrapper(original, *args))
     stack.callback(setattr, owner, name, original)
