@@ -76,10 +76,10 @@ class AliasedNetwork(Rule):
     name = "aliased-network"
     severity = Severity.ERROR
 
-    MESSAGE = "{names} are one network, {parameters}: {reason}."
-    COPIED_TO_ITSELF = "this copies it to itself"
-    DECLARED_FROZEN = "one of its names is declared frozen, and it trains"
-    TWO_OPTIMIZERS = "two optimizers step it"
+    MESSAGE = "{names} are the same network, {parameters}: {reason}."
+    COPIED_TO_ITSELF = "its weights are copied onto themselves"
+    DECLARED_FROZEN = "it is declared frozen under one of its names, but trains"
+    TWO_OPTIMIZERS = "two optimizers update it"
     FIX = "Give the second name a network of its own: copy.deepcopy(network)."
     FIX_TWO_OPTIMIZERS = "Build a network for each name, or give copy.deepcopy(network) to the second."
 
@@ -152,7 +152,7 @@ class AliasedNetwork(Rule):
             aliases=True,
             related=[
                 context.related("the first name is assigned here", first),
-                context.related("copied to itself here", event),
+                context.related("copied onto itself here", event),
                 *context.callers(where, limit=1),
             ],
             fix=Fix(self.FIX),

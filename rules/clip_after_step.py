@@ -72,7 +72,7 @@ class ClipAfterStep(Rule):
 
     MESSAGE_LATE = "the gradient is clipped after the step: the optimizer applies it unclipped."
     MESSAGE_SCALED = (
-        "the gradient is clipped while the gradient scaler still multiplies it: the limit is far too small."
+        "the gradient is clipped before unscale_(), while the loss scale multiplies it: the limit is far too small."
     )
     MESSAGE_EXHAUSTED = "the parameter iterator passed here is already exhausted: nothing is clipped."
     FIX_LATE = "Clip between backward() and step()."

@@ -71,7 +71,7 @@ class DeclaredFrozenTrains(Rule):
     )
     REPLACED = "created here after the freeze, {cause}"
     FIX = "Freeze them with requires_grad_(False) before the optimizer is created, or remove the declaration."
-    FIX_UNKNOWN = "Freeze them with requires_grad_(False), or pass a loss that decides it."
+    FIX_UNKNOWN = "Freeze them with requires_grad_(False), or pass a loss whose gradient shows whether they train."
     FIX_STATISTICS = "Put them in eval mode, and keep them there by overriding train()."
 
     def check(self, context: Context) -> Iterator[Finding]:

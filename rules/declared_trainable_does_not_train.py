@@ -63,14 +63,15 @@ class DeclaredTrainableDoesNotTrain(Rule):
     MESSAGE = "{parameters} {are} declared trainable ({patterns}) but {do} not train: {cause}."
     MESSAGE_FROZEN = "{parameters} {are} declared trainable ({patterns}) but {cause}."
     MESSAGE_UNKNOWN = (
-        "{parameters} {are} declared trainable ({patterns}), but this recording does not decide it: {cause}."
+        "{parameters} {are} declared trainable ({patterns}), but this recording does not show whether {they} {train}: "
+        "{cause}."
     )
     FIX_FROZEN = "Remove the freeze, or declare the parameters frozen."
     FIX_NO_GRADIENT = "Let gradient through, or freeze the parameters and declare them frozen."
     FIX_UNUSED = "Use the parameters in the forward, or remove them from the contract."
     FIX_NOT_IN_OPTIMIZER = "Pass the parameters to the optimizer, or freeze them and declare them frozen."
     FIX_ZERO_LR = "Give the group a learning rate, or freeze the parameters and declare them frozen."
-    FIX_UNKNOWN = "Pass a loss that trains them, or check them in a training setup of their own."
+    FIX_UNKNOWN = "Pass a loss that trains them, or check these parameters in a separate training setup."
 
     def check(self, context: Context) -> Iterator[Finding]:
         declared = [

@@ -64,15 +64,15 @@ class EmptyParameterGroup(Rule):
     source_prefilter = ("parameters(",)
     same_mistake_as = frozenset({"GL506"})
 
-    MESSAGE = "group {group} of {optimizer} is empty: its iterator was exhausted before."
+    MESSAGE = "group {group} of {optimizer} is empty: the iterator passed for it was already exhausted."
     MESSAGE_LOST = MESSAGE + " No optimizer holds {parameters}."
-    MESSAGE_TWICE = "{function} iterates over {argument} twice, and the iterator is exhausted after the first time."
-    MESSAGE_USED = "{name} is an iterator that is exhausted before this use, which gets no parameter."
-    MESSAGE_LOOP = "{name} is an iterator that the first round of the loop exhausts: later rounds get no parameter."
-    RELATED_MADE = "the iterator is made here"
-    RELATED_OPTIMIZER = "{optimizer} is made here"
+    MESSAGE_TWICE = "{function} iterates over {argument} twice, but the first time exhausts the iterator."
+    MESSAGE_USED = "{name} is an iterator that is already exhausted here: this use gets no parameters."
+    MESSAGE_LOOP = "{name} is exhausted by the first iteration of the loop: later iterations get no parameters."
+    RELATED_MADE = "the iterator is created here"
+    RELATED_OPTIMIZER = "{optimizer} is created here"
     RELATED_FIRST = "exhausted here"
-    RELATED_SECOND = "this gets no parameter"
+    RELATED_SECOND = "this use gets no parameters"
     RELATED_LOOP = "the loop"
     FIX = "Keep the parameters in a list: list(model.parameters())."
     FIX_ARGUMENT = "Pass a list: list(model.parameters())."

@@ -58,9 +58,9 @@ class EvalUndoneByTrain(Rule):
     severity = Severity.WARNING
     needs = frozenset({"forward"})
 
-    MESSAGE = "train() of the whole model undoes the eval mode of {names}."
+    MESSAGE = "train() on the whole model puts {names} back in train mode."
     RELATED = "train() is called here"
-    FIX = "Override train() so that it puts the part in eval mode again, or call eval() after train()."
+    FIX = "Override train() so that it puts these modules in eval mode again, or call their eval() after each train()."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

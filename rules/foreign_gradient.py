@@ -83,17 +83,18 @@ class ForeignGradient(Rule):
 
     MESSAGE_APPLIED = (
         "through this call, the loss for {owner} also accumulates gradient into {parameters}; {optimizer} then applies "
-        "it together with their own."
+        "it together with their own gradient."
     )
     MESSAGE_JOINED = (
         "through this call, the loss for {owner} also accumulates gradient into {parameters}; {optimizer} is then "
         "stepped with the sum of both losses."
     )
     MESSAGE_WASTED = (
-        "through this call, the loss for {owner} also accumulates gradient into {parameters}, which is cleared unused."
+        "through this call, the loss for {owner} also accumulates gradient into {parameters}; no step applies it "
+        "before it is cleared."
     )
     FIX = "Detach the value passed to the other network here (fake.detach()), or clear the gradient before the step."
-    FIX_JOINED = "Call step() and zero_grad() before the second backward(), or freeze these parameters during it."
+    FIX_JOINED = "Call step() and zero_grad() before the second backward(), or freeze these parameters while it runs."
 
     def check(self, context: Context) -> Iterator[Finding]:
         templates = {

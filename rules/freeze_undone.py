@@ -62,7 +62,7 @@ class FreezeUndone(Rule):
     name = "freeze-undone"
     severity = Severity.WARNING
 
-    MESSAGE = "this line unfreezes all that was frozen at {place}, {parameters}: the freeze has no effect."
+    MESSAGE = "this line unfreezes everything frozen at {place}, {parameters}: the freeze has no effect."
     FIX = "Unfreeze first and freeze last, or drop the freeze."
 
     def check(self, context: Context) -> Iterator[Finding]:

@@ -52,8 +52,8 @@ class FrozenBranchStillPays(Rule):
     severity = Severity.INFO
     needs = frozenset({"forward"})
 
-    MESSAGE = "autograd records the frozen {module} only for its input: {parameters} {keep} unneeded activations."
-    FIX = "Run it under torch.no_grad(), or give it an input that does not require grad."
+    MESSAGE = "the frozen {module} keeps activations for the gradient of its input, which nothing uses: {parameters}."
+    FIX = "Run the frozen layers under torch.no_grad(), or give them an input that does not require grad."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

@@ -72,9 +72,11 @@ class FrozenNormUpdatesStats(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward"})
 
-    MESSAGE = "train mode still updates the running statistics of {count}: {names}. requires_grad does not stop it."
+    MESSAGE = (
+        "train mode still updates the running statistics of {count} ({names}): requires_grad=False does not stop it."
+    )
     MESSAGE_MOMENTUM_0 = (
-        "train mode normalizes by the batch in {count} of momentum 0: {names}. The running statistics are not used."
+        "train mode normalizes by the batch in {count} with momentum 0 ({names}): the running statistics are not used."
     )
     RELATED = "{module} is created here"
     FIX = (

@@ -82,7 +82,7 @@ class GradientDiscarded(Rule):
         "this call clears the gradient of {parameters} before a step applies it: {wasted} of {passes} backward passes "
         "have no effect."
     )
-    FIX = "Clear once per step: right after it, or before the first of the backward passes that it applies."
+    FIX = "Clear the gradient once per step: right after step(), or before the first backward() of the next step."
 
     def check(self, context: Context) -> Iterator[Finding]:
         if _may_be_read_by_hooks(context.trace):

@@ -78,10 +78,12 @@ class GraphKeptAcrossSteps(Rule):
     names_parameters = False
     source_prefilter = ("backward(",)
 
-    MESSAGE_SUM = "this tensor keeps the graph of its step: two steps later a sum still reaches back through all steps."
-    MESSAGE_ALIVE = "this tensor keeps the graph of its step: two steps later {count} of them are alive."
-    MESSAGE_SOURCE = "{tensor} still has its history: {holder} keeps the graph of every round of the loop."
-    RELATED_BACKWARD = "backward is called here"
+    MESSAGE_SUM = "this tensor keeps the autograd graph of its step: two steps later, a sum still contains that graph."
+    MESSAGE_ALIVE = (
+        "this tensor keeps the autograd graph of its step: two steps later, {count} tensors made here are still alive."
+    )
+    MESSAGE_SOURCE = "{tensor} has its autograd graph: {holder} keeps the graph of every iteration of the loop alive."
+    RELATED_BACKWARD = "backward() is called here"
     FIX = "Keep the value without its history: .detach(), or .item() for a number."
     FIX_SOURCE = "Add the value without its history: {tensor}.detach(), or .item() for a number."
 

@@ -62,7 +62,9 @@ class NllWithoutLogSoftmax(Rule):
     needs = frozenset({"forward", "loss"})
     source_prefilter = ("softmax|Softmax", "nll_loss|NLLLoss")
 
-    MESSAGE = "nll_loss expects log-probabilities, but {producer} gives none: the gradient is wrong for {parameters}."
+    MESSAGE = (
+        "nll_loss expects log-probabilities, but gets the result of {producer}: the gradient of {parameters} is wrong."
+    )
     MESSAGE_SOFTMAX = "nll_loss expects log-probabilities, but softmax gives probabilities: the gradient is wrong"
     RELATED_PRODUCER = "computed here, by {producer}"
     FIX = "Use cross_entropy on the logits, or apply log_softmax before nll_loss."

@@ -89,7 +89,7 @@ class NoOpFreeze(Rule):
 
     MESSAGE_REGION = "this block only assigns names and freezes nothing: {parameters} {still_train}."
     MESSAGE_DROPPED = "from_pretrained() returns a new layer, which is dropped here: {parameters} {stay} as before."
-    MESSAGE_DATA = ".data is a new tensor each time, and its flag is lost: {parameters} {still_train}."
+    MESSAGE_DATA = ".data returns a new tensor, and only that one gets requires_grad=False: {parameters} {still_train}."
     MESSAGE_DETACH = "detach() returns a new tensor, which is dropped here: {parameters} {still_train}."
     FIX_REGION = "Call requires_grad_(False) on the layers to freeze."
     FIX_DROPPED = "Use the result: assign it to the attribute."

@@ -71,8 +71,8 @@ class OptimizerNeverSteps(Rule):
     needs = frozenset({"step"})
 
     MESSAGE = "{optimizer} is never stepped{meanwhile}: the gradient of {parameters} from {passes} {fate}."
-    CLEARED, KEPT = "is cleared unused", "only accumulates"
-    MEANWHILE = " while others take {steps}"
+    CLEARED, KEPT = "is cleared and never applied", "only accumulates"
+    MEANWHILE = " while other optimizers take {steps}"
     FIX = "Call step() of this optimizer after this backward()."
 
     def check(self, context: Context) -> Iterator[Finding]:

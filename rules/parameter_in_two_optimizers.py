@@ -70,10 +70,8 @@ class ParameterInTwoOptimizers(Rule):
     severity = Severity.WARNING
     needs = frozenset({"optimizer"})
 
-    MESSAGE = (
-        "this {optimizer} contains the same parameters as another, {both}, while {parameters} {are} in no optimizer."
-    )
-    RELATED = "the first one is created here"
+    MESSAGE = "this {optimizer} and an earlier optimizer both contain {both}, while {parameters} {are} in no optimizer."
+    RELATED = "the earlier optimizer is created here"
     FIX = "Give the second optimizer the parameters that it is meant for."
 
     def check(self, context: Context) -> Iterator[Finding]:

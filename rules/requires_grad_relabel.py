@@ -61,7 +61,7 @@ class RequiresGradRelabel(Rule):
     needs = frozenset({"forward", "loss"})
 
     MESSAGE = "{call} makes a computed tensor a new leaf: backward() succeeds, but no gradient reaches {parameters}."
-    FIX = "Remove it, and compute the tensor with differentiable operations that keep its autograd graph."
+    FIX = "Compute the tensor with differentiable operations that keep its autograd graph, and use it as it is."
 
     def check(self, context: Context) -> Iterator[Finding]:
         for relabel in context.flow.relabels:
@@ -72,7 +72,7 @@ class RequiresGradRelabel(Rule):
                 at=relabel.site,
                 parameters=relabel.parameters,
                 related=[
-                    *(context.related(f"{_call(c)} cut the gradient path here", c.location) for c in relabel.cuts[:3]),
+                    *(context.related(f"{_call(c)} cuts the gradient path here", c.location) for c in relabel.cuts[:3]),
                     *context.callers(relabel.site),
                 ],
                 fix=Fix(self.FIX),

@@ -86,7 +86,7 @@ class SchedulerBeforeOptimizer(Rule):
                 at=site,
                 parameters=trace.with_keys(keys),
                 related=[
-                    context.related("the first optimizer step", next((s.site for s in training.steps), None)),
+                    context.related("the first optimizer.step() is here", next((s.site for s in training.steps), None)),
                     context.related("the scheduler is created here", schedule.made_at),
                 ],
                 fix=Fix(self.FIX),

@@ -85,7 +85,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
     MESSAGE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing for {parameters}."
     MESSAGE_SOURCE = "cross_entropy applies log_softmax itself: on probabilities its gradient shrinks."
     MESSAGE_SOURCE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing."
-    RELATED_LOSS = "cross_entropy gets it here"
+    RELATED_LOSS = "passed to cross_entropy here"
     FIX = (
         "Pass the logits to cross_entropy, and apply {softmax} only where probabilities are needed, at inference. Or "
         "keep log_softmax and use nll_loss."

@@ -91,7 +91,10 @@ class StateKeptByReference(Rule):
     names_parameters = False
     source_prefilter = ("load_state_dict",)
 
-    MESSAGE = "{state} holds the parameters of {model} themselves, which training changes: loading it changes nothing."
+    MESSAGE = (
+        "{state} holds the parameters of {model}, not copies: training changes both, and loading {state} restores "
+        "nothing."
+    )
     RELATED_LOADED = "loaded here"
     FIX = "Keep a copy: copy.deepcopy({model}.state_dict())."
 

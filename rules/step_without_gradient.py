@@ -71,10 +71,11 @@ class StepWithoutGradient(Rule):
     needs = frozenset({"step"})
 
     MESSAGE_CLEARED = (
-        "{optimizer} is stepped without gradient: it is cleared between backward() and step() for {parameters}."
+        "{optimizer} is stepped without gradient: between backward() and step(), the gradient of {parameters} is "
+        "cleared."
     )
     MESSAGE_UNREACHED = "{optimizer} is stepped without gradient: no backward() before it reaches {parameters}."
-    FIX_CLEARED = "Clear before backward() or after step(), not between them."
+    FIX_CLEARED = "Call zero_grad() before backward() or after step(), not between them."
     FIX_UNREACHED = "Call backward() before the step, on a loss that depends on these parameters."
 
     def check(self, context: Context) -> Iterator[Finding]:

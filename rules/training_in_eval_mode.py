@@ -106,7 +106,7 @@ class TrainingInEvalMode(Rule):
             ),
             at=switch.site if switch is not None else step.site,
             parameters=parameters,
-            related=[context.related("this step trains it in eval mode", step.site)],
+            related=[context.related("this step trains the model in eval mode", step.site)],
             fix=Fix(self.FIX),
         )
 

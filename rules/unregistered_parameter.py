@@ -73,7 +73,7 @@ class UnregisteredParameter(Rule):
 
     MESSAGE = "{names} {reason}: the gradient is computed, and no optimizer applies it."
     RELATED = "created here"
-    FIX = "Register it: compute the value and move it first, then wrap it in nn.Parameter."
+    FIX = "Compute the value and move it to its device first, then wrap it in nn.Parameter and register that."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

@@ -80,10 +80,10 @@ class UnregisteredSubmodule(Rule):
 
     MESSAGE = "{attribute} is a plain {type}, which registers no module: {parameters} {run} untrained in the forward."
     MESSAGE_VARIABLE = "{model} uses {attribute} without registering it: {parameters} {run} untrained in the forward."
-    MESSAGE_SOURCE = "{attribute} is a plain {type}, which registers no module: parameters() lacks its layers."
-    RELATED_MADE = "made here"
-    RELATED_OPTIMIZER = "{optimizer} is made here, without them"
-    FIX = "Hold them in an nn.{container}."
+    MESSAGE_SOURCE = "{attribute} is a plain {type}, which registers no module: parameters() leaves these layers out."
+    RELATED_MADE = "created here"
+    RELATED_OPTIMIZER = "{optimizer} is created here, without them"
+    FIX = "Keep the layers in an nn.{container}."
     FIX_VARIABLE = "Make it an attribute of the module."
 
     def check_source(self, context: SourceContext) -> Iterator[Finding]:

@@ -61,7 +61,9 @@ class ZeroLearningRateGroup(Rule):
     needs = frozenset({"optimizer", "loss"})
 
     MESSAGE = "{group} has learning rate 0: {parameters} {get} a gradient in every step and never {change}."
-    FIX = "Freeze them with requires_grad_(False) and leave them out, or give the group a learning rate."
+    FIX = (
+        "Freeze them with requires_grad_(False) and leave them out of the optimizer, or give the group a learning rate."
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

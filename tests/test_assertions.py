@@ -73,7 +73,7 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
             "gradlint.assert_trains({**build(), 'loss': None, 'step': print}, 'head.*')",
             [
                 "assert_trains: 2 tensors unknown",
-                "this recording does not decide it: the training setup has a step but no loss.",
+                "this recording does not show whether they train: the training setup has a step but no loss.",
             ],
         ),
         (

@@ -40,7 +40,7 @@ def activated_finding(
     layer = trace.module_of(activation)
     registered = None
     if layer is not None and layer.type.home.startswith("torch.nn"):
-        text = f"the {layer.type.name} was put into the model here"
+        text = f"the {layer.type.name} is added to the model here"
         registered = context.related(text, layer.registered_at)
     where = trace.location(activation.site)
     if where is None:
@@ -51,7 +51,7 @@ def activated_finding(
         at=where,
         parameters=trained,
         related=[
-            context.related(f"{loss.name} gets it here", loss.site),
+            context.related(f"passed to {loss.name} here", loss.site),
             registered,
             *context.callers(activation.site),
         ],
