@@ -55,8 +55,8 @@ def check(
     from gradlint.traces.trace import Trace
     from gradlint.triage import filters
 
-    known = registry.load()
-    chosen = selection.select(known, select, ignore, extend_select)
+    rules = registry.load()
+    chosen = selection.select(rules, select, ignore, extend_select)
     options = Options(inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen))
     if isinstance(setup, str):
         report = check_target(setup, chosen.rules, options)
@@ -65,7 +65,7 @@ def check(
         report = check_trace(recorded, chosen.rules, options)
     else:
         report = check_setup(setup, chosen.rules, options, name or name_of(setup))
-    return filters.of_one(report, filters.Plan(Settings(), known, chosen), show_info=show_info)
+    return filters.of_one(report, filters.Plan(Settings(), rules, chosen), show_info=show_info)
 
 
 def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
@@ -88,6 +88,6 @@ def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
 def name_of(setup: Any) -> str:
     """Return the name that reports give a setup without one."""
     if isinstance(setup, functools.partial):
-        given = [*map(repr, setup.args), *(f"{key}={value!r}" for key, value in setup.keywords.items())]
-        return f"{name_of(setup.func)}({', '.join(given)})"
+        arguments = [*map(repr, setup.args), *(f"{key}={value!r}" for key, value in setup.keywords.items())]
+        return f"{name_of(setup.func)}({', '.join(arguments)})"
     return getattr(setup, "__qualname__", "") or f"<{type(setup).__name__}>"

@@ -195,9 +195,9 @@ def _shortened(steps: list[Step]) -> list[Step]:
     if len(steps) <= SHOWN:
         return steps
     first, last = range(SHOWN - 4), range(len(steps) - 3, len(steps))
-    kept = [s for i, s in enumerate(steps) if i in first or i in last or s.important]
-    between = Step(f"... {len(steps) - len(kept)} more steps ...")
-    return [*kept[: SHOWN - 4], between, *kept[SHOWN - 4 :]]
+    shown = [s for i, s in enumerate(steps) if i in first or i in last or s.important]
+    between = Step(f"... {len(steps) - len(shown)} more steps ...")
+    return [*shown[: SHOWN - 4], between, *shown[SHOWN - 4 :]]
 
 
 def _cut_at(trace: Trace, cuts: Sequence[Cut], op: Op) -> Cut | None:

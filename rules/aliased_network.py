@@ -164,10 +164,10 @@ def _from_itself(trace: Trace, parameter: Parameter, event: ParameterWrite, befo
 
     `before` is the last write before this one: copies that are older hold another value.
     """
-    name, given = event.op_name, trace.ops[event.op].inputs[1:]
-    if not given:
+    name, sources = event.op_name, trace.ops[event.op].inputs[1:]
+    if not sources:
         return False
-    times = _reads(trace, given[0], parameter, -1 if before is None else trace.ops[before.op].outputs[0])
+    times = _reads(trace, sources[0], parameter, -1 if before is None else trace.ops[before.op].outputs[0])
     if name in ("copy_", "lerp_", "data"):
         return times not in (None, 1)
     scaled = before is not None and before.op_name in ("mul_", "__imul__")
@@ -191,10 +191,10 @@ def _reads(trace: Trace, value: ValueId, parameter: Parameter, since: int) -> in
         return None
     times = 0
     for part in op.inputs:
-        found = _reads(trace, part, parameter, since)
-        if found is None:
+        reads = _reads(trace, part, parameter, since)
+        if reads is None:
             return None
-        times += max(found, 1)
+        times += max(reads, 1)
     return times
 
 

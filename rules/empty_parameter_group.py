@@ -117,15 +117,15 @@ class EmptyParameterGroup(Rule):
     ) -> Iterator[Finding]:
         """Yield the finding on the first use of a named iterator that is exhausted by then."""
         module = context.module
-        found: list[tuple[ast.Name, str, Related]] = [
+        candidates: list[tuple[ast.Name, str, Related]] = [
             (second, self.MESSAGE_USED, context.related(self.RELATED_FIRST, first))
             for first, second in _second_uses(module, uses)
         ]
         for use in uses:
             loops = [loop for loop in loops_around(module.tree, use) if loop not in module.tree.above(binding)]
             if loops and consumed_whole(module, use) and not _may_end_early(loops[-1]):
-                found.append((use, self.MESSAGE_LOOP, context.related(self.RELATED_LOOP, loops[0])))
-        for use, message, related in sorted(found, key=lambda f: (f[0].lineno, f[0].col_offset))[:1]:
+                candidates.append((use, self.MESSAGE_LOOP, context.related(self.RELATED_LOOP, loops[0])))
+        for use, message, related in sorted(candidates, key=lambda f: (f[0].lineno, f[0].col_offset))[:1]:
             yield context.finding(
                 self,
                 message.format(name=use.id),
@@ -141,14 +141,14 @@ class EmptyParameterGroup(Rule):
         for optimizer, group in context.flow.exhausted:
             lost = [p for p in context.trace.parameters if p.requires_grad and p.in_tree and not p.groups]
             message = self.MESSAGE_LOST if lost else self.MESSAGE
-            made = self.RELATED_OPTIMIZER.format(optimizer=optimizer.type)
+            created = self.RELATED_OPTIMIZER.format(optimizer=optimizer.type)
             yield context.finding(
                 self,
                 message.format(group=group.index, optimizer=optimizer.type, parameters=context.names(lost)),
                 at=group_location(context.trace, optimizer, group),
                 parameters=lost,
                 related=[
-                    context.related(made, optimizer.site),
+                    context.related(created, optimizer.site),
                     *(context.related(self.RELATED_MADE, at) for at in optimizer.arguments.chosen_at),
                 ],
                 fix=Fix(self.FIX),

@@ -67,7 +67,7 @@ class EvalUndoneByTrain(Rule):
         modes = list(trace.events_of(ModeSwitch))
         depend = {m.number for m in trace.modules if _sensitive(context, m)}
         active = [(c.start, _up(context, c.module)) for c in trace.calls if c.training and c.module in depend]
-        found: list[tuple[ModeSwitch, ModeSwitch, Module]] = []
+        undone_evals: list[tuple[ModeSwitch, ModeSwitch, Module]] = []
         for event in modes:
             if event.training or event.op > trace.forward_start or not context.by_user(event.site):
                 continue
@@ -77,8 +77,8 @@ class EvalUndoneByTrain(Rule):
                 continue
             # a part that the build leaves in eval mode is not evaluated in between: gradlint runs that forward
             if not _ran(context, part, event.op, undone.op if part.training else trace.forward_start):
-                found.append((event, undone, part))
-        for where, group in context.by_place(found, lambda item: trace.location(item[0].site)):
+                undone_evals.append((event, undone, part))
+        for where, group in context.by_place(undone_evals, lambda item: trace.location(item[0].site)):
             event, undone, _ = group[0]
             parts = [part for _, _, part in group]
             yield context.finding(

@@ -120,13 +120,13 @@ def _undone_together(members: list[tuple[Parameter, Freeze]]) -> list[Unfreeze]:
 
 def _unfrozen(parameter: Parameter, freeze: Freeze) -> list[Unfreeze]:
     """Return the events that unfreeze a parameter after a freeze and before the next one."""
-    found: list[Unfreeze] = []
+    unfreezes: list[Unfreeze] = []
     for event in parameter.flag_changes:
         if event.number > freeze.number:
             if isinstance(event, Freeze):
                 break
-            found.append(event)
-    return found
+            unfreezes.append(event)
+    return unfreezes
 
 
 def _used_between(context: Context, freeze: Freeze, last: int, parameters: list[Parameter]) -> bool:

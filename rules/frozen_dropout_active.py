@@ -83,15 +83,15 @@ class FrozenDropoutActive(Rule):
         if not any(p.requires_grad for p in trace.parameters):
             return  # nothing trains: an evaluation
         ran = {c.module for c in trace.calls if c.training and c.start >= trace.forward_start}
-        found: list[tuple[Location | None, Module, Module]] = []
+        active: list[tuple[Location | None, Module, Module]] = []
         for module in trace.modules:
             if module.number not in ran or not module.is_active_dropout:
                 continue
             top = _frozen_top(context, module)
             if top is None:
                 continue
-            found.append((trace.location(context.freeze_site(top, trace.below(top))), top, module))
-        for (where, number), layers in context.by_place(found, lambda layer: (layer[0], layer[1].number)):
+            active.append((trace.location(context.freeze_site(top, trace.below(top))), top, module))
+        for (where, number), layers in context.by_place(active, lambda layer: (layer[0], layer[1].number)):
             parameters = trace.below(trace.modules[number])
             freeze = context.first_freeze(parameters)
             target = _gives_target(context, parameters)
@@ -131,15 +131,15 @@ def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
     trace = context.trace
     if any(map(trace.has_trainable_twin, parameters)):
         return False
-    mine = 0
+    own = 0
     for parameter in parameters:
-        mine |= 1 << parameter.index
+        own |= 1 << parameter.index
     data, live = context.flow.masks.data, context.flow.masks.live
     compared = _compared(context)
     meets = False
     for op in trace.ops[trace.forward_start :]:
-        given = [v for v in op.inputs if data.get(v, 0) & mine and v not in trace.owners]
-        if all(live.get(v, 0) for v in given):
+        inputs = [v for v in op.inputs if data.get(v, 0) & own and v not in trace.owners]
+        if all(live.get(v, 0) for v in inputs):
             continue
         others = [v for v in op.inputs if live.get(v, 0)]
         if any(v in trace.owners for v in others):
@@ -152,12 +152,12 @@ def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
 def _compared(context: Context) -> set[ValueId]:
     """Return the values that reach the loss through no trainable parameter."""
     trace, live = context.trace, context.flow.masks.live
-    found = set(trace.roots)
+    values = set(trace.roots)
     for op in reversed(trace.ops[trace.forward_start :]):
         trained = any(v in trace.owners and live.get(v, 0) for v in op.inputs)
-        if not trained and not found.isdisjoint(op.outputs):
-            found.update(op.inputs)
-    return found
+        if not trained and not values.isdisjoint(op.outputs):
+            values.update(op.inputs)
+    return values
 
 
 def _in_model(trace: Trace, op: Op) -> bool:

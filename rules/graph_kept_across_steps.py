@@ -89,12 +89,12 @@ class GraphKeptAcrossSteps(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         training = context.trace.training
-        for kept in training.kept if training is not None else ():
-            frame = context.trace.frame(kept.site)
+        for kept_graph in training.kept if training is not None else ():
+            frame = context.trace.frame(kept_graph.site)
             if frame is None or _has_training_loop(function_of(frame.code)):
                 continue  # the source of a loop shows the sum itself
-            message = self.MESSAGE_SUM if kept.grows else self.MESSAGE_ALIVE.format(count=kept.values)
-            yield context.finding(self, message, at=kept.site, fix=Fix(self.FIX))
+            message = self.MESSAGE_SUM if kept_graph.grows else self.MESSAGE_ALIVE.format(count=kept_graph.values)
+            yield context.finding(self, message, at=kept_graph.site, fix=Fix(self.FIX))
 
     def check_source(self, context: SourceContext) -> Iterator[Finding]:
         module = context.module

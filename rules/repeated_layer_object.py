@@ -61,13 +61,13 @@ class RepeatedLayerObject(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        held: dict[ModuleIndex, list[tuple[Module, str, SiteId]]] = {}
+        places_by_child: dict[ModuleIndex, list[tuple[Module, str, SiteId]]] = {}
         for event in trace.events_of(ChildRegistration):
             holder = trace.modules[event.module]
             if holder.in_tree and (event.name, event.child) in holder.children:
-                held.setdefault(event.child, []).append((holder, event.name, event.site))
+                places_by_child.setdefault(event.child, []).append((holder, event.name, event.site))
         done: set[tuple[ModuleIndex, ...]] = set()
-        for number, places in held.items():
+        for number, places in places_by_child.items():
             places = list({(h.number, n): (h, n, s) for h, n, s in places}.values())
             holders = tuple(sorted({h.number for h, _, _ in places}))
             parameters = _trainable(context, trace.modules[number])

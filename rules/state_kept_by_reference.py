@@ -138,18 +138,18 @@ def _kept_states(module: SourceModule, state: ast.Name, model: str) -> list[ast.
 
     None count if the name is ever assigned anything else, or passed to code that could copy it.
     """
-    found: list[ast.stmt] = []
+    states: list[ast.stmt] = []
     for binding in module.tree.bindings(state):
         value = module.kinds.value_given(binding)
         if _is_state_of(value, model):
             statement = module.tree.statement(binding)
             assert statement is not None
-            found.append(statement)
+            states.append(statement)
         elif not isinstance(value, ast.Constant) and not (isinstance(value, ast.Dict) and not value.keys):
             return []
     function = module.tree.function(state)
     uses = [use for use in module.tree.loads.get(state.id, ()) if module.tree.function(use) is function]
-    return found if all(_only_read(module, use) for use in uses) else []
+    return states if all(_only_read(module, use) for use in uses) else []
 
 
 def _is_state_of(value: ast.expr | None, model: str) -> bool:

@@ -96,8 +96,8 @@ class TrainingInEvalMode(Rule):
 
     def _finding(self, context: Context, root: Module, step: Step, modules: list[Module]) -> Finding:
         trace = context.trace
-        held = sorted({i for m in modules for i in m.parameters})
-        parameters = [trace.parameters[i] for i in held] or [p for p in trace.below(root) if p.key in step.content]
+        indices = sorted({i for m in modules for i in m.parameters})
+        parameters = [trace.parameters[i] for i in indices] or [p for p in trace.below(root) if p.key in step.content]
         switch = _last_switch(trace, root, step)
         return context.finding(
             self,

@@ -127,15 +127,15 @@ class UnregisteredSubmodule(Rule):
         trace = context.trace
 
         def holder_of(parameter: Parameter) -> tuple[int, str, bool]:
-            held = trace.held[parameter.module]
-            return held.holder, held.attribute, held.variable
+            entry = trace.held[parameter.module]
+            return entry.holder, entry.attribute, entry.variable
 
         unregistered = context.flow.by_index(context.flow.unregistered)
         for (number, attribute, is_variable), parameters in context.by_place(unregistered, holder_of):
             holder = trace.modules[number]
-            made = next((e for p in parameters if (e := p.registered_by) is not None), None)
+            event = next((e for p in parameters if (e := p.registered_by) is not None), None)
             if is_variable:
-                where = trace.location(made.site) if made is not None else variable_location(trace, attribute)
+                where = trace.location(event.site) if event is not None else variable_location(trace, attribute)
             else:
                 where = attribute_location(trace, holder.type.bases, attribute)
             template = self.MESSAGE_VARIABLE if is_variable else self.MESSAGE
@@ -145,10 +145,10 @@ class UnregisteredSubmodule(Rule):
             yield context.finding(
                 self,
                 message,
-                at=where if where is not None or made is None else made.site,
+                at=where if where is not None or event is None else event.site,
                 parameters=parameters,
                 related=[
-                    context.related(self.RELATED_MADE, made),
+                    context.related(self.RELATED_MADE, event),
                     *(context.related(text, site) for text, site in optimizers),
                 ],
                 fix=Fix(self.FIX_VARIABLE if is_variable else self.FIX.format(container="ModuleList or nn.ModuleDict")),

@@ -120,16 +120,16 @@ def run(
         script = module
     if script is None:
         raise click.UsageError("name the script to run, or a module after -m")
-    given = CheckOptions.of(values)
+    check_options = CheckOptions.of(values)
     job = Job(
         script=script, module=module is not None, arguments=arguments, steps=steps, max_batches=max_batches,
-        seconds=timeout, trains=given.trains, frozen=given.frozen,
+        seconds=timeout, trains=check_options.trains, frozen=check_options.frozen,
     )  # fmt: skip
     with begun(tracking=tracking) as process:
         from gradlint.cli import output  # while the process imports torch
         from gradlint.cli.run import ScriptChecker
 
-        return output.run(given, OutputOptions.of(values), partial(ScriptChecker, job=job, process=process))
+        return output.run(check_options, OutputOptions.of(values), partial(ScriptChecker, job=job, process=process))
 
 
 @app.command()
@@ -195,8 +195,8 @@ def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: b
     from gradlint.report import catalogue
     from gradlint.rulekit import selection  # loads what --version need not
 
-    found = selection.lookup(_known(rules_dirs, config, isolated), code)
-    streams.write(catalogue.page(found, streams.view_of_stdout(color)))
+    entry = selection.lookup(_known(rules_dirs, config, isolated), code)
+    streams.write(catalogue.page(entry, streams.view_of_stdout(color)))
     return CLEAN
 
 
@@ -212,9 +212,9 @@ def rules(output_format: str, rules_dirs: tuple[str, ...], config: str | None, i
     """List all rules."""
     from gradlint.report import catalogue  # loads what --version need not
 
-    known = _known(rules_dirs, config, isolated).entries
+    entries = _known(rules_dirs, config, isolated).entries
     view = streams.view_of_stdout(color)
-    streams.write(catalogue.as_json(known) if output_format == "json" else catalogue.table(known, view))
+    streams.write(catalogue.as_json(entries) if output_format == "json" else catalogue.table(entries, view))
     return CLEAN
 
 
@@ -235,8 +235,8 @@ def show_settings(path: str, config: str | None, isolated: bool) -> int:
     from gradlint.config.settings import Configuration, as_toml  # loads what --version need not
 
     configuration = Configuration(config, isolated=isolated)
-    found = configuration.near(path) if Path(path).exists() else configuration.of_target(path)
-    streams.write(as_toml(found))
+    settings = configuration.near(path) if Path(path).exists() else configuration.of_target(path)
+    streams.write(as_toml(settings))
     return CLEAN
 
 

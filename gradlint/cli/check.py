@@ -156,11 +156,11 @@ class Checker:
         groups: list[tuple[Settings, list[str]]] = []
         for target in dict.fromkeys(self.targets):
             settings = self._of_target(target)
-            known = next((targets for other, targets in groups if other is settings), None)
-            if known is None:
+            group = next((targets for other, targets in groups if other is settings), None)
+            if group is None:
                 groups.append((settings, [target]))
             else:
-                known.append(target)
+                group.append(target)
         return groups
 
     def _covers(self, settings: Settings) -> bool:
@@ -274,12 +274,12 @@ def _is_source(text: str) -> bool:
 _plans: dict[tuple[int, tuple[str, ...]], tuple[Settings, Plan]] = {}
 
 
-def _plan(settings: Settings, given: tuple[str, ...], select: tuple[str, ...]) -> Plan:
-    key = (id(settings), given)
-    known = _plans.get(key)
-    if known is not None and known[0] is settings:
-        return known[1]
-    rules = registry.load(settings.rule_folders(given))
+def _plan(settings: Settings, rules_dirs: tuple[str, ...], select: tuple[str, ...]) -> Plan:
+    key = (id(settings), rules_dirs)
+    cached = _plans.get(key)
+    if cached is not None and cached[0] is settings:
+        return cached[1]
+    rules = registry.load(settings.rule_folders(rules_dirs))
     plan = Plan(settings, rules, _selected(rules, settings, bool(select)))
     ignores = [selector for selectors in settings.per_file_ignores.values() for selector in selectors]
     for selector in (*ignores, *settings.ignore_parameters, *settings.severity):

@@ -72,12 +72,12 @@ def fix(
         checker.judge_sources(again, [by_path[path] for path in edited if path in by_path])
         again.scopes = {p: s for p, s in again.scopes.items() if p in edited}
         fresh = checker.reported(again, show_info=show_info)
-        kept = [
+        remaining = [
             f for f in report.findings if f.location is None or f.location.path not in edited or f.target in recorded
         ]
         applied = {id(f) for path in edited for f in edited[path].applied}
-        kept = [_moved(f, {p: e.lines for p, e in edited.items()}) for f in kept if id(f) not in applied]
-        report = replace(report, findings=[*kept, *fresh.findings])
+        remaining = [_moved(f, {p: e.lines for p, e in edited.items()}) for f in remaining if id(f) not in applied]
+        report = replace(report, findings=[*remaining, *fresh.findings])
     return replace(report, fixed=changes.count, notes=[*report.notes, *changes.notes]), changes
 
 
@@ -161,7 +161,7 @@ def add_ignores(report: Report) -> tuple[Report, Changes]:
     """Write a comment for each finding; the report keeps findings that got none."""
     changes = Changes()
     by_path: dict[str, list[Finding]] = {}
-    left = [finding for finding in report.findings if finding.location is None]
+    remaining = [finding for finding in report.findings if finding.location is None]
     for finding in report.findings:
         if finding.location is not None:
             by_path.setdefault(finding.location.path, []).append(finding)
@@ -169,11 +169,11 @@ def add_ignores(report: Report) -> tuple[Report, Changes]:
         try:
             source = SourceText(path, overlay.read(path))
         except (OSError, Unreadable):
-            left += findings
+            remaining += findings
             continue
         text, done, rest = with_ignores(source, findings)
-        left += rest
+        remaining += rest
         if text != source.text:
             changes.before[path], changes.after[path] = source, text
             changes.count += len(done)
-    return replace(report, findings=left), changes
+    return replace(report, findings=remaining), changes

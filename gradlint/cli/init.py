@@ -128,8 +128,8 @@ def _arguments(module: SourceModule, cls: ast.ClassDef) -> str:
     init = module.kinds.method(cls, "__init__")
     if init is None:
         return ""
-    given = [*init.args.posonlyargs, *init.args.args][1:]
-    required = given[: len(given) - len(init.args.defaults)] if init.args.defaults else given
+    parameters = [*init.args.posonlyargs, *init.args.args][1:]
+    required = parameters[: len(parameters) - len(init.args.defaults)] if init.args.defaults else parameters
     required += [a for a, d in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True) if d is None]
     positional = {a.arg for a in init.args.posonlyargs}
     return ", ".join("..." if a.arg in positional else f"{a.arg}=..." for a in required)

@@ -51,8 +51,8 @@ def lock(
         _write_errors(report, view)
         streams.write_error(f"error: {path.name} is left as it was\n")
         return FAILED
-    kept = {} if every else before
-    changed = write(path, {**kept, **now}.values())
+    unchecked = {} if every else before
+    changed = write(path, {**unchecked, **now}.values())
     streams.write(_account(path, before, now, changed, view))
     return CLEAN
 
@@ -77,11 +77,11 @@ def diff(before: str | None, after: str | None, lock_file: str | None, inputs: t
         if files[0] is not None and files[1] is not None:
             pairs = [_Pair(key, files[0].get(key), files[1].get(key)) for key in dict.fromkeys([*files[0], *files[1]])]
         else:
-            found = [
+            snapshots = [
                 now.get(side) if file is None else section(file, _key(sides[1 - i], side), Path(side))
                 for i, (side, file) in enumerate(zip(sides, files, strict=True))
             ]
-            pairs = [_Pair("", found[0], found[1])]
+            pairs = [_Pair("", snapshots[0], snapshots[1])]
     if report.errors:
         _write_errors(report, view)
         return FAILED
@@ -110,11 +110,11 @@ def _snapshots(targets: Mapping[str, str], inputs: Sequence[str]) -> tuple[dict[
         return snapshot_target(target, options.configured(settings, target), keys[target])
 
     report = Report()
-    found = {}
+    snapshots = {}
     for target, (snapshot, summary) in each_target(keys, report, work):
-        found[keys[target]] = snapshot
+        snapshots[keys[target]] = snapshot
         report.targets.append(summary)
-    return found, report
+    return snapshots, report
 
 
 @dataclass(frozen=True)

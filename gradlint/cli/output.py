@@ -96,27 +96,27 @@ def _fix(
     from gradlint.cli.fix import fix
 
     unsafe = output.unsafe_fixes or checker.settings.unsafe_fixes
-    left, changes = fix(checker, result, report, unsafe=unsafe, show_info=show_info)
+    remaining, changes = fix(checker, result, report, unsafe=unsafe, show_info=show_info)
     view = streams.view_of_stdout(output.color)
     if output.diff:
         streams.write(changes.diff())
-        _write_errors(left, changes.notes, view)
+        _write_errors(remaining, changes.notes, view)
         if changes.count:
             streams.write_error(f"would fix {plural(changes.count, 'finding')}\n")
-        return FAILED if left.errors else FOUND if changes.after and not output.exit_zero else CLEAN
+        return FAILED if remaining.errors else FOUND if changes.after and not output.exit_zero else CLEAN
     changes.write()
     if result.stdin:
         text = changes.after.get(result.stdin)
         data = overlay.read(result.stdin) if text is None else changes.before[result.stdin].encoded(text)
         streams.write_bytes(data)
     if output.fix_only:
-        _write_errors(left, changes.notes, view)
+        _write_errors(remaining, changes.notes, view)
         if changes.count and not output.quiet:
             streams.write_error(f"fixed {plural(changes.count, 'finding')}\n")
-        return FAILED if left.errors else CLEAN
-    left.notes += [note for note in changes.notes if note not in left.notes]
-    show(left, output, checker.entries(), to_stderr=bool(result.stdin))
-    return code(left, output, fail_on)
+        return FAILED if remaining.errors else CLEAN
+    remaining.notes += [note for note in changes.notes if note not in remaining.notes]
+    show(remaining, output, checker.entries(), to_stderr=bool(result.stdin))
+    return code(remaining, output, fail_on)
 
 
 def _write_errors(report: Report, notes: list[Note], view: View) -> None:
@@ -127,16 +127,16 @@ def _write_errors(report: Report, notes: list[Note], view: View) -> None:
 def _add_ignores(report: Report) -> int:
     from gradlint.cli.fix import add_ignores
 
-    left, changes = add_ignores(report)
+    remaining, changes = add_ignores(report)
     changes.write()
     view = streams.view_of_stdout()
     streams.write_error(
         f"added comments for {plural(changes.count, 'finding')} in {plural(len(changes.after), 'file')}\n"
     )
-    _write_errors(left, changes.notes, view)
-    if left.findings:
-        streams.write_error("no comment can suppress these:\n" + concise.render(left, view))
-    return FAILED if report.errors or changes.notes else FOUND if left.findings else CLEAN
+    _write_errors(remaining, changes.notes, view)
+    if remaining.findings:
+        streams.write_error("no comment can suppress these:\n" + concise.render(remaining, view))
+    return FAILED if report.errors or changes.notes else FOUND if remaining.findings else CLEAN
 
 
 def _configured_format(settings: Settings) -> str:

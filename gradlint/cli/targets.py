@@ -64,19 +64,19 @@ def _rank(function: ast.FunctionDef) -> int | None:
 
 
 def _about_file(path: str) -> str:
-    found = builders(Path(path))
-    if not found:
+    names = builders(Path(path))
+    if not names:
         return (
             f"{path} needs an attribute, the function that builds what you train, as in {path}:build; "
             "no function in it looks like one, so write one that returns the model (README: Writing build())"
         )
-    rest = f" (it also has {', '.join(found[1:SUGGESTED])})" if found[1:] else ""
-    return f"{path} needs an attribute, the function that builds what you train: try {path}:{found[0]}{rest}"
+    rest = f" (it also has {', '.join(names[1:SUGGESTED])})" if names[1:] else ""
+    return f"{path} needs an attribute, the function that builds what you train: try {path}:{names[0]}{rest}"
 
 
 def _about_folder(folder: Path) -> str:
-    found = list(itertools.islice(_folder_builders(folder), SUGGESTED))
-    hint = f"try {', '.join(found)}" if found else f"as in {(folder / 'model.py').as_posix()}:build"
+    suggestions = list(itertools.islice(_folder_builders(folder), SUGGESTED))
+    hint = f"try {', '.join(suggestions)}" if suggestions else f"as in {(folder / 'model.py').as_posix()}:build"
     return f"{folder.as_posix()} is a folder; name the function in it that builds what you train: {hint}"
 
 

@@ -32,7 +32,7 @@ def why(target: str, pattern: str, inputs: Sequence[str], color: str) -> int:
 
     view = streams.view_of_stdout(color)
     report = Report()
-    explanations = [explanation for _, found in each_target([target], report, work) for explanation in found]
+    explanations = [explanation for _, of_target in each_target([target], report, work) for explanation in of_target]
     if report.errors:
         streams.write_error(concise.errors(report, view))
         return FAILED

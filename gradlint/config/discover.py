@@ -75,8 +75,8 @@ def excluded(settings: Settings, path: str, *, below: bool = False) -> bool:
 
     With `below`, a folder that contains it counts too.
     """
-    found = patterns((*settings.exclude, *settings.extend_exclude), settings.root)
-    return found.match_below(path) if below else found.match(path)
+    globs = patterns((*settings.exclude, *settings.extend_exclude), settings.root)
+    return globs.match_below(path) if below else globs.match(path)
 
 
 def discover(paths: Sequence[str], configuration: Configuration) -> Iterator[SourceFile]:
@@ -91,8 +91,8 @@ def discover(paths: Sequence[str], configuration: Configuration) -> Iterator[Sou
         settings = configuration.near(path)
         if settings.force_exclude and excluded(settings, path, below=True):
             continue
-        found = _in_folder(path, configuration) if os.path.isdir(path) else [SourceFile(path, settings, named=True)]
-        for file in found:
+        files = _in_folder(path, configuration) if os.path.isdir(path) else [SourceFile(path, settings, named=True)]
+        for file in files:
             if file.path not in seen:
                 seen.add(file.path)
                 yield file
@@ -132,8 +132,8 @@ def _specs_above(top: str) -> list[tuple[str, GitIgnoreSpec]]:
         return []
     files = [(str(chain[root]), chain[root] / ".git" / "info" / "exclude")]
     files += [(str(folder), folder / ".gitignore") for folder in reversed(chain[1 : root + 1])]
-    found = [(folder, _spec(str(file))) for folder, file in files if file.is_file()]
-    return [(folder, spec) for folder, spec in found if not _is_ignored(top + "/", [(folder, spec)])]
+    specs = [(folder, _spec(str(file))) for folder, file in files if file.is_file()]
+    return [(folder, spec) for folder, spec in specs if not _is_ignored(top + "/", [(folder, spec)])]
 
 
 @lru_cache(maxsize=1024)

@@ -93,9 +93,9 @@ class Settings:
         """Return the targets as written from the working directory."""
         return tuple(_from_here(name, self.root) for name in self.targets)
 
-    def rule_folders(self, given: Iterable[str] = ()) -> tuple[str, ...]:
+    def rule_folders(self, folders: Iterable[str] = ()) -> tuple[str, ...]:
         """Return the folders with rules of the user: those given, then those configured."""
-        return (*given, *(os.path.join(self.root, folder) for folder in self.rules_dirs))
+        return (*folders, *(os.path.join(self.root, folder) for folder in self.rules_dirs))
 
 
 class Configuration:
@@ -134,15 +134,15 @@ class Configuration:
         Raises:
             UsageError: the nearest file is wrong.
         """
-        found = self._fixed
-        if found is None:
+        settings = self._fixed
+        if settings is None:
             here = Path(os.path.abspath(path))
-            found = _nearest(here if here.is_dir() else here.parent)
-        known = self._overridden.get(id(found))
-        if known is None:
+            settings = _nearest(here if here.is_dir() else here.parent)
+        overridden = self._overridden.get(id(settings))
+        if overridden is None:
             # The found one is kept beside its double, so that its identity stays its own.
-            known = self._overridden[id(found)] = (found, self._override(found))
-        return known[1]
+            overridden = self._overridden[id(settings)] = (settings, self._override(settings))
+        return overridden[1]
 
     def of_target(self, target: str) -> Settings:
         """Return the settings for ``model.py:build`` or ``package.module:build``."""
@@ -193,12 +193,12 @@ def _read(file: Path, *, required: bool) -> Settings | None:
     where = ""
     if file.name == "pyproject.toml":
         tool = data.get("tool", {})
-        found = tool.get("gradlint") if isinstance(tool, dict) else None
-        if found is None:
+        table = tool.get("gradlint") if isinstance(tool, dict) else None
+        if table is None:
             if not required:
                 return None
-            found = {}
-        data, where = found, "tool.gradlint"
+            table = {}
+        data, where = table, "tool.gradlint"
     if not isinstance(data, dict):
         raise UsageError(f"{file}: {where} must be a table, not {_kind(data)}")
     return _settings(file, data, where)
@@ -223,11 +223,11 @@ def _settings(file: Path, data: dict[str, Any], where: str) -> Settings:
     return Settings(path=file, root=file.parent, **values)
 
 
-def _hint(word: str, known: Iterable[str]) -> str:
+def _hint(word: str, names: Iterable[str]) -> str:
     from gradlint.wording import nearest
 
-    near = nearest(word.replace("_", "-"), known)
-    return f"; did you mean {near}?" if near else f"; known are {', '.join(sorted(known))}"
+    near = nearest(word.replace("_", "-"), names)
+    return f"; did you mean {near}?" if near else f"; known are {', '.join(sorted(names))}"
 
 
 def _kind(value: Any) -> str:
@@ -299,11 +299,11 @@ def _table_of(convert: Callable[[Any], Any], what: str) -> Callable[[Any], dict[
 def _target(value: Any) -> TargetSettings:
     if not isinstance(value, dict):
         raise _Wrong("", f"must be a table, not {_kind(value)}")
-    known = [f.name for f in fields(TargetSettings)]
+    names = [f.name for f in fields(TargetSettings)]
     parts = {}
     for key, part in value.items():
-        if key not in known:
-            raise _Wrong(f".{key}", f"is an unknown key{_hint(key, known)}")
+        if key not in names:
+            raise _Wrong(f".{key}", f"is an unknown key{_hint(key, names)}")
         try:
             parts[key] = _texts(part)
         except _Wrong as wrong:

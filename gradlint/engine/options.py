@@ -50,22 +50,22 @@ class Options:
 
 def contract_of(settings: Settings, target: str) -> tuple[Declaration, ...]:
     """Return the configured declarations for a target, with their lines."""
-    theirs = settings.target(target)
-    if settings.path is None or not (theirs.trains or theirs.frozen):
+    own = settings.target(target)
+    if settings.path is None or not (own.trains or own.frozen):
         return ()
     return tuple(
         Declaration(kind, pattern, _line_of(settings.path, pattern, target), settings.path.name)
-        for kind, patterns in ((DeclarationKind.TRAINS, theirs.trains), (DeclarationKind.FROZEN, theirs.frozen))
+        for kind, patterns in ((DeclarationKind.TRAINS, own.trains), (DeclarationKind.FROZEN, own.frozen))
         for pattern in patterns
     )
 
 
 def declared(trains: Iterable[str] = (), frozen: Iterable[str] = (), origin: str = "") -> tuple[Declaration, ...]:
     """Return the declarations of two lists of patterns; a string is one pattern."""
-    given = ((DeclarationKind.TRAINS, trains), (DeclarationKind.FROZEN, frozen))
+    groups = ((DeclarationKind.TRAINS, trains), (DeclarationKind.FROZEN, frozen))
     return tuple(
         Declaration(kind, pattern, origin=origin)
-        for kind, patterns in given
+        for kind, patterns in groups
         for pattern in ([patterns] if isinstance(patterns, str) else patterns)
     )
 

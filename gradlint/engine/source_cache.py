@@ -73,8 +73,8 @@ class Cache:
         self._changed = False
         if self._file is not None:
             with contextlib.suppress(OSError, ValueError, AttributeError):
-                known = json.loads(self._file.read_bytes())
-                self._known = {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3}
+                entries = json.loads(self._file.read_bytes())
+                self._known = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 3}
 
     def get(self, key: str, path: str, target_of: Callable[[str], str]) -> tuple[list[Finding], bool] | None:
         """Return (findings, has suppressions) of a file with this content, or None if it is new.
@@ -107,7 +107,7 @@ class Cache:
         if self._file is None or self._folder is None or not self._changed:
             return
         oldest = int(time.time() // 86400) - KEPT_DAYS
-        kept = {key: entry for key, entry in self._known.items() if isinstance(entry[0], int) and entry[0] >= oldest}
+        recent = {key: entry for key, entry in self._known.items() if isinstance(entry[0], int) and entry[0] >= oldest}
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             tag = self._folder / _MARK
@@ -115,7 +115,7 @@ class Cache:
                 tag.write_text(_TAG, encoding="utf-8")
             handle, name = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(kept, file, separators=(",", ":"))
+                json.dump(recent, file, separators=(",", ":"))
             os.replace(name, self._file)
 
 

@@ -98,11 +98,11 @@ def check_files(
             caches[root, rules] = Cache(cache_folder, (root, *_texts(rules)))
         cache = caches[root, rules]
         key = f"{digest(data)}{os.path.splitext(file.path)[1]}"
-        known = cache.get(key, file.path, target_of)
-        if known is not None:
+        cached = cache.get(key, file.path, target_of)
+        if cached is not None:
             outcome.cached += 1
-            if known[0] or known[1]:
-                outcome.results.append(FileResult(file.path, known[0]))
+            if cached[0] or cached[1]:
+                outcome.results.append(FileResult(file.path, cached[0]))
             continue
         todo.setdefault(rules, []).append(_Task(file.path, target_of(file.path), key, root, len(data), suppresses))
     for rules, tasks in todo.items():
@@ -136,10 +136,10 @@ class _Task:
 
 def _texts(rules: RuleSet) -> Iterator[str]:
     """Yield everything that findings depend on beside the file: the rules and the engine."""
-    known = registry.load(rules.folders, packs=rules.packs).origins
+    origins = registry.load(rules.folders, packs=rules.packs).origins
     for rule in rules.rules:
         yield rule.code
-        origin = known.get(rule)
+        origin = origins.get(rule)
         yield digest(origin.read_bytes()) if origin is not None and origin.is_file() else ""
     yield _own_text()
 

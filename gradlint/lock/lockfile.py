@@ -70,7 +70,7 @@ def parse(text: str, path: Path) -> dict[str, Snapshot]:
         older = int(version) < VERSION
         advice = "run `gradlint lock` to write it anew" if older else "use the gradlint that wrote it, or a newer one"
         raise LockError(f"{path}:1: this lock is of version {version}, and this gradlint knows {VERSION}: {advice}")
-    found: dict[str, Snapshot] = {}
+    snapshots: dict[str, Snapshot] = {}
     current: Snapshot | None = None
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
@@ -78,14 +78,14 @@ def parse(text: str, path: Path) -> dict[str, Snapshot]:
         place = Location(str(path), number)
         if line.startswith("[") and line.rstrip().endswith("]"):
             name = line.strip()[1:-1]
-            if name in found:
+            if name in snapshots:
                 raise LockError(f"{path}:{number}: {name} stands in this lock twice")
-            current = found[name] = Snapshot(name, places={"": place})
+            current = snapshots[name] = Snapshot(name, places={"": place})
         elif current is None:
             raise LockError(f"{path}:{number}: this line belongs to no target")
         else:
             _read_line(current, line, place)
-    return found
+    return snapshots
 
 
 def read(path: Path) -> dict[str, Snapshot]:

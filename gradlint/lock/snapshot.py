@@ -91,14 +91,14 @@ def changes(before: Snapshot, after: Snapshot) -> list[Change]:
             note(new, 2, f"new, {'training' if new.outcome is OutcomeKind.TRAINS else why}", place)
         elif old is not None and new is not None:
             _compare(after, old, new, note)
-    found = []
+    parameter_changes = []
     for (rank, clause, place), entries in sorted(groups.items(), key=lambda item: item[0][0]):
         everything = list((before if rank == 3 else after).entries.values())
         subject = summarize_names(entries, everything, LISTED)
         verb = "" if clause.startswith(_VERBS) else "is " if len(entries) == 1 else "are "
         joint = " at " if entries[0].outcome in (OutcomeKind.FROZEN, OutcomeKind.NO_GRADIENT) and rank < 3 else ", see "
-        found.append(Change(tuple(e.fqn for e in entries), f"{subject} {verb}{clause}", place, joint))
-    return [*found, *_norm_changes(before, after)]
+        parameter_changes.append(Change(tuple(e.fqn for e in entries), f"{subject} {verb}{clause}", place, joint))
+    return [*parameter_changes, *_norm_changes(before, after)]
 
 
 _VERBS = ("stopped", "started", "changed", "moved")
@@ -128,9 +128,9 @@ def _words(entry: Entry) -> str:
 
 
 def _why(snapshot: Snapshot, entry: Entry) -> tuple[str, Location | None]:
-    known = snapshot.why.get(entry.fqn)
-    if known is not None:
-        return known
+    reason = snapshot.why.get(entry.fqn)
+    if reason is not None:
+        return reason
     if entry.outcome is OutcomeKind.TRAINS:
         return ", ".join(entry.held) or "with no optimizer known", None
     return _words(entry), None
@@ -201,13 +201,13 @@ def _finding(before: Snapshot, target: str, change: Change, lock: str) -> Findin
 
 def sections_drift(locked: Mapping[str, Snapshot], now: Iterable[str], lock: Location) -> list[Finding]:
     """Return findings of GL704 for targets without a section in the lock, and the reverse."""
-    known = list(now)
-    found = []
-    for name in dict.fromkeys([*known, *locked]):
-        if name in locked and name in known:
+    present = list(now)
+    findings = []
+    for name in dict.fromkeys([*present, *locked]):
+        if name in locked and name in present:
             continue
         text = f"{name} is locked and no longer a target." if name in locked else f"{name} is a target and not locked."
         where = locked[name].places.get("", lock) if name in locked else lock
         fix = Fix("Run `gradlint lock` and commit the file.")
-        found.append(Finding(name, "GL704", "lock-drift", Severity.ERROR, text, where, fix=fix))
-    return found
+        findings.append(Finding(name, "GL704", "lock-drift", Severity.ERROR, text, where, fix=fix))
+    return findings

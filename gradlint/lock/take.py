@@ -33,29 +33,29 @@ def snapshot_target(target: str, options: Options | None = None, name: str = "")
 
 def take(trace: Trace, flow: Flow) -> Snapshot:
     """Return the snapshot of a recorded setup."""
-    found = Snapshot(trace.target)
+    snapshot = Snapshot(trace.target)
     for parameter in trace.parameters:
         if not parameter.in_tree:
             continue
         now = outcome_of(flow, parameter)
-        found.entries[parameter.fqn] = Entry(
+        snapshot.entries[parameter.fqn] = Entry(
             parameter.fqn, tuple(parameter.shape), now.kind, re.sub(r"\s+", "_", now.by), _held(trace, parameter)
         )
-        found.why[parameter.fqn] = (now.why, now.location)
+        snapshot.why[parameter.fqn] = (now.why, now.location)
     for module in trace.modules:
         if module.in_tree and "running_mean" in module.running_stats:
-            found.norms[module.fqn] = Norm(module.fqn, module.type.name, module.training)
-    return found
+            snapshot.norms[module.fqn] = Norm(module.fqn, module.type.name, module.training)
+    return snapshot
 
 
 def _held(trace: Trace, parameter: Parameter) -> tuple[str, ...]:
-    found = []
+    labels = []
     for number, index in parameter.groups:
         optimizer = trace.optimizers[number]
         group = optimizer.groups[index]
         rate = "" if group.lr is None else f" lr={group.lr:g}" + (" scheduled" if group.scheduled else "")
-        found.append(_label(optimizer) + rate)
-    return tuple(sorted(found))
+        labels.append(_label(optimizer) + rate)
+    return tuple(sorted(labels))
 
 
 def _label(optimizer: Optimizer) -> str:

@@ -109,14 +109,14 @@ def _window(shown: list[tuple[str, int, bool]], room: int, view: View) -> list[t
     first = next((i for i, (*_, blamed) in enumerate(shown) if blamed), 0)
     offset = sum(width for _, width, _ in shown[:first])
     span = sum(width for _, width, blamed in shown if blamed)
-    left = 0 if offset + min(span, room // 2) <= room - len(dots) else max(first - room // 4, 0)
-    kept = list(dots) if left else []
-    used = len(kept)
-    rest = sum(width for _, width, _ in shown[left:])
-    for piece in shown[left:]:
+    start = 0 if offset + min(span, room // 2) <= room - len(dots) else max(first - room // 4, 0)
+    pieces = list(dots) if start else []
+    used = len(pieces)
+    rest = sum(width for _, width, _ in shown[start:])
+    for piece in shown[start:]:
         if used + rest > room and used + piece[1] > room - len(dots):
-            return [*kept, *dots]
-        kept.append(piece)
+            return [*pieces, *dots]
+        pieces.append(piece)
         used += piece[1]
         rest -= piece[1]
-    return kept
+    return pieces

@@ -129,10 +129,10 @@ def _fix(description: str, edits: Sequence[Edit], root: Path) -> dict[str, Any]:
                 "artifactLocation": _artifact(path, root),
                 "replacements": [
                     {"deletedRegion": _region(edit.location, whole=True), "insertedContent": {"text": edit.text}}
-                    for edit in mine
+                    for edit in file_edits
                 ],
             }
-            for path, mine in by_path.items()
+            for path, file_edits in by_path.items()
         ],
     }
 

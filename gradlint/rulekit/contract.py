@@ -55,9 +55,9 @@ class Contract:
     def declared(self, kind: DeclarationKind, trace: Trace) -> list[tuple[Parameter, Declaration]]:
         """Return the parameters declared so, each with the declaration that applies."""
         return [
-            (p, found)
+            (p, declaration)
             for p in trace.parameters
-            if p.in_tree and (found := self.of.get(p.fqn)) is not None and found.kind is kind
+            if p.in_tree and (declaration := self.of.get(p.fqn)) is not None and declaration.kind is kind
         ]
 
     def frozen_norms(self, trace: Trace) -> list[tuple[Module, Declaration]]:
@@ -65,7 +65,7 @@ class Contract:
 
         The declaration names the statistics, or all parameters of the module.
         """
-        found = []
+        norms = []
         for module in trace.modules:
             statistics = _statistics(module)
             if not module.in_tree or not statistics:
@@ -75,9 +75,9 @@ class Contract:
             for judged in (declared, own):
                 first = judged[0] if judged else None
                 if first is not None and all(d is not None and d.kind is DeclarationKind.FROZEN for d in judged):
-                    found.append((module, first))
+                    norms.append((module, first))
                     break
-        return found
+        return norms
 
 
 def resolve(trace: Trace, declarations: Sequence[Declaration]) -> Contract:
@@ -86,15 +86,15 @@ def resolve(trace: Trace, declarations: Sequence[Declaration]) -> Contract:
     Raises:
         TargetError: two declarations contradict each other; names both, the parameters, and where they are written.
     """
-    known = list(dict.fromkeys(declarations))
+    unique = list(dict.fromkeys(declarations))
     names: dict[str, tuple[str, ...]] = {p.fqn: p.aliases for p in trace.parameters if p.in_tree}
     for module in trace.modules:
         if module.in_tree:
             names |= {name: (name,) for name in _statistics(module)}
-    matched = {d: frozenset(n for n, aliases in names.items() if matches(d.pattern, aliases)) for d in known}
-    contract = Contract(known, unmatched=[d for d in known if not matched[d]])
+    matched = {d: frozenset(n for n, aliases in names.items() if matches(d.pattern, aliases)) for d in unique}
+    contract = Contract(unique, unmatched=[d for d in unique if not matched[d]])
     # the widest first, so that an exception overrides what it is an exception to
-    for declaration in sorted(known, key=lambda d: -len(matched[d])):
+    for declaration in sorted(unique, key=lambda d: -len(matched[d])):
         for name in matched[declaration]:
             other = contract.of.get(name)
             if other is not None and other.kind is not declaration.kind and not matched[declaration] < matched[other]:
@@ -112,9 +112,9 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
 def own_declarations(trace: Trace) -> list[Declaration]:
     """Return the declarations of the setup itself, with their places in user code."""
     setup = trace.setup
-    given = [(DeclarationKind.TRAINS, pattern) for pattern in setup.trains]
-    given += [(DeclarationKind.FROZEN, pattern) for pattern in setup.frozen]
-    return [Declaration(kind, pattern, _written_at(trace, kind.value, pattern)) for kind, pattern in given]
+    patterns = [(DeclarationKind.TRAINS, pattern) for pattern in setup.trains]
+    patterns += [(DeclarationKind.FROZEN, pattern) for pattern in setup.frozen]
+    return [Declaration(kind, pattern, _written_at(trace, kind.value, pattern)) for kind, pattern in patterns]
 
 
 def no_match(trace: Trace, pattern: str) -> str:
@@ -175,15 +175,15 @@ def _written_at(trace: Trace, kind: str, pattern: str) -> Location | None:
 
 def _labelled(tree: ast.AST, kind: str) -> list[ast.expr]:
     """Return the expressions of ``kind=...``, ``{"kind": ...}`` and assignments to ``...kind``."""
-    found: list[ast.expr] = []
+    expressions: list[ast.expr] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == kind:
-            found.append(node.value)
+            expressions.append(node.value)
         elif isinstance(node, ast.Dict):
             pairs = zip(node.keys, node.values, strict=True)
-            found += [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == kind]
+            expressions += [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == kind]
         elif isinstance(node, ast.Assign):
             names = [t.attr if isinstance(t, ast.Attribute) else getattr(t, "id", "") for t in node.targets]
             if any(name.lower().endswith(kind) for name in names):
-                found.append(node.value)
-    return found
+                expressions.append(node.value)
+    return expressions

@@ -15,8 +15,8 @@ from gradlint.traces.trace import Trace
 
 def executed_functions(trace: Trace) -> list[Function]:
     """Return the user's functions that ran while recording, in the order of their first run."""
-    found = (function_of(code) for code in trace.executed if is_project(code.co_filename))
-    return list(dict.fromkeys(function for function in found if function is not None))
+    functions = (function_of(code) for code in trace.executed if is_project(code.co_filename))
+    return list(dict.fromkeys(function for function in functions if function is not None))
 
 
 def executed_nodes(trace: Trace) -> Iterator[tuple[Function, ast.AST]]:
@@ -95,9 +95,9 @@ def argument_list_location(trace: Trace, site: SiteId) -> Location | None:
         return None
     lists = [a.value for a in call.args if isinstance(a, ast.Starred)] or (call.args if len(call.args) == 1 else [])
     names = {a.id for a in lists if isinstance(a, ast.Name)}
-    found = None
+    location = None
     for node in function.nodes():
         if isinstance(node, ast.Assign) and node.lineno < call.lineno:
             if any(isinstance(t, ast.Name) and t.id in names for t in node.targets):
-                found = function.module.location(node)
-    return found
+                location = function.module.location(node)
+    return location

@@ -143,10 +143,10 @@ def _all_rules(folders: Sequence[str | Path], packs: bool) -> Iterator[tuple[typ
         path = Path(folder).resolve()
         if not path.is_dir():
             raise GradlintError(f"--rules-dir {folder}: there is no such folder")
-        found = list(_folder_rules(path))
-        if not found:
+        pairs = list(_folder_rules(path))
+        if not pairs:
             raise GradlintError(f"--rules-dir {folder}: it holds no rule files (*.py)")
-        yield from found
+        yield from pairs
 
 
 def _rule_files(folder: Path) -> list[Path]:

@@ -45,12 +45,12 @@ def select(
     Raises:
         UsageError: a selector fits no rule; the message names the nearest that does.
     """
-    known = registry.entries
+    entries = registry.entries
     chosen, added, ignored = split(select), split(extend_select), split(ignore)
-    wanted = _strengths([*(chosen or [EVERYTHING]), *added], known)
-    unwanted = _strengths(ignored, known)
+    wanted = _strengths([*(chosen or [EVERYTHING]), *added], entries)
+    unwanted = _strengths(ignored, entries)
     codes = frozenset(code for code, strength in wanted.items() if strength > unwanted.get(code, -1))
-    exact = frozenset(code for code, strength in _strengths([*chosen, *added], known).items() if strength == _EXACT)
+    exact = frozenset(code for code, strength in _strengths([*chosen, *added], entries).items() if strength == _EXACT)
     return Selection(tuple(rule for rule in registry.rules if rule.code in codes), codes, exact & codes)
 
 
@@ -82,39 +82,39 @@ def lookup(registry: Registry, code_or_name: str) -> Entry:
     Raises:
         UsageError: there is none; the message names the nearest.
     """
-    found = _matching(code_or_name, registry.entries)
-    if found is None or found[1] != _EXACT:
+    match = _matching(code_or_name, registry.entries)
+    if match is None or match[1] != _EXACT:
         raise UsageError(_unknown(code_or_name, registry.entries, prefixes=False))
-    return found[0][0]
+    return match[0][0]
 
 
-def _strengths(selectors: Iterable[str], known: Sequence[Entry]) -> dict[str, int]:
+def _strengths(selectors: Iterable[str], entries: Sequence[Entry]) -> dict[str, int]:
     """Return each code with the strength of the most specific selector that matches it."""
     strengths: dict[str, int] = {}
     for selector in selectors:
-        found = _matching(selector, known)
-        if found is None:
-            raise UsageError(_unknown(selector, known))
-        for rule in found[0]:
-            strengths[rule.code] = max(strengths.get(rule.code, 0), found[1])
+        match = _matching(selector, entries)
+        if match is None:
+            raise UsageError(_unknown(selector, entries))
+        for rule in match[0]:
+            strengths[rule.code] = max(strengths.get(rule.code, 0), match[1])
     return strengths
 
 
-def _matching(selector: str, known: Sequence[Entry]) -> tuple[list[Entry], int] | None:
+def _matching(selector: str, entries: Sequence[Entry]) -> tuple[list[Entry], int] | None:
     """Return the rules that a selector matches and how specific it is; None if there are none."""
     upper = selector.strip().upper()
     if upper == EVERYTHING:
-        return list(known), 0
-    exact = [rule for rule in known if upper == rule.code or selector.strip().lower() == rule.name]
+        return list(entries), 0
+    exact = [rule for rule in entries if upper == rule.code or selector.strip().lower() == rule.name]
     if exact:
         return exact, _EXACT
-    prefixed = [rule for rule in known if rule.code.startswith(upper)] if re.fullmatch(r"[A-Z]+\d*", upper) else []
+    prefixed = [rule for rule in entries if rule.code.startswith(upper)] if re.fullmatch(r"[A-Z]+\d*", upper) else []
     return (prefixed, len(upper)) if prefixed else None
 
 
-def _unknown(selector: str, known: Sequence[Entry], *, prefixes: bool = True) -> str:
-    codes = [rule.code for rule in known]
+def _unknown(selector: str, entries: Sequence[Entry], *, prefixes: bool = True) -> str:
+    codes = [rule.code for rule in entries]
     starts = {code[:length] for code in codes for length in (3, 4) if prefixes and length >= len(selector)}
-    near = nearest(selector, [*codes, *(rule.name for rule in known), *sorted(starts)])
+    near = nearest(selector, [*codes, *(rule.name for rule in entries), *sorted(starts)])
     hint = f"; did you mean {near}?" if near else "; `gradlint rules` lists them"
     return f"no rule has the code{', the prefix' if prefixes else ''} or the name {selector!r}{hint}"

@@ -46,8 +46,8 @@ _BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 class _Runner:
     def __init__(self, job: Job) -> None:
         self.job = job
-        known = registry.load(job.rules_dirs)
-        self.rules = [entry for entry in known.rules if entry.code in job.rules]
+        rules = registry.load(job.rules_dirs)
+        self.rules = [entry for entry in rules.rules if entry.code in job.rules]
         self.observation = Observation(
             job.target, steps=job.steps, forwards=job.max_batches, on_fault=lambda: self.finish(None)
         )
@@ -82,8 +82,8 @@ class _Runner:
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:
-                    told = user_error("the script", error)
-                    failure = Failure(job.target, str(told), told.traceback)
+                    cause = user_error("the script", error)
+                    failure = Failure(job.target, str(cause), cause.traceback)
                 self.finish(failure)
         finally:
             timer.cancel()
@@ -165,15 +165,15 @@ class _Runner:
         if failure is not None:
             report.errors.append(failure)
         steps = len(training.steps)
-        seen = f"{steps} optimizer step{'s' if steps != 1 else ''} and {len(training.backwards)} backward passes"
+        progress = f"{steps} optimizer step{'s' if steps != 1 else ''} and {len(training.backwards)} backward passes"
         if observation.patience_lost:
             report.notes.append(
-                Note(job.target, f"stopped after {job.max_batches} calls of the models (--max-batches) with {seen}")
+                Note(job.target, f"stopped after {job.max_batches} calls of the models (--max-batches) with {progress}")
             )
         elif self.timed_out:
-            report.notes.append(Note(job.target, f"stopped after {job.seconds:g} s (--timeout) with {seen}"))
+            report.notes.append(Note(job.target, f"stopped after {job.seconds:g} s (--timeout) with {progress}"))
         elif failure is None and not observation.enough():
-            report.notes.append(Note(job.target, f"the script ended by itself after {seen}"))
+            report.notes.append(Note(job.target, f"the script ended by itself after {progress}"))
         return report
 
     def why_nothing(self) -> str:

@@ -50,7 +50,7 @@ def leave(report: Report, path: str) -> None:
 def collect(path: str) -> Report | None:
     """Return the report that was left; None if there is none."""
     try:
-        found = pickle.loads(Path(path).read_bytes())
+        report = pickle.loads(Path(path).read_bytes())
     except (OSError, EOFError, pickle.UnpicklingError):
         return None
-    return found if isinstance(found, Report) else None
+    return report if isinstance(report, Report) else None

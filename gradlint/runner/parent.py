@@ -185,10 +185,10 @@ def _set_subreaper(flag: bool) -> bool:
 
 def _children() -> list[int]:
     """Return our child processes."""
-    found: list[int] = []
+    pids: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             status = (folder / "stat").read_text(encoding="utf-8", errors="replace")
             if int(status.rpartition(")")[2].split()[1]) == os.getpid():
-                found.append(int(folder.name))
-    return found
+                pids.append(int(folder.name))
+    return pids

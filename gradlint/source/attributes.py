@@ -112,14 +112,14 @@ def containers_of(module: SourceModule, base: ast.expr, depth: int = 0) -> Itera
 def _loop_of(module: SourceModule, name: ast.Name) -> ast.For | ast.AsyncFor | ast.comprehension | None:
     """Return the loop whose variable a name is; of several, one around the name, else the last."""
     around = set(module.tree.above(name))
-    found = None
+    loop = None
     for binding in module.tree.bindings(name):
-        found = None
+        loop = None
         for above in module.tree.above(binding):
             if isinstance(above, ast.For | ast.AsyncFor | ast.comprehension) and binding in ast.walk(above.target):
-                found = above
+                loop = above
                 if above in around or module.tree.parents.get(above) in around:
-                    return found
+                    return loop
             if isinstance(above, ast.stmt):
                 break
-    return found
+    return loop

@@ -36,19 +36,19 @@ def elements(value: Container) -> list[ast.expr]:
 
 def contents(module: SourceModule, cls: ast.ClassDef, name: str, value: Container) -> list[ast.expr]:
     """Return everything that is put into a container, or an empty list if that is unknown."""
-    found = elements(value)
+    nodes = elements(value)
     for use in _uses(module, cls, name):
         parent = module.tree.parents[use]
         around = module.tree.parents[parent]
         if isinstance(parent, ast.Attribute):
             if not isinstance(around, ast.Call):
                 return []
-            found += around.args
+            nodes += around.args
         elif isinstance(parent, ast.Subscript) and isinstance(parent.ctx, ast.Store):
             if not isinstance(around, ast.Assign):
                 return []
-            found.append(around.value)
-    return found
+            nodes.append(around.value)
+    return nodes
 
 
 def is_only_called(module: SourceModule, cls: ast.ClassDef, name: str) -> bool:
@@ -62,16 +62,16 @@ def is_only_called(module: SourceModule, cls: ast.ClassDef, name: str) -> bool:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "vars"):
             return False
     uses = [use for use in _uses(module, cls, name) if isinstance(use.ctx, ast.Load)]
-    found = [_use_of(module, use) for use in uses]
-    is_clean = all(use.only_calls for use in found) and not any(in_grad_off(module, use) for use in uses)
-    return is_clean and any(use.calls for use in found)
+    roles = [_use_of(module, use) for use in uses]
+    is_clean = all(use.only_calls for use in roles) and not any(in_grad_off(module, use) for use in uses)
+    return is_clean and any(use.calls for use in roles)
 
 
 def _uses(module: SourceModule, cls: ast.ClassDef, name: str) -> Iterator[ast.Attribute]:
     """Yield the uses of an attribute of this name, without other classes' own attributes."""
     for use in module.tree.attributes[name]:
-        found = module.tree.method_of(use)
-        if found is None or found[0] is cls or own_attribute(use, found[1]) != name:
+        method = module.tree.method_of(use)
+        if method is None or method[0] is cls or own_attribute(use, method[1]) != name:
             yield use
 
 

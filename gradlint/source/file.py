@@ -37,18 +37,18 @@ class SourceModule:
     @cached_property
     def statements(self) -> list[ast.stmt]:
         """All statements, without the expressions in them, which decide whether to look further."""
-        found: list[ast.stmt] = []
+        nodes: list[ast.stmt] = []
         pending: list[list[ast.stmt]] = [self.syntax.body]
         while pending:
             for node in pending.pop():
-                found.append(node)
+                nodes.append(node)
                 for name in _BLOCKS.get(node.__class__, ()):
                     parts = getattr(node, name)
                     if name in ("handlers", "cases"):
                         pending += [part.body for part in parts]
                     else:
                         pending.append(parts)
-        return found
+        return nodes
 
     def stated(self, kind: type[S]) -> list[S]:
         """Return the statements of one class."""

@@ -200,30 +200,30 @@ def frozen_elsewhere(module: SourceModule, target: ast.expr, region: ast.AST) ->
     return False
 
 
-def makes_trainable(module: SourceModule, made: ast.expr | None, depth: int = 0) -> bool:
+def makes_trainable(module: SourceModule, value: ast.expr | None, depth: int = 0) -> bool:
     """Return True if a call certainly makes an object with parameters that require grad."""
-    if not isinstance(made, ast.Call) or depth > _DEEPEST:
+    if not isinstance(value, ast.Call) or depth > _DEEPEST:
         return False
     switches = ("requires_grad", "affine", "elementwise_affine", "_freeze", "freeze")
     if any(
-        k.arg in switches and not (isinstance(k.value, ast.Constant) and k.value.value is True) for k in made.keywords
+        k.arg in switches and not (isinstance(k.value, ast.Constant) and k.value.value is True) for k in value.keywords
     ):
         return False
-    kind = module.kind(made)
+    kind = module.kind(value)
     if kind is None:
         return False
     if kind.what == "parameter":
-        return len(made.args) < 2
+        return len(value.args) < 2
     if not kind.module:
         return False
     if isinstance(kind.cls, ast.ClassDef):
-        values = [v for found in module.kinds.attributes(kind.cls).values() for v in found]
+        values = [v for assigned in module.kinds.attributes(kind.cls).values() for v in assigned]
         return any(makes_trainable(module, v, depth + 1) for v in values)
     if kind.cls is None or not kind.cls.startswith("torch.nn."):
         return True  # a whole pretrained network
     name = kind.cls.removeprefix("torch.nn.")
     if name in ("Sequential", "ModuleList", "ModuleDict"):
-        return any(makes_trainable(module, part, depth + 1) for part in _parts(made))
+        return any(makes_trainable(module, part, depth + 1) for part in _parts(value))
     return name in TRAINABLE
 
 
@@ -242,8 +242,8 @@ def _parts(call: ast.Call) -> Iterator[ast.expr]:
 
 def module_class(module: SourceModule, node: ast.AST) -> tuple[ast.ClassDef, Function] | None:
     """Return the nn.Module class and its method that a node is in."""
-    found = module.tree.method_of(node)
-    return found if found is not None and module.kinds.is_module(found[0]) else None
+    method = module.tree.method_of(node)
+    return method if method is not None and module.kinds.is_module(method[0]) else None
 
 
 def own_attribute(node: ast.AST, method: Function) -> str:
@@ -284,9 +284,9 @@ def loss_calls(module: SourceModule, function: str, layer: str) -> Iterator[Loss
             if kind is None or kind.cls != f"torch.nn.{layer}":
                 continue
         named = {k.arg: k.value for k in call.keywords}
-        given = call.args[0] if call.args else named.get("input")
-        if given is not None and not isinstance(given, ast.Starred):
-            yield LossCall(call, given)
+        value = call.args[0] if call.args else named.get("input")
+        if value is not None and not isinstance(value, ast.Starred):
+            yield LossCall(call, value)
 
 
 def _carriers(module: SourceModule, names: set[str]) -> set[str]:
@@ -298,15 +298,15 @@ def _carriers(module: SourceModule, names: set[str]) -> set[str]:
     tree = module.tree
     aliases = {a.asname: a.name for a in tree.nodes(ast.alias) if a.asname}
     pending = [*names, *(short for short, name in aliases.items() if name in names)]
-    found = set(pending)
+    carriers = set(pending)
     while pending:
         name = pending.pop()
         for use in (*tree.loads.get(name, ()), *tree.attributes.get(name, ())):
             for target in _bound_by(module, use):
-                if target not in found:
-                    found.add(target)
+                if target not in carriers:
+                    carriers.add(target)
                     pending.append(target)
-    return found
+    return carriers
 
 
 def _bound_by(module: SourceModule, use: ast.AST) -> Iterator[str]:

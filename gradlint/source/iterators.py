@@ -38,22 +38,22 @@ def consumed_whole(module: SourceModule, use: ast.expr) -> bool:
             isinstance(n, ast.Break | ast.Return | ast.Raise | ast.Yield) for s in parent.body for n in ast.walk(s)
         )
     if isinstance(parent, ast.comprehension) and parent.iter is use:
-        made = tree.parents.get(parent)
-        if isinstance(made, ast.ListComp | ast.SetComp | ast.DictComp):
-            return made.generators[0] is parent
-        call = tree.parents.get(made) if made is not None else None
-        if isinstance(made, ast.GeneratorExp) and made.generators[0] is parent and isinstance(call, ast.Call):
-            return _consumes(module, call, made)
+        outer = tree.parents.get(parent)
+        if isinstance(outer, ast.ListComp | ast.SetComp | ast.DictComp):
+            return outer.generators[0] is parent
+        call = tree.parents.get(outer) if outer is not None else None
+        if isinstance(outer, ast.GeneratorExp) and outer.generators[0] is parent and isinstance(call, ast.Call):
+            return _consumes(module, call, outer)
     return False
 
 
-def _consumes(module: SourceModule, call: ast.Call, given: ast.expr) -> bool:
+def _consumes(module: SourceModule, call: ast.Call, argument: ast.expr) -> bool:
     function = call.func
     if isinstance(function, ast.Name) and not module.tree.bindings(function):
         return function.id in _BUILTINS
     full = module.qualified(function)
-    first = call.args[:1] == [given] or any(
-        k.value is given and k.arg in ("params", "parameters") for k in call.keywords
+    first = call.args[:1] == [argument] or any(
+        k.value is argument and k.arg in ("params", "parameters") for k in call.keywords
     )
     if full in _UTILITIES:
         return first

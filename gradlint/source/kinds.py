@@ -66,10 +66,10 @@ def _unified(kinds: list[Kind | None]) -> Kind | None:
         k is None or (k.what, k.once, k.pairs) != (first.what, first.once, first.pairs) for k in kinds
     ):
         return None
-    known = [k for k in kinds if k is not None]
-    item = _unified([k.item for k in known]) if first.what == "many" else None
-    cls = first.cls if all(k.cls == first.cls for k in known) else None
-    return Kind(first.what, cls, item, first.once, first.pairs, first.made if len(known) == 1 else None)
+    present = [k for k in kinds if k is not None]
+    item = _unified([k.item for k in present]) if first.what == "many" else None
+    cls = first.cls if all(k.cls == first.cls for k in present) else None
+    return Kind(first.what, cls, item, first.once, first.pairs, first.made if len(present) == 1 else None)
 
 
 class Kinds:
@@ -123,11 +123,11 @@ class Kinds:
 
     def lineage(self, cls: ast.ClassDef, depth: int = 0) -> list[ast.ClassDef]:
         """Return the class and its bases in this file."""
-        found = [cls]
+        classes = [cls]
         for base in self.bases(cls) if depth < _DEEPEST else ():
             if isinstance(base, ast.ClassDef) and base is not cls:
-                found += [c for c in self.lineage(base, depth + 1) if c not in found]
-        return found
+                classes += [c for c in self.lineage(base, depth + 1) if c not in classes]
+        return classes
 
     def method(self, cls: ast.ClassDef, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
         """Return a method by its name, of the class or of a base in this file."""
@@ -143,8 +143,8 @@ class Kinds:
         Bases in this file count too. None is a value that is not written beside its name.
         """
         if cls not in self._attributes:
-            found: dict[str, list[ast.expr | None]] = {}
-            self._attributes[cls] = found
+            values: dict[str, list[ast.expr | None]] = {}
+            self._attributes[cls] = values
             for owner in self.lineage(cls):
                 for method in owner.body:
                     if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -152,21 +152,21 @@ class Kinds:
                             isinstance(d, ast.Name) and d.id in ("property", "staticmethod")
                             for d in method.decorator_list
                         ):
-                            found.setdefault(method.name, []).append(None)
+                            values.setdefault(method.name, []).append(None)
                             continue
-                        self._assigned_in(method, found)
+                        self._assigned_in(method, values)
                     elif isinstance(method, ast.Assign):
                         for target in method.targets:
                             if isinstance(target, ast.Name):
-                                found.setdefault(target.id, []).append(method.value)
+                                values.setdefault(target.id, []).append(method.value)
         return self._attributes[cls]
 
-    def _assigned_in(self, method: ast.AST, found: dict[str, list[ast.expr | None]]) -> None:
+    def _assigned_in(self, method: ast.AST, values: dict[str, list[ast.expr | None]]) -> None:
         own = self_name(method)
         for node in ast.walk(method):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
                 if isinstance(node.value, ast.Name) and node.value.id == own:
-                    found.setdefault(node.attr, []).append(self.value_given(node))
+                    values.setdefault(node.attr, []).append(self.value_given(node))
 
     def value_given(self, target: ast.AST) -> ast.expr | None:
         """Return the value that an assignment gives to a target, or None if it is not written whole."""
@@ -182,11 +182,11 @@ class Kinds:
                 and parent in outer.targets
                 and isinstance(outer.value, ast.Tuple | ast.List)
             ):
-                given = outer.value.elts
-                if len(given) == len(parent.elts) and not any(
-                    isinstance(e, ast.Starred) for e in [*given, *parent.elts]
+                elements = outer.value.elts
+                if len(elements) == len(parent.elts) and not any(
+                    isinstance(e, ast.Starred) for e in [*elements, *parent.elts]
                 ):
-                    return given[parent.elts.index(target)]  # type: ignore[arg-type]
+                    return elements[parent.elts.index(target)]  # type: ignore[arg-type]
         return None
 
     # Expressions
@@ -355,11 +355,11 @@ class Kinds:
         if kind is None:
             return None
         if kind.module and kind.cls in ("torch.nn.ModuleList", "torch.nn.Sequential", "torch.nn.ModuleDict"):
-            made = kind.made
-            if isinstance(made, ast.Call) and kind.cls == "torch.nn.Sequential" and isinstance(index, ast.Constant):
-                if isinstance(index.value, int) and not any(isinstance(a, ast.Starred) for a in made.args):
-                    if -len(made.args) <= index.value < len(made.args):
-                        return self.of(made.args[index.value], depth) or Kind("module")
+            creation = kind.made
+            if isinstance(creation, ast.Call) and kind.cls == "torch.nn.Sequential" and isinstance(index, ast.Constant):
+                if isinstance(index.value, int) and not any(isinstance(a, ast.Starred) for a in creation.args):
+                    if -len(creation.args) <= index.value < len(creation.args):
+                        return self.of(creation.args[index.value], depth) or Kind("module")
             if isinstance(index, ast.Slice):
                 return Kind("module", kind.cls)
             return Kind("module")

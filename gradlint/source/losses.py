@@ -35,56 +35,56 @@ def activated_losses(
     """
     if function not in module.source.text and layer not in module.source.text:
         return []
-    found = []
+    pairs = []
     for loss in loss_calls(module, function, layer):
         activation = _applied(module, loss.given, names, 0)
         if activation is not None:
-            found.append((loss, activation))
-    return found
+            pairs.append((loss, activation))
+    return pairs
 
 
-def _applied(module: SourceModule, given: ast.expr, names: frozenset[str], depth: int) -> Activation | None:
+def _applied(module: SourceModule, node: ast.expr, names: frozenset[str], depth: int) -> Activation | None:
     if depth > _DEEPEST:
         return None
-    if isinstance(given, ast.Name):
-        value = value_of(module, given)
+    if isinstance(node, ast.Name):
+        value = value_of(module, node)
         return _applied(module, value, names, depth + 1) if value is not None else None
-    if not isinstance(given, ast.Call):
+    if not isinstance(node, ast.Call):
         return None
-    full = module.qualified(given.func)
+    full = module.qualified(node.func)
     if full:
         name = full.rpartition(".")[2]
         if full in (f"torch.{name}", f"torch.nn.functional.{name}") and name in names:
-            return _activation(given, given, name, 1)
+            return _activation(node, node, name, 1)
         return None
-    if isinstance(given.func, ast.Attribute) and module.kind(given.func) is None:
-        name = given.func.attr
-        if name in names and not (isinstance(given.func.value, ast.Name) and given.func.value.id in ("self", "cls")):
-            return _activation(given, given, name, 0)
+    if isinstance(node.func, ast.Attribute) and module.kind(node.func) is None:
+        name = node.func.attr
+        if name in names and not (isinstance(node.func.value, ast.Name) and node.func.value.id in ("self", "cls")):
+            return _activation(node, node, name, 0)
         if name in _SAME_AXES or (name in _OTHER_AXES and "sigmoid" in names):
-            return _applied(module, given.func.value, names, depth + 1)
-    return _by_module(module, given, names, depth)
+            return _applied(module, node.func.value, names, depth + 1)
+    return _by_module(module, node, names, depth)
 
 
-def _by_module(module: SourceModule, given: ast.Call, names: frozenset[str], depth: int) -> Activation | None:
+def _by_module(module: SourceModule, call: ast.Call, names: frozenset[str], depth: int) -> Activation | None:
     """Return the activation that a layer, or a network of this file, applies last."""
-    kind = module.kind(given.func)
+    kind = module.kind(call.func)
     if kind is None or not kind.module:
         return None
     if isinstance(kind.cls, ast.ClassDef):
         return _returned(module, kind.cls, names, depth)
-    made = kind.made
-    while isinstance(made, ast.Call) and kind is not None and kind.cls == "torch.nn.Sequential":
-        if not made.args or isinstance(made.args[-1], ast.Starred):
+    creation = kind.made
+    while isinstance(creation, ast.Call) and kind is not None and kind.cls == "torch.nn.Sequential":
+        if not creation.args or isinstance(creation.args[-1], ast.Starred):
             return None
-        kind = module.kind(made.args[-1])
-        made = kind.made if kind is not None else None
+        kind = module.kind(creation.args[-1])
+        creation = kind.made if kind is not None else None
     layers = {"torch.nn.Softmax": "softmax", "torch.nn.LogSoftmax": "log_softmax", "torch.nn.Sigmoid": "sigmoid"}
     name = layers.get(kind.cls, "") if kind is not None and isinstance(kind.cls, str) else ""
-    if name not in names or not isinstance(made, ast.Call):
+    if name not in names or not isinstance(creation, ast.Call):
         return None
-    blamed = given if module.kind(given.func) == kind else made
-    return _activation(blamed, made, name, 0)
+    blamed = call if module.kind(call.func) == kind else creation
+    return _activation(blamed, creation, name, 0)
 
 
 def _returned(module: SourceModule, cls: ast.ClassDef, names: frozenset[str], depth: int) -> Activation | None:
@@ -92,14 +92,14 @@ def _returned(module: SourceModule, cls: ast.ClassDef, names: frozenset[str], de
     forward = module.kinds.method(cls, "forward")
     if forward is None:
         return None
-    found = []
+    activations = []
     for node in ast.walk(forward):
         if isinstance(node, ast.Return) and module.tree.function(node) is forward:
             applied = _applied(module, node.value, names, depth + 1) if node.value is not None else None
             if applied is None:
                 return None
-            found.append(applied)
-    return found[0] if found else None
+            activations.append(applied)
+    return activations[0] if activations else None
 
 
 def _activation(blamed: ast.expr, call: ast.Call, name: str, position: int) -> Activation | None:

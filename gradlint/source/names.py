@@ -81,8 +81,8 @@ class Names:
         key = id(bindings)
         if key not in self._known:
             self._known[key] = ""  # a name that is bound to itself stands for nothing
-            found = {full for binding in bindings if (full := self._bound(binding, depth)) is not None}
-            self._known[key] = found.pop() if len(found) == 1 else ""
+            full_names = {full for binding in bindings if (full := self._bound(binding, depth)) is not None}
+            self._known[key] = full_names.pop() if len(full_names) == 1 else ""
         return self._known[key]
 
     def _bound(self, binding: ast.AST, depth: int) -> str | None:

@@ -56,16 +56,16 @@ def _position(node: ast.AST) -> tuple[int, int]:
 
 def loops_around(tree: Tree, node: ast.AST) -> list[ast.For | ast.AsyncFor | ast.While]:
     """Return the loops of the same function whose body a node is in, innermost first."""
-    found: list[ast.For | ast.AsyncFor | ast.While] = []
+    loops: list[ast.For | ast.AsyncFor | ast.While] = []
     child = node
     for around in tree.above(node):
         if isinstance(around, (*FUNCTIONS, ast.ClassDef)):
             break
         if isinstance(around, ast.For | ast.AsyncFor | ast.While):
             if child is not getattr(around, "iter", None) and child not in around.orelse:
-                found.append(around)
+                loops.append(around)
         child = around
-    return found
+    return loops
 
 
 def value_of(module: SourceModule, name: ast.Name) -> ast.expr | None:

@@ -96,12 +96,12 @@ def find_roundtrips(module: SourceModule, cls: ast.ClassDef, forward: Function) 
     result = _joined(run.returned)
     if result.unknown or not result.live:
         return []
-    found: dict[ast.expr, list[str]] = {}
+    layers_by_node: dict[ast.expr, list[str]] = {}
     for layer in sorted(result.data - result.live):
         at = result.cuts.get(layer)
         if at is not None:
-            found.setdefault(at, []).append(layer)
-    return [Roundtrip(at, tuple(layers)) for at, layers in found.items()]
+            layers_by_node.setdefault(at, []).append(layer)
+    return [Roundtrip(at, tuple(layers)) for at, layers in layers_by_node.items()]
 
 
 class _Run:
@@ -170,8 +170,8 @@ class _Run:
             return names
         if isinstance(node, ast.Call) and isinstance(function, ast.Attribute) and function.attr in ("append", "extend"):
             if isinstance(function.value, ast.Name):
-                given = [self.value(a, names) for a in node.args]
-                return {**names, function.value.id: _joined([names.get(function.value.id, _NOTHING), *given])}
+                arguments = [self.value(a, names) for a in node.args]
+                return {**names, function.value.id: _joined([names.get(function.value.id, _NOTHING), *arguments])}
         return {name: _UNKNOWN if name in touched else value for name, value in names.items()}
 
     def assigned(self, target: ast.expr, value: _Value, names: _Names) -> _Names:
@@ -239,37 +239,39 @@ class _Run:
         return _NOTHING if (kind is not None and kind.what in ("other", "tensor")) or plain else _UNKNOWN
 
     def call(self, node: ast.Call, names: _Names) -> _Value:
-        given = _joined([self.value(a, names) for a in node.args] + [self.value(k.value, names) for k in node.keywords])
+        argument = _joined(
+            [self.value(a, names) for a in node.args] + [self.value(k.value, names) for k in node.keywords]
+        )
         full = self.module.qualified(node.func)
         if full:
-            return self.function(full, node, given)
+            return self.function(full, node, argument)
         if isinstance(node.func, ast.Name) and not self.module.tree.bindings(node.func):
             if node.func.id == "float":
-                return _cut(given, node)
+                return _cut(argument, node)
             if node.func.id in _EMPTY_BUILTINS:
                 return _NOTHING
-            return given if node.func.id in _CONTAINERS else _UNKNOWN
+            return argument if node.func.id in _CONTAINERS else _UNKNOWN
         if not isinstance(node.func, ast.Attribute):
             return _UNKNOWN
         if isinstance(node.func.value, ast.Name) and node.func.value.id == self.own:
-            return self.layer(node.func, given)
-        return self.method(node, node.func, given, names)
+            return self.layer(node.func, argument)
+        return self.method(node, node.func, argument, names)
 
-    def function(self, full: str, node: ast.Call, given: _Value) -> _Value:
+    def function(self, full: str, node: ast.Call, argument: _Value) -> _Value:
         if full in _COPIES:
-            return _cut(given, node)
+            return _cut(argument, node)
         if full in _KEEPS:
             made_of_many = bool(node.args) and isinstance(node.args[0], ast.List | ast.ListComp)
-            return _cut(given, node) if made_of_many and full == "torch.as_tensor" else given
+            return _cut(argument, node) if made_of_many and full == "torch.as_tensor" else argument
         if full in _EMPTY_FUNCTIONS:
             return _NOTHING
         if full.startswith(("torch.nn.functional.", "math.")) or (full.count(".") == 1 and full.startswith("torch.")):
-            return given
-        if full.startswith("numpy.") and not given.live:
-            return given
+            return argument
+        if full.startswith("numpy.") and not argument.live:
+            return argument
         return _UNKNOWN
 
-    def method(self, node: ast.Call, function: ast.Attribute, given: _Value, names: _Names) -> _Value:
+    def method(self, node: ast.Call, function: ast.Attribute, argument: _Value, names: _Names) -> _Value:
         name = function.attr
         if name in _EMPTY_METHODS or (name.startswith("new_") and name != "new_tensor"):
             return _NOTHING
@@ -277,12 +279,12 @@ class _Run:
         if name in _TAKES_OUT:
             return _cut(base, node)
         if name == "new_tensor":
-            return _cut(given, node)
+            return _cut(argument, node)
         if name == "detach":
             return replace(base, live=frozenset())  # no roundtrip; that it was meant is likelier than not
-        return _joined([base, given])
+        return _joined([base, argument])
 
-    def layer(self, function: ast.Attribute, given: _Value) -> _Value:
+    def layer(self, function: ast.Attribute, argument: _Value) -> _Value:
         kind = self.module.kind(function)
         if kind is None or not kind.module:
             return _UNKNOWN
@@ -290,6 +292,6 @@ class _Run:
         if isinstance(kind.cls, str) and kind.cls.startswith("torch.nn."):
             if values and all(makes_trainable(self.module, v) for v in values):
                 name = frozenset((function.attr,))
-                return _joined([given, _Value(name, name)])
-            return given
+                return _joined([argument, _Value(name, name)])
+            return argument
         return _UNKNOWN

@@ -69,10 +69,10 @@ class Tree:
         while pending:
             node, scope = pop()
             kind = node.__class__
-            known = by_type.get(kind)
-            if known is None:
-                known = by_type[kind] = []
-            known.append(node)
+            nodes = by_type.get(kind)
+            if nodes is None:
+                nodes = by_type[kind] = []
+            nodes.append(node)
             inner = scope
             outer_fields: tuple[str, ...] = ()
             if kind is ast.Attribute:

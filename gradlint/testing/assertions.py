@@ -65,13 +65,13 @@ class Assertions:
         from gradlint.rulekit import registry, selection
         from gradlint.triage import filters
 
-        known = registry.load()
-        chosen = selection.select(known, _several(select), _several(ignore), _several(extend_select))
+        rules = registry.load()
+        chosen = selection.select(rules, _several(select), _several(ignore), _several(extend_select))
         report = self._report(
             setup, chosen.rules, inputs, own=True, contract=declared(trains, frozen), strict=strict, name=name
         )
         settings = Configuration().of_target(self._found(setup)) if isinstance(setup, str) else Settings()
-        return filters.of_one(report, filters.Plan(settings, known, chosen), show_info=show_info)
+        return filters.of_one(report, filters.Plan(settings, rules, chosen), show_info=show_info)
 
     def assert_clean(self, setup: Any, **options: Any) -> None:
         """Assert that nothing above info is found. Takes the options of `check`.
@@ -234,9 +234,9 @@ class Assertions:
 def lenient_warnings() -> Iterator[None]:
     """Show warnings that are to be errors: they would stop the code under check."""
     with warnings.catch_warnings():
-        kept = list(warnings.filters)
+        previous = list(warnings.filters)
         warnings.resetwarnings()
-        for action, message, category, module, line in reversed(kept):
+        for action, message, category, module, line in reversed(previous):
             shown: Any = "default" if action == "error" else action
             kind: Any = category
             warnings.filterwarnings(shown, _expression(message), kind, _expression(module), line)
@@ -272,9 +272,9 @@ def _summary(report: Report) -> str:
     said = []
     for code, clause in _CLAUSES.items():
         for unknown in (False, True):
-            found = [f for f in report.findings if f.code == code and (f.severity is Severity.INFO) is unknown]
-            count = len({name for finding in found for name in finding.parameters})
-            if found:
+            findings = [f for f in report.findings if f.code == code and (f.severity is Severity.INFO) is unknown]
+            count = len({name for finding in findings for name in finding.parameters})
+            if findings:
                 said.append(plural(count, "tensor") + (" unknown" if unknown else clause))
     codes = dict.fromkeys(f.code for f in report.findings if f.code not in _CLAUSES and f.code != "GL703")
     said += ["a pattern matches nothing"] * any(f.code == "GL703" for f in report.findings)
@@ -299,10 +299,10 @@ def _patterns(patterns: Iterable[str]) -> list[str]:
     Raises:
         TypeError: there is none, or one is no text.
     """
-    found = list(patterns)
-    if not found or not all(isinstance(pattern, str) for pattern in found):
+    texts = list(patterns)
+    if not texts or not all(isinstance(pattern, str) for pattern in texts):
         raise TypeError("name the parameters by one glob or more, for example 'encoder.*'")
-    return found
+    return texts
 
 
 def _unmatched(trace: Any, contract: Contract) -> Iterator[Finding]:
@@ -324,9 +324,9 @@ def _stopped(
     for parameter in parameters:
         if parameter.index in reached:
             continue
-        found = outcome_of(flow, parameter)
-        places, why = [found.location] if found.location is not None else [], found.why
-        if parameter.index in zero and found.kind is OutcomeKind.TRAINS:
+        outcome = outcome_of(flow, parameter)
+        places, why = [outcome.location] if outcome.location is not None else [], outcome.why
+        if parameter.index in zero and outcome.kind is OutcomeKind.TRAINS:
             places, why = _lines(flow, parameter), "it is there, and zero in every element, whatever the weights"
         groups.setdefault((tuple(places), why), []).append(parameter)
     for (lines, why), members in groups.items():

@@ -74,8 +74,8 @@ class ConfigurationFile(pytest.File):
 class TargetItem(pytest.Item):
     """The check of one configured target."""
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self.add_marker("gradlint")
 
     def runtest(self) -> None:
@@ -91,12 +91,12 @@ class TargetItem(pytest.Item):
         from gradlint.triage import filters
 
         settings = self.config.stash[_SETTINGS]
-        known = registry.load(settings.rule_folders())
-        chosen = selection.select(known, settings.select, settings.ignore, settings.extend_select)
+        rules = registry.load(settings.rule_folders())
+        chosen = selection.select(rules, settings.select, settings.ignore, settings.extend_select)
         target = _absolute(self.name, settings.root)
         with lenient_warnings():
             report = check_target(target, chosen.rules, Options().configured(settings, target), self.name)
-        report = filters.of_one(report, filters.Plan(settings, known, chosen), show_info=settings.show_info)
+        report = filters.of_one(report, filters.Plan(settings, rules, chosen), show_info=settings.show_info)
         worst = report.worst()
         if report.errors or (worst is not None and worst >= settings.fail_on):
             raise NotCleanError(text_of(report, self.name))

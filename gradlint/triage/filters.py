@@ -57,14 +57,14 @@ def _without_ignored(finding: Finding, plan: Plan) -> Finding | None:
     ]  # fmt: skip
     if not globs or not finding.parameters:
         return finding
-    kept = tuple(p for p in finding.parameters if not any(fnmatchcase(p, glob) for glob in globs))
-    if len(kept) == len(finding.parameters):
+    parameters = tuple(p for p in finding.parameters if not any(fnmatchcase(p, glob) for glob in globs))
+    if len(parameters) == len(finding.parameters):
         return finding
-    if not kept:
+    if not parameters:
         return None
-    gone = len(finding.parameters) - len(kept)
+    gone = len(finding.parameters) - len(parameters)
     message = f"{finding.message} (The configuration ignores {gone} of them: {', '.join(globs)}.)"
-    return replace(finding, parameters=kept, message=message)
+    return replace(finding, parameters=parameters, message=message)
 
 
 @dataclass
@@ -89,15 +89,15 @@ def silence(
     """
     findings = list(findings)
     files = all_of([*(f.location.path for f in findings if f.location is not None), *commented])
-    kept = []
+    remaining = []
     for finding in findings:
         file = files.get(finding.location.path) if finding.location is not None else None
         if file is None or not file.silences(finding):
-            kept.append(finding)
-    count = len(findings) - len(kept)
+            remaining.append(finding)
+    count = len(findings) - len(remaining)
     for path, file in files.items():
-        kept += (f for f in unused(path, file) if not file.silences(f))
-    return Silenced(sorted_findings(kept), count)
+        remaining += (f for f in unused(path, file) if not file.silences(f))
+    return Silenced(sorted_findings(remaining), count)
 
 
 @dataclass
@@ -140,8 +140,8 @@ class Scope:
         return any(first <= line <= last for first, last in self.ran)
 
     def _entry(self, code: str) -> Entry | None:
-        known = self.plan.registry.entries
-        return next((e for e in known if e.code == code.upper() or e.name == code.lower()), None)
+        entries = self.plan.registry.entries
+        return next((e for e in entries if e.code == code.upper() or e.name == code.lower()), None)
 
 
 def filtered(
@@ -156,23 +156,23 @@ def filtered(
         plan_of: what was asked of the part that a finding comes from.
         scopes: file → what was looked at in it.
     """
-    kept = [found for finding in report.findings if (found := configured(finding, plan_of(finding))) is not None]
+    remaining = [new for finding in report.findings if (new := configured(finding, plan_of(finding))) is not None]
 
     def unused(path: str, file: FileSuppressions) -> Iterable[Finding]:
         scope = scopes.get(path)
         return () if scope is None or "GL001" not in scope.plan.selection.codes else [
-            found for finding in file.unused(scope.why_idle) if (found := configured(finding, scope.plan)) is not None
+            new for finding in file.unused(scope.why_idle) if (new := configured(finding, scope.plan)) is not None
         ]  # fmt: skip
 
-    silenced = silence(kept, scopes, unused)
+    silenced = silence(remaining, scopes, unused)
     return replace(report, findings=silenced.findings, silenced=report.silenced + silenced.count)
 
 
 def shown(report: Report, selections: Sequence[Selection], *, show_info: bool) -> Report:
     """Return a report without info findings that nobody asked for, and count them."""
     asked = frozenset[str]().union(*(s.asked_for for s in selections))
-    kept = [f for f in report.findings if show_info or f.severity > Severity.INFO or f.code in asked]
-    return replace(report, findings=kept, hidden=report.hidden + len(report.findings) - len(kept))
+    visible = [f for f in report.findings if show_info or f.severity > Severity.INFO or f.code in asked]
+    return replace(report, findings=visible, hidden=report.hidden + len(report.findings) - len(visible))
 
 
 def of_one(report: Report, plan: Plan, *, show_info: bool) -> Report:

@@ -43,7 +43,7 @@ def fix_text(source: SourceText, findings: Iterable[Finding], *, unsafe: bool = 
     fixed = FixedFile(source, source.text)
     chosen: list[tuple[Finding, list[tuple[int, int, str]]]] = []
     taken: list[tuple[int, int]] = []
-    made: set[tuple[int, int, str]] = set()
+    applied: set[tuple[int, int, str]] = set()
     for finding in findings:
         if not applicable(finding, unsafe=unsafe) or finding.fix is None:
             continue
@@ -51,14 +51,14 @@ def fix_text(source: SourceText, findings: Iterable[Finding], *, unsafe: bool = 
             fixed.refused.append((finding, "it reaches into another file"))
             continue
         spans = [_span(source, edit) for edit in finding.fix.edits]
-        if all(span in made for span in spans):
+        if all(span in applied for span in spans):
             fixed.applied.append(finding)  # another finding asks for the same
         elif any(_overlap(span, other) for span in spans for other in taken):
             fixed.refused.append((finding, "it overlaps another fix"))
         else:
             chosen.append((finding, spans))
             taken += [(start, end) for start, end, _ in spans]
-            made.update(spans)
+            applied.update(spans)
     text = _edited(source.text, [span for _, spans in chosen for span in spans])
     if chosen and not _parses(text):
         good: list[tuple[Finding, list[tuple[int, int, str]]]] = []

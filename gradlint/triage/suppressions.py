@@ -135,11 +135,11 @@ class FileSuppressions:
         """Return the edit that removes codes from a comment, and the comment if none is left."""
         line = self.source.line(suppression.line)
         start, end = suppression.column - 1, suppression.end_column - 1
-        kept = [code for code in suppression.codes if code not in idle]
-        if kept:
+        remaining = [code for code in suppression.codes if code not in idle]
+        if remaining:
             text = line[start:end]
             head, tail = ("[", "]") if suppression.kind != "noqa" else (":", "")
-            new = f"{text[: text.index(head)]}{head}{' ' if not tail else ''}{', '.join(kept)}{tail}"
+            new = f"{text[: text.index(head)]}{head}{' ' if not tail else ''}{', '.join(remaining)}{tail}"
             close = text.index("]") + 1 if tail else len(text)
             return Edit(self._at(suppression.line, start, start + close), new)
         rest = line[end:]
@@ -196,23 +196,23 @@ def statement_span(tree: ast.Module, line: int) -> set[int] | None:
 
     Of a compound statement that is its head, with the first decorator. None if the line is in no statement.
     """
-    found: ast.stmt | None = None
+    statement: ast.stmt | None = None
     body: list[ast.AST] = list(tree.body)
     while body:
         inner = next((node for node in body if _first(node) <= line <= _last(node)), None)
         if inner is None:
             break
         if isinstance(inner, ast.stmt):
-            found = inner
+            statement = inner
         body = [child for name in ("body", "orelse", "finalbody", "handlers", "cases")
                 for child in (getattr(inner, name, None) or ()) if isinstance(child, ast.AST)]  # fmt: skip
-    if found is None:
+    if statement is None:
         return None
-    children = getattr(found, "body", None)
+    children = getattr(statement, "body", None)
     if isinstance(children, list) and children:
-        head_end = max(found.lineno, _first(children[0]) - 1)
-        return {_first(found), found.lineno, head_end} if line <= head_end else {line}
-    return {found.lineno, found.end_lineno or found.lineno}
+        head_end = max(statement.lineno, _first(children[0]) - 1)
+        return {_first(statement), statement.lineno, head_end} if line <= head_end else {line}
+    return {statement.lineno, statement.end_lineno or statement.lineno}
 
 
 def _first(node: ast.AST) -> int:
@@ -230,9 +230,9 @@ def _last(node: ast.AST) -> int:
 
 def all_of(paths: Iterable[str]) -> dict[str, FileSuppressions]:
     """Return the comments of each file that can be read."""
-    found = {}
+    by_path = {}
     for path in dict.fromkeys(paths):
         suppressions = FileSuppressions.of(path)
         if suppressions is not None:
-            found[path] = suppressions
-    return found
+            by_path[path] = suppressions
+    return by_path

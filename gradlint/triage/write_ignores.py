@@ -20,32 +20,32 @@ def with_ignores(source: SourceText, findings: Iterable[Finding]) -> tuple[str, 
     can take one: not inside a string, not before a continued line. Codes join a comment that is there.
     """
     lines = _lines(source.text)
-    found = FileSuppressions(source)
+    suppressions = FileSuppressions(source)
     closed = _closed_lines(source.text)
     by_line: dict[int, list[str]] = {}
     done: list[Finding] = []
-    left: list[Finding] = []
+    remaining: list[Finding] = []
     for finding in findings:
         place = finding.location
         if place is None or place.path != source.path:
-            left.append(finding)
+            remaining.append(finding)
             continue
-        candidates = [place.line, *sorted(found.lines_of(place.line) - {place.line})]
+        candidates = [place.line, *sorted(suppressions.lines_of(place.line) - {place.line})]
         line = next((n for n in candidates if 0 < n <= len(lines) and n not in closed), None)
         if line is None:
-            left.append(finding)
+            remaining.append(finding)
             continue
         codes = by_line.setdefault(line, [])
         if finding.code not in codes:
             codes.append(finding.code)
         done.append(finding)
     for line, codes in by_line.items():
-        here = next((s for s in found.found if s.line == line and s.kind == "ignore" and s.codes), None)
+        here = next((s for s in suppressions.found if s.line == line and s.kind == "ignore" and s.codes), None)
         lines[line - 1] = _added(lines[line - 1], sorted(codes), here)
     text = "".join(lines)
     if not _same_program(source.text, text):
-        return source.text, [], [*done, *left]
-    return text, done, left
+        return source.text, [], [*done, *remaining]
+    return text, done, remaining
 
 
 def _lines(text: str) -> list[str]:
