@@ -93,8 +93,8 @@ _NAMESPACES = (torch.nn.functional, torch, torch.Tensor, torch.linalg, torch.fft
 @functools.cache
 def _callable(name: str) -> Any:
     """Return torch's function of a name, or one that gets or sets the attribute of this name."""
-    found = next((f for space in _NAMESPACES if (f := getattr(space, name, None)) is not None), None)
-    return found if found is None or callable(found) else _attribute(name)
+    function = next((f for space in _NAMESPACES if (f := getattr(space, name, None)) is not None), None)
+    return function if function is None or callable(function) else _attribute(name)
 
 
 def _attribute(name: str) -> Any:
@@ -115,8 +115,8 @@ def _opaque(name: str, *inputs: Any) -> Any:
 
 
 def _value_meta(trace: Trace, value: ValueId) -> dict[str, Any]:
-    known = trace.values[value]
-    return {"shape": known.shape, "dtype": known.dtype, "requires_grad": known.requires_grad, "value": value}
+    entry = trace.values[value]
+    return {"shape": entry.shape, "dtype": entry.dtype, "requires_grad": entry.requires_grad, "value": value}
 
 
 def _identifier(name: str) -> str:

@@ -177,19 +177,19 @@ def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bo
 
 def summarize(trace: Trace, flow: Flow, contract: Contract | None = None) -> TargetSummary:
     """Count what becomes of the parameters of a recorded training setup."""
-    mine = [p for p in trace.parameters if p.in_tree]
-    trainable = [p for p in mine if p.requires_grad]
+    parameters = [p for p in trace.parameters if p.in_tree]
+    trainable = [p for p in parameters if p.requires_grad]
     return TargetSummary(
         target=trace.target,
         inputs=trace.inputs_described,
         loss=trace.loss_described,
-        parameters=len(mine),
+        parameters=len(parameters),
         trainable=len(trainable),
-        frozen=len(mine) - len(trainable),
+        frozen=len(parameters) - len(trainable),
         starved=len(flow.starved),
         unused=len(flow.unused) if trace.roots or len(trace.ops) > trace.forward_start else 0,
         reached=sum(p.index in flow.reached for p in trainable),
-        numel=sum(p.numel for p in mine),
+        numel=sum(p.numel for p in parameters),
         optimizers=tuple((titled(o), sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
         declared=tuple(len(contract.declared(kind, trace)) for kind in DeclarationKind)
         if contract is not None

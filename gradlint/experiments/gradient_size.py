@@ -62,7 +62,7 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
         tensors = list(replay.tensors.values())
         try:
             for step in range(MOST_STEPS):
-                if step >= STEPS and all(any(found) for found in sizes.values()):
+                if step >= STEPS and all(any(magnitudes) for magnitudes in sizes.values()):
                     break
                 with own_gradients(tensors):
                     _backward(replay.live(step))
@@ -77,8 +77,8 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
                 flat = len(zero) == len(parameters) and not _loss_can_move(trace, replay)
         except Exception as error:  # the user's code, run with other weights, may raise anything
             return Numeric(failure=f"{type(error).__name__}: {error}")
-    steps = max((len(found) for found in sizes.values()), default=0)
-    gradients = {i: Gradient(tuple(found), stops.get(i), i in revived) for i, found in sizes.items()}
+    steps = max((len(magnitudes) for magnitudes in sizes.values()), default=0)
+    gradients = {i: Gradient(tuple(magnitudes), stops.get(i), i in revived) for i, magnitudes in sizes.items()}
     return Numeric(steps, gradients, flat)
 
 
@@ -98,13 +98,13 @@ def _backward(roots: Sequence[Tensor]) -> None:
     has no gradient of its own."""
     live = [r for r in roots if r.requires_grad]
     generator = torch.Generator().manual_seed(0)
-    given = []
+    gradients = []
     for root in live:
         plain = root.real.dtype if root.is_complex() else root.dtype
         noise = torch.ones(()) if root.dim() == 0 else torch.randn(root.shape, generator=generator)
-        given.append(noise.to(root.device, plain).to(root.dtype).expand_as(root))
+        gradients.append(noise.to(root.device, plain).to(root.dtype).expand_as(root))
     if live:
-        torch.autograd.backward(live, given)
+        torch.autograd.backward(live, gradients)
 
 
 def _size(gradient: Tensor | None) -> float | None:
@@ -131,7 +131,7 @@ def _step(tensors: Iterable[Tensor]) -> None:
 def _revived(trace: Trace, replay: Replay, zero: Sequence[Parameter], tensors: Sequence[Tensor]) -> set[ParameterIndex]:
     """Those that do get a gradient under other weights of the same sizes: a narrow layer whose units all happen to be
     off. Biases stay, and so does what is zero."""
-    found: set[ParameterIndex] = set()
+    revived: set[ParameterIndex] = set()
     weights = [tensor.data for tensor in _moving(trace, replay) if tensor.dim() > 1]
     generator = torch.Generator().manual_seed(2)
     for number in range(DRAWS):
@@ -140,8 +140,8 @@ def _revived(trace: Trace, replay: Replay, zero: Sequence[Parameter], tensors: S
             weight.mul_(signs.to(weight.device))
         with own_gradients(tensors):
             _backward(replay.live(number))
-            found |= {p.index for p in zero if _size(replay.tensors[p.key].grad)}
-    return found
+            revived |= {p.index for p in zero if _size(replay.tensors[p.key].grad)}
+    return revived
 
 
 def _loss_can_move(trace: Trace, replay: Replay) -> bool:
@@ -182,8 +182,8 @@ class _Places(TorchFunctionMode):
     def _name(self, output: Tensor, func: Any, args: Any, kwargs: Any) -> None:
         name = str(getattr(func, "__name__", func))
         with torch.no_grad(), torch._C.DisableTorchFunction():
-            given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.is_floating_point()]
-            zeros = len([a for a in given[:2] if not a.count_nonzero()]) == 2
+            operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.is_floating_point()]
+            zeros = len([a for a in operands[:2] if not a.count_nonzero()]) == 2
             factors = [a for a in args if not isinstance(a, str)][:2]
             weighted = name in PRODUCTS and any(_is_constant_zero(a) for a in factors)
         single = (name in SOFTMAX or name == "scaled_dot_product_attention") and _single(name, output, args, kwargs)
@@ -240,34 +240,34 @@ def _stops(replay: Replay, parameters: Sequence[Parameter]) -> dict[ParameterInd
     finally:
         for handle in handles:
             handle.remove()
-    found: dict[ParameterIndex, Stop] = {}
+    by_parameter: dict[ParameterIndex, Stop] = {}
     for parameter in parameters:
         leaf = leaves.get(parameter.key)
         stops = list(_before(leaf, reverse, flows, places.made)) if leaf is not None else []
         if stops:
-            found[parameter.index] = min(stops, key=lambda s: (s.weighted, s.order))
-    return found
+            by_parameter[parameter.index] = min(stops, key=lambda s: (s.weighted, s.order))
+    return by_parameter
 
 
 def _noting(node: Any, flows: dict[tuple[Any, int], bool]) -> Callable[[Any, Any], None]:
     """A hook that notes which inputs of a node get a gradient of zero though its output has another."""
 
-    def hook(given: Any, received: Any) -> None:
+    def hook(gradients: Any, received: Any) -> None:
         alive = any(g is not None and bool(g.count_nonzero()) for g in received)
-        for number, gradient in enumerate(given):
+        for number, gradient in enumerate(gradients):
             flows[node, number] = alive and (gradient is None or not bool(gradient.count_nonzero()))
 
     return hook
 
 
 def _before(
-    leaf: Any, reverse: dict[Any, list[tuple[Any, int]]], flows: dict[tuple[Any, int], bool], made: dict[Any, Stop]
+    leaf: Any, reverse: dict[Any, list[tuple[Any, int]]], flows: dict[tuple[Any, int], bool], stops: dict[Any, Stop]
 ) -> Iterator[Stop]:
     pending, seen = [leaf], {leaf}
     while pending:
         for node, number in reverse.get(pending.pop(), ()):
-            if flows.get((node, number)) and node in made:
-                yield made[node]
+            if flows.get((node, number)) and node in stops:
+                yield stops[node]
             elif node not in seen:
                 seen.add(node)
                 pending.append(node)

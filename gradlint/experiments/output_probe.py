@@ -105,9 +105,9 @@ def _member(value: Any, part: str, pick: Pick) -> Any:
         if number is not None:
             return value[number]
         return getattr(value, part)
-    known = ", ".join(_members(value))
+    members = ", ".join(_members(value))
     raise TargetError(
-        f"from_output={pick!r}: {type(value).__name__} has no {part!r}" + (f"; it has {known}" if known else "")
+        f"from_output={pick!r}: {type(value).__name__} has no {part!r}" + (f"; it has {members}" if members else "")
     )
 
 

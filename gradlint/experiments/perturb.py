@@ -116,13 +116,13 @@ def noised(parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
 
 def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bool) -> dict[str, Verdict]:
     """All unsettled suspects at once, under each baseline and scale; where the loss moves, the group is parted."""
-    found: dict[str, Verdict] = {}
+    verdicts: dict[str, Verdict] = {}
     finite = False
     unsettled = Verdict("no_evidence")
     for noise in (False, True):
-        if len(found) == len(suspects):
+        if len(verdicts) == len(suspects):
             break
-        before = len(found)
+        before = len(verdicts)
         with runner.noised() if noise else nullcontext():
             baseline: list[Tensor] | None = None
             try:
@@ -131,32 +131,32 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
                     continue
                 finite = finite or any(bool(tensor.isfinite().any()) for tensor in baseline)
                 for scale in SCALES:
-                    rest = [name for name in suspects if name not in found]
+                    rest = [name for name in suspects if name not in verdicts]
                     if not rest or not runner.moves(rest, scale, baseline):
                         continue
                     if apart:
-                        _split(runner, rest, scale, baseline, found)
+                        _split(runner, rest, scale, baseline, verdicts)
                     else:
-                        found.update(dict.fromkeys(rest, Verdict("reaches", group=len(rest) > 1)))
+                        verdicts.update(dict.fromkeys(rest, Verdict("reaches", group=len(rest) > 1)))
             except _OutOfRunsError:
                 unsettled = Verdict("unknown", reason=f"the bound of {runner.max_runs} runs was reached")
             # A result that changes now and then may have stood still in the first two runs.
-            if baseline is not None and len(found) > before and not _same(baseline, runner.outcome()):
+            if baseline is not None and len(verdicts) > before and not _same(baseline, runner.outcome()):
                 return dict.fromkeys(suspects, _IRREPRODUCIBLE)
-    if not finite and not found:
+    if not finite and not verdicts:
         unsettled = Verdict("unknown", reason="the loss is not finite, so nothing can move it")
-    return {name: found.get(name, unsettled) for name in suspects}
+    return {name: verdicts.get(name, unsettled) for name in suspects}
 
 
 def _split(
-    runner: _Runner, group: list[str], scale: tuple[float, bool], baseline: list[Tensor], found: dict[str, Verdict]
+    runner: _Runner, group: list[str], scale: tuple[float, bool], baseline: list[Tensor], verdicts: dict[str, Verdict]
 ) -> None:
-    """Parts a group that moves the loss into members that do; notes them in `found`."""
+    """Parts a group that moves the loss into members that do; notes them in `verdicts`."""
     pending = deque([group])
     while pending:
         group = pending.popleft()
         if len(group) == 1:
-            found[group[0]] = Verdict("reaches")
+            verdicts[group[0]] = Verdict("reaches")
             continue
         halves = [group[: len(group) // 2], group[len(group) // 2 :]]
         try:
@@ -166,7 +166,7 @@ def _split(
         pending.extend(moving)
         if not moving:
             # Out of runs, or the members move the loss only together.
-            found.update(dict.fromkeys(group, Verdict("reaches", group=True)))
+            verdicts.update(dict.fromkeys(group, Verdict("reaches", group=True)))
 
 
 class _Runner:
@@ -257,10 +257,10 @@ def _can_move(tensor: Tensor) -> bool:
 
 
 def _cloned(result: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
-    found = [result] if isinstance(result, Tensor) else list(result or ())
+    tensors = [result] if isinstance(result, Tensor) else list(result or ())
     with without_torch_function(), torch.no_grad():
         # to_dense copies only what is not dense already
-        return [tensor.detach().to_dense().clone() for tensor in found if isinstance(tensor, Tensor)]
+        return [tensor.detach().to_dense().clone() for tensor in tensors if isinstance(tensor, Tensor)]
 
 
 def _same(left: list[Tensor], right: list[Tensor] | None) -> bool:

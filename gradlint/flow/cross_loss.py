@@ -48,15 +48,15 @@ def find_leaks(flow: Flow) -> list[Leak]:
     training = flow.trace.training
     if training is None or len(flow.trace.optimizers) < 2:
         return []
-    found: dict[tuple[LeakKind, SiteId, OptimizerIndex], Leak] = {}
+    first: dict[tuple[LeakKind, SiteId, OptimizerIndex], Leak] = {}
     for leak in (*_applied(flow, training), *_joined(flow, training), *_wasted(flow, training)):
-        known = found.setdefault((leak.kind, leak.entry, leak.optimizer.number), leak)
-        known.parameters.extend(p for p in leak.parameters if p not in known.parameters)
-    told = {(leak.entry, leak.optimizer.number) for leak in found.values() if leak.kind is LeakKind.APPLIED}
+        merged = first.setdefault((leak.kind, leak.entry, leak.optimizer.number), leak)
+        merged.parameters.extend(p for p in leak.parameters if p not in merged.parameters)
+    applied = {(leak.entry, leak.optimizer.number) for leak in first.values() if leak.kind is LeakKind.APPLIED}
     return [
         leak
-        for leak in found.values()
-        if leak.kind is LeakKind.APPLIED or (leak.entry, leak.optimizer.number) not in told
+        for leak in first.values()
+        if leak.kind is LeakKind.APPLIED or (leak.entry, leak.optimizer.number) not in applied
     ]
 
 
@@ -67,38 +67,38 @@ def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
         optimizer = _row(trace, step)
         if optimizer is None:
             continue
-        mine = optimizer.keys
+        own = optimizer.keys
         by_pass: dict[BackwardIndex, list[Parameter]] = {}
         for key, content in step.content.items():
             if len(content.backwards) > 1 and key in trace.by_key:
                 last = training.backwards[content.backwards[-1]]
                 for number in content.backwards[:-1]:
-                    if _served_another(training, number, last, step, mine) and _alone(training, last, mine):
+                    if _served_another(training, number, last, step, own) and _alone(training, last, own):
                         by_pass.setdefault(number, []).append(trace.by_key[key])
         for number, parameters in by_pass.items():
             backward = training.backwards[number]
-            owner = _owner(trace, training, backward, mine)
+            owner = _owner(trace, training, backward, own)
             last = training.backwards[max(max(c.backwards, default=-1) for c in step.content.values())]
             if owner is None or not _depends(flow, last, owner.keys):
                 continue
-            entry = entry_site(flow, backward, owner.keys, mine)
+            entry = entry_site(flow, backward, owner.keys, own)
             if entry != NO_SITE:
                 yield Leak(LeakKind.APPLIED, backward, optimizer, owner, parameters, entry, step)
 
 
 def _served_another(
-    training: Training, number: BackwardIndex, last: Backward, step: Step, mine: frozenset[ParameterKey]
+    training: Training, number: BackwardIndex, last: Backward, step: Step, own: frozenset[ParameterKey]
 ) -> bool:
     return any(
-        training.steps[s].event < last.event and mine.isdisjoint(training.steps[s].content)
+        training.steps[s].event < last.event and own.isdisjoint(training.steps[s].content)
         for s in training.backwards[number].applied_by
         if s != step.number
     )
 
 
-def _alone(training: Training, backward: Backward, mine: frozenset[ParameterKey]) -> bool:
+def _alone(training: Training, backward: Backward, own: frozenset[ParameterKey]) -> bool:
     """Return True if only steps of one optimizer applied a backward pass."""
-    return all(not mine.isdisjoint(training.steps[s].content) for s in backward.applied_by)
+    return all(not own.isdisjoint(training.steps[s].content) for s in backward.applied_by)
 
 
 def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
@@ -108,9 +108,9 @@ def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
         optimizer = _row(trace, step)
         if optimizer is None:
             continue
-        mine = optimizer.keys
+        own = optimizer.keys
         doubled = {
-            c.backwards for key, c in step.content.items() if len(c.backwards) == 2 and not c.stale and key in mine
+            c.backwards for key, c in step.content.items() if len(c.backwards) == 2 and not c.stale and key in own
         }
         if len(doubled) != 1:
             continue
@@ -118,14 +118,14 @@ def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
         if any(training.steps[s].event < second.event for s in first.applied_by):
             continue
         for other in trace.optimizers:
-            theirs = other.keys
-            if other is optimizer or not mine.isdisjoint(theirs) or not theirs.isdisjoint(first.deposits):
+            other_keys = other.keys
+            if other is optimizer or not own.isdisjoint(other_keys) or not other_keys.isdisjoint(first.deposits):
                 continue
-            if theirs.isdisjoint(second.deposits) or not _cleared_between(trace, first, second, theirs):
+            if other_keys.isdisjoint(second.deposits) or not _cleared_between(trace, first, second, other_keys):
                 continue
-            entry = entry_site(flow, second, mine, theirs)
+            entry = entry_site(flow, second, own, other_keys)
             if entry != NO_SITE:
-                parameters = [trace.by_key[k] for k in mine if k in second.deposits and k in trace.by_key]
+                parameters = [trace.by_key[k] for k in own if k in second.deposits and k in trace.by_key]
                 yield Leak(LeakKind.JOINED, second, optimizer, other, parameters, entry, step)
 
 
@@ -141,20 +141,20 @@ def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
     trace = flow.trace
     for clear in training.clears:
         for optimizer in trace.optimizers:
-            mine = optimizer.keys
+            own = optimizer.keys
             lost: dict[BackwardIndex, list[Parameter]] = {}
             for key, numbers in clear.discarded.items():
-                if key in mine and key in trace.by_key:
+                if key in own and key in trace.by_key:
                     for number in numbers:
                         lost.setdefault(number, []).append(trace.by_key[key])
             for number, parameters in lost.items():
                 backward = training.backwards[number]
-                if any(not mine.isdisjoint(training.steps[s].content) for s in backward.applied_by):
+                if any(not own.isdisjoint(training.steps[s].content) for s in backward.applied_by):
                     continue
-                owner = _owner(trace, training, backward, mine)
-                if owner is None or entry_site(flow, backward, mine, owner.keys) != NO_SITE:
+                owner = _owner(trace, training, backward, own)
+                if owner is None or entry_site(flow, backward, own, owner.keys) != NO_SITE:
                     continue  # on its way to the others, gradient has to pass these
-                entry = entry_site(flow, backward, owner.keys, mine)
+                entry = entry_site(flow, backward, owner.keys, own)
                 if entry != NO_SITE:
                     yield Leak(LeakKind.WASTED, backward, optimizer, owner, parameters, entry, None)
 
@@ -202,11 +202,11 @@ def _depends(flow: Flow, backward: Backward, keys: frozenset[ParameterKey]) -> b
     return any(data >> flow.trace.by_key[k].index & 1 for k in keys if k in flow.trace.by_key)
 
 
-def _owner(trace: Trace, training: Training, backward: Backward, mine: frozenset[ParameterKey]) -> Optimizer | None:
-    """Return the optimizer, other than that of `mine`, that first applied a backward pass."""
+def _owner(trace: Trace, training: Training, backward: Backward, own: frozenset[ParameterKey]) -> Optimizer | None:
+    """Return the optimizer, other than that of `own`, that first applied a backward pass."""
     for number in sorted(backward.applied_by):
         row = _row(trace, training.steps[number])
-        if row is not None and mine.isdisjoint(row.keys):
+        if row is not None and own.isdisjoint(row.keys):
             return row
     return None
 

@@ -149,11 +149,11 @@ def region_location(trace: Trace, event: GradModeOff) -> Location | None:
 def _held(trace: Trace, region: EventIndex) -> list[Parameter]:
     """Return the parameters used inside a region, or in another run of the same line."""
     where = region_location(trace, trace.region(region))
-    found: set[ParameterIndex] = set()
+    indices: set[ParameterIndex] = set()
     for op in trace.ops[trace.forward_start :]:
         if op.region >= 0 and region_location(trace, trace.region(op.region)) == where:
-            found.update(trace.owners[v] for v in op.inputs if v in trace.owners)
-    return [trace.parameters[i] for i in sorted(found)]
+            indices.update(trace.owners[v] for v in op.inputs if v in trace.owners)
+    return [trace.parameters[i] for i in sorted(indices)]
 
 
 def _returned(trace: Trace, leaving: int) -> Location | None:

@@ -104,15 +104,15 @@ class _Search:
     def _add(self, cut: Cut, index: ParameterIndex) -> None:
         self.blamed.add(index)
         key = (cut.kind, cut.location, -1 if cut.location else cut.op)
-        known = self.found.setdefault(key, cut)
-        known.op = min(known.op, cut.op)
-        if cut.site not in (known.site, *known.again):
-            known.again.append(cut.site)
+        merged = self.found.setdefault(key, cut)
+        merged.op = min(merged.op, cut.op)
+        if cut.site not in (merged.site, *merged.again):
+            merged.again.append(cut.site)
         if cut.relabelled is None:
-            known.relabelled = None
+            merged.relabelled = None
         parameter = self.trace.parameters[index]
-        if parameter not in known.starved:
-            known.starved.append(parameter)
+        if parameter not in merged.starved:
+            merged.starved.append(parameter)
 
     def _whole(self, bit: int) -> int:
         """The last opaque op on a parameter's way to the loss; -1 for none."""
@@ -167,15 +167,15 @@ class _Search:
         trace = self.trace
         if any(e.op >= trace.forward_start and e.backward is None for e in trace.events_of(BackwardCalled)):
             return set()  # a backward inside the forward
-        found = set()
+        numbers = set()
         for number in range(trace.forward_start, len(trace.ops)):
             op = trace.ops[number]
             if op.name not in NEW_LEAF or not op.outputs or not trace.values[op.outputs[0]].requires_grad:
                 continue
             asked = any(trace.ops[n].name == "grad" for n in self.flow.consumers.get(op.outputs[0], ()))
             if not asked and op.outputs[0] in self.on_path and self.masks.data.get(op.outputs[0]):
-                found.add(number)
-        return found
+                numbers.add(number)
+        return numbers
 
     # -- what would cut next ------------------------------------------------------------------------------------
 
@@ -201,8 +201,8 @@ class _Search:
         return list(places)[:5]
 
 
-def _mask(found: Iterable[int]) -> int:
+def _mask(bits: Iterable[int]) -> int:
     mask = 0
-    for index in found:
+    for index in bits:
         mask |= 1 << index
     return mask

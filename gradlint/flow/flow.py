@@ -133,17 +133,17 @@ class Flow:
     @cached_property
     def relabels(self) -> list[Relabel]:
         """The relabelled tensors on the way to the loss that starve parameters or a term of the loss."""
-        found: dict[Location | None, Relabel] = {}
+        by_location: dict[Location | None, Relabel] = {}
         lost: list[tuple[int, list[Cut], list[Parameter]]] = [
             (cut.relabelled, [cut], cut.starved) for cut in self.cuts if cut.relabelled is not None
         ]
         lost += [(t.relabelled, t.cuts, t.parameters) for t in self.constant_terms if t.relabelled is not None]
         for number, cuts, parameters in sorted(lost, key=lambda entry: entry[0]):
             op = self.trace.ops[number]
-            known = found.setdefault(self.trace.location(op.site), Relabel(op.name, op.site, [], []))
-            known.parameters.extend(p for p in parameters if p not in known.parameters)
-            known.cuts.extend(c for c in cuts if c.op != number)
-        return list(found.values())
+            merged = by_location.setdefault(self.trace.location(op.site), Relabel(op.name, op.site, [], []))
+            merged.parameters.extend(p for p in parameters if p not in merged.parameters)
+            merged.cuts.extend(c for c in cuts if c.op != number)
+        return list(by_location.values())
 
     @cached_property
     def constant_terms(self) -> list[ConstantTerm]:
@@ -199,15 +199,15 @@ class Flow:
         """
         ops, values = self.trace.ops[: self.trace.values[value].producer + 1], self.trace.values
         before = ancestors(ops, [value])
-        found = [
+        places = [
             (number, output, lost & wanted)
             for number, output, lost in self.masks.cuts
             if output in before and lost & wanted
         ]
-        if len(found) > 1:
+        if len(places) > 1:
             without = ancestors([op for op in ops if not any(values[o].requires_grad for o in op.outputs)], [value])
-            found = [cut for cut in found if cut[1] in without] or found
-        return [(place(self.trace, number, output), lost) for number, output, lost in found]
+            places = [cut for cut in places if cut[1] in without] or places
+        return [(place(self.trace, number, output), lost) for number, output, lost in places]
 
     @cached_property
     def stale(self) -> list[Stale]:
@@ -216,9 +216,9 @@ class Flow:
 
     # -- for rules and explanations -----------------------------------------------------------------------------
 
-    def by_index(self, found: Iterable[ParameterIndex]) -> list[Parameter]:
+    def by_index(self, numbers: Iterable[ParameterIndex]) -> list[Parameter]:
         """Parameters in the model's order."""
-        return [self.trace.parameters[i] for i in sorted(found)]
+        return [self.trace.parameters[i] for i in sorted(numbers)]
 
     def readers(self, parameter: Parameter) -> list[int]:
         """Numbers of the ops of forward and loss that read a parameter."""
@@ -229,11 +229,11 @@ class Flow:
     @cached_property
     def consumers(self) -> dict[ValueId, list[int]]:
         """Value → numbers of the ops of forward and loss that read it, in order."""
-        found: dict[ValueId, list[int]] = {}
+        numbers: dict[ValueId, list[int]] = {}
         for number in range(self.trace.forward_start, len(self.trace.ops)):
             for value in dict.fromkeys(self.trace.ops[number].inputs):
-                found.setdefault(value, []).append(number)
-        return found
+                numbers.setdefault(value, []).append(number)
+        return numbers
 
     @cached_property
     def by_chance(self) -> bool:

@@ -55,24 +55,24 @@ def terms(trace: Trace, data: Mapping[ValueId, int], value: ValueId, *, through_
         value: the value to take apart.
         through_detach: whether to look behind a detach.
     """
-    found: list[Term] = []
+    result: list[Term] = []
     pending = [Term(value, 1.0)]
     while pending:
         term = pending.pop()
         parts = _parts(trace, data, term, through_detach)
         if parts is None:
-            found.append(term)
+            result.append(term)
         else:
             pending.extend(reversed(parts))
-    return found
+    return result
 
 
 def _parts(trace: Trace, data: Mapping[ValueId, int], term: Term, through_detach: bool) -> list[Term] | None:
     """What a term is made of; None if it is one by itself."""
-    known = trace.values[term.value]
-    if known.shape or known.producer < trace.forward_start:
+    entry = trace.values[term.value]
+    if entry.shape or entry.producer < trace.forward_start:
         return None
-    op = trace.ops[known.producer]
+    op = trace.ops[entry.producer]
     name = op.name
     if name in REDUCTIONS and (parts := _stacked(trace, data, op)) is not None:
         share = 1.0 if name == "sum" else 1.0 / len(parts)
@@ -105,14 +105,14 @@ def _stacked(trace: Trace, data: Mapping[ValueId, int], op: Op) -> list[Term] | 
     value = op.tensor(0, "input")
     while value is not None and len(trace.values[value].shape) == 1:
         producer = trace.values[value].producer
-        made = trace.ops[producer] if producer >= trace.forward_start else None
-        if made is None:
+        stack = trace.ops[producer] if producer >= trace.forward_start else None
+        if stack is None:
             return None
-        if made.name == "stack" or (made.name in ("cat", "hstack") and _single(trace, made)):
-            return [Term(v, None if weighted else 1.0) for v in made.inputs]
-        if made.name not in MULTIPLY or len(made.inputs) > 2:
+        if stack.name == "stack" or (stack.name in ("cat", "hstack") and _single(trace, stack)):
+            return [Term(v, None if weighted else 1.0) for v in stack.inputs]
+        if stack.name not in MULTIPLY or len(stack.inputs) > 2:
             return None
-        rest = [v for v in made.inputs if data.get(v)]
+        rest = [v for v in stack.inputs if data.get(v)]
         if len(rest) != 1 or trace.values[rest[0]].shape != trace.values[value].shape:
             return None
         weighted, value = True, rest[0]
@@ -151,8 +151,8 @@ def added_number(trace: Trace, op: Op) -> float | None:
 
 def first_number(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> float | None:
     """Return the first Python float among the operands of a sum."""
-    given = [*args, *((kwargs or {}).get(name) for name in ("other", "input"))]
-    return next((float(a) for a in given[:2] if isinstance(a, float)), None)
+    numbers = [*args, *((kwargs or {}).get(name) for name in ("other", "input"))]
+    return next((float(a) for a in numbers[:2] if isinstance(a, float)), None)
 
 
 def _times(first: float | None, second: float | None) -> float | None:
@@ -179,13 +179,13 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
     trace = flow.trace
     if not _is_judged(flow):
         return []
-    found: dict[tuple[object, int | None], ConstantTerm] = {}
+    by_cut: dict[tuple[object, int | None], ConstantTerm] = {}
     for root in trace.roots:
         if not trace.values[root].shape:
             for term in _constant_in(flow, root):
                 # each recorded step has its own loss, and the same cause in it
-                found.setdefault((term.cuts[0].location, term.relabelled), term)
-    return list(found.values())
+                by_cut.setdefault((term.cuts[0].location, term.relabelled), term)
+    return list(by_cut.values())
 
 
 def _is_judged(flow: Flow) -> bool:
@@ -198,9 +198,9 @@ def _live(flow: Flow, root: ValueId) -> tuple[list[Term], set[ValueId], dict[Val
     """Return (terms of a scalar, values of those with gradient, value → op of those that were made leaves again)."""
     trace = flow.trace
     parts = terms(trace, flow.masks.data, root)
-    made = {t.value: trace.values[t.value].producer for t in parts}
+    producers = {t.value: trace.values[t.value].producer for t in parts}
     fresh = {
-        v: n for v, n in made.items() if n >= 0 and trace.ops[n].name in NEW_LEAF and trace.values[v].requires_grad
+        v: n for v, n in producers.items() if n >= 0 and trace.ops[n].name in NEW_LEAF and trace.values[v].requires_grad
     }
     return parts, {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}, fresh
 
@@ -220,30 +220,30 @@ def _constant_in(flow: Flow, root: ValueId) -> list[ConstantTerm]:
         inner = terms(trace, data, term.value, through_detach=True)
         if any(t.value in live or _used_live(flow, t.value) for t in inner if t.value not in fresh):
             return []
-    told = {cut.location for cut in flow.cuts}
-    found: dict[tuple[object, int | None], ConstantTerm] = {}
+    reported = {cut.location for cut in flow.cuts}
+    by_cut: dict[tuple[object, int | None], ConstantTerm] = {}
     for term in lost:
         mask = data[term.value] & judged
         source, relabelled = term.value, fresh.get(term.value)
         if not term.factor or mask & ~sum(1 << i for i in flow.starved) == 0:
             continue
         cuts = flow.first_cuts(source, mask)
-        if not cuts or any(cut.location in told for cut, _ in cuts):
+        if not cuts or any(cut.location in reported for cut, _ in cuts):
             continue
         hit = 0
         for _, behind in cuts:
             hit |= behind
         key = (cuts[0][0].location, relabelled)
-        known = found.get(key)
-        parameters = flow.by_index(indices(hit | (0 if known is None else _mask(known.parameters))))
-        found[key] = ConstantTerm(
+        before = by_cut.get(key)
+        parameters = flow.by_index(indices(hit | (0 if before is None else _mask(before.parameters))))
+        by_cut[key] = ConstantTerm(
             parameters,
             [cut for cut, _ in cuts],
-            trace.ops[trace.values[source].producer].site if known is None else known.site,
-            1 if known is None else known.count + 1,
+            trace.ops[trace.values[source].producer].site if before is None else before.site,
+            1 if before is None else before.count + 1,
             relabelled,
         )
-    return [*found.values(), *numbers]
+    return [*by_cut.values(), *numbers]
 
 
 def added_numbers(flow: Flow) -> Iterator[AddedNumber]:
@@ -292,15 +292,15 @@ def _added_number(flow: Flow, number: OpIndex) -> AddedNumber | None:
 def _numbers(flow: Flow, root: ValueId) -> list[ConstantTerm]:
     """Return the Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
     trace = flow.trace
-    found = []
+    constants = []
     for number, leaving in _suspects(flow, root):
         if not leaving:
             leaving = [by] if (by := flow.evidence.numbers.get(number)) is not None else []
         for n in leaving:
             if lost := _lost_at(flow, n):
                 cut = place(trace, n, NO_VALUE, leaving=n)
-                found.append(ConstantTerm(flow.by_index(indices(lost)), [cut], trace.ops[number].site, 1))
-    return found
+                constants.append(ConstantTerm(flow.by_index(indices(lost)), [cut], trace.ops[number].site, 1))
+    return constants
 
 
 def _taken_out(flow: Flow, number: int) -> int:
@@ -353,15 +353,15 @@ def dropped_terms(flow: Flow) -> list[DroppedTerm]:
     with a term of the loss in it."""
     trace = flow.trace
     unused = sum(1 << index for index in flow.unused)
-    found: dict[int, list[Parameter]] = {}
+    by_op: dict[int, list[Parameter]] = {}
     for number in range(len(trace.ops) - 1, trace.forward_start - 1, -1):
         op = trace.ops[number]
         if not op.outputs or op.region >= 0 or op.site == NO_SITE:
             continue
         value = op.outputs[0]
         mask = flow.masks.live.get(value, 0) & unused
-        known = trace.values[value]
-        if not mask or known.shape or not known.requires_grad or value in flow.on_path:
+        entry = trace.values[value]
+        if not mask or entry.shape or not entry.requires_grad or value in flow.on_path:
             continue
         readers = [trace.ops[n] for n in flow.consumers.get(value, ())]
         looks = [r for r in readers if r.kind == KIND_EXTRACT or r.name in DETACHED_VALUES]
@@ -370,11 +370,11 @@ def dropped_terms(flow: Flow) -> list[DroppedTerm]:
         parts = terms(trace, flow.masks.data, value)
         if looks and not (len(parts) > 1 and any(t.value in flow.on_path for t in parts)):
             continue
-        found[number] = flow.by_index(indices(mask))
+        by_op[number] = flow.by_index(indices(mask))
         unused &= ~mask
     return [
         DroppedTerm(parameters, trace.ops[number].site, _return_without(flow, trace.ops[number].site))
-        for number, parameters in sorted(found.items())
+        for number, parameters in sorted(by_op.items())
     ]
 
 

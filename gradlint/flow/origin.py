@@ -35,25 +35,25 @@ def computed_value(trace: Trace, value: ValueId, axis: int | None = None) -> tup
         producer = trace.values[value].producer
         if producer < trace.forward_start:
             return value, axis
-        found = _before(trace, trace.ops[producer], value, axis)
-        if found is None:
+        source = _before(trace, trace.ops[producer], value, axis)
+        if source is None:
             return value, axis
-        value, axis = found
+        value, axis = source
 
 
 def computed_values(trace: Trace, value: ValueId, axis: int | None = None) -> list[tuple[ValueId, int | None]]:
     """Return what `computed_value` does, also through ``cat`` and ``stack``: one for each."""
-    found: list[tuple[ValueId, int | None]] = []
+    sources: list[tuple[ValueId, int | None]] = []
     pending = [(value, axis)]
     while pending:
         value, axis = computed_value(trace, *pending.pop())
         producer = trace.values[value].producer
         parts = _joined(trace, trace.ops[producer], axis) if producer >= trace.forward_start else None
         if parts is None:
-            found.append((value, axis))
+            sources.append((value, axis))
         else:
             pending.extend(reversed(parts))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(sources))
 
 
 def _joined(trace: Trace, op: Op, axis: int | None) -> list[tuple[ValueId, int | None]] | None:
@@ -63,8 +63,8 @@ def _joined(trace: Trace, op: Op, axis: int | None) -> list[tuple[ValueId, int |
     shape = trace.values[op.inputs[0]].shape
     stacks = op.name == "stack"
     dims = len(shape) + stacks
-    given = op.argument(1, "dim", 0)
-    dim = 0 if op.name == "vstack" else given % dims if type(given) is int and dims else None
+    argument = op.argument(1, "dim", 0)
+    dim = 0 if op.name == "vstack" else argument % dims if type(argument) is int and dims else None
     if dim is None or axis is None or axis == dim:
         return [(v, None) for v in op.inputs]
     return [(v, axis - (stacks and axis > dim)) for v in op.inputs]
@@ -103,8 +103,8 @@ def _off(op: Op) -> bool:
 def _dim(
     op: Op, position: int, names: tuple[str, ...], shape: tuple[int, ...], default: int | None = None
 ) -> int | None:
-    given = next((d for n in names if (d := op.argument(position, n)) is not None), default)
-    return given % len(shape) if type(given) is int and shape else None
+    argument = next((d for n in names if (d := op.argument(position, n)) is not None), default)
+    return argument % len(shape) if type(argument) is int and shape else None
 
 
 def _same_axis(step: _Rearrangement, axis: int) -> int | None:
@@ -113,12 +113,12 @@ def _same_axis(step: _Rearrangement, axis: int) -> int | None:
 
 def _reshaped(step: _Rearrangement, axis: int) -> int | None:
     """Return the axis of a contiguous value with size and stride of an axis of the output."""
-    shape, made = step.shape, step.made
-    if made[axis] == 1:
+    shape, result = step.shape, step.made
+    if result[axis] == 1:
         return None
-    stride = math.prod(made[axis + 1 :])
+    stride = math.prod(result[axis + 1 :])
     for candidate in range(len(shape)):
-        if shape[candidate] == made[axis] and math.prod(shape[candidate + 1 :]) == stride:
+        if shape[candidate] == result[axis] and math.prod(shape[candidate + 1 :]) == stride:
             return candidate
     return None
 
@@ -137,10 +137,10 @@ def _transposed(step: _Rearrangement, axis: int) -> int:
 
 
 def _permuted(step: _Rearrangement, axis: int) -> int | None:
-    given = step.op.argument(1, "dims")
-    order = given if isinstance(given, (tuple, list)) else step.op.args[1:]
-    known = len(order) == len(step.shape) and all(type(d) is int for d in order)
-    return order[axis] % len(step.shape) if known else None
+    dims = step.op.argument(1, "dims")
+    order = dims if isinstance(dims, (tuple, list)) else step.op.args[1:]
+    is_constant = len(order) == len(step.shape) and all(type(d) is int for d in order)
+    return order[axis] % len(step.shape) if is_constant else None
 
 
 def _moved(step: _Rearrangement, axis: int) -> int | None:
@@ -195,18 +195,18 @@ def _indexed(step: _Rearrangement, axis: int) -> int | None:
         parts[at : at + 1] = [slice(None)] * rest
     else:
         parts += [slice(None)] * rest
-    kept: list[int | None] = []
+    axes: list[int | None] = []
     position = 0
     for part in parts:
         if part is None:
-            kept.append(None)
+            axes.append(None)
             continue
         if isinstance(part, slice):
-            kept.append(position)
+            axes.append(position)
         elif type(part) is not int:
             return None
         position += 1
-    return kept[axis] if axis < len(kept) else None
+    return axes[axis] if axis < len(axes) else None
 
 
 _AXIS_BEFORE: dict[str, Callable[[_Rearrangement, int], int | None]] = {

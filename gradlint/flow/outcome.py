@@ -84,14 +84,14 @@ def moves(flow: Flow, parameter: Parameter) -> Outcome | None:
     None also if nothing is known. Weight decay changes a value even with a gradient of exactly zero.
     """
     trace = flow.trace
-    found = outcome_of(flow, parameter)
-    if found.kind is OutcomeKind.TRAINS:
-        return found
+    outcome = outcome_of(flow, parameter)
+    if outcome.kind is OutcomeKind.TRAINS:
+        return outcome
     for step in trace.training.steps if trace.training is not None else ():
         content = step.content.get(parameter.key)
         if content is not None and content.moved:
             return _at(trace, OutcomeKind.TRAINS, "changed by the recorded step, without a gradient", step.site)
-    if parameter.index not in trace.reached_zero or found.kind not in (OutcomeKind.NO_GRADIENT, OutcomeKind.UNUSED):
+    if parameter.index not in trace.reached_zero or outcome.kind not in (OutcomeKind.NO_GRADIENT, OutcomeKind.UNUSED):
         return None
     for number, index in parameter.groups:
         optimizer = trace.optimizers[number]
@@ -170,7 +170,7 @@ def replaced_frozen(trace: Trace) -> dict[ParameterIndex, Registration]:
     for event in trace.events_of(Registration):
         slots.setdefault((event.module, event.name), []).append(event)
     frozen = {e.parameter: e.number for e in reversed(trace.events) if isinstance(e, Freeze)}
-    found: dict[ParameterIndex, Registration] = {}
+    replacements: dict[ParameterIndex, Registration] = {}
     for slot in slots.values():
         last = slot[-1]
         earlier = [e for e in slot if _occupant(e) != _occupant(last)]
@@ -180,8 +180,8 @@ def replaced_frozen(trace: Trace) -> dict[ParameterIndex, Registration]:
         if not any(frozen.get(key, last.number) < last.number for key in keys):
             continue
         for parameter in _parameters_of(trace, last):
-            found.setdefault(parameter.index, last)
-    return found
+            replacements.setdefault(parameter.index, last)
+    return replacements
 
 
 def _occupant(event: Registration) -> tuple[ParameterKey | None, ModuleIndex | None]:
@@ -209,7 +209,7 @@ def _parameters_of(trace: Trace, event: Registration) -> list[Parameter]:
 
 def _keys_below(trace: Trace, module: ModuleIndex) -> set[ParameterKey]:
     """Return the keys of all parameters ever registered in a module or in one below it."""
-    found: set[ParameterKey] = set()
+    keys: set[ParameterKey] = set()
     seen, pending = {module}, [module]
     while pending:
         number = pending.pop()
@@ -217,11 +217,11 @@ def _keys_below(trace: Trace, module: ModuleIndex) -> set[ParameterKey]:
             if event.module != number:
                 continue
             if isinstance(event, ParameterRegistration):
-                found.add(event.parameter)
+                keys.add(event.parameter)
             elif isinstance(event, ChildRegistration) and event.child not in seen:
                 seen.add(event.child)
                 pending.append(event.child)
-    return found
+    return keys
 
 
 def _applied(trace: Trace, parameter: Parameter) -> bool:

@@ -25,8 +25,8 @@ def path_to_loss(trace: Trace, parameter: Parameter, first: int, *, by_gradient:
                 following.setdefault(value, []).append(number)
 
     def step(values: set[ValueId], after: int) -> int | None:
-        found = [n for v in values for n in following.get(v, ()) if n > after and _leads(ops[n], wanted)]
-        return min(found, default=None)
+        next_ops = [n for v in values for n in following.get(v, ()) if n > after and _leads(ops[n], wanted)]
+        return min(next_ops, default=None)
 
     path: list[int] = []
     following_op = step({v for v, i in trace.owners.items() if i == parameter.index}, first - 1)

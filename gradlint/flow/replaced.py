@@ -34,7 +34,7 @@ def stale_tensors(trace: Trace) -> list[Stale]:
     return [s for o, g, key in unknown if (s := _stale(trace, o.number, g.event, key)) is not None]
 
 
-def _stale(trace: Trace, optimizer: OptimizerIndex, given: EventIndex, key: ParameterKey) -> Stale | None:
+def _stale(trace: Trace, optimizer: OptimizerIndex, added_at: EventIndex, key: ParameterKey) -> Stale | None:
     events = list(trace.events_of(Registration))
     last: Registration | None = next(
         (e for e in reversed(events) if isinstance(e, ParameterRegistration) and e.parameter == key), None
@@ -45,13 +45,13 @@ def _stale(trace: Trace, optimizer: OptimizerIndex, given: EventIndex, key: Para
         names.insert(0, name)
         if trace.modules[module].in_tree:
             slot = [e for e in events if e.module == module and e.name == name]
-            if slot[-1] is last or slot[-1].number < given:
+            if slot[-1] is last or slot[-1].number < added_at:
                 return None
             prefix = trace.modules[module].fqn
             return _replaced_by(trace, optimizer, ".".join([prefix, *names] if prefix else names), slot[-1])
         above = next((e for e in reversed(events) if isinstance(e, ChildRegistration) and e.child == module), None)
         if above is None:
-            return _rebuilt(trace, optimizer, given, module, ".".join(names))
+            return _rebuilt(trace, optimizer, added_at, module, ".".join(names))
         last = above
     return None
 
@@ -63,7 +63,9 @@ def _replaced_by(trace: Trace, optimizer: OptimizerIndex, fqn: str, event: Regis
     return Stale(optimizer, fqn, event, tuple(trace.below(trace.modules[event.child])))
 
 
-def _rebuilt(trace: Trace, optimizer: OptimizerIndex, given: EventIndex, module: ModuleIndex, fqn: str) -> Stale | None:
+def _rebuilt(
+    trace: Trace, optimizer: OptimizerIndex, added_at: EventIndex, module: ModuleIndex, fqn: str
+) -> Stale | None:
     """Return the replacement if the whole model was built again, after the optimizer."""
     old = trace.modules[module]
     root = next((m for m in trace.modules if m.in_tree and m.parent < 0), None)
@@ -72,4 +74,4 @@ def _rebuilt(trace: Trace, optimizer: OptimizerIndex, given: EventIndex, module:
     if any(p.groups for p in trace.parameters if p.in_tree):
         return None
     first = next((e for e in trace.events_of(Registration) if e.module == root.number), None)
-    return _replaced_by(trace, optimizer, fqn, first) if first is not None and first.number > given else None
+    return _replaced_by(trace, optimizer, fqn, first) if first is not None and first.number > added_at else None

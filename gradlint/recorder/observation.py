@@ -185,10 +185,10 @@ class Observation:
     def _steppers(self) -> list[Optimizer]:
         if self._optimizers is not None:
             return list(self._optimizers.values())
-        made = {id(o): o for o in self.log.optimizers} | self.ledger.stepped
+        by_id = {id(o): o for o in self.log.optimizers} | self.ledger.stepped
         foreign = self.ledger.foreign
-        held = {id(o): [id(p) for g in o.param_groups for p in g["params"]] for o in made.values()}
-        return [o for key, o in made.items() if held[key] and foreign.isdisjoint(held[key])]
+        held = {id(o): [id(p) for g in o.param_groups for p in g["params"]] for o in by_id.values()}
+        return [o for key, o in by_id.items() if held[key] and foreign.isdisjoint(held[key])]
 
     # -- what was found -----------------------------------------------------------------------------------------
 
@@ -235,10 +235,10 @@ class Observation:
     def _found_optimizers(self) -> dict[str, Optimizer]:
         if self._optimizers is not None:
             return dict(self._optimizers)
-        found = self._steppers()
-        if len(found) == 1:
-            return {"": found[0]}
-        return {_global_name(o) or str(number): o for number, o in enumerate(found)}
+        steppers = self._steppers()
+        if len(steppers) == 1:
+            return {"": steppers[0]}
+        return {_global_name(o) or str(number): o for number, o in enumerate(steppers)}
 
     def trace(self) -> Trace:
         """The record as it is by now."""
@@ -275,8 +275,8 @@ def _forked(reference: weakref.ref[Observation]) -> None:
 def _global_name(thing: Any) -> str:
     """The name of a global variable of the main program that holds an object; empty where there is none."""
     main = sys.modules.get("__main__")
-    found = [name for name, value in vars(main).items() if value is thing] if main is not None else []
-    return next((name for name in found if not name.startswith("_")), "")
+    names = [name for name, value in vars(main).items() if value is thing] if main is not None else []
+    return next((name for name in names if not name.startswith("_")), "")
 
 
 def _name_of(module: nn.Module, frame: FrameType | None) -> str:

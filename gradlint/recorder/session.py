@@ -162,13 +162,13 @@ class _Session:
         keyed = isinstance(setup.model, Mapping)
         called: dict[str, Inputs] = {}
         for name, root in roots.items():
-            theirs = setup.inputs
+            declared = setup.inputs
             if keyed:
-                theirs = setup.inputs.get(name) if isinstance(setup.inputs, Mapping) else None
+                declared = setup.inputs.get(name) if isinstance(setup.inputs, Mapping) else None
             if specs is not None and (len(roots) == 1 or not called):
                 called[name] = Inputs(*specs.materialize(), "given by --input")
-            elif theirs is not None:
-                called[name] = inputs_of_setup(theirs)
+            elif declared is not None:
+                called[name] = inputs_of_setup(declared)
             elif not keyed and (setup.step is None or setup.loss is not None):
                 called[name] = self._search(root, roots, name)
         if keyed and not called and setup.step is None:
@@ -217,15 +217,15 @@ class _Session:
         begin.loose = [(find, value) for find, value in begin.loose if value not in named_inputs]
         output, by_chance = self._forward(setup, roots, called)
         loss_start = OpIndex(len(recorder.tape.ops))
-        found = self._loss(setup, output, bool(called))
-        root_values = tuple(recorder.tensors.read(t) for t in found.tensors)
+        roots_of_run = self._loss(setup, output, bool(called))
+        root_values = tuple(recorder.tensors.read(t) for t in roots_of_run.tensors)
         recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)
         del output
 
         tables = tabulate(recorder, log, begin, roots, optimizers)
-        notes = [*self.notes, *not_finite(found.tensors, tables.parameters, tables.tensors)]
-        verdict = self._verdict(found, tables)
-        loose = tuple(judged_loose(recorder, log, begin.loose, found.tensors, begin.tensors, begin.start))
+        notes = [*self.notes, *not_finite(roots_of_run.tensors, tables.parameters, tables.tensors)]
+        verdict = self._verdict(roots_of_run, tables)
+        loose = tuple(judged_loose(recorder, log, begin.loose, roots_of_run.tensors, begin.tensors, begin.start))
         recreated = self._recreated(setup, roots, called, tables)
         moved = begin.buffers_moved(roots)
         training = self._steps(setup, roots, optimizers)
@@ -239,8 +239,8 @@ class _Session:
             loss_start=loss_start,
             buffers_moved=moved,
             roots=root_values,
-            loss_described=found.described,
-            loss_given=found.scalar,
+            loss_described=roots_of_run.described,
+            loss_given=roots_of_run.scalar,
             inputs=named_inputs,
             inputs_described=_describe_inputs(called),
             verdict=verdict,
@@ -271,16 +271,16 @@ class _Session:
     def _loss(self, setup: Setup, output: Any, ran: bool) -> Roots:
         """Run the loss; return where the gradient is followed from."""
         self.recorder.tape.event(PhaseBegun, NO_SITE, Phase.LOSS)
-        found = roots_of(setup, output, ran, self.recorder, self.notes)
+        loss_roots = roots_of(setup, output, ran, self.recorder, self.notes)
         self.note_left_off()
-        return found
+        return loss_roots
 
-    def _verdict(self, found: Roots, tables: Tables) -> autograd.Verdict:
+    def _verdict(self, loss_roots: Roots, tables: Tables) -> autograd.Verdict:
         """Return which parameters gradient returns to, by autograd's own word."""
         recorder = self.recorder
         trainable = [t for t in tables.tensors.values() if t.requires_grad]
         with recorder.pausing():
-            verdict = autograd.gradient([t for t in found.tensors if t.requires_grad], trainable)
+            verdict = autograd.gradient([t for t in loss_roots.tensors if t.requires_grad], trainable)
         if verdict.failure:
             recorder.tape.note_unseen(
                 f"the backward raised {verdict.failure}: verdicts come from the recorded graph", NO_SITE
@@ -315,14 +315,14 @@ class _Session:
     ) -> frozenset[ParameterKey]:
         """Keys of the parameters made by the forward, where a second forward makes them again."""
         rows = self.recorder.tape.sites.rows
-        made: dict[ParameterKey, tuple[CodeType, int]] = {}
+        place_of: dict[ParameterKey, tuple[CodeType, int]] = {}
         events = self.recorder.tape.events
         begun = next(e.number for e in events if isinstance(e, PhaseBegun) and e.phase is Phase.FORWARD)
         for parameter in tables.parameters:
             first = parameter.created_by
             if first is not None and first.number > begun and first.is_new and first.site >= 0:
-                made[parameter.key] = rows[first.site][:2]
-        if not made:
+                place_of[parameter.key] = rows[first.site][:2]
+        if not place_of:
             return frozenset()
         replay = self._replay(setup, roots, called, tables.tensors)
         again: list[SiteId] = []
@@ -334,7 +334,7 @@ class _Session:
         finally:
             self.log.registrations = None
         places_again = {rows[site][:2] for site in again if site >= 0}
-        return frozenset(key for key, place in made.items() if place in places_again)
+        return frozenset(key for key, place in place_of.items() if place in places_again)
 
     def _replay(
         self,

@@ -200,12 +200,12 @@ def _closing(report: Report, brief: bool) -> Text:
     fixable = sum(applicable(f, unsafe=False) for f in report.findings)
     clean = not report.findings
     clean_sources = clean and not report.targets and not errors and report.sources is not None
-    found = {severity: sum(f.severity == severity for f in report.findings) for severity in reversed(Severity)}
+    counts = {severity: sum(f.severity == severity for f in report.findings) for severity in reversed(Severity)}
     rows: list[tuple[int, str, str]] = [
         (errors, f"{plural(errors, 'target')} could not be checked", "bold red"),
         *(
             (n, plural(n, "info finding" if s is Severity.INFO else str(s)), SEVERITY_STYLE[s])
-            for s, n in found.items()
+            for s, n in counts.items()
         ),
         (clean and bool(report.targets), "no findings", "" if errors else "bold green"),
         (report.hidden, f"{report.hidden} info hidden (--show-info)", "dim"),

@@ -25,10 +25,10 @@ def main() -> None:
             missing = error
         else:
             from gradlint.runner import child
-    given = _given()
-    if not given:
+    payload = _given()
+    if not payload:
         return  # there is nothing to run after all
-    job: Job = pickle.loads(given)
+    job: Job = pickle.loads(payload)
     if missing is not None:
         leave(Report(errors=[Failure(job.target, str(torch_missing(missing)))]), job.report)
         sys.exit(2)

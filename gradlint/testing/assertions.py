@@ -208,8 +208,8 @@ class Assertions:
                     return Report(findings=list(_unmatched(trace, contract)))
                 flow = analyse(trace, recorded.replay, terms=False)
                 parameters = [p for p, _ in contract.declared(DeclarationKind.TRAINS, trace)]
-                found = reaching(flow, probe, recorded.replay, parameters)
-                return Report(findings=list(judge(flow, parameters, *found)))
+                verdicts = reaching(flow, probe, recorded.replay, parameters)
+                return Report(findings=list(judge(flow, parameters, *verdicts)))
         except TargetError as error:
             return Report(errors=[Failure(name, str(error), error.traceback)])
         except GradlintError as error:

@@ -66,24 +66,24 @@ def propagate(
             continue
         if op.kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
             depends = _union(data, inputs[1:])
-            kept = returns = _union(live, inputs[1:])
+            passing = returns = _union(live, inputs[1:])
         elif name in ZERO_GRADIENT or name in NEW_LEAF or _rounds(op):
-            kept = 0
+            passing = 0
         elif op.kind == KIND_OPAQUE and dropped:
-            kept = _kept(op, live, dropped)
+            passing = _kept(op, live, dropped)
         else:
-            kept = returns
+            passing = returns
         for output in op.outputs:
             if output in inputs:
                 continue  # given back as it was
             own = owners.get(output)
-            mine = 0 if own is None else 1 << own
-            data[output] = depends | mine
-            carries = kept if values[output].requires_grad else 0
-            if mine and values[output].requires_grad:
-                carries = mine  # a leaf stays a leaf, whatever was written to it
+            own_bit = 0 if own is None else 1 << own
+            data[output] = depends | own_bit
+            carries = passing if values[output].requires_grad else 0
+            if own_bit and values[output].requires_grad:
+                carries = own_bit  # a leaf stays a leaf, whatever was written to it
             live[output] = carries
-            lost = returns & depends & ~carries & ~mine
+            lost = returns & depends & ~carries & ~own_bit
             if lost and number >= start:
                 masks.cuts.append((OpIndex(number), output, lost))
     return masks
@@ -102,17 +102,17 @@ def _push_pairwise(masks: Masks, op: Op, values: Sequence[Value], owners: Mappin
         if output in op.inputs:
             continue
         sources = op.inputs[position :: len(op.outputs)]
-        mine = 1 << owners[output] if output in owners else 0
+        own_bit = 1 << owners[output] if output in owners else 0
         requires_grad = values[output].requires_grad
-        masks.data[output] = mine | _union(masks.data, sources)
-        masks.live[output] = mine if requires_grad else 0
+        masks.data[output] = own_bit | _union(masks.data, sources)
+        masks.live[output] = own_bit if requires_grad else 0
         if requires_grad or op.region == IN_FUNCTION:
             masks.live[output] |= _union(masks.live, sources)
 
 
 def _kept(op: Op, live: Mapping[ValueId, int], dropped: Container[tuple[Any, int]]) -> int:
     """Return the parameters with gradient through a custom Function that drops some of it."""
-    lost = kept = 0
+    lost = passing = 0
     for position, value in enumerate(op.inputs):
         if (op.func, position) in dropped:
             lost |= live.get(value, 0)
@@ -120,8 +120,8 @@ def _kept(op: Op, live: Mapping[ValueId, int], dropped: Container[tuple[Any, int
         if (op.func, position) not in dropped:
             # the last input of all was computed inside: it depends on all the others
             inner = position == len(op.inputs) - 1
-            kept |= live.get(value, 0) & (~lost if inner else -1)
-    return kept
+            passing |= live.get(value, 0) & (~lost if inner else -1)
+    return passing
 
 
 def _rounds(op: Op) -> bool:
@@ -142,9 +142,9 @@ def ancestors(ops: Sequence[Op], roots: Iterable[ValueId]) -> set[ValueId]:
 
 def indices(mask: int) -> list[ParameterIndex]:
     """Return the set bits of a mask, lowest first."""
-    found = []
+    positions = []
     while mask:
         low = mask & -mask
-        found.append(ParameterIndex(low.bit_length() - 1))
+        positions.append(ParameterIndex(low.bit_length() - 1))
         mask ^= low
-    return found
+    return positions

@@ -64,7 +64,7 @@ class CallChains:
         """Return the user's call chain from a frame upwards."""
         kinds = self._kinds
         calls = self._calls
-        found: list[tuple[CodeType, int]] = []
+        frames: list[tuple[CodeType, int]] = []
         site = NO_SITE
         run = -1
         apply = decorated = library = None
@@ -75,13 +75,13 @@ class CallChains:
             if kind is None:
                 kind = self._kind_of(code)
             if kind == _USER:
-                found.append((code, frame.f_lasti))
+                frames.append((code, frame.f_lasti))
             elif kind == _CALL:
                 if calls and id(frame) == calls[-1].frame:
                     _, _, site, run = calls[-1]
                     break
             elif kind == _SKIP:
-                if library is None and not found:
+                if library is None and not frames:
                     library = code
             elif kind == _FUNCTION:
                 if apply is None:
@@ -89,13 +89,13 @@ class CallChains:
             elif kind == _BASE:
                 break
             elif kind == _DECORATOR:
-                if not found and decorated is None:
+                if not frames and decorated is None:
                     decorated = code_of(_undecorated(frame.f_locals))
             elif kind == _EXIT:
-                in_exit = in_exit or not found
+                in_exit = in_exit or not frames
             frame = frame.f_back
         numbers = self._sites.numbers
-        for code, instruction in reversed(found):
+        for code, instruction in reversed(frames):
             number = numbers.get((id(code), instruction, site))
             site = self._sites.intern(code, instruction, site) if number is None else number
         return tuple.__new__(Chain, (site, apply, decorated, library, in_exit, run))

@@ -29,17 +29,17 @@ __torch_dispatch__ __class__
 
 def _members(name: str) -> list[Any]:
     """Return every function object under which torch dispatches an attribute or function."""
-    found: list[Any] = []
+    members: list[Any] = []
     member = inspect.getattr_static(Tensor, name, None)
     if member is not None:
         if hasattr(member, "__get__") and not callable(member):
-            found.append(getattr(member, "__get__", None))
+            members.append(getattr(member, "__get__", None))
         if isinstance(member, property):
-            found.append(member.__get__)
-        found.append(getattr(Tensor, name, None))
+            members.append(member.__get__)
+        members.append(getattr(Tensor, name, None))
     for home in (torch, torch._C._VariableFunctions if hasattr(torch._C, "_VariableFunctions") else torch):
-        found.append(getattr(home, name, None))
-    return [f for f in found if f is not None]
+        members.append(getattr(home, name, None))
+    return [f for f in members if f is not None]
 
 
 def _table() -> dict[Any, int]:

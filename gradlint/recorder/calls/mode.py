@@ -253,11 +253,11 @@ class Recorder(TorchFunctionMode):
             inputs: list[Tensor] = []
             stripped: list[Any] = []
             for argument in args:
-                given = type(argument)
-                if given is Tensor or given is Parameter:
+                cls = type(argument)
+                if cls is Tensor or cls is Parameter:
                     inputs.append(argument)
                     stripped.append(TENSOR)
-                elif given in _PLAIN:
+                elif cls in _PLAIN:
                     stripped.append(argument)
                 else:
                     stripped.append(_strip(argument, inputs))
@@ -311,29 +311,29 @@ class Recorder(TorchFunctionMode):
 
             number = len(tape.ops)
             kind = KIND_PLAIN
-            given = type(result)
-            made: tuple[ValueId, ...]
-            if given is Tensor and not targets and tensors.entry_of(result) is None:
-                made = (tensors.add(result, number),)
+            cls = type(result)
+            results: tuple[ValueId, ...]
+            if cls is Tensor and not targets and tensors.entry_of(result) is None:
+                results = (tensors.add(result, number),)
             else:
-                outputs = [] if given in _NO_TENSORS else tensors_in(result)
+                outputs = [] if cls in _NO_TENSORS else tensors_in(result)
                 if outputs or targets:
-                    found, wrote = self._outputs(outputs, targets, func, args, kwargs, read, inputs, site)
-                    made = tuple(found)
+                    new_values, wrote = self._outputs(outputs, targets, func, args, kwargs, read, inputs, site)
+                    results = tuple(new_values)
                     kind = KIND_WRITE if wrote else KIND_PLAIN
                 elif not inputs:
                     return result
                 else:
-                    made = ()
+                    results = ()
                     kind = KIND_EXTRACT
-                    if given is float:
+                    if cls is float:
                         tape.exported_numbers[id(result)] = [result, number]
                     elif getattr(func, "__name__", "") in MEMORY_OUT:
                         tensors.export(inputs[0])
             if run >= 0:
                 tape.run_of[number] = run
             call = tape.calls[-1].number if tape.calls else NO_CALL
-            tape.ops.append(tuple.__new__(Op, (func, site, call, region, read, made, tuple(stripped), named, kind)))
+            tape.ops.append(tuple.__new__(Op, (func, site, call, region, read, results, tuple(stripped), named, kind)))
             return result
         except Exception as error:
             if calling or isinstance(error, GradlintError):
@@ -354,25 +354,25 @@ class Recorder(TorchFunctionMode):
     ) -> tuple[list[ValueId], bool]:
         """Return the values that a call created or wrote, and True if it wrote any."""
         tensors = self.tensors
-        made = [tensors.write(t, func, read, inputs, site) for t in targets]
+        values = [tensors.write(t, func, read, inputs, site) for t in targets]
         wrote = bool(targets)
         number = len(self.tape.ops)
         for tensor in outputs:
             if any(tensor is t for t in targets):
                 continue
             if not any(tensor is i for i in inputs):
-                made.append(tensors.add(tensor, number))
+                values.append(tensors.add(tensor, number))
             elif _in_place(args, kwargs):
                 wrote = True
-                made.append(tensors.write(tensor, func, read, inputs, site))
+                values.append(tensors.write(tensor, func, read, inputs, site))
             else:
-                made.append(tensors.tracked[id(tensor)].value)  # ``x.to(x.device)`` returns x
-        return made, wrote
+                values.append(tensors.tracked[id(tensor)].value)  # ``x.to(x.device)`` returns x
+        return values, wrote
 
     def opaque(
         self,
         name: str,
-        given: list[Tensor],
+        arguments: list[Tensor],
         inside: list[Tensor],
         output: Any,
         site: SiteId,
@@ -384,14 +384,14 @@ class Recorder(TorchFunctionMode):
         region = GRAD_ON if torch.is_grad_enabled() else tape.region
         if run >= 0:
             region = IN_FUNCTION
-        known = {id(t) for t in given}
-        read = tuple(tensors.read(t, run, site, region) for t in [*given, *inside])
-        made = [tensors.add(t, len(tape.ops)) for t in tensors_in(output) if id(t) not in known]
-        if made:
+        argument_ids = {id(t) for t in arguments}
+        read = tuple(tensors.read(t, run, site, region) for t in [*arguments, *inside])
+        values = [tensors.add(t, len(tape.ops)) for t in tensors_in(output) if id(t) not in argument_ids]
+        if values:
             if run >= 0:
                 tape.run_of[len(tape.ops)] = run
             call = tape.calls[-1].number if tape.calls else NO_CALL
-            tape.ops.append(Op(name, site, call, region, read, tuple(made), (), None, kind))
+            tape.ops.append(Op(name, site, call, region, read, tuple(values), (), None, kind))
 
     # -- who called ---------------------------------------------------------------------------------------------
 
@@ -471,21 +471,21 @@ class Recorder(TorchFunctionMode):
         return number
 
 
-def _strip(argument: Any, found: list[Tensor]) -> Any:
-    """Return the argument with a placeholder for each tensor, collected in `found`."""
+def _strip(argument: Any, tensors: list[Tensor]) -> Any:
+    """Return the argument with a placeholder for each tensor, collected in `tensors`."""
     kind = type(argument)
     if kind in _PLAIN:
         return argument
     if isinstance(argument, Tensor):
-        found.append(argument)
+        tensors.append(argument)
         return TENSOR
     if isinstance(argument, list | tuple):
         if len(argument) > 64 and not isinstance(argument[0], Tensor | list | tuple):
             return f"<{len(argument)} items>"
-        stripped = [_strip(a, found) for a in argument]
+        stripped = [_strip(a, tensors) for a in argument]
         return tuple(stripped) if isinstance(argument, tuple) else stripped
     if isinstance(argument, dict):
-        return {k: _strip(v, found) for k, v in argument.items()}
+        return {k: _strip(v, tensors) for k, v in argument.items()}
     if isinstance(argument, slice):
         return slice(_strip(argument.start, []), _strip(argument.stop, []), _strip(argument.step, []))
     return f"<{kind.__name__}>"  # the object itself would be kept alive

@@ -64,16 +64,16 @@ class Tape:
 
     def values_of_returned_numbers(self, arguments: Iterable[Any]) -> tuple[ValueId, ...]:
         """Return the values of the arguments that are exported numbers, or multiples of them."""
-        found: tuple[ValueId, ...] = ()
+        values: tuple[ValueId, ...] = ()
         for argument in arguments:
             kind = type(argument)
             if kind is float:
-                known = self.exported_numbers.get(id(argument)) or self._weighted(argument)
-                if known is not None:
-                    found += (self._value_of(known[1]),)
+                entry = self.exported_numbers.get(id(argument)) or self._weighted(argument)
+                if entry is not None:
+                    values += (self._value_of(entry[1]),)
             elif kind is list or kind is tuple:
-                found += self.values_of_returned_numbers(argument)
-        return found
+                values += self.values_of_returned_numbers(argument)
+        return values
 
     def _weighted(self, argument: float) -> list[Any] | None:
         """Return the latest exported number of which an argument is a multiple, if any.
@@ -83,13 +83,13 @@ class Tape:
         """
         if not argument or _short(argument) == argument:
             return None
-        for known in itertools.islice(reversed(self.exported_numbers.values()), _LOOKED_BACK):
-            number = known[0]
+        for entry in itertools.islice(reversed(self.exported_numbers.values()), _LOOKED_BACK):
+            number = entry[0]
             if number and math.isfinite(ratio := argument / number) and _short(number) != number:
                 factor = _short(ratio)
                 inverse = _short(1.0 / ratio) if ratio else 0.0
                 if factor * number == argument or (inverse and number / inverse == argument):
-                    return known
+                    return entry
         return None
 
     def _value_of(self, number: OpIndex) -> ValueId:

@@ -175,11 +175,11 @@ class Tensors:
 
     def _leaves(self, tensor: Tensor) -> tuple[ValueId, ...]:
         """Return the values of the leaf tensors that autograd reaches from a tensor."""
-        found: dict[ValueId, None] = {}
+        values: dict[ValueId, None] = {}
         for leaf in leaves([tensor]):
             entry = self.entry_of(leaf)
-            found[entry.value if entry is not None else self.add(leaf, -1)] = None
-        return tuple(found)
+            values[entry.value if entry is not None else self.add(leaf, -1)] = None
+        return tuple(values)
 
     # -- making and writing -------------------------------------------------------------------------------------
 

@@ -217,9 +217,9 @@ class _Functions:
 
     def named(self, ops: Sequence[Op]) -> tuple[Op, ...]:
         """Return ops with the plain names of their functions."""
-        known, of = self._known, self.of
+        names, of = self._known, self.of
         new = tuple.__new__
-        return tuple(new(Op, (known.get(op[0]) or of(op[0]), *op[1:])) for op in ops)
+        return tuple(new(Op, (names.get(op[0]) or of(op[0]), *op[1:])) for op in ops)
 
     def of(self, function: Any) -> str | CustomFunction:
         """Return the plain name of a function; a description of a custom autograd.Function."""
@@ -310,8 +310,8 @@ def _optimizers(optimizers: Mapping[str, Any], log: HookLog) -> tuple[Optimizer,
     for number, (name, optimizer) in enumerate(optimizers.items()):
         key = OptimizerKey(id(optimizer))
         arguments = log.arguments.get(key, Arguments())
-        given = log.group_events.get(key, [])
-        places = [*given, *[(NO_SITE, NO_EVENT)] * len(optimizer.param_groups)]
+        sites = log.group_events.get(key, [])
+        places = [*sites, *[(NO_SITE, NO_EVENT)] * len(optimizer.param_groups)]
         rows.append(
             Optimizer(
                 name=name,

@@ -84,9 +84,9 @@ def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
 def leaves(roots: Iterable[Tensor]) -> list[Tensor]:
     """The leaf tensors that a walk of grad_fn reaches from the roots, which may be leaves themselves."""
     roots = list(roots)
-    found = [t for t in roots if t.grad_fn is None and t.requires_grad]
+    roots_themselves = [t for t in roots if t.grad_fn is None and t.requires_grad]
     variables = (getattr(node, "variable", None) for node in _nodes(roots))
-    return found + [v for v in variables if isinstance(v, Tensor)]
+    return roots_themselves + [v for v in variables if isinstance(v, Tensor)]
 
 
 def _custom_nodes(roots: Iterable[Tensor]) -> list[Any]:
@@ -97,9 +97,9 @@ def _noting(node: Any, dropped: set[tuple[Any, int]]) -> Callable[[Any, Any], No
     """A hook that notes the inputs for which a custom Function gave None though its own output had a gradient."""
     following = [n for n, _ in node.next_functions]
 
-    def hook(given: Any, received: Any) -> None:
+    def hook(gradients: Any, received: Any) -> None:
         if any(g is not None for g in received):
-            dropped.update((node, i) for i, g in enumerate(given) if g is None and following[i] is not None)
+            dropped.update((node, i) for i, g in enumerate(gradients) if g is None and following[i] is not None)
 
     return hook
 
@@ -109,20 +109,20 @@ def _walk(
 ) -> tuple[set[int], bool, bool]:
     """Identities of the leaves that grad_fn leads to, through zero-gradient and custom nodes or not and not along some
     edges (node, number of the input); whether a zero-gradient node was met, and whether a custom Function was."""
-    found: set[int] = set()
+    reached: set[int] = set()
     pending: list[Any] = []
     met_zero = met_custom = False
     for root in roots:
         if root.grad_fn is not None:
             pending.append(root.grad_fn)
         elif root.requires_grad:
-            found.add(id(root))
+            reached.add(id(root))
     seen = set(pending)
     while pending:
         node = pending.pop()
         variable = getattr(node, "variable", None)
         if isinstance(variable, Tensor):
-            found.add(id(variable))
+            reached.add(id(variable))
             continue
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             met_custom = True
@@ -136,7 +136,7 @@ def _walk(
             if following is not None and following not in seen and (node, number) not in without:
                 seen.add(following)
                 pending.append(following)
-    return found, met_zero, met_custom
+    return reached, met_zero, met_custom
 
 
 def surely_reached(roots: Sequence[Tensor]) -> set[int]:
@@ -181,15 +181,15 @@ def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]
 @contextmanager
 def own_gradients(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Leaves without ``.grad`` and without the hooks that step as soon as a gradient is there; put back at exit."""
-    kept = [(t, t.grad, getattr(t, "_post_accumulate_grad_hooks", None)) for t in tensors if t.is_leaf]
+    saved = [(t, t.grad, getattr(t, "_post_accumulate_grad_hooks", None)) for t in tensors if t.is_leaf]
     try:
-        for tensor, _, hooks in kept:
+        for tensor, _, hooks in saved:
             tensor.grad = None
             if hooks:
                 tensor._post_accumulate_grad_hooks = OrderedDict()  # None would leave the old ones in place
         yield
     finally:
-        for tensor, grad, hooks in kept:
+        for tensor, grad, hooks in saved:
             tensor.grad = grad
             if hooks:
                 tensor._post_accumulate_grad_hooks = hooks

@@ -87,13 +87,13 @@ def _growing(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Seq
         if place[0] is not None and len(windows) > 1 and min(windows) <= steps - 3
     }
     last = {place: max(windows.values()) for place, windows in growing.items()}
-    found = []
+    graphs = []
     for place, value in last.items():
         others = [v for v in last.values() if v > value]
         if others and value in ancestors(tape.ops[: tape.values[max(others)].producer + 1], others):
             continue  # what holds it is told of
-        found.append(Kept(tape.ops[tape.values[value].producer].site, len(growing[place]), False))
-    return found
+        graphs.append(Kept(tape.ops[tape.values[value].producer].site, len(growing[place]), False))
+    return graphs
 
 
 def _summed(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequence[Mark]) -> list[Kept]:

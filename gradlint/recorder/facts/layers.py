@@ -26,9 +26,9 @@ class Classes:
 
     def describe(self, cls: type) -> ModuleClass:
         """Return the description of a class."""
-        known = self._known.get(cls)
-        if known is None:
-            known = self._known[cls] = ModuleClass(
+        description = self._known.get(cls)
+        if description is None:
+            description = self._known[cls] = ModuleClass(
                 name=cls.__name__,
                 home=cls.__module__,
                 number=len(self._known),
@@ -36,7 +36,7 @@ class Classes:
                 project=class_is_project(cls),
                 has_from_pretrained=isinstance(inspect.getattr_static(cls, "from_pretrained", None), classmethod),
             )
-        return known
+        return description
 
 
 def describe_module(

@@ -37,14 +37,14 @@ def places(roots: Mapping[str, nn.Module]) -> list[Place]:
 
 
 def _places(module: nn.Module, fqn: str, project: bool, top: bool = False) -> list[Place]:
-    found: list[Place] = []
+    places: list[Place] = []
     pending: list[tuple[nn.Module, str, int, bool, tuple[int, ...], bool]] = [(module, fqn, 0, project, (), top)]
     while pending:
         module, fqn, parent, project, above, top = pending.pop()
         key = id(module)
         if key in above:
             continue  # a module that holds itself
-        found.append(Place(fqn, module, parent, project))
+        places.append(Place(fqn, module, parent, project))
         children = module._modules
         if not children:
             continue
@@ -55,7 +55,7 @@ def _places(module: nn.Module, fqn: str, project: bool, top: bool = False) -> li
                 inner = fqn if name == hidden else f"{fqn}.{name}" if fqn else name
                 owned = class_is_project(type(child)) or (project and not top)
                 pending.append((child, inner, key, owned, inside, top and name == hidden))
-    return found
+    return places
 
 
 class NamedParameter:
@@ -119,14 +119,14 @@ def name_all(
         for name, tensor in module._parameters.items():
             if tensor is None:
                 continue
-            known = parameters.get(id(tensor))
-            if known is None:
-                known = parameters[id(tensor)] = NamedParameter(
+            named = parameters.get(id(tensor))
+            if named is None:
+                named = parameters[id(tensor)] = NamedParameter(
                     tensor, ParameterIndex(len(parameters)), number, in_tree
                 )
-            known.project = known.project or place.project
-            known.names.append(f"{place.fqn}.{name}" if place.fqn else name)
-            own.append(known.index)
+            named.project = named.project or place.project
+            named.names.append(f"{place.fqn}.{name}" if place.fqn else name)
+            own.append(named.index)
         if number not in modules:
             parent = numbers.get(place.parent, NO_MODULE)
             site = registered.get((parent, number), NO_SITE)
@@ -151,9 +151,9 @@ def name_all(
 
 def buffers(roots: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """The buffers by canonical name."""
-    found: dict[str, Tensor] = {}
+    by_name: dict[str, Tensor] = {}
     for place in places(roots):
         for name, tensor in place.module._buffers.items():
             if isinstance(tensor, Tensor):
-                found[f"{place.fqn}.{name}" if place.fqn else name] = tensor
-    return found
+                by_name[f"{place.fqn}.{name}" if place.fqn else name] = tensor
+    return by_name

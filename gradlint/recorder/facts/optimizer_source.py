@@ -85,12 +85,12 @@ def _makes_module(value: ast.expr | None) -> bool:
 
 def _called(function: ast.expr, frame: FrameType) -> CodeType | None:
     """Return the code of the user function that an expression names; runs no user code."""
-    found = _static(function, frame)
-    if isinstance(found, MethodType):
-        found = found.__func__
-    if isinstance(found, (staticmethod, classmethod)):
-        found = found.__func__
-    code = getattr(found, "__code__", None)
+    function_object = _static(function, frame)
+    if isinstance(function_object, MethodType):
+        function_object = function_object.__func__
+    if isinstance(function_object, (staticmethod, classmethod)):
+        function_object = function_object.__func__
+    code = getattr(function_object, "__code__", None)
     return code if isinstance(code, CodeType) and is_project(code.co_filename) else None
 
 

@@ -41,20 +41,25 @@ def histories(
     roots: Mapping[str, nn.Module],
 ) -> list[ParameterHistory]:
     """Return the history of each parameter."""
-    found = [ParameterHistory() for _ in parameters]
-    by_key = {p.key: h for p, h in zip(parameters, found, strict=True)}
+    result = [ParameterHistory() for _ in parameters]
+    by_key = {p.key: h for p, h in zip(parameters, result, strict=True)}
     for event in recorder.tape.events:
         if not isinstance(event, ParameterRegistration | Freeze | Unfreeze | ParameterWrite):
             continue
         history = by_key.get(event.parameter)
         if history is not None:
             history.events.append(event)
-            made = event.parameter in begin.lazy  # its first values are written by torch
-            if isinstance(event, ParameterWrite) and event.op >= begin.start and event.site != NO_SITE and not made:
+            torch_writes = event.parameter in begin.lazy  # its first values are written by torch
+            if (
+                isinstance(event, ParameterWrite)
+                and event.op >= begin.start
+                and event.site != NO_SITE
+                and not torch_writes
+            ):
                 history.written = True
-    _find_copies(recorder, log, parameters, begin, found)
-    _find_copies_made_before(roots, parameters, begin, found)
-    return found
+    _find_copies(recorder, log, parameters, begin, result)
+    _find_copies_made_before(roots, parameters, begin, result)
+    return result
 
 
 def _find_copies(
@@ -62,7 +67,7 @@ def _find_copies(
     log: HookLog,
     parameters: Sequence[NamedParameter],
     begin: ForwardStart,
-    found: Sequence[ParameterHistory],
+    histories: Sequence[ParameterHistory],
 ) -> None:
     """Note for each parameter the others that its value was copied or computed from."""
     start, earlier = begin.start, begin.earlier
@@ -79,7 +84,7 @@ def _find_copies(
     first = {key: values[0] for key, values in owned.items()}
     if any(p.key not in earlier for p in parameters):  # copies made in the forward
         masks.data |= propagate(copying + ops[start:], values, owners).data
-    for parameter, history in zip(parameters, found, strict=True):
+    for parameter, history in zip(parameters, histories, strict=True):
         key = parameter.key
         if history.events and history.events[0].region >= 0 and key in first:
             history.computed = any(watched.get(v, key) != key for v in ancestors(ops[:start], (first[key],)))
@@ -95,7 +100,7 @@ def _find_copies_made_before(
     roots: Mapping[str, nn.Module],
     parameters: Sequence[NamedParameter],
     begin: ForwardStart,
-    found: Sequence[ParameterHistory],
+    histories: Sequence[ParameterHistory],
 ) -> None:
     """Take a wholly frozen module for a copy if it equals one of its kind that trains.
 
@@ -103,16 +108,16 @@ def _find_copies_made_before(
     """
     by_key = {p.key: p for p in parameters}
     trains = [begin.flags.get(p.key, bool(p.tensor.requires_grad)) for p in parameters]
-    untouched = [not trains[p.index] and not found[p.index].events for p in parameters]
+    untouched = [not trains[p.index] and not histories[p.index].events for p in parameters]
     if not any(untouched):
         return
     alike: dict[Any, list[list[NamedParameter]]] = {}
     for place in places(roots):
         named = [(n, p) for n, p in place.module.named_parameters() if not is_lazy(p)]
-        mine = [known for _, p in named if (known := by_key.get(ParameterKey(id(p)))) is not None]
-        if mine and len(mine) == len(named):
+        own = [parameter for _, p in named if (parameter := by_key.get(ParameterKey(id(p)))) is not None]
+        if own and len(own) == len(named):
             kind = (type(place.module), tuple((n, p.shape) for n, p in named))
-            alike.setdefault(kind, []).append(mine)
+            alike.setdefault(kind, []).append(own)
     for modules in alike.values():
         for copy in modules:
             if not all(untouched[p.index] for p in copy):
@@ -120,7 +125,7 @@ def _find_copies_made_before(
             for model in modules:
                 if any(trains[p.index] for p in model) and _equal(copy, model):
                     for one, other in zip(copy, model, strict=True):
-                        found[one.index].copied_from.add(other.index)
+                        histories[one.index].copied_from.add(other.index)
 
 
 def _equal(copy: Sequence[NamedParameter], model: Sequence[NamedParameter]) -> bool:

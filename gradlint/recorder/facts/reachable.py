@@ -29,7 +29,7 @@ class Owned:
 
 def owned_by(function: Any) -> Owned:
     """What a callable's closure, defaults, bound object and the globals it names lead to."""
-    found = Owned()
+    owned = Owned()
     seen: set[int] = set()
     pending: list[tuple[Any, int]] = [(function, 0)]
     while pending:
@@ -38,14 +38,14 @@ def owned_by(function: Any) -> Owned:
             continue
         seen.add(id(thing))
         if isinstance(thing, Tensor):
-            found.tensors.append(thing)
+            owned.tensors.append(thing)
             continue
         if isinstance(thing, nn.Module):
-            found.modules.append(thing)
+            owned.modules.append(thing)
         elif _stateful(thing):
-            found.stateful.append(thing)
+            owned.stateful.append(thing)
         pending.extend((part, depth + 1) for part in _parts(thing))
-    return found
+    return owned
 
 
 def _stateful(thing: Any) -> bool:

@@ -137,8 +137,8 @@ def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], l
     if not outside:
         return []
     ran = {id(m) for m in outside}
-    found = [f for f in (*plain_attributes(roots), *variables(roots)) if isinstance(f.thing, nn.Module)]
-    finds = [f for f in found if any(id(m) in ran for m in f.thing.modules())]
+    modules = [f for f in (*plain_attributes(roots), *variables(roots)) if isinstance(f.thing, nn.Module)]
+    finds = [f for f in modules if any(id(m) in ran for m in f.thing.modules())]
     for find in finds:
         for module in find.thing.modules():
             log.number(module)
@@ -151,25 +151,25 @@ def loose_tensors(
     """Tensors that need grad and that nothing registers as parameters, but the model's code has before the forward,
     with their values."""
     finds = (*plain_attributes(roots), *_buffers(roots), *variables(roots))
-    found = [f for f in finds if isinstance(f.thing, Tensor) and f.thing.requires_grad]
-    return [(f, recorder.tensors.read(f.thing)) for f in found if id(f.thing) not in registered]
+    tensors = [f for f in finds if isinstance(f.thing, Tensor) and f.thing.requires_grad]
+    return [(f, recorder.tensors.read(f.thing)) for f in tensors if id(f.thing) not in registered]
 
 
 def judged_loose(
     recorder: Recorder,
     log: HookLog,
-    found: Sequence[tuple[Find, int]],
+    candidates: Sequence[tuple[Find, int]],
     roots: Sequence[Tensor],
     registered: Mapping[ParameterKey, Tensor],
     start: int,
 ) -> Iterator[Loose]:
     """What became of tensors that plain attributes hold: whether the loss's gradient comes to them."""
-    if not found:
+    if not candidates:
         return
     ops, values = recorder.tape.ops, recorder.tape.values
     reached = autograd.surely_reached([t for t in roots if t.requires_grad])
     asked = {v for op in ops[start:] if op.name == "grad" for v in op.inputs}
-    for find, value in found:
+    for find, value in candidates:
         tensor = find.thing
         leaves = [t for t in autograd.leaves([tensor]) if id(t) not in registered]
         if leaves:

@@ -40,7 +40,7 @@ def _compiler_off() -> Iterator[None]:
     variable = "TORCHDYNAMO_DISABLE"
     before = os.environ.get(variable)
     loaded = getattr(sys.modules.get("torch._dynamo"), "config", None)
-    kept = getattr(loaded, "disable", None)
+    disable = getattr(loaded, "disable", None)
     os.environ[variable] = "1"
     if loaded is not None:
         loaded.disable = True
@@ -53,4 +53,4 @@ def _compiler_off() -> Iterator[None]:
             os.environ[variable] = before
         config = getattr(sys.modules.get("torch._dynamo"), "config", None)
         if config is not None:
-            config.disable = kept if loaded is not None else bool(before)
+            config.disable = disable if loaded is not None else bool(before)

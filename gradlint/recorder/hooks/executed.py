@@ -70,9 +70,9 @@ def _libraries_unwatched(note: Any) -> Iterator[None]:
 
 def _own(top: str) -> bool:
     """Return True if a top-level module is the user's own, without importing it."""
-    known = sys.modules.get(top)
-    if known is not None:
-        return is_project(getattr(known, "__file__", None) or "<none>")
+    module = sys.modules.get(top)
+    if module is not None:
+        return is_project(getattr(module, "__file__", None) or "<none>")
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):

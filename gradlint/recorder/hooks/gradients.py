@@ -201,8 +201,8 @@ class Ledger:
         if self.clearing:
             return
         key = ParameterKey(id(tensor))
-        mine = self._holds.get(key)
-        for held in (mine,) if key in self._parameters else self._holds.values():
+        own = self._holds.get(key)
+        for held in (own,) if key in self._parameters else self._holds.values():
             for number, applied in (held or {}).items():
                 if applied == _UNAPPLIED:
                     self.training.backwards[number].read = True
@@ -234,16 +234,18 @@ class Ledger:
     def _still(self, key: ParameterKey) -> bool:
         """Return True if ``.grad`` is still the accumulated tensor, and not zero."""
         grad = self._parameters[key].grad
-        known = self._grads.get(key)
-        if grad is None or known is None or known() is not grad:
+        reference = self._grads.get(key)
+        if grad is None or reference is None or reference() is not grad:
             return False
         return nonzero(grad)
 
     def _untouched(self, key: ParameterKey) -> bool:
         """Return True if torch counts no write to a gradient since its accumulation."""
         grad = self._parameters[key].grad
-        known = self._grads.get(key)
-        return grad is not None and known is not None and known() is grad and grad._version == self._versions[key]
+        reference = self._grads.get(key)
+        return (
+            grad is not None and reference is not None and reference() is grad and grad._version == self._versions[key]
+        )
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -304,11 +306,11 @@ class Ledger:
             return None
         recorder = self._recorder
 
-        def evaluated(*given: Any, **named: Any) -> Any:
+        def evaluated(*arguments: Any, **named: Any) -> Any:
             running.closure = True
             try:
                 with recorder.resuming():
-                    return closure(*given, **named)
+                    return closure(*arguments, **named)
             finally:
                 self._look()
                 self._apply(running)
@@ -349,11 +351,11 @@ class Ledger:
                 fresh = any(applied == _UNAPPLIED for applied in held.values())
                 stale = tuple(b for b, applied in held.items() if applied >= 0) if fresh else ()
                 summed = tuple(b for b, applied in held.items() if applied != _ZERO) or tuple(held)
-                known = content.get(key)
-                before: tuple[BackwardIndex, ...] = known.backwards if known else ()
+                before_step = content.get(key)
+                before: tuple[BackwardIndex, ...] = before_step.backwards if before_step else ()
                 content[key] = Content(
                     tuple(dict.fromkeys((*before, *summed))),
-                    tuple(dict.fromkeys((*(known.stale if known else ()), *stale))),
+                    tuple(dict.fromkeys((*(before_step.stale if before_step else ()), *stale))),
                     p.grad is not None,
                     p.requires_grad,
                     lr,

@@ -158,8 +158,8 @@ def _module_call(original: Any, recorder: Recorder, log: HookLog) -> Any:
 def _scripted(
     recorder: Recorder, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any, site: SiteId, run: int
 ) -> None:
-    given = tensors_in((args, kwargs))
-    recorder.opaque(f"scripted {type(module).__name__}", given, list(module.parameters()), output, site, run)
+    inputs = tensors_in((args, kwargs))
+    recorder.opaque(f"scripted {type(module).__name__}", inputs, list(module.parameters()), output, site, run)
     recorder.tape.note_unseen("a scripted module: what runs inside it was not seen op by op", site)
 
 
@@ -271,14 +271,14 @@ def _load_state_dict(original: Any, recorder: Recorder, log: HookLog) -> Any:
     return load_state_dict
 
 
-def is_exhausted(given: Any) -> bool:
+def is_exhausted(iterator: Any) -> bool:
     """Return True for an exhausted iterator: an ended generator, or a filter or map over one."""
     for _ in range(8):
-        if inspect.isgenerator(given):
-            return inspect.getgeneratorstate(given) == inspect.GEN_CLOSED
-        if not isinstance(given, (filter, map)):
+        if inspect.isgenerator(iterator):
+            return inspect.getgeneratorstate(iterator) == inspect.GEN_CLOSED
+        if not isinstance(iterator, (filter, map)):
             return False
-        given = given.__reduce__()[1][1]
+        iterator = iterator.__reduce__()[1][1]
     return False
 
 
@@ -314,10 +314,10 @@ def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
 
         def __call__(called: Any, *args: Any, **kwargs: Any) -> Any:
             result = type.__call__(called, *args, **kwargs)
-            given = args[0] if args else kwargs.get("data")
-            if recorder.active and recording() and isinstance(given, Tensor) and isinstance(result, Tensor):
+            data = args[0] if args else kwargs.get("data")
+            if recorder.active and recording() and isinstance(data, Tensor) and isinstance(result, Tensor):
                 site = recorder.walk(sys._getframe(1)).site
-                recorder.opaque(name, [given], [], result, site, -1, kind=KIND_PLAIN)
+                recorder.opaque(name, [data], [], result, site, -1, kind=KIND_PLAIN)
             return result
 
         meta.__call__ = __call__

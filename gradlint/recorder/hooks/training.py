@@ -128,8 +128,8 @@ def _zero_grad(original: Any, recorder: Recorder, ledger: Ledger, held: Callable
 
 def _with_own_step(cls: type) -> list[type]:
     subclasses: list[type] = cls.__subclasses__()
-    found = [cls] if "step" in cls.__dict__ else []
-    return found + [c for subclass in subclasses for c in _with_own_step(subclass)]
+    classes = [cls] if "step" in cls.__dict__ else []
+    return classes + [c for subclass in subclasses for c in _with_own_step(subclass)]
 
 
 def _scheduler_init(original: Any, recorder: Recorder, log: HookLog) -> Any:
