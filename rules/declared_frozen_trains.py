@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gradlint import Context, Finding, Fix, Location, Module, Parameter, Related, Rule, Severity
-from gradlint.flow import Outcome, OutcomeKind, lines_of, moves, outcome_of, path_to_loss, replaced_frozen
+from gradlint.flow import Outcome, OutcomeKind, lines_of, outcome_of, path_to_loss, replaced_frozen, value_change_of
 from gradlint.rulekit import Declaration, DeclarationKind, inflect, list_of
 from gradlint.traces import Freeze, SiteId
 
@@ -85,7 +85,7 @@ class DeclaredFrozenTrains(Rule):
         changing: list[Member] = []
         unknown: list[Member] = []
         for parameter, declaration in context.contract.declared(DeclarationKind.FROZEN, trace):
-            change, outcome = moves(flow, parameter), outcome_of(flow, parameter)
+            change, outcome = value_change_of(flow, parameter), outcome_of(flow, parameter)
             if change is not None and parameter.index in replaced:
                 site = replaced[parameter.index].site
                 cause = self.REPLACED.format(cause=change.why)

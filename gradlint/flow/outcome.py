@@ -78,7 +78,7 @@ def outcome_of(flow: Flow, parameter: Parameter) -> Outcome:
     return _unused(flow, parameter)
 
 
-def moves(flow: Flow, parameter: Parameter) -> Outcome | None:
+def value_change_of(flow: Flow, parameter: Parameter) -> Outcome | None:
     """Return how training would change a parameter's value; None if it would not.
 
     None also if nothing is known. Weight decay changes a value even with a gradient of exactly zero.
