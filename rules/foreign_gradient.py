@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
-from gradlint.flow import LeakKind, find_leaks, titled
+from gradlint.flow import LeakKind, find_leaks, optimizer_label
 
 
 class ForeignGradient(Rule):
@@ -106,9 +106,9 @@ class ForeignGradient(Rule):
             yield context.finding(
                 self,
                 templates[leak.kind].format(
-                    owner=titled(leak.owner),
+                    owner=optimizer_label(leak.owner),
                     parameters=context.names(leak.parameters),
-                    optimizer=titled(leak.optimizer),
+                    optimizer=optimizer_label(leak.optimizer),
                 ),
                 at=leak.entry,
                 parameters=leak.parameters,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gradlint import Context, Edit, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity
-from gradlint.flow import titled
+from gradlint.flow import optimizer_label
 from gradlint.traces import SiteId
 
 
@@ -91,7 +91,7 @@ class FrozenParameterInOptimizer(Rule):
     def _by_design(self, context: Context, optimizer: Optimizer, site: SiteId, parameters: list[Parameter]) -> Finding:
         return context.finding(
             self,
-            context.fill(self.MESSAGE_BY_DESIGN, parameters, optimizer=titled(optimizer)),
+            context.fill(self.MESSAGE_BY_DESIGN, parameters, optimizer=optimizer_label(optimizer)),
             at=site,
             parameters=parameters,
             related=[
@@ -121,7 +121,7 @@ class FrozenParameterInOptimizer(Rule):
         return context.finding(
             self,
             self.MESSAGE.format(
-                optimizer=titled(optimizer),
+                optimizer=optimizer_label(optimizer),
                 parameters=context.names(parameters),
                 freeze=context.place(last),
                 order="after they were added at" if after else "before they were added at",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Optimizer, Rule, Severity, Training
-from gradlint.flow import titled
+from gradlint.flow import optimizer_label
 from gradlint.rulekit import plural
 from gradlint.traces import Backward
 
@@ -100,7 +100,7 @@ class OptimizerNeverSteps(Rule):
         return context.finding(
             self,
             self.MESSAGE.format(
-                optimizer=titled(optimizer),
+                optimizer=optimizer_label(optimizer),
                 meanwhile=self.MEANWHILE.format(steps=plural(steps, "step")) if steps else "",
                 passes=f"{len(wasted)} backward passes" if len(wasted) > 1 else "a backward pass",
                 parameters=context.names(hit),

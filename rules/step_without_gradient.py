@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity, Step, Training
-from gradlint.flow import titled
+from gradlint.flow import optimizer_label
 from gradlint.traces import Clear
 
 
@@ -99,7 +99,7 @@ class StepWithoutGradient(Rule):
         template = self.MESSAGE_UNREACHED if clear is None else self.MESSAGE_CLEARED
         return context.finding(
             self,
-            template.format(optimizer=titled(optimizer), parameters=context.names(parameters)),
+            template.format(optimizer=optimizer_label(optimizer), parameters=context.names(parameters)),
             at=step.site,
             parameters=parameters,
             related=[

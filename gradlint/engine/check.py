@@ -16,7 +16,7 @@ from gradlint.experiments.settle import analyse
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.flow.evidence import Evidence
 from gradlint.flow.flow import Flow
-from gradlint.flow.outcome import titled
+from gradlint.flow.outcome import optimizer_label
 from gradlint.load.buildable import Buildable, SetupAtHand, TargetOnDisk
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.contract import DeclarationKind, own_declarations
@@ -190,7 +190,7 @@ def summarize(trace: Trace, flow: Flow, contract: Contract | None = None) -> Tar
         unused=len(flow.unused) if trace.roots or len(trace.ops) > trace.forward_start else 0,
         reached=sum(p.index in flow.reached for p in trainable),
         numel=sum(p.numel for p in parameters),
-        optimizers=tuple((titled(o), sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
+        optimizers=tuple((optimizer_label(o), sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
         declared=tuple(len(contract.declared(kind, trace)) for kind in DeclarationKind)
         if contract is not None
         else (0, 0),

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from gradlint.flow.outcome import group_location as group_location
     from gradlint.flow.outcome import made_site as made_site
     from gradlint.flow.outcome import nearest_optimizer as nearest_optimizer
+    from gradlint.flow.outcome import optimizer_label as optimizer_label
     from gradlint.flow.outcome import outcome_of as outcome_of
     from gradlint.flow.outcome import replaced_frozen as replaced_frozen
-    from gradlint.flow.outcome import titled as titled
     from gradlint.flow.outcome import value_change_of as value_change_of
     from gradlint.flow.paths import lines_of as lines_of
     from gradlint.flow.paths import path_to_loss as path_to_loss

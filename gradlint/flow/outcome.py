@@ -97,12 +97,12 @@ def value_change_of(flow: Flow, parameter: Parameter) -> Outcome | None:
         optimizer = trace.optimizers[number]
         group = optimizer.groups[index]
         if group.weight_decay and (group.lr or group.scheduled):
-            why = f"the gradient is zero everywhere, but the weight decay of {titled(optimizer)} applies"
+            why = f"the gradient is zero everywhere, but the weight decay of {optimizer_label(optimizer)} applies"
             return _in_group(trace, OutcomeKind.TRAINS, why, (number, index))
     return None
 
 
-def titled(optimizer: Optimizer) -> str:
+def optimizer_label(optimizer: Optimizer) -> str:
     """Return an optimizer's class, with its name if there are several: ``SGD 'critic'``."""
     return f"{optimizer.type} {optimizer.name!r}" if optimizer.name else optimizer.type
 
@@ -245,17 +245,19 @@ def _not_in_optimizer(flow: Flow, parameter: Parameter) -> Outcome:
     stale = next((s for s in flow.stale if any(p is parameter for p in s.now)), None)
     if stale is not None:
         optimizer = trace.optimizers[stale.optimizer]
-        why = f"replaced, and {titled(optimizer)} still holds the old tensor"
+        why = f"replaced, and {optimizer_label(optimizer)} still holds the old tensor"
         return _at(trace, OutcomeKind.NOT_IN_OPTIMIZER, why, optimizer.site)
     optimizer = nearest_optimizer(trace, parameter)
     several = len(trace.optimizers) > 1
-    why = "not in any optimizer" if several else f"not in {titled(optimizer)}"
+    why = "not in any optimizer" if several else f"not in {optimizer_label(optimizer)}"
     return _at(trace, OutcomeKind.NOT_IN_OPTIMIZER, why, optimizer.site)
 
 
 def _trains(trace: Trace, parameter: Parameter) -> Outcome:
     holders = [trace.optimizers[number] for number, _ in parameter.groups]
-    why = "reached by gradient" + (f" and updated by {titled(holders[0])}" if holders else "; no optimizer is given")
+    why = "reached by gradient" + (
+        f" and updated by {optimizer_label(holders[0])}" if holders else "; no optimizer is given"
+    )
     if (unfreeze := unfrozen_by(parameter)) is not None:
         return _at(trace, OutcomeKind.TRAINS, f"unfrozen after a freeze, {why}", unfreeze.site)
     if not holders:
