@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
-from gradlint.flow import LeakKind, find_leaks, optimizer_label
+from gradlint.flow import CrossLossKind, find_cross_loss_gradients, optimizer_label
 
 
 class ForeignGradient(Rule):
@@ -98,25 +98,25 @@ class ForeignGradient(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         templates = {
-            LeakKind.APPLIED: self.MESSAGE_APPLIED,
-            LeakKind.JOINED: self.MESSAGE_JOINED,
-            LeakKind.WASTED: self.MESSAGE_WASTED,
+            CrossLossKind.APPLIED: self.MESSAGE_APPLIED,
+            CrossLossKind.JOINED: self.MESSAGE_JOINED,
+            CrossLossKind.WASTED: self.MESSAGE_WASTED,
         }
-        for leak in find_leaks(context.flow):
+        for foreign in find_cross_loss_gradients(context.flow):
             yield context.finding(
                 self,
-                templates[leak.kind].format(
-                    owner=optimizer_label(leak.owner),
-                    parameters=context.names(leak.parameters),
-                    optimizer=optimizer_label(leak.optimizer),
+                templates[foreign.kind].format(
+                    owner=optimizer_label(foreign.owner),
+                    parameters=context.names(foreign.parameters),
+                    optimizer=optimizer_label(foreign.optimizer),
                 ),
-                at=leak.entry,
-                parameters=leak.parameters,
+                at=foreign.entry,
+                parameters=foreign.parameters,
                 related=[
-                    context.related("this backward() computes the gradient", leak.backward.site),
-                    context.related("this step applies it", leak.step.site if leak.step is not None else None),
-                    context.created(leak.optimizer),
+                    context.related("this backward() computes the gradient", foreign.backward.site),
+                    context.related("this step applies it", foreign.step.site if foreign.step is not None else None),
+                    context.created(foreign.optimizer),
                 ],
-                fix=Fix(self.FIX_JOINED if leak.kind is LeakKind.JOINED else self.FIX),
-                demoted=leak.kind is not LeakKind.APPLIED,
+                fix=Fix(self.FIX_JOINED if foreign.kind is CrossLossKind.JOINED else self.FIX),
+                demoted=foreign.kind is not CrossLossKind.APPLIED,
             )

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from gradlint.flow.cost import in_bytes as in_bytes
     from gradlint.flow.cost import in_flops as in_flops
     from gradlint.flow.cost import weight_gradient_flops as weight_gradient_flops
-    from gradlint.flow.cross_loss import LeakKind as LeakKind
-    from gradlint.flow.cross_loss import find_leaks as find_leaks
+    from gradlint.flow.cross_loss import CrossLossKind as CrossLossKind
+    from gradlint.flow.cross_loss import find_cross_loss_gradients as find_cross_loss_gradients
     from gradlint.flow.cut import Cut as Cut
     from gradlint.flow.cut import CutKind as CutKind
     from gradlint.flow.cut import region_location as region_location

@@ -14,7 +14,7 @@ from gradlint.traces.trace import Module, Optimizer, Parameter, Trace
 from gradlint.traces.training import Backward, Step, Training
 
 
-class LeakKind(enum.Enum):
+class CrossLossKind(enum.Enum):
     """The fate of gradient that a loss accumulated in parameters of another optimizer."""
 
     APPLIED = enum.auto()
@@ -26,10 +26,10 @@ class LeakKind(enum.Enum):
 
 
 @dataclass
-class Leak:
+class CrossLossGradient:
     """Gradient that a loss accumulated in parameters of another optimizer."""
 
-    kind: LeakKind
+    kind: CrossLossKind
     backward: Backward
     """The pass that accumulated it."""
     optimizer: Optimizer
@@ -43,24 +43,26 @@ class Leak:
     """The step that applied it."""
 
 
-def find_leaks(flow: Flow) -> list[Leak]:
-    """Return the leaks of the recorded steps, one for each place."""
+def find_cross_loss_gradients(flow: Flow) -> list[CrossLossGradient]:
+    """Return the cross-loss gradients of the recorded steps, one for each place."""
     training = flow.trace.training
     if training is None or len(flow.trace.optimizers) < 2:
         return []
-    first: dict[tuple[LeakKind, SiteId, OptimizerIndex], Leak] = {}
-    for leak in (*_applied(flow, training), *_joined(flow, training), *_wasted(flow, training)):
-        merged = first.setdefault((leak.kind, leak.entry, leak.optimizer.number), leak)
-        merged.parameters.extend(p for p in leak.parameters if p not in merged.parameters)
-    applied = {(leak.entry, leak.optimizer.number) for leak in first.values() if leak.kind is LeakKind.APPLIED}
+    first: dict[tuple[CrossLossKind, SiteId, OptimizerIndex], CrossLossGradient] = {}
+    for foreign in (*_applied(flow, training), *_joined(flow, training), *_wasted(flow, training)):
+        merged = first.setdefault((foreign.kind, foreign.entry, foreign.optimizer.number), foreign)
+        merged.parameters.extend(p for p in foreign.parameters if p not in merged.parameters)
+    applied = {
+        (foreign.entry, foreign.optimizer.number) for foreign in first.values() if foreign.kind is CrossLossKind.APPLIED
+    }
     return [
-        leak
-        for leak in first.values()
-        if leak.kind is LeakKind.APPLIED or (leak.entry, leak.optimizer.number) not in applied
+        foreign
+        for foreign in first.values()
+        if foreign.kind is CrossLossKind.APPLIED or (foreign.entry, foreign.optimizer.number) not in applied
     ]
 
 
-def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
+def _applied(flow: Flow, training: Training) -> Iterator[CrossLossGradient]:
     """Yield leaks in which a step applied gradient that another optimizer already applied."""
     trace = flow.trace
     for step in training.steps:
@@ -83,7 +85,7 @@ def _applied(flow: Flow, training: Training) -> Iterator[Leak]:
                 continue
             entry = entry_site(flow, backward, owner.keys, own)
             if entry != NO_SITE:
-                yield Leak(LeakKind.APPLIED, backward, optimizer, owner, parameters, entry, step)
+                yield CrossLossGradient(CrossLossKind.APPLIED, backward, optimizer, owner, parameters, entry, step)
 
 
 def _served_another(
@@ -101,7 +103,7 @@ def _alone(training: Training, backward: Backward, own: frozenset[ParameterKey])
     return all(not own.isdisjoint(training.steps[s].content) for s in backward.applied_by)
 
 
-def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
+def _joined(flow: Flow, training: Training) -> Iterator[CrossLossGradient]:
     """Yield leaks in which a loss for another optimizer added gradient before the step."""
     trace = flow.trace
     for step in training.steps:
@@ -126,7 +128,7 @@ def _joined(flow: Flow, training: Training) -> Iterator[Leak]:
             entry = entry_site(flow, second, own, other_keys)
             if entry != NO_SITE:
                 parameters = [trace.by_key[k] for k in own if k in second.deposits and k in trace.by_key]
-                yield Leak(LeakKind.JOINED, second, optimizer, other, parameters, entry, step)
+                yield CrossLossGradient(CrossLossKind.JOINED, second, optimizer, other, parameters, entry, step)
 
 
 def _cleared_between(trace: Trace, first: Backward, second: Backward, keys: frozenset[ParameterKey]) -> bool:
@@ -136,7 +138,7 @@ def _cleared_between(trace: Trace, first: Backward, second: Backward, keys: froz
     )
 
 
-def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
+def _wasted(flow: Flow, training: Training) -> Iterator[CrossLossGradient]:
     """Yield leaks whose gradient was cleared before the parameters' optimizer applied it."""
     trace = flow.trace
     for clear in training.clears:
@@ -156,7 +158,7 @@ def _wasted(flow: Flow, training: Training) -> Iterator[Leak]:
                     continue  # on its way to the others, gradient has to pass these
                 entry = entry_site(flow, backward, owner.keys, own)
                 if entry != NO_SITE:
-                    yield Leak(LeakKind.WASTED, backward, optimizer, owner, parameters, entry, None)
+                    yield CrossLossGradient(CrossLossKind.WASTED, backward, optimizer, owner, parameters, entry, None)
 
 
 def entry_site(flow: Flow, backward: Backward, into: frozenset[ParameterKey], of: frozenset[ParameterKey]) -> SiteId:
