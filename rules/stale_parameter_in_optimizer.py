@@ -62,11 +62,11 @@ class StaleParameterInOptimizer(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        places = context.by_place(context.flow.stale, lambda s: (s.optimizer, trace.location(s.replaced.site)))
+        places = context.by_place(context.flow.replaced, lambda s: (s.optimizer, trace.location(s.registration.site)))
         for (number, _), members in places:
-            optimizer, replaced = trace.optimizers[number], members[-1].replaced
-            names = [stale.fqn for stale in members]
-            successors = {p.index: p for stale in members for p in stale.now}.values()
+            optimizer, replaced = trace.optimizers[number], members[-1].registration
+            names = [old.fqn for old in members]
+            successors = {p.index: p for old in members for p in old.now}.values()
             new = [p for p in successors if p.requires_grad and not p.groups]
             if _in_forward(context, replaced):
                 new = [p for p in new if p.index in context.flow.reached]

@@ -63,7 +63,7 @@ def find_cross_loss_gradients(flow: Flow) -> list[CrossLossGradient]:
 
 
 def _applied(flow: Flow, training: Training) -> Iterator[CrossLossGradient]:
-    """Yield leaks in which a step applied gradient that another optimizer already applied."""
+    """Yield gradients where a step applied gradient that another optimizer already applied."""
     trace = flow.trace
     for step in training.steps:
         optimizer = _row(trace, step)
@@ -104,7 +104,7 @@ def _alone(training: Training, backward: Backward, own: frozenset[ParameterKey])
 
 
 def _joined(flow: Flow, training: Training) -> Iterator[CrossLossGradient]:
-    """Yield leaks in which a loss for another optimizer added gradient before the step."""
+    """Yield gradients where a loss for another optimizer added gradient before the step."""
     trace = flow.trace
     for step in training.steps:
         optimizer = _row(trace, step)
@@ -139,7 +139,7 @@ def _cleared_between(trace: Trace, first: Backward, second: Backward, keys: froz
 
 
 def _wasted(flow: Flow, training: Training) -> Iterator[CrossLossGradient]:
-    """Yield leaks whose gradient was cleared before the parameters' optimizer applied it."""
+    """Yield gradients that were cleared before the parameters' optimizer applied it."""
     trace = flow.trace
     for clear in training.clears:
         for optimizer in trace.optimizers:

@@ -16,7 +16,7 @@ from gradlint.flow.cut_search import find_cuts
 from gradlint.flow.evidence import Evidence, Questions
 from gradlint.flow.exits import apply_evidence, grouped_by_exit
 from gradlint.flow.origin import computed_value
-from gradlint.flow.replaced import Stale, stale_tensors
+from gradlint.flow.replaced import ReplacedParameter, replaced_parameters
 from gradlint.location import Location
 from gradlint.traces.dataflow import Masks, ancestors, indices, propagate
 from gradlint.traces.events import GroupAdded
@@ -210,9 +210,9 @@ class Flow:
         return [(place(self.trace, number, output), lost) for number, output, lost in places]
 
     @cached_property
-    def stale(self) -> list[Stale]:
+    def replaced(self) -> list[ReplacedParameter]:
         """The tensors that optimizers hold and the model no longer does."""
-        return stale_tensors(self.trace)
+        return replaced_parameters(self.trace)
 
     # -- for rules and explanations -----------------------------------------------------------------------------
 

@@ -242,9 +242,9 @@ def _frozen(trace: Trace, parameter: Parameter) -> Outcome:
 
 def _not_in_optimizer(flow: Flow, parameter: Parameter) -> Outcome:
     trace = flow.trace
-    stale = next((s for s in flow.stale if any(p is parameter for p in s.now)), None)
-    if stale is not None:
-        optimizer = trace.optimizers[stale.optimizer]
+    replaced = next((s for s in flow.replaced if any(p is parameter for p in s.now)), None)
+    if replaced is not None:
+        optimizer = trace.optimizers[replaced.optimizer]
         why = f"replaced, and {optimizer_label(optimizer)} still holds the old tensor"
         return _at(trace, OutcomeKind.NOT_IN_OPTIMIZER, why, optimizer.site)
     optimizer = nearest_optimizer(trace, parameter)

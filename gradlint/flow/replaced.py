@@ -10,19 +10,19 @@ from gradlint.traces.trace import Parameter, Trace
 
 
 @dataclass(frozen=True)
-class Stale:
+class ReplacedParameter:
     """A tensor in an optimizer that was replaced in the model after the optimizer got it."""
 
     optimizer: OptimizerIndex
     fqn: str
     """The name it had."""
-    replaced: Registration
+    registration: Registration
     """The registration that took its place."""
     now: tuple[Parameter, ...]
     """What has the name now, or what is in the module that took the place of its own."""
 
 
-def stale_tensors(trace: Trace) -> list[Stale]:
+def replaced_parameters(trace: Trace) -> list[ReplacedParameter]:
     """Return the tensors that optimizers contain and the model no longer does."""
     unknown = [
         (optimizer, group, key)
@@ -31,10 +31,12 @@ def stale_tensors(trace: Trace) -> list[Stale]:
         for key in group.keys
         if key not in trace.by_key and group.event >= 0
     ]
-    return [s for o, g, key in unknown if (s := _stale(trace, o.number, g.event, key)) is not None]
+    return [s for o, g, key in unknown if (s := _replacement_of(trace, o.number, g.event, key)) is not None]
 
 
-def _stale(trace: Trace, optimizer: OptimizerIndex, added_at: EventIndex, key: ParameterKey) -> Stale | None:
+def _replacement_of(
+    trace: Trace, optimizer: OptimizerIndex, added_at: EventIndex, key: ParameterKey
+) -> ReplacedParameter | None:
     events = list(trace.events_of(Registration))
     last: Registration | None = next(
         (e for e in reversed(events) if isinstance(e, ParameterRegistration) and e.parameter == key), None
@@ -56,16 +58,16 @@ def _stale(trace: Trace, optimizer: OptimizerIndex, added_at: EventIndex, key: P
     return None
 
 
-def _replaced_by(trace: Trace, optimizer: OptimizerIndex, fqn: str, event: Registration) -> Stale:
+def _replaced_by(trace: Trace, optimizer: OptimizerIndex, fqn: str, event: Registration) -> ReplacedParameter:
     same = trace.by_fqn.get(fqn)
     if same is not None or not isinstance(event, ChildRegistration):
-        return Stale(optimizer, fqn, event, () if same is None else (same,))
-    return Stale(optimizer, fqn, event, tuple(trace.below(trace.modules[event.child])))
+        return ReplacedParameter(optimizer, fqn, event, () if same is None else (same,))
+    return ReplacedParameter(optimizer, fqn, event, tuple(trace.below(trace.modules[event.child])))
 
 
 def _rebuilt(
     trace: Trace, optimizer: OptimizerIndex, added_at: EventIndex, module: ModuleIndex, fqn: str
-) -> Stale | None:
+) -> ReplacedParameter | None:
     """Return the replacement if the whole model was built again, after the optimizer."""
     old = trace.modules[module]
     root = next((m for m in trace.modules if m.in_tree and m.parent < 0), None)
