@@ -88,8 +88,8 @@ def _history(trace: Trace, parameter: Parameter) -> list[Step]:
         where = trace.location(trace.modules[parameter.module].registered_at)
         if where is not None:
             steps.append(Step("its module is registered in the model", where))
-    if parameter.twin_of:
-        names = ", ".join(trace.parameters[i].fqn for i in sorted(parameter.twin_of)[:3])
+    if parameter.copied_from:
+        names = ", ".join(trace.parameters[i].fqn for i in sorted(parameter.copied_from)[:3])
         steps.append(Step(f"its value was copied from {names}"))
     if not parameter.requires_grad and parameter.frozen_by is None:
         steps.append(Step("created with requires_grad=False"))

@@ -89,4 +89,4 @@ def _is_copy(context: Context, parameter: Parameter) -> bool:
     data = context.flow.masks.data
     others = ~(1 << parameter.index)
     sources = [v for write in parameter.writes for v in write.sources]
-    return bool(parameter.twin_of) or any(data.get(v, 0) & others for v in sources)
+    return bool(parameter.copied_from) or any(data.get(v, 0) & others for v in sources)

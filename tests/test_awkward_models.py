@@ -168,5 +168,5 @@ def test_a_warm_up_in_build_makes_no_parameter_a_copy_of_another():
         return {"model": nn.ModuleList([model, copy.deepcopy(model).requires_grad_(False)]), "optimizer": optimizer,
                 "step": lambda: None}  # fmt: skip
 
-    twins = {p.fqn: sorted(p.twin_of) for p in gradlint.trace(build).parameters}
+    twins = {p.fqn: sorted(p.copied_from) for p in gradlint.trace(build).parameters}
     assert list(twins.values()) == [[], [], [], [], [0], [1], [2], [3]]

@@ -194,7 +194,7 @@ class Parameter:
     """Whether the model holds it; False for a loss module's that was only seen running."""
     history: tuple[ParameterEvent, ...] = ()
     """Its registrations, freezes, unfreezes and writes, in order."""
-    twin_of: frozenset[ParameterIndex] = frozenset()
+    copied_from: frozenset[ParameterIndex] = frozenset()
     """Indices of parameters that its value was copied from before the forward (deepcopy, load_state_dict, copy_)."""
     computed: bool = False
     """Whether it was created with values computed from another parameter."""
@@ -565,7 +565,7 @@ class Trace:
 
     def has_trainable_twin(self, parameter: Parameter) -> bool:
         """Return True if a parameter's value is a copy of a trainable one: a momentum encoder, a mean teacher."""
-        return any(self.parameters[i].requires_grad for i in parameter.twin_of)
+        return any(self.parameters[i].requires_grad for i in parameter.copied_from)
 
     def made_by(self, value: ValueId) -> Op | None:
         """The op that made a value; None for what was there before."""

@@ -275,7 +275,7 @@ def _parameter(
         project=named.project,
         in_tree=named.in_tree,
         history=tuple(past.events),
-        twin_of=frozenset(past.copied_from),
+        copied_from=frozenset(past.copied_from),
         computed=past.computed,
         written=past.written,
         requires_grad_after=bool(tensor.requires_grad),
