@@ -61,7 +61,7 @@ class GradModeLeftOff(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         forward = next((e.number for e in trace.events_of(PhaseBegun)), len(trace.events))
-        for number in sorted(trace.left_off):
+        for number in sorted(trace.grad_off_leaked):
             event = trace.events[number]
             phase = "build()" if event.number < forward else "the forward"
             yield context.finding(

@@ -67,7 +67,7 @@ class LossWithoutGradient(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
-        if not flow.loss_lacks_gradient or trace.left_off:
+        if not flow.loss_lacks_gradient or trace.grad_off_leaked:
             return
         loss = "the loss" if trace.loss_given else "the output"
         parameters = [p for p in trace.parameters if p.in_tree]

@@ -160,8 +160,8 @@ def _creation_without_grad(context: Context, parameter: Parameter) -> ParameterR
     creation = parameter.created_by
     if creation is None or creation.region < 0 or not parameter.requires_grad:
         return None
-    is_left_off = creation.region in context.trace.left_off
-    return None if is_left_off or _is_of_library(context, context.trace.region(creation.region)) else creation
+    is_leaked = creation.region in context.trace.grad_off_leaked
+    return None if is_leaked or _is_of_library(context, context.trace.region(creation.region)) else creation
 
 
 def _is_of_library(context: Context, region: GradModeOff) -> bool:

@@ -104,12 +104,12 @@ class _Session:
         self.force_eager: Callable[[], None] = lambda: None
         self.notes: list[str] = []
         self.codes: dict[int, CodeType] = {}
-        self.left_off: set[EventIndex] = set()
+        self.grad_off_leaked: set[EventIndex] = set()
 
     def note_left_off(self) -> None:
         """Grad mode should be on here: remember the switch if it is off."""
         if not torch.is_grad_enabled() and self.recorder.tape.region >= 0:
-            self.left_off.add(self.recorder.tape.region)
+            self.grad_off_leaked.add(self.recorder.tape.region)
 
     @contextlib.contextmanager
     def forward(self, setup: Setup, specs: InputSpecs | None, standin: CpuStandIn) -> Iterator[Recorded]:
@@ -247,7 +247,7 @@ class _Session:
             loose=loose,
             recreated=recreated,
             by_chance=by_chance,
-            left_off=frozenset(self.left_off),
+            grad_off_leaked=frozenset(self.grad_off_leaked),
             notes=tuple(notes),
         )
         trace = assemble(self.target, setup, recorder, log, self.codes, begin, tables, forward, training)

@@ -22,7 +22,7 @@ def report_cuts(
     for cut in context.flow.cuts:
         if cut.kind is not kind or cut.relabelled is not None:
             continue  # requires_grad_() after the cut is the line to report
-        if context.trace.ops[cut.op].region in context.trace.left_off:
+        if context.trace.ops[cut.op].region in context.trace.grad_off_leaked:
             continue  # the line that left grad mode off is the one to report
         by_user = cut.project or any(p.project for p in cut.starved)
         innermost = context.trace.sites.innermost(cut.site)

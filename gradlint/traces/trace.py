@@ -511,7 +511,7 @@ class Trace:
     """What was assumed, in words."""
     executed: tuple[Code, ...] = ()
     """The functions that ran while recording, by their code; the user's and others'."""
-    left_off: frozenset[EventIndex] = frozenset()
+    grad_off_leaked: frozenset[EventIndex] = frozenset()
     """Numbers of the events that switched grad mode off for good: it was still off after build() or the forward."""
     held: Mapping[ModuleIndex, Held] = field(default_factory=dict)
     """Module number → where the tree holds it without registering it."""

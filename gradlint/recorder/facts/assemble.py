@@ -83,7 +83,7 @@ class ForwardFacts:
     recreated: frozenset[ParameterKey] = frozenset()
     """Keys of the parameters that every forward creates anew."""
     by_chance: bool = False
-    left_off: frozenset[EventIndex] = frozenset()
+    grad_off_leaked: frozenset[EventIndex] = frozenset()
     notes: tuple[str, ...] = ()
 
 
@@ -198,7 +198,7 @@ def assemble(
         dropped=frozenset((functions.of(cls), number) for cls, number in verdict.dropped),
         notes=forward.notes,
         executed=tuple(map(Code.of, (*codes.values(), *(code for code, _, _ in tape.sites.rows)))),
-        left_off=forward.left_off,
+        grad_off_leaked=forward.grad_off_leaked,
         held=tables.held,
         loose=forward.loose,
         flagged=tuple(flagged_tensors(tables.layers, setup.inputs)),
