@@ -106,7 +106,7 @@ class UnusedParameter(Rule):
             where, reason, by_user = trace.location(dropped.site), self.DROPPED, by_user or parameter.project
         elif flow.readers(parameter):
             reason, by_user = self.NO_EFFECT, False
-        elif flow.by_chance:
+        elif flow.uses_random_numbers:
             reason, by_user = self.NOT_READ_BY_CHANCE, False
         else:
             reason = self.NEVER_READ

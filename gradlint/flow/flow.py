@@ -236,10 +236,10 @@ class Flow:
         return numbers
 
     @cached_property
-    def by_chance(self) -> bool:
+    def uses_random_numbers(self) -> bool:
         """Whether random numbers decide on what the forward runs: drawn outside of torch, or taken out of it."""
         trace = self.trace
-        return trace.by_chance or any(
+        return trace.uses_random_numbers or any(
             op.kind == KIND_EXTRACT and op.call >= 0 and self._drawn(op)
             for op in trace.ops[trace.forward_start : trace.loss_start]
         )

@@ -215,7 +215,7 @@ class _Session:
         begin = ForwardStart(recorder, roots, optimizers, len(log.calls))
         named_inputs = _name_inputs(recorder, called)
         begin.loose = [(find, value) for find, value in begin.loose if value not in named_inputs]
-        output, by_chance = self._forward(setup, roots, called)
+        output, uses_random_numbers = self._forward(setup, roots, called)
         loss_start = OpIndex(len(recorder.tape.ops))
         roots_of_run = self._loss(setup, output, bool(called))
         root_values = tuple(recorder.tensors.read(t) for t in roots_of_run.tensors)
@@ -246,7 +246,7 @@ class _Session:
             verdict=verdict,
             loose=loose,
             recreated=recreated,
-            by_chance=by_chance,
+            uses_random_numbers=uses_random_numbers,
             grad_off_leaked=frozenset(self.grad_off_leaked),
             notes=tuple(notes),
         )

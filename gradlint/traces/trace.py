@@ -519,7 +519,7 @@ class Trace:
     flagged: tuple[FlaggedTensor, ...] = ()
     recreated: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that every forward creates anew."""
-    by_chance: bool = False
+    uses_random_numbers: bool = False
     """Whether the forward drew random numbers of python's or numpy's, which decide on what runs rather than flow."""
     training: Training | None = None
     """The recorded steps; None where there were none."""

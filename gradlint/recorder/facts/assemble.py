@@ -82,7 +82,7 @@ class ForwardFacts:
     loose: tuple[Loose, ...] = ()
     recreated: frozenset[ParameterKey] = frozenset()
     """Keys of the parameters that every forward creates anew."""
-    by_chance: bool = False
+    uses_random_numbers: bool = False
     grad_off_leaked: frozenset[EventIndex] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -203,7 +203,7 @@ def assemble(
         loose=forward.loose,
         flagged=tuple(flagged_tensors(tables.layers, setup.inputs)),
         recreated=frozenset(index[k] for k in forward.recreated if k in index),
-        by_chance=forward.by_chance,
+        uses_random_numbers=forward.uses_random_numbers,
         training=training,
         fault=recorder.fault,
     )
