@@ -151,7 +151,7 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
 def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bool) -> None:
     """Say what could not be recorded or decided: as notes or, where the user is strict, as findings."""
     seen: dict[tuple[str, Any], Note] = {}
-    for what, site in trace.unseen:
+    for what, site in trace.unrecorded:
         note = Note(trace.target, f"not recorded: {what}", "GL003", trace.location(site))
         seen.setdefault((what, note.location), note)
     if flow.undecided:

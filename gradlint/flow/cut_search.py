@@ -69,7 +69,7 @@ class _Search:
             if number >= 0:
                 self._add(place(self.trace, number, NO_VALUE, leaving=number), index)
             else:
-                site = self.trace.unseen[0][1] if self.trace.unseen else NO_SITE
+                site = self.trace.unrecorded[0][1] if self.trace.unrecorded else NO_SITE
                 where = self.trace.location(site)
                 self._add(Cut(CutKind.ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), index)
 

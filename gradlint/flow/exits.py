@@ -64,6 +64,6 @@ def _exits(flow: Flow) -> dict[ParameterIndex, list[OpIndex]]:
                 exits.setdefault(index, []).append(OpIndex(number))
     for index in flow.unused - set(exits):
         lost = flow.lost_at(1 << index)
-        if not steering >> index & 1 and (lost >= 0 or trace.unseen):
+        if not steering >> index & 1 and (lost >= 0 or trace.unrecorded):
             exits[index] = [OpIndex(lost)]
     return exits

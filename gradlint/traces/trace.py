@@ -498,7 +498,7 @@ class Trace:
     buffers_moved: frozenset[str]
     """fqns of the buffers whose content changed in the forward."""
     inputs_described: str
-    unseen: tuple[tuple[str, SiteId], ...] = ()
+    unrecorded: tuple[tuple[str, SiteId], ...] = ()
     """(what could not be recorded, site)."""
     reached: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that gradient returns to: autograd's own word."""

@@ -52,7 +52,7 @@ class Tape:
         """Index of an op → index into `runs` of the custom Function run around it."""
         self.exported_numbers: dict[int, list[Any]] = {}
         """Identity of a Python number that `item()` and the like returned → [the number, index of the op]."""
-        self.unseen: list[tuple[str, SiteId]] = []
+        self.unrecorded: list[tuple[str, SiteId]] = []
         self._seen_unseen: set[tuple[str, SiteId]] = set()
 
     def synthetic(
@@ -116,4 +116,4 @@ class Tape:
         """Note something that could not be recorded, once per site."""
         if (what, site) not in self._seen_unseen:
             self._seen_unseen.add((what, site))
-            self.unseen.append((what, site))
+            self.unrecorded.append((what, site))

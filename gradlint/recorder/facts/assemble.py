@@ -192,7 +192,7 @@ def assemble(
         inputs=forward.inputs,
         buffers_moved=forward.buffers_moved,
         inputs_described=forward.inputs_described,
-        unseen=tuple(tape.unseen),
+        unrecorded=tuple(tape.unrecorded),
         reached=reached,
         reached_zero=reached_zero,
         dropped=frozenset((functions.of(cls), number) for cls, number in verdict.dropped),
