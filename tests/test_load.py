@@ -13,7 +13,7 @@ import pytest
 
 from gradlint.errors import GradlintError, TargetError, UsageError
 from gradlint.load.build import call_build, user_traceback
-from gradlint.load.target import loaded, parse_target
+from gradlint.load.target import load_target, parse_target
 
 Tree = dict[str, str]
 
@@ -72,7 +72,7 @@ def write(root: Path, tree: Tree) -> None:
 def run(text: str) -> Any:
     """Load and build."""
     target = parse_target(text)
-    with loaded(target) as obj, contextlib.ExitStack() as stack:
+    with load_target(target) as obj, contextlib.ExitStack() as stack:
         return call_build(obj, target, stack)
 
 
@@ -300,7 +300,7 @@ def test_module_of_another_project_is_put_back(project: Path, tmp_path_factory: 
 def test_generator_is_closed_after_use(project: Path) -> None:
     write(project, {"m.py": "log = []\ndef build():\n try: yield log\n finally: log.append('closed')"})
     target = parse_target("m.py:build")
-    with loaded(target) as obj, contextlib.ExitStack() as stack:
+    with load_target(target) as obj, contextlib.ExitStack() as stack:
         log = call_build(obj, target, stack)
         during = list(log)
     assert (during, log) == ([], ["closed"])

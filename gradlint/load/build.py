@@ -54,7 +54,7 @@ def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = No
     """Return the named object if it is a setup or model already, else the result of calling it.
 
     Args:
-        obj: the object that `loaded` yielded.
+        obj: the object that `load_target` yielded.
         target: the target, for messages.
         stack: takes over the teardown of a generator; without a stack the generator is closed at once.
 

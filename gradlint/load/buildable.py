@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from gradlint.errors import TargetError
 from gradlint.load.build import Target, call_build
-from gradlint.load.target import loaded, parse_target
+from gradlint.load.target import load_target, parse_target
 
 
 class Buildable(Protocol):
@@ -48,7 +48,7 @@ class TargetOnDisk:
         return self.target.label
 
     def open(self, stack: ExitStack) -> Any:
-        return call_build(stack.enter_context(loaded(self.target)), self.target, stack)
+        return call_build(stack.enter_context(load_target(self.target)), self.target, stack)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def missing_path(path: Path) -> TargetError:
 
 
 @contextlib.contextmanager
-def loaded(target: Target) -> Iterator[Any]:
+def load_target(target: Target) -> Iterator[Any]:
     """Execute the target's module afresh and yield the attribute object.
 
     Inside the context, modules of the file's folder and of the project root can be imported. Afterwards ``sys.path``,
