@@ -89,8 +89,8 @@ class Observation:
     def __enter__(self) -> Observation:
         """Begin to record."""
         stack = self._stack
-        stack.enter_context(hooks.installed(self.recorder, self.log))
-        stack.enter_context(training_hooks.installed(self.recorder, self.log, self.ledger))
+        stack.enter_context(hooks.install_hooks(self.recorder, self.log))
+        stack.enter_context(training_hooks.install_hooks(self.recorder, self.log, self.ledger))
         stack.callback(self._end)
         stack.enter_context(self.recorder.filtering_module_calls(self._should_record))
         self.ledger.before_backward = self._before_backward

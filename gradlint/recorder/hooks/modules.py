@@ -1,6 +1,6 @@
 """Hook what no torch call shows: registrations, module calls, optimizers, training and inference mode.
 
-`installed` sets the hooks for the time of a recording and removes every one of them.
+`install_hooks` sets the hooks for the time of a recording and removes every one of them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class HookLog:
 
 
 @contextlib.contextmanager
-def installed(recorder: Recorder, log: HookLog) -> Iterator[None]:
+def install_hooks(recorder: Recorder, log: HookLog) -> Iterator[None]:
     """Set the hooks, and remove them at exit in every case."""
     with contextlib.ExitStack() as stack:
         for handle in (

@@ -1,6 +1,6 @@
 """Hook training for the ledger: backward passes, clears, optimizer steps, schedulers, scalers and clips.
 
-`installed` sets the hooks for the time of a recording and removes every one of them.
+`install_hooks` sets the hooks for the time of a recording and removes every one of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CLIP = os.path.join("nn", "utils", "clip_grad.py")
 
 
 @contextlib.contextmanager
-def installed(recorder: Recorder, log: HookLog, ledger: Ledger) -> Iterator[None]:
+def install_hooks(recorder: Recorder, log: HookLog, ledger: Ledger) -> Iterator[None]:
     """Set the hooks, and remove them at exit in every case."""
     with contextlib.ExitStack() as stack:
         for handle in (
