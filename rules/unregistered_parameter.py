@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
 from gradlint.rulekit import attribute_location, inflect, variable_location
-from gradlint.traces import Loose
+from gradlint.traces import UnregisteredTensor
 
 
 class UnregisteredParameter(Rule):
@@ -77,11 +77,13 @@ class UnregisteredParameter(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        unregistered = [loose for loose in trace.loose if loose.reached and not loose.differentiated]
-        for (number, attribute), members in context.by_place(unregistered, lambda t: (t.held.holder, t.held.attribute)):
+        unregistered = [t for t in trace.unregistered_tensors if t.reached and not t.differentiated]
+        for (number, attribute), members in context.by_place(
+            unregistered, lambda t: (t.place.holder, t.place.attribute)
+        ):
             first = members[0]
-            names = [member.held.fqn for member in members]
-            if first.held.variable:
+            names = [member.place.fqn for member in members]
+            if first.place.variable:
                 where = trace.location(first.site) or variable_location(trace, attribute)
             else:
                 where = attribute_location(trace, trace.modules[number].type.bases, attribute)
@@ -95,7 +97,7 @@ class UnregisteredParameter(Rule):
                 fix=Fix(self.FIX),
             )
 
-    def _reason(self, tensor: Loose, names: list[str]) -> str:
+    def _reason(self, tensor: UnregisteredTensor, names: list[str]) -> str:
         if not tensor.leaf:
             return f"{inflect(names, 'are')} the result of an operation, not an nn.Parameter"
         if tensor.parameter:

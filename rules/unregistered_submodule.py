@@ -127,7 +127,7 @@ class UnregisteredSubmodule(Rule):
         trace = context.trace
 
         def holder_of(parameter: Parameter) -> tuple[int, str, bool]:
-            entry = trace.held[parameter.module]
+            entry = trace.unregistered_modules[parameter.module]
             return entry.holder, entry.attribute, entry.variable
 
         unregistered = context.flow.by_index(context.flow.unregistered)
@@ -139,7 +139,7 @@ class UnregisteredSubmodule(Rule):
             else:
                 where = attribute_location(trace, holder.type.bases, attribute)
             template = self.MESSAGE_VARIABLE if is_variable else self.MESSAGE
-            kind = trace.held[parameters[0].module].container
+            kind = trace.unregistered_modules[parameters[0].module].container
             message = context.fill(template, parameters, attribute=attribute, model=holder.type.name, type=kind)
             optimizers = [(self.RELATED_OPTIMIZER.format(optimizer=o.type), o.site) for o in trace.optimizers[:1]]
             yield context.finding(

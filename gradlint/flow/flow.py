@@ -177,7 +177,11 @@ class Flow:
         return frozenset(
             p.index
             for p in trace.parameters
-            if not p.in_tree and p.module in trace.held and p.module in ran and not p.groups and p.requires_grad
+            if not p.in_tree
+            and p.module in trace.unregistered_modules
+            and p.module in ran
+            and not p.groups
+            and p.requires_grad
             if p.index in self.reached and p.index not in trace.recreated
         )
 

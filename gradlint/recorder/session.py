@@ -27,7 +27,7 @@ from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.facts.reachable import Owned, owned_by
 from gradlint.recorder.facts.roots import Roots, not_finite, roots_of
-from gradlint.recorder.facts.unregistered import judged_loose
+from gradlint.recorder.facts.unregistered import judge_unregistered_tensors
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.eager import forcing_eager
@@ -214,7 +214,9 @@ class _Session:
         recorder, log = self.recorder, self.log
         begin = ForwardStart(recorder, roots, optimizers, len(log.calls))
         named_inputs = _name_inputs(recorder, called)
-        begin.loose = [(find, value) for find, value in begin.loose if value not in named_inputs]
+        begin.unregistered_tensors = [
+            (find, value) for find, value in begin.unregistered_tensors if value not in named_inputs
+        ]
         output, uses_random_numbers = self._forward(setup, roots, called)
         loss_start = OpIndex(len(recorder.tape.ops))
         roots_of_run = self._loss(setup, output, bool(called))
@@ -225,7 +227,11 @@ class _Session:
         tables = tabulate(recorder, log, begin, roots, optimizers)
         notes = [*self.notes, *not_finite(roots_of_run.tensors, tables.parameters, tables.tensors)]
         verdict = self._verdict(roots_of_run, tables)
-        loose = tuple(judged_loose(recorder, log, begin.loose, roots_of_run.tensors, begin.tensors, begin.start))
+        unregistered_tensors = tuple(
+            judge_unregistered_tensors(
+                recorder, log, begin.unregistered_tensors, roots_of_run.tensors, begin.tensors, begin.start
+            )
+        )
         recreated = self._recreated(setup, roots, called, tables)
         moved = begin.buffers_moved(roots)
         training = self._steps(setup, roots, optimizers)
@@ -244,7 +250,7 @@ class _Session:
             inputs=named_inputs,
             inputs_described=_describe_inputs(called),
             verdict=verdict,
-            loose=loose,
+            unregistered_tensors=unregistered_tensors,
             recreated=recreated,
             uses_random_numbers=uses_random_numbers,
             grad_off_leaked=frozenset(self.grad_off_leaked),

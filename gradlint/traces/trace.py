@@ -361,7 +361,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Held:
+class UnregisteredPlace:
     """A module or tensor that a plain attribute of a module holds (a list, a dict), or that its methods take from
     around them, where nothing registers it."""
 
@@ -403,10 +403,10 @@ class SetupFacts:
 
 
 @dataclass(frozen=True)
-class Loose:
+class UnregisteredTensor:
     """A tensor that needs grad, that a plain attribute holds, and that is neither registered nor in an optimizer."""
 
-    held: Held
+    place: UnregisteredPlace
     leaf: bool
     parameter: bool
     """Whether it is, or was computed from, an nn.Parameter that is not registered."""
@@ -513,9 +513,9 @@ class Trace:
     """The functions that ran while recording, by their code; the user's and others'."""
     grad_off_leaked: frozenset[EventIndex] = frozenset()
     """Numbers of the events that switched grad mode off for good: it was still off after build() or the forward."""
-    held: Mapping[ModuleIndex, Held] = field(default_factory=dict)
+    unregistered_modules: Mapping[ModuleIndex, UnregisteredPlace] = field(default_factory=dict)
     """Module number → where the tree holds it without registering it."""
-    loose: tuple[Loose, ...] = ()
+    unregistered_tensors: tuple[UnregisteredTensor, ...] = ()
     flagged: tuple[FlaggedTensor, ...] = ()
     recreated: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that every forward creates anew."""

@@ -19,7 +19,7 @@ from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.layers import Classes, describe_module, flagged_tensors, flags_of
 from gradlint.recorder.facts.module_tree import NamedModule, NamedParameter, name_all, places
 from gradlint.recorder.facts.parameter_history import ParameterHistory, histories
-from gradlint.recorder.facts.unregistered import held_modules
+from gradlint.recorder.facts.unregistered import find_unregistered_modules
 from gradlint.recorder.hooks.gradients import number as as_number
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.restore.tensors import overlaps
@@ -40,14 +40,14 @@ from gradlint.traces.trace import (
     Arguments,
     CustomFunction,
     Group,
-    Held,
-    Loose,
     Module,
     Op,
     Optimizer,
     Parameter,
     SetupFacts,
     Trace,
+    UnregisteredPlace,
+    UnregisteredTensor,
     function_name,
 )
 from gradlint.traces.training import Training
@@ -60,7 +60,7 @@ class Tables:
     modules: tuple[Module, ...]
     parameters: tuple[Parameter, ...]
     optimizers: tuple[Optimizer, ...]
-    held: Mapping[ModuleIndex, Held]
+    unregistered_modules: Mapping[ModuleIndex, UnregisteredPlace]
     tensors: Mapping[ParameterKey, Tensor]
     """Key of a parameter → its tensor."""
     layers: Sequence[NamedModule]
@@ -79,7 +79,7 @@ class ForwardFacts:
     inputs: Mapping[ValueId, str] = field(default_factory=dict)
     inputs_described: str = "those of the training itself"
     verdict: autograd.Verdict = autograd.NOTHING
-    loose: tuple[Loose, ...] = ()
+    unregistered_tensors: tuple[UnregisteredTensor, ...] = ()
     recreated: frozenset[ParameterKey] = frozenset()
     """Keys of the parameters that every forward creates anew."""
     uses_random_numbers: bool = False
@@ -94,7 +94,7 @@ def tabulate(
     outside = _outside(log, roots, begin.calls)
     for place in places(roots):
         log.number(place.module)
-    finds = held_modules(roots, outside, log)
+    finds = find_unregistered_modules(roots, outside, log)
     for module in (*outside, *(find.thing for find in finds)):
         for inside in module.modules():  # a copy's children were neither made by a constructor nor, perhaps, run
             log.number(inside)
@@ -116,7 +116,7 @@ def tabulate(
         ),
         parameters=tuple(_parameter(*row, begin.flags, rows) for row in zip(named, pasts, shared, strict=True)),
         optimizers=rows,
-        held={log.number(module): find.place(log) for find in finds for module in find.thing.modules()},
+        unregistered_modules={log.number(module): find.place(log) for find in finds for module in find.thing.modules()},
         tensors={p.key: p.tensor for p in named},
         layers=layers,
     )
@@ -199,8 +199,8 @@ def assemble(
         notes=forward.notes,
         executed=tuple(map(Code.of, (*codes.values(), *(code for code, _, _ in tape.sites.rows)))),
         grad_off_leaked=forward.grad_off_leaked,
-        held=tables.held,
-        loose=forward.loose,
+        unregistered_modules=tables.unregistered_modules,
+        unregistered_tensors=forward.unregistered_tensors,
         flagged=tuple(flagged_tensors(tables.layers, setup.inputs)),
         recreated=frozenset(index[k] for k in forward.recreated if k in index),
         uses_random_numbers=forward.uses_random_numbers,

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.module_tree import buffers, places
-from gradlint.recorder.facts.unregistered import loose_tensors
+from gradlint.recorder.facts.unregistered import find_unregistered_tensors
 from gradlint.restore.tensors import same_values
 from gradlint.traces.ids import OpIndex, ParameterKey
 
@@ -26,7 +26,7 @@ class ForwardStart:
         flags: whether each required grad.
         modes: the training flag of each module, by identity.
         named_buffers: value → name of the buffer whose content it was.
-        loose: tensors in plain attributes of modules.
+        unregistered_tensors: tensors in plain attributes of modules.
         start: number of ops before.
     """
 
@@ -48,10 +48,10 @@ class ForwardStart:
             calls: number of module calls before.
             rebase: give each parameter a fresh value without a history; never in the middle of training.
         """
-        held = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
+        in_optimizers = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
         self.calls = calls
         inside = [p for root in roots.values() for p in root.parameters()]
-        self.tensors = {ParameterKey(id(p)): p for p in (*inside, *held)}
+        self.tensors = {ParameterKey(id(p)): p for p in (*inside, *in_optimizers)}
         if rebase:
             self.earlier = recorder.tensors.rebase(self.tensors.values())
         else:
@@ -63,7 +63,7 @@ class ForwardStart:
         self.modes = {id(p.module): bool(p.module.training) for p in places(roots)}
         self._buffers = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
         self.named_buffers = {recorder.tensors.read(t): name for name, (t, _) in self._buffers.items()}
-        self.loose = loose_tensors(roots, self.tensors, recorder)
+        self.unregistered_tensors = find_unregistered_tensors(roots, self.tensors, recorder)
         self.start = OpIndex(len(recorder.tape.ops))
 
     def buffers_moved(self, roots: Mapping[str, nn.Module]) -> frozenset[str]:

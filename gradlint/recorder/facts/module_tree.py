@@ -100,12 +100,12 @@ def name_all(
     outside: list[nn.Module],
     log: HookLog,
     events: Sequence[Event],
-    held: Sequence[tuple[str, nn.Module, bool]],
+    unregistered: Sequence[tuple[str, nn.Module, bool]],
 ) -> tuple[list[NamedModule], list[NamedParameter]]:
     """Return the modules of a recording, indexed by the log's numbers, and the parameters of its setup.
 
     `outside` are modules that ran and are in no root; their parameters are named by the attribute that holds them
-    (`held`: its name, the module, whether its holder is of the user's own class), else after their class.
+    (`unregistered`: its name, the module, whether its holder is of the user's own class), else after their class.
     """
     numbers = log.numbers
     modules: dict[ModuleIndex, NamedModule] = {}
@@ -134,7 +134,7 @@ def name_all(
 
     for place in places(roots):
         visit(place, True)
-    for fqn, module, project in held:
+    for fqn, module, project in unregistered:
         if numbers[id(module)] not in modules:
             for place in _places(module, fqn, project):
                 visit(place, False)

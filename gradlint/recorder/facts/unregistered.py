@@ -17,7 +17,7 @@ from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.traces.ids import NO_SITE, ParameterKey
 from gradlint.traces.sites import class_is_project, is_project
-from gradlint.traces.trace import Held, Loose
+from gradlint.traces.trace import UnregisteredPlace, UnregisteredTensor
 
 _DEPTH = 4
 _LONG = 1000
@@ -27,7 +27,7 @@ _STANDARD = frozenset(vars(nn.Module()))
 _ATOMS = frozenset((type(None), str, bytes, int, float, bool, torch.dtype, torch.device))
 
 
-class Find:
+class UnregisteredObject:
     """A module or tensor found where nothing registers it."""
 
     __slots__ = ("attribute", "fqn", "holder", "thing", "variable")
@@ -46,13 +46,13 @@ class Find:
         """(name, module, whether the holder is of the user's own class)."""
         return self.fqn, self.thing, class_is_project(type(self.holder))
 
-    def place(self, log: HookLog) -> Held:
+    def place(self, log: HookLog) -> UnregisteredPlace:
         """Return the place as plain data."""
         container = "" if self.variable else type(vars(self.holder).get(self.attribute)).__name__
-        return Held(self.fqn, log.number(self.holder), self.attribute, self.variable, container)
+        return UnregisteredPlace(self.fqn, log.number(self.holder), self.attribute, self.variable, container)
 
 
-def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
+def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
     """The modules outside the tree and the tensors that plain attributes of the tree's modules hold."""
     inside = {id(m) for root in roots.values() for m in root.modules()}
     seen: set[int] = set(inside)
@@ -61,17 +61,17 @@ def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
             if type(value) not in _ATOMS and name not in _STANDARD and "hook" not in name:
                 fqn = f"{place.fqn}.{name}" if place.fqn else name
                 for path, thing in _within(value, fqn, seen, 0):
-                    yield Find(path, thing, place.module, name)
+                    yield UnregisteredObject(path, thing, place.module, name)
 
 
-def _buffers(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
+def _buffers(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
     """The buffers: registered, and yet no parameter that an optimizer is given."""
     for place in places(roots):
         for name, tensor in place.module.named_buffers(recurse=False):
-            yield Find(f"{place.fqn}.{name}" if place.fqn else name, tensor, place.module, name)
+            yield UnregisteredObject(f"{place.fqn}.{name}" if place.fqn else name, tensor, place.module, name)
 
 
-def variables(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
+def variables(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
     """The modules outside the tree and the tensors that functions of the tree's modules take from around them.
 
     Looked at are the methods of the user's own classes and the functions in plain attributes.
@@ -93,7 +93,7 @@ def variables(roots: Mapping[str, nn.Module]) -> Iterator[Find]:
                     seen = set(inside)
                     for fqn, thing in _within(value, name, seen, 0):
                         inside.add(id(thing))
-                        yield Find(fqn, thing, place.module, name, variable=True)
+                        yield UnregisteredObject(fqn, thing, place.module, name, variable=True)
 
 
 def _taken(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -132,7 +132,9 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
     return list(vars(value).items()) if class_is_project(type(value)) and hasattr(value, "__dict__") else []
 
 
-def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], log: HookLog) -> list[Find]:
+def find_unregistered_modules(
+    roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], log: HookLog
+) -> list[UnregisteredObject]:
     """Where the tree's modules hold modules that ran and that nothing registers."""
     if not outside:
         return []
@@ -145,9 +147,9 @@ def held_modules(roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], l
     return finds
 
 
-def loose_tensors(
+def find_unregistered_tensors(
     roots: Mapping[str, nn.Module], registered: Mapping[ParameterKey, Tensor], recorder: Recorder
-) -> list[tuple[Find, int]]:
+) -> list[tuple[UnregisteredObject, int]]:
     """Tensors that need grad and that nothing registers as parameters, but the model's code has before the forward,
     with their values."""
     finds = (*plain_attributes(roots), *_buffers(roots), *variables(roots))
@@ -155,14 +157,14 @@ def loose_tensors(
     return [(f, recorder.tensors.read(f.thing)) for f in tensors if id(f.thing) not in registered]
 
 
-def judged_loose(
+def judge_unregistered_tensors(
     recorder: Recorder,
     log: HookLog,
-    candidates: Sequence[tuple[Find, int]],
+    candidates: Sequence[tuple[UnregisteredObject, int]],
     roots: Sequence[Tensor],
     registered: Mapping[ParameterKey, Tensor],
     start: int,
-) -> Iterator[Loose]:
+) -> Iterator[UnregisteredTensor]:
     """What became of tensors that plain attributes hold: whether the loss's gradient comes to them."""
     if not candidates:
         return
@@ -174,8 +176,8 @@ def judged_loose(
         leaves = [t for t in autograd.leaves([tensor]) if id(t) not in registered]
         if leaves:
             producer = values[value].producer
-            yield Loose(
-                held=find.place(log),
+            yield UnregisteredTensor(
+                place=find.place(log),
                 leaf=tensor.grad_fn is None,
                 parameter=any(isinstance(t, nn.Parameter) for t in leaves),
                 reached=any(id(t) in reached for t in leaves),
