@@ -89,7 +89,7 @@ class GraphKeptAcrossSteps(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         training = context.trace.training
-        for kept_graph in training.kept if training is not None else ():
+        for kept_graph in training.kept_graphs if training is not None else ():
             frame = context.trace.frame(kept_graph.site)
             if frame is None or _has_training_loop(function_of(frame.code)):
                 continue  # the source of a loop shows the sum itself

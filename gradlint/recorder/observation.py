@@ -23,7 +23,7 @@ from gradlint.load.setup import Setup
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.assemble import ForwardFacts, assemble, tabulate
 from gradlint.recorder.facts.forward_start import ForwardStart
-from gradlint.recorder.facts.kept_graphs import outliving
+from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
@@ -252,7 +252,7 @@ class Observation:
             for p in places(roots):
                 begin.modes.setdefault(id(p.module), bool(p.module.training))
             tables = tabulate(recorder, self.log, begin, roots, optimizers)
-            training.kept = outliving(recorder, training, self.ledger.marks)
+            training.kept_graphs = find_kept_graphs(recorder, training, self.ledger.marks)
             training.start = begin.start
             training.first_event = self._first_event
             training.schedulers.update(

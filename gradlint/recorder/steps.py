@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.facts.kept_graphs import outliving
+from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import EnoughRecorded, Ledger
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
@@ -87,7 +87,7 @@ def run_steps(
         training.calls += 1
     finally:
         ledger.stopping = lambda: False
-    training.kept = outliving(recorder, training, ledger.marks)
+    training.kept_graphs = find_kept_graphs(recorder, training, ledger.marks)
 
 
 def _goes_on(training: Training, steps: int, seconds: float) -> bool:

@@ -125,7 +125,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptGraph:
     """Values whose graph outlives its step."""
 
     site: SiteId
@@ -147,7 +147,7 @@ class Training:
     schedules: list[Schedule] = field(default_factory=list)
     attempts: list[tuple[EventIndex, OptimizerKey]] = field(default_factory=list)
     """(event, optimizer) of every ``GradScaler.step``, which skips the step where a gradient is inf."""
-    kept: list[Kept] = field(default_factory=list)
+    kept_graphs: list[KeptGraph] = field(default_factory=list)
     start: OpIndex = _FIRST_OP
     """Number of the first op of the recorded steps."""
     first_event: EventIndex = _FIRST_EVENT

@@ -13,10 +13,10 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.dataflow import ancestors
 from gradlint.traces.ids import ValueId
-from gradlint.traces.training import Kept, Training
+from gradlint.traces.training import KeptGraph, Training
 
 
-class Mark(NamedTuple):
+class StepMark(NamedTuple):
     """How far things had come at the end of a step."""
 
     values: int
@@ -25,9 +25,9 @@ class Mark(NamedTuple):
     """Number that autograd would have given its next node; -1 where torch does not tell."""
 
 
-def mark(recorder: Recorder) -> Mark:
+def mark(recorder: Recorder) -> StepMark:
     """How far things have come now."""
-    return Mark(len(recorder.tape.values), _next_node())
+    return StepMark(len(recorder.tape.values), _next_node())
 
 
 def _next_node() -> int:
@@ -39,7 +39,7 @@ def _next_node() -> int:
         return -1
 
 
-def outliving(recorder: Recorder, training: Training, marks: Sequence[Mark]) -> list[Kept]:
+def find_kept_graphs(recorder: Recorder, training: Training, marks: Sequence[StepMark]) -> list[KeptGraph]:
     """What is alive although two steps have passed since: tensors of one place from several steps (a list of losses
     that grows), or one whose graph reaches back through the steps (a running sum).
 
@@ -54,7 +54,7 @@ def outliving(recorder: Recorder, training: Training, marks: Sequence[Mark]) -> 
     return _found(recorder, marks)
 
 
-def _found(recorder: Recorder, marks: Sequence[Mark]) -> list[Kept]:
+def _found(recorder: Recorder, marks: Sequence[StepMark]) -> list[KeptGraph]:
     tape = recorder.tape
     alive: list[tuple[ValueId, Tensor]] = []
     for entry in list(recorder.tensors.tracked.values()):
@@ -73,7 +73,7 @@ def _place(recorder: Recorder, value: ValueId) -> tuple[Any, int]:
     return tape.sites.rows[site][:2] if site >= 0 else (None, site)
 
 
-def _growing(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequence[Mark]) -> list[Kept]:
+def _growing(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequence[StepMark]) -> list[KeptGraph]:
     steps = len(marks) - 1
     places: dict[tuple[Any, int], dict[int, ValueId]] = {}
     for value, _ in alive:
@@ -92,11 +92,11 @@ def _growing(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Seq
         others = [v for v in last.values() if v > value]
         if others and value in ancestors(tape.ops[: tape.values[max(others)].producer + 1], others):
             continue  # what holds it is told of
-        graphs.append(Kept(tape.ops[tape.values[value].producer].site, len(growing[place]), False))
+        graphs.append(KeptGraph(tape.ops[tape.values[value].producer].site, len(growing[place]), False))
     return graphs
 
 
-def _summed(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequence[Mark]) -> list[Kept]:
+def _summed(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequence[StepMark]) -> list[KeptGraph]:
     steps = len(marks) - 1
     limit = marks[steps - 2].nodes
     if limit < 0 or marks[0].nodes < 0:
@@ -105,7 +105,7 @@ def _summed(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequ
     for value, tensor in sorted(alive, key=lambda entry: -entry[0]):
         site = tape.ops[tape.values[value].producer].site
         if site >= 0 and value >= marks[steps - 1].values and _reaches_back(tensor, marks[0].nodes, limit):
-            return [Kept(site, 1, True)]
+            return [KeptGraph(site, 1, True)]
     return []
 
 

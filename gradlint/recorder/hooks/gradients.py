@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
-from gradlint.recorder.facts.kept_graphs import Mark, mark
+from gradlint.recorder.facts.kept_graphs import StepMark, mark
 from gradlint.restore.global_state import without_torch_function
 from gradlint.restore.tensors import same_values
 from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
@@ -96,7 +96,7 @@ class Ledger:
         self.following = False
         self.clearing = 0
         """Above zero while torch reads gradients to clear or to unscale them."""
-        self.marks: list[Mark] = []
+        self.marks: list[StepMark] = []
         """Marks of the start and of the end of every step."""
 
     # -- parameters ---------------------------------------------------------------------------------------------
