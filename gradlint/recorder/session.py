@@ -25,7 +25,7 @@ from gradlint.recorder.facts import autograd
 from gradlint.recorder.facts.assemble import ForwardFacts, Tables, assemble, tabulate
 from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.module_tree import places
-from gradlint.recorder.facts.reachable import Owned, owned_by
+from gradlint.recorder.facts.reachable import ReachableState, reachable_from
 from gradlint.recorder.facts.roots import Roots, not_finite, roots_of
 from gradlint.recorder.facts.unregistered import judge_unregistered_tensors
 from gradlint.recorder.hooks import modules as hooks
@@ -117,7 +117,7 @@ class _Session:
         roots = modules_of(setup)
         optimizers = optimizers_of(setup)
         recorder = self.recorder
-        owned = owned_by(setup.step) if setup.step is not None else Owned()
+        owned = reachable_from(setup.step) if setup.step is not None else ReachableState()
         preserved = Preserved(
             {**roots, **self._others(roots, owned)},
             optimizers=optimizers.values(),
@@ -138,7 +138,7 @@ class _Session:
             yield recorded
         recorded.unrestored += preserved.unrestored
 
-    def _others(self, roots: Mapping[str, nn.Module], owned: Owned) -> dict[str, nn.Module]:
+    def _others(self, roots: Mapping[str, nn.Module], owned: ReachableState) -> dict[str, nn.Module]:
         """Networks that a step may change and that are not in the set-up's model (targets, averages)."""
         inside = {id(m) for root in roots.values() for m in root.modules()}
         return {f"another {type(m).__name__} ({n})": m for n, m in enumerate(owned.modules) if id(m) not in inside}

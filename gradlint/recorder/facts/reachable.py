@@ -17,7 +17,7 @@ _ITEMS = 1000
 _ATOMS = frozenset((type(None), str, bytes, int, float, bool, complex, torch.dtype, torch.device, type))
 
 
-class Owned:
+class ReachableState:
     """The objects found, each once."""
 
     def __init__(self) -> None:
@@ -27,9 +27,9 @@ class Owned:
         self.tensors: list[Tensor] = []
 
 
-def owned_by(function: Any) -> Owned:
+def reachable_from(function: Any) -> ReachableState:
     """What a callable's closure, defaults, bound object and the globals it names lead to."""
-    owned = Owned()
+    owned = ReachableState()
     seen: set[int] = set()
     pending: list[tuple[Any, int]] = [(function, 0)]
     while pending:
