@@ -88,5 +88,5 @@ class NoGradUpstream(Rule):
         return report_cuts(self, context, CutKind.NO_GRAD, self._template, self.FIX)
 
     def _template(self, cut: Cut) -> str:
-        frozen = cut.held and not any(p.requires_grad for p in cut.held)
+        frozen = cut.parameters_inside and not any(p.requires_grad for p in cut.parameters_inside)
         return self.MESSAGE_FROZEN if frozen else self.MESSAGE

@@ -55,7 +55,7 @@ class Cut:
     """Further cuts downstream, which would starve them just the same."""
     zero: bool = False
     """Whether gradient passes and is zero everywhere, rather than not passing at all."""
-    held: list[Parameter] = field(default_factory=list)
+    parameters_inside: list[Parameter] = field(default_factory=list)
     """The parameters used inside a grad-mode region."""
     returned: Location | None = None
     """Where the value came back into torch, for a ROUNDTRIP."""
@@ -134,7 +134,7 @@ def _region_cut(trace: Trace, number: int, event: GradModeOff) -> Cut:
     frame = trace.frame(event.site)
     project = is_project(where.path) if where else frame is not None and frame.project
     cut = Cut(CutKind.NO_GRAD, event.how, where, event.site, number, [], project=project)
-    cut.held = _held(trace, event.number)
+    cut.parameters_inside = _parameters_inside(trace, event.number)
     return cut
 
 
@@ -146,7 +146,7 @@ def region_location(trace: Trace, event: GradModeOff) -> Location | None:
     return trace.location(event.site)
 
 
-def _held(trace: Trace, region: EventIndex) -> list[Parameter]:
+def _parameters_inside(trace: Trace, region: EventIndex) -> list[Parameter]:
     """Return the parameters used inside a region, or in another run of the same line."""
     where = region_location(trace, trace.region(region))
     indices: set[ParameterIndex] = set()
