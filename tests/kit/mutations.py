@@ -250,17 +250,18 @@ def noticed(case: Case, alive: dict[int, Mutant], files: dict[Path, Any]) -> set
     with case.open() as recorded:
         trace = recorded.trace
         found = settle.analyse(trace, recorded.replay, numeric=True)
+        reported = _reported(trace, found)
         before: dict[Any, Any] = {}
         for number, mutant in alive.items():
             own = mutant.path in files
             key = mutant.path if own else None
             if key not in before:
                 whole = functools.partial(_with_helper, None, None, trace, found.evidence, files)
-                before[key] = _judged(files[mutant.path], mutant.path, trace, found) if own else whole()
+                before[key] = _judged(files[mutant.path], mutant.path, trace, found, reported) if own else whole()
             try:
                 with limited():
                     if own:
-                        now = _judged(mutant.code, mutant.path, trace, found)
+                        now = _judged(mutant.code, mutant.path, trace, found, reported)
                     else:
                         now = _with_helper(_helper_name(mutant.path), mutant.code, trace, found.evidence, files)
                     if case.seen(now) != case.seen(before[key]):
@@ -270,15 +271,42 @@ def noticed(case: Case, alive: dict[int, Mutant], files: dict[Path, Any]) -> set
     return killed
 
 
-def _judged(code: Any, path: Path, trace: Any, found: Any) -> list[Any]:
-    """What the rules of one file say of a recording and of the code that ran in it."""
+def _reported(trace: Any, flow: Any) -> dict[str, set[str]]:
+    """Return code → names of the parameters that each shipped rule reports on a recording."""
+    from gradlint.rulekit import registry
+    from gradlint.rulekit.context import Context
+
+    context = Context(trace, flow)
+    _run_in_order(registry.load(packs=False).rules, context)
+    return context.reported
+
+
+def _run_in_order(rules: Sequence[Any], context: Any) -> list[Any]:
+    """Return the findings of the rules whose needs are met, as the engine runs them."""
+    from gradlint.rulekit.precedence import in_order, run
+
+    ready = [rule for rule in in_order(rules) if not any(context.has(need) for need in rule.needs)]
+    return [finding for rule in ready for finding in run(rule(), context)]
+
+
+def _judged(code: Any, path: Path, trace: Any, found: Any, reported: Mapping[str, set[str]]) -> list[Any]:
+    """Return the findings of one file's rules on a recording and on the code that ran in it.
+
+    Args:
+        code: the compiled file, or a mutant of it.
+        path: the file.
+        trace: the recording.
+        found: the facts about it.
+        reported: the parameters that each shipped rule reports, for the rules that yield to it.
+    """
     from gradlint.engine.source_of_recording import source_findings
     from gradlint.rulekit.context import Context
 
     context = Context(trace, found)
+    context.reported.update(reported)
     rules = rules_of(code, path)
     skipped = {rule.code for rule in rules if any(context.has(need) for need in rule.needs)}
-    recorded = [f for rule in rules if rule.code not in skipped for f in rule().check(context)]
+    recorded = _run_in_order(rules, context)
     asked = any(rule.judges_source() for rule in rules)
     return recorded + source_findings(trace, rules, recorded, skipped)[0] if asked else recorded
 
@@ -370,8 +398,7 @@ def _with_helper(name: str | None, code: Any, trace: Any, evidence: Any, files: 
         _attach(modules)
         _set_names(names)
         context = gradlint.Context(trace, gradlint.Flow(trace, evidence))
-        ready = [rule for rule in rules if not any(context.has(need) for need in rule.needs)]
-        return [finding for rule in ready for finding in rule().check(context)]
+        return _run_in_order(rules, context)
     finally:
         sys.modules.clear()
         sys.modules.update(kept[0])
