@@ -201,12 +201,11 @@ class Report:
         return not self.errors and (self.worst() or Severity.INFO) < Severity.WARNING
 
 
-def sort_key(finding: Finding) -> tuple[str, int, int, str]:
-    """Order findings by place, then code."""
-    where = finding.location
-    return (where.path, where.line, where.column, finding.code) if where else ("", 0, 0, finding.code)
-
-
 def sorted_findings(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings ordered by path, line, column and code."""
-    return sorted(findings, key=sort_key)
+    """Return findings ordered by path, line, column and code."""
+
+    def place(finding: Finding) -> tuple[str, int, int, str]:
+        where = finding.location or Location("", 0, 0)
+        return where.path, where.line, where.column, finding.code
+
+    return sorted(findings, key=place)

@@ -123,18 +123,8 @@ class Recording:
             self._trace = observation.trace()
 
 
-def record(
-    model: nn.Module | Mapping[str, nn.Module] | None = None,
-    *,
-    optimizer: Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None = None,
-    steps: int | None = STEPS,
-    name: str = "<recording>",
-) -> Recording:
-    """Return a `Recording` for a ``with`` block or a decorator.
-
-    See `Recording` for the arguments.
-    """
-    return Recording(model, optimizer=optimizer, steps=steps, name=name)
+record = Recording
+"""Record the training in a ``with`` block, or in each call of a decorated function."""
 
 
 class Watch:

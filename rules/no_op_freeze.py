@@ -141,7 +141,7 @@ class NoOpFreeze(Rule):
         if hit:
             yield context.finding(
                 self,
-                self.MESSAGE_REGION.format(parameters=context.names(hit), still_train=inflect(hit, "still train")),
+                context.fill(self.MESSAGE_REGION, hit),
                 at=function.module.location(node.items[0].context_expr),
                 parameters=hit,
                 fix=Fix(self.FIX_REGION),
@@ -152,7 +152,7 @@ class NoOpFreeze(Rule):
     ) -> Iterator[Finding]:
         hit = [p for p in read if p.requires_grad]
         for _, message in self._frozen_in_vain(statement) if hit else ():
-            text = message.format(parameters=context.names(hit), still_train=inflect(hit, "still train"))
+            text = context.fill(message, hit)
             where = function.module.location(statement)
             yield context.finding(self, text, at=where, parameters=hit, fix=Fix(self.FIX_FLAG))
 
@@ -161,7 +161,7 @@ class NoOpFreeze(Rule):
             for module in _modules_named(context, name_parts(layer)[1:]):
                 if module.type.has_from_pretrained:
                     hit = context.trace.below(module)
-                    text = self.MESSAGE_DROPPED.format(parameters=context.names(hit), stay=inflect(hit, "stay"))
+                    text = context.fill(self.MESSAGE_DROPPED, hit)
                     where = function.module.location(statement)
                     yield context.finding(self, text, at=where, parameters=hit, fix=Fix(self.FIX_DROPPED))
 

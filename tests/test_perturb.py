@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gradlint.experiments.perturb import Verdicts, settle
+from gradlint.experiments.perturb import Verdict, settle
 from gradlint.restore.preserved import Preserved
 
 Way = Callable[[Any, Tensor], Any]
@@ -150,14 +149,26 @@ WAYS: dict[str, tuple[Way, dict[str, str]]] = {
 }
 
 
-def judge(model: Any, suspects: Sequence[str], max_runs: int = 40, loss: bool = True) -> Verdicts:
+class Judged(NamedTuple):
+    by_name: dict[str, Verdict]
+    runs: int
+
+    def reaching(self) -> list[str]:
+        return [name for name, verdict in self.by_name.items() if verdict.outcome == "reaches"]
+
+
+def judge(model: Any, suspects: Sequence[str], max_runs: int = 40, loss: bool = True) -> Judged:
     x = torch.linspace(-1, 1, 12).view(3, 4)
+    runs = 0
 
-    def run() -> Tensor | list[Tensor]:
-        output = model(x.clone())
-        return output.square().sum() if loss and output.isfinite().all() else [output]
+    def run() -> list[Tensor]:
+        nonlocal runs
+        runs += 1
+        with Preserved([model]):
+            output = model(x.clone())
+            return [(output.square().sum() if loss and output.isfinite().all() else output).clone()]
 
-    return settle(run, dict(model.named_parameters()), suspects, lambda: Preserved([model]), max_runs=max_runs)
+    return Judged(settle(run, dict(model.named_parameters()), suspects, max_runs=max_runs), runs)
 
 
 def bits(model: nn.Module) -> list[object]:
@@ -184,13 +195,13 @@ def test_way(name: str) -> None:
 
 def test_reasons_name_the_error() -> None:
     verdicts = judge(Detour(raising), SUSPECTS)
-    assert "ZeroDivisionError: nothing to divide by" in verdicts["idle.bias"].reason
+    assert "ZeroDivisionError: nothing to divide by" in verdicts.by_name["idle.bias"].reason
     assert verdicts.runs == 2
 
 
 def test_no_loss() -> None:
     model = Detour(item)
-    verdicts = settle(lambda: None, dict(model.named_parameters()), SUSPECTS, lambda: Preserved([model]))
+    verdicts = settle(lambda: None, dict(model.named_parameters()), SUSPECTS)
     assert "no loss" in verdicts["idle.bias"].reason
 
 
@@ -226,8 +237,8 @@ def test_bound_on_runs(reaching: Sequence[int], max_runs: int, alone: list[int] 
 
 def test_too_few_runs_are_said() -> None:
     verdicts = judge(Wide([]), ["layers.0.weight"], max_runs=4)
-    assert verdicts["layers.0.weight"].outcome == "unknown"
-    assert "4 runs" in verdicts["layers.0.weight"].reason
+    assert verdicts.by_name["layers.0.weight"].outcome == "unknown"
+    assert "4 runs" in verdicts.by_name["layers.0.weight"].reason
 
 
 class Held(nn.Module):
@@ -267,7 +278,7 @@ def test_kind_of_tensor(name: str) -> None:
     model: Any = Held(make())
     before = model.held.clone(), model.held.data_ptr()
     verdicts = judge(model, ["held"])
-    assert verdicts["held"].outcome == expected
+    assert verdicts.by_name["held"].outcome == expected
     assert torch.equal(model.held, before[0]) and model.held.data_ptr() == before[1]
     assert repr(model.held) == repr(nn.Parameter(make(), requires_grad=False))
 
@@ -283,8 +294,8 @@ def test_tied_parameters_move_together() -> None:
     model.idle.weight = model.suspect.weight
     x = torch.ones(2, 4)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    verdicts = settle(lambda: model(x), parameters, ["idle.weight", "idle.bias"], lambda: Preserved([model]))
-    assert verdicts.reaching() == ["idle.weight"]
+    verdicts = settle(lambda: model(x), parameters, ["idle.weight", "idle.bias"])
+    assert [name for name, verdict in verdicts.items() if verdict.outcome == "reaches"] == ["idle.weight"]
 
 
 def test_an_interrupt_in_a_nudged_run_restores() -> None:
@@ -299,19 +310,10 @@ def test_an_interrupt_in_a_nudged_run_restores() -> None:
         return torch.ones(1)
 
     with pytest.raises(KeyboardInterrupt):
-        settle(run, dict(model.named_parameters()), SUSPECTS, lambda: Preserved([model]))
+        settle(run, dict(model.named_parameters()), SUSPECTS)
     assert bits(model) == before
 
 
-def test_every_run_is_preserved() -> None:
+def test_number_of_runs() -> None:
     model = Detour(logged_only)
-    entered: list[int] = []
-
-    @contextmanager
-    def preserve() -> Iterator[None]:
-        with Preserved([model]):
-            entered.append(1)
-            yield
-
-    verdicts = settle(lambda: model(torch.ones(2, 4)), dict(model.named_parameters()), SUSPECTS, preserve)
-    assert len(entered) == verdicts.runs == len(model.logged) == 9
+    assert judge(model, SUSPECTS).runs == len(model.logged) == 9

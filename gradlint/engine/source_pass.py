@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -161,7 +160,7 @@ def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tu
     chunks = _chunks(tasks)
     arguments = (rules.codes, rules.folders, rules.packs)
     lost: list[_Task] = []
-    with ProcessPoolExecutor(workers, mp_context=_context()) as pool:
+    with ProcessPoolExecutor(workers) as pool:
         try:
             pending = {pool.submit(_judge_chunk, chunk, *arguments): chunk for chunk in chunks}
             for future in as_completed(pending):
@@ -178,15 +177,11 @@ def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tu
 
 def _judge_alone(task: _Task, arguments: tuple[tuple[str, ...], tuple[str, ...], bool]) -> list[Finding] | Failure:
     """Judge one file in a process of its own, because its parsing may end the process."""
-    with ProcessPoolExecutor(1, mp_context=_context()) as pool:
+    with ProcessPoolExecutor(1) as pool:
         try:
             return pool.submit(_judge_chunk, [task], *arguments).result()[0]
         except BrokenProcessPool:
             return Failure(task.target, "Python's parser did not survive this file")
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    return multiprocessing.get_context()
 
 
 def _processors() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,8 +18,6 @@ from torch.nn.parameter import is_lazy
 
 from gradlint.restore.global_state import isolated_rng, without_torch_function
 from gradlint.restore.tensors import same_values, storage_of
-
-__all__ = ["SCALES", "Verdict", "Verdicts", "noised", "settle"]
 
 Outcome = Literal["reaches", "no_evidence", "unknown"]
 
@@ -44,23 +42,6 @@ class Verdict:
     """Why the outcome is ``unknown``; empty otherwise."""
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """The verdicts by parameter name, and what they cost."""
-
-    by_name: Mapping[str, Verdict] = field(default_factory=dict)
-    runs: int = 0
-    """How often the model was run."""
-
-    def __getitem__(self, name: str) -> Verdict:
-        """The verdict on the suspect `name`; raises KeyError for a parameter that was none."""
-        return self.by_name[name]
-
-    def reaching(self) -> list[str]:
-        """The suspects whose data reaches the loss, in the order in which they were given."""
-        return [name for name, verdict in self.by_name.items() if verdict.outcome == "reaches"]
-
-
 _IRREPRODUCIBLE = Verdict("unknown", reason="the model gives different results in equal runs")
 
 
@@ -72,21 +53,20 @@ def settle(
     run: Callable[[], Tensor | Sequence[Tensor] | None],
     parameters: Mapping[str, Tensor],
     suspects: Sequence[str],
-    preserve: Callable[[], AbstractContextManager[Any]],
     *,
     max_runs: int = 40,
     apart: bool = True,
-) -> Verdicts:
+) -> dict[str, Verdict]:
     """Runs the model with the suspects nudged and says for each whether the loss, or any output, moved.
 
     Two baselines are tried: the model as it is, and one where all other parameters carry a little noise, because a
     zero-initialised layer downstream lets nothing through. Parameters are restored bit for bit, after exceptions too.
 
     Args:
-        run: runs forward and loss once; returns the loss, or the output tensors, or None if there is neither.
+        run: runs forward and loss once, and undoes all that this changes; returns the loss, or the output tensors, or
+            None if there is neither.
         parameters: name → tensor, all of the model's.
         suspects: the names to settle; those that are not floating point or have no memory come out as ``unknown``.
-        preserve: a fresh context that undoes all that a run changes; random states are put back here as well.
         max_runs: bound on the number of runs, the two un-nudged ones included.
         apart: whether each suspect gets a verdict of its own; else one verdict, found together, holds for all.
 
@@ -95,7 +75,7 @@ def settle(
     """
     suspects = list(dict.fromkeys(suspects))
     movable = [name for name in suspects if _can_move(parameters[name])]
-    runner = _Runner(run, parameters, preserve, max_runs)
+    runner = _Runner(run, parameters, max_runs)
     verdicts: dict[str, Verdict] = {}
     if movable:
         first, second = runner.outcome(), runner.outcome()
@@ -106,12 +86,12 @@ def settle(
         else:
             verdicts = _search(runner, movable, first, apart)
     ignored = Verdict("unknown", reason="not a floating-point tensor with values")
-    return Verdicts({name: verdicts.get(name, ignored) for name in suspects}, runner.runs)
+    return {name: verdicts.get(name, ignored) for name in suspects}
 
 
 def noised(parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """A little noise on every parameter while the context lasts; all are put back bit for bit."""
-    return _Runner(lambda: None, parameters, nullcontext, 1).noised()
+    return _Runner(lambda: None, parameters, 1).noised()
 
 
 def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bool) -> dict[str, Verdict]:
@@ -176,7 +156,6 @@ class _Runner:
         self,
         run: Callable[[], Tensor | Sequence[Tensor] | None],
         parameters: Mapping[str, Tensor],
-        preserve: Callable[[], AbstractContextManager[Any]],
         max_runs: int,
     ) -> None:
         self.parameters = parameters
@@ -184,7 +163,6 @@ class _Runner:
         self.runs = 0
         self.fault = ""
         self._run = run
-        self._preserve = preserve
         self._pattern = torch.randn(_PATTERN_LENGTH, generator=torch.Generator().manual_seed(0), device="cpu")
 
     def outcome(self, *, bounded: bool = False) -> list[Tensor] | None:
@@ -194,8 +172,7 @@ class _Runner:
             raise _OutOfRunsError
         self.runs += 1
         try:
-            with isolated_rng(), self._preserve():
-                # Cloned before the restoring: an output may share memory with a buffer.
+            with isolated_rng():
                 result = _cloned(self._run())
         except Exception as error:
             self.fault = f"running the model again raised {type(error).__name__}: {error}"

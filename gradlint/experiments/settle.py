@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -60,5 +59,5 @@ def _perturbed(
     tensors = {p.fqn: replay.tensors[p.key] for p in trace.parameters}
     names = {index: trace.parameters[index].fqn for index in members}
     runs = _RUNS_SINGLY if apart else _RUNS_TOGETHER
-    verdicts = settle(replay, tensors, list(names.values()), contextlib.nullcontext, max_runs=runs, apart=apart)
+    verdicts = settle(replay, tensors, list(names.values()), max_runs=runs, apart=apart)
     return {index: Effect(verdicts[name].outcome, verdicts[name].reason) for index, name in names.items()}
