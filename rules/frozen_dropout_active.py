@@ -131,9 +131,7 @@ def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
     trace = context.trace
     if any(map(trace.has_trainable_twin, parameters)):
         return False
-    own = 0
-    for parameter in parameters:
-        own |= 1 << parameter.index
+    own = sum(1 << parameter.index for parameter in parameters)
     data, live = context.flow.masks.data, context.flow.masks.live
     compared = _compared(context)
     meets = False

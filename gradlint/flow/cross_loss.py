@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradlint.flow.flow import Flow
-from gradlint.traces.dataflow import ancestors
+from gradlint.traces.dataflow import ancestors, mask_of, union
 from gradlint.traces.events import ZeroGradCalled
 from gradlint.traces.ids import NO_SITE, BackwardIndex, CallIndex, OptimizerIndex, ParameterIndex, ParameterKey, SiteId
 from gradlint.traces.trace import Module, Optimizer, Parameter, Trace
@@ -169,11 +169,8 @@ def entry_site(flow: Flow, backward: Backward, into: frozenset[ParameterKey], of
     trace = flow.trace
     before = trace.ops[: backward.op]
     path = ancestors(before, backward.roots)
-    inside = {trace.by_key[k].index for k in into if k in trace.by_key}
-    wanted = 0
-    for key in of:
-        if key in trace.by_key:
-            wanted |= 1 << trace.by_key[key].index
+    inside = {p.index for p in trace.with_keys(into)}
+    wanted = mask_of(p.index for p in trace.with_keys(of))
     for op in before[trace.forward_start :]:
         if not path.intersection(op.outputs) or not any(trace.owners.get(v, -1) in inside for v in op.inputs):
             continue
@@ -198,10 +195,7 @@ def _below(trace: Trace, module: Module) -> Iterable[Parameter]:
 
 def _depends(flow: Flow, backward: Backward, keys: frozenset[ParameterKey]) -> bool:
     """Return True if the roots of a backward pass depend on any of the parameters."""
-    data = 0
-    for value in backward.roots:
-        data |= flow.masks.data.get(value, 0)
-    return any(data >> flow.trace.by_key[k].index & 1 for k in keys if k in flow.trace.by_key)
+    return bool(union(flow.masks.data, backward.roots) & mask_of(p.index for p in flow.trace.with_keys(keys)))
 
 
 def _owner(trace: Trace, training: Training, backward: Backward, own: frozenset[ParameterKey]) -> Optimizer | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gradlint.flow.cut import Cut, CutKind, place
 from gradlint.location import Location
-from gradlint.traces.dataflow import ancestors, indices
+from gradlint.traces.dataflow import ancestors, indices, mask_of
 from gradlint.traces.events import BackwardCalled
 from gradlint.traces.ids import NO_SITE, NO_VALUE, ParameterIndex, ValueId
 from gradlint.traces.op_families import DETACHING, NEW_LEAF
@@ -48,7 +48,7 @@ class _Search:
             for index, number in proven.items()
             if number >= 0
         }
-        wanted = _mask(self.flow.starved)
+        wanted = mask_of(self.flow.starved)
         for at, output, lost in self.masks.cuts:
             for index in indices(lost & wanted):
                 if proven.get(index, 0) < 0:
@@ -182,7 +182,7 @@ class _Search:
     def _later(self, cut: Cut) -> list[Location]:
         """Detaches and regions downstream of a cut, on the way to the loss: the next ones to be met if it went."""
         trace = self.trace
-        wanted = _mask(p.index for p in cut.starved)
+        wanted = mask_of(p.index for p in cut.starved)
         places: dict[Location, None] = {}
         for number in range(cut.op + 1, len(trace.ops)):
             op = trace.ops[number]
@@ -191,18 +191,8 @@ class _Search:
                 continue
             if not any(o in self.on_path for o in op.outputs):
                 continue
-            depends = 0
-            for value in op.inputs:
-                depends |= self.masks.data.get(value, 0) & ~self.masks.live.get(value, 0)
-            if depends & wanted:
+            if any(self.masks.data.get(v, 0) & ~self.masks.live.get(v, 0) & wanted for v in op.inputs):
                 other = place(trace, number, op.outputs[0])
                 if other.location is not None and other.location != cut.location:
                     places.setdefault(other.location)
         return list(places)[:5]
-
-
-def _mask(bits: Iterable[int]) -> int:
-    mask = 0
-    for index in bits:
-        mask |= 1 << index
-    return mask

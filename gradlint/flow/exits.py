@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradlint.traces.dataflow import indices
+from gradlint.traces.dataflow import indices, union
 from gradlint.traces.ids import OpIndex, ParameterIndex
 from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS
 from gradlint.traces.trace import KIND_EXTRACT
@@ -53,9 +53,7 @@ def _exits(flow: Flow) -> dict[ParameterIndex, list[OpIndex]]:
         op = trace.ops[number]
         if op.kind != KIND_EXTRACT:
             continue
-        depends = 0
-        for value in op.inputs:
-            depends |= flow.masks.data.get(value, 0)
+        depends = union(flow.masks.data, op.inputs)
         if op.name in DECISIONS:
             steering |= depends
             continue

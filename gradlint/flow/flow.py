@@ -18,7 +18,7 @@ from gradlint.flow.exits import apply_evidence, grouped_by_exit
 from gradlint.flow.origin import computed_value
 from gradlint.flow.replaced import ReplacedParameter, replaced_parameters
 from gradlint.location import Location
-from gradlint.traces.dataflow import Masks, ancestors, indices, propagate
+from gradlint.traces.dataflow import Masks, ancestors, indices, propagate, union
 from gradlint.traces.events import GroupAdded
 from gradlint.traces.ids import NO_SITE, ParameterIndex, SiteId, ValueId
 from gradlint.traces.op_families import RANDOM, VALUE_FREE
@@ -64,10 +64,7 @@ class Flow:
         self.on_path = ancestors(trace.ops, trace.roots)
         self.reached = trace.reached
         self.judged = frozenset(self._judged()) - self._trained_as_another()
-        root = 0
-        for value in trace.roots:
-            root |= self.masks.data.get(value, 0)
-        self.depends = frozenset(indices(root))
+        self.depends = frozenset(indices(union(self.masks.data, trace.roots)))
         self._divide()
 
     def _divide(self) -> None:
@@ -273,10 +270,8 @@ class Flow:
 
     def trained_by(self, values: Iterable[ValueId]) -> list[Parameter]:
         """The trainable parameters that gradient is recorded to return to from any of some values."""
-        live = 0
-        for value in values:
-            live |= self.masks.live.get(value, 0)
-        return [p for p in self.by_index(indices(live)) if p.requires_grad and p.index in self.reached]
+        live = self.by_index(indices(union(self.masks.live, values)))
+        return [p for p in live if p.requires_grad and p.index in self.reached]
 
     def dropped_at(self, parameter: Parameter) -> Op | None:
         """The last op whose result depends on a parameter and is not used by any other op; None if it never ran."""

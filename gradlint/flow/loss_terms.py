@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gradlint.flow.cut import place
@@ -12,7 +12,7 @@ from gradlint.flow.evidence import AddedNumber
 from gradlint.flow.origin import computed_value
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
-from gradlint.traces.dataflow import indices
+from gradlint.traces.dataflow import indices, mask_of
 from gradlint.traces.ids import NO_SITE, NO_VALUE, OpIndex, SiteId, ValueId
 from gradlint.traces.op_families import (
     DETACHED_VALUES,
@@ -206,44 +206,48 @@ def _live(flow: Flow, root: ValueId) -> tuple[list[Term], set[ValueId], dict[Val
 
 
 def _constant_in(flow: Flow, root: ValueId) -> list[ConstantTerm]:
-    """The constant terms of one scalar."""
-    trace, data = flow.trace, flow.masks.data
-    judged = sum(1 << index for index in flow.judged)
+    """Return the constant terms of one scalar."""
+    trace = flow.trace
     parts, live, fresh = _live(flow, root)
-    lost = [t for t in parts if t.value not in live and data.get(t.value, 0) & judged]
     if not live:
         return []
     numbers = _numbers(flow, trace.roots[0])
-    if not lost:
-        return numbers
-    for term in lost:
-        inner = terms(trace, data, term.value, through_detach=True)
-        if any(t.value in live or _used_live(flow, t.value) for t in inner if t.value not in fresh):
-            return []
-    reported = {cut.location for cut in flow.cuts}
+    judged = mask_of(flow.judged)
+    lost = [t for t in parts if t.value not in live and flow.masks.data.get(t.value, 0) & judged]
+    if any(_takes_from_live(flow, term, live, fresh) for term in lost):
+        return []
     by_cut: dict[tuple[object, int | None], ConstantTerm] = {}
     for term in lost:
-        mask = data[term.value] & judged
-        source, relabelled = term.value, fresh.get(term.value)
-        if not term.factor or mask & ~sum(1 << i for i in flow.starved) == 0:
+        constant = _constant_term(flow, term, fresh.get(term.value))
+        if constant is None:
             continue
-        cuts = flow.first_cuts(source, mask)
-        if not cuts or any(cut.location in reported for cut, _ in cuts):
-            continue
-        hit = 0
-        for _, behind in cuts:
-            hit |= behind
-        key = (cuts[0][0].location, relabelled)
-        before = by_cut.get(key)
-        parameters = flow.by_index(indices(hit | (0 if before is None else _mask(before.parameters))))
-        by_cut[key] = ConstantTerm(
-            parameters,
-            [cut for cut, _ in cuts],
-            trace.ops[trace.values[source].producer].site if before is None else before.site,
-            1 if before is None else before.count + 1,
-            relabelled,
-        )
+        key = (constant.cuts[0].location, constant.relabelled)
+        if key in by_cut:
+            before = by_cut[key]
+            parameters = flow.by_index({p.index for p in (*before.parameters, *constant.parameters)})
+            constant = replace(constant, parameters=parameters, site=before.site, count=before.count + 1)
+        by_cut[key] = constant
     return [*by_cut.values(), *numbers]
+
+
+def _takes_from_live(flow: Flow, term: Term, live: set[ValueId], fresh: Container[ValueId]) -> bool:
+    """Return True if a term is made of values that carry gradient into the loss by another way."""
+    inner = terms(flow.trace, flow.masks.data, term.value, through_detach=True)
+    return any(t.value in live or _used_live(flow, t.value) for t in inner if t.value not in fresh)
+
+
+def _constant_term(flow: Flow, term: Term, relabelled: OpIndex | None) -> ConstantTerm | None:
+    """Return a term without gradient with its cuts; None if it is 0, starved anyway or reported as a cut."""
+    mask = flow.masks.data[term.value] & mask_of(flow.judged)
+    if not term.factor or not mask & ~mask_of(flow.starved):
+        return None
+    cuts = flow.first_cuts(term.value, mask)
+    reported = {cut.location for cut in flow.cuts}
+    if not cuts or any(cut.location in reported for cut, _ in cuts):
+        return None
+    parameters = flow.by_index({index for _, behind in cuts for index in indices(behind)})
+    site = flow.trace.ops[flow.trace.values[term.value].producer].site
+    return ConstantTerm(parameters, [cut for cut, _ in cuts], site, 1, relabelled)
 
 
 def added_numbers(flow: Flow) -> Iterator[AddedNumber]:
@@ -280,13 +284,12 @@ def _suspects(flow: Flow, root: ValueId) -> Iterator[tuple[OpIndex, list[OpIndex
 def _added_number(flow: Flow, number: OpIndex) -> AddedNumber | None:
     """Return the question whether a number came out of a tensor; None where no tensor was read before."""
     exits = [(OpIndex(n), lost) for n in range(flow.trace.forward_start, number) if (lost := _taken_out(flow, n))]
-    together = 0
-    for _, lost in exits:
-        together |= lost
     if not exits:
         return None
-    last = tuple((n, frozenset(indices(lost))) for n, lost in exits[-_TRIED:][::-1])
-    return AddedNumber(number, last, frozenset(indices(together)))
+    taken = [(n, frozenset(indices(lost))) for n, lost in exits]
+    return AddedNumber(
+        number, tuple(taken[-_TRIED:][::-1]), frozenset().union(*(parameters for _, parameters in taken))
+    )
 
 
 def _numbers(flow: Flow, root: ValueId) -> list[ConstantTerm]:
@@ -316,11 +319,7 @@ def _lost_at(flow: Flow, number: int) -> int:
     taken = flow.trace.ops[number].inputs[0]
     if _used_live(flow, taken):
         return 0
-    return flow.masks.live.get(taken, 0) & sum(1 << index for index in flow.judged & flow.reached)
-
-
-def _mask(parameters: list[Parameter]) -> int:
-    return sum(1 << p.index for p in parameters)
+    return flow.masks.live.get(taken, 0) & mask_of(flow.judged & flow.reached)
 
 
 def _used_live(flow: Flow, value: ValueId) -> bool:
@@ -352,7 +351,7 @@ def dropped_terms(flow: Flow) -> list[DroppedTerm]:
     """See `Flow.dropped_terms`. What is only looked at (``.item()``, a detach) counts as a metric, unless it is a sum
     with a term of the loss in it."""
     trace = flow.trace
-    unused = sum(1 << index for index in flow.unused)
+    unused = mask_of(flow.unused)
     by_op: dict[int, list[Parameter]] = {}
     for number in range(len(trace.ops) - 1, trace.forward_start - 1, -1):
         op = trace.ops[number]

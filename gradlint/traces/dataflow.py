@@ -65,8 +65,8 @@ def propagate(
                 live[output] = live.get(output, 0) | returns
             continue
         if op.kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
-            depends = _union(data, inputs[1:])
-            passing = returns = _union(live, inputs[1:])
+            depends = union(data, inputs[1:])
+            passing = returns = union(live, inputs[1:])
         elif name in ZERO_GRADIENT or name in NEW_LEAF or _rounds(op):
             passing = 0
         elif op.kind == KIND_OPAQUE and dropped:
@@ -89,11 +89,20 @@ def propagate(
     return masks
 
 
-def _union(masks: Mapping[ValueId, int], values: Iterable[ValueId]) -> int:
-    union = 0
+def mask_of(parameters: Iterable[ParameterIndex]) -> int:
+    """Return the mask of some parameters."""
+    mask = 0
+    for index in parameters:
+        mask |= 1 << index
+    return mask
+
+
+def union(masks: Mapping[ValueId, int], values: Iterable[ValueId]) -> int:
+    """Return the parameters in the masks of any of some values."""
+    found = 0
     for value in values:
-        union |= masks.get(value, 0)
-    return union
+        found |= masks.get(value, 0)
+    return found
 
 
 def _push_pairwise(masks: Masks, op: Op, values: Sequence[Value], owners: Mapping[ValueId, ParameterIndex]) -> None:
@@ -104,10 +113,10 @@ def _push_pairwise(masks: Masks, op: Op, values: Sequence[Value], owners: Mappin
         sources = op.inputs[position :: len(op.outputs)]
         own_bit = 1 << owners[output] if output in owners else 0
         requires_grad = values[output].requires_grad
-        masks.data[output] = own_bit | _union(masks.data, sources)
+        masks.data[output] = own_bit | union(masks.data, sources)
         masks.live[output] = own_bit if requires_grad else 0
         if requires_grad or op.region == IN_FUNCTION:
-            masks.live[output] |= _union(masks.live, sources)
+            masks.live[output] |= union(masks.live, sources)
 
 
 def _kept(op: Op, live: Mapping[ValueId, int], dropped: Container[tuple[Any, int]]) -> int:

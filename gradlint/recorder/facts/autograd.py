@@ -34,38 +34,49 @@ NOTHING = Verdict()
 
 
 def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
-    """Which of `parameters` a backward from all `roots` reaches. Nothing of the user's is changed but ``.grad``,
-    which is put back."""
-    ids = [id(p) for p in parameters if p.requires_grad]
+    """Return which of `parameters` a backward from all `roots` reaches.
+
+    It changes nothing of the user's but ``.grad``, which is put back.
+    """
+    trainable = [p for p in parameters if p.requires_grad]
+    ids = {id(p) for p in trainable}
     everything, zeros, customs = _walk(roots, zero=True, custom=True)
     if not zeros and not customs:
-        return Verdict(frozenset(i for i in ids if i in everything), frozenset())
-    sure, _, _ = _walk(roots, zero=False, custom=False)
-    live, _, _ = _walk(roots, zero=False, custom=True)
+        return Verdict(frozenset(ids & everything), frozenset())
+    sure = surely_reached(roots)
+    live = _walk(roots, zero=False, custom=True)[0]
     zero = everything - live
     doubtful = zero - _walk(roots, zero=True, custom=False)[0]
-    unsure = [p for p in parameters if p.requires_grad and id(p) not in sure and id(p) not in zero - doubtful]
+    unsure = [p for p in trainable if id(p) not in sure | (zero - doubtful)]
     if not unsure or not (customs or doubtful):
-        return Verdict(frozenset(i for i in ids if i in live), frozenset(zero))
-    hidden = any(id(p) not in everything for p in unsure)
+        return Verdict(frozenset(ids & live), frozenset(zero))
+    try:
+        proven, edges = _proven(roots, unsure, hidden=any(id(p) not in everything for p in unsure))
+    except Exception as error:  # the user's backward may raise anything
+        return Verdict(frozenset(ids & live), frozenset(zero), f"{type(error).__name__}: {error}")
+    zero -= doubtful - proven
+    # a custom Function further up turns a missing gradient into zeros: nothing that trains
+    behind = everything - _walk(roots, zero=True, custom=True, without=edges)[0] if edges else set()
+    reached = (ids & sure) | (proven - zero - behind)
+    dropped = {(getattr(type(node), "_forward_cls", None), number) for node, number in edges}
+    return Verdict(frozenset(reached), frozenset(zero - reached), dropped=frozenset(dropped))
+
+
+def _proven(
+    roots: Sequence[Tensor], parameters: Sequence[Tensor], *, hidden: bool
+) -> tuple[set[int], set[tuple[Any, int]]]:
+    """Run a backward; return the parameters it reaches, and the edges on which custom Functions gave None.
+
+    `hidden` is True if a parameter is in no node of the graph, and only a real backward can show that it is reached.
+    """
     edges: set[tuple[Any, int]] = set()
     handles = [node.register_hook(_noting(node, edges)) for node in _custom_nodes(roots)]
     try:
-        proven = None if hidden else _grad(roots, unsure)
-        if proven is None:
-            proven = _backward(roots, unsure)
-    except Exception as error:  # the user's backward may raise anything
-        failure = f"{type(error).__name__}: {error}"
-        return Verdict(frozenset(i for i in ids if i in live), frozenset(zero), failure)
+        proven = None if hidden else _grad(roots, parameters)
+        return _backward(roots, parameters) if proven is None else proven, edges
     finally:
         for handle in handles:
             handle.remove()
-    zero -= doubtful - proven
-    # what a custom Function further up makes of a missing gradient is zeros: nothing that trains
-    behind = everything - _walk(roots, zero=True, custom=True, without=edges)[0] if edges else set()
-    reached = {i for i in ids if i in sure} | (proven - zero - behind)
-    dropped = {(getattr(type(node), "_forward_cls", None), number) for node, number in edges}
-    return Verdict(frozenset(reached), frozenset(zero - reached), dropped=frozenset(dropped))
 
 
 def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
