@@ -89,7 +89,7 @@ class Skipped:
     code: str
     reason: str
     asked: bool = True
-    """Whether it judges every set-up that it can, rather than on request."""
+    """Whether it judges every training setup that it can, rather than on request."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Note:
     target: str
     message: str
     code: str = ""
-    """``GL003`` where a part of the set-up could not be recorded; else empty."""
+    """``GL003`` for a part of the setup that could not be recorded; else empty."""
     location: Location | None = None
 
 
@@ -192,7 +192,7 @@ class Report:
             self.ran[path] = tuple(dict.fromkeys((*self.ran.get(path, ()), *spans)))
 
     def worst(self) -> Severity | None:
-        """The highest severity among the findings; None when there are none."""
+        """Return the highest severity among the findings; None without findings."""
         return max((f.severity for f in self.findings), default=None)
 
     @property

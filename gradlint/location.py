@@ -37,7 +37,7 @@ class Location:
 
 
 def characters(path: str, line: int, offset: int) -> int:
-    """A byte offset into a line of source as a count of characters."""
+    """Return a byte offset into a line of source as a count of characters."""
     text = linecache.getline(path, line)
     if text.isascii():
         return offset
@@ -45,7 +45,7 @@ def characters(path: str, line: int, offset: int) -> int:
 
 
 def statement_location(path: str, line: int) -> Location:
-    """The span of the text of one line, without its indentation and trailing comment-free blanks."""
+    """Return the span of the text of one line, without indentation and trailing blanks."""
     text = linecache.getline(path, line).rstrip("\n")
     stripped = text.strip()
     if not stripped:
@@ -55,7 +55,7 @@ def statement_location(path: str, line: int) -> Location:
 
 
 def node_location(path: str, node: ast.expr | ast.stmt, before: int = 0) -> Location:
-    """The span of a syntax-tree node, widened by `before` characters to the left."""
+    """Return the span of a syntax-tree node, widened by `before` characters to the left."""
     end_line = node.end_lineno or node.lineno
     end = node.end_col_offset
     return Location(

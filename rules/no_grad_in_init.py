@@ -180,7 +180,7 @@ def _is_written_on_purpose(context: Context, parameter: Parameter, creation: Par
 
 
 def _is_below_region(context: Context, write: ParameterWrite, creation: ParameterRegistration) -> bool:
-    """Return True if a write and the registration are in one constructor that was called inside the region."""
+    """Return True if a write and the registration share a constructor called in the region."""
     sites, region = context.trace.sites, context.trace.region(creation.region)
     shared = _constructors(sites, write.site) & _constructors(sites, creation.site)
     inside = shared - _constructors(sites, region.site)

@@ -1,4 +1,4 @@
-"""Odd set-ups: each gives one clear message that says what to do, with the user's traceback and none of ours."""
+"""Odd setups: each gives one clear message that says what to do, with the user's traceback and none of ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real models from transformers configs: correct set-ups are silent, seeded mistakes are found where they were made."""
+"""Real models from transformers configs: correct setups are silent, seeded mistakes are found where they were made."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def load(path: Path) -> Any:
 
 
 def state(setup: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything of a set-up that training changes, copied."""
+    """Everything of a setup that training changes, copied."""
     model = setup["model"]
     modules = dict(model) if isinstance(model, Mapping) and not isinstance(model, nn.Module) else {"": model}
     found: dict[str, Any] = {}

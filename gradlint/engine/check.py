@@ -43,7 +43,10 @@ def check_target(target: str, rules: Sequence[type[Rule]], options: Options | No
 def check_setup(
     setup: Any, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "<setup>"
 ) -> Report:
-    """Record what a build() returns and judge it; given the build function itself, the lines of the build are known."""
+    """Record a training setup, or the function that builds it, and judge it.
+
+    Only a function gives the lines of the build.
+    """
     with _reporting(name) as report:
         _check(report, SetupAtHand(setup, name), rules, options or Options(), name)
     return report
@@ -52,7 +55,7 @@ def check_setup(
 def check_trace(
     trace: Trace, rules: Sequence[type[Rule]], options: Options | None = None, evidence: Evidence | None = None
 ) -> Report:
-    """Judge a trace by `rules`, in the light of evidence that was gathered while its recording was open."""
+    """Judge a trace by `rules`, with evidence gathered while its recording was open."""
     options = options or Options()
     with _reporting(trace.target) as report:
         if trace.fault is not None:
@@ -72,7 +75,7 @@ def record_target(target: str, options: Options, name: str = "") -> Iterator[Rec
 
 @contextlib.contextmanager
 def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator[Recorded]:
-    """Record what a build() returns, or a build function, which is then called under the recorder."""
+    """Record a training setup, or a build function, which is called under the recorder."""
     with _recording(SetupAtHand(setup, name), options, name) as recorded:
         yield recorded
 
@@ -149,7 +152,10 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
 
 
 def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bool) -> None:
-    """Say what could not be recorded or decided: as notes or, where the user is strict, as findings."""
+    """Report the parts that could not be recorded or decided.
+
+    They are notes, or findings with `strict`.
+    """
     seen: dict[tuple[str, Any], Note] = {}
     for what, site in trace.unrecorded:
         note = Note(trace.target, f"not recorded: {what}", "GL003", trace.location(site))

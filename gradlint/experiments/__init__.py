@@ -1,1 +1,1 @@
-"""Runs the training setup again to settle what a trace cannot tell."""
+"""Experiments that run the training setup again, for questions that its trace leaves open."""

@@ -33,11 +33,11 @@ RATE = 1e-2
 """How far a step moves a parameter, relative to its own size."""
 
 
-_NO_FORWARD = "the set-up's step is all that runs its loss: give 'inputs' and 'loss' beside 'step'"
+_NO_FORWARD = "only the step computes the loss: give 'inputs' and 'loss' beside 'step'"
 
 
 def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex]) -> Numeric:
-    """Train the set-up for some steps and say how large the gradient of each parameter was.
+    """Train the setup for some steps and return the size of each parameter's gradient.
 
     Each step moves a parameter by a fixed part of its size against its gradient: whether something opens up must not
     depend on a learning rate that warms up from zero. Groups of learning rate zero without a scheduler stay.
@@ -51,7 +51,7 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
         What was measured; with `failure` set where a run or its backward raised.
     """
     if replay is None or not trace.roots:
-        return Numeric(failure=_NO_FORWARD if trace.setup.has_step else "nothing was run")
+        return Numeric(failure=_NO_FORWARD if trace.setup.has_step else "no forward was run")
     parameters = [p for p in (trace.parameters[i] for i in sorted(judged)) if p.index in trace.reached]
     sizes: dict[ParameterIndex, list[float | None]] = {p.index: [] for p in parameters}
     stops: dict[ParameterIndex, Stop] = {}
@@ -94,8 +94,10 @@ def _is_held(trace: Trace, parameter: Parameter) -> bool:
 
 
 def _backward(roots: Sequence[Tensor]) -> None:
-    """Backward from a scalar loss as it is; from outputs in a fixed random direction, as the sum of a softmax, say,
-    has no gradient of its own."""
+    """Run backward from a scalar loss, or from outputs in a fixed random direction.
+
+    The direction is random because the sum of some outputs, of a softmax for example, has no gradient.
+    """
     live = [r for r in roots if r.requires_grad]
     generator = torch.Generator().manual_seed(0)
     gradients = []
@@ -108,7 +110,10 @@ def _backward(roots: Sequence[Tensor]) -> None:
 
 
 def _size(gradient: Tensor | None) -> float | None:
-    """The largest entry; None where there is no gradient. What is not finite is no zero."""
+    """Return the largest entry of a gradient; None without a gradient.
+
+    A gradient that is not finite is not zero.
+    """
     if gradient is None:
         return None
     dense = gradient.to_dense() if gradient.layout is not torch.strided else gradient
@@ -129,8 +134,10 @@ def _step(tensors: Iterable[Tensor]) -> None:
 
 
 def _revived(trace: Trace, replay: Replay, zero: Sequence[Parameter], tensors: Sequence[Tensor]) -> set[ParameterIndex]:
-    """Those that do get a gradient under other weights of the same sizes: a narrow layer whose units all happen to be
-    off. Biases stay, and so does what is zero."""
+    """Return the parameters that get a gradient under other weights of the same sizes.
+
+    A narrow layer may have only inactive units under the current weights. Biases and zero parameters keep their values.
+    """
     revived: set[ParameterIndex] = set()
     weights = [tensor.data for tensor in _moving(trace, replay) if tensor.dim() > 1]
     generator = torch.Generator().manual_seed(2)
@@ -145,7 +152,10 @@ def _revived(trace: Trace, replay: Replay, zero: Sequence[Parameter], tensors: S
 
 
 def _loss_can_move(trace: Trace, replay: Replay) -> bool:
-    """Whether the loss is flat here only: other values of all parameters together, small or large, change it."""
+    """Return True if other values of all parameters together, small or large, change the loss.
+
+    The loss is then flat only at the current values.
+    """
     with torch.no_grad():
         before = [r.clone() for r in replay.live()]
         tensors = {id(tensor): tensor for tensor in _moving(trace, replay)}
@@ -205,7 +215,7 @@ def _is_constant_zero(factor: Any) -> bool:
 
 
 def _single(name: str, output: Tensor, args: Any, kwargs: Any) -> bool:
-    """Whether a softmax has one element to choose from."""
+    """Return True if a softmax normalizes over one element."""
     if name == "scaled_dot_product_attention":
         key = args[1] if len(args) > 1 else kwargs.get("key")
         return isinstance(key, Tensor) and key.dim() > 1 and key.shape[-2] == 1
@@ -214,7 +224,7 @@ def _single(name: str, output: Tensor, args: Any, kwargs: Any) -> bool:
 
 
 def _stops(replay: Replay, parameters: Sequence[Parameter]) -> dict[ParameterIndex, Stop]:
-    """For each parameter, the first call through which its gradient becomes zero."""
+    """Return, for each parameter, the first call through which its gradient becomes zero."""
     places = _Places(replay.site)
     roots = [r for r in replay.live(watch=places) if r.requires_grad]
     flows: dict[tuple[Any, int], bool] = {}
@@ -250,7 +260,7 @@ def _stops(replay: Replay, parameters: Sequence[Parameter]) -> dict[ParameterInd
 
 
 def _noting(node: Any, flows: dict[tuple[Any, int], bool]) -> Callable[[Any, Any], None]:
-    """A hook that notes which inputs of a node get a gradient of zero though its output has another."""
+    """Return a hook that notes which inputs of a node get a zero gradient from a nonzero one."""
 
     def hook(gradients: Any, received: Any) -> None:
         alive = any(g is not None and bool(g.count_nonzero()) for g in received)

@@ -20,12 +20,14 @@ from gradlint.traces.ids import ParameterIndex
 from gradlint.traces.trace import Parameter
 
 Pick = Callable[[Any], Any] | str | int | None
-"""Which part of the output: a function of it, a path into it (``"logits"``, ``"0.hidden"``), an index; None for the
-loss, or for all of the output where the set-up has no loss."""
+"""Part of the output: a function of it, a path into it (``"logits"``, ``"0.hidden"``) or an index.
+
+None for the loss, or for the whole output without a loss.
+"""
 
 
 class Probe:
-    """Takes the place of a set-up's loss, so that gradient is followed from what was picked."""
+    """Replaces the loss of a setup, so that gradient is followed from the picked part of the output."""
 
     def __init__(self, pick: Pick) -> None:
         self.pick = pick
@@ -34,12 +36,15 @@ class Probe:
         self._grads: list[Tensor | None] = []
 
     def amend(self, setup: Setup) -> Setup:
-        """The set-up with the probe as its loss, and with nothing that keeps parameters from being judged."""
+        """Return the setup with the probe as its loss, and without optimizer, step and contract."""
         self._loss = setup.loss
         return dataclasses.replace(setup, loss=self, step=None, optimizer=None, trains=(), frozen=())
 
     def __call__(self, output: Any) -> Tensor:
-        """What was picked, as one scalar: several values are weighed unequally, for a plain sum may be constant."""
+        """Return the picked part as one scalar.
+
+        Several values get different weights, because a plain sum may be constant.
+        """
         chosen = picked(output, self.pick) if self.pick is not None or self._loss is None else self._loss(output)
         if self.pick is None and self._loss is None:
             own = getattr(output, "loss", None)
@@ -50,8 +55,11 @@ class Probe:
         return scalar
 
     def zero(self, replay: Replay | None, parameters: Sequence[Parameter]) -> set[ParameterIndex]:
-        """Indices of those of the parameters whose gradient is zero in every element: as the model is, and again with
-        a little noise on all parameters (what is initialised to zero, as in LoRA, lets nothing through at first)."""
+        """Return the indices of the parameters whose gradient is zero in every element.
+
+        It must be zero for the model as it is, and again with a little noise on all parameters. Without noise, a layer
+        that is initialised to zero, as in LoRA, lets nothing through.
+        """
         if replay is None or not parameters:
             return set()
         self._wanted = [replay.tensors[p.key] for p in parameters]
@@ -75,14 +83,14 @@ class Probe:
 def reaching(
     flow: Flow, probe: Probe, replay: Replay | None, parameters: Sequence[Parameter]
 ) -> tuple[set[ParameterIndex], set[ParameterIndex]]:
-    """(indices of the parameters that gradient reaches, of those where it is there and always zero)."""
+    """Return the parameters (indices) with a gradient, and those where it is always zero."""
     reached = [p for p in parameters if p.index in flow.reached]
     zero = probe.zero(replay, reached) | ({p.index for p in parameters} & flow.trace.reached_zero)
     return {p.index for p in reached} - zero, zero
 
 
 def picked(output: Any, pick: Pick) -> Any:
-    """A part of an output.
+    """Return a part of an output.
 
     Raises:
         TargetError: the path leads nowhere.

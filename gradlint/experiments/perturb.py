@@ -57,7 +57,7 @@ def settle(
     max_runs: int = 40,
     apart: bool = True,
 ) -> dict[str, Verdict]:
-    """Runs the model with the suspects nudged and says for each whether the loss, or any output, moved.
+    """Run the model with the suspects perturbed; return whether the loss or an output moved.
 
     Two baselines are tried: the model as it is, and one where all other parameters carry a little noise, because a
     zero-initialised layer downstream lets nothing through. Parameters are restored bit for bit, after exceptions too.
@@ -66,12 +66,12 @@ def settle(
         run: runs forward and loss once, and undoes all that this changes; returns the loss, or the output tensors, or
             None if there is neither.
         parameters: name → tensor, all of the model's.
-        suspects: the names to settle; those that are not floating point or have no memory come out as ``unknown``.
-        max_runs: bound on the number of runs, the two un-nudged ones included.
+        suspects: the names to settle. Those without memory or of no floating-point type are ``unknown``.
+        max_runs: bound on the number of runs, the two unperturbed ones included.
         apart: whether each suspect gets a verdict of its own; else one verdict, found together, holds for all.
 
     Returns:
-        A verdict for each suspect. All are ``unknown``, with the reason, if un-nudged runs fail or differ.
+        A verdict for each suspect. All are ``unknown``, with the reason, if unperturbed runs fail or differ.
     """
     suspects = list(dict.fromkeys(suspects))
     movable = [name for name in suspects if _can_move(parameters[name])]
@@ -90,12 +90,15 @@ def settle(
 
 
 def noised(parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-    """A little noise on every parameter while the context lasts; all are put back bit for bit."""
+    """Add a little noise to every parameter inside the context; restore them bit for bit."""
     return _Runner(lambda: None, parameters, 1).noised()
 
 
 def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bool) -> dict[str, Verdict]:
-    """All unsettled suspects at once, under each baseline and scale; where the loss moves, the group is parted."""
+    """Perturb all unsettled suspects at once, and split the group if the loss moves.
+
+    This is done under each baseline and scale.
+    """
     verdicts: dict[str, Verdict] = {}
     finite = False
     unsettled = Verdict("no_evidence")
@@ -131,7 +134,7 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
 def _split(
     runner: _Runner, group: list[str], scale: tuple[float, bool], baseline: list[Tensor], verdicts: dict[str, Verdict]
 ) -> None:
-    """Parts a group that moves the loss into members that do; notes them in `verdicts`."""
+    """Split a group that moves the loss into the members that do, and note them in `verdicts`."""
     pending = deque([group])
     while pending:
         group = pending.popleft()
@@ -166,7 +169,7 @@ class _Runner:
         self._pattern = torch.randn(_PATTERN_LENGTH, generator=torch.Generator().manual_seed(0), device="cpu")
 
     def outcome(self, *, bounded: bool = False) -> list[Tensor] | None:
-        """What one run gives; None if it raised or gave nothing, and then `fault` says which."""
+        """Return the result of one run; None if it raised or gave nothing (`fault`)."""
         # One run stays in hand, to see in the end whether the baseline repeats.
         if bounded and self.runs + 1 >= self.max_runs:
             raise _OutOfRunsError
@@ -183,13 +186,19 @@ class _Runner:
         return result
 
     def moves(self, names: Sequence[str], scale: tuple[float, bool], baseline: list[Tensor]) -> bool:
-        """Whether the outcome differs from the baseline with these parameters nudged; a run that raises says no."""
+        """Return True if the outcome differs from the baseline with these parameters perturbed.
+
+        A run that raises moves nothing.
+        """
         with self._shifted(names, *scale):
             nudged = self.outcome(bounded=True)
         return nudged is not None and not _same(baseline, nudged)
 
     def noised(self) -> AbstractContextManager[None]:
-        """A little noise on every parameter, suspects too: a zero suspect may stand behind another."""
+        """Add a little noise to every parameter inside the context, suspects too.
+
+        A suspect that is zero may stand behind another.
+        """
         return self._shifted([name for name, tensor in self.parameters.items() if _can_move(tensor)], _NOISE, False)
 
     @contextmanager
@@ -228,7 +237,7 @@ def _writable(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def _can_move(tensor: Tensor) -> bool:
-    """Whether the tensor has values that addition works on (8-bit floats have none)."""
+    """Return True if a tensor's type supports addition (8-bit floats do not)."""
     floating = tensor.is_floating_point() or tensor.is_complex()
     return floating and tensor.dtype.itemsize > 1 and not is_lazy(tensor) and storage_of(tensor) is not None
 

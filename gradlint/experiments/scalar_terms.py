@@ -38,7 +38,7 @@ class _Added(TorchFunctionMode):
 
 
 def source_of(number: AddedNumber, trace: Trace, replay: Replay) -> OpIndex | None:
-    """Return the op by which a number in the loss left torch; None if it does not come from parameters."""
+    """Return the op by which a number in the loss left torch; None if no parameter changes it."""
     if not _changes_with(number.op, number.parameters, trace, replay):
         return None
     for leaving, parameters in number.exits:
@@ -48,7 +48,10 @@ def source_of(number: AddedNumber, trace: Trace, replay: Replay) -> OpIndex | No
 
 
 def _changes_with(number: OpIndex, parameters: Iterable[ParameterIndex], trace: Trace, replay: Replay) -> bool:
-    """Return True if the number that an op adds changes with some parameters (indices); False where it is unknown."""
+    """Return True if the number that an op adds changes with some parameters (indices).
+
+    False if it is unknown.
+    """
     numbers = [
         OpIndex(n) for n in range(trace.forward_start, len(trace.ops)) if added_number(trace, trace.ops[n]) is not None
     ]

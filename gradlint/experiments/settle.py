@@ -19,7 +19,7 @@ _RUNS_TOGETHER, _RUNS_SINGLY = 12, 40
 
 
 def analyse(trace: Trace, replay: Replay | None, *, terms: bool = True, numeric: bool = False) -> Flow:
-    """Return the flow of a trace, with its open questions answered as far as the setup can be run again.
+    """Return the flow of a trace, with its open questions answered as far as possible.
 
     Args:
         trace: a recording.

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def find_cuts(flow: Flow) -> tuple[list[Cut], tuple[ParameterIndex, ...]]:
-    """Return the places that starve parameters, in the order of execution, and the parameters without such a place.
+    """Return the cuts in the order of execution, and the parameters (indices) without a cut.
 
-    The latter (indices) are taken out of `flow.starved` unless there is evidence that the loss moves with them.
+    The parameters stay in `flow.starved` only if there is evidence that the loss moves with them.
     """
     search = _Search(flow)
     search.recorded()
@@ -41,7 +41,7 @@ class _Search:
         """Indices of the parameters for which a cut was found."""
 
     def recorded(self) -> None:
-        """The cuts that the recorded data flow shows."""
+        """Add the cuts that the recorded data flow shows."""
         proven = self.flow.proven
         to_exit = {
             index: ancestors(self.trace.ops[: number + 1], self.trace.ops[number].inputs)
@@ -62,7 +62,10 @@ class _Search:
                 self._add(cut, index)
 
     def left_torch(self) -> None:
-        """Where values left torch, for parameters that are proven to reach the loss by no recorded way."""
+        """Add the places where values left torch.
+
+        They are the cuts of parameters that are proven to reach the loss, but by no recorded path.
+        """
         for index, number in self.flow.proven.items():
             if index in self.blamed:
                 continue
@@ -74,7 +77,7 @@ class _Search:
                 self._add(Cut(CutKind.ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), index)
 
     def unexplained(self) -> tuple[ParameterIndex, ...]:
-        """Find cuts inside of ops that were recorded as a whole; return the parameters that are still without one.
+        """Find cuts inside opaque ops; return the parameters that are still without one.
 
         For these the evidence decides whether the path to the loss is real.
         """
@@ -115,7 +118,7 @@ class _Search:
             merged.starved.append(parameter)
 
     def _whole(self, bit: int) -> int:
-        """The last opaque op on a parameter's way to the loss; -1 for none."""
+        """Return the last opaque op on a parameter's path to the loss; -1 for none."""
         data = self.masks.data
         for number in range(len(self.trace.ops) - 1, self.trace.forward_start - 1, -1):
             op = self.trace.ops[number]
@@ -126,7 +129,10 @@ class _Search:
         return -1
 
     def _detached_inside(self, number: int, bit: int) -> int:
-        """The number of the detach inside a reentrant checkpoint that a parameter's data passed, else `number`."""
+        """Return the number of the detach inside a reentrant checkpoint, else `number`.
+
+        A parameter's data passed that detach.
+        """
         ops = self.trace.ops
         if ops[number].name != "CheckpointFunction" or ops[number].kind != KIND_OPAQUE:
             return number
@@ -145,7 +151,7 @@ class _Search:
     # -- what was made to require grad again --------------------------------------------------------------------
 
     def _relabelled(self, number: int, output: ValueId) -> int | None:
-        """The op that set requires_grad on what comes after a cut, on every way from there to the loss."""
+        """Return the op that sets requires_grad after a cut, on every path from there to the loss."""
         if number in self._relabels:
             return number
         if output not in self.on_path or output in self._direct:
@@ -180,7 +186,7 @@ class _Search:
     # -- what would cut next ------------------------------------------------------------------------------------
 
     def _later(self, cut: Cut) -> list[Location]:
-        """Detaches and regions downstream of a cut, on the way to the loss: the next ones to be met if it went."""
+        """Return the detaches and regions that would cut the path to the loss without this cut."""
         trace = self.trace
         wanted = mask_of(p.index for p in cut.starved)
         places: dict[Location, None] = {}

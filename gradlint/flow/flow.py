@@ -68,7 +68,10 @@ class Flow:
         self._divide()
 
     def _divide(self) -> None:
-        """Divide what is judged and not reached into starved, unused and undecided parameters, and find the cuts."""
+        """Divide the parameters without gradient into starved, unused and undecided.
+
+        Finds the cuts, too.
+        """
         lost = self.judged - self.reached
         self.starved = {i for i in lost if i in self.depends}
         self.unused = set(lost - self.starved)
@@ -83,7 +86,10 @@ class Flow:
         self._asked = Questions(tuple(groups.values()), unexplained)
 
     def open_questions(self, *, terms: bool = True) -> Questions:
-        """Return what the recording alone cannot answer; without those about numbers in the loss if not `terms`."""
+        """Return what the recording alone cannot answer.
+
+        With `terms`, questions about numbers in the loss are included.
+        """
         if not terms:
             return self._asked
         from gradlint.flow.loss_terms import added_numbers
@@ -102,7 +108,7 @@ class Flow:
     # -- who is judged ------------------------------------------------------------------------------------------
 
     def _judged(self) -> Iterator[ParameterIndex]:
-        """Trainable parameters that this loss is expected to train (RULES, what a recording may judge)."""
+        """Yield the trainable parameters that this loss is expected to train."""
         trace = self.trace
         training = trace.training
         stepped = {key for step in training.steps for key in step.content} if training is not None else set()
@@ -122,8 +128,10 @@ class Flow:
             yield parameter.index
 
     def _trained_as_another(self) -> set[ParameterIndex]:
-        """Parameters that gradient does not reach and whose memory is that of one it does: what trains the other moves
-        them too, as a ``Parameter`` made of a view of another."""
+        """Return the parameters that gradient reaches only under the name of another.
+
+        They share its memory, as a ``Parameter`` made of a view of another does: an update of one moves both.
+        """
         lost = [p for p in self.trace.parameters if p.requires_grad and p.index not in self.reached]
         return {p.index for p in lost if not self.reached.isdisjoint(p.shares_memory_with)}
 
@@ -144,8 +152,10 @@ class Flow:
 
     @cached_property
     def constant_terms(self) -> list[ConstantTerm]:
-        """The terms of the loss that depend on trainable parameters and carry no gradient, and that no starving cut
-        tells about."""
+        """The terms of the loss that depend on trainable parameters but have no gradient.
+
+        Terms behind a cut that starves parameters are left out.
+        """
         from gradlint.flow.loss_terms import constant_terms
 
         return constant_terms(self)
@@ -159,7 +169,7 @@ class Flow:
 
     @property
     def loss_lacks_gradient(self) -> bool:
-        """Whether nothing that the gradient is followed from requires grad, in a set-up that is meant to train."""
+        """Whether no root of the gradient requires grad, in a setup that is meant to train."""
         trace = self.trace
         if not trace.roots or any(trace.values[r].requires_grad for r in trace.roots):
             return False
@@ -194,9 +204,9 @@ class Flow:
         ]
 
     def first_cuts(self, value: ValueId, wanted: int) -> list[tuple[Cut, int]]:
-        """The cuts that leave a value without gradient from some parameters (a mask), and from which each does.
+        """Return the cuts between a value and some parameters (a mask), each with its parameters.
 
-        A cut behind another, of what that one ends anyway, counts where there is none before it.
+        A cut that lies behind another counts only for parameters that have no cut before it.
         """
         ops, values = self.trace.ops[: self.trace.values[value].producer + 1], self.trace.values
         before = ancestors(ops, [value])
@@ -218,11 +228,11 @@ class Flow:
     # -- for rules and explanations -----------------------------------------------------------------------------
 
     def by_index(self, numbers: Iterable[ParameterIndex]) -> list[Parameter]:
-        """Parameters in the model's order."""
+        """Return parameters in the model's order."""
         return [self.trace.parameters[i] for i in sorted(numbers)]
 
     def readers(self, parameter: Parameter) -> list[int]:
-        """Numbers of the ops of forward and loss that read a parameter."""
+        """Return the numbers of the ops of forward and loss that read a parameter."""
         values = {v for v, i in self.trace.owners.items() if i == parameter.index}
         ops = self.trace.ops
         return [n for n in range(self.trace.forward_start, len(ops)) if values.intersection(ops[n].inputs)]
@@ -246,13 +256,13 @@ class Flow:
         )
 
     def _drawn(self, op: Op) -> bool:
-        """Whether what an op reads is made of random numbers, and of no parameter or input."""
+        """Return True if an op reads a value made of random numbers, without parameters or inputs."""
         made_of = ancestors(self.trace.ops, op.inputs)
         makers = {maker.name for v in made_of if (maker := self.trace.made_by(v))}
         return not makers.isdisjoint(RANDOM) and made_of.isdisjoint(self.trace.inputs.keys() | self.trace.owners.keys())
 
     def only_leads_to(self, value: ValueId, number: int) -> bool:
-        """Whether all that is done with a value is to rearrange it and give it to one op."""
+        """Return True if a value is only rearranged and passed to one op."""
         trace = self.trace
         pending = [value]
         while pending:
@@ -269,18 +279,20 @@ class Flow:
         return True
 
     def trained_by(self, values: Iterable[ValueId]) -> list[Parameter]:
-        """The trainable parameters that gradient is recorded to return to from any of some values."""
+        """Return the trainable parameters to which gradient returns from any of some values."""
         live = self.by_index(indices(union(self.masks.live, values)))
         return [p for p in live if p.requires_grad and p.index in self.reached]
 
     def dropped_at(self, parameter: Parameter) -> Op | None:
-        """The last op whose result depends on a parameter and is not used by any other op; None if it never ran."""
+        """Return the last op that depends on a parameter and whose result no other op uses.
+
+        None if the parameter was never read.
+        """
         number = self.lost_at(1 << parameter.index)
         return self.trace.ops[number] if number >= 0 else None
 
     def lost_at(self, bit: int) -> int:
-        """The number of the last op whose result depends on a parameter (a mask) and is used by no other; -1 for
-        none."""
+        """Return the last op that depends on a parameter (a mask) and has no reader; -1 for none."""
         consumed = set(self.trace.roots)
         for number in range(len(self.trace.ops) - 1, self.trace.forward_start - 1, -1):
             op = self.trace.ops[number]

@@ -68,7 +68,7 @@ def terms(trace: Trace, data: Mapping[ValueId, int], value: ValueId, *, through_
 
 
 def _parts(trace: Trace, data: Mapping[ValueId, int], term: Term, through_detach: bool) -> list[Term] | None:
-    """What a term is made of; None if it is one by itself."""
+    """Return the terms that a term is the sum of; None if it is one by itself."""
     entry = trace.values[term.value]
     if entry.shape or entry.producer < trace.forward_start:
         return None
@@ -100,7 +100,7 @@ def _parts(trace: Trace, data: Mapping[ValueId, int], term: Term, through_detach
 
 
 def _stacked(trace: Trace, data: Mapping[ValueId, int], op: Op) -> list[Term] | None:
-    """The scalars that a vector was stacked from, before it was weighted by constants and summed."""
+    """Return the scalars that were stacked into a vector, then weighted by constants and summed."""
     weighted = False
     value = op.tensor(0, "input")
     while value is not None and len(trace.values[value].shape) == 1:
@@ -124,7 +124,7 @@ def _single(trace: Trace, op: Op) -> bool:
 
 
 def _scaled(data: Mapping[ValueId, int], term: Term, op: Op) -> list[Term] | None:
-    """The one operand of a product that is no constant, with the other in its factor."""
+    """Return the one operand of a product that is not constant, with the other as its factor."""
     operands = [(op.tensor(0, "input"), op.argument(0, "input")), (op.tensor(1, "other"), op.argument(1, "other"))]
     if op.name in DIVIDE and op.argument(2, "rounding_mode") is not None:
         return None
@@ -174,8 +174,11 @@ class ConstantTerm:
 
 
 def constant_terms(flow: Flow) -> list[ConstantTerm]:
-    """See `Flow.constant_terms`. Empty where a detached part takes away what a live one adds: the sum then has the
-    value of the one and the gradient of the other, on purpose."""
+    """Return the terms of the loss that train nothing (`Flow.constant_terms`).
+
+    Empty if a detached part subtracts what a live one adds. On purpose, such a sum has the value of one and the
+    gradient of the other.
+    """
     trace = flow.trace
     if not _is_judged(flow):
         return []
@@ -195,7 +198,7 @@ def _is_judged(flow: Flow) -> bool:
 
 
 def _live(flow: Flow, root: ValueId) -> tuple[list[Term], set[ValueId], dict[ValueId, OpIndex]]:
-    """Return (terms of a scalar, values of those with gradient, value → op of those that were made leaves again)."""
+    """Return a scalar's terms, the values with gradient, and value → op of relabelled leaves."""
     trace = flow.trace
     parts = terms(trace, flow.masks.data, root)
     producers = {t.value: trace.values[t.value].producer for t in parts}
@@ -237,7 +240,10 @@ def _takes_from_live(flow: Flow, term: Term, live: set[ValueId], fresh: Containe
 
 
 def _constant_term(flow: Flow, term: Term, relabelled: OpIndex | None) -> ConstantTerm | None:
-    """Return a term without gradient with its cuts; None if it is 0, starved anyway or reported as a cut."""
+    """Return a term without gradient, with its cuts.
+
+    None if its factor is 0, its parameters are starved anyway, or its cut is reported already.
+    """
     mask = flow.masks.data[term.value] & mask_of(flow.judged)
     if not term.factor or not mask & ~mask_of(flow.starved):
         return None
@@ -251,7 +257,7 @@ def _constant_term(flow: Flow, term: Term, relabelled: OpIndex | None) -> Consta
 
 
 def added_numbers(flow: Flow) -> Iterator[AddedNumber]:
-    """Yield the Python numbers that were added to the loss, where the recording does not show where they are from."""
+    """Yield the Python numbers in the loss whose origin the recording does not show."""
     if _has_judged_terms(flow):
         for number, leaving in _suspects(flow, flow.trace.roots[0]):
             if not leaving and (question := _added_number(flow, number)) is not None:
@@ -259,13 +265,13 @@ def added_numbers(flow: Flow) -> Iterator[AddedNumber]:
 
 
 def _has_judged_terms(flow: Flow) -> bool:
-    """Return True if any of the losses has a live term: `_constant_in` looks at the numbers then."""
+    """Return True if any loss has a live term, for which `_constant_in` examines the numbers."""
     trace = flow.trace
     return _is_judged(flow) and any(_live(flow, root)[1] for root in trace.roots if not trace.values[root].shape)
 
 
 def _suspects(flow: Flow, root: ValueId) -> Iterator[tuple[OpIndex, list[OpIndex]]]:
-    """Yield (op that adds a Python number to a scalar, ops by which that very number left torch)."""
+    """Yield ops that add a Python number to a scalar, each with the ops by which it left torch."""
     trace, data = flow.trace, flow.masks.data
     suspects: list[OpIndex] = []
     pending = [Term(root, 1.0)]
@@ -282,7 +288,10 @@ def _suspects(flow: Flow, root: ValueId) -> Iterator[tuple[OpIndex, list[OpIndex
 
 
 def _added_number(flow: Flow, number: OpIndex) -> AddedNumber | None:
-    """Return the question whether a number came out of a tensor; None where no tensor was read before."""
+    """Return the question whether a number came out of a tensor.
+
+    None if no tensor was read before.
+    """
     exits = [(OpIndex(n), lost) for n in range(flow.trace.forward_start, number) if (lost := _taken_out(flow, n))]
     if not exits:
         return None
@@ -293,7 +302,7 @@ def _added_number(flow: Flow, number: OpIndex) -> AddedNumber | None:
 
 
 def _numbers(flow: Flow, root: ValueId) -> list[ConstantTerm]:
-    """Return the Python numbers among the terms of the loss that were taken out of tensors with ``.item()``."""
+    """Return the terms of the loss that are Python numbers from ``.item()``."""
     trace = flow.trace
     constants = []
     for number, leaving in _suspects(flow, root):
@@ -307,7 +316,10 @@ def _numbers(flow: Flow, root: ValueId) -> list[ConstantTerm]:
 
 
 def _taken_out(flow: Flow, number: int) -> int:
-    """The parameters whose gradient is lost where an op takes a number out of torch that nothing else is made of."""
+    """Return the parameters (a mask) cut by an op that takes a number out of torch.
+
+    Zero if anything else is computed from the same tensor.
+    """
     op = flow.trace.ops[number]
     if op.kind != KIND_EXTRACT or op.name not in NUMBERS_OUT or len(op.inputs) != 1:
         return 0
@@ -315,7 +327,7 @@ def _taken_out(flow: Flow, number: int) -> int:
 
 
 def _lost_at(flow: Flow, number: int) -> int:
-    """The parameters whose gradient is lost at an op that takes a number out of torch."""
+    """Return the parameters whose gradient is lost at an op that takes a number out of torch."""
     taken = flow.trace.ops[number].inputs[0]
     if _used_live(flow, taken):
         return 0
@@ -323,7 +335,7 @@ def _lost_at(flow: Flow, number: int) -> int:
 
 
 def _used_live(flow: Flow, value: ValueId) -> bool:
-    """Whether a value with a gradient reaches the loss with it by another way than a detach."""
+    """Return True if a value with a gradient reaches the loss by another path than a detach."""
     if not flow.trace.values[value].requires_grad:
         return False
     for number in flow.consumers.get(value, ()):
@@ -344,12 +356,15 @@ class DroppedTerm:
     computed: SiteId
     """Site of its computation."""
     returned: Location | None
-    """The ``return`` that leaves it behind; None where that cannot be told."""
+    """The ``return`` that leaves the term out; None if it is not known."""
 
 
 def dropped_terms(flow: Flow) -> list[DroppedTerm]:
-    """See `Flow.dropped_terms`. What is only looked at (``.item()``, a detach) counts as a metric, unless it is a sum
-    with a term of the loss in it."""
+    """Return the terms that were computed and dropped (`Flow.dropped_terms`).
+
+    A scalar that is only inspected (``.item()``, a detach) counts as a metric, unless it is a sum that contains a term
+    of the loss.
+    """
     trace = flow.trace
     unused = mask_of(flow.unused)
     by_op: dict[int, list[Parameter]] = {}
@@ -378,7 +393,10 @@ def dropped_terms(flow: Flow) -> list[DroppedTerm]:
 
 
 def _return_without(flow: Flow, site: SiteId) -> Location | None:
-    """The only ``return`` of the function that computes a scalar, where the scalar has a name that it does not give."""
+    """Return the only ``return`` of the function that computes a scalar but does not return it.
+
+    None if the scalar has no name there.
+    """
     frame = flow.trace.frame(site)
     if frame is None:
         return None

@@ -151,8 +151,10 @@ class Observation:
         return True
 
     def _only_evaluates(self, module: nn.Module) -> bool:
-        """Whether a call is a model's evaluation between steps: without gradient and in eval mode, of what was trained
-        with gradient and in train mode before."""
+        """Return True if a call is a model's evaluation between steps.
+
+        It runs without gradient and in eval mode, on a model that was trained with gradient and in train mode before.
+        """
         if torch.is_grad_enabled():
             if module.training:
                 self._trained.add(id(module))
@@ -193,7 +195,7 @@ class Observation:
     # -- what was found -----------------------------------------------------------------------------------------
 
     def _found_roots(self, calling: nn.Module | None = None) -> dict[str, nn.Module]:
-        """The modules that stand above those that were called, and above the parameters that optimizers hold."""
+        """Return the outermost modules around those that were called or that optimizers hold."""
         if self._models is not None:
             return dict(self._models)
         outer = [c.module for c in self.log.calls if c.parent < 0]
@@ -216,7 +218,7 @@ class Observation:
         return names
 
     def _top(self, number: int) -> int:
-        """The outermost module that holds a module, by number."""
+        """Return the outermost module around a module, both by number."""
         events = self.recorder.tape.events
         above = self._above
         for event in events[self._read :]:
@@ -241,7 +243,7 @@ class Observation:
         return {_global_name(o) or str(number): o for number, o in enumerate(steppers)}
 
     def trace(self) -> Trace:
-        """The record as it is by now."""
+        """Return the trace of everything recorded so far."""
         recorder, training = self.recorder, self.ledger.training
         with recorder.pausing():
             for backward in training.backwards:
@@ -265,7 +267,10 @@ class Observation:
 
 
 def _forked(reference: weakref.ref[Observation]) -> None:
-    """In a forked process nothing is recorded. What Python is to call there it never forgets: no trace hangs on it."""
+    """Stop recording in a forked process.
+
+    Python never forgets a fork callback, so it must not keep a trace alive.
+    """
     observation = reference()
     if observation is not None:
         observation.recorder.stop()
@@ -273,14 +278,14 @@ def _forked(reference: weakref.ref[Observation]) -> None:
 
 
 def _global_name(thing: Any) -> str:
-    """The name of a global variable of the main program that holds an object; empty where there is none."""
+    """Return the global name of an object in the main program; empty without one."""
     main = sys.modules.get("__main__")
     names = [name for name, value in vars(main).items() if value is thing] if main is not None else []
     return next((name for name in names if not name.startswith("_")), "")
 
 
 def _name_of(module: nn.Module, frame: FrameType | None) -> str:
-    """What the code that calls a module calls it; empty where it has no name there."""
+    """Return the name of a module in the code that calls it; empty without one."""
     if frame is None:
         return ""
     for name, value in frame.f_locals.items():

@@ -107,7 +107,7 @@ class _Session:
         self.grad_off_leaked: set[EventIndex] = set()
 
     def note_left_off(self) -> None:
-        """Grad mode should be on here: remember the switch if it is off."""
+        """Note the current grad-mode switch if grad mode is off, where it should be on."""
         if not torch.is_grad_enabled() and self.recorder.tape.region >= 0:
             self.grad_off_leaked.add(self.recorder.tape.region)
 
@@ -139,7 +139,7 @@ class _Session:
         recorded.unrestored += preserved.unrestored
 
     def _others(self, roots: Mapping[str, nn.Module], owned: ReachableState) -> dict[str, nn.Module]:
-        """Networks that a step may change and that are not in the set-up's model (targets, averages)."""
+        """Return the networks outside the setup's model that a step may change (targets, averages)."""
         inside = {id(m) for root in roots.values() for m in root.modules()}
         return {f"another {type(m).__name__} ({n})": m for n, m in enumerate(owned.modules) if id(m) not in inside}
 
@@ -158,7 +158,7 @@ class _Session:
                     gradlint_runs_user_code(root.train, bool(flag))
 
     def _inputs(self, setup: Setup, roots: Mapping[str, nn.Module], specs: InputSpecs | None) -> dict[str, Inputs]:
-        """The inputs of every module that is to be called."""
+        """Return the inputs of every module that is to be called."""
         keyed = isinstance(setup.model, Mapping)
         called: dict[str, Inputs] = {}
         for name, root in roots.items():
@@ -262,7 +262,7 @@ class _Session:
         return Recorded(trace, self._replay(setup, roots, called, tables.tensors) if replayable else None)
 
     def _forward(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> tuple[Any, bool]:
-        """Run the forward; return its output and whether it drew random numbers of python's or numpy's."""
+        """Run the forward; return its output and whether it drew random numbers outside torch."""
         self.recorder.tape.event(PhaseBegun, NO_SITE, Phase.FORWARD)
         self.recorder.tensors.running = True
         outputs: dict[str, Any] = {}
@@ -294,7 +294,7 @@ class _Session:
         return verdict
 
     def _steps(self, setup: Setup, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any]) -> Training | None:
-        """Run the set-up's step under the recorder."""
+        """Run the setup's step under the recorder."""
         if setup.step is None:
             return None
         recorder, ledger = self.recorder, self.ledger
@@ -319,7 +319,7 @@ class _Session:
         called: Mapping[str, Inputs],
         tables: Tables,
     ) -> frozenset[ParameterKey]:
-        """Keys of the parameters made by the forward, where a second forward makes them again."""
+        """Return the keys of the parameters that a second forward creates again."""
         rows = self.recorder.tape.sites.rows
         place_of: dict[ParameterKey, tuple[CodeType, int]] = {}
         events = self.recorder.tape.events
@@ -359,7 +359,7 @@ class _Session:
 
 
 def _output(setup: Setup, outputs: Mapping[str, Any]) -> Any:
-    """Return what the loss is given: the output of the only model that was called, or name → output."""
+    """Return the argument of the loss: the output of the only model called, or name → output."""
     several = isinstance(setup.model, Mapping) and len(outputs) != 1
     return outputs if several else next(iter(outputs.values()), None)
 

@@ -60,7 +60,7 @@ class Sites:
 
     def intern(self, code: CodeType, instruction: int, above: SiteId) -> SiteId:
         """Return the number of the chain made of this frame on top of the chain `above`."""
-        key = (id(code), instruction, above)  # the code objects stay alive in `rows`, so their ids stay theirs
+        key = (id(code), instruction, above)  # the code objects stay alive in `rows`: no other object gets their ids
         number = self.numbers.get(key)
         if number is None:
             number = self.numbers[key] = SiteId(len(self.rows))
@@ -96,7 +96,7 @@ class Sites:
         return (frame for frame, _ in self.links(number))
 
     def innermost(self, number: SiteId) -> Frame | None:
-        """Return the innermost frame that is not torch's or the standard library's; None where there is none."""
+        """Return the innermost frame outside torch and the standard library; None without one."""
         return next(self.chain(number), None)
 
     def blamed(self, number: SiteId) -> Frame | None:
@@ -153,7 +153,7 @@ GRADLINT = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def is_standard_library(path: str) -> bool:
-    """Whether a file belongs to Python's standard library."""
+    """Return True if a file belongs to Python's standard library."""
     if path.startswith("<frozen "):
         return True
     return path.startswith(STDLIB) and not _installed(path)
@@ -165,7 +165,10 @@ def _installed(path: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def is_project(path: str) -> bool:
-    """Whether a file is the user's own code: not installed, not the standard library, not made up (``<string>``)."""
+    """Return True if a file is user code.
+
+    It is not installed, not in the standard library, and has a real path (not ``<string>``).
+    """
     if path.startswith("<") or os.path.basename(path).startswith("<"):
         return False
     full = os.path.abspath(path)
@@ -175,7 +178,7 @@ def is_project(path: str) -> bool:
 
 
 def class_is_project(cls: type) -> bool:
-    """Whether a class was defined in the user's own code."""
+    """Return True if a class is defined in user code."""
     return _class_is_project(cls)
 
 

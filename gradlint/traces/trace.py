@@ -1,4 +1,4 @@
-"""The record of building and running a set-up: plain data that rules, flow and reports read.
+"""The record of building and running a training setup: plain data for flow, rules and reports.
 
 Tensors are named by *value numbers*: each result of an op gets a new one, and so does a tensor that an in-place op
 wrote to. What a value was (its producer, whether it required grad, shape, dtype) stands in `Trace.values`.
@@ -60,7 +60,7 @@ class CustomFunction(NamedTuple):
 
 
 def function_name(function: Any) -> str:
-    """Return the plain name of what torch dispatched: a function, a method, an attribute's getter, a class."""
+    """Return the plain name of a dispatched function, method, attribute getter or class."""
     if isinstance(function, CustomFunction):
         return function.name
     name = getattr(function, "__name__", None) or type(function).__name__
@@ -96,13 +96,13 @@ class Op(NamedTuple):
         return func if isinstance(func, str) else function_name(func)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """What was given for one argument, by position or by name; TENSOR for a tensor."""
+        """Return one argument, by position or by name; TENSOR for a tensor."""
         if position < len(self.args):
             return self.args[position]
         return self.kwargs.get(name, default) if self.kwargs else default
 
     def tensor(self, position: int, name: str) -> ValueId | None:
-        """The value that was given for one argument; None where no tensor was."""
+        """Return the value of one tensor argument; None if it is no tensor."""
         if self.argument(position, name) is not TENSOR:
             return None
         before: list[Any] = list(self.args[:position])
@@ -127,7 +127,7 @@ TENSOR = _Tensor()
 
 
 def _count(template: Any) -> int:
-    """How many tensors an argument holds."""
+    """Return the number of tensors in an argument."""
     if template is TENSOR:
         return 1
     if isinstance(template, dict):
@@ -171,7 +171,7 @@ class ModuleCall(NamedTuple):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter tensor of the set-up."""
+    """One parameter tensor of the training setup."""
 
     fqn: str
     """The canonical name: the first in the model's order, wrapper prefixes stripped."""
@@ -268,7 +268,7 @@ class ModuleClass:
 
 @dataclass(frozen=True)
 class Module:
-    """One module of the set-up."""
+    """One module of the training setup."""
 
     fqn: str
     """Canonical name; empty for a single root. Outside the tree: the class's name."""
@@ -337,10 +337,10 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """One optimizer of the set-up."""
+    """One optimizer of the training setup."""
 
     name: str
-    """The key in the set-up's dict; empty for a single one."""
+    """The key in the setup's dict of optimizers; empty for a single one."""
     type: str
     number: OptimizerIndex
     key: OptimizerKey
@@ -467,7 +467,7 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Trace:
-    """The record of one set-up."""
+    """The record of one training setup."""
 
     target: str
     setup: SetupFacts
@@ -537,20 +537,26 @@ class Trace:
         return {p.key: p for p in self.parameters}
 
     def below(self, module: Module) -> list[Parameter]:
-        """The parameters of a module and of the modules in it, under any of their names."""
+        """Return the parameters of a module and of the modules in it, under any of their names."""
         if module.in_tree and not module.fqn:
             return [p for p in self.parameters if p.in_tree]
         prefix = f"{module.fqn}."
         return [p for p in self.parameters if any(name.startswith(prefix) for name in p.aliases)]
 
     def around(self, number: ModuleIndex) -> Iterator[Module]:
-        """A module, by its number, and those that hold it, innermost first; nothing for -1."""
+        """Yield a module, by its number, and the modules that contain it, innermost first.
+
+        Yields nothing for -1.
+        """
         while number >= 0:
             yield self.modules[number]
             number = self.modules[number].parent
 
     def calls_around(self, number: CallIndex) -> Iterator[CallIndex]:
-        """Yield the number of a module call and those of the calls it ran in, innermost first; nothing for -1."""
+        """Yield a module call, by its number, and the calls around it, innermost first.
+
+        Yields nothing for -1.
+        """
         while number >= 0:
             yield number
             number = self.calls[number].parent
@@ -564,24 +570,24 @@ class Trace:
         return [p for p in self.parameters if p.key in keys]
 
     def has_trainable_twin(self, parameter: Parameter) -> bool:
-        """Return True if a parameter's value is a copy of a trainable one: a momentum encoder, a mean teacher."""
+        """Return True if a parameter is a copy of a trainable one (momentum encoder, mean teacher)."""
         return any(self.parameters[i].requires_grad for i in parameter.copied_from)
 
     def made_by(self, value: ValueId) -> Op | None:
-        """The op that made a value; None for what was there before."""
+        """Return the op that computed a value; None for a value from before the recording."""
         producer = self.values[value].producer
         return self.ops[producer] if producer >= 0 else None
 
     def module_of(self, op: Op) -> Module | None:
-        """The module whose forward an op ran in."""
+        """Return the module whose forward an op ran in."""
         return self.modules[self.calls[op.call].module] if op.call >= 0 else None
 
     def frame(self, site: SiteId) -> Frame | None:
-        """The frame to blame for a site: the innermost of the user's project, else the innermost at all."""
+        """Return the frame to report for a site: the innermost in user code, else the innermost."""
         return self.sites.blamed(site) if site != NO_SITE else None
 
     def location(self, site: SiteId) -> Location | None:
-        """Where to point for a site."""
+        """Return the location to report for a site."""
         frame = self.frame(site)
         return frame.location if frame else None
 

@@ -138,7 +138,7 @@ class KeptGraph:
 
 @dataclass
 class Training:
-    """The recorded steps of one set-up, in the order in which they happened."""
+    """The recorded steps of one training setup, in the order in which they happened."""
 
     backwards: list[Backward] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -156,10 +156,10 @@ class Training:
     schedulers: dict[OptimizerKey, SiteId] = field(default_factory=dict)
     """Optimizer → site where a scheduler of it was made."""
     calls: int = 0
-    """How often the set-up's step was called."""
+    """How often the setup's step was called."""
 
     def steps_of(self, keys: frozenset[ParameterKey]) -> list[Step]:
-        """The steps of the optimizers that hold any of some parameters."""
+        """Return the steps of the optimizers that contain any of some parameters."""
         return [s for s in self.steps if not keys.isdisjoint(s.content)]
 
     @property

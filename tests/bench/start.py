@@ -4,9 +4,9 @@
 
 Medians over rounds in which these take turns, every one a process of its own:
 
-- `check / import`: ``gradlint check`` of a small set-up against ``python -c "import torch"``, the floor of all that
+- `check / import`: ``gradlint check`` of a small setup against ``python -c "import torch"``, the floor of all that
   knows tensors.
-- `check / plain`: the same against a Python process that imports torch, builds the set-up, and runs it forward and
+- `check / plain`: the same against a Python process that imports torch, builds the setup, and runs it forward and
   back.
 - `run / plain`: ``gradlint run`` of a small training script, three steps, against a Python process that runs ten.
 

@@ -1,4 +1,4 @@
-"""Scores gradlint on a folder of small set-ups that say what is wrong with them: ``python tests/kit/corpus.py FOLDER``.
+"""Scores gradlint on a folder of small setups that say what is wrong with them: ``python tests/kit/corpus.py FOLDER``.
 
 The folder holds ``bad/*.py`` and ``good/*.py``, each with ``build()`` and ``EXPECT``, a literal dict: ``family``,
 ``params`` (a sample of those that must be named), ``line_contains`` (a piece of the line to blame) and, for a good one,
@@ -26,7 +26,7 @@ from gradlint.rulekit import registry
 
 @dataclass(frozen=True)
 class Case:
-    """One set-up and what its file says of it."""
+    """One setup and what its file says of it."""
 
     path: Path
     family: str
@@ -98,7 +98,7 @@ def _lines(finding: Finding, path: Path) -> Iterable[int]:
 
 
 def score(folder: Path, families: Sequence[str] = ()) -> list[Outcome]:
-    """Check every set-up of a folder with all rules on and gradients measured."""
+    """Check every setup of a folder with all rules on and gradients measured."""
     from gradlint.engine.check import Options, check_target
 
     rules = registry.load(packs=False).rules
@@ -139,7 +139,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 0 where no good set-up alarms and none is broken."""
+    """Print the table; 0 where no good setup alarms and none is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--family", action="append", default=[])

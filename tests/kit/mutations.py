@@ -3,12 +3,12 @@
     python tests/kit/mutations.py [RULE ...] [--helpers] [--fast] [--own] [--jobs N]
 
 Every guard, every operand of `and` and `or`, every filter of a comprehension and both arms of a conditional expression
-make a mutant each. A set-up is recorded once, and all mutants that are still alive are asked about that recording, so
+make a mutant each. A setup is recorded once, and all mutants that are still alive are asked about that recording, so
 that thousands take minutes. A mutant is noticed where it raises, or where it changes what a test asserts:
 
-- of the fixtures' set-ups, recorded as they are built and once more made before gradlint saw them, the words of all
+- of the fixtures' setups, recorded as they are built and once more made before gradlint saw them, the words of all
   findings that are announced or above info (test_fixtures);
-- of other set-ups, the code, severity, line and parameters of these;
+- of other setups, the code, severity, line and parameters of these;
 - of the examples in a rule's documentation, which codes are given (test_documentation);
 - of source cases, the code and line of each finding and what its fix makes of the text (test_source_pass, test_fixes).
 
@@ -144,7 +144,7 @@ class Case:
 
 
 def built(path: Path) -> Iterator[Case]:
-    """The set-ups of a file, recorded while they are built."""
+    """The setups of a file, recorded while they are built."""
     from gradlint.engine import check as engine
 
     for builder in table.builders(path, "bad_", "good_", "build", "case_"):
@@ -235,7 +235,7 @@ def ask(path: Path, kind: str, alive: Sequence[Mutant]) -> list[int]:
             break
         try:
             killed |= noticed(case, {n: m for n, m in enumerate(alive) if n not in killed}, files)
-        except Exception as error:  # set-ups that end in an error have no findings to compare
+        except Exception as error:  # setups that end in an error have no findings to compare
             print(f"  {case.name}: {type(error).__name__}: {error}", file=sys.stderr)
         finally:
             torch.set_grad_enabled(True)
@@ -312,7 +312,7 @@ def _judged(code: Any, path: Path, trace: Any, found: Any, reported: Mapping[str
 
 
 def _judge_source_once() -> None:
-    """Make the pass over the code that ran judge each file once by each mutant, not once for each set-up in it."""
+    """Make the pass over the code that ran judge each file once by each mutant, not once for each setup in it."""
     from gradlint.engine import source_of_recording
     from gradlint.rulekit.source_context import SourceContext
 
@@ -497,7 +497,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rules", nargs="*", help="stems of rule files (or of helpers); all where none is given")
     parser.add_argument("--helpers", action="store_true")
-    parser.add_argument("--fast", action="store_true", help="leave out the set-ups of whole transformers")
+    parser.add_argument("--fast", action="store_true", help="leave out the setups of whole transformers")
     parser.add_argument("--own", action="store_true", help="ask the tests of the rules' own files alone")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()

@@ -339,7 +339,7 @@ def false_claim(builder: Builder, done: Run, annotation: Annotation, name: str, 
 
 
 def hidden_faults(done: Run, told: set[str]) -> Iterator[str]:
-    """What is wrong with a set-up that claims to be right."""
+    """What is wrong with a setup that claims to be right."""
     held = [{id(p) for g in o.param_groups for p in g["params"]} for o in done.parts.optimizers]
     reached = {id(done.parts.parameters[name]) for name in done.had_grad}
     # of several optimizers, only those that this loss trains (a GAN's other half waits for its own)

@@ -65,9 +65,10 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
 def _proven(
     roots: Sequence[Tensor], parameters: Sequence[Tensor], *, hidden: bool
 ) -> tuple[set[int], set[tuple[Any, int]]]:
-    """Run a backward; return the parameters it reaches, and the edges on which custom Functions gave None.
+    """Run a backward; return the parameters it reaches, and the edges without gradient.
 
-    `hidden` is True if a parameter is in no node of the graph, and only a real backward can show that it is reached.
+    An edge is without gradient where a custom Function returns None. `hidden` is True if a parameter is in no node of
+    the graph, and only a real backward can show that it is reached.
     """
     edges: set[tuple[Any, int]] = set()
     handles = [node.register_hook(_noting(node, edges)) for node in _custom_nodes(roots)]
@@ -80,7 +81,7 @@ def _proven(
 
 
 def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
-    """Every node of autograd's graph behind the roots, once."""
+    """Yield every node of the autograd graph behind the roots, once."""
     pending: list[Any] = list({t.grad_fn: None for t in roots if t.grad_fn is not None})
     seen = set(pending)
     while pending:
@@ -93,7 +94,7 @@ def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
 
 
 def leaves(roots: Iterable[Tensor]) -> list[Tensor]:
-    """The leaf tensors that a walk of grad_fn reaches from the roots, which may be leaves themselves."""
+    """Return the leaf tensors behind the roots, which may be leaves themselves."""
     roots = list(roots)
     roots_themselves = [t for t in roots if t.grad_fn is None and t.requires_grad]
     variables = (getattr(node, "variable", None) for node in _nodes(roots))
@@ -105,7 +106,10 @@ def _custom_nodes(roots: Iterable[Tensor]) -> list[Any]:
 
 
 def _noting(node: Any, dropped: set[tuple[Any, int]]) -> Callable[[Any, Any], None]:
-    """A hook that notes the inputs for which a custom Function gave None though its own output had a gradient."""
+    """Return a hook that notes the inputs for which a custom Function returned None.
+
+    Only calls whose own output has a gradient count.
+    """
     following = [n for n, _ in node.next_functions]
 
     def hook(gradients: Any, received: Any) -> None:
@@ -118,8 +122,16 @@ def _noting(node: Any, dropped: set[tuple[Any, int]]) -> Callable[[Any, Any], No
 def _walk(
     roots: Iterable[Tensor], *, zero: bool, custom: bool, without: Container[tuple[Any, int]] = ()
 ) -> tuple[set[int], bool, bool]:
-    """Identities of the leaves that grad_fn leads to, through zero-gradient and custom nodes or not and not along some
-    edges (node, number of the input); whether a zero-gradient node was met, and whether a custom Function was."""
+    """Return the ids of the leaves behind the roots, and two facts about the nodes passed.
+
+    The facts are whether any has a zero gradient, and whether any is of a custom Function.
+
+    Args:
+        roots: the tensors to start from.
+        zero: whether the walk passes nodes with a zero gradient.
+        custom: whether it passes nodes of custom Functions.
+        without: edges (node, number of the input) that it does not take.
+    """
     reached: set[int] = set()
     pending: list[Any] = []
     met_zero = met_custom = False
@@ -151,12 +163,15 @@ def _walk(
 
 
 def surely_reached(roots: Sequence[Tensor]) -> set[int]:
-    """Identities of the leaves that gradient returns to by torch's own operations alone."""
+    """Return the identities of the leaves that gradient reaches through torch's own ops alone."""
     return _walk(roots, zero=False, custom=False)[0]
 
 
 def _zero(node: Any) -> bool:
-    """Whether a node's gradient is zero everywhere: it rounds, for one (``torch.div(..., rounding_mode=...)``)."""
+    """Return True if a node's gradient is zero everywhere.
+
+    An example is a rounding division, ``torch.div(..., rounding_mode=...)``.
+    """
     name = node.name()
     if name.startswith("DivBackward"):
         return getattr(node, "_saved_rounding_mode", None) is not None
@@ -169,7 +184,10 @@ def _seeds(roots: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _grad(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int] | None:
-    """The parameters that a backward to them alone reaches; None where it is refused, as by reentrant checkpoints."""
+    """Return the parameters that a backward to them alone reaches.
+
+    None if it is refused, as by reentrant checkpoints.
+    """
     live, seeds = _seeds(roots)
     try:
         grads = torch.autograd.grad(live, list(parameters), seeds, retain_graph=True, allow_unused=True)
@@ -179,7 +197,10 @@ def _grad(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int] | N
 
 
 def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]:
-    """A real backward: the only way to see parameters that a custom Function holds inside (reentrant checkpoint)."""
+    """Return the parameters that a real backward reaches.
+
+    Only this shows parameters that a custom Function holds inside (reentrant checkpoint).
+    """
     live, seeds = _seeds(roots)
     touched = {id(p): p for p in parameters}
     for leaf in leaves(live):
@@ -191,7 +212,7 @@ def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]
 
 @contextmanager
 def own_gradients(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Leaves without ``.grad`` and without the hooks that step as soon as a gradient is there; put back at exit."""
+    """Clear ``.grad`` and the hooks that step once a gradient exists; restore both at exit."""
     saved = [(t, t.grad, getattr(t, "_post_accumulate_grad_hooks", None)) for t in tensors if t.is_leaf]
     try:
         for tensor, _, hooks in saved:

@@ -22,11 +22,11 @@ class StepMark(NamedTuple):
     values: int
     """Number of values recorded."""
     nodes: int
-    """Number that autograd would have given its next node; -1 where torch does not tell."""
+    """Number of autograd's next node; -1 if this version of torch has no such number."""
 
 
 def mark(recorder: Recorder) -> StepMark:
-    """How far things have come now."""
+    """Return the current numbers of values and autograd nodes."""
     return StepMark(len(recorder.tape.values), _next_node())
 
 
@@ -40,10 +40,11 @@ def _next_node() -> int:
 
 
 def find_kept_graphs(recorder: Recorder, training: Training, marks: Sequence[StepMark]) -> list[KeptGraph]:
-    """What is alive although two steps have passed since: tensors of one place from several steps (a list of losses
-    that grows), or one whose graph reaches back through the steps (a running sum).
+    """Return the graphs that are alive two steps after their own.
 
-    A single tensor left over from an earlier step is no leak, and where a graph was kept on purpose nothing is said.
+    These are tensors of one place from several steps (a list of losses that grows), or one tensor whose graph reaches
+    back through the steps (a running sum). A single tensor left over from an earlier step does not count. Nothing is
+    reported if a graph was retained on purpose.
     """
     steps = len(marks) - 1
     if steps < 3 or any(b.retains for b in training.backwards):
@@ -91,7 +92,7 @@ def _growing(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Seq
     for place, value in last.items():
         others = [v for v in last.values() if v > value]
         if others and value in ancestors(tape.ops[: tape.values[max(others)].producer + 1], others):
-            continue  # what holds it is told of
+            continue  # the tensor that holds it is reported
         graphs.append(KeptGraph(tape.ops[tape.values[value].producer].site, len(growing[place]), False))
     return graphs
 
@@ -110,7 +111,7 @@ def _summed(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequ
 
 
 def _reaches_back(tensor: Tensor, first: int, limit: int) -> bool:
-    """Whether the graph behind a tensor holds nodes of the recorded steps older than `limit`."""
+    """Return True if the graph behind a tensor has nodes of recorded steps older than `limit`."""
     with without_torch_function():
         pending: list[Any] = [tensor.grad_fn]
     seen = set(pending)

@@ -85,13 +85,16 @@ def _has_recurrent_dropout(module: nn.Module) -> bool:
 
 
 def _is_active_dropout(module: nn.Module) -> bool:
-    """Return True if a layer drops parts of its input at random in train mode: its probability is not 0."""
+    """Return True if a layer drops inputs in train mode: its probability is not 0."""
     chance = getattr(module, "p", getattr(module, "drop_prob", 0))
     return not _DROPOUTS.isdisjoint(cls.__name__ for cls in type(module).__mro__) and bool(chance)
 
 
 def flags_of(thing: Any) -> dict[str, bool]:
-    """Return the boolean attributes of an object that its class does not define; ``requires_grad_`` in any case."""
+    """Return the boolean attributes of an object that its class does not define.
+
+    ``requires_grad_`` is included in any case.
+    """
     cls = type(thing)
     return {
         name: value

@@ -32,7 +32,10 @@ class Place:
 
 
 def places(roots: Mapping[str, nn.Module]) -> list[Place]:
-    """Every place of every module, parents first; a shared module comes once for each of its places."""
+    """Return every place of every module, parents first.
+
+    A shared module comes once for each of its places.
+    """
     return [p for key, root in roots.items() for p in _places(root, key, class_is_project(type(root)), top=True)]
 
 
@@ -102,7 +105,7 @@ def name_all(
     events: Sequence[Event],
     unregistered: Sequence[tuple[str, nn.Module, bool]],
 ) -> tuple[list[NamedModule], list[NamedParameter]]:
-    """Return the modules of a recording, indexed by the log's numbers, and the parameters of its setup.
+    """Return the modules of a recording by number, and the parameters of its setup.
 
     `outside` are modules that ran and are in no root; their parameters are named by the attribute that holds them
     (`unregistered`: its name, the module, whether its holder is of the user's own class), else after their class.
@@ -150,7 +153,7 @@ def name_all(
 
 
 def buffers(roots: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The buffers by canonical name."""
+    """Return canonical name → buffer."""
     by_name: dict[str, Tensor] = {}
     for place in places(roots):
         for name, tensor in place.module._buffers.items():

@@ -28,7 +28,7 @@ class ReachableState:
 
 
 def reachable_from(function: Any) -> ReachableState:
-    """What a callable's closure, defaults, bound object and the globals it names lead to."""
+    """Return the objects that a callable's closure, defaults, bound object and globals lead to."""
     owned = ReachableState()
     seen: set[int] = set()
     pending: list[tuple[Any, int]] = [(function, 0)]

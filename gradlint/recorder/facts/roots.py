@@ -47,9 +47,12 @@ def loss_roots(loss: Any) -> Roots:
 
 
 def roots_of(setup: Setup, output: Any, ran: bool, recorder: Recorder, notes: list[str]) -> Roots:
-    """The loss of a set-up, the output's own, or every differentiable output; calls the loss under the recorder."""
+    """Return the loss of a setup, the output's own, or every differentiable output.
+
+    The loss is called under the recorder.
+    """
     if not ran:
-        return Roots((), "none: nothing was run, the set-up gives no inputs", False)
+        return Roots((), "none: no forward was run, because the training setup has no inputs", False)
     if setup.loss is not None:
         with recorder, user_errors("the loss"):
             loss = gradlint_runs_user_code(setup.loss, output)
@@ -73,7 +76,10 @@ def roots_of(setup: Setup, output: Any, ran: bool, recorder: Recorder, notes: li
 def not_finite(
     roots: Sequence[Tensor], parameters: Sequence[Parameter], tensors: Mapping[ParameterKey, Tensor]
 ) -> list[str]:
-    """Return a note if the loss or an output is NaN or infinite, with the parameters that were so before it."""
+    """Return a note if the loss or an output is NaN or infinite.
+
+    It names the parameters that were so before it.
+    """
     with torch.no_grad():
         if not any(_is_spoilt(root) for root in roots):
             return []

@@ -53,7 +53,7 @@ class UnregisteredObject:
 
 
 def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
-    """The modules outside the tree and the tensors that plain attributes of the tree's modules hold."""
+    """Yield the outside modules and tensors in plain attributes of the tree's modules."""
     inside = {id(m) for root in roots.values() for m in root.modules()}
     seen: set[int] = set(inside)
     for place in places(roots):
@@ -65,16 +65,16 @@ def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObj
 
 
 def _buffers(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
-    """The buffers: registered, and yet no parameter that an optimizer is given."""
+    """Yield the buffers: they are registered, but no parameters for an optimizer."""
     for place in places(roots):
         for name, tensor in place.module.named_buffers(recurse=False):
             yield UnregisteredObject(f"{place.fqn}.{name}" if place.fqn else name, tensor, place.module, name)
 
 
 def variables(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
-    """The modules outside the tree and the tensors that functions of the tree's modules take from around them.
+    """Yield the outside modules and tensors that the tree's functions use as variables.
 
-    Looked at are the methods of the user's own classes and the functions in plain attributes.
+    Only methods of the user's own classes and functions in plain attributes are examined.
     """
     inside = {id(m) for root in roots.values() for m in root.modules()}
     inside |= {id(p) for root in roots.values() for p in (*root.parameters(), *root.buffers())}
@@ -97,7 +97,7 @@ def variables(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
 
 
 def _taken(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """The variables of a function's closure, and the globals that it names."""
+    """Yield the variables of a function's closure, and the globals that it names."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # a variable that was not given a value
             yield name, cell.cell_contents
@@ -135,7 +135,7 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
 def find_unregistered_modules(
     roots: Mapping[str, nn.Module], outside: Sequence[nn.Module], log: HookLog
 ) -> list[UnregisteredObject]:
-    """Where the tree's modules hold modules that ran and that nothing registers."""
+    """Return where the tree's modules hold modules that ran and are not registered."""
     if not outside:
         return []
     ran = {id(m) for m in outside}
@@ -150,8 +150,10 @@ def find_unregistered_modules(
 def find_unregistered_tensors(
     roots: Mapping[str, nn.Module], registered: Mapping[ParameterKey, Tensor], recorder: Recorder
 ) -> list[tuple[UnregisteredObject, int]]:
-    """Tensors that need grad and that nothing registers as parameters, but the model's code has before the forward,
-    with their values."""
+    """Return the unregistered tensors that require grad and exist before the forward.
+
+    Each comes with its value.
+    """
     finds = (*plain_attributes(roots), *_buffers(roots), *variables(roots))
     tensors = [f for f in finds if isinstance(f.thing, Tensor) and f.thing.requires_grad]
     return [(f, recorder.tensors.read(f.thing)) for f in tensors if id(f.thing) not in registered]
@@ -165,7 +167,7 @@ def judge_unregistered_tensors(
     registered: Mapping[ParameterKey, Tensor],
     start: int,
 ) -> Iterator[UnregisteredTensor]:
-    """What became of tensors that plain attributes hold: whether the loss's gradient comes to them."""
+    """Yield the unregistered tensors, each with whether the loss's gradient reaches it."""
     if not candidates:
         return
     ops, values = recorder.tape.ops, recorder.tape.values
