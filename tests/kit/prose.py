@@ -6,8 +6,6 @@ Its claims:
   the docstring of a property is a noun phrase;
 - none of the words in `BANNED` is in docstrings, comments and strings, which are the messages;
 - no sentence has more than `LONGEST` words in a rule's documentation and templates (`MESSAGE*`, `FIX*`, `RELATED*`).
-
-prose_not_yet.txt lists the files that still have faults; ``--write`` takes out those that have none any more.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LISTED = Path(__file__).with_name("prose_not_yet.txt")
 LONGEST = 25
 WIDEST = 90
 BANNED = re.compile(
@@ -132,17 +129,8 @@ def files() -> list[Path]:
     return [*sorted((ROOT / "gradlint").rglob("*.py")), *sorted((ROOT / "rules").glob("*.py")), ROOT / "README.md"]
 
 
-def listed() -> list[str]:
-    """Return the paths of the files with faults that must still go."""
-    return LISTED.read_text(encoding="utf-8").split()
-
-
 def main(arguments: list[str]) -> int:
-    """Print the faults of the files that are named, or of all; with ``--write``, shorten the list instead."""
-    if arguments == ["--write"]:
-        left = [name for name in listed() if (ROOT / name).is_file() and any(faults(ROOT / name))]
-        LISTED.write_text("".join(f"{name}\n" for name in left), encoding="utf-8")
-        return 0
+    """Print the faults of the files that are named, or of all."""
     named = [Path(name).resolve() for name in arguments]
     count = 0
     for path in [file for place in named for file in sorted(place.rglob("*.py")) or [place]] or files():
