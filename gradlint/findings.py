@@ -14,7 +14,7 @@ class Severity(enum.IntEnum):
     """How much a finding weighs. Ordered: INFO < WARNING < ERROR."""
 
     INFO = 0
-    """True, often intended; hidden unless asked for."""
+    """True and often intended; hidden by default."""
     WARNING = 1
     """Work is wasted, or a trap is set."""
     ERROR = 2
@@ -42,7 +42,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Fix:
-    """What to do about a finding, in words and, where that is safe to say, as edits."""
+    """The remedy for a finding: a text and, if they are known, edits."""
 
     description: str
     safe: bool = False
@@ -55,7 +55,7 @@ class Finding:
     """One mistake, at the place that caused it."""
 
     target: str
-    """What was checked, as the user named it."""
+    """The target, as the user named it."""
     code: str
     """For example ``GL401``."""
     name: str
@@ -116,13 +116,13 @@ class Note:
 
 @dataclass(frozen=True)
 class TargetSummary:
-    """What was seen of one target, so that silence is never mistaken for blindness. Counts are numbers of tensors."""
+    """The recording of one target in numbers, so that no finding never means nothing seen. Counts are of tensors."""
 
     target: str
     inputs: str
     """The inputs that were used, in words, for example ``float32[2, 3, 224, 224] (searched)``."""
     loss: str
-    """What the gradient was followed from, in words."""
+    """Description of the loss or output that the gradient was followed from."""
     parameters: int
     trainable: int
     frozen: int
@@ -141,13 +141,13 @@ class TargetSummary:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """What a source check read. Nothing of it was run."""
+    """Numbers of a source check, which runs no file."""
 
     files: int
     judged: int
     """Files that hold what a rule could be about; the others are not parsed."""
     cached: int = 0
-    """Those of them whose findings were known from the same content."""
+    """Number of files whose findings came from the cache."""
     seconds: float = 0.0
 
 
@@ -161,7 +161,7 @@ class Report:
     notes: list[Note] = field(default_factory=list)
     targets: list[TargetSummary] = field(default_factory=list)
     hidden: int = 0
-    """Findings of severity info that were left out because they were not asked for."""
+    """Number of info findings left out because no option includes them."""
     silenced: int = 0
     """Findings that comments in the source silenced."""
     known: int = 0
@@ -171,7 +171,7 @@ class Report:
     fixed: int = 0
     """Findings whose edits were made."""
     sources: SourceSummary | None = None
-    """What the source rules read; None where they were not asked to read files."""
+    """Numbers of the source check; None without one."""
     ran: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     """File → first and last lines of the user's functions that ran while recording."""
 

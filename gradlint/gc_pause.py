@@ -24,9 +24,9 @@ def mark_own_process() -> None:
 def frozen_imports() -> Iterator[None]:
     """Freeze every object that exists once the imports inside are done.
 
-    Does nothing in a process of somebody else's. Collections take a seventh of the time of ``import torch`` and of the
-    imports after it, as each collection scans all of torch again. For code that runs later, the collector works as
-    ever.
+    Does nothing in a process that gradlint did not start. Collections take a seventh of the time of ``import torch``
+    and of the imports after it, as each collection scans all of torch again. Objects created later are collected as
+    usual.
     """
     if not _Process.is_own:
         yield
@@ -43,11 +43,11 @@ def frozen_imports() -> Iterator[None]:
 
 @contextlib.contextmanager
 def gc_paused(until: Callable[[], bool]) -> Iterator[None]:
-    """Keep existing objects and the imports that follow out of the collector's scans.
+    """Freeze existing objects and later imports, so that the collector does not scan them.
 
-    Until `until` returns True, whatever survives a full collection is frozen too. In a process of somebody else's,
-    everything is unfrozen at exit, and nothing is done if that process has frozen objects itself. In gradlint's own
-    process they stay frozen: garbage among them is freed only after `gc.unfreeze`.
+    Objects that survive a full collection are frozen too, until `until` returns True. In a process that gradlint did
+    not start, everything is unfrozen at exit; if that process has frozen objects itself, nothing is done. In gradlint's
+    own process objects stay frozen, so garbage among them is freed only after `gc.unfreeze`.
     """
     if gc.get_freeze_count() > _FROZEN_BY_PYTHON and not _Process.is_own:
         yield

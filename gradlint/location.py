@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Code(NamedTuple):
-    """The code of a function, as plain data; its fields are named as those of a code object."""
+    """The code of a function, as plain data; its fields have the names of a code object's."""
 
     co_filename: str
     co_name: str

@@ -17,9 +17,9 @@ class ZeroGradient(Rule):
     """A gradient that reaches the parameter but is zero.
 
     ## What it does
-    With `--numeric`, trains a few steps on the setup's inputs and takes them all back. Finds parameters whose gradient
-    is zero in every entry of every step, or negligible beside that of other parameters. The finding names the call
-    behind which the gradient is zero.
+    With `--numeric`, trains a few steps on the setup's inputs and undoes them. Finds parameters whose gradient is zero
+    in every entry of every step, or negligible beside that of other parameters. The finding names the call in which the
+    gradient becomes zero.
 
     ## Why it is bad
     The parameter keeps its initial value although nothing is frozen and no path is cut. Two consecutive layers that are
@@ -155,7 +155,7 @@ class ZeroGradient(Rule):
         return self.CANCELLING_PATHS if stop is None else self.STOPS.format(call=stop.name), Severity.WARNING
 
     def _reason_in_call(self, context: Context, stop: Stop) -> tuple[str, Severity] | None:
-        """Return the reason that lies in the call behind which the gradient is zero, if any."""
+        """Return why the gradient becomes zero in a call, if the trace shows it."""
         if stop.weighted:
             template, severity = self.ZERO_WEIGHT, Severity.INFO
         elif stop.name in SELECTIONS:
@@ -172,7 +172,7 @@ class ZeroGradient(Rule):
 
 
 def _is_tiny(numeric: Numeric, parameter: Parameter) -> bool:
-    """Return True if a gradient was there in every step, and vanishing beside the typical one."""
+    """Return True if the gradient of every step is negligible beside the median of all."""
     for step, size in enumerate(numeric.gradients[parameter.index].sizes):
         typical = statistics.median([s for g in numeric.gradients.values() if (s := g.sizes[step])] or [0.0])
         if size is None or size >= _TINY * typical:

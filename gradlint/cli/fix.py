@@ -59,7 +59,7 @@ def fix(
     """Make the edits of the findings, check the changed files again, and fix those too.
 
     Returns:
-        The report on what is left, and the changes.
+        The report of the remaining findings, and the changes.
     """
     changes = Changes(stdin=result.stdin)
     by_path = {file.path: file for file in result.sources}

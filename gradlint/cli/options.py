@@ -171,4 +171,4 @@ contract = _together(
     click.option("--trains", multiple=True, metavar="GLOB", help="Require these parameters to train; repeatable."),
     click.option("--frozen", multiple=True, metavar="GLOB", help="Require these parameters not to move; repeatable."),
 )
-"""What is declared to train and to be frozen."""
+"""Patterns of parameters that are declared to train or to be frozen."""

@@ -24,11 +24,11 @@ class SourceFile:
     """Absolute."""
     settings: Settings
     named: bool = False
-    """Whether it was named itself, and not found in a folder."""
+    """Whether the command names this file, rather than a folder that contains it."""
 
 
 class Patterns:
-    """Globs of paths, written as in a .gitignore: a pattern without a slash is about names at any depth."""
+    """Globs of paths, written as in a .gitignore: one without a slash matches names at any depth."""
 
     def __init__(self, patterns: Sequence[str], root: Path) -> None:
         self._root = os.path.abspath(root)
@@ -37,7 +37,7 @@ class Patterns:
         self._paths = GitIgnoreSpec.from_lines(slashed) if slashed else None
 
     def match(self, path: str) -> bool:
-        """Return True if a file or folder matches by itself, in any folder."""
+        """Return True if a file or folder matches, whatever folder it is in."""
         name = os.path.basename(path)
         if any(fnmatchcase(name, pattern) for pattern in self._names):
             return True
@@ -47,7 +47,7 @@ class Patterns:
         return bool(below) and self._paths.match_file(below)
 
     def match_below(self, path: str) -> bool:
-        """Return True if a file matches, or a folder that contains it below the root."""
+        """Return True if a file matches, or a folder between it and the root."""
         below = _below(path, self._root)
         parts = below.split("/") if below else [os.path.basename(path)]
         return any(fnmatchcase(part, pattern) for part in parts for pattern in self._names) or bool(
@@ -80,7 +80,7 @@ def excluded(settings: Settings, path: str, *, below: bool = False) -> bool:
 
 
 def discover(paths: Sequence[str], configuration: Configuration) -> Iterator[SourceFile]:
-    """Yield the files that paths name, each once; of a folder, all Python files in it.
+    """Yield the named files and all Python files in the named folders, each once.
 
     Raises:
         UsageError: a configuration file is wrong.

@@ -33,12 +33,12 @@ EXCLUDED = (
     "site-packages",
     "venv",
 )
-"""What is left out of folders unless `exclude` says otherwise."""
+"""Patterns that folders leave out unless `exclude` is set."""
 
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """What is configured for one target, under ``[tool.gradlint.targets."model.py:build"]``."""
+    """Settings of one target, under ``[tool.gradlint.targets."model.py:build"]``."""
 
     inputs: tuple[str, ...] = ()
     """Inputs of the forward, as after ``--input``."""
@@ -57,7 +57,7 @@ class Settings:
     root: Path = field(default_factory=Path.cwd)
     """The folder that patterns and paths are relative to: that of the file."""
     targets: Mapping[str, TargetSettings] = field(default_factory=dict)
-    """What ``gradlint check`` without arguments checks, and what is known of each."""
+    """Targets that ``gradlint check`` without arguments checks, with their settings."""
     select: tuple[str, ...] = ()
     """Rules to run; empty for all."""
     ignore: tuple[str, ...] = ()
@@ -186,7 +186,7 @@ def _read(file: Path, *, required: bool) -> Settings | None:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         if not required:
-            # Somebody else's file: other tools say what is wrong with it, unless it means to say something to us.
+            # Other tools report a broken pyproject.toml; gradlint does only if the file mentions it.
             if b"tool.gradlint" not in file.read_bytes():
                 return None
         raise UsageError(f"{file}: is no valid TOML: {error}") from error
@@ -205,7 +205,7 @@ def _read(file: Path, *, required: bool) -> Settings | None:
 
 
 class _Wrong(Exception):
-    """A value that is not what its key takes; the arguments are the key below and what is wrong."""
+    """A value of the wrong type or range; the arguments are the key and the problem."""
 
 
 def _settings(file: Path, data: dict[str, Any], where: str) -> Settings:

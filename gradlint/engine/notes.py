@@ -22,7 +22,7 @@ FOREIGN_OPTIMIZER = (
 
 
 def nothing_to_judge(trace: Trace) -> str | None:
-    """Return why a training setup cannot be judged at all; None if it can."""
+    """Return why a training setup cannot be judged; None if it can."""
     if trace.training is not None and trace.training.backwards:
         return None
     if any(p.in_tree for p in trace.parameters) or any(trace.values[r].requires_grad for r in trace.roots):

@@ -37,7 +37,7 @@ class Options:
     def configured(self, settings: Settings, target: str) -> Options:
         """Return the options for one target, with its settings.
 
-        Given inputs replace configured ones; contracts add up.
+        Inputs of these options replace those of the settings; declarations of both count.
         """
         own = settings.target(target)
         return replace(

@@ -21,11 +21,11 @@ def source_findings(
 ) -> tuple[list[Finding], dict[str, tuple[tuple[int, int], ...]]]:
     """Return the source rules' findings in executed code, and the lines that ran by file.
 
-    Findings that the recording made itself are left out, and those of a rule whose recording overrides its source.
+    A finding is left out if the recording has it too, or if the rule's recording overrides its source.
 
     Args:
         trace: the recording.
-        rules: the rules that were asked for.
+        rules: the selected rules.
         recorded: their findings in the recording.
         skipped: codes of the rules that could not judge the recording.
     """

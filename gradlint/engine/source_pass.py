@@ -44,7 +44,7 @@ class SourceOutcome:
     parsed: int = 0
     """Files that were judged, now or, with the same content, before."""
     cached: int = 0
-    """Those of them that were judged before."""
+    """Number of files whose results came from the cache."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ STEPS = 3
 MOST_STEPS = 8
 """Steps that are taken where a gradient is still zero: layers that open one after the other, luck in routing."""
 DRAWS = 3
-"""Random draws of the weights' signs that are tried on what is still zero."""
+"""Number of random sign patterns tried on gradients that are still zero."""
 RATE = 1e-2
 """How far a step moves a parameter, relative to its own size."""
 

@@ -32,7 +32,7 @@ _PATTERN_LENGTH = 65_521
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say about one parameter."""
+    """The verdict of the runs on one parameter."""
 
     outcome: Outcome
     """``no_evidence`` is no proof of absence: no nudge that was tried moved the loss."""

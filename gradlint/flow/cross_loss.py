@@ -20,9 +20,9 @@ class CrossLossKind(enum.Enum):
     APPLIED = enum.auto()
     """Their own optimizer stepped with it."""
     JOINED = enum.auto()
-    """Two losses met before either was applied, which may be intended."""
+    """One step applied the gradient of both losses, which may be intended."""
     WASTED = enum.auto()
-    """It was cleared unused."""
+    """It was cleared before any step applied it."""
 
 
 @dataclass

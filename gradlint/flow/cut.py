@@ -52,17 +52,17 @@ class Cut:
     starved: list[Parameter]
     """The parameters whose gradient ends here first."""
     later: list[Location] = field(default_factory=list)
-    """Further cuts downstream, which would starve them just the same."""
+    """Cuts downstream that would remain if this one were removed."""
     zero: bool = False
-    """Whether gradient passes and is zero everywhere, rather than not passing at all."""
+    """Whether gradient passes but is zero everywhere."""
     parameters_inside: list[Parameter] = field(default_factory=list)
     """The parameters used inside a grad-mode region."""
     returned: Location | None = None
-    """Where the value came back into torch, for a ROUNDTRIP."""
+    """Location where the value comes back into torch, for a ROUNDTRIP."""
     project: bool = True
     """Whether the place is the user's own code."""
     defined: Location | None = None
-    """Where the backward of a custom Function is defined, for a FUNCTION."""
+    """Location of the backward of the custom Function, for a FUNCTION."""
     again: list[SiteId] = field(default_factory=list)
     """The call chains of further runs of the same line, which came to it from elsewhere."""
     relabelled: int | None = None

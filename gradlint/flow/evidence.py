@@ -24,7 +24,7 @@ class AddedNumber:
 
 @dataclass(frozen=True)
 class Questions:
-    """What a flow asks of further runs."""
+    """The questions that only further runs of the setup answer."""
 
     groups: tuple[tuple[ParameterIndex, ...], ...] = ()
     """Indices of parameters whose values left torch by the same ops: does the loss move if they are changed?"""
@@ -57,7 +57,7 @@ class Evidence:
     numbers: Mapping[OpIndex, OpIndex] = field(default_factory=dict)
     """Op that adds a number → op by which that number left torch. Numbers that were not taken out are absent."""
     gradients: Numeric | None = None
-    """Gradients that a few steps of training showed; None where they were not asked for."""
+    """Gradients measured in a few steps of training; None if they were not measured."""
 
     def of_group(self, group: tuple[ParameterIndex, ...]) -> Effect:
         """Return the effect of changing a group of parameters."""

@@ -35,9 +35,9 @@ class Relabel:
     name: str
     site: SiteId
     parameters: list[Parameter]
-    """Those that data flows from to it and gradient does not return to."""
+    """Parameters whose data reaches the tensor and whose gradient does not return from it."""
     cuts: list[Cut]
-    """Where the gradient really ended; empty where the relabelling itself ended it."""
+    """Cuts before it; empty if the relabelling itself cuts the gradient."""
 
 
 class Flow:
@@ -97,7 +97,7 @@ class Flow:
         return replace(self._asked, numbers=tuple(added_numbers(self)))
 
     def with_evidence(self, evidence: Evidence) -> Flow:
-        """Return the flow of the same trace in the light of evidence."""
+        """Return the flow of the same trace with evidence."""
         flow = copy.copy(self)
         for name in ("relabels", "constant_terms", "dropped_terms"):
             vars(flow).pop(name, None)
@@ -248,7 +248,7 @@ class Flow:
 
     @cached_property
     def uses_random_numbers(self) -> bool:
-        """Whether random numbers decide on what the forward runs: drawn outside of torch, or taken out of it."""
+        """Whether random numbers may decide which layers run: drawn outside torch, or taken out of it."""
         trace = self.trace
         return trace.uses_random_numbers or any(
             op.kind == KIND_EXTRACT and op.call >= 0 and self._drawn(op)

@@ -1,4 +1,4 @@
-"""The terms of a scalar loss: what it is the sum of, and what is wrong with some. Imports no torch."""
+"""The terms of a scalar loss, and those that train nothing. Imports no torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Term:
 
     value: ValueId
     factor: float | None
-    """What it is multiplied by; None where that is a tensor, whose number was not recorded."""
+    """Its constant factor; None if the factor is a tensor, whose value is not recorded."""
 
 
 def terms(trace: Trace, data: Mapping[ValueId, int], value: ValueId, *, through_detach: bool = False) -> list[Term]:
@@ -165,9 +165,9 @@ class ConstantTerm:
 
     parameters: list[Parameter]
     cuts: list[Cut]
-    """Where their gradient ended, the first one first."""
+    """The cuts of their gradient, in the order of execution."""
     site: SiteId
-    """Where the first of them was computed."""
+    """Site where the first of them is computed."""
     count: int
     relabelled: int | None = None
     """Number of the op that made it require grad again."""
@@ -352,7 +352,7 @@ class DroppedTerm:
     """A scalar with a gradient that nothing was made of."""
 
     parameters: list[Parameter]
-    """Those that are used for nothing else."""
+    """Parameters that nothing else uses."""
     computed: SiteId
     """Site of its computation."""
     returned: Location | None

@@ -15,11 +15,11 @@ class ReplacedParameter:
 
     optimizer: OptimizerIndex
     fqn: str
-    """The name it had."""
+    """Its name before it was replaced."""
     registration: Registration
-    """The registration that took its place."""
+    """The registration that replaced it."""
     now: tuple[Parameter, ...]
-    """What has the name now, or what is in the module that took the place of its own."""
+    """The parameters now under its name, or in the module that replaced its own."""
 
 
 def replaced_parameters(trace: Trace) -> list[ReplacedParameter]:

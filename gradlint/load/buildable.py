@@ -1,4 +1,4 @@
-"""What a recording begins with: something that gives a training setup when it is opened."""
+"""Buildables: objects that give a training setup when they are opened."""
 
 from __future__ import annotations
 

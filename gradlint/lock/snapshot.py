@@ -47,7 +47,7 @@ class Norm:
 
 @dataclass
 class Snapshot:
-    """What trains in one target."""
+    """The outcomes of one target's parameters."""
 
     target: str
     entries: dict[str, Entry] = field(default_factory=dict)

@@ -175,7 +175,7 @@ class Observation:
                 self._begin = start
 
     def _look_around(self, calling: nn.Module | None = None) -> None:
-        """Remember how things stand before the first training forward."""
+        """Save the state before the first training forward."""
         self._made = len(self.log.optimizers)
         self._first_event = EventIndex(len(self.recorder.tape.events))
         with self.recorder.pausing():

@@ -42,7 +42,7 @@ class Replay:
         self._run = run
 
     def __call__(self) -> list[Tensor]:
-        """Return the roots' values; all that the run changes is put back."""
+        """Return the roots' values, and restore everything that the run changes."""
         with Preserved(self.roots) as preserved, self._recorder.announcing_writes_to(preserved):
             return [t.detach().clone() for t in self.live()]
 

@@ -13,7 +13,7 @@ _BOXES = {ord(char): plain for char, plain in zip("─━│┃┏┓┗┛┌�
 
 @dataclass(frozen=True)
 class View:
-    """Where a report will be read."""
+    """The place where a report is read: width, colours, encoding."""
 
     width: int = 80
     """Columns."""
@@ -39,7 +39,7 @@ class View:
 
     @property
     def dots(self) -> str:
-        """What stands for something left out."""
+        """The sign for an omission."""
         return "…" if self.unicode else "..."
 
     def char(self, char: str) -> str:

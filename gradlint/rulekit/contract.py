@@ -21,7 +21,7 @@ from gradlint.wording import nearest, summarize_names
 
 
 class DeclarationKind(enum.Enum):
-    """What parameters are declared to do: the setup's and the configuration's key."""
+    """The kind of a declaration; its value is the key in the setup and the configuration."""
 
     TRAINS = "trains"
     FROZEN = "frozen"
@@ -34,7 +34,7 @@ class Declaration:
     kind: DeclarationKind
     pattern: str
     location: Location | None = None
-    """Where it is written, where that is known."""
+    """Location of the declaration, if it is known."""
     origin: str = ""
     """Its source if that is not the setup itself: ``pyproject.toml``, ``--frozen``."""
 
@@ -50,7 +50,7 @@ class Contract:
     of: dict[str, Declaration] = field(default_factory=dict)
     """The declaration that counts, by canonical name of a parameter or by name of a norm's running statistics."""
     unmatched: list[Declaration] = field(default_factory=list)
-    """Those that match nothing."""
+    """Declarations that match no parameter."""
 
     def declared(self, kind: DeclarationKind, trace: Trace) -> list[tuple[Parameter, Declaration]]:
         """Return the parameters declared so, each with the declaration that applies."""

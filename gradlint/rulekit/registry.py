@@ -77,11 +77,11 @@ OWN_CODES = (
         "change is seen in review.\n",
     ),
 )
-"""Codes that can be selected and explained, though no rule file stands behind them."""
+"""Codes that can be selected and explained, without a rule file."""
 
 
 Entry = type[Rule] | OwnCode
-"""What has a code, a name, a severity and documentation."""
+"""Anything with a code, a name, a severity and documentation."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gradlint.rulekit.source_context import SourceContext
 
 ON_REQUEST = frozenset({"numeric", "contract"})
-"""Needs that a training setup lacks unless somebody asks for what they serve."""
+"""Needs met only on request (--numeric, declared patterns); rules skipped for them are listed only with -v."""
 
 
 class Rule:

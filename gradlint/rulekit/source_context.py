@@ -17,7 +17,7 @@ class SourceContext:
         self.module = module
         """The file: its syntax tree, what its names mean, what kinds of things its expressions give."""
         self.target = target or module.path
-        """What was checked, as the user named it."""
+        """The target, as the user named it."""
 
     def finding(
         self,

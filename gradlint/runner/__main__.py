@@ -1,4 +1,4 @@
-"""Where the script's process begins: ``python -m gradlint.runner``, with the job on its stdin."""
+"""Entry point of the script's process: ``python -m gradlint.runner``, with the job on its stdin."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _OTHERS = 3
 
 
 _BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
-"""What may hold data that no file has yet."""
+"""Types of objects that may hold data not yet written to a file."""
 
 
 class _Runner:

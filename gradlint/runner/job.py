@@ -11,14 +11,14 @@ from gradlint.findings import Report
 
 @dataclass(frozen=True)
 class Job:
-    """What to run, and how."""
+    """The script to run, and the options of its recording."""
 
     script: str
     """A file, or the dotted name of a module or package."""
     module: bool
     """Whether `script` is a module's name."""
     arguments: tuple[str, ...]
-    """What the script finds in ``sys.argv`` after its own name."""
+    """The script's own arguments, ``sys.argv[1:]``."""
     report: str = ""
     """The file to leave the report in."""
     rules: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ QUIET = {
     "DISABLE_MLFLOW_INTEGRATION": "true",
     "TORCHDYNAMO_DISABLE": "1",
 }
-"""What keeps a test run out of experiment trackers, and compiled parts in sight."""
+"""Environment variables that turn off experiment trackers and torch.compile."""
 
 
 class Process:

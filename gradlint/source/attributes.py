@@ -23,7 +23,7 @@ class Write:
     base: ast.expr
     """The expression that the attribute is of."""
     value: ast.expr | None
-    """The value that it is set to, or compared with; None where there is none."""
+    """The value that it is set to or compared with, if any."""
     is_plain: bool = True
     """Whether it is one ``base.attribute = value``, which can be rewritten as a whole."""
 

@@ -1,4 +1,4 @@
-"""Plain lists and dicts of layers: what a class puts into one, and what it does with the layers."""
+"""Plain lists and dicts of layers: their contents, and how a class uses them."""
 
 from __future__ import annotations
 

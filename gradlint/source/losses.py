@@ -19,7 +19,7 @@ class Activation:
     """An activation whose result a loss is given."""
 
     call: ast.expr
-    """Where it is applied, or where the layer that applies it is made."""
+    """The call that applies it, or that creates the layer that applies it."""
     name: str
     """``softmax``, ``log_softmax``, ``sigmoid``."""
     dim: int | None

@@ -266,7 +266,7 @@ def _fail(what: str, report: Report) -> None:
 
 
 def _summary(report: Report) -> str:
-    """Return what is wrong in the few words that a test summary has room for."""
+    """Return the failure in a few words, for a test summary."""
     if report.errors:
         return report.errors[0].message
     said = []

@@ -1,4 +1,4 @@
-"""What happened while recording besides torch calls: registrations, freezes, switches, steps, by kind."""
+"""Events of a recording besides torch calls: registrations, freezes, switches, steps."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class ParameterWrite(Event):
 
 
 ParameterEvent: TypeAlias = ParameterRegistration | Freeze | Unfreeze | ParameterWrite
-"""What a parameter's history consists of."""
+"""Events in a parameter's history."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ StepIndex = NewType("StepIndex", int)
 """Index into `Training.steps`."""
 
 NO_OP = OpIndex(-1)
-"""In place of an op where there is none: of a value that was there before the recording."""
+"""Stands for no op: the producer of a value from before the recording."""
 NO_VALUE = ValueId(-1)
 NO_EVENT = EventIndex(-1)
 NO_SITE = SiteId(-1)
@@ -38,4 +38,4 @@ NO_SITE = SiteId(-1)
 NO_CALL = CallIndex(-1)
 """In place of a module call: outside any."""
 NO_MODULE = ModuleIndex(-1)
-"""In place of a module: of a root's parent, and of what no module's method did."""
+"""Stands for no module: the parent of a root, or the module of an event outside all forwards."""

@@ -1,4 +1,4 @@
-"""Families of torch calls by plain name (`Op.name`), each named once for all that need it."""
+"""Families of torch calls by plain name (`Op.name`), each defined once."""
 
 from __future__ import annotations
 

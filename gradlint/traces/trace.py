@@ -147,10 +147,10 @@ KIND_ALIAS = 4
 
 
 class Value(NamedTuple):
-    """What is known of one value."""
+    """The facts about one value."""
 
     producer: OpIndex
-    """The op that made it; NO_OP for what was there before (parameters, buffers, inputs, constants)."""
+    """The op that computed it; NO_OP for parameters, buffers, inputs and constants."""
     requires_grad: bool
     shape: tuple[int, ...]
     dtype: Any
@@ -163,7 +163,7 @@ class ModuleCall(NamedTuple):
     parent: CallIndex
     """The module call it ran in; NO_CALL for none."""
     site: SiteId
-    """Where it was called."""
+    """Site of the call."""
     training: bool
     start: OpIndex
     """Number of ops recorded before it."""
@@ -310,7 +310,7 @@ class Group:
     index: int
     lr: float | None
     site: SiteId
-    """Where it was given: the constructor's or ``add_param_group``'s site."""
+    """Site of the constructor or of ``add_param_group``."""
     event: EventIndex
     """The event that added it; NO_EVENT if unseen."""
     scheduled: bool
@@ -350,7 +350,7 @@ class Optimizer:
     """The event of its making; NO_EVENT if unseen."""
     groups: tuple[Group, ...]
     arguments: Arguments = Arguments()
-    """What the source of its constructor's call says; nothing if it was made before the recording."""
+    """Facts from the source of the constructor's call; empty if it was created before the recording."""
     holds_parameters_only: bool = True
     """Whether every tensor that it holds is an nn.Parameter."""
 
@@ -362,18 +362,17 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class UnregisteredPlace:
-    """A module or tensor that a plain attribute of a module holds (a list, a dict), or that its methods take from
-    around them, where nothing registers it."""
+    """Where an unregistered module or tensor is: a plain attribute of a module, or a variable that its code uses."""
 
     fqn: str
-    """By way of the attribute: ``stack.0.1``."""
+    """Name through the attribute: ``stack.0.1``."""
     holder: ModuleIndex
-    """Number of the module of the tree whose attribute, or whose code's variable, it is in."""
+    """Number of the module in the tree that has the attribute, or whose code uses the variable."""
     attribute: str
     variable: bool = False
-    """Whether it is no attribute but a variable that the holder's code takes from a closure or from the globals."""
+    """Whether it is a variable of a closure or a global, instead of an attribute."""
     container: str = ""
-    """Name of the type of the attribute's value, as in ``list``; empty for a variable."""
+    """Type name of the attribute's value, as in ``list``; empty for a variable."""
 
 
 @dataclass(frozen=True)
@@ -404,18 +403,18 @@ class SetupFacts:
 
 @dataclass(frozen=True)
 class UnregisteredTensor:
-    """A tensor that needs grad, that a plain attribute holds, and that is neither registered nor in an optimizer."""
+    """A tensor that requires grad and is neither registered nor in an optimizer."""
 
     place: UnregisteredPlace
     leaf: bool
     parameter: bool
     """Whether it is, or was computed from, an nn.Parameter that is not registered."""
     reached: bool
-    """Whether the loss's gradient comes to it, or to the leaves that it was computed from."""
+    """Whether the gradient of the loss reaches it, or the leaves that it was computed from."""
     differentiated: bool
-    """Whether the user's code asks for the gradient by it (``autograd.grad``)."""
+    """Whether user code differentiates by it (``autograd.grad``)."""
     site: SiteId
-    """Where it was computed; NO_SITE if that was not seen."""
+    """Site where it was computed; NO_SITE if unknown."""
 
 
 @dataclass(frozen=True)
@@ -437,12 +436,12 @@ class Stop:
 
 @dataclass(frozen=True)
 class Gradient:
-    """What a few steps of training showed of one parameter's gradient."""
+    """One parameter's gradient in a few steps of training."""
 
     sizes: tuple[float | None, ...]
-    """Its largest entry in each step; None where there was no gradient at all."""
+    """Its largest entry in each step; None without a gradient."""
     stop: Stop | None = None
-    """Where it becomes zero, for one that was zero in every step."""
+    """The call in which it becomes zero, if it is zero in every step."""
     revived: bool = False
     """Whether one that was zero in every step is not so with other signs of the weights: bad luck in a narrow layer."""
 
@@ -454,7 +453,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Numeric:
-    """What a few steps of training showed."""
+    """Measurements of a few steps of training."""
 
     steps: int = 0
     gradients: Mapping[ParameterIndex, Gradient] = field(default_factory=dict)
@@ -508,7 +507,7 @@ class Trace:
     """(custom autograd.Function, number of a tensor argument) whose backward gave None for an input that needs
     gradient."""
     notes: tuple[str, ...] = ()
-    """What was assumed, in words."""
+    """Descriptions of the assumptions made."""
     executed: tuple[Code, ...] = ()
     """The functions that ran while recording, by their code; the user's and others'."""
     grad_off_leaked: frozenset[EventIndex] = frozenset()
@@ -520,7 +519,7 @@ class Trace:
     recreated: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that every forward creates anew."""
     uses_random_numbers: bool = False
-    """Whether the forward drew random numbers of python's or numpy's, which decide on what runs rather than flow."""
+    """Whether the forward drew random numbers outside torch, which may decide which layers run."""
     training: Training | None = None
     """The recorded steps; None where there were none."""
     fault: tuple[str, str] | None = None

@@ -34,13 +34,13 @@ class Backward:
     op: OpIndex
     """Number of ops recorded before it."""
     site: SiteId
-    """Where it was called."""
+    """Site of the call."""
     roots: tuple[ValueId, ...]
     """The values it started from; empty where none was seen."""
     retains: bool
     """Whether the graph was kept on purpose (``retain_graph``, ``create_graph``)."""
     scaled: bool = False
-    """Whether it started from what a gradient scaler had scaled."""
+    """Whether it started from a loss that a gradient scaler had scaled."""
     deposits: dict[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
     """Parameter it gave gradient to → the earlier backward passes whose gradient was still there."""
     applied_by: set[StepIndex] = field(default_factory=set)
@@ -51,14 +51,14 @@ class Backward:
 
 
 class Content(NamedTuple):
-    """What an optimizer found in one parameter at one step."""
+    """One parameter at one step of its optimizer."""
 
     backwards: tuple[BackwardIndex, ...]
     """The backward passes that its gradient is the sum of; empty where it has none or it is not known."""
     stale: tuple[BackwardIndex, ...]
-    """Those of them that an earlier step had applied before others were added."""
+    """Backward passes among them that an earlier step had already applied."""
     grad: bool
-    """Whether it had a gradient at all."""
+    """Whether it had a gradient."""
     trainable: bool
     """Whether it required grad."""
     lr: float | None
@@ -77,7 +77,7 @@ class Step:
     op: OpIndex
     site: SiteId
     optimizers: tuple[OptimizerKey, ...]
-    """The optimizers that took part: a wrapper and what it wraps."""
+    """The optimizers that took part: a wrapper and the optimizer in it."""
     content: dict[ParameterKey, Content] = field(default_factory=dict)
     """By parameter that the optimizers hold."""
 
@@ -89,7 +89,7 @@ class Clear:
     event: EventIndex
     """The ``zero_grad()`` event; NO_EVENT where it was done by hand."""
     site: SiteId
-    """Where; NO_SITE where it was done by hand."""
+    """Site of the call; NO_SITE if it was done by hand."""
     discarded: dict[ParameterKey, tuple[BackwardIndex, ...]]
     """Parameter → the backward passes whose gradient was lost."""
 
@@ -107,9 +107,9 @@ class Clip:
     fresh: tuple[ParameterKey, ...]
     """The parameters it clipped that held gradient which no step had applied."""
     applied: tuple[ParameterKey, ...]
-    """Those whose whole gradient a step had applied already."""
+    """Parameters whose whole gradient a step had already applied."""
     scaled: tuple[ParameterKey, ...]
-    """Those whose gradient was still multiplied by a gradient scaler's factor."""
+    """Parameters whose gradient was still multiplied by a gradient scaler."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Schedule:
     optimizer: OptimizerKey
     """The optimizer it schedules."""
     made_at: SiteId
-    """Where the scheduler was made; NO_SITE where that was not seen."""
+    """Site where the scheduler was created; NO_SITE if unknown."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class KeptGraph:
     """Values whose graph outlives its step."""
 
     site: SiteId
-    """Where they were computed."""
+    """Site where they were computed."""
     values: int
     """How many such tensors are alive; 1 for one that keeps growing."""
     grows: bool

@@ -27,14 +27,14 @@ class Suppression:
 
     line: int
     column: int
-    """Where the comment's own part begins, from 1."""
+    """Column of the suppression in its line, from 1."""
     end_column: int
     codes: tuple[str, ...]
     """Codes and names as they are written; empty for all rules."""
     kind: str
     """``ignore``, ``ignore-file`` or ``noqa``."""
     used: set[str] = field(default_factory=set)
-    """Those that silenced something."""
+    """Codes that suppressed a finding."""
 
     def means(self, finding: Finding) -> str | None:
         """Return the code or name by which the comment suppresses a finding.

@@ -1,1 +1,1 @@
-"""What is read off the objects before and after the run, and the one builder of the trace."""
+"""Facts read from objects before and after the run, and the one builder of the trace."""

@@ -68,7 +68,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class ForwardFacts:
-    """Facts that only a forward and a loss of the recorder's own have; the defaults are those of observed training."""
+    """Facts that only the recorder's own forward and loss give; observed training has the defaults."""
 
     loss_start: OpIndex
     """Number of ops recorded before the loss."""

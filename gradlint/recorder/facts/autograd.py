@@ -1,4 +1,4 @@
-"""What autograd itself says: which parameters a backward from the loss would reach."""
+"""The verdict of autograd: the parameters that a backward from the loss reaches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Verdict:
     zero: frozenset[int] = frozenset()
     """Reached, but only through operations whose gradient is zero everywhere."""
     failure: str = ""
-    """What a backward raised, if one was needed and raised."""
+    """The error of a backward, if one was needed and raised."""
     dropped: frozenset[tuple[Any, int]] = frozenset()
     """(class of a custom Function, number of a tensor argument) whose backward gave None where gradient was due."""
 

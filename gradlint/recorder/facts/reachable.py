@@ -1,4 +1,4 @@
-"""What a function can get hold of: the networks, optimizers, schedulers and tensors that running it may change."""
+"""Networks, optimizers, schedulers and tensors that a function can reach and may change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the gradient of a forward is followed from."""
+"""The roots of the gradient: the loss, or the outputs of the forward."""
 
 from __future__ import annotations
 
