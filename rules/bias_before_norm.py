@@ -96,7 +96,7 @@ class BiasBeforeNorm(Rule):
                 self.MESSAGE.format(parameters=context.names(parameters)),
                 at=where,
                 parameters=parameters,
-                related=[context.related("this norm subtracts it", norm_location(parameters[0]))],
+                related=[context.related("this norm subtracts the bias", norm_location(parameters[0]))],
                 fix=Fix(self.FIX),
             )
 

@@ -48,9 +48,10 @@ class EmptyParameterGroup(Rule):
     ```
 
     ## Known limits
-    A function that iterates over its argument twice is judged if it and the call are in one file. Silent on groups that
-    are empty because a filter matched nothing, and on iterators that do not expose their state. In a source file alone,
-    the rule judges iterators of parameters with a name that is bound once, if one use certainly follows another.
+    A function that iterates over its argument twice is judged if it and the call are in one file. Not reported for
+    groups that are empty because a filter matched nothing, or iterators that do not expose their state. In a source
+    file alone, the rule judges iterators of parameters with a name that is bound once, if one use certainly follows
+    another.
 
     ## References
     https://docs.python.org/3/glossary.html#term-generator-iterator

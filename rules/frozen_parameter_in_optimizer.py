@@ -62,7 +62,7 @@ class FrozenParameterInOptimizer(Rule):
     needs = frozenset({"optimizer"})
 
     MESSAGE = "{optimizer} contains frozen parameters: {parameters}, frozen at {freeze}, {order} {site}."
-    MESSAGE_BY_DESIGN = "{optimizer} contains {parameters}, frozen by design: it never updates {them}."
+    MESSAGE_BY_DESIGN = "{optimizer} contains {parameters}, frozen by design: the optimizer never updates {them}."
     FIX = "Freeze first, then give the optimizer only trainable parameters: filter(lambda p: p.requires_grad, ...)."
     FIX_BY_DESIGN = "Give the optimizer only trainable parameters, or register the tensor as a buffer."
 

@@ -56,7 +56,7 @@ class GradModeLeftOff(Rule):
     names_parameters = False
 
     MESSAGE = "this line switches grad mode off, and it is still off after {phase}: no later loss has a gradient."
-    FIX = "Use it as a context manager: with torch.no_grad(): ..."
+    FIX = "Switch grad mode off in a with statement only: with torch.no_grad(): ..."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

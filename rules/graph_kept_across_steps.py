@@ -14,7 +14,7 @@ class GraphKeptAcrossSteps(Rule):
 
     ## What it does
     Finds `total += loss` and `losses.append(loss)` in a loop that calls `loss.backward()`, if the sum or list outlives
-    the loop. In recorded steps: tensors with a history that are alive two steps after they were computed.
+    the loop. In recorded steps, finds tensors with a history that are alive two steps after they were computed.
 
     ## Why it is bad
     `loss` is a tensor with a history, and so is the sum. It keeps the graph of every step alive, and memory grows with
@@ -65,8 +65,8 @@ class GraphKeptAcrossSteps(Rule):
     ```
 
     ## Known limits
-    Silent if the sum itself goes into a backward, or the loop empties or resets it. Silent if the loss loses its
-    history before it is added.
+    Not reported if the sum itself goes into a backward, if the loop empties or resets it, or if the loss loses its
+    history first.
 
     ## References
     https://pytorch.org/docs/stable/notes/faq.html (my model reports "cuda runtime error(2): out of memory")

@@ -59,9 +59,9 @@ class MisspelledRequiresGrad(Rule):
     ```
 
     ## Known limits
-    Silent if the tensor already is as the attribute says. Buffers, tensors in plain attributes and inputs are judged
-    too, with a warning. In a source file alone, an object of unknown kind gets a warning, and names that the file uses
-    for something else are left alone.
+    Not reported if the tensor already is as the attribute says. Buffers, tensors in plain attributes and inputs are
+    judged too, with a warning. In a source file alone, an object of unknown kind gets a warning, and names that the
+    file uses for something else are left alone.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html

@@ -67,9 +67,9 @@ class ModuleBackwardNeverCalled(Rule):
     ```
 
     ## Known limits
-    Silent on classes with bases from other files, whose trainer may call it. Silent if the argument is not named as a
-    gradient, as in the inverse of a flow. Silent on files that call a `backward` with as many arguments on anything but
-    a loss.
+    Not reported for classes with bases from other files, whose trainer may call it. Not reported if the argument is not
+    named as a gradient, as in the inverse of a flow. Not reported for files that call a `backward` with as many
+    arguments on anything but a loss.
 
     ## References
     https://pytorch.org/docs/stable/notes/extending.html

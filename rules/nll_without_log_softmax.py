@@ -50,7 +50,7 @@ class NllWithoutLogSoftmax(Rule):
     ```
 
     ## Known limits
-    Silent on producers it does not know: arithmetic, custom ops, mixtures of log-probabilities.
+    Not reported for producers that it does not know: arithmetic, custom ops, mixtures of log-probabilities.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html (input: log-probabilities of each class)

@@ -73,7 +73,7 @@ class NoGradInInit(Rule):
     ```
 
     ## Known limits
-    Silent if the region also writes to the new parameters outside of their constructor, by `nn.init` or
+    Not reported if the region also writes to the new parameters outside of their constructor, by `nn.init` or
     `new.weight[:, :3] = old.weight`: such a region has a purpose. Layers created before the recording are unknown. In a
     source file alone, the rule judges methods of an `nn.Module`, and functions that make an optimizer.
 

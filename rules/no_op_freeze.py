@@ -73,9 +73,9 @@ class NoOpFreeze(Rule):
     ```
 
     ## Known limits
-    Silent on blocks that call or write anything, on parameters that are frozen otherwise, and on classes whose
-    `from_pretrained` is a method of the instance. In a source file alone, a block is judged only if all its names are
-    certainly modules.
+    Not reported for blocks that call or write anything, and for parameters that are frozen otherwise. Nor for classes
+    whose `from_pretrained` is a method of the instance. In a source file alone, a block is judged only if all its names
+    are certainly modules.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Embedding.html#torch.nn.Embedding.from_pretrained

@@ -71,7 +71,7 @@ class OptimizerNeverSteps(Rule):
     needs = frozenset({"step"})
 
     MESSAGE = "{optimizer} is never stepped{meanwhile}: the gradient of {parameters} from {passes} {fate}."
-    CLEARED, KEPT = "is cleared and never applied", "only accumulates"
+    CLEARED, KEPT = "is cleared and never applied", "accumulates and is never applied"
     MEANWHILE = " while other optimizers take {steps}"
     FIX = "Call step() of this optimizer after this backward()."
 

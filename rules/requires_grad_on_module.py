@@ -44,8 +44,8 @@ class RequiresGradOnModule(Rule):
     ```
 
     ## Known limits
-    Silent on classes that define the property themselves or use the attribute as an option of their own. Silent too if
-    the parameters agree with the attribute anyway.
+    Not reported for classes that define the property themselves or use the attribute as an option of their own. Also
+    not reported if the parameters agree with the attribute anyway.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.requires_grad_

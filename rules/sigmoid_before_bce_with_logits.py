@@ -52,8 +52,8 @@ class SigmoidBeforeBceWithLogits(Rule):
     ```
 
     ## Known limits
-    Silent if anything is computed between the two, or the loss is written out by hand. In a source file alone, the loss
-    must get the sigmoid directly, by a name, or from a network that ends in one.
+    Not reported if anything is computed between the two, or the loss is written out by hand. In a source file alone,
+    the loss must get the sigmoid directly, by a name, or from a network that ends in one.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html

@@ -67,8 +67,8 @@ class SoftmaxBeforeCrossEntropy(Rule):
     ```
 
     ## Known limits
-    Silent if anything is computed between the two, as a temperature or a clamp. Silent if the softmax runs along
-    another dimension, or the loss is written out by hand. In a source file alone, the loss must get the softmax
+    Not reported if anything is computed between the two, as a temperature or a clamp. Not reported if the softmax runs
+    along another dimension, or the loss is written out by hand. In a source file alone, the loss must get the softmax
     directly, by a name, or from a network that ends in one.
 
     ## References

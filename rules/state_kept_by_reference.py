@@ -78,8 +78,8 @@ class StateKeptByReference(Rule):
     ```
 
     ## Known limits
-    Judges one function: the loop trains by itself or by a function of the same file. Silent if the loop makes the model
-    anew, moves it or gives it other memory, and if the state is copied or passed on.
+    Judges one function: the loop trains by itself or by a function of the same file. Not reported if the loop makes the
+    model anew, moves it or gives it other memory, and if the state is copied or passed on.
 
     ## References
     https://pytorch.org/tutorials/beginner/saving_loading_models.html (the tip on best_model_state)

@@ -61,10 +61,10 @@ class UnregisteredSubmodule(Rule):
     ```
 
     ## Known limits
-    Silent on modules that an optimizer holds directly, that are frozen, or that gradient does not reach, as a teacher
-    hidden from `state_dict()` on purpose. Modules in a closure or a global are found if the model's own methods name
-    them. In a source file alone, the rule judges lists and dicts of new layers that the class itself loops over and
-    calls.
+    Not reported for modules that an optimizer holds directly or that are frozen. Nor for modules without gradient, as a
+    teacher hidden from `state_dict()` on purpose. Modules in a closure or a global are found if the model's own methods
+    name them. In a source file alone, the rule judges lists and dicts of new layers that the class itself loops over
+    and calls.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.ModuleList.html

@@ -70,9 +70,9 @@ class ValueRoundtripUpstream(Rule):
     ```
 
     ## Known limits
-    Silent on values used only for logging, shapes and control flow. If the forward is not reproducible under a fixed
-    seed, the perturbation proves nothing, and a note says so. In a source file alone, the rule judges forwards that use
-    layers of torch.nn. The file must freeze nothing and give no part of a model to an optimizer.
+    Not reported for values used only for logging, shapes and control flow. If the forward is not reproducible under a
+    fixed seed, the perturbation proves nothing, and a note says so. In a source file alone, the rule judges forwards
+    that use layers of torch.nn. The file must freeze nothing and give no part of a model to an optimizer.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.tensor.html (copies data, and detaches)
