@@ -44,7 +44,7 @@ class Cut:
     name: str
     """The op (``argmax``, ``data``, ``round``) or the switch (``no_grad``, ``inference_mode``)."""
     location: Location | None
-    """The line to blame."""
+    """The line to report."""
     site: SiteId
     """The call chain of its first op; for a region, of the switch."""
     op: int
@@ -64,9 +64,9 @@ class Cut:
     defined: Location | None = None
     """Location of the backward of the custom Function, for a FUNCTION."""
     again: list[SiteId] = field(default_factory=list)
-    """The call chains of further runs of the same line, which came to it from elsewhere."""
+    """Further call chains through which the same line ran."""
     relabelled: int | None = None
-    """Number of the op that set requires_grad on what comes after, on every way from here to the loss."""
+    """Number of the op that sets requires_grad after the cut, on every path from there to the loss."""
 
     @property
     def clause(self) -> str:

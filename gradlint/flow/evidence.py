@@ -1,4 +1,4 @@
-"""Questions that a recording leaves open, and the evidence that further runs of the user's program give on them."""
+"""Questions that a recording leaves open, and the evidence from further runs of the setup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradlint.traces.trace import Numeric
 
 @dataclass(frozen=True)
 class AddedNumber:
-    """A Python number that was added to the loss: was it taken out of a tensor that parameters were used for?"""
+    """The question whether a Python number in the loss comes from a tensor that depends on parameters."""
 
     op: OpIndex
     """Index of the op that adds it."""
@@ -27,9 +27,9 @@ class Questions:
     """The questions that only further runs of the setup answer."""
 
     groups: tuple[tuple[ParameterIndex, ...], ...] = ()
-    """Indices of parameters whose values left torch by the same ops: does the loss move if they are changed?"""
+    """Groups of parameters (indices) whose values left torch by the same ops. Does the loss move with the group?"""
     parameters: tuple[ParameterIndex, ...] = ()
-    """Indices of parameters that no gradient returns to, for no known reason: does the loss move with each?"""
+    """Parameters (indices) without gradient for no known reason. Does the loss move with each?"""
     numbers: tuple[AddedNumber, ...] = ()
 
 
@@ -38,7 +38,7 @@ class Effect:
     """The effect on the loss of changing parameters."""
 
     outcome: Literal["reaches", "no_evidence", "unknown"]
-    """``no_evidence``: no change that was tried moved the loss."""
+    """``no_evidence``: none of the changes tried moved the loss."""
     reason: str = ""
     """Reason for ``unknown``."""
 
@@ -51,9 +51,9 @@ class Evidence:
     """The answers that further runs gave."""
 
     groups: Mapping[tuple[ParameterIndex, ...], Effect] = field(default_factory=dict)
-    """By group, as in `Questions.groups`."""
+    """Group of `Questions.groups` → effect."""
     parameters: Mapping[ParameterIndex, Effect] = field(default_factory=dict)
-    """By index of the parameter."""
+    """Index of a parameter → effect."""
     numbers: Mapping[OpIndex, OpIndex] = field(default_factory=dict)
     """Op that adds a number → op by which that number left torch. Numbers that were not taken out are absent."""
     gradients: Numeric | None = None

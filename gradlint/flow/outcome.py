@@ -21,7 +21,7 @@ class OutcomeKind(enum.Enum):
     """The outcome of training for a parameter, in the words that users read."""
 
     TRAINS = "trains"
-    """Gradient reaches it and an optimizer moves it, or would: none is known."""
+    """Gradient reaches it, and an optimizer updates it if one is known."""
     FROZEN = "frozen"
     """Its ``requires_grad`` is False."""
     NO_GRADIENT = "no gradient"
@@ -50,7 +50,7 @@ class Outcome:
     why: str
     """A clause that follows a colon: ``frozen``, ``detach() cuts the gradient path``."""
     location: Location | None = None
-    """The line that decides it, where there is one."""
+    """The line that decides it, if any."""
     site: SiteId = NO_SITE
     """The call chain of that line."""
     by: str = ""

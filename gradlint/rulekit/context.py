@@ -1,4 +1,4 @@
-"""What a rule sees: one recorded training setup, or one source file, and the means to report findings about it."""
+"""The context of a rule: one recorded training setup or source file, and the means to report findings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Context:
         self.trace = trace
         """The recording: ops, events, parameters, modules, optimizers."""
         self.flow = flow
-        """Which parameters data flows from and gradient flows to, and the cuts between."""
+        """The parameters that data flows from and gradient flows to, and the cuts."""
         self.reported: dict[str, set[str]] = {}
         """Code of each rule that has run → names of the parameters that it reported."""
         self._declarations = declarations

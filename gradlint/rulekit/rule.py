@@ -51,11 +51,11 @@ class Rule:
     """Whether `check` alone judges executed code: `check_source` is then asked about other code only."""
 
     def check(self, context: Context) -> Iterable[Finding]:
-        """Yield what is wrong with one recorded training setup."""
+        """Yield the findings on one recorded training setup."""
         return ()
 
     def check_source(self, context: SourceContext) -> Iterable[Finding]:
-        """Yield what the syntax tree of one file proves to be wrong, without running it or torch."""
+        """Yield the findings that the syntax tree of one file proves; run neither it nor torch."""
         return ()
 
     @classmethod

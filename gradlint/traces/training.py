@@ -30,31 +30,33 @@ class Backward:
 
     number: BackwardIndex
     event: EventIndex
-    """Its event: the order of things."""
+    """Number of its event, for the order of events."""
     op: OpIndex
     """Number of ops recorded before it."""
     site: SiteId
     """Site of the call."""
     roots: tuple[ValueId, ...]
-    """The values it started from; empty where none was seen."""
+    """The values it started from; empty if none was seen."""
     retains: bool
-    """Whether the graph was kept on purpose (``retain_graph``, ``create_graph``)."""
+    """Whether the graph was retained on purpose (``retain_graph``, ``create_graph``)."""
     scaled: bool = False
     """Whether it started from a loss that a gradient scaler had scaled."""
     deposits: dict[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
-    """Parameter it gave gradient to → the earlier backward passes whose gradient was still there."""
+    """Parameter that got gradient → earlier backward passes whose gradient was not yet cleared."""
     applied_by: set[StepIndex] = field(default_factory=set)
     """The steps that applied gradient of it."""
     read: bool = False
-    """Whether, before a step applied it, anybody looked at gradient that it had given, or at that of a tensor which no
-    optimizer holds: an attacked input. Clipping and clearing do not count."""
+    """Whether user code read its gradient before a step applied it.
+
+    The gradient of a tensor outside all optimizers counts too (an attacked input). Clipping and clearing do not count.
+    """
 
 
 class Content(NamedTuple):
     """One parameter at one step of its optimizer."""
 
     backwards: tuple[BackwardIndex, ...]
-    """The backward passes that its gradient is the sum of; empty where it has none or it is not known."""
+    """The backward passes whose gradients it sums; empty without gradient or if unknown."""
     stale: tuple[BackwardIndex, ...]
     """Backward passes among them that an earlier step had already applied."""
     grad: bool
@@ -63,9 +65,9 @@ class Content(NamedTuple):
     """Whether it required grad."""
     lr: float | None
     moved: bool | None
-    """Whether its value changed; None where that was not looked at."""
+    """Whether its value changed; None if it was not compared."""
     nonzero: bool
-    """Whether its gradient was other than zero somewhere."""
+    """Whether any entry of its gradient was not zero."""
 
 
 @dataclass
@@ -79,12 +81,12 @@ class Step:
     optimizers: tuple[OptimizerKey, ...]
     """The optimizers that took part: a wrapper and the optimizer in it."""
     content: dict[ParameterKey, Content] = field(default_factory=dict)
-    """By parameter that the optimizers hold."""
+    """Key of a parameter in the optimizers → its state at this step."""
 
 
 @dataclass(frozen=True)
 class Clear:
-    """Gradient was cleared that no step had applied."""
+    """A clear of gradient that no step had applied."""
 
     event: EventIndex
     """The ``zero_grad()`` event; NO_EVENT where it was done by hand."""
@@ -101,11 +103,11 @@ class Clip:
     event: EventIndex
     site: SiteId
     exhausted: bool
-    """Whether the iterator it was given had been used up before."""
+    """Whether the iterator passed to it was already exhausted."""
     measures: bool
     """Whether its limit is infinite: the norm is only read."""
     fresh: tuple[ParameterKey, ...]
-    """The parameters it clipped that held gradient which no step had applied."""
+    """Clipped parameters with gradient that no step had applied."""
     applied: tuple[ParameterKey, ...]
     """Parameters whose whole gradient a step had already applied."""
     scaled: tuple[ParameterKey, ...]
@@ -164,7 +166,7 @@ class Training:
 
     @property
     def reached(self) -> frozenset[ParameterKey]:
-        """Keys of the parameters that any backward pass gave gradient to, or user code that sets ``.grad`` itself."""
+        """Keys of the parameters that got gradient from a backward pass or from user code that sets ``.grad``."""
         by_hand = {key for s in self.steps for key, c in s.content.items() if c.nonzero and not c.backwards}
         return frozenset(by_hand.union(key for b in self.backwards for key in b.deposits))
 

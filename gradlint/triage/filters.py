@@ -153,8 +153,8 @@ def filtered(
 
     Args:
         report: what the rules found.
-        plan_of: what was asked of the part that a finding comes from.
-        scopes: file → what was looked at in it.
+        plan_of: returns the plan for the part that a finding comes from.
+        scopes: file → the parts of it that were checked.
     """
     remaining = [new for finding in report.findings if (new := configured(finding, plan_of(finding))) is not None]
 
@@ -169,7 +169,7 @@ def filtered(
 
 
 def shown(report: Report, selections: Sequence[Selection], *, show_info: bool) -> Report:
-    """Return a report without info findings that nobody asked for, and count them."""
+    """Return a report without the info findings that are not selected, and count them."""
     asked = frozenset[str]().union(*(s.asked_for for s in selections))
     visible = [f for f in report.findings if show_info or f.severity > Severity.INFO or f.code in asked]
     return replace(report, findings=visible, hidden=report.hidden + len(report.findings) - len(visible))
