@@ -17,7 +17,7 @@ from gradlint.triage.fixes import applicable, fix_text, unified, write_atomicall
 from gradlint.triage.write_ignores import with_ignores
 
 ROUNDS = 10
-"""Times that a file is checked again: a fix may bring forth what another can mend."""
+"""Number of times that a file is checked again, because one fix may make another possible."""
 
 
 @dataclass

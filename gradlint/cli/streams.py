@@ -87,7 +87,7 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 @contextlib.contextmanager
 def stdout_for_the_report() -> Iterator[None]:
-    """Send everything written to stdout to stderr: by Python, C code and child processes."""
+    """Redirect stdout to stderr, for Python, C code and child processes."""
     global _user_code_ran
     _user_code_ran = True
     _flush()

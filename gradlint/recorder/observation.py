@@ -1,7 +1,7 @@
-"""Recording training that somebody else runs: a script, a loop in a ``with`` block, a Trainer.
+"""Record training that gradlint does not run itself: a script, a loop in a ``with`` block, a Trainer.
 
-The models and optimizers are given, or found: the outermost modules that are called, the optimizers that are made.
-Nothing is put back, for the training is the user's own.
+The models and optimizers are passed in, or are the outermost modules called and the optimizers created. Nothing is
+restored, because the training is the user's own.
 """
 
 from __future__ import annotations

@@ -96,7 +96,10 @@ class _Runner:
         self.timed_out = True
 
     def stopping(self) -> bool:
-        """Asked before each call of a model, each backward pass and each step."""
+        """Return True if the script must stop, and write the report then.
+
+        It is called before each call of a model, each backward pass and each step.
+        """
         observation = self.observation
         if not (self.done or self.timed_out or observation.patience_lost or observation.enough()):
             return False
@@ -107,10 +110,12 @@ class _Runner:
         return True
 
     def elsewhere(self) -> None:
-        """Asked before each step in another thread, of which nothing can be seen.
+        """Stop the script before a step in another thread, if the main thread does not train.
+
+        Other threads are not recorded.
 
         Raises:
-            SystemExit: the main thread has not trained meanwhile; ends the other one without a word.
+            SystemExit: ends the other thread silently.
         """
         ledger = self.observation.ledger
         if not ledger.training.backwards and ledger.elsewhere > self.job.steps * _OTHERS:
@@ -118,7 +123,7 @@ class _Runner:
             raise SystemExit
 
     def leave_now(self) -> NoReturn:
-        """Leave the report at once, because the script keeps catching the exception."""
+        """End the process at once, because the script keeps catching the exception."""
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
@@ -128,7 +133,7 @@ class _Runner:
         raise SystemExit
 
     def exit_hard(self, status: int) -> NoReturn:
-        """Leave the report before ``os._exit``."""
+        """Write the report before ``os._exit``."""
         if os.getpid() == _PID:
             self.finish(None)
         self.exit(status)

@@ -27,16 +27,16 @@ class Job:
     steps: int = 3
     max_batches: int = 500
     seconds: float = 300.0
-    """After this time, what was recorded is judged at the next opportunity."""
+    """Seconds after which the recording is judged at the next opportunity."""
     strict: bool = False
     trains: tuple[str, ...] = ()
     """Globs of the parameters that are declared to train."""
     frozen: tuple[str, ...] = ()
-    """Globs of those that are declared not to move."""
+    """Globs of the parameters that are declared not to move."""
 
     @property
     def target(self) -> str:
-        """How the report names it."""
+        """Its name in the report."""
         return f"-m {self.script}" if self.module else self.script
 
 

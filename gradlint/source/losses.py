@@ -1,4 +1,4 @@
-"""Which activation a loss is given, as far as the source proves it."""
+"""The activation whose result a loss gets, as far as the source proves it."""
 
 from __future__ import annotations
 

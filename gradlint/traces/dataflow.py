@@ -99,10 +99,10 @@ def mask_of(parameters: Iterable[ParameterIndex]) -> int:
 
 def union(masks: Mapping[ValueId, int], values: Iterable[ValueId]) -> int:
     """Return the parameters in the masks of any of some values."""
-    found = 0
+    mask = 0
     for value in values:
-        found |= masks.get(value, 0)
-    return found
+        mask |= masks.get(value, 0)
+    return mask
 
 
 def _push_pairwise(masks: Masks, op: Op, values: Sequence[Value], owners: Mapping[ValueId, ParameterIndex]) -> None:

@@ -17,7 +17,7 @@ from gradlint.traces.training import KeptGraph, Training
 
 
 class StepMark(NamedTuple):
-    """How far things had come at the end of a step."""
+    """Numbers of values and autograd nodes at the end of a step."""
 
     values: int
     """Number of values recorded."""

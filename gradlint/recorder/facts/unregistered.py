@@ -1,5 +1,7 @@
-"""What modules hold without registering it: modules and tensors in lists, tuples, dicts and objects, and those that
-their methods take from a closure or from the globals of their file."""
+"""Modules and tensors that modules hold without registering them.
+
+They are in lists, tuples, dicts and objects, or in variables of a closure and globals that methods use.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,14 @@ from gradlint.traces.trace import UnregisteredPlace, UnregisteredTensor
 
 _DEPTH = 4
 _LONG = 1000
-"""Elements; what is longer holds data."""
+"""Number of elements above which a container is not searched, because it holds data."""
 _STANDARD = frozenset(vars(nn.Module()))
 """The attributes that every module has."""
 _ATOMS = frozenset((type(None), str, bytes, int, float, bool, torch.dtype, torch.device))
 
 
 class UnregisteredObject:
-    """A module or tensor found where nothing registers it."""
+    """A module or tensor that a module holds without registering it."""
 
     __slots__ = ("attribute", "fqn", "holder", "thing", "variable")
 

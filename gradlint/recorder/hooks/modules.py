@@ -52,7 +52,7 @@ class HookLog:
         self.steps: list[range] = []
         """Op ranges of the optimizer steps before training is followed: a warm-up in build()."""
         self.registrations: list[SiteId] | None = None
-        """Sites of the registrations of an unrecorded run; None while nobody collects them."""
+        """Sites of the registrations of an unrecorded run; None while they are not collected."""
 
     def number(self, module: nn.Module) -> ModuleIndex:
         """Return the number of a module, constant for the whole recording."""
