@@ -72,7 +72,7 @@ def test_sarif_tells_everything(run: Run, folder: Path) -> None:
         first["fixes"][0]["artifactChanges"][0]["replacements"][0]["insertedContent"]["text"]
         == "self.body.requires_grad_(False)"
     )
-    assert second["relatedLocations"][0]["message"]["text"] == "cross_entropy gets it here"
+    assert second["relatedLocations"][0]["message"]["text"] == "passed to cross_entropy here"
 
 
 def test_sarif_fingerprint_stays_when_lines_move(run: Run, folder: Path) -> None:
