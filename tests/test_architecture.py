@@ -26,16 +26,6 @@ TORCH_FREE = set(
 """Rooms that import no torch, not even late, nor any room that does."""
 TORCH_ROOMS = set("restore recorder experiments".split())
 
-NOT_YET: set[str] = set()
-"""Files with an import that must still go."""
-
-CIRCLES_YET = {
-    "flow.exits": {"flow.flow"},
-    "flow.cut_search": {"flow.flow"},
-    "flow.loss_terms": {"flow.flow"},
-}
-"""Imports that close a circle and must still go."""
-
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
@@ -84,13 +74,7 @@ def late_imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_rooms_before_it(room: str) -> None:
-    wrong = []
-    for path in [f for f in FILES if room_of(f) == room]:
-        found = list(late_imports(path))
-        if path.as_posix() not in NOT_YET:
-            wrong += found
-        elif not found:
-            wrong.append(f"{path} is right now: take it out of NOT_YET")
+    wrong = [text for path in FILES if room_of(path) == room for text in late_imports(path)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -103,6 +87,6 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     for path in FILES:
         name = ".".join(path.with_suffix("").parts).removesuffix("__init__").rstrip(".")
         targets = {module_of(imported) for _, imported in imports(path)}
-        graph[name] = {module for module in targets if module} - {name} - CIRCLES_YET.get(name, set())
+        graph[name] = {module for module in targets if module} - {name}
     graph.pop("")  # the face names every room, lazily
     graphlib.TopologicalSorter(graph).prepare()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from gradlint.flow.cut import Cut, CutKind, place
+from gradlint.flow.facts import FlowFacts
 from gradlint.location import Location
 from gradlint.traces.dataflow import ancestors, indices, mask_of
 from gradlint.traces.events import BackwardCalled
@@ -14,11 +14,8 @@ from gradlint.traces.ids import NO_SITE, NO_VALUE, ParameterIndex, ValueId
 from gradlint.traces.op_families import DETACHING, NEW_LEAF
 from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE
 
-if TYPE_CHECKING:
-    from gradlint.flow.flow import Flow
 
-
-def find_cuts(flow: Flow) -> tuple[list[Cut], tuple[ParameterIndex, ...]]:
+def find_cuts(flow: FlowFacts) -> tuple[list[Cut], tuple[ParameterIndex, ...]]:
     """Return the cuts in the order of execution, and the parameters (indices) without a cut.
 
     The parameters stay in `flow.starved` only if there is evidence that the loss moves with them.
@@ -31,7 +28,7 @@ def find_cuts(flow: Flow) -> tuple[list[Cut], tuple[ParameterIndex, ...]]:
 
 
 class _Search:
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: FlowFacts) -> None:
         self.flow = flow
         self.trace = flow.trace
         self.masks = flow.masks

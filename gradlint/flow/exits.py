@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from gradlint.flow.facts import FlowFacts
 from gradlint.traces.dataflow import indices, union
 from gradlint.traces.ids import OpIndex, ParameterIndex
 from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS
 from gradlint.traces.trace import KIND_EXTRACT
 
-if TYPE_CHECKING:
-    from gradlint.flow.flow import Flow
-
 Groups = dict[tuple[OpIndex, ...], tuple[ParameterIndex, ...]]
 """Ops by which values left torch (-1: unknown) → indices of the unused parameters whose values left by them."""
 
 
-def grouped_by_exit(flow: Flow) -> Groups:
+def grouped_by_exit(flow: FlowFacts) -> Groups:
     """Return the unused parameters whose values left torch or the recording, by their exits.
 
     Parameters that left by the same exits share their fate: one experiment serves them all.
@@ -29,7 +25,7 @@ def grouped_by_exit(flow: Flow) -> Groups:
     return {exits: tuple(members) for exits, members in groups.items()}
 
 
-def apply_evidence(flow: Flow, groups: Groups) -> None:
+def apply_evidence(flow: FlowFacts, groups: Groups) -> None:
     """Classify the parameters of each group by the evidence; they are starved if the loss moves."""
     for exits, members in groups.items():
         effect = flow.evidence.of_group(members)
@@ -44,7 +40,7 @@ def apply_evidence(flow: Flow, groups: Groups) -> None:
             flow.unused.difference_update(members)
 
 
-def _exits(flow: Flow) -> dict[ParameterIndex, list[OpIndex]]:
+def _exits(flow: FlowFacts) -> dict[ParameterIndex, list[OpIndex]]:
     """Return unused parameter → numbers of the ops by which its value left torch; -1 if unknown."""
     trace = flow.trace
     exits: dict[ParameterIndex, list[OpIndex]] = {}

@@ -6,26 +6,19 @@ Computed once from a trace and shared by rules, summaries and explanations. Impo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from gradlint.flow.cut import Cut, place
+from gradlint.flow.cut import Cut
 from gradlint.flow.cut_search import find_cuts
 from gradlint.flow.evidence import Evidence, Questions
 from gradlint.flow.exits import apply_evidence, grouped_by_exit
-from gradlint.flow.origin import computed_value
+from gradlint.flow.facts import FlowFacts
+from gradlint.flow.loss_terms import ConstantTerm, DroppedTerm, added_numbers, constant_terms, dropped_terms
 from gradlint.flow.replaced import ReplacedParameter, replaced_parameters
 from gradlint.location import Location
-from gradlint.traces.dataflow import Masks, ancestors, indices, propagate, union
-from gradlint.traces.events import GroupAdded
-from gradlint.traces.ids import NO_SITE, ParameterIndex, SiteId, ValueId
-from gradlint.traces.op_families import RANDOM, VALUE_FREE
-from gradlint.traces.trace import KIND_EXTRACT, Group, Op, Optimizer, Parameter, Trace
-
-if TYPE_CHECKING:
-    from gradlint.flow.loss_terms import ConstantTerm, DroppedTerm
+from gradlint.traces.ids import SiteId
+from gradlint.traces.trace import Parameter, Trace
 
 
 @dataclass(frozen=True)
@@ -40,48 +33,23 @@ class Relabel:
     """Cuts before it; empty if the relabelling itself cuts the gradient."""
 
 
-class Flow:
-    """The facts about a trace.
+class Flow(FlowFacts):
+    """The facts about a trace, and the cuts and terms that follow from them.
 
     It is computed from the trace and from evidence, and runs nothing. Where the recording leaves a question open
     (`open_questions`), the parameters concerned are undecided until there is evidence (`with_evidence`).
-
-    Attributes:
-        evidence: answers to the questions that the recording leaves open.
-        judged: indices of the parameters that the recorded loss is expected to train.
-        starved: those that data reaches the loss from and no gradient returns to.
-        unused: those that no data flows from to the loss.
-        cuts: the places that starve parameters, in the order of execution.
-        undecided: those of which neither can be said, because values left torch and the run is not reproducible.
     """
 
     def __init__(self, trace: Trace, evidence: Evidence | None = None) -> None:
-        self.trace = trace
-        self.evidence = Evidence() if evidence is None else evidence
+        super().__init__(trace, Evidence() if evidence is None else evidence)
         recorded = trace.training is not None and bool(trace.training.backwards)
         self.waits_for_step = trace.setup.has_step and not trace.setup.has_loss and not recorded
-        self.masks: Masks = propagate(trace.ops, trace.values, trace.owners, trace.forward_start, trace.dropped)
-        self.on_path = ancestors(trace.ops, trace.roots)
-        self.reached = trace.reached
-        self.judged = frozenset(self._judged()) - self._trained_as_another()
-        self.depends = frozenset(indices(union(self.masks.data, trace.roots)))
-        self._divide()
+        self._search()
 
-    def _divide(self) -> None:
-        """Divide the parameters without gradient into starved, unused and undecided.
-
-        Finds the cuts, too.
-        """
-        lost = self.judged - self.reached
-        self.starved = {i for i in lost if i in self.depends}
-        self.unused = set(lost - self.starved)
-        self.undecided: set[ParameterIndex] = set()
-        self.proven: dict[ParameterIndex, int] = {}
-        """Parameter → number of the op through which its value left torch on the way to the loss."""
-        self.why_undecided = ""
+    def _search(self) -> None:
+        """Settle the open questions by the evidence, and find the cuts."""
         groups = grouped_by_exit(self)
         apply_evidence(self, groups)
-        self.cuts: list[Cut]
         self.cuts, unexplained = find_cuts(self)
         self._asked = Questions(tuple(groups.values()), unexplained)
 
@@ -92,8 +60,6 @@ class Flow:
         """
         if not terms:
             return self._asked
-        from gradlint.flow.loss_terms import added_numbers
-
         return replace(self._asked, numbers=tuple(added_numbers(self)))
 
     def with_evidence(self, evidence: Evidence) -> Flow:
@@ -103,37 +69,8 @@ class Flow:
             vars(flow).pop(name, None)
         flow.evidence = evidence
         flow._divide()
+        flow._search()
         return flow
-
-    # -- who is judged ------------------------------------------------------------------------------------------
-
-    def _judged(self) -> Iterator[ParameterIndex]:
-        """Yield the trainable parameters that this loss is expected to train."""
-        trace = self.trace
-        training = trace.training
-        stepped = {key for step in training.steps for key in step.content} if training is not None else set()
-        active = {
-            number
-            for parameter in trace.parameters
-            if (parameter.key in stepped if stepped else parameter.index in self.reached)
-            for number, _ in parameter.groups
-        } or {o.number for o in trace.optimizers}
-        for parameter in trace.parameters:
-            if training is not None and parameter.key in training.toggled:
-                continue  # frozen in turns
-            if not parameter.requires_grad or parameter.written or not parameter.in_tree or not parameter.numel:
-                continue
-            if trace.optimizers and not any(number in active for number, _ in parameter.groups):
-                continue
-            yield parameter.index
-
-    def _trained_as_another(self) -> set[ParameterIndex]:
-        """Return the parameters that gradient reaches only under the name of another.
-
-        They share its memory, as a ``Parameter`` made of a view of another does: an update of one moves both.
-        """
-        lost = [p for p in self.trace.parameters if p.requires_grad and p.index not in self.reached]
-        return {p.index for p in lost if not self.reached.isdisjoint(p.shares_memory_with)}
 
     @cached_property
     def relabels(self) -> list[Relabel]:
@@ -156,150 +93,14 @@ class Flow:
 
         Terms behind a cut that starves parameters are left out.
         """
-        from gradlint.flow.loss_terms import constant_terms
-
         return constant_terms(self)
 
     @cached_property
     def dropped_terms(self) -> list[DroppedTerm]:
         """Scalars with a gradient that reach neither loss nor output, with the parameters nothing else uses."""
-        from gradlint.flow.loss_terms import dropped_terms
-
         return dropped_terms(self)
-
-    @property
-    def loss_lacks_gradient(self) -> bool:
-        """Whether no root of the gradient requires grad, in a setup that is meant to train."""
-        trace = self.trace
-        if not trace.roots or any(trace.values[r].requires_grad for r in trace.roots):
-            return False
-        return bool(trace.optimizers) or any(p.requires_grad and p.in_tree for p in trace.parameters)
-
-    @property
-    def unregistered(self) -> frozenset[ParameterIndex]:
-        """Indices of the parameters of modules that ran in the forward, that the model holds and does not register,
-        that no optimizer holds, and that gradient reaches."""
-        trace = self.trace
-        ran = {c.module for c in trace.calls if trace.forward_start <= c.start < trace.loss_start}
-        return frozenset(
-            p.index
-            for p in trace.parameters
-            if not p.in_tree
-            and p.module in trace.unregistered_modules
-            and p.module in ran
-            and not p.groups
-            and p.requires_grad
-            if p.index in self.reached and p.index not in trace.recreated
-        )
-
-    @cached_property
-    def exhausted(self) -> list[tuple[Optimizer, Group]]:
-        """The groups that are empty because the iterator they were given had been used up."""
-        trace = self.trace
-        return [
-            (o, g)
-            for o in trace.optimizers
-            for g in o.groups
-            if not g.keys and g.event >= 0 and isinstance(e := trace.events[g.event], GroupAdded) and e.exhausted
-        ]
-
-    def first_cuts(self, value: ValueId, wanted: int) -> list[tuple[Cut, int]]:
-        """Return the cuts between a value and some parameters (a mask), each with its parameters.
-
-        A cut that lies behind another counts only for parameters that have no cut before it.
-        """
-        ops, values = self.trace.ops[: self.trace.values[value].producer + 1], self.trace.values
-        before = ancestors(ops, [value])
-        places = [
-            (number, output, lost & wanted)
-            for number, output, lost in self.masks.cuts
-            if output in before and lost & wanted
-        ]
-        if len(places) > 1:
-            without = ancestors([op for op in ops if not any(values[o].requires_grad for o in op.outputs)], [value])
-            places = [cut for cut in places if cut[1] in without] or places
-        return [(place(self.trace, number, output), lost) for number, output, lost in places]
 
     @cached_property
     def replaced(self) -> list[ReplacedParameter]:
         """The tensors that optimizers hold and the model no longer does."""
         return replaced_parameters(self.trace)
-
-    # -- for rules and explanations -----------------------------------------------------------------------------
-
-    def by_index(self, numbers: Iterable[ParameterIndex]) -> list[Parameter]:
-        """Return parameters in the model's order."""
-        return [self.trace.parameters[i] for i in sorted(numbers)]
-
-    def readers(self, parameter: Parameter) -> list[int]:
-        """Return the numbers of the ops of forward and loss that read a parameter."""
-        values = {v for v, i in self.trace.owners.items() if i == parameter.index}
-        ops = self.trace.ops
-        return [n for n in range(self.trace.forward_start, len(ops)) if values.intersection(ops[n].inputs)]
-
-    @cached_property
-    def consumers(self) -> dict[ValueId, list[int]]:
-        """Value → numbers of the ops of forward and loss that read it, in order."""
-        numbers: dict[ValueId, list[int]] = {}
-        for number in range(self.trace.forward_start, len(self.trace.ops)):
-            for value in dict.fromkeys(self.trace.ops[number].inputs):
-                numbers.setdefault(value, []).append(number)
-        return numbers
-
-    @cached_property
-    def uses_random_numbers(self) -> bool:
-        """Whether random numbers may decide which layers run: drawn outside torch, or taken out of it."""
-        trace = self.trace
-        return trace.uses_random_numbers or any(
-            op.kind == KIND_EXTRACT and op.call >= 0 and self._drawn(op)
-            for op in trace.ops[trace.forward_start : trace.loss_start]
-        )
-
-    def _drawn(self, op: Op) -> bool:
-        """Return True if an op reads a value made of random numbers, without parameters or inputs."""
-        made_of = ancestors(self.trace.ops, op.inputs)
-        makers = {maker.name for v in made_of if (maker := self.trace.made_by(v))}
-        return not makers.isdisjoint(RANDOM) and made_of.isdisjoint(self.trace.inputs.keys() | self.trace.owners.keys())
-
-    def only_leads_to(self, value: ValueId, number: int) -> bool:
-        """Return True if a value is only rearranged and passed to one op."""
-        trace = self.trace
-        pending = [value]
-        while pending:
-            value = pending.pop()
-            if value in trace.roots:
-                return False
-            for reader in self.consumers.get(value, ()):
-                outputs = trace.ops[reader].outputs
-                if reader == number or not self.on_path.intersection(outputs):
-                    continue  # what does not reach the loss does not count
-                if computed_value(trace, outputs[0])[0] != computed_value(trace, value)[0]:
-                    return False
-                pending.extend(o for o in outputs if o != value)
-        return True
-
-    def trained_by(self, values: Iterable[ValueId]) -> list[Parameter]:
-        """Return the trainable parameters to which gradient returns from any of some values."""
-        live = self.by_index(indices(union(self.masks.live, values)))
-        return [p for p in live if p.requires_grad and p.index in self.reached]
-
-    def dropped_at(self, parameter: Parameter) -> Op | None:
-        """Return the last op that depends on a parameter and whose result no other op uses.
-
-        None if the parameter was never read.
-        """
-        number = self.lost_at(1 << parameter.index)
-        return self.trace.ops[number] if number >= 0 else None
-
-    def lost_at(self, bit: int) -> int:
-        """Return the last op that depends on a parameter (a mask) and has no reader; -1 for none."""
-        consumed = set(self.trace.roots)
-        for number in range(len(self.trace.ops) - 1, self.trace.forward_start - 1, -1):
-            op = self.trace.ops[number]
-            if not any(self.masks.data.get(o, 0) & bit for o in op.outputs):
-                continue  # reads a shape, or takes a number out for a log or a branch: that is no use of the result
-            if op.site != NO_SITE and not consumed.intersection(op.outputs):
-                return number
-            if op.name not in VALUE_FREE:
-                consumed.update(op.inputs)
-        return -1

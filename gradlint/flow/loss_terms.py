@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gradlint.flow.cut import place
+from gradlint.flow.cut import Cut, place
 from gradlint.flow.evidence import AddedNumber
+from gradlint.flow.facts import FlowFacts
 from gradlint.flow.origin import computed_value
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
@@ -28,10 +29,6 @@ from gradlint.traces.op_families import (
     SUMS,
 )
 from gradlint.traces.trace import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
-
-if TYPE_CHECKING:
-    from gradlint.flow.cut import Cut
-    from gradlint.flow.flow import Flow
 
 _TRIED = 4
 """Numbers in a loss, and exits for each, that are looked into: each costs some runs."""
@@ -173,7 +170,7 @@ class ConstantTerm:
     """Number of the op that made it require grad again."""
 
 
-def constant_terms(flow: Flow) -> list[ConstantTerm]:
+def constant_terms(flow: FlowFacts) -> list[ConstantTerm]:
     """Return the terms of the loss that train nothing (`Flow.constant_terms`).
 
     Empty if a detached part subtracts what a live one adds. On purpose, such a sum has the value of one and the
@@ -191,13 +188,13 @@ def constant_terms(flow: Flow) -> list[ConstantTerm]:
     return list(by_cut.values())
 
 
-def _is_judged(flow: Flow) -> bool:
+def _is_judged(flow: FlowFacts) -> bool:
     """Return True if the terms of the loss are judged at all."""
     trace = flow.trace
     return trace.loss_given and (len(trace.roots) == 1 or trace.training is not None)
 
 
-def _live(flow: Flow, root: ValueId) -> tuple[list[Term], set[ValueId], dict[ValueId, OpIndex]]:
+def _live(flow: FlowFacts, root: ValueId) -> tuple[list[Term], set[ValueId], dict[ValueId, OpIndex]]:
     """Return a scalar's terms, the values with gradient, and value → op of relabelled leaves."""
     trace = flow.trace
     parts = terms(trace, flow.masks.data, root)
@@ -208,7 +205,7 @@ def _live(flow: Flow, root: ValueId) -> tuple[list[Term], set[ValueId], dict[Val
     return parts, {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}, fresh
 
 
-def _constant_in(flow: Flow, root: ValueId) -> list[ConstantTerm]:
+def _constant_in(flow: FlowFacts, root: ValueId) -> list[ConstantTerm]:
     """Return the constant terms of one scalar."""
     trace = flow.trace
     parts, live, fresh = _live(flow, root)
@@ -233,13 +230,13 @@ def _constant_in(flow: Flow, root: ValueId) -> list[ConstantTerm]:
     return [*by_cut.values(), *numbers]
 
 
-def _takes_from_live(flow: Flow, term: Term, live: set[ValueId], fresh: Container[ValueId]) -> bool:
+def _takes_from_live(flow: FlowFacts, term: Term, live: set[ValueId], fresh: Container[ValueId]) -> bool:
     """Return True if a term is made of values that carry gradient into the loss by another way."""
     inner = terms(flow.trace, flow.masks.data, term.value, through_detach=True)
     return any(t.value in live or _used_live(flow, t.value) for t in inner if t.value not in fresh)
 
 
-def _constant_term(flow: Flow, term: Term, relabelled: OpIndex | None) -> ConstantTerm | None:
+def _constant_term(flow: FlowFacts, term: Term, relabelled: OpIndex | None) -> ConstantTerm | None:
     """Return a term without gradient, with its cuts.
 
     None if its factor is 0, its parameters are starved anyway, or its cut is reported already.
@@ -256,7 +253,7 @@ def _constant_term(flow: Flow, term: Term, relabelled: OpIndex | None) -> Consta
     return ConstantTerm(parameters, [cut for cut, _ in cuts], site, 1, relabelled)
 
 
-def added_numbers(flow: Flow) -> Iterator[AddedNumber]:
+def added_numbers(flow: FlowFacts) -> Iterator[AddedNumber]:
     """Yield the Python numbers in the loss whose origin the recording does not show."""
     if _has_judged_terms(flow):
         for number, leaving in _suspects(flow, flow.trace.roots[0]):
@@ -264,13 +261,13 @@ def added_numbers(flow: Flow) -> Iterator[AddedNumber]:
                 yield question
 
 
-def _has_judged_terms(flow: Flow) -> bool:
+def _has_judged_terms(flow: FlowFacts) -> bool:
     """Return True if any loss has a live term, for which `_constant_in` examines the numbers."""
     trace = flow.trace
     return _is_judged(flow) and any(_live(flow, root)[1] for root in trace.roots if not trace.values[root].shape)
 
 
-def _suspects(flow: Flow, root: ValueId) -> Iterator[tuple[OpIndex, list[OpIndex]]]:
+def _suspects(flow: FlowFacts, root: ValueId) -> Iterator[tuple[OpIndex, list[OpIndex]]]:
     """Yield ops that add a Python number to a scalar, each with the ops by which it left torch."""
     trace, data = flow.trace, flow.masks.data
     suspects: list[OpIndex] = []
@@ -287,7 +284,7 @@ def _suspects(flow: Flow, root: ValueId) -> Iterator[tuple[OpIndex, list[OpIndex
         yield number, sorted(n for n in came if n >= 0 and trace.ops[n].kind == KIND_EXTRACT)
 
 
-def _added_number(flow: Flow, number: OpIndex) -> AddedNumber | None:
+def _added_number(flow: FlowFacts, number: OpIndex) -> AddedNumber | None:
     """Return the question whether a number came out of a tensor.
 
     None if no tensor was read before.
@@ -301,7 +298,7 @@ def _added_number(flow: Flow, number: OpIndex) -> AddedNumber | None:
     )
 
 
-def _numbers(flow: Flow, root: ValueId) -> list[ConstantTerm]:
+def _numbers(flow: FlowFacts, root: ValueId) -> list[ConstantTerm]:
     """Return the terms of the loss that are Python numbers from ``.item()``."""
     trace = flow.trace
     constants = []
@@ -315,7 +312,7 @@ def _numbers(flow: Flow, root: ValueId) -> list[ConstantTerm]:
     return constants
 
 
-def _taken_out(flow: Flow, number: int) -> int:
+def _taken_out(flow: FlowFacts, number: int) -> int:
     """Return the parameters (a mask) cut by an op that takes a number out of torch.
 
     Zero if anything else is computed from the same tensor.
@@ -326,7 +323,7 @@ def _taken_out(flow: Flow, number: int) -> int:
     return 0 if op.inputs[0] in flow.on_path else _lost_at(flow, number)
 
 
-def _lost_at(flow: Flow, number: int) -> int:
+def _lost_at(flow: FlowFacts, number: int) -> int:
     """Return the parameters whose gradient is lost at an op that takes a number out of torch."""
     taken = flow.trace.ops[number].inputs[0]
     if _used_live(flow, taken):
@@ -334,7 +331,7 @@ def _lost_at(flow: Flow, number: int) -> int:
     return flow.masks.live.get(taken, 0) & mask_of(flow.judged & flow.reached)
 
 
-def _used_live(flow: Flow, value: ValueId) -> bool:
+def _used_live(flow: FlowFacts, value: ValueId) -> bool:
     """Return True if a value with a gradient reaches the loss by another path than a detach."""
     if not flow.trace.values[value].requires_grad:
         return False
@@ -359,7 +356,7 @@ class DroppedTerm:
     """The ``return`` that leaves the term out; None if it is not known."""
 
 
-def dropped_terms(flow: Flow) -> list[DroppedTerm]:
+def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
     """Return the terms that were computed and dropped (`Flow.dropped_terms`).
 
     A scalar that is only inspected (``.item()``, a detach) counts as a metric, unless it is a sum that contains a term
@@ -392,7 +389,7 @@ def dropped_terms(flow: Flow) -> list[DroppedTerm]:
     ]
 
 
-def _return_without(flow: Flow, site: SiteId) -> Location | None:
+def _return_without(flow: FlowFacts, site: SiteId) -> Location | None:
     """Return the only ``return`` of the function that computes a scalar but does not return it.
 
     None if the scalar has no name there.
