@@ -79,7 +79,7 @@ def test_hooks_work(tmp_path: Path) -> None:
 
     code, shown = run()
     assert (code, shown.count("Failed"), "old/model.py" in shown) == (1, 2, False), shown
-    assert "its parameters stay as they are" in shown and "body.* (2 tensors, 12 parameters) still train" in shown
+    assert "an nn.Module, changes no parameter" in shown and "body.* (2 tensors, 12 parameters) still train" in shown
     installed = [path.name for path in (tmp_path / "home").rglob("site-packages/*")]
     assert "click" in installed and "torch" not in installed
     write(project / "model.py", MODEL.replace(".requires_grad = False", ".requires_grad_(False)"))
