@@ -73,16 +73,16 @@ if TYPE_CHECKING:
     from gradlint.rulekit.source_context import SourceContext as SourceContext
     from gradlint.source.file import SourceModule as SourceModule
     from gradlint.traces.events import Event as Event
+    from gradlint.traces.ops import ModuleCall as ModuleCall
+    from gradlint.traces.ops import Op as Op
+    from gradlint.traces.ops import Value as Value
     from gradlint.traces.sites import Frame as Frame
     from gradlint.traces.trace import Gradient as Gradient
     from gradlint.traces.trace import Group as Group
     from gradlint.traces.trace import Module as Module
-    from gradlint.traces.trace import ModuleCall as ModuleCall
-    from gradlint.traces.trace import Op as Op
     from gradlint.traces.trace import Optimizer as Optimizer
     from gradlint.traces.trace import Parameter as Parameter
     from gradlint.traces.trace import Trace as Trace
-    from gradlint.traces.trace import Value as Value
     from gradlint.traces.training import Step as Step
     from gradlint.traces.training import Training as Training
 else:

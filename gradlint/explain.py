@@ -16,7 +16,8 @@ from gradlint.location import Location
 from gradlint.report.explanation import Explanation, Section, Step
 from gradlint.rulekit.contract import matches, no_match
 from gradlint.traces.events import Freeze, ParameterEvent, ParameterRegistration, ParameterWrite, Unfreeze
-from gradlint.traces.trace import Op, Parameter, Trace
+from gradlint.traces.ops import Op
+from gradlint.traces.trace import Parameter, Trace
 from gradlint.wording import count
 
 SHOWN = 12

@@ -9,7 +9,8 @@ import torch
 import torch.fx
 
 from gradlint.traces.ids import ValueId
-from gradlint.traces.trace import GRAD_ON, IN_FUNCTION, KIND_ALIAS, KIND_OPAQUE, TENSOR, Op, Trace
+from gradlint.traces.ops import GRAD_ON, IN_FUNCTION, KIND_ALIAS, KIND_OPAQUE, TENSOR, Op
+from gradlint.traces.trace import Trace
 
 
 def fx_graph(trace: Trace) -> torch.fx.Graph:

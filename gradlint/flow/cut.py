@@ -10,18 +10,9 @@ from gradlint.source.lookup import decorator_location, definition_location
 from gradlint.traces.events import GradModeOff
 from gradlint.traces.ids import EventIndex, ParameterIndex, SiteId, ValueId
 from gradlint.traces.op_families import DETACHING, ROUNDTRIPS, TENSOR_MAKERS
+from gradlint.traces.ops import GRAD_ON, IN_FUNCTION, KIND_ALIAS, KIND_EXTRACT, KIND_OPAQUE, CustomFunction, Op
 from gradlint.traces.sites import is_project
-from gradlint.traces.trace import (
-    GRAD_ON,
-    IN_FUNCTION,
-    KIND_ALIAS,
-    KIND_EXTRACT,
-    KIND_OPAQUE,
-    CustomFunction,
-    Op,
-    Parameter,
-    Trace,
-)
+from gradlint.traces.trace import Parameter, Trace
 
 
 class CutKind(enum.Enum):

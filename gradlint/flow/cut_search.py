@@ -12,7 +12,7 @@ from gradlint.traces.dataflow import ancestors, indices, mask_of
 from gradlint.traces.events import BackwardCalled
 from gradlint.traces.ids import NO_SITE, NO_VALUE, ParameterIndex, ValueId
 from gradlint.traces.op_families import DETACHING, NEW_LEAF
-from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE
+from gradlint.traces.ops import IN_FUNCTION, KIND_OPAQUE
 
 
 def find_cuts(flow: FlowFacts) -> tuple[list[Cut], tuple[ParameterIndex, ...]]:

@@ -6,7 +6,7 @@ from gradlint.flow.facts import FlowFacts
 from gradlint.traces.dataflow import indices, union
 from gradlint.traces.ids import OpIndex, ParameterIndex
 from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS
-from gradlint.traces.trace import KIND_EXTRACT
+from gradlint.traces.ops import KIND_EXTRACT
 
 Groups = dict[tuple[OpIndex, ...], tuple[ParameterIndex, ...]]
 """Ops by which values left torch (-1: unknown) → indices of the unused parameters whose values left by them."""

@@ -12,7 +12,8 @@ from gradlint.traces.dataflow import Masks, ancestors, indices, propagate, union
 from gradlint.traces.events import GroupAdded
 from gradlint.traces.ids import NO_SITE, ParameterIndex, ValueId
 from gradlint.traces.op_families import RANDOM, VALUE_FREE
-from gradlint.traces.trace import KIND_EXTRACT, Group, Op, Optimizer, Parameter, Trace
+from gradlint.traces.ops import KIND_EXTRACT, Op
+from gradlint.traces.trace import Group, Optimizer, Parameter, Trace
 
 
 class FlowFacts:

@@ -28,7 +28,8 @@ from gradlint.traces.op_families import (
     SUBTRACT,
     SUMS,
 )
-from gradlint.traces.trace import KIND_EXTRACT, TENSOR, Op, Parameter, Trace
+from gradlint.traces.ops import KIND_EXTRACT, TENSOR, Op
+from gradlint.traces.trace import Parameter, Trace
 
 _TRIED = 4
 """Numbers in a loss, and exits for each, that are looked into: each costs some runs."""

@@ -17,7 +17,8 @@ from gradlint.traces.op_families import (
     SLICE_PICKS,
     SPLITS,
 )
-from gradlint.traces.trace import KIND_ALIAS, TENSOR, Op, Trace
+from gradlint.traces.ops import KIND_ALIAS, TENSOR, Op
+from gradlint.traces.trace import Trace
 
 
 def computed_value(trace: Trace, value: ValueId, axis: int | None = None) -> tuple[ValueId, int | None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from gradlint.location import Location
 from gradlint.traces.dataflow import ancestors
 from gradlint.traces.ids import ValueId
-from gradlint.traces.trace import Op, Parameter, Trace
+from gradlint.traces.ops import Op
+from gradlint.traces.trace import Parameter, Trace
 
 
 def path_to_loss(trace: Trace, parameter: Parameter, first: int, *, by_gradient: bool) -> list[int]:

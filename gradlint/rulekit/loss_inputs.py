@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from gradlint.findings import Finding, Fix, Reporter
 from gradlint.rulekit.context import Context
 from gradlint.traces.ids import ValueId
-from gradlint.traces.trace import Op
+from gradlint.traces.ops import Op
 
 
 def find_loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[Op, ValueId]]:

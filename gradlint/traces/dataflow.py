@@ -11,7 +11,7 @@ from typing import Any
 
 from gradlint.traces.ids import OpIndex, ParameterIndex, ValueId
 from gradlint.traces.op_families import DIVIDE, NEW_LEAF, OVERWRITES, PAIRWISE, VALUE_FREE, ZERO_GRADIENT
-from gradlint.traces.trace import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Value
+from gradlint.traces.ops import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Value
 
 
 @dataclass

@@ -29,16 +29,7 @@ from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Event, Freeze, GradModeOff, Unfreeze
 from gradlint.traces.ids import NO_CALL, NO_MODULE, EventIndex, OpIndex, ParameterKey, SiteId, ValueId
 from gradlint.traces.op_families import MEMORY_OUT
-from gradlint.traces.trace import (
-    GRAD_ON,
-    IN_FUNCTION,
-    KIND_EXTRACT,
-    KIND_OPAQUE,
-    KIND_PLAIN,
-    KIND_WRITE,
-    TENSOR,
-    Op,
-)
+from gradlint.traces.ops import GRAD_ON, IN_FUNCTION, KIND_EXTRACT, KIND_OPAQUE, KIND_PLAIN, KIND_WRITE, TENSOR, Op
 
 _PLAIN = frozenset((int, float, str, bool, complex, type(None), type(Ellipsis)))
 _PLAIN |= {torch.dtype, torch.device, torch.layout, torch.memory_format}

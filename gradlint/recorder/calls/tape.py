@@ -10,8 +10,8 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from gradlint.recorder.calls.call_chains import OpenCall
 from gradlint.traces.events import Event
 from gradlint.traces.ids import NO_CALL, EventIndex, OpIndex, SiteId, ValueId
+from gradlint.traces.ops import GRAD_ON, Op, Value
 from gradlint.traces.sites import Sites
-from gradlint.traces.trace import GRAD_ON, Op, Value
 
 _Fields = ParamSpec("_Fields")
 _Event = TypeVar("_Event", bound=Event)

@@ -16,7 +16,7 @@ from gradlint.recorder.calls.tape import Tape
 from gradlint.recorder.facts.autograd import leaves
 from gradlint.traces.events import Freeze, ParameterWrite
 from gradlint.traces.ids import NO_MODULE, NO_SITE, EventIndex, ParameterKey, SiteId, ValueId
-from gradlint.traces.trace import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
+from gradlint.traces.ops import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 
 
 class TrackedTensor(weakref.ref):  # type: ignore[type-arg]

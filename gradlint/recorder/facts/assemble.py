@@ -36,19 +36,17 @@ from gradlint.traces.ids import (
     ParameterKey,
     ValueId,
 )
+from gradlint.traces.ops import CustomFunction, Op, function_name
 from gradlint.traces.trace import (
     Arguments,
-    CustomFunction,
     Group,
     Module,
-    Op,
     Optimizer,
     Parameter,
     SetupFacts,
     Trace,
     UnregisteredPlace,
     UnregisteredTensor,
-    function_name,
 )
 from gradlint.traces.training import Training
 

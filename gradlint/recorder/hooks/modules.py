@@ -27,8 +27,9 @@ from gradlint.recorder.facts.optimizer_source import constructor_arguments
 from gradlint.recorder.hooks.uncompiled import bypass_compiler, without_compiler_guard
 from gradlint.traces.events import ChildRegistration, GroupAdded, ModeSwitch, OptimizerMade, ParameterRegistration
 from gradlint.traces.ids import EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
+from gradlint.traces.ops import GRAD_ON, KIND_PLAIN, ModuleCall
 from gradlint.traces.sites import is_standard_library
-from gradlint.traces.trace import GRAD_ON, KIND_PLAIN, Arguments, ModuleCall
+from gradlint.traces.trace import Arguments
 
 
 class HookLog:
