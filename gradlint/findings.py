@@ -11,7 +11,7 @@ from gradlint.location import Location
 
 
 class Severity(enum.IntEnum):
-    """How much a finding weighs. Ordered: INFO < WARNING < ERROR."""
+    """The weight of a finding. Ordered: INFO < WARNING < ERROR."""
 
     INFO = 0
     """True and often intended; hidden by default."""
@@ -46,7 +46,7 @@ class Fix:
 
     description: str
     safe: bool = False
-    """Whether the edits keep the program's meaning apart from the mistake itself."""
+    """True if the edits keep the program's meaning apart from the mistake itself."""
     edits: tuple[Edit, ...] = ()
 
 
@@ -89,7 +89,7 @@ class Skipped:
     code: str
     reason: str
     asked: bool = True
-    """Whether it judges every training setup that it can, rather than on request."""
+    """True if it judges every training setup that it can, rather than on request."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class TargetSummary:
     """(class name, number of parameters held) for each optimizer."""
     seconds: float = 0.0
     declared: tuple[int, ...] = (0, 0)
-    """How many are declared to train, and how many to be frozen, as far as a contract was held against them."""
+    """Numbers of parameters declared to train and to be frozen, if a contract was checked."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether every target got a verdict and nothing above info was found."""
+        """True if every target got a verdict and nothing above info was found."""
         return not self.errors and (self.worst() or Severity.INFO) < Severity.WARNING
 
 

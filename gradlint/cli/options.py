@@ -84,7 +84,7 @@ class OutputOptions(_Parsed):
 
     @property
     def changes_files(self) -> bool:
-        """Whether edits are made or shown."""
+        """True if edits are made or shown."""
         return self.fix or self.fix_only or self.diff
 
 

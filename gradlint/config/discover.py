@@ -24,7 +24,7 @@ class SourceFile:
     """Absolute."""
     settings: Settings
     named: bool = False
-    """Whether the command names this file, rather than a folder that contains it."""
+    """True if the command names this file, rather than a folder that contains it."""
 
 
 class Patterns:

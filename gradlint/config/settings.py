@@ -76,7 +76,7 @@ class Settings:
     exclude: tuple[str, ...] = EXCLUDED
     extend_exclude: tuple[str, ...] = ()
     force_exclude: bool = False
-    """Whether `exclude` counts for files that are named on the command line too."""
+    """True if `exclude` counts for files that are named on the command line too."""
     respect_gitignore: bool = True
     unsafe_fixes: bool = False
     baseline: str = ""
@@ -99,7 +99,7 @@ class Settings:
 
 
 class Configuration:
-    """Which settings count where, given ``--config`` and ``--isolated``."""
+    """The settings of each file and target, given ``--config`` and ``--isolated``."""
 
     def __init__(
         self,

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How one training setup is recorded and judged."""
+    """Options for recording and judging one training setup."""
 
     inputs: tuple[str, ...] = ()
     """Inputs to use instead of those of the setup, as written after ``--input``."""
     strict: bool = False
-    """Whether each part that could not be recorded is a finding."""
+    """True if each part that could not be recorded is a finding."""
     numeric: bool = False
-    """Whether a few steps are trained to measure the gradients."""
+    """True if a few steps are trained to measure the gradients."""
     contract: tuple[Declaration, ...] = ()
     """Declarations beside those of the setup itself."""
     own_contract: bool = True
-    """Whether the declarations of the setup itself count."""
+    """True if the declarations of the setup itself count."""
     amend: Callable[[Setup], Setup] | None = None
     """Changes the normalised setup before it is run."""
 

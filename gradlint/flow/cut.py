@@ -16,7 +16,7 @@ from gradlint.traces.trace import Parameter, Trace
 
 
 class CutKind(enum.Enum):
-    """How gradient ends at a cut: a clause with the name of the op or switch."""
+    """The end of gradient at a cut: a clause with the name of the op or switch."""
 
     DETACH = "{name}() cuts the gradient path"
     NO_GRAD = "{name} cuts the gradient path"
@@ -45,13 +45,13 @@ class Cut:
     later: list[Location] = field(default_factory=list)
     """Cuts downstream that would remain if this one were removed."""
     zero: bool = False
-    """Whether gradient passes but is zero everywhere."""
+    """True if gradient passes but is zero everywhere."""
     parameters_inside: list[Parameter] = field(default_factory=list)
     """The parameters used inside a grad-mode region."""
     returned: Location | None = None
     """Location where the value comes back into torch, for a ROUNDTRIP."""
     project: bool = True
-    """Whether the place is the user's own code."""
+    """True if the place is the user's own code."""
     defined: Location | None = None
     """Location of the backward of the custom Function, for a FUNCTION."""
     again: list[SiteId] = field(default_factory=list)

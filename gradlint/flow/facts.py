@@ -85,7 +85,7 @@ class FlowFacts:
 
     @property
     def loss_lacks_gradient(self) -> bool:
-        """Whether no root of the gradient requires grad, in a setup that is meant to train."""
+        """True if no root of the gradient requires grad, in a setup that is meant to train."""
         trace = self.trace
         if not trace.roots or any(trace.values[r].requires_grad for r in trace.roots):
             return False
@@ -157,7 +157,7 @@ class FlowFacts:
 
     @cached_property
     def uses_random_numbers(self) -> bool:
-        """Whether random numbers may decide which layers run: drawn outside torch, or taken out of it."""
+        """True if random numbers may decide which layers run: drawn outside torch, or taken out of it."""
         trace = self.trace
         return trace.uses_random_numbers or any(
             op.kind == KIND_EXTRACT and op.call >= 0 and self._drawn(op)

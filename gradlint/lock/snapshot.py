@@ -42,7 +42,7 @@ class Norm:
     fqn: str
     type: str
     training: bool
-    """Whether its statistics follow the batches."""
+    """True if its statistics follow the batches."""
 
 
 @dataclass

@@ -66,7 +66,7 @@ class Observation:
         self.ledger = Ledger(self.recorder)
         self.enough: Callable[[], bool] = StepQuota(self.ledger.training, self._steppers, steps)
         self.patience_lost = False
-        """Whether the limit of forwards was reached."""
+        """True if the limit of forwards was reached."""
         self.forwards = 0
         """Calls of outermost modules so far."""
         self.evaluations = 0

@@ -15,7 +15,7 @@ class Step:
     text: str
     location: Location | None = None
     important: bool = False
-    """Whether it decides the state of the parameter; its source is shown."""
+    """True if it decides the state of the parameter; its source is shown."""
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,17 @@ class View:
     """Columns."""
     color: bool = False
     terminal: bool = False
-    """Whether a person looks at it; box characters are used only then."""
+    """True if a person looks at it; box characters are used only then."""
     encoding: str = "utf-8"
     verbose: bool = False
     quiet: bool = False
-    """Whether findings alone are shown."""
+    """True if findings alone are shown."""
     root: Path = Path()
     """Paths below it are shown relative to it."""
 
     @cached_property
     def unicode(self) -> bool:
-        """Whether box characters and the like may be used."""
+        """True if box characters and the like may be used."""
         return self.terminal and self.encoding.lower().replace("-", "").replace("_", "") in ("utf8", "utf8sig")
 
     @property

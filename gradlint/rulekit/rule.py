@@ -31,10 +31,10 @@ class Rule:
     severity: ClassVar[Severity]
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the training setup must have for the rule to judge: any of ``optimizer``, ``forward``, ``loss``,
+    """Parts of the training setup that the rule needs: any of ``optimizer``, ``forward``, ``loss``,
     ``gradient`` (a loss that requires grad), ``step``, ``numeric``, ``contract``."""
     names_parameters: ClassVar[bool] = True
-    """Whether its findings name parameters of the model: not those about code, grad mode or unregistered tensors."""
+    """True if its findings name parameters of the model: not those about code, grad mode or unregistered tensors."""
     yields_to: ClassVar[frozenset[str]] = frozenset()
     """Codes of rules that run before this one and take precedence: a finding whose parameters they have all reported
     is dropped. `Context.unreported` leaves out the parameters that they reported."""
@@ -48,7 +48,7 @@ class Rule:
     same_mistake_as: ClassVar[frozenset[str]] = frozenset()
     """Codes of rules that report the same mistake, on the same line, from a recording."""
     recording_overrides_source: ClassVar[bool] = False
-    """Whether `check` alone judges executed code: `check_source` is then asked about other code only."""
+    """True if `check` alone judges executed code: `check_source` is then asked about other code only."""
 
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield the findings on one recorded training setup."""

@@ -16,7 +16,7 @@ class Job:
     script: str
     """A file, or the dotted name of a module or package."""
     module: bool
-    """Whether `script` is a module's name."""
+    """True if `script` is a module's name."""
     arguments: tuple[str, ...]
     """The script's own arguments, ``sys.argv[1:]``."""
     report: str = ""

@@ -25,7 +25,7 @@ class Write:
     value: ast.expr | None
     """The value that it is set to or compared with, if any."""
     is_plain: bool = True
-    """Whether it is one ``base.attribute = value``, which can be rewritten as a whole."""
+    """True if it is one ``base.attribute = value``, which can be rewritten as a whole."""
 
     @property
     def location(self) -> Location:

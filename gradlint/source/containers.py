@@ -20,9 +20,9 @@ class Use(NamedTuple):
     """One use of a container."""
 
     calls: bool
-    """Whether it calls the contents."""
+    """True if it calls the contents."""
     only_calls: bool
-    """Whether it does nothing else with them."""
+    """True if it does nothing else with them."""
 
 
 def elements(value: Container) -> list[ast.expr]:

@@ -46,7 +46,7 @@ class _Value:
     cuts: Mapping[str, ast.expr] = field(default_factory=dict)
     """The place that cut gradient to each of the others."""
     unknown: bool = False
-    """Whether it may hold anything, with its gradient."""
+    """True if it may hold anything, with its gradient."""
 
 
 _NOTHING = _Value()

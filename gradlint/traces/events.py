@@ -85,7 +85,7 @@ class ParameterRegistration(Registration):
 
     parameter: ParameterKey
     is_new: bool
-    """Whether the tensor was not followed before."""
+    """True if the tensor was not followed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class GroupAdded(Event):
     index: int
     """Position of the group in the optimizer."""
     exhausted: bool
-    """Whether the iterator of its parameters had been used up before."""
+    """True if the iterator of its parameters had been used up before."""
 
 
 @dataclass(frozen=True, slots=True)

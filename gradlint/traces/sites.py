@@ -37,7 +37,7 @@ class Frame:
 
     @functools.cached_property
     def project(self) -> bool:
-        """Whether the frame is the user's own code rather than an installed library's."""
+        """True if the frame is the user's own code rather than an installed library's."""
         return is_project(self.path)
 
     def __reduce__(self) -> tuple[type[Frame], tuple[str, str, Code, Location]]:

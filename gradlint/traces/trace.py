@@ -64,17 +64,17 @@ class Parameter:
     module: ModuleIndex
     """Module that registers it."""
     project: bool
-    """Whether the class that registers it, or that of a module above it below the root, is the user's own."""
+    """True if the class that registers it, or that of a module above it below the root, is the user's own."""
     in_tree: bool = True
-    """Whether the model holds it; False for a loss module's that was only seen running."""
+    """True if the model holds it; False for a loss module's that was only seen running."""
     history: tuple[ParameterEvent, ...] = ()
     """Its registrations, freezes, unfreezes and writes, in order."""
     copied_from: frozenset[ParameterIndex] = frozenset()
     """Indices of parameters that its value was copied from before the forward (deepcopy, load_state_dict, copy_)."""
     computed: bool = False
-    """Whether it was created with values computed from another parameter."""
+    """True if it was created with values computed from another parameter."""
     written: bool = False
-    """Whether the user's code wrote or replaced its value during the forward or the loss."""
+    """True if the user's code wrote or replaced its value during the forward or the loss."""
     requires_grad_after: bool = False
     """At the end of the recording."""
     dtype: str = ""
@@ -82,7 +82,7 @@ class Parameter:
     flags: Mapping[str, bool] = field(default_factory=dict)
     """Boolean attributes that were set on the tensor itself."""
     has_hook: bool = False
-    """Whether a hook sees its gradient."""
+    """True if a hook sees its gradient."""
     shares_memory_with: frozenset[ParameterIndex] = frozenset()
     """Indices of the other parameters whose memory overlaps its own."""
 
@@ -136,9 +136,9 @@ class ModuleClass:
     bases: tuple[str, ...] = ()
     """Names of the classes that it inherits from, itself first."""
     project: bool = False
-    """Whether it is defined in user code."""
+    """True if it is defined in user code."""
     has_from_pretrained: bool = False
-    """Whether it has a class method ``from_pretrained``."""
+    """True if it has a class method ``from_pretrained``."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Module:
     parameters: tuple[ParameterIndex, ...] = ()
     """Indices of the parameters registered by itself."""
     calls: int = 0
-    """How often it ran in the forward and the loss."""
+    """Number of its runs in the forward and the loss."""
     training_after: bool = False
     """At the end of the recording."""
     children: tuple[tuple[str, ModuleIndex], ...] = ()
@@ -167,15 +167,15 @@ class Module:
     flags: Mapping[str, bool] = field(default_factory=dict)
     """Boolean attributes of the module itself that its class does not define."""
     is_active_dropout: bool = False
-    """Whether it drops parts of its input at random in train mode."""
+    """True if it drops parts of its input at random in train mode."""
     has_recurrent_dropout: bool = False
-    """Whether it is a recurrent layer with dropout between its layers."""
+    """True if it is a recurrent layer with dropout between its layers."""
     running_stats: tuple[str, ...] = ()
     """Names of the running statistics that it has, as in ``running_mean``."""
     momentum: float | None = None
     """Momentum of its running statistics."""
     has_hook: bool = False
-    """Whether a hook sees the gradients of its inputs or outputs."""
+    """True if a hook sees the gradients of its inputs or outputs."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Group:
     event: EventIndex
     """The event that added it; NO_EVENT if unseen."""
     scheduled: bool
-    """Whether a learning-rate scheduler is attached."""
+    """True if a learning-rate scheduler is attached."""
     keys: tuple[ParameterKey, ...]
     """Keys of the tensors it holds."""
     weight_decay: float | None = None
@@ -202,7 +202,7 @@ class Arguments:
     site: SiteId = NO_SITE
     event: EventIndex = NO_EVENT
     chosen_at: tuple[Location, ...] = ()
-    """Where the parameters were put together: assignments of the names in the call, definitions of the user's
+    """Places where the parameters were put together: assignments of the names in the call, definitions of the user's
     functions called for them."""
     group_locations: tuple[Location, ...] = ()
     """The places of the groups, where they are written out one by one."""
@@ -227,7 +227,7 @@ class Optimizer:
     arguments: Arguments = Arguments()
     """Facts from the source of the constructor's call; empty if it was created before the recording."""
     holds_parameters_only: bool = True
-    """Whether every tensor that it holds is an nn.Parameter."""
+    """True if every tensor that it holds is an nn.Parameter."""
 
     @property
     def keys(self) -> frozenset[ParameterKey]:
@@ -237,7 +237,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class UnregisteredPlace:
-    """Where an unregistered module or tensor is: a plain attribute of a module, or a variable that its code uses."""
+    """The place of an unregistered module or tensor: an attribute of a module, or a variable that its code uses."""
 
     fqn: str
     """Name through the attribute: ``stack.0.1``."""
@@ -245,7 +245,7 @@ class UnregisteredPlace:
     """Number of the module in the tree that has the attribute, or whose code uses the variable."""
     attribute: str
     variable: bool = False
-    """Whether it is a variable of a closure or a global, instead of an attribute."""
+    """True if it is a variable of a closure or a global, instead of an attribute."""
     container: str = ""
     """Type name of the attribute's value, as in ``list``; empty for a variable."""
 
@@ -283,11 +283,11 @@ class UnregisteredTensor:
     place: UnregisteredPlace
     leaf: bool
     parameter: bool
-    """Whether it is, or was computed from, an nn.Parameter that is not registered."""
+    """True if it is, or was computed from, an nn.Parameter that is not registered."""
     reached: bool
-    """Whether the gradient of the loss reaches it, or the leaves that it was computed from."""
+    """True if the gradient of the loss reaches it, or the leaves that it was computed from."""
     differentiated: bool
-    """Whether user code differentiates by it (``autograd.grad``)."""
+    """True if user code differentiates by it (``autograd.grad``)."""
     site: SiteId
     """Site where it was computed; NO_SITE if unknown."""
 
@@ -300,11 +300,11 @@ class Stop:
     """Plain name of the function."""
     site: SiteId
     single: bool
-    """Whether it is a softmax with one element to choose from, which gives 1 whatever it is given."""
+    """True if it is a softmax with one element to choose from, which gives 1 whatever it is given."""
     zeros: bool
-    """Whether both of its first operands are zero everywhere: each keeps the other there."""
+    """True if both of its first operands are zero everywhere: each keeps the other there."""
     weighted: bool
-    """Whether it multiplies by zeros that do not train: a constant, a mask, a state, a frozen layer without weights."""
+    """True if it multiplies by zeros that do not train: a constant, a mask, a state, a frozen layer without weights."""
     order: int
     """Its place in the order of execution."""
 
@@ -318,11 +318,11 @@ class Gradient:
     stop: Stop | None = None
     """The call in which it becomes zero, if it is zero in every step."""
     revived: bool = False
-    """Whether one that was zero in every step is not so with other signs of the weights: bad luck in a narrow layer."""
+    """True if one that was zero in every step is not so with other signs of the weights: bad luck in a narrow layer."""
 
     @property
     def zero(self) -> bool:
-        """Whether there was a gradient in every step, and it was exactly zero."""
+        """True if there was a gradient in every step, and it was exactly zero."""
         return bool(self.sizes) and all(size == 0.0 for size in self.sizes)
 
 
@@ -334,7 +334,7 @@ class Numeric:
     gradients: Mapping[ParameterIndex, Gradient] = field(default_factory=dict)
     """Of the parameters that gradient is known to reach."""
     flat: bool = False
-    """Whether every gradient was zero and other parameter values give the same loss."""
+    """True if every gradient was zero and other parameter values give the same loss."""
     failure: str = ""
     """Why nothing was measured."""
 
@@ -362,7 +362,7 @@ class Trace:
     """Values that the gradient is followed from: the loss, or every differentiable floating output."""
     loss_described: str
     loss_given: bool
-    """Whether the roots are one scalar loss rather than all outputs."""
+    """True if the roots are one scalar loss rather than all outputs."""
     owners: Mapping[ValueId, ParameterIndex]
     """Value → the parameter whose content it is."""
     buffers: Mapping[ValueId, str]
@@ -394,11 +394,11 @@ class Trace:
     recreated: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that every forward creates anew."""
     uses_random_numbers: bool = False
-    """Whether the forward drew random numbers outside torch, which may decide which layers run."""
+    """True if the forward drew random numbers outside torch, which may decide which layers run."""
     training: Training | None = None
     """The recorded steps; None where there were none."""
     fault: tuple[str, str] | None = None
-    """How gradlint itself failed while it recorded, and its traceback: the rest of the record is missing."""
+    """(error, traceback) of gradlint itself while it recorded: the rest of the record is missing."""
 
     @cached_property
     def by_fqn(self) -> dict[str, Parameter]:

@@ -38,15 +38,15 @@ class Backward:
     roots: tuple[ValueId, ...]
     """The values it started from; empty if none was seen."""
     retains: bool
-    """Whether the graph was retained on purpose (``retain_graph``, ``create_graph``)."""
+    """True if the graph was retained on purpose (``retain_graph``, ``create_graph``)."""
     scaled: bool = False
-    """Whether it started from a loss that a gradient scaler had scaled."""
+    """True if it started from a loss that a gradient scaler had scaled."""
     deposits: dict[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
     """Parameter that got gradient → earlier backward passes whose gradient was not yet cleared."""
     applied_by: set[StepIndex] = field(default_factory=set)
     """The steps that applied gradient of it."""
     read: bool = False
-    """Whether user code read its gradient before a step applied it.
+    """True if user code read its gradient before a step applied it.
 
     The gradient of a tensor outside all optimizers counts too (an attacked input). Clipping and clearing do not count.
     """
@@ -60,14 +60,14 @@ class Content(NamedTuple):
     stale: tuple[BackwardIndex, ...]
     """Backward passes among them that an earlier step had already applied."""
     grad: bool
-    """Whether it had a gradient."""
+    """True if it had a gradient."""
     trainable: bool
-    """Whether it required grad."""
+    """True if it required grad."""
     lr: float | None
     moved: bool | None
-    """Whether its value changed; None if it was not compared."""
+    """True if its value changed; None if it was not compared."""
     nonzero: bool
-    """Whether any entry of its gradient was not zero."""
+    """True if any entry of its gradient was not zero."""
 
 
 @dataclass
@@ -103,9 +103,9 @@ class Clip:
     event: EventIndex
     site: SiteId
     exhausted: bool
-    """Whether the iterator passed to it was already exhausted."""
+    """True if the iterator passed to it was already exhausted."""
     measures: bool
-    """Whether its limit is infinite: the norm is only read."""
+    """True if its limit is infinite: the norm is only read."""
     fresh: tuple[ParameterKey, ...]
     """Clipped parameters with gradient that no step had applied."""
     applied: tuple[ParameterKey, ...]
@@ -133,9 +133,9 @@ class KeptGraph:
     site: SiteId
     """Site where they were computed."""
     values: int
-    """How many such tensors are alive; 1 for one that keeps growing."""
+    """Number of tensors that are alive; 1 for one that keeps growing."""
     grows: bool
-    """Whether it is one tensor whose graph reaches back through the steps (a running sum)."""
+    """True if it is one tensor whose graph reaches back through the steps (a running sum)."""
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Training:
     schedulers: dict[OptimizerKey, SiteId] = field(default_factory=dict)
     """Optimizer → site where a scheduler of it was made."""
     calls: int = 0
-    """How often the setup's step was called."""
+    """Number of calls of the setup's step."""
 
     def steps_of(self, keys: frozenset[ParameterKey]) -> list[Step]:
         """Return the steps of the optimizers that contain any of some parameters."""

@@ -106,7 +106,7 @@ class Scope:
 
     plan: Plan
     source: bool = False
-    """Whether the source rules read it."""
+    """True if the source rules read it."""
     ran: list[tuple[int, int]] = field(default_factory=list)
     """Lines of its functions that a recording ran."""
     recorded: set[str] = field(default_factory=set)

@@ -28,7 +28,7 @@ class Place:
         self.parent = parent
         """Identity of the module that holds it; 0 for a root."""
         self.project = project
-        """Whether it or a module above it, below the root, is of a class of the user's own."""
+        """True if it or a module above it, below the root, is of a class of the user's own."""
 
 
 def places(roots: Mapping[str, nn.Module]) -> list[Place]:
@@ -74,7 +74,7 @@ class NamedParameter:
         self.in_tree = in_tree
         self.names: list[str] = []
         self.project = False
-        """Whether it is in a module, below the root, of a class of the user's own."""
+        """True if it is in a module, below the root, of a class of the user's own."""
 
     @property
     def key(self) -> ParameterKey:
@@ -95,7 +95,7 @@ class NamedModule:
     parameters: tuple[ParameterIndex, ...] = ()
     """Indices of the parameters registered by itself."""
     was_seen: bool = True
-    """Whether it is in the model or ran; False for one that was only built."""
+    """True if it is in the model or ran; False for one that was only built."""
 
 
 def name_all(

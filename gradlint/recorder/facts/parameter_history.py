@@ -28,9 +28,9 @@ class ParameterHistory:
     copied_from: set[ParameterIndex] = field(default_factory=set)
     """Indices of parameters that its value was copied from before the forward."""
     computed: bool = False
-    """Whether it was created with values computed from another parameter."""
+    """True if it was created with values computed from another parameter."""
     written: bool = False
-    """Whether user code wrote or replaced its value during the forward or the loss."""
+    """True if user code wrote or replaced its value during the forward or the loss."""
 
 
 def histories(

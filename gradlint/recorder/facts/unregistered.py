@@ -36,7 +36,7 @@ class UnregisteredObject:
 
     def __init__(self, fqn: str, thing: Any, holder: nn.Module, attribute: str, variable: bool = False) -> None:
         self.variable = variable
-        """Whether it is a variable of a closure or a global, rather than an attribute."""
+        """True if it is a variable of a closure or a global, rather than an attribute."""
         self.fqn = fqn
         self.thing = thing
         self.holder = holder

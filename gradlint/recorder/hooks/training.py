@@ -219,9 +219,9 @@ class _Clip(NamedTuple):
     op: int
     """Number of ops recorded before it."""
     exhausted: bool
-    """Whether its iterator of parameters was already used up."""
+    """True if its iterator of parameters was already used up."""
     measures: bool
-    """Whether its limit is infinite: it only measures the norm."""
+    """True if its limit is infinite: it only measures the norm."""
 
 
 class _Clips:
