@@ -23,6 +23,7 @@ def test_ten_mistakes_are_seeded():
     assert len(BAD) >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("builder", BUILDERS, ids=lambda b: b.id)
 def test_builder(builder):
     wrong = ["it is bad and announces no error or warning"] if builder in BAD and not builder.bad else []

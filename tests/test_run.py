@@ -127,7 +127,13 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
+def mostly_slow(names):
+    """Mark all cases but the first two as slow: each starts a process that imports torch."""
+    names = list(names)
+    return [*names[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in names[2:])]
+
+
+@pytest.mark.parametrize("name", mostly_slow(RIGHT))
 def test_right_script_is_clean(tmp_path, name):
     done, report = run(tmp_path, RIGHT[name])
     assert (done.returncode, report["errors"], codes(report)) == (0, [], []), done.stderr
@@ -151,7 +157,7 @@ NO_VERDICT = {
 }
 
 
-@pytest.mark.parametrize("name", NO_VERDICT)
+@pytest.mark.parametrize("name", mostly_slow(NO_VERDICT))
 def test_script_without_a_verdict_says_why(tmp_path, name):
     body, expected = NO_VERDICT[name]
     done, report = run(tmp_path, body)
@@ -405,7 +411,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", mostly_slow(SETTINGS))
 def test_settings_count_as_for_check(tmp_path, name):
     configuration, options, expected, code = SETTINGS[name]
     (tmp_path / "gradlint.toml").write_text(configuration)
