@@ -27,6 +27,7 @@ from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.facts.reachable import ReachableState, reachable_from
 from gradlint.recorder.facts.roots import Roots, not_finite, roots_of
+from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.facts.unregistered import judge_unregistered_tensors
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
@@ -47,7 +48,6 @@ from gradlint.recorder.user_code import (
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Phase, PhaseBegun
 from gradlint.traces.ids import NO_SITE, EventIndex, OpIndex, OptimizerKey, ParameterKey, SiteId, ValueId
-from gradlint.traces.training import Training
 
 
 @contextlib.contextmanager
@@ -293,7 +293,7 @@ class _Session:
             )
         return verdict
 
-    def _steps(self, setup: Setup, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any]) -> Training | None:
+    def _steps(self, setup: Setup, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any]) -> TrainingLog | None:
         """Run the setup's step under the recorder."""
         if setup.step is None:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.kept_graphs import find_kept_graphs
+from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import EnoughRecorded, Ledger
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
 from gradlint.traces.ids import ParameterKey
-from gradlint.traces.training import Training
 
 STEPS = 3
 """Number of recorded steps of each optimizer."""
@@ -30,7 +30,9 @@ _SECONDS = 60.0
 class StepQuota:
     """Returns True once every optimizer has stepped often enough, or one so often that the others never will."""
 
-    def __init__(self, training: Training, optimizers: Callable[[], Sequence[Optimizer]], steps: int = STEPS) -> None:
+    def __init__(
+        self, training: TrainingLog, optimizers: Callable[[], Sequence[Optimizer]], steps: int = STEPS
+    ) -> None:
         self._training = training
         self._optimizers = optimizers
         self._steps = steps
@@ -43,14 +45,14 @@ class StepQuota:
         return self._judged[1]
 
     def _judge(self) -> bool:
-        counts = [len(self._training.steps_of(frozenset(_keys(o)))) for o in self._optimizers()]
+        counts = [self._training.count_steps(_keys(o)) for o in self._optimizers()]
         if not counts or not max(counts):
             return False
         return min(counts) >= self._steps or max(counts) >= self._steps * _PATIENCE
 
 
-def _keys(optimizer: Optimizer) -> Iterable[ParameterKey]:
-    return (ParameterKey(id(p)) for group in optimizer.param_groups for p in group["params"])
+def _keys(optimizer: Optimizer) -> frozenset[ParameterKey]:
+    return frozenset(ParameterKey(id(p)) for group in optimizer.param_groups for p in group["params"])
 
 
 def run_steps(
@@ -90,7 +92,7 @@ def run_steps(
     training.kept_graphs = find_kept_graphs(recorder, training, ledger.marks)
 
 
-def _goes_on(training: Training, steps: int, seconds: float) -> bool:
+def _goes_on(training: TrainingLog, steps: int, seconds: float) -> bool:
     if training.calls < steps:
         return True
     if seconds > _SECONDS or not training.backwards:

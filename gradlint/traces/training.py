@@ -6,6 +6,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,11 +21,11 @@ from gradlint.traces.ids import (
     ValueId,
 )
 
-_FIRST_OP = OpIndex(0)
-_FIRST_EVENT = EventIndex(0)
+FIRST_OP = OpIndex(0)
+FIRST_EVENT = EventIndex(0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Backward:
     """One backward pass."""
 
@@ -41,9 +42,9 @@ class Backward:
     """True if the graph was retained on purpose (``retain_graph``, ``create_graph``)."""
     scaled: bool = False
     """True if it started from a loss that a gradient scaler had scaled."""
-    deposits: dict[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
+    deposits: Mapping[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
     """Parameter that got gradient → earlier backward passes whose gradient was not yet cleared."""
-    applied_by: set[StepIndex] = field(default_factory=set)
+    applied_by: frozenset[StepIndex] = frozenset()
     """The steps that applied gradient of it."""
     read: bool = False
     """True if user code read its gradient before a step applied it.
@@ -70,7 +71,7 @@ class Content(NamedTuple):
     """True if any entry of its gradient was not zero."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
     """One step of an optimizer."""
 
@@ -80,7 +81,7 @@ class Step:
     site: SiteId
     optimizers: tuple[OptimizerKey, ...]
     """The optimizers that took part: a wrapper and the optimizer in it."""
-    content: dict[ParameterKey, Content] = field(default_factory=dict)
+    content: Mapping[ParameterKey, Content] = field(default_factory=dict)
     """Key of a parameter in the optimizers → its state at this step."""
 
 
@@ -92,7 +93,7 @@ class Clear:
     """The ``zero_grad()`` event; NO_EVENT where it was done by hand."""
     site: SiteId
     """Site of the call; NO_SITE if it was done by hand."""
-    discarded: dict[ParameterKey, tuple[BackwardIndex, ...]]
+    discarded: Mapping[ParameterKey, tuple[BackwardIndex, ...]]
     """Parameter → the backward passes whose gradient was lost."""
 
 
@@ -138,24 +139,24 @@ class KeptGraph:
     """True if it is one tensor whose graph reaches back through the steps (a running sum)."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Training:
     """The recorded steps of one training setup, in the order in which they happened."""
 
-    backwards: list[Backward] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    clears: list[Clear] = field(default_factory=list)
-    clips: list[Clip] = field(default_factory=list)
-    schedules: list[Schedule] = field(default_factory=list)
-    attempts: list[tuple[EventIndex, OptimizerKey]] = field(default_factory=list)
+    backwards: tuple[Backward, ...] = ()
+    steps: tuple[Step, ...] = ()
+    clears: tuple[Clear, ...] = ()
+    clips: tuple[Clip, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+    attempts: tuple[tuple[EventIndex, OptimizerKey], ...] = ()
     """(event, optimizer) of every ``GradScaler.step``, which skips the step where a gradient is inf."""
-    kept_graphs: list[KeptGraph] = field(default_factory=list)
-    start: OpIndex = _FIRST_OP
+    kept_graphs: tuple[KeptGraph, ...] = ()
+    start: OpIndex = FIRST_OP
     """Number of the first op of the recorded steps."""
-    first_event: EventIndex = _FIRST_EVENT
+    first_event: EventIndex = FIRST_EVENT
     toggled: frozenset[ParameterKey] = frozenset()
     """Keys of the parameters whose requires_grad changed between the steps' begin and end, or within."""
-    schedulers: dict[OptimizerKey, SiteId] = field(default_factory=dict)
+    schedulers: Mapping[OptimizerKey, SiteId] = field(default_factory=dict)
     """Optimizer → site where a scheduler of it was made."""
     calls: int = 0
     """Number of calls of the setup's step."""

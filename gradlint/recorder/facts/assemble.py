@@ -19,6 +19,7 @@ from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.layers import Classes, describe_module, flagged_tensors, flags_of
 from gradlint.recorder.facts.module_tree import NamedModule, NamedParameter, name_all, places
 from gradlint.recorder.facts.parameter_history import ParameterHistory, histories
+from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.facts.unregistered import find_unregistered_modules
 from gradlint.recorder.hooks.gradients import number as as_number
 from gradlint.recorder.hooks.modules import HookLog
@@ -48,7 +49,6 @@ from gradlint.traces.trace import (
     UnregisteredPlace,
     UnregisteredTensor,
 )
-from gradlint.traces.training import Training
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def assemble(
     begin: ForwardStart,
     tables: Tables,
     forward: ForwardFacts,
-    training: Training | None,
+    training_log: TrainingLog | None,
 ) -> Trace:
     """Return the trace of a recording.
 
@@ -142,7 +142,7 @@ def assemble(
         begin: the state at the start of the forward.
         tables: modules, parameters and optimizers at the end.
         forward: facts of the recorder's own forward.
-        training: the recorded steps; what their backward passes reach is reached, and their roots count beside a loss
+        training_log: the recorded steps. What their backward passes reach is reached. Their roots count beside a loss
             that the setup gives, or instead of one that it does not.
     """
     tape = recorder.tape
@@ -151,11 +151,11 @@ def assemble(
     reached = frozenset(index[k] for k in verdict.reached if k in index)
     reached_zero = frozenset(index[k] for k in verdict.zero if k in index)
     roots, described, loss_given = forward.roots, forward.loss_described, forward.loss_given
-    if training is not None:
-        training.toggled = frozenset(
-            e.parameter
-            for e in tape.events[training.first_event :]
-            if isinstance(e, Freeze | Unfreeze) and e.parameter in index
+    training = None
+    if training_log is not None:
+        changes = tape.events[training_log.first_event :]
+        training = training_log.finished(
+            frozenset(e.parameter for e in changes if isinstance(e, Freeze | Unfreeze) and e.parameter in index)
         )
     if training is not None and training.backwards:
         passes = len(training.backwards)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.dataflow import ancestors
 from gradlint.traces.ids import ValueId
-from gradlint.traces.training import KeptGraph, Training
+from gradlint.traces.training import KeptGraph
 
 
 class StepMark(NamedTuple):
@@ -39,7 +40,7 @@ def _next_node() -> int:
         return -1
 
 
-def find_kept_graphs(recorder: Recorder, training: Training, marks: Sequence[StepMark]) -> list[KeptGraph]:
+def find_kept_graphs(recorder: Recorder, training: TrainingLog, marks: Sequence[StepMark]) -> tuple[KeptGraph, ...]:
     """Return the graphs that are alive two steps after their own.
 
     These are tensors of one place from several steps (a list of losses that grows), or one tensor whose graph reaches
@@ -48,11 +49,11 @@ def find_kept_graphs(recorder: Recorder, training: Training, marks: Sequence[Ste
     """
     steps = len(marks) - 1
     if steps < 3 or any(b.retains for b in training.backwards):
-        return []
+        return ()
     if not _found(recorder, marks):
-        return []
+        return ()
     gc.collect()  # what only waits for the collector is not kept
-    return _found(recorder, marks)
+    return tuple(_found(recorder, marks))
 
 
 def _found(recorder: Recorder, marks: Sequence[StepMark]) -> list[KeptGraph]:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.kept_graphs import StepMark, mark
+from gradlint.recorder.facts.training_log import OpenBackward, OpenStep, TrainingLog
 from gradlint.restore.global_state import without_torch_function
 from gradlint.restore.tensors import same_values
 from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
@@ -36,7 +37,7 @@ from gradlint.traces.ids import (
     StepIndex,
     ValueId,
 )
-from gradlint.traces.training import Backward, Clear, Clip, Content, Schedule, Step, Training
+from gradlint.traces.training import Clear, Clip, Content, Schedule
 
 _UNAPPLIED = -1
 _ZERO = -2
@@ -50,7 +51,7 @@ class EnoughRecorded(BaseException):
 class _Running:
     """A step that has not returned."""
 
-    def __init__(self, step: Step, frame: FrameType | None, before: dict[ParameterKey, Tensor]) -> None:
+    def __init__(self, step: OpenStep, frame: FrameType | None, before: dict[ParameterKey, Tensor]) -> None:
         self.step = step
         self.frame = frame
         """Frame of torch's wrapper around the step; the step runs while it is on the stack."""
@@ -64,7 +65,7 @@ class Ledger:
     """Follows the gradients of parameters through backward passes, clears and optimizer steps."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self.training = Training()
+        self.training = TrainingLog()
         self.stopping: Callable[[], bool] = lambda: False
         """A function called before more user code runs; True ends the training."""
         self.before_backward: Callable[[], None] | None = None
@@ -86,7 +87,7 @@ class Ledger:
         """Identity of a parameter → number of a backward pass → round in which a step applied its gradient."""
         self._grads: dict[ParameterKey, weakref.ref[Tensor]] = {}
         self._versions: dict[ParameterKey, int] = {}
-        self._open: Backward | None = None
+        self._open: OpenBackward | None = None
         self._running: list[_Running] = []
         self._round = 0
         self._scaled: set[ValueId] = set()
@@ -160,11 +161,11 @@ class Ledger:
         finally:
             self._open = outer
 
-    def _begin(self, roots: tuple[ValueId, ...], retains: bool, site: SiteId) -> Backward:
+    def _begin(self, roots: tuple[ValueId, ...], retains: bool, site: SiteId) -> OpenBackward:
         training = self.training
         number = BackwardIndex(len(training.backwards))
         event = self._recorder.tape.event(BackwardCalled, site, number)
-        backward = Backward(number, event.number, event.op, site, roots, retains)
+        backward = OpenBackward(number, event.number, event.op, site, roots, retains)
         backward.scaled = not self._scaled.isdisjoint(roots)
         training.backwards.append(backward)
         return backward
@@ -271,7 +272,7 @@ class Ledger:
             self._look()
             self.stepped.setdefault(key, optimizer)
             event = recorder.tape.event(StepCalled, recorder.walk(frame).site, key)
-            step = Step(StepIndex(len(self.training.steps)), event.number, event.op, event.site, (key,))
+            step = OpenStep(event.number, event.op, event.site, (key,))
             running = _Running(step, frame, {})
             self._hold(running, optimizer)
         entry = running if not nested else _Running(running.step, frame, {})
@@ -335,10 +336,10 @@ class Ledger:
                 before = entry.before.get(key)
                 if before is not None and key in step.content:
                     step.content[key] = step.content[key]._replace(moved=not same_values(p.detach(), before))
-        step.number = StepIndex(len(self.training.steps))
-        self.training.steps.append(step)
+        index = StepIndex(len(self.training.steps))
+        self.training.steps.append(step.finished(index))
         for backward in {b for c in step.content.values() for b in c.backwards}:
-            self.training.backwards[backward].applied_by.add(step.number)
+            self.training.backwards[backward].applied_by.add(index)
         self._recorder.tensors.rebase(p for p, _ in entry.parameters.values())
         self.marks.append(mark(self._recorder))
 

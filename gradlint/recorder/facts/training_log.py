@@ -1,0 +1,116 @@
+"""The working record of training steps, which the ledger fills while the training runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gradlint.traces.ids import (
+    BackwardIndex,
+    EventIndex,
+    OpIndex,
+    OptimizerKey,
+    ParameterKey,
+    SiteId,
+    StepIndex,
+    ValueId,
+)
+from gradlint.traces.training import (
+    FIRST_EVENT,
+    FIRST_OP,
+    Backward,
+    Clear,
+    Clip,
+    Content,
+    KeptGraph,
+    Schedule,
+    Step,
+    Training,
+)
+
+
+@dataclass
+class OpenBackward:
+    """A backward pass whose gradient may still be accumulated, read and applied: see `Backward`."""
+
+    number: BackwardIndex
+    event: EventIndex
+    op: OpIndex
+    site: SiteId
+    roots: tuple[ValueId, ...]
+    retains: bool
+    scaled: bool = False
+    deposits: dict[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
+    applied_by: set[StepIndex] = field(default_factory=set)
+    read: bool = False
+
+    def finished(self) -> Backward:
+        """Return the backward pass as it is by now."""
+        return Backward(
+            number=self.number,
+            event=self.event,
+            op=self.op,
+            site=self.site,
+            roots=self.roots,
+            retains=self.retains,
+            scaled=self.scaled,
+            deposits=dict(self.deposits),
+            applied_by=frozenset(self.applied_by),
+            read=self.read,
+        )
+
+
+@dataclass
+class OpenStep:
+    """An optimizer step that has not returned: see `Step`."""
+
+    event: EventIndex
+    op: OpIndex
+    site: SiteId
+    optimizers: tuple[OptimizerKey, ...]
+    content: dict[ParameterKey, Content] = field(default_factory=dict)
+
+    def finished(self, number: StepIndex) -> Step:
+        """Return the step, which has returned."""
+        return Step(number, self.event, self.op, self.site, self.optimizers, dict(self.content))
+
+
+@dataclass
+class TrainingLog:
+    """The steps recorded so far: see `Training`."""
+
+    backwards: list[OpenBackward] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    clears: list[Clear] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
+    attempts: list[tuple[EventIndex, OptimizerKey]] = field(default_factory=list)
+    kept_graphs: tuple[KeptGraph, ...] = ()
+    start: OpIndex = FIRST_OP
+    first_event: EventIndex = FIRST_EVENT
+    schedulers: dict[OptimizerKey, SiteId] = field(default_factory=dict)
+    calls: int = 0
+
+    def count_steps(self, keys: frozenset[ParameterKey]) -> int:
+        """Return the number of steps of the optimizers that contain any of some parameters."""
+        return sum(not keys.isdisjoint(step.content) for step in self.steps)
+
+    def finished(self, toggled: frozenset[ParameterKey]) -> Training:
+        """Return the record of the steps.
+
+        Args:
+            toggled: keys of the parameters whose requires_grad changed between the steps' begin and end, or within.
+        """
+        return Training(
+            backwards=tuple(backward.finished() for backward in self.backwards),
+            steps=tuple(self.steps),
+            clears=tuple(self.clears),
+            clips=tuple(self.clips),
+            schedules=tuple(self.schedules),
+            attempts=tuple(self.attempts),
+            kept_graphs=self.kept_graphs,
+            start=self.start,
+            first_event=self.first_event,
+            toggled=toggled,
+            schedulers=dict(self.schedulers),
+            calls=self.calls,
+        )
