@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradlint.traces.ids import OpIndex, ParameterIndex, ValueId
-from gradlint.traces.op_families import DIVIDE, NEW_LEAF, OVERWRITES, PAIRWISE, VALUE_FREE, ZERO_GRADIENT
+from gradlint.traces.op_families import (
+    DIVIDE,
+    NEW_LEAF,
+    OVERWRITES,
+    PAIRWISE,
+    VALUE_FREE,
+    ZERO_GRADIENT,
+    ZERO_GRADIENT_IF_REAL,
+    ZERO_GRADIENT_OF_SECOND,
+)
 from gradlint.traces.ops import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Value
 
 
@@ -54,10 +63,12 @@ def propagate(
         if not depends:
             continue
         name = op.name
-        if name in VALUE_FREE:
+        if _forgets(op):
             continue
         if len(op.outputs) > 1 and (name in PAIRWISE or name.startswith("_foreach_")):
-            _push_pairwise(masks, op, values, owners)
+            lost_at = _push_pairwise(masks, op, values, owners)
+            if number >= start:
+                masks.cuts += [(OpIndex(number), output, lost) for output, lost in lost_at]
             continue
         if op.region == IN_FUNCTION:
             for output in op.outputs:
@@ -67,8 +78,10 @@ def propagate(
         if op.kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
             depends = union(data, inputs[1:])
             passing = returns = union(live, inputs[1:])
-        elif name in ZERO_GRADIENT or name in NEW_LEAF or _rounds(op):
+        elif name in NEW_LEAF or _has_zero_gradient(op, values):
             passing = 0
+        elif name in ZERO_GRADIENT_OF_SECOND:
+            passing = live.get(inputs[0], 0) if op.tensor(0, "input") is not None else 0
         elif op.kind == KIND_OPAQUE and dropped:
             passing = _kept(op, live, dropped)
         else:
@@ -105,18 +118,29 @@ def union(masks: Mapping[ValueId, int], values: Iterable[ValueId]) -> int:
     return mask
 
 
-def _push_pairwise(masks: Masks, op: Op, values: Sequence[Value], owners: Mapping[ValueId, ParameterIndex]) -> None:
-    """Push both sets through an op whose outputs depend on the inputs at their position alone."""
+def _push_pairwise(
+    masks: Masks, op: Op, values: Sequence[Value], owners: Mapping[ValueId, ParameterIndex]
+) -> list[tuple[ValueId, int]]:
+    """Push both sets through an op whose outputs depend on the inputs at their position alone.
+
+    Returns (output, parameters whose gradient ends there) of each that is a cut.
+    """
+    cuts = []
+    ends = _has_zero_gradient(op, values)
     for position, output in enumerate(op.outputs):
         if output in op.inputs:
             continue
         sources = op.inputs[position :: len(op.outputs)]
         own_bit = 1 << owners[output] if output in owners else 0
         requires_grad = values[output].requires_grad
+        returns = union(masks.live, sources)
         masks.data[output] = own_bit | union(masks.data, sources)
         masks.live[output] = own_bit if requires_grad else 0
-        if requires_grad or op.region == IN_FUNCTION:
-            masks.live[output] |= union(masks.live, sources)
+        if (requires_grad and not ends) or op.region == IN_FUNCTION:
+            masks.live[output] |= returns
+        elif returns & ~own_bit:
+            cuts.append((output, returns & ~own_bit))
+    return cuts
 
 
 def _kept(op: Op, live: Mapping[ValueId, int], dropped: Container[tuple[Any, int]]) -> int:
@@ -133,15 +157,26 @@ def _kept(op: Op, live: Mapping[ValueId, int], dropped: Container[tuple[Any, int
     return passing
 
 
-def _rounds(op: Op) -> bool:
-    return bool(op.kwargs) and op.name in DIVIDE and bool(op.kwargs.get("rounding_mode"))  # type: ignore[union-attr]
+def _forgets(op: Op) -> bool:
+    """Return True if nothing of an op's result depends on the values of a tensor."""
+    return op.name in VALUE_FREE or (op.name in ("fill_", "bernoulli_") and len(op.inputs) == 1)
+
+
+def _has_zero_gradient(op: Op, values: Sequence[Value]) -> bool:
+    """Return True if the gradient of an op is zero everywhere."""
+    name = op.name.removeprefix("_foreach_")
+    if name in ZERO_GRADIENT_IF_REAL:
+        return "complex" not in str(values[op.inputs[0]].dtype)
+    if name in ZERO_GRADIENT:
+        return True
+    return bool(op.kwargs) and name in DIVIDE and bool(op.kwargs.get("rounding_mode"))  # type: ignore[union-attr]
 
 
 def ancestors(ops: Sequence[Op], roots: Iterable[ValueId]) -> set[ValueId]:
     """Return the values on a data path to the roots, the roots included."""
     wanted = set(roots)
     for op in reversed(ops):
-        if any(o in wanted for o in op.outputs) and op.name not in VALUE_FREE:
+        if any(o in wanted for o in op.outputs) and not _forgets(op):
             inputs = op.inputs
             if op.kind == KIND_WRITE and op.name in OVERWRITES and len(inputs) > 1:
                 inputs = inputs[1:]

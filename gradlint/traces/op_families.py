@@ -95,11 +95,36 @@ TENSOR_MAKERS = frozenset("tensor as_tensor full from_numpy FloatTensor scalar_t
 """Makers of tensors from numbers and arrays."""
 NEW_LEAF = frozenset("Variable Parameter tensor new_tensor requires_grad_".split())
 """Makers of a leaf, whatever they are given: if it requires grad, that gradient is its own and goes no further."""
-ZERO_GRADIENT = frozenset(
-    "round round_ floor floor_ ceil ceil_ sign sign_ sgn sgn_ trunc trunc_ fix fix_ bernoulli bernoulli_ poisson "
-    "heaviside".split()
-)
+ZERO_GRADIENT_NODES = {
+    "Angle": "angle",
+    "Bernoulli": "bernoulli bernoulli_",
+    "Ceil": "ceil ceil_",
+    "Eq": "eq_",
+    "Floor": "floor floor_",
+    "Ge": "ge_ greater_equal_",
+    "Gt": "gt_ greater_",
+    "Le": "le_ less_equal_",
+    "Lt": "lt_ less_",
+    "Ne": "ne_ not_equal_",
+    "Normal": "normal",
+    "NotImplemented": "floor_divide floor_divide_ __floordiv__ __rfloordiv__ __ifloordiv__ heaviside heaviside_ "
+    "binomial",
+    "Poisson": "poisson",
+    "Round": "round round_ special_round",
+    "Sgn": "sgn sgn_",
+    "Sign": "sign sign_",
+    "Trunc": "trunc trunc_ fix fix_",
+}
+"""Stem of a node of the autograd graph → functions that make it and whose gradient is zero everywhere, or undefined.
+
+The gradient of ``angle`` and ``sgn`` is zero for real numbers alone. A rounding division is told by its arguments.
+"""
+ZERO_GRADIENT = frozenset(name for names in ZERO_GRADIENT_NODES.values() for name in names.split())
 """Functions that keep a grad_fn and whose gradient is zero everywhere."""
+ZERO_GRADIENT_IF_REAL = ZERO_GRADIENT & frozenset("angle sgn sgn_".split())
+"""Functions among them whose gradient is not zero for complex numbers."""
+ZERO_GRADIENT_OF_SECOND = frozenset("copysign copysign_ nextafter nextafter_".split())
+"""Functions of two tensors whose gradient is zero everywhere for the second."""
 VALUE_FREE = frozenset(
     "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full "
     "empty_strided new_empty_strided zero_ uniform_ normal_ exponential_ random_ cauchy_ log_normal_ geometric_ "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ZERO = ("Round", "Floor", "Ceil", "Sign", "Sgn", "Trunc", "Normal", "Bernoulli", "Poisson")
-_ZERO_NODES = frozenset(f"{name}Backward{n}" for name in _ZERO for n in range(6))
-"""Nodes of autograd whose gradient is zero everywhere (torch's derivatives.yaml: ``self: zeros_like(grad)``)."""
+from gradlint.traces.op_families import ZERO_GRADIENT_NODES
+
+_ZERO_NODES = frozenset(ZERO_GRADIENT_NODES)
+"""Stems of the nodes whose gradient is zero everywhere, or undefined."""
+_ERASED = frozenset("Zero Fill Copy Uniform Normal Cauchy Exponential Geometric LogNormal Random".split())
+"""Stems of the nodes of writes that leave nothing of the old content, their first input."""
+_SECOND_ZERO = frozenset("Copysign Nextafter".split())
+"""Stems of the nodes of two inputs whose gradient is zero everywhere for the second."""
+_STEM = re.compile(r"(?:torch::autograd::)?(?:Foreach)?(\w+?)(?:Backwards?\d*)?")
+"""The name of a node in the autograd graph: ``RoundBackward1``, ``torch::autograd::CopyBackwards``."""
 
 
 @dataclass(frozen=True)
@@ -147,16 +156,17 @@ def _walk(
         if isinstance(variable, Tensor):
             reached.add(id(variable))
             continue
+        flat: Container[int] = ()
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             met_custom = True
             if not custom:
                 continue
-        if _zero(node):
+        elif flat := _zero_inputs(node):
             met_zero = True
-            if not zero:
-                continue
         for number, (following, _) in enumerate(node.next_functions):
-            if following is not None and following not in seen and (node, number) not in without:
+            if following is None or following in seen or (node, number) in without:
+                continue
+            if zero or not flat or number not in flat:
                 seen.add(following)
                 pending.append(following)
     return reached, met_zero, met_custom
@@ -167,15 +177,33 @@ def surely_reached(roots: Sequence[Tensor]) -> set[int]:
     return _walk(roots, zero=False, custom=False)[0]
 
 
-def _zero(node: Any) -> bool:
-    """Return True if a node's gradient is zero everywhere.
+def _zero_inputs(node: Any) -> Container[int]:
+    """Return the numbers of the inputs for which a node's gradient is zero everywhere."""
+    stem = _stem(node.name())
+    if stem in _ZERO_NODES:
+        return () if stem in ("Angle", "Sgn") and _is_complex(node) else _ALL
+    if stem == "Div":  # rounding division, ``torch.div(..., rounding_mode=...)``
+        return _ALL if getattr(node, "_saved_rounding_mode", None) is not None else ()
+    if stem in _ERASED:
+        return _FIRST
+    return _SECOND if stem in _SECOND_ZERO else ()
 
-    An example is a rounding division, ``torch.div(..., rounding_mode=...)``.
-    """
-    name = node.name()
-    if name.startswith("DivBackward"):
-        return getattr(node, "_saved_rounding_mode", None) is not None
-    return name in _ZERO_NODES
+
+_ALL, _FIRST, _SECOND = range(1 << 30), range(1), range(1, 2)
+
+
+@functools.lru_cache(maxsize=1024)
+def _stem(name: str) -> str:
+    match = _STEM.fullmatch(name)
+    return match[1] if match is not None else name
+
+
+def _is_complex(node: Any) -> bool:
+    """Return True if the input of a node is complex, or if the graph no longer holds it."""
+    try:
+        return bool(node._saved_self.is_complex())
+    except (AttributeError, RuntimeError):
+        return True
 
 
 def _seeds(roots: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
