@@ -280,3 +280,45 @@ def test_what_a_step_computed_is_freed_without_the_collector():
             assert freed() is None
     finally:
         gc.enable()
+
+
+class _Marker:
+    """Something of the user's, of which the holders can be counted."""
+
+
+def _holders(thing) -> int:
+    return len([r for r in gc.get_referrers(thing) if isinstance(r, dict)])
+
+
+def _calls_of_every_kind(model, marker):
+    """Call what makes the recorder look into this function's frame; return what holds `marker` afterwards."""
+    layer, x = model, torch.randn(3, 4)
+    layer(x).pow(2).mean().backward()
+    optimizer = torch.optim.SGD([p for p in layer.parameters() if p.requires_grad], 0.1)
+    scheduler = lr_scheduler.StepLR(optimizer, 1)
+    nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
+    optimizer.step()
+    scheduler.step()
+    return _holders(marker)
+
+
+def test_reading_a_frame_keeps_none_of_its_variables_alive():
+    """Up to Python 3.12, reading ``f_locals`` leaves a dict of all variables on the frame."""
+    marker = _Marker()
+    plain = _calls_of_every_kind(nn.Linear(4, 2), marker)
+    with gradlint.record():
+        recorded = _calls_of_every_kind(nn.Linear(4, 2), marker)
+    assert recorded == plain
+
+
+def test_a_dict_that_the_user_got_from_locals_keeps_its_content():
+    def train(width):
+        options = locals()
+        model = nn.Linear(width, 2)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        model(torch.randn(3, width)).sum().backward()
+        optimizer.step()
+        return options
+
+    with gradlint.record():
+        assert train(4)["width"] == 4

@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradlint.load.setup import Setup
+from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.assemble import ForwardFacts, assemble, tabulate
 from gradlint.recorder.facts.forward_start import ForwardStart
@@ -288,10 +289,11 @@ def _name_of(module: nn.Module, frame: FrameType | None) -> str:
     """Return the name of a module in the code that calls it; empty without one."""
     if frame is None:
         return ""
-    for name, value in frame.f_locals.items():
+    variables = local_variables(frame)
+    for name, value in variables.items():
         if value is module and name != "self":
             return name
-    owner = frame.f_locals.get("self")
+    owner = variables.get("self")
     for name, value in getattr(owner, "__dict__", {}).items():
         if value is module:
             return str(name)

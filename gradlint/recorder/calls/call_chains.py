@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.traces.ids import NO_SITE, CallIndex, SiteId
 from gradlint.traces.sites import GRADLINT, Sites, is_standard_library
 
@@ -90,7 +91,7 @@ class CallChains:
                 break
             elif kind == _DECORATOR:
                 if not frames and decorated is None:
-                    decorated = code_of(_undecorated(frame.f_locals))
+                    decorated = code_of(_undecorated(local_variables(frame)))
             elif kind == _EXIT:
                 in_exit = in_exit or not frames
             frame = frame.f_back

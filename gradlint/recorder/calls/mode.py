@@ -22,6 +22,7 @@ from gradlint.load.build import InternalError
 from gradlint.location import Code
 from gradlint.recorder.calls import dispatch
 from gradlint.recorder.calls.call_chains import CallChains, Chain
+from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.tape import FunctionRun, Tape
 from gradlint.recorder.calls.values import Tensors, tensors_in
 from gradlint.recorder.cuda import CpuStandIn
@@ -393,7 +394,7 @@ class Recorder(TorchFunctionMode):
     def function_run(self, frame: FrameType, chain: Chain) -> int:
         """Return the index of the custom Function run that a frame of ``Function.apply`` belongs to."""
         runs, run_of = self.tape.runs, self.tape.run_of
-        local = frame.f_locals
+        local = local_variables(frame)
         args = local.get("args", ())
         marker = (id(frame), hash(tuple(id(a) for a in args)))
         if runs and runs[-1].marker == marker:

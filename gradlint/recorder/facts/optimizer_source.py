@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from gradlint.location import Location, node_location
+from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.source.lookup import call_at, definition_location, enclosing_function, syntax_tree
 from gradlint.source.scopes import last_name
 from gradlint.traces.ids import SiteId
@@ -96,7 +97,7 @@ def _called(function: ast.expr, frame: FrameType) -> CodeType | None:
 
 def _static(expression: ast.expr, frame: FrameType) -> Any:
     if isinstance(expression, ast.Name):
-        return frame.f_locals.get(expression.id, frame.f_globals.get(expression.id))
+        return local_variables(frame).get(expression.id, frame.f_globals.get(expression.id))
     if isinstance(expression, ast.Attribute):
         owner = _static(expression.value, frame)
         if owner is None:

@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradlint.recorder.calls.call_chains import OpenCall
+from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.optimizer_source import constructor_arguments
@@ -168,7 +169,7 @@ def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameTy
     """Return the frame that created the optimizer, above ``__init__`` of a user's subclass."""
     while frame is not None:
         code = frame.f_code
-        own = code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is optimizer
+        own = code.co_argcount and local_variables(frame).get(code.co_varnames[0]) is optimizer
         if not own and not is_standard_library(code.co_filename):
             return frame
         frame = frame.f_back

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as optimizer_hooks
 from torch.optim.lr_scheduler import LRScheduler
 
+from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog, is_exhausted, patch
@@ -136,7 +137,7 @@ def _scheduler_init(original: Any, recorder: Recorder, log: HookLog) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if _on_recorder_thread(recorder) and not recorder.paused:
             frame: FrameType | None = sys._getframe(1)
-            while frame is not None and frame.f_locals.get("self") is self:
+            while frame is not None and local_variables(frame).get("self") is self:
                 frame = frame.f_back
             log.schedulers.append((self, recorder.walk(frame).site))
         original(self, *args, **kwargs)
@@ -237,11 +238,14 @@ class _Clips:
         if library is None or not library.co_filename.endswith(_CLIP):
             return
         frame: FrameType | None = sys._getframe(1)
-        while frame is not None and not (frame.f_code.co_filename.endswith(_CLIP) and "args" in frame.f_locals):
+        while frame is not None and not (
+            frame.f_code.co_filename.endswith(_CLIP) and "args" in frame.f_code.co_varnames
+        ):
             frame = frame.f_back
         if frame is None:
             return
-        args, kwargs = frame.f_locals["args"], frame.f_locals.get("kwargs", {})
+        variables = local_variables(frame)
+        args, kwargs = variables["args"], variables.get("kwargs", {})
         parameters = args[0] if args else kwargs.get("parameters")
         limit = args[1] if len(args) > 1 else kwargs.get("max_norm", kwargs.get("clip_value"))
         measures = isinstance(limit, (int, float)) and limit == float("inf")
