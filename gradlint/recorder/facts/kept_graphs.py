@@ -13,7 +13,7 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.dataflow import ancestors
-from gradlint.traces.ids import ValueId
+from gradlint.traces.ids import OptimizerKey, SiteId, ValueId
 from gradlint.traces.training import KeptGraph
 
 
@@ -41,19 +41,31 @@ def _next_node() -> int:
 
 
 def find_kept_graphs(recorder: Recorder, training: TrainingLog, marks: Sequence[StepMark]) -> tuple[KeptGraph, ...]:
-    """Return the graphs that are alive two steps after their own.
+    """Return the graphs that are alive two rounds after their own.
 
-    These are tensors of one place from several steps (a list of losses that grows), or one tensor whose graph reaches
-    back through the steps (a running sum). A single tensor left over from an earlier step does not count. Nothing is
-    reported if a graph was retained on purpose.
+    These are tensors of one place from each of several rounds (a list of losses that grows), or one tensor whose graph
+    reaches back through the rounds (a running sum). What a variable still holds from an earlier round does not count.
+    Nothing is reported if a graph was retained on purpose.
     """
-    steps = len(marks) - 1
-    if steps < 3 or any(b.retains for b in training.backwards):
+    rounds = _rounds(training, marks)
+    if len(rounds) < 4 or any(b.retains for b in training.backwards):
         return ()
-    if not _found(recorder, marks):
+    if not _found(recorder, rounds):
         return ()
     gc.collect()  # what only waits for the collector is not kept
-    return tuple(_found(recorder, marks))
+    return tuple(_found(recorder, rounds))
+
+
+def _rounds(training: TrainingLog, marks: Sequence[StepMark]) -> list[StepMark]:
+    """Return the marks of the start and of each step of the optimizer that steps most rarely, but three times.
+
+    The steps of the other optimizers are parts of its round: what lives through them may be a variable of the round.
+    """
+    ends: dict[OptimizerKey, list[StepMark]] = {}
+    for step, end in zip(training.steps, marks[1:], strict=False):
+        ends.setdefault(step.optimizers[0], []).append(end)
+    rounds = min((own for own in ends.values() if len(own) >= 3), key=len, default=[])
+    return [*marks[:1], *rounds]
 
 
 def _found(recorder: Recorder, marks: Sequence[StepMark]) -> list[KeptGraph]:
@@ -69,32 +81,27 @@ def _found(recorder: Recorder, marks: Sequence[StepMark]) -> list[KeptGraph]:
     return _growing(recorder, alive, marks) or _summed(recorder, alive, marks)
 
 
-def _place(recorder: Recorder, value: ValueId) -> tuple[Any, int]:
-    tape = recorder.tape
-    site = tape.ops[tape.values[value].producer].site
-    return tape.sites.rows[site][:2] if site >= 0 else (None, site)
-
-
 def _growing(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequence[StepMark]) -> list[KeptGraph]:
+    """Return the places (whole call chains) of which a tensor is alive from each round since an early one."""
     steps = len(marks) - 1
-    places: dict[tuple[Any, int], dict[int, ValueId]] = {}
+    tape = recorder.tape
+    places: dict[SiteId, dict[int, ValueId]] = {}
     for value, _ in alive:
         window = next((w for w in range(steps) if value < marks[w + 1].values), steps)
-        if window <= steps - 2:
-            places.setdefault(_place(recorder, value), {})[window] = value
-    tape = recorder.tape
-    growing = {
-        place: windows
-        for place, windows in places.items()
-        if place[0] is not None and len(windows) > 1 and min(windows) <= steps - 3
-    }
-    last = {place: max(windows.values()) for place, windows in growing.items()}
+        if window < steps:
+            places.setdefault(tape.ops[tape.values[value].producer].site, {})[window] = value
+    lines: dict[tuple[Any, int], dict[int, ValueId]] = {}
+    for site, windows in places.items():
+        if site >= 0 and min(windows) <= steps - 3 and len(windows) == steps - min(windows):
+            del windows[steps - 1]
+            lines.setdefault(tape.sites.rows[site][:2], {}).update(windows)
+    last = {line: max(windows.values()) for line, windows in lines.items()}
     graphs = []
-    for place, value in last.items():
+    for line, value in last.items():
         others = [v for v in last.values() if v > value]
         if others and value in ancestors(tape.ops[: tape.values[max(others)].producer + 1], others):
             continue  # the tensor that holds it is reported
-        graphs.append(KeptGraph(tape.ops[tape.values[value].producer].site, len(growing[place]), False))
+        graphs.append(KeptGraph(tape.ops[tape.values[value].producer].site, len(lines[line]), False))
     return graphs
 
 
