@@ -9,7 +9,7 @@ import torch
 import torch.fx
 
 from gradlint.traces.ids import ValueId
-from gradlint.traces.ops import GRAD_ON, IN_FUNCTION, KIND_ALIAS, KIND_OPAQUE, TENSOR, Op
+from gradlint.traces.ops import GRAD_ON, IN_FUNCTION, KIND_ALIAS, KIND_OPAQUE, TENSOR, Op, TorchConstant
 from gradlint.traces.trace import Trace
 
 
@@ -79,6 +79,8 @@ def _node(graph: torch.fx.Graph, op: Op, inputs: list[torch.fx.Node]) -> torch.f
 def _filled(template: Any, waiting: Any) -> Any:
     if template is TENSOR:
         return next(waiting)
+    if isinstance(template, TorchConstant):
+        return torch.device(template.name) if template.kind == "device" else getattr(torch, template.name)
     if isinstance(template, tuple):
         return tuple(_filled(t, waiting) for t in template)
     if isinstance(template, list):
@@ -117,7 +119,12 @@ def _opaque(name: str, *inputs: Any) -> Any:
 
 def _value_meta(trace: Trace, value: ValueId) -> dict[str, Any]:
     entry = trace.values[value]
-    return {"shape": entry.shape, "dtype": entry.dtype, "requires_grad": entry.requires_grad, "value": value}
+    return {
+        "shape": entry.shape,
+        "dtype": float if entry.dtype == "float" else getattr(torch, entry.dtype),
+        "requires_grad": entry.requires_grad,
+        "value": value,
+    }
 
 
 def _identifier(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A finished trace and its evidence are data: pickled and judged in another process they give the same findings."""
+"""A finished trace and its evidence are data: they do not change, and another process judges them without torch."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from gradlint.rulekit import registry
 
 JUDGE = """
 import json, pickle, sys
+sys.modules["torch"] = None
 from test_trace_is_data import judged
 with open(sys.argv[1], "rb") as file:
     recordings = pickle.load(file)

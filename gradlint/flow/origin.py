@@ -186,7 +186,7 @@ def _indexed(step: _Rearrangement, axis: int) -> int | None:
         if len(parts) > 1:
             return None
         chosen = step.trace.values[op.inputs[1]]  # one mask or index over the leading axes
-        mask = "bool" in str(chosen.dtype) or "uint8" in str(chosen.dtype)
+        mask = chosen.dtype in ("bool", "uint8")
         gone, came = (len(chosen.shape), 1) if mask else (1, len(chosen.shape))
         return axis - came + gone if axis >= came else None
     taken = sum(p is not None and p is not Ellipsis for p in parts)

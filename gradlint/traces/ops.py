@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gradlint.location import Code
@@ -49,7 +50,7 @@ class Op(NamedTuple):
     outputs: tuple[ValueId, ...]
     """Values made or written; empty where values left torch (``.item()``)."""
     args: tuple[Any, ...]
-    """The positional arguments, each tensor replaced by TENSOR."""
+    """The positional arguments, each tensor replaced by TENSOR, each dtype and device by a TorchConstant."""
     kwargs: Mapping[str, Any] | None
     """The keyword arguments likewise; None for none."""
     kind: int = 0
@@ -92,6 +93,16 @@ TENSOR = _Tensor()
 """Stands for a tensor in `Op.args`; the values are `Op.inputs`, in order."""
 
 
+@dataclass(frozen=True)
+class TorchConstant:
+    """An argument that is one of torch's own constants."""
+
+    kind: str
+    """Name of its class: ``dtype``, ``device``, ``layout`` or ``memory_format``."""
+    name: str
+    """As in ``float32`` or ``cuda:0``."""
+
+
 def _count(template: Any) -> int:
     """Return the number of tensors in an argument."""
     if template is TENSOR:
@@ -119,7 +130,12 @@ class Value(NamedTuple):
     """The op that computed it; NO_OP for parameters, buffers, inputs and constants."""
     requires_grad: bool
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: str
+    """Name of its data type, as in ``float32``; ``float`` for a Python number."""
+
+    def __reduce__(self) -> tuple[type[Value], tuple[OpIndex, bool, tuple[int, ...], str]]:
+        # a recording leaves torch's own tuples in `shape`: converting each as it is recorded costs too much
+        return Value, (self.producer, self.requires_grad, tuple(self.shape), self.dtype)
 
 
 class ModuleCall(NamedTuple):

@@ -30,11 +30,22 @@ from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Event, Freeze, GradModeOff, Unfreeze
 from gradlint.traces.ids import NO_CALL, NO_MODULE, EventIndex, OpIndex, ParameterKey, SiteId, ValueId
 from gradlint.traces.op_families import MEMORY_OUT
-from gradlint.traces.ops import GRAD_ON, IN_FUNCTION, KIND_EXTRACT, KIND_OPAQUE, KIND_PLAIN, KIND_WRITE, TENSOR, Op
+from gradlint.traces.ops import (
+    GRAD_ON,
+    IN_FUNCTION,
+    KIND_EXTRACT,
+    KIND_OPAQUE,
+    KIND_PLAIN,
+    KIND_WRITE,
+    TENSOR,
+    Op,
+    TorchConstant,
+)
 
 _PLAIN = frozenset((int, float, str, bool, complex, type(None), type(Ellipsis)))
-_PLAIN |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 """Types of arguments that are recorded unchanged."""
+
+_TORCH_CONSTANTS = frozenset((torch.dtype, torch.device, torch.layout, torch.memory_format))
 
 _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
@@ -471,6 +482,8 @@ def _strip(argument: Any, tensors: list[Tensor]) -> Any:
     if isinstance(argument, Tensor):
         tensors.append(argument)
         return TENSOR
+    if kind in _TORCH_CONSTANTS:
+        return TorchConstant(kind.__name__, str(argument).removeprefix("torch."))
     if isinstance(argument, list | tuple):
         if len(argument) > 64 and not isinstance(argument[0], Tensor | list | tuple):
             return f"<{len(argument)} items>"

@@ -96,7 +96,7 @@ class Tape:
         """Return the value of the Python number that an op returned, after creating it if need be."""
         op = self.ops[number]
         if not op.outputs:
-            self.values.append(Value(number, False, (), float))
+            self.values.append(Value(number, False, (), "float"))
             self.ops[number] = op = op._replace(outputs=(ValueId(len(self.values) - 1),))
         return op.outputs[0]
 

@@ -19,6 +19,15 @@ from gradlint.traces.ids import NO_MODULE, NO_SITE, EventIndex, ParameterKey, Si
 from gradlint.traces.ops import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 
 
+class _DtypeNames(dict[torch.dtype, str]):
+    def __missing__(self, dtype: torch.dtype) -> str:
+        name = self[dtype] = str(dtype).removeprefix("torch.")
+        return name
+
+
+_DTYPE_NAMES = _DtypeNames()
+
+
 class TrackedTensor(weakref.ref):  # type: ignore[type-arg]
     """A weak reference to a tensor. After its death, another tensor may get its identity and its memory."""
 
@@ -203,7 +212,7 @@ class Tensors:
             with contextlib.suppress(RuntimeError, NotImplementedError):
                 self.keep.append(_weak_storage(_unwrapped(tensor).untyped_storage()))
                 entry.pinned = True
-        values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), tensor.dtype)))
+        values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), _DTYPE_NAMES[tensor.dtype])))
         self.tracked[id(tensor)] = entry
         if storage:
             self._storages[storage] = entry
@@ -216,7 +225,7 @@ class Tensors:
         value: ValueId = len(values)  # type: ignore[assignment]  # ValueId() costs a call
         entry.requires_grad = tensor.requires_grad
         needs = entry.requires_grad or _unwrapped(tensor).requires_grad
-        values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), tensor.dtype)))
+        values.append(tuple.__new__(Value, (producer, needs, _shape(tensor), _DTYPE_NAMES[tensor.dtype])))
         key = ParameterKey(id(tensor))
         if key in self.watched:
             self.owners[value] = key
