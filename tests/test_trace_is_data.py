@@ -82,3 +82,12 @@ def test_a_pickled_trace_gives_the_same_findings(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_pickled_trace_gives_the_same_findings(tmp_path: Path) -> None:
     check(FILES, tmp_path)
+
+
+def test_measuring_gradients_adds_no_site_to_the_trace() -> None:
+    with record_target(f"{table.FIXTURES / 'zero_gradient.py'}:bad_softmax_over_one_expert", Options()) as recording:
+        before = pickle.dumps(recording.trace.sites)
+        numeric = analyse(recording.trace, recording.replay, numeric=True).evidence.gradients
+        assert numeric is not None
+        assert any(gradient.stop is not None for gradient in numeric.gradients.values())
+        assert pickle.dumps(recording.trace.sites) == before

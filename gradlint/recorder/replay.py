@@ -40,6 +40,7 @@ class Replay:
         self.tensors = tensors
         self._recorder = recorder
         self._run = run
+        self._sites = len(recorder.tape.sites.rows)
 
     def __call__(self) -> list[Tensor]:
         """Return the roots' values, and restore everything that the run changes."""
@@ -58,8 +59,8 @@ class Replay:
             return self._run()
 
     def site(self, frame: FrameType) -> SiteId:
-        """Return the user's call chain above a frame of such a run."""
-        return self._recorder.walk(frame).site
+        """Return the user's call chain above a frame of such a run, as far as the recording knows it."""
+        return self._recorder.tape.sites.known(self._recorder.walk(frame).site, self._sites)
 
 
 @dataclass

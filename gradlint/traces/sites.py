@@ -1,7 +1,7 @@
-"""Where in the user's source something happened: call chains, kept compact while recording and resolved afterwards.
+"""Where in the user's source something happened: call chains, kept compact and resolved when they are read.
 
 A *site* is a number that stands for one chain of user frames: the innermost frame and the number of the chain above
-it. Frames of torch, of the standard library and of gradlint itself are left out while recording..
+it. Frames of torch, of the standard library and of gradlint itself are left out while recording.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import site as site_module
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -45,33 +45,25 @@ class Frame:
 
 
 class Sites:
-    """The interned call chains of one recording.
+    """The call chains of one recording.
 
-    While recording, a chain is kept as code object and instruction. Pickling keeps frames with their locations.
+    A chain is kept as code object and instruction. Pickling keeps frames with their locations.
+
+    Args:
+        rows: (code, last instruction, number of the chain above) of each site.
     """
 
-    def __init__(self) -> None:
-        self.rows: list[tuple[CodeType, int, SiteId]] = []
-        """(code, last instruction, number of the chain above), of a recording in this process."""
-        self.numbers: dict[tuple[int, int, SiteId], SiteId] = {}
+    def __init__(self, rows: Sequence[tuple[CodeType, int, SiteId]]) -> None:
+        self._rows = rows
         self._frames: dict[tuple[int, int], Frame] = {}
         self._plain: list[tuple[Frame, SiteId]] = []
         """(frame, number of the chain above), of a recording that was read back."""
-
-    def intern(self, code: CodeType, instruction: int, above: SiteId) -> SiteId:
-        """Return the number of the chain made of this frame on top of the chain `above`."""
-        key = (id(code), instruction, above)  # the code objects stay alive in `rows`: no other object gets their ids
-        number = self.numbers.get(key)
-        if number is None:
-            number = self.numbers[key] = SiteId(len(self.rows))
-            self.rows.append((code, instruction, above))
-        return number
 
     def _row(self, number: SiteId) -> tuple[Frame, SiteId]:
         """Return (frame, number of the chain above) of a site."""
         if self._plain:
             return self._plain[number]
-        code, instruction, above = self.rows[number]
+        code, instruction, above = self._rows[number]
         # by identity: equal code objects of two files compare equal
         key = (id(code), instruction)
         if key not in self._frames:
@@ -79,10 +71,10 @@ class Sites:
         return self._frames[key], above
 
     def __getstate__(self) -> list[tuple[Frame, SiteId]]:
-        return self._plain or [self._row(SiteId(number)) for number in range(len(self.rows))]
+        return self._plain or [self._row(SiteId(number)) for number in range(len(self._rows))]
 
     def __setstate__(self, state: list[tuple[Frame, SiteId]]) -> None:
-        Sites.__init__(self)
+        Sites.__init__(self, ())
         self._plain = state
 
     def links(self, number: SiteId) -> Iterator[tuple[Frame, SiteId]]:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from gradlint.recorder.calls.frame_locals import local_variables
+from gradlint.recorder.calls.site_table import SiteTable
 from gradlint.traces.ids import NO_SITE, CallIndex, SiteId
-from gradlint.traces.sites import GRADLINT, Sites, is_standard_library
+from gradlint.traces.sites import GRADLINT, is_standard_library
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _MODULE_FILES = ("overrides.py", os.path.join("nn", "modules", "module.py"))
@@ -54,7 +55,7 @@ class OpenCall(NamedTuple):
 class CallChains:
     """Finds call chains. A walk ends at the innermost open module call, whose own chain is known."""
 
-    def __init__(self, sites: Sites, calls: list[OpenCall]) -> None:
+    def __init__(self, sites: SiteTable, calls: list[OpenCall]) -> None:
         self._sites = sites
         self._calls = calls
         self._kinds: dict[int, int] = {}

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from gradlint.recorder.calls.call_chains import OpenCall
+from gradlint.recorder.calls.site_table import SiteTable
 from gradlint.traces.events import Event
 from gradlint.traces.ids import NO_CALL, EventIndex, OpIndex, SiteId, ValueId
 from gradlint.traces.ops import GRAD_ON, Op, Value
-from gradlint.traces.sites import Sites
 
 _Fields = ParamSpec("_Fields")
 _Event = TypeVar("_Event", bound=Event)
@@ -40,7 +40,7 @@ class Tape:
     """The growing record."""
 
     def __init__(self) -> None:
-        self.sites = Sites()
+        self.sites = SiteTable()
         self.ops: list[Op] = []
         self.values: list[Value] = []
         self.events: list[Event] = []

@@ -38,6 +38,7 @@ from gradlint.traces.ids import (
     ValueId,
 )
 from gradlint.traces.ops import CustomFunction, Op, function_name
+from gradlint.traces.sites import Sites
 from gradlint.traces.trace import (
     Arguments,
     Group,
@@ -172,7 +173,7 @@ def assemble(
     return Trace(
         target=target,
         setup=_describe_setup(setup, log),
-        sites=tape.sites,
+        sites=Sites(tuple(tape.sites.rows)),
         ops=functions.named(tape.ops),
         values=tuple(tape.values),
         events=tuple(tape.events),

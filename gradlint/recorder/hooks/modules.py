@@ -186,7 +186,7 @@ def _optimizer_init(original: Any, recorder: Recorder, log: HookLog, stack: cont
         key = OptimizerKey(id(self))
         log.group_events[key] = []
         event = recorder.tape.event(OptimizerMade, site, key)
-        arguments = constructor_arguments(recorder.tape.sites, site, frame, type(self))
+        arguments = constructor_arguments(recorder.tape.sites.so_far, site, frame, type(self))
         log.arguments[key] = Arguments(site, event.number, *arguments)
         log.under_construction.append(key)
         try:
