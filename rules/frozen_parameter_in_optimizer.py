@@ -64,6 +64,10 @@ class FrozenParameterInOptimizer(Rule):
     MESSAGE = "{optimizer} contains frozen parameters: {parameters}, frozen at {freeze}, {order} {site}."
     MESSAGE_BY_DESIGN = "{optimizer} contains {parameters}, frozen by design: the optimizer never updates {them}."
     FIX = "Freeze first, then give the optimizer only trainable parameters: filter(lambda p: p.requires_grad, ...)."
+    FIX_LATE = (
+        "If they should train, drop this freeze. Otherwise move it before the optimizer is created, and give the "
+        "optimizer only trainable parameters."
+    )
     FIX_BY_DESIGN = "Give the optimizer only trainable parameters, or register the tensor as a buffer."
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -114,7 +118,8 @@ class FrozenParameterInOptimizer(Rule):
             places.setdefault(context.trace.location(event.site), context.related(f"frozen here{late}", event))
         edits: tuple[Edit, ...] = ()
         literal = optimizer.arguments.parameters_of
-        if literal is not None and not after and len(optimizer.groups) == 1:
+        keeps = any(p.requires_grad for p in context.trace.with_keys(optimizer.keys))
+        if literal is not None and not after and keeps and len(optimizer.groups) == 1:
             start = replace(literal, end_line=literal.line, end_column=literal.column)
             end = replace(literal, line=literal.end_line, column=literal.end_column)
             edits = (Edit(start, "filter(lambda p: p.requires_grad, "), Edit(end, ")"))
@@ -133,7 +138,7 @@ class FrozenParameterInOptimizer(Rule):
                 *list(places.values())[:3],
                 *context.callers(next(iter(freezes.values())).site, "frozen from here", 1),
             ],
-            fix=Fix(self.FIX, safe=bool(edits), edits=edits),
+            fix=Fix(self.FIX_LATE if after else self.FIX, safe=bool(edits), edits=edits),
         )
 
 

@@ -63,8 +63,8 @@ class FrozenParameterStillMoves(Rule):
     ```
 
     ## Known limits
-    Only changes during `optimizer.step()` are reported, not values that user code copies into a frozen network between
-    steps (target networks, averages).
+    Only changes that the optimizer makes by a gradient are reported. Values that user code copies into a frozen network
+    (target networks, averages) are its own affair, also in the closure of a step or by an optimizer without gradient.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
@@ -85,7 +85,7 @@ class FrozenParameterStillMoves(Rule):
         for step in context.training.steps:
             for parameter in trace.parameters:
                 content = step.content.get(parameter.key)
-                if content is not None and content.moved and not content.trainable:
+                if content is not None and content.moved and content.grad and not content.trainable:
                     freeze = next((e.site for e in reversed(parameter.history) if _freezes(e, step)), step.site)
                     changed.append((freeze, step, parameter))
         for at, members in context.by_place(changed, lambda change: change[0]):

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from gradlint import Context, Finding, Fix, Rule, Severity
 from gradlint.traces import Content
 
+_PRECISE = frozenset({"float32", "float64", "complex64", "complex128"})
+"""Data types for which float32 is no remedy."""
+
 
 class ParameterUnchanged(Rule):
     """A parameter that no step changes although its gradient is not zero.
@@ -69,26 +72,28 @@ class ParameterUnchanged(Rule):
     name = "parameter-unchanged"
     severity = Severity.INFO
     needs = frozenset({"step"})
+    yields_to = frozenset({"GL604"})
 
     MESSAGE = "no recorded step changes {parameters} in {dtypes}, although the gradient is not zero."
     FIX = "Keep the weights, or a copy for the optimizer, in float32; or raise the learning rate."
+    FIX_PRECISE = "Raise the learning rate, or scale the loss; check that the optimizer applies the gradient."
 
     def check(self, context: Context) -> Iterator[Finding]:
         steps = context.training.steps
         unchanged = []
-        for parameter in context.trace.parameters:
+        for parameter in context.unreported(self, context.trace.parameters):
             contents = [s.content[parameter.key] for s in steps if parameter.key in s.content]
             if contents and all(_fails_to_change(c) for c in contents):
                 unchanged.append(parameter)
-        if unchanged:
-            first = next(s for s in steps if any(p.key in s.content for p in unchanged))
-            dtypes = sorted({p.dtype for p in unchanged})
+        for is_precise, parameters in context.by_place(unchanged, lambda p: p.dtype in _PRECISE):
+            first = next(s for s in steps if any(p.key in s.content for p in parameters))
+            dtypes = sorted({p.dtype for p in parameters})
             yield context.finding(
                 self,
-                self.MESSAGE.format(parameters=context.names(unchanged), dtypes=" and ".join(dtypes)),
+                self.MESSAGE.format(parameters=context.names(parameters), dtypes=" and ".join(dtypes)),
                 at=first.site,
-                parameters=unchanged,
-                fix=Fix(self.FIX),
+                parameters=parameters,
+                fix=Fix(self.FIX_PRECISE if is_precise else self.FIX),
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity
-from gradlint.flow import group_location, in_bytes, in_flops, nearest_optimizer, weight_gradient_flops
+from gradlint.flow import group_location, in_bytes, in_flops, nearest_optimizer, optimizer_label, weight_gradient_flops
 
 
 class TrainableParameterNotInOptimizer(Rule):
@@ -57,6 +57,14 @@ class TrainableParameterNotInOptimizer(Rule):
     MESSAGE = "{parameters} {are} in no optimizer: every step computes a gradient and never applies it."
     MESSAGE_LATE = "{parameters} {are} in no optimizer: created at {created}, after {optimizer} was created."
     FIX = "Add {them} to a group. If {they} should not train, freeze {them}, which saves {saved}."
+    FIX_PASSED = (
+        "Freeze {them}: gradient still passes through to what {optimizer} trains, and the freeze saves {saved}. If "
+        "{they} should train, add {them} to a group."
+    )
+    FIX_REFUSED = (
+        "Give {them} to an optimizer of their own, such as AdamW: {optimizer} takes 2-D parameters only. If {they} "
+        "should not train, freeze {them}, which saves {saved}."
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
@@ -84,6 +92,7 @@ class TrainableParameterNotInOptimizer(Rule):
         flops = sum(weight_gradient_flops(context.trace, p) for p in parameters)
         if flops:
             saved += f" and {in_flops(flops)} per step"
+        advice = self._advice(context, optimizer, parameters)
         template = self.MESSAGE_LATE if severity == Severity.ERROR else self.MESSAGE
         empty = [group_location(context.trace, optimizer, g) for g in optimizer.groups if not g.keys]
         return context.finding(
@@ -93,14 +102,34 @@ class TrainableParameterNotInOptimizer(Rule):
             parameters=parameters,
             related=[
                 context.related("created here", created),
-                *(context.related("its parameters are chosen here", at) for at in optimizer.arguments.chosen_at),
+                *(context.related("its parameters are chosen here", at) for at in optimizer.arguments.chosen_at[:2]),
                 *(context.related("this group is empty", at) for at in empty[:2]),
                 *context.callers(optimizer.site, "called here", 1),
                 *(context.related("not in this optimizer either", o.site) for o in context.trace.optimizers[:4]),
             ],
-            fix=Fix(context.fill(self.FIX, parameters, saved=saved)),
+            fix=Fix(context.fill(advice, parameters, saved=saved, optimizer=optimizer_label(optimizer))),
             severity=severity,
         )
+
+    def _advice(self, context: Context, optimizer: Optimizer, parameters: list[Parameter]) -> str:
+        """Return the template of the fix that can be followed and does no harm."""
+        if optimizer.type.endswith("Muon") and any(len(p.shape) != 2 for p in parameters):
+            return self.FIX_REFUSED
+        return self.FIX_PASSED if _passes_gradient_on(context, parameters) else self.FIX
+
+
+def _passes_gradient_on(context: Context, parameters: list[Parameter]) -> bool:
+    """Return True if parameters are all of a network that gradient passes through to those that an optimizer holds."""
+    trace = context.trace
+    lost = {p.index for p in parameters}
+    networks = set()
+    for module in trace.modules:
+        trainable = {p.index for p in trace.below(module) if p.requires_grad} if module.parent < 0 else set()
+        if module.in_tree and trainable and trainable <= lost:
+            networks.add(module.number)
+    inside = {n for n, call in enumerate(trace.calls) if any(m.number in networks for m in trace.around(call.module))}
+    read = {value for op in trace.ops[trace.forward_start :] if op.call in inside for value in op.inputs}
+    return any(p.groups for p in context.flow.trained_by(read))
 
 
 def _severity(context: Context, parameter: Parameter) -> Severity:

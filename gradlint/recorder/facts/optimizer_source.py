@@ -21,9 +21,9 @@ from gradlint.traces.sites import Sites, is_project
 def constructor_arguments(
     sites: Sites, site: SiteId, frame: FrameType | None, cls: type
 ) -> tuple[tuple[Location, ...], tuple[Location, ...], Location | None]:
-    """Return (chosen_at, group_locations, parameters_of) of a call of `cls`; empty if unknown."""
+    """Return (chosen_at, group_locations, parameters_of) of a call of `cls` in user code; empty if unknown."""
     blamed = sites.innermost(site)
-    if blamed is None or frame is None:
+    if blamed is None or frame is None or not blamed.project:
         return (), (), None
     call = call_at(blamed.path, blamed.location, [base.__name__ for base in cls.__mro__])
     if call is None:

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -309,10 +309,12 @@ class Ledger:
 
         def evaluated(*arguments: Any, **named: Any) -> Any:
             running.closure = True
+            frozen = _frozen_values(running)
             try:
                 with recorder.resuming():
                     return closure(*arguments, **named)
             finally:
+                _carry_over(running, frozen)
                 self._look()
                 self._apply(running)
 
@@ -435,6 +437,25 @@ class Ledger:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 self._unscaled.update(self._holds.get(ParameterKey(id(p)), ()))
+
+
+def _frozen_values(running: _Running) -> dict[ParameterKey, Tensor]:
+    """Return copies of the frozen parameters of a step, as they are now."""
+    with without_torch_function(), torch.no_grad():
+        held = ((key, p) for key, (p, _) in running.parameters.items() if key in running.before)
+        return {key: p.detach().clone() for key, p in held if not p.requires_grad}
+
+
+def _carry_over(running: _Running, frozen: Mapping[ParameterKey, Tensor]) -> None:
+    """Count what a closure wrote into frozen parameters as no change by their optimizer.
+
+    `frozen` holds their values when the closure began; those that the optimizer had moved by then keep the older ones.
+    """
+    with without_torch_function(), torch.no_grad():
+        for key, start in frozen.items():
+            now = running.parameters[key][0].detach()
+            if not same_values(now, start) and same_values(start, running.before[key]):
+                running.before[key] = now.clone()
 
 
 def _has_gradient(tensor: Tensor) -> bool:
