@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
 from gradlint.flow import same_class_siblings
-from gradlint.traces import BIASED_LAYERS, SELECTIONS, SUMS, Numeric, Stop
+from gradlint.traces import BIASED_LAYERS, SELECTIONS, SUMS, GradientSizes, Stop
 
 _TINY = 1e-10
 """Size of a gradient relative to the median of all; rounding in single precision alone exceeds it."""
@@ -102,7 +102,7 @@ class ZeroGradient(Rule):
     FIX = "Choose initial values that let gradient through, or normalize over more than one element."
 
     def check(self, context: Context) -> Iterator[Finding]:
-        gradients = context.numeric.gradients
+        gradients = context.gradient_sizes.gradients
         judged = [
             (parameter, verdict)
             for parameter in context.flow.by_index(gradients)
@@ -113,7 +113,7 @@ class ZeroGradient(Rule):
             template = self.MESSAGE_TINY if reason == self.TINY else self.MESSAGE
             yield context.finding(
                 self,
-                context.fill(template, parameters, steps=context.numeric.steps, reason=reason),
+                context.fill(template, parameters, steps=context.gradient_sizes.steps, reason=reason),
                 at=where,
                 parameters=parameters,
                 related=[context.related("registered here", parameters[0].registered_by)],
@@ -123,10 +123,10 @@ class ZeroGradient(Rule):
 
     def _verdict(self, context: Context, parameter: Parameter) -> tuple[Location | None, str, Severity] | None:
         """Return the line to report, the reason and the severity; None without a finding."""
-        gradient = context.numeric.gradients[parameter.index]
+        gradient = context.gradient_sizes.gradients[parameter.index]
         if gradient.zero:
             reason, severity = self._reason(context, parameter)
-        elif _is_tiny(context.numeric, parameter):
+        elif _is_tiny(context.gradient_sizes, parameter):
             reason = self.TINY
             severity = Severity.INFO if _is_only_added(context, parameter) else Severity.WARNING
         else:
@@ -138,19 +138,19 @@ class ZeroGradient(Rule):
 
     def _reason(self, context: Context, parameter: Parameter) -> tuple[str, Severity]:
         """Return why the gradient of a parameter is zero, and the severity."""
-        numeric = context.numeric
-        gradient = numeric.gradients[parameter.index]
+        measured = context.gradient_sizes
+        gradient = measured.gradients[parameter.index]
         stop = gradient.stop
         alike = {p.index for twin in same_class_siblings(context.trace, parameter) for p in twin}
-        if any(numeric.gradients[index].sizes[-1] for index in alike & numeric.gradients.keys()):
+        if any(measured.gradients[index].sizes[-1] for index in alike & measured.gradients.keys()):
             return self.SIBLING, Severity.INFO
         if _is_only_added(context, parameter) and (stop is None or _reads(context, parameter, stop)):
             return self.CANCELLED_BIAS, Severity.INFO
         if stop is not None and (reason := self._reason_in_call(context, stop)) is not None:
             return reason
-        if gradient.revived:
+        if gradient.nonzero_with_other_signs:
             return self.INACTIVE, Severity.INFO
-        if not numeric.flat and all(g.zero for g in numeric.gradients.values()):
+        if not measured.loss_is_flat and all(g.zero for g in measured.gradients.values()):
             return self.FLAT_LOSS, Severity.INFO
         return self.CANCELLING_PATHS if stop is None else self.STOPS.format(call=stop.name), Severity.WARNING
 
@@ -171,10 +171,10 @@ class ZeroGradient(Rule):
         return template.format(call=stop.name), severity
 
 
-def _is_tiny(numeric: Numeric, parameter: Parameter) -> bool:
+def _is_tiny(measured: GradientSizes, parameter: Parameter) -> bool:
     """Return True if the gradient of every step is negligible beside the median of all."""
-    for step, size in enumerate(numeric.gradients[parameter.index].sizes):
-        typical = statistics.median([s for g in numeric.gradients.values() if (s := g.sizes[step])] or [0.0])
+    for step, size in enumerate(measured.gradients[parameter.index].sizes):
+        typical = statistics.median([s for g in measured.gradients.values() if (s := g.sizes[step])] or [0.0])
         if size is None or size >= _TINY * typical:
             return False
     return True

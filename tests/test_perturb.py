@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradlint.experiments.perturb import Verdict, settle
+from gradlint.experiments.perturb import Verdict, find_effects
 from gradlint.restore.preserved import Preserved
 
 Way = Callable[[Any, Tensor], Any]
@@ -168,7 +168,7 @@ def judge(model: Any, suspects: Sequence[str], max_runs: int = 40, loss: bool = 
             output = model(x.clone())
             return [(output.square().sum() if loss and output.isfinite().all() else output).clone()]
 
-    return Judged(settle(run, dict(model.named_parameters()), suspects, max_runs=max_runs), runs)
+    return Judged(find_effects(run, dict(model.named_parameters()), suspects, max_runs=max_runs), runs)
 
 
 def bits(model: nn.Module) -> list[object]:
@@ -201,7 +201,7 @@ def test_reasons_name_the_error() -> None:
 
 def test_no_loss() -> None:
     model = Detour(item)
-    verdicts = settle(lambda: None, dict(model.named_parameters()), SUSPECTS)
+    verdicts = find_effects(lambda: None, dict(model.named_parameters()), SUSPECTS)
     assert "no loss" in verdicts["idle.bias"].reason
 
 
@@ -294,7 +294,7 @@ def test_tied_parameters_move_together() -> None:
     model.idle.weight = model.suspect.weight
     x = torch.ones(2, 4)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    verdicts = settle(lambda: model(x), parameters, ["idle.weight", "idle.bias"])
+    verdicts = find_effects(lambda: model(x), parameters, ["idle.weight", "idle.bias"])
     assert [name for name, verdict in verdicts.items() if verdict.outcome == "reaches"] == ["idle.weight"]
 
 
@@ -310,7 +310,7 @@ def test_an_interrupt_in_a_nudged_run_restores() -> None:
         return torch.ones(1)
 
     with pytest.raises(KeyboardInterrupt):
-        settle(run, dict(model.named_parameters()), SUSPECTS)
+        find_effects(run, dict(model.named_parameters()), SUSPECTS)
     assert bits(model) == before
 
 

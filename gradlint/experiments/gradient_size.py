@@ -18,7 +18,7 @@ from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.ids import ParameterIndex, SiteId
 from gradlint.traces.op_families import PRODUCTS, SOFTMAX
-from gradlint.traces.trace import Gradient, Numeric, Parameter, Stop, Trace
+from gradlint.traces.trace import Gradient, GradientSizes, Parameter, Stop, Trace
 
 if TYPE_CHECKING:
     from gradlint.recorder.replay import Replay
@@ -36,7 +36,7 @@ RATE = 1e-2
 _NO_FORWARD = "only the step computes the loss: give 'inputs' and 'loss' beside 'step'"
 
 
-def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex]) -> Numeric:
+def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex]) -> GradientSizes:
     """Train the setup for some steps and return the size of each parameter's gradient.
 
     Each step moves a parameter by a fixed part of its size against its gradient: whether something opens up must not
@@ -51,12 +51,12 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
         What was measured; with `failure` set where a run or its backward raised.
     """
     if replay is None or not trace.roots:
-        return Numeric(failure=_NO_FORWARD if trace.setup.has_step else "no forward was run")
+        return GradientSizes(failure=_NO_FORWARD if trace.setup.has_step else "no forward was run")
     parameters = [p for p in (trace.parameters[i] for i in sorted(judged)) if p.index in trace.reached]
     sizes: dict[ParameterIndex, list[float | None]] = {p.index: [] for p in parameters}
     stops: dict[ParameterIndex, Stop] = {}
-    revived: set[ParameterIndex] = set()
-    flat = False
+    unlucky: set[ParameterIndex] = set()
+    loss_is_flat = False
     with Preserved(replay.roots, replay.optimizers.values()) as preserved:
         preserved.save_all()
         tensors = list(replay.tensors.values())
@@ -73,13 +73,13 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
             if zero:
                 with own_gradients(tensors):
                     stops = _stops(replay, zero)
-                revived = _revived(trace, replay, zero, tensors)
-                flat = len(zero) == len(parameters) and not _loss_can_move(trace, replay)
+                unlucky = _nonzero_with_other_signs(trace, replay, zero, tensors)
+                loss_is_flat = len(zero) == len(parameters) and not _loss_can_move(trace, replay)
         except Exception as error:  # the user's code, run with other weights, may raise anything
-            return Numeric(failure=f"{type(error).__name__}: {error}")
+            return GradientSizes(failure=f"{type(error).__name__}: {error}")
     steps = max((len(magnitudes) for magnitudes in sizes.values()), default=0)
-    gradients = {i: Gradient(tuple(magnitudes), stops.get(i), i in revived) for i, magnitudes in sizes.items()}
-    return Numeric(steps, gradients, flat)
+    gradients = {i: Gradient(tuple(magnitudes), stops.get(i), i in unlucky) for i, magnitudes in sizes.items()}
+    return GradientSizes(steps, gradients, loss_is_flat)
 
 
 def _moving(trace: Trace, replay: Replay) -> list[Tensor]:
@@ -133,12 +133,14 @@ def _step(tensors: Iterable[Tensor]) -> None:
             alias.sub_((gradient / size).to(alias.dtype), alpha=RATE * largest)
 
 
-def _revived(trace: Trace, replay: Replay, zero: Sequence[Parameter], tensors: Sequence[Tensor]) -> set[ParameterIndex]:
+def _nonzero_with_other_signs(
+    trace: Trace, replay: Replay, zero: Sequence[Parameter], tensors: Sequence[Tensor]
+) -> set[ParameterIndex]:
     """Return the parameters that get a gradient under other weights of the same sizes.
 
     A narrow layer may have only inactive units under the current weights. Biases and zero parameters keep their values.
     """
-    revived: set[ParameterIndex] = set()
+    nonzero: set[ParameterIndex] = set()
     weights = [tensor.data for tensor in _moving(trace, replay) if tensor.dim() > 1]
     generator = torch.Generator().manual_seed(2)
     for number in range(DRAWS):
@@ -147,8 +149,8 @@ def _revived(trace: Trace, replay: Replay, zero: Sequence[Parameter], tensors: S
             weight.mul_(signs.to(weight.device))
         with own_gradients(tensors):
             _backward(replay.live(number))
-            revived |= {p.index for p in zero if _size(replay.tensors[p.key].grad)}
-    return revived
+            nonzero |= {p.index for p in zero if _size(replay.tensors[p.key].grad)}
+    return nonzero
 
 
 def _loss_can_move(trace: Trace, replay: Replay) -> bool:

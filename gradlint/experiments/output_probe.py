@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradlint.errors import TargetError
-from gradlint.experiments.perturb import noised
+from gradlint.experiments.perturb import adding_noise
 from gradlint.flow.flow import Flow
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.values import tensors_in
@@ -66,7 +66,7 @@ class Probe:
         everything = {str(key): tensor for key, tensor in replay.tensors.items()}
         nothing = set(range(len(parameters)))
         try:
-            for context in (contextlib.nullcontext(), noised(everything)):
+            for context in (contextlib.nullcontext(), adding_noise(everything)):
                 self._grads = []
                 with context:
                     replay()
@@ -74,7 +74,7 @@ class Probe:
                     return set()
                 nothing &= {i for i, g in enumerate(self._grads) if g is None or not bool(_values(g).count_nonzero())}
         except Exception:
-            return set()  # the noised model may fail; then what autograd's graph says is the verdict
+            return set()  # the noisy model may fail; then what autograd's graph says is the verdict
         finally:
             self._wanted = ()
         return {parameters[i].index for i in nothing}

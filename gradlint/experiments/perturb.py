@@ -22,7 +22,7 @@ from gradlint.restore.tensors import same_values, storage_of
 Outcome = Literal["reaches", "no_evidence", "unknown"]
 
 SCALES: tuple[tuple[float, bool], ...] = ((1e-3, True), (1.0, False), (-10.0, False))
-"""The nudges, in this order: size, and whether it is relative to the parameter's root mean square."""
+"""The perturbations, in this order: size, and whether it is relative to the parameter's root mean square."""
 
 _NOISE = 0.02
 """Standard deviation of the second baseline's noise, in the parameters' own unit."""
@@ -35,9 +35,9 @@ class Verdict:
     """The verdict of the runs on one parameter."""
 
     outcome: Outcome
-    """``no_evidence`` is no proof of absence: no nudge that was tried moved the loss."""
+    """``no_evidence`` is no proof of absence: no perturbation that was tried moved the loss."""
     group: bool = False
-    """The verdict is that of several parameters nudged together; the bound on runs left no room to part them."""
+    """The verdict is that of several parameters perturbed together; the bound on runs left no room to part them."""
     reason: str = ""
     """Why the outcome is ``unknown``; empty otherwise."""
 
@@ -49,7 +49,7 @@ class _OutOfRunsError(Exception):
     """The bound on runs is spent."""
 
 
-def settle(
+def find_effects(
     run: Callable[[], Tensor | Sequence[Tensor] | None],
     parameters: Mapping[str, Tensor],
     suspects: Sequence[str],
@@ -89,9 +89,9 @@ def settle(
     return {name: verdicts.get(name, ignored) for name in suspects}
 
 
-def noised(parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+def adding_noise(parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """Add a little noise to every parameter inside the context; restore them bit for bit."""
-    return _Runner(lambda: None, parameters, 1).noised()
+    return _Runner(lambda: None, parameters, 1).adding_noise()
 
 
 def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bool) -> dict[str, Verdict]:
@@ -106,7 +106,7 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
         if len(verdicts) == len(suspects):
             break
         before = len(verdicts)
-        with runner.noised() if noise else nullcontext():
+        with runner.adding_noise() if noise else nullcontext():
             baseline: list[Tensor] | None = None
             try:
                 baseline = runner.outcome(bounded=True) if noise else plain
@@ -191,10 +191,10 @@ class _Runner:
         A run that raises moves nothing.
         """
         with self._shifted(names, *scale):
-            nudged = self.outcome(bounded=True)
-        return nudged is not None and not _same(baseline, nudged)
+            perturbed = self.outcome(bounded=True)
+        return perturbed is not None and not _same(baseline, perturbed)
 
-    def noised(self) -> AbstractContextManager[None]:
+    def adding_noise(self) -> AbstractContextManager[None]:
         """Add a little noise to every parameter inside the context, suspects too.
 
         A suspect that is zero may stand behind another.

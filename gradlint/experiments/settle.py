@@ -54,10 +54,10 @@ def _perturbed(
     trace: Trace, replay: Replay, members: Sequence[ParameterIndex], *, apart: bool
 ) -> dict[ParameterIndex, Effect]:
     """Return the effect of changing parameters: each by itself, or all of them together."""
-    from gradlint.experiments.perturb import settle
+    from gradlint.experiments.perturb import find_effects
 
     tensors = {p.fqn: replay.tensors[p.key] for p in trace.parameters}
     names = {index: trace.parameters[index].fqn for index in members}
     runs = _RUNS_SINGLY if apart else _RUNS_TOGETHER
-    verdicts = settle(replay, tensors, list(names.values()), max_runs=runs, apart=apart)
+    verdicts = find_effects(replay, tensors, list(names.values()), max_runs=runs, apart=apart)
     return {index: Effect(verdicts[name].outcome, verdicts[name].reason) for index, name in names.items()}

@@ -20,14 +20,14 @@ def find_cuts(flow: FlowFacts) -> tuple[list[Cut], tuple[ParameterIndex, ...]]:
 
     The parameters stay in `flow.starved` only if there is evidence that the loss moves with them.
     """
-    search = _Search(flow)
+    search = _CutSearch(flow)
     search.recorded()
     search.left_torch()
     unexplained = search.unexplained()
     return sorted(search.finish(), key=lambda cut: cut.op), unexplained
 
 
-class _Search:
+class _CutSearch:
     def __init__(self, flow: FlowFacts) -> None:
         self.flow = flow
         self.trace = flow.trace

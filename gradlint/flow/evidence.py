@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gradlint.traces.ids import OpIndex, ParameterIndex
-from gradlint.traces.trace import Numeric
+from gradlint.traces.trace import GradientSizes
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Evidence:
     """Index of a parameter → effect."""
     numbers: Mapping[OpIndex, OpIndex] = field(default_factory=dict)
     """Op that adds a number → op by which that number left torch. Numbers that were not taken out are absent."""
-    gradients: Numeric | None = None
+    gradients: GradientSizes | None = None
     """Gradients measured in a few steps of training; None if they were not measured."""
 
     def of_group(self, group: tuple[ParameterIndex, ...]) -> Effect:

@@ -36,7 +36,7 @@ _TRIED = 4
 
 
 @dataclass(frozen=True)
-class Term:
+class Summand:
     """One summand of a scalar."""
 
     value: ValueId
@@ -44,7 +44,7 @@ class Term:
     """Its constant factor; None if the factor is a tensor, whose value is not recorded."""
 
 
-def terms(trace: Trace, data: Mapping[ValueId, int], value: ValueId, *, through_detach: bool = False) -> list[Term]:
+def terms(trace: Trace, data: Mapping[ValueId, int], value: ValueId, *, through_detach: bool = False) -> list[Summand]:
     """Take a 0-dim value apart through sums, differences and constant factors of 0-dim values.
 
     Args:
@@ -53,8 +53,8 @@ def terms(trace: Trace, data: Mapping[ValueId, int], value: ValueId, *, through_
         value: the value to take apart.
         through_detach: whether to look behind a detach.
     """
-    result: list[Term] = []
-    pending = [Term(value, 1.0)]
+    result: list[Summand] = []
+    pending = [Summand(value, 1.0)]
     while pending:
         term = pending.pop()
         parts = _parts(trace, data, term, through_detach)
@@ -65,7 +65,7 @@ def terms(trace: Trace, data: Mapping[ValueId, int], value: ValueId, *, through_
     return result
 
 
-def _parts(trace: Trace, data: Mapping[ValueId, int], term: Term, through_detach: bool) -> list[Term] | None:
+def _parts(trace: Trace, data: Mapping[ValueId, int], term: Summand, through_detach: bool) -> list[Summand] | None:
     """Return the terms that a term is the sum of; None if it is one by itself."""
     entry = trace.values[term.value]
     if entry.shape or entry.producer < trace.forward_start:
@@ -74,13 +74,13 @@ def _parts(trace: Trace, data: Mapping[ValueId, int], term: Term, through_detach
     name = op.name
     if name in REDUCTIONS and (parts := _stacked(trace, data, op)) is not None:
         share = 1.0 if name == "sum" else 1.0 / len(parts)
-        return [Term(t.value, _times(_times(term.factor, share), t.factor)) for t in parts]
+        return [Summand(t.value, _times(_times(term.factor, share), t.factor)) for t in parts]
     if any(trace.values[v].shape for v in op.inputs):
         return None
     if len(op.inputs) == 1 and (name in SCALAR_KEEPING or (through_detach and name in DETACHED_VALUES)):
-        return [Term(op.inputs[0], term.factor)]
+        return [Summand(op.inputs[0], term.factor)]
     if name in NEGATE:
-        return [Term(op.inputs[0], _times(term.factor, -1.0))]
+        return [Summand(op.inputs[0], _times(term.factor, -1.0))]
     if name in SUMS:
         alpha = op.argument(2, "alpha", 1)
         scale = float(alpha) if isinstance(alpha, (int, float)) else None
@@ -90,14 +90,14 @@ def _parts(trace: Trace, data: Mapping[ValueId, int], term: Term, through_detach
         elif name in REVERSE_SUBTRACT:
             signs = (_times(scale, -1.0), 1.0)
         operands = (op.tensor(0, "input"), op.tensor(1, "other"))
-        return [Term(v, _times(term.factor, s)) for v, s in zip(operands, signs, strict=True) if v is not None]
+        return [Summand(v, _times(term.factor, s)) for v, s in zip(operands, signs, strict=True) if v is not None]
     if name in MULTIPLY or name in DIVIDE:
         return _scaled(data, term, op)
     source, _ = computed_value(trace, term.value)
-    return [Term(source, term.factor)] if source != term.value and not trace.values[source].shape else None
+    return [Summand(source, term.factor)] if source != term.value and not trace.values[source].shape else None
 
 
-def _stacked(trace: Trace, data: Mapping[ValueId, int], op: Op) -> list[Term] | None:
+def _stacked(trace: Trace, data: Mapping[ValueId, int], op: Op) -> list[Summand] | None:
     """Return the scalars that were stacked into a vector, then weighted by constants and summed."""
     weighted = False
     value = op.tensor(0, "input")
@@ -107,7 +107,7 @@ def _stacked(trace: Trace, data: Mapping[ValueId, int], op: Op) -> list[Term] | 
         if stack is None:
             return None
         if stack.name == "stack" or (stack.name in ("cat", "hstack") and _single(trace, stack)):
-            return [Term(v, None if weighted else 1.0) for v in stack.inputs]
+            return [Summand(v, None if weighted else 1.0) for v in stack.inputs]
         if stack.name not in MULTIPLY or len(stack.inputs) > 2:
             return None
         rest = [v for v in stack.inputs if data.get(v)]
@@ -121,7 +121,7 @@ def _single(trace: Trace, op: Op) -> bool:
     return all(trace.values[v].shape == (1,) for v in op.inputs)
 
 
-def _scaled(data: Mapping[ValueId, int], term: Term, op: Op) -> list[Term] | None:
+def _scaled(data: Mapping[ValueId, int], term: Summand, op: Op) -> list[Summand] | None:
     """Return the one operand of a product that is not constant, with the other as its factor."""
     operands = [(op.tensor(0, "input"), op.argument(0, "input")), (op.tensor(1, "other"), op.argument(1, "other"))]
     if op.name in DIVIDE and op.argument(2, "rounding_mode") is not None:
@@ -135,8 +135,8 @@ def _scaled(data: Mapping[ValueId, int], term: Term, op: Op) -> list[Term] | Non
             if not isinstance(number, (int, float)):
                 return None
             factor = (1 / number if number else None) if op.name in DIVIDE else float(number)
-            return [Term(value, _times(term.factor, factor))]
-        return [Term(value, None)]
+            return [Summand(value, _times(term.factor, factor))]
+        return [Summand(value, None)]
     return None
 
 
@@ -195,7 +195,7 @@ def _is_judged(flow: FlowFacts) -> bool:
     return trace.loss_given and (len(trace.roots) == 1 or trace.training is not None)
 
 
-def _live(flow: FlowFacts, root: ValueId) -> tuple[list[Term], set[ValueId], dict[ValueId, OpIndex]]:
+def _live(flow: FlowFacts, root: ValueId) -> tuple[list[Summand], set[ValueId], dict[ValueId, OpIndex]]:
     """Return a scalar's terms, the values with gradient, and value → op of relabelled leaves."""
     trace = flow.trace
     parts = terms(trace, flow.masks.data, root)
@@ -231,13 +231,13 @@ def _constant_in(flow: FlowFacts, root: ValueId) -> list[ConstantTerm]:
     return [*by_cut.values(), *numbers]
 
 
-def _takes_from_live(flow: FlowFacts, term: Term, live: set[ValueId], fresh: Container[ValueId]) -> bool:
+def _takes_from_live(flow: FlowFacts, term: Summand, live: set[ValueId], fresh: Container[ValueId]) -> bool:
     """Return True if a term is made of values that carry gradient into the loss by another way."""
     inner = terms(flow.trace, flow.masks.data, term.value, through_detach=True)
     return any(t.value in live or _used_live(flow, t.value) for t in inner if t.value not in fresh)
 
 
-def _constant_term(flow: FlowFacts, term: Term, relabelled: OpIndex | None) -> ConstantTerm | None:
+def _constant_term(flow: FlowFacts, term: Summand, relabelled: OpIndex | None) -> ConstantTerm | None:
     """Return a term without gradient, with its cuts.
 
     None if its factor is 0, its parameters are starved anyway, or its cut is reported already.
@@ -272,7 +272,7 @@ def _suspects(flow: FlowFacts, root: ValueId) -> Iterator[tuple[OpIndex, list[Op
     """Yield ops that add a Python number to a scalar, each with the ops by which it left torch."""
     trace, data = flow.trace, flow.masks.data
     suspects: list[OpIndex] = []
-    pending = [Term(root, 1.0)]
+    pending = [Summand(root, 1.0)]
     while pending:
         term = pending.pop()
         parts = _parts(trace, data, term, through_detach=False)

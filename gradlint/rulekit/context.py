@@ -14,7 +14,7 @@ from gradlint.rulekit.contract import Contract, Declaration, own_declarations, r
 from gradlint.rulekit.executed_code import uncalled_method_statements
 from gradlint.traces.events import Event, Freeze
 from gradlint.traces.ids import SiteId
-from gradlint.traces.trace import Module, Numeric, Optimizer, Parameter, Trace
+from gradlint.traces.trace import GradientSizes, Module, Optimizer, Parameter, Trace
 from gradlint.traces.training import Training
 from gradlint.wording import inflect, summarize_names
 
@@ -70,7 +70,7 @@ class Context:
         return training
 
     @property
-    def numeric(self) -> Numeric:
+    def gradient_sizes(self) -> GradientSizes:
         """The measured gradients; for rules that need ``numeric``."""
         numeric = self.flow.evidence.gradients
         assert numeric is not None, "only a rule that needs numeric may ask for it"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gradlint.traces.op_families import SIGMOIDS as SIGMOIDS
     from gradlint.traces.op_families import SUMS as SUMS
     from gradlint.traces.sites import is_project as is_project
-    from gradlint.traces.trace import Numeric as Numeric
+    from gradlint.traces.trace import GradientSizes as GradientSizes
     from gradlint.traces.trace import Stop as Stop
     from gradlint.traces.trace import UnregisteredTensor as UnregisteredTensor
     from gradlint.traces.training import Backward as Backward

@@ -317,7 +317,7 @@ class Gradient:
     """Its largest entry in each step; None without a gradient."""
     stop: Stop | None = None
     """The call in which it becomes zero, if it is zero in every step."""
-    revived: bool = False
+    nonzero_with_other_signs: bool = False
     """True if one that was zero in every step is not so with other signs of the weights: bad luck in a narrow layer."""
 
     @property
@@ -327,13 +327,13 @@ class Gradient:
 
 
 @dataclass(frozen=True)
-class Numeric:
+class GradientSizes:
     """Measurements of a few steps of training."""
 
     steps: int = 0
     gradients: Mapping[ParameterIndex, Gradient] = field(default_factory=dict)
     """Of the parameters that gradient is known to reach."""
-    flat: bool = False
+    loss_is_flat: bool = False
     """True if every gradient was zero and other parameter values give the same loss."""
     failure: str = ""
     """Why nothing was measured."""
