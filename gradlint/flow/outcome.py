@@ -225,10 +225,10 @@ def _keys_below(trace: Trace, module: ModuleIndex) -> set[ParameterKey]:
 
 
 def _applied(trace: Trace, parameter: Parameter) -> bool:
-    """Return True if a recorded step applied gradient to a parameter."""
+    """Return True if a recorded step applied a gradient other than zero to a parameter."""
     steps = trace.training.steps if trace.training is not None else ()
     contents = (step.content.get(parameter.key) for step in steps)
-    return any(c is not None and c.grad and c.trainable and c.lr != 0 for c in contents)
+    return any(c is not None and c.nonzero and c.trainable and c.lr != 0 for c in contents)
 
 
 def _frozen(trace: Trace, parameter: Parameter) -> Outcome:

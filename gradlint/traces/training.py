@@ -44,6 +44,8 @@ class Backward:
     """True if it started from a loss that a gradient scaler had scaled."""
     deposits: Mapping[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
     """Parameter that got gradient → earlier backward passes whose gradient was not yet cleared."""
+    zero: frozenset[ParameterKey] = frozenset()
+    """Those that got zeros alone, because every way to them passes an operation whose gradient is zero everywhere."""
     applied_by: frozenset[StepIndex] = frozenset()
     """The steps that applied gradient of it."""
     read: bool = False
@@ -169,7 +171,13 @@ class Training:
     def reached(self) -> frozenset[ParameterKey]:
         """Keys of the parameters that got gradient from a backward pass or from user code that sets ``.grad``."""
         by_hand = {key for s in self.steps for key, c in s.content.items() if c.nonzero and not c.backwards}
-        return frozenset(by_hand.union(key for b in self.backwards for key in b.deposits))
+        return frozenset(by_hand.union(*(b.deposits.keys() - b.zero for b in self.backwards)))
+
+    @property
+    def reached_zero(self) -> frozenset[ParameterKey]:
+        """Keys of the parameters that got gradient only through operations whose gradient is zero everywhere."""
+        zero: frozenset[ParameterKey] = frozenset()
+        return zero.union(*(b.zero for b in self.backwards)) - self.reached
 
     @property
     def roots(self) -> tuple[ValueId, ...]:

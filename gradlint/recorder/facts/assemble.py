@@ -21,6 +21,7 @@ from gradlint.recorder.facts.module_tree import NamedModule, NamedParameter, nam
 from gradlint.recorder.facts.parameter_history import ParameterHistory, histories
 from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.facts.unregistered import find_unregistered_modules
+from gradlint.recorder.hooks.gradients import Arrival
 from gradlint.recorder.hooks.gradients import number as as_number
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.restore.tensors import overlaps
@@ -144,11 +145,13 @@ def assemble(
         tables: modules, parameters and optimizers at the end.
         forward: facts of the recorder's own forward.
         training_log: the recorded steps. What their backward passes reach is reached. Their roots count beside a loss
-            that the setup gives, or instead of one that it does not.
+            that the setup gives, or instead of one that it does not. Where the backward of a given loss failed, the
+            steps alone decide.
     """
     tape = recorder.tape
     index: dict[int, ParameterIndex] = {p.key: p.index for p in tables.parameters}
     verdict = forward.verdict
+    dropped = verdict.dropped
     reached = frozenset(index[k] for k in verdict.reached if k in index)
     reached_zero = frozenset(index[k] for k in verdict.zero if k in index)
     roots, described, loss_given = forward.roots, forward.loss_described, forward.loss_given
@@ -162,13 +165,17 @@ def assemble(
         passes = len(training.backwards)
         steps = f"{passes} backward pass{'es' if passes > 1 else ''} of the recorded steps"
         trained = frozenset(index[key] for key in training.reached if key in index)
+        zero = frozenset(index[key] for key in training.reached_zero if key in index)
         if setup.loss is not None:
-            reached |= trained
+            reached = trained if verdict.failure else reached | trained
+            reached_zero = (reached_zero | zero) - reached
             roots = tuple(dict.fromkeys((*roots, *training.roots)))
             described += f", and {steps}"
         else:
-            reached, reached_zero = trained, frozenset()
+            reached, reached_zero = trained, zero
             roots, described, loss_given = training.roots, steps, True
+    if training_log is not None:
+        dropped |= training_log.dropped
     functions = _Functions()
     return Trace(
         target=target,
@@ -194,7 +201,7 @@ def assemble(
         unrecorded=tuple(tape.unrecorded),
         reached=reached,
         reached_zero=reached_zero,
-        dropped=frozenset((functions.of(cls), number) for cls, number in verdict.dropped),
+        dropped=frozenset((functions.of(cls), number) for cls, number in dropped),
         notes=forward.notes,
         executed=tuple(map(Code.of, (*codes.values(), *(code for code, _, _ in tape.sites.rows)))),
         grad_off_leaked=forward.grad_off_leaked,
@@ -280,9 +287,17 @@ def _parameter(
         requires_grad_after=bool(tensor.requires_grad),
         dtype=str(tensor.dtype).removeprefix("torch."),
         flags=flags_of(tensor),
-        has_hook=bool(getattr(tensor, "_backward_hooks", None)),
+        has_hook=any(
+            not isinstance(hook, Arrival) for hook in (getattr(tensor, "_backward_hooks", None) or {}).values()
+        ),
         shares_memory_with=frozenset(map(ParameterIndex, shared)),
     )
+
+
+def _has_hook(tensor: Tensor) -> bool:
+    """Return True if a hook other than the recorder's sees the gradient of a tensor."""
+    hooks = getattr(tensor, "_backward_hooks", None) or {}
+    return any(not isinstance(hook, Arrival) for hook in hooks.values())
 
 
 def _outside(log: HookLog, roots: Mapping[str, nn.Module], first: int) -> list[nn.Module]:

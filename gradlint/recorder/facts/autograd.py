@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,6 +38,20 @@ class Verdict:
     """(class of a custom Function, number of a tensor argument) whose backward gave None where gradient was due."""
 
 
+@dataclass
+class Passage:
+    """The ways of a backward that user code runs, as far as gradient may be lost on them."""
+
+    suspects: frozenset[int] = frozenset()
+    """Leaves (by identity) that no way of torch's own ops with a gradient other than zero leads to."""
+    nonzero: set[int] = field(default_factory=set)
+    """Suspects that got a gradient other than zero all the same."""
+    zero: frozenset[int] = frozenset()
+    """Leaves that only ways without gradient, or with a gradient of zero everywhere, lead to."""
+    dropped: frozenset[tuple[Any, int]] = frozenset()
+    """As `Verdict.dropped`."""
+
+
 NOTHING = Verdict()
 """The verdict where no backward was tried."""
 
@@ -63,18 +77,47 @@ def gradient(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Verdict:
         proven, edges = _proven(roots, unsure, hidden=any(id(p) not in everything for p in unsure))
     except Exception as error:  # the user's backward may raise anything
         return Verdict(frozenset(ids & live), frozenset(zero), f"{type(error).__name__}: {error}")
-    zero -= doubtful - proven
+    flowing = {key for key, gradient in proven.items() if key in doubtful and nonzero(gradient)}
+    zero -= {key for key in doubtful if key not in proven or key in flowing}
     # a custom Function further up turns a missing gradient into zeros: nothing that trains
     behind = everything - _walk(roots, zero=True, custom=True, without=edges)[0] if edges else set()
-    reached = (ids & sure) | (proven - zero - behind)
-    dropped = {(getattr(type(node), "_forward_cls", None), number) for node, number in edges}
-    return Verdict(frozenset(reached), frozenset(zero - reached), dropped=frozenset(dropped))
+    behind -= {key for key in behind if key in proven and nonzero(proven[key])}
+    reached = (ids & sure) | (proven.keys() - zero - behind)
+    return Verdict(frozenset(reached), frozenset(zero - reached), dropped=_described(edges))
+
+
+@contextmanager
+def watching(roots: Sequence[Tensor]) -> Iterator[Passage]:
+    """Watch the backward from `roots` that runs inside; the passage is complete afterwards."""
+    everything, zeros, customs = _walk(roots, zero=True, custom=True)
+    passage = Passage()
+    if not zeros and not customs:
+        yield passage
+        return
+    passage.suspects = frozenset(everything - surely_reached(roots))
+    edges: set[tuple[Any, int]] = set()
+    live = _walk(roots, zero=False, custom=True)[0]  # now: backward releases what some nodes have saved
+    handles = [node.register_hook(_noting(node, edges)) for node in _custom_nodes(roots)] if customs else []
+    try:
+        yield passage
+    finally:
+        for handle in handles:
+            handle.remove()
+    if edges:
+        live &= _walk(roots, zero=True, custom=True, without=edges)[0]
+    passage.zero = frozenset(everything - live)
+    passage.dropped = _described(edges)
+
+
+def _described(edges: Iterable[tuple[Any, int]]) -> frozenset[tuple[Any, int]]:
+    """Return the edges of custom nodes by the class of the Function."""
+    return frozenset((getattr(type(node), "_forward_cls", None), number) for node, number in edges)
 
 
 def _proven(
     roots: Sequence[Tensor], parameters: Sequence[Tensor], *, hidden: bool
-) -> tuple[set[int], set[tuple[Any, int]]]:
-    """Run a backward; return the parameters it reaches, and the edges without gradient.
+) -> tuple[Mapping[int, Tensor], set[tuple[Any, int]]]:
+    """Run a backward; return the gradient of the parameters it reaches, and the edges without gradient.
 
     An edge is without gradient where a custom Function returns None. `hidden` is True if a parameter is in no node of
     the graph, and only a real backward can show that it is reached.
@@ -206,13 +249,24 @@ def _is_complex(node: Any) -> bool:
         return True
 
 
+def nonzero(grad: Tensor) -> bool:
+    """Return True if a gradient is not zero everywhere, or if that is unknown."""
+    try:
+        plain = grad.detach()
+        if plain.is_sparse:
+            plain = plain._values()
+        return bool(plain.any())
+    except (RuntimeError, NotImplementedError):
+        return True
+
+
 def _seeds(roots: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     live = [r for r in roots if r.requires_grad]
     return live, [torch.ones_like(r) for r in live]
 
 
-def _grad(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int] | None:
-    """Return the parameters that a backward to them alone reaches.
+def _grad(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Mapping[int, Tensor] | None:
+    """Return parameter → gradient of those that a backward to them alone reaches.
 
     None if it is refused, as by reentrant checkpoints.
     """
@@ -221,11 +275,11 @@ def _grad(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int] | N
         grads = torch.autograd.grad(live, list(parameters), seeds, retain_graph=True, allow_unused=True)
     except RuntimeError:
         return None
-    return {id(p) for p, g in zip(parameters, grads, strict=True) if g is not None}
+    return {id(p): g for p, g in zip(parameters, grads, strict=True) if g is not None}
 
 
-def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]:
-    """Return the parameters that a real backward reaches.
+def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> Mapping[int, Tensor]:
+    """Return parameter → gradient of those that a real backward reaches.
 
     Only this shows parameters that a custom Function holds inside (reentrant checkpoint).
     """
@@ -235,7 +289,7 @@ def _backward(roots: Sequence[Tensor], parameters: Sequence[Tensor]) -> set[int]
         touched.setdefault(id(leaf), leaf)
     with own_gradients(touched.values()):
         torch.autograd.backward(live, seeds, retain_graph=True)
-        return {id(p) for p in parameters if p.grad is not None}
+        return {id(p): p.grad for p in parameters if p.grad is not None}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from gradlint.traces.ids import (
     BackwardIndex,
@@ -40,6 +41,7 @@ class OpenBackward:
     retains: bool
     scaled: bool = False
     deposits: dict[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
+    zero: frozenset[ParameterKey] = frozenset()
     applied_by: set[StepIndex] = field(default_factory=set)
     read: bool = False
 
@@ -54,6 +56,7 @@ class OpenBackward:
             retains=self.retains,
             scaled=self.scaled,
             deposits=dict(self.deposits),
+            zero=self.zero,
             applied_by=frozenset(self.applied_by),
             read=self.read,
         )
@@ -89,6 +92,8 @@ class TrainingLog:
     first_event: EventIndex = FIRST_EVENT
     schedulers: dict[OptimizerKey, SiteId] = field(default_factory=dict)
     calls: int = 0
+    dropped: set[tuple[Any, int]] = field(default_factory=set)
+    """(custom autograd.Function, number of a tensor argument) whose backward gave None where gradient was due."""
 
     def count_steps(self, keys: frozenset[ParameterKey]) -> int:
         """Return the number of steps of the optimizers that contain any of some parameters."""

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
+from gradlint.recorder.facts.autograd import Passage, nonzero, watching
 from gradlint.recorder.facts.kept_graphs import StepMark, mark
 from gradlint.recorder.facts.training_log import OpenBackward, OpenStep, TrainingLog
 from gradlint.restore.global_state import without_torch_function
@@ -42,6 +43,20 @@ from gradlint.traces.training import Clear, Clip, Content, Schedule
 _UNAPPLIED = -1
 _ZERO = -2
 """Instead of a round: the gradient is exactly zero, or was zeroed unseen (``p.grad.data.zero_()``)."""
+
+
+class Arrival:
+    """A hook for the gradient of a parameter, before it is accumulated."""
+
+    __torch_unserializable__ = True
+    """Keeps torch from a warning where user code saves the parameter."""
+
+    def __init__(self, ledger: Ledger, key: ParameterKey) -> None:
+        self._ledger = ledger
+        self._key = key
+
+    def __call__(self, gradient: Tensor | None) -> None:
+        self._ledger.arrive(self._key, gradient)
 
 
 class EnoughRecorded(BaseException):
@@ -88,6 +103,12 @@ class Ledger:
         self._grads: dict[ParameterKey, weakref.ref[Tensor]] = {}
         self._versions: dict[ParameterKey, int] = {}
         self._open: OpenBackward | None = None
+        self._arrived: dict[ParameterKey, bool] = {}
+        """Parameter whose gradient is about to be accumulated → whether there is one: autograd may pass on None."""
+        self._passage = Passage()
+        """The ways of the open backward pass."""
+        self._passages: dict[tuple[object, ...], Passage] = {}
+        """Kind of backward pass → the ways of the first of its kind."""
         self._running: list[_Running] = []
         self._round = 0
         self._scaled: set[ValueId] = set()
@@ -120,6 +141,7 @@ class Ledger:
                 try:
                     if not flag:
                         tensor.requires_grad_(True)
+                    self._handles.append(tensor.register_hook(Arrival(self, key)))  # type: ignore[no-untyped-call]
                     self._handles.append(tensor.register_post_accumulate_grad_hook(self._deposit))  # type: ignore[no-untyped-call]
                 except RuntimeError:  # integers, inference tensors
                     continue
@@ -153,13 +175,38 @@ class Ledger:
         if self.before_backward is not None:
             self.before_backward()
         self._look()
-        roots = tuple(recorder.tensors.read(t) for t in tensors_in(tensors))
+        starts = tensors_in(tensors)
+        roots = tuple(recorder.tensors.read(t) for t in starts)
         outer, self._open = self._open, self._begin(roots, retains, site)
         try:
-            with recorder.pausing():
+            with recorder.pausing(), self._passing(self._open, starts):
                 yield
         finally:
             self._open = outer
+
+    @contextlib.contextmanager
+    def _passing(self, backward: OpenBackward, roots: Sequence[Tensor]) -> Iterator[None]:
+        """Find the gradient of a backward pass that is zero wherever it comes from.
+
+        The graph is walked once for each kind of pass: those of one line, after as many operations.
+        """
+        before = self.training.backwards[-2].op if len(self.training.backwards) > 1 else self.training.start
+        nodes = (root.grad_fn.name() if root.grad_fn is not None else "" for root in roots)
+        kind = (backward.site, backward.op - before, *nodes)
+        outer, known = self._passage, self._passages.get(kind)
+        try:
+            if known is not None:
+                self._passage = Passage(known.suspects, zero=known.zero)
+                yield
+            else:
+                with watching(roots) as self._passage:
+                    yield
+                self._passages[kind] = self._passage
+                self.training.dropped |= self._passage.dropped
+            zero = self._passage.zero - self._passage.nonzero
+            backward.zero = frozenset(backward.deposits.keys() & zero)
+        finally:
+            self._passage = outer
 
     def _begin(self, roots: tuple[ValueId, ...], retains: bool, site: SiteId) -> OpenBackward:
         training = self.training
@@ -170,9 +217,17 @@ class Ledger:
         training.backwards.append(backward)
         return backward
 
+    def arrive(self, key: ParameterKey, gradient: Tensor | None) -> None:
+        """Note the gradient that is about to be accumulated into a parameter, before torch's own hook."""
+        self._arrived[key] = gradient is not None
+        if gradient is not None and key in self._passage.suspects:
+            with without_torch_function():
+                if nonzero(gradient):
+                    self._passage.nonzero.add(key)
+
     def _deposit(self, tensor: Tensor) -> None:
         key = ParameterKey(id(tensor))
-        if key not in self._parameters:
+        if key not in self._parameters or not self._arrived.pop(key, True):
             return
         if tensor.device.type == "cpu" and threading.get_ident() != self._recorder.thread:
             self.foreign.add(key)  # backward on other devices runs in threads of torch
@@ -460,17 +515,6 @@ def _carry_over(running: _Running, frozen: Mapping[ParameterKey, Tensor]) -> Non
 
 def _has_gradient(tensor: Tensor) -> bool:
     return tensor.grad is not None and nonzero(tensor.grad)
-
-
-def nonzero(grad: Tensor) -> bool:
-    """Return True if a gradient is not zero everywhere, or if that is unknown."""
-    try:
-        plain = grad.detach()
-        if plain.is_sparse:
-            plain = plain._values()
-        return bool(plain.any())
-    except (RuntimeError, NotImplementedError):
-        return True
 
 
 def number(value: Any) -> float | None:
