@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
-from gradlint.traces import NO_SITE, ChildRegistration, ModuleIndex, ParameterWrite, ValueId
+from gradlint.source import copies_own_value, function_of, networks_copied
+from gradlint.traces import NO_SITE, ChildRegistration, ModuleIndex, ParameterIndex, ParameterWrite, SiteId, ValueId
 
 _SHARES = frozenset(("detach", "data", "alias"))
 _COPIES = frozenset(("clone", "to", "cpu", "cuda", "float", "contiguous"))
@@ -67,6 +68,7 @@ class AliasedNetwork(Rule):
     Sharing that no other line contradicts is not reported, nor is a single weight that two layers share. Whole copies
     are recognized (`load_state_dict`, `copy_`), and averages of two networks (`lerp_`, `mul_` and `add_`,
     `a * tau + b * (1 - tau)`), but no other arithmetic.
+    Where the model has no two names for the network, the code of the copy must name two variables.
 
     ## References
     https://docs.python.org/3/library/copy.html
@@ -86,15 +88,17 @@ class AliasedNetwork(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         copied: dict[ModuleIndex, tuple[Module, ParameterWrite]] = {}
+        by_variables: list[tuple[ParameterWrite, Parameter]] = []
         for parameter in trace.parameters:
-            writes = parameter.writes
-            for before, event in zip([None, *writes], writes, strict=False):
-                if context.by_user(event.site) and _from_itself(trace, parameter, event, before):
-                    shared = _shared_network(trace, parameter)
-                    if shared is not None and _between(trace, shared, event):
-                        copied.setdefault(shared.number, (shared, event))
+            for event in _copies_of_itself(context, parameter):
+                shared = _shared_network(trace, parameter)
+                if shared is not None and _between(trace, shared, event):
+                    copied.setdefault(shared.number, (shared, event))
+                else:
+                    by_variables.append((event, parameter))
         for module, event in copied.values():
             yield self._finding(context, module, trace.below(module), event, self.COPIED_TO_ITSELF)
+        yield from self._by_variables(context, by_variables)
         yield from self._two_optimizers(context, copied)
         declared: list[tuple[ModuleIndex, Parameter]] = []
         for parameter in trace.parameters:
@@ -106,6 +110,24 @@ class AliasedNetwork(Rule):
         for number, members in context.by_place(declared, lambda item: item[0]):
             parameters = [parameter for _, parameter in members]
             yield self._finding(context, trace.modules[number], parameters, None, self.DECLARED_FROZEN)
+
+    def _by_variables(self, context: Context, copies: list[tuple[ParameterWrite, Parameter]]) -> Iterator[Finding]:
+        """Yield a finding for each network that one copy names by two variables."""
+        reported: set[ParameterIndex] = set()
+        for site, writes in context.by_place(copies, lambda write: write[0].site):
+            parameters = context.trace.with_keys({parameter.key for _, parameter in writes})
+            names = _variables(context, site, {event.number for event, _ in writes})
+            if names is None or reported.issuperset(p.index for p in parameters):
+                continue
+            reported.update(p.index for p in parameters)
+            yield context.finding(
+                self,
+                self._message(context, names, parameters, self.COPIED_TO_ITSELF),
+                at=site,
+                parameters=parameters,
+                related=context.callers(site, limit=1),
+                fix=Fix(self.FIX),
+            )
 
     def _two_optimizers(self, context: Context, copied: Container[int]) -> Iterator[Finding]:
         """Yield a finding for each network with several names and an optimizer for each."""
@@ -159,19 +181,63 @@ class AliasedNetwork(Rule):
         )
 
 
+def _copies_of_itself(context: Context, parameter: Parameter) -> Iterator[ParameterWrite]:
+    """Yield the writes by user code that copied a parameter to itself, or averaged it with itself."""
+    writes = parameter.writes
+    for before, event in zip([None, *writes], writes, strict=False):
+        if event.converts or not context.by_user(event.site):
+            continue
+        if _from_itself(context.trace, parameter, event, before) and not _is_conversion(context, event):
+            yield event
+
+
+def _is_conversion(context: Context, event: ParameterWrite) -> bool:
+    """Return True if user code converts a parameter in place: ``p.data = p.data.half()``."""
+    frame = context.trace.frame(event.site)
+    function = function_of(frame.code) if frame is not None and event.loading < 0 else None
+    if frame is None or function is None or event.op_name not in ("data", "copy_"):
+        return False
+    source = context.trace.made_by(context.trace.ops[event.op].inputs[1])
+    is_average = source is not None and source.name in _AVERAGES
+    return not is_average and copies_own_value(function.module, frame.location)
+
+
+def _variables(context: Context, site: SiteId, known: Container[int]) -> tuple[str, str] | None:
+    """Return the two variables that the code at a site names for one network.
+
+    None if it also copies between other networks: `known` are the numbers of the events that copy to themselves.
+    """
+    trace = context.trace
+    if any(e.site == site and e.number not in known for e in trace.events_of(ParameterWrite)):
+        return None
+    frame = trace.frame(site)
+    function = function_of(frame.code) if frame is not None else None
+    return networks_copied(function.module, frame.location) if frame is not None and function is not None else None
+
+
 def _from_itself(trace: Trace, parameter: Parameter, event: ParameterWrite, before: ParameterWrite | None) -> bool:
     """Return True if a write copied a parameter to itself, or averaged it with itself.
 
     `before` is the last write before this one: copies that are older hold another value.
     """
-    name, sources = event.op_name, trace.ops[event.op].inputs[1:]
+    name, sources = _written_from(trace, parameter, event)
     if not sources:
         return False
     times = _reads(trace, sources[0], parameter, -1 if before is None else trace.ops[before.op].outputs[0])
     if name in ("copy_", "lerp_", "data"):
         return times not in (None, 1)
-    scaled = before is not None and before.op_name in ("mul_", "__imul__")
+    scaled = before is not None and before.op_name in ("mul_", "__imul__", "_foreach_mul_")
     return name in ("add_", "__iadd__") and scaled and times is not None
+
+
+def _written_from(trace: Trace, parameter: Parameter, event: ParameterWrite) -> tuple[str, Sequence[ValueId]]:
+    """Return the name of the op that wrote to a parameter, and the values that it read besides it."""
+    op = trace.ops[event.op]
+    if not event.op_name.startswith("_foreach_"):
+        return event.op_name, op.inputs[1:]
+    count = len(op.outputs)
+    position = next((n for n, value in enumerate(op.outputs) if trace.owners.get(value) == parameter.index), count)
+    return event.op_name.removeprefix("_foreach_"), op.inputs[count + position : count + position + 1]
 
 
 def _reads(trace: Trace, value: ValueId, parameter: Parameter, since: int) -> int | None:

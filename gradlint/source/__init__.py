@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gradlint.source.containers import contents as contents
     from gradlint.source.containers import elements as elements
     from gradlint.source.containers import is_only_called as is_only_called
+    from gradlint.source.copies import copies_own_value as copies_own_value
+    from gradlint.source.copies import networks_copied as networks_copied
     from gradlint.source.idioms import Region as Region
     from gradlint.source.idioms import freezes as freezes
     from gradlint.source.idioms import frozen_elsewhere as frozen_elsewhere

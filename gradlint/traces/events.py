@@ -106,6 +106,8 @@ class ParameterWrite(Event):
     """Values that the op read, besides the parameter's own."""
     loading: ModuleIndex
     """Module whose ``load_state_dict`` it was part of; NO_MODULE for none."""
+    converts: bool
+    """True if it was part of a conversion of a module: ``to()``, ``cuda()``, ``half()``."""
 
 
 ParameterEvent: TypeAlias = ParameterRegistration | Freeze | Unfreeze | ParameterWrite

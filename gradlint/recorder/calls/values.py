@@ -57,6 +57,7 @@ class Tensors:
         self.running = False
         """True while the forward or the loss is recorded; False during build()."""
         self.loading = NO_MODULE
+        self.converting = False
         """Number of the module whose ``load_state_dict`` is running; -1 for none."""
         self.tracked: dict[int, TrackedTensor] = {}
         """Identity of a tensor → its entry; entries of dead tensors may remain."""
@@ -268,7 +269,7 @@ class Tensors:
         if name == "__set__":
             name = "data"
         sources = tuple(v for v, t in zip(read, inputs, strict=False) if t is not tensor)
-        self._tape.event(ParameterWrite, site, ParameterKey(id(tensor)), name, sources, self.loading)
+        self._tape.event(ParameterWrite, site, ParameterKey(id(tensor)), name, sources, self.loading, self.converting)
 
     def update_requires_grad(self, tensor: Tensor) -> None:
         """Update a tensor's value after its ``requires_grad`` may have been set."""

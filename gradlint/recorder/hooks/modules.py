@@ -83,6 +83,7 @@ def install_hooks(recorder: Recorder, log: HookLog) -> Iterator[None]:
         patch(stack, nn.Parameter, "__deepcopy__", _deepcopy, recorder)
         patch(stack, nn.Module, "requires_grad_", _requires_grad, recorder, log)
         patch(stack, nn.Module, "load_state_dict", _load_state_dict, recorder, log)
+        patch(stack, nn.Module, "_apply", _apply, recorder)
         patch(stack, threading.Thread, "start", _thread_start, recorder)
         regions: list[EventIndex] = []  # in which the inference_mode contexts now open began
         patch(stack, inference_mode, "__enter__", _inference_enter, recorder, regions)
@@ -271,6 +272,17 @@ def _load_state_dict(original: Any, recorder: Recorder, log: HookLog) -> Any:
             recorder.tensors.loading = outer
 
     return load_state_dict
+
+
+def _apply(original: Any, recorder: Recorder) -> Any:
+    def _apply(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        outer, recorder.tensors.converting = recorder.tensors.converting, True
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            recorder.tensors.converting = outer
+
+    return _apply
 
 
 def is_exhausted(iterator: Any) -> bool:
