@@ -182,7 +182,7 @@ class AliasedNetwork(Rule):
 
 
 def _copies_of_itself(context: Context, parameter: Parameter) -> Iterator[ParameterWrite]:
-    """Yield the writes by user code that copied a parameter to itself, or averaged it with itself."""
+    """Yield the writes of user code that copied or averaged a parameter with itself."""
     writes = parameter.writes
     for before, event in zip([None, *writes], writes, strict=False):
         if event.converts or not context.by_user(event.site):
@@ -231,7 +231,7 @@ def _from_itself(trace: Trace, parameter: Parameter, event: ParameterWrite, befo
 
 
 def _written_from(trace: Trace, parameter: Parameter, event: ParameterWrite) -> tuple[str, Sequence[ValueId]]:
-    """Return the name of the op that wrote to a parameter, and the values that it read besides it."""
+    """Return the name of an op that wrote to a parameter, and the other values that it read."""
     op = trace.ops[event.op]
     if not event.op_name.startswith("_foreach_"):
         return event.op_name, op.inputs[1:]
