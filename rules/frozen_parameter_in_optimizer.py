@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gradlint import Context, Edit, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity
+from gradlint import Context, Edit, Finding, Fix, Location, Optimizer, Parameter, Related, Rule, Severity, Training
 from gradlint.flow import optimizer_label
 from gradlint.traces import SiteId
 
@@ -50,7 +50,8 @@ class FrozenParameterInOptimizer(Rule):
     The severity is info for parameters that are frozen by design, where `model.parameters()` is common and harmless.
     They were created frozen (`nn.Parameter(table, requires_grad=False)`), or a library froze them while it built its
     own module (the base model under peft's adapters). Copies of a trainable network that user code updates (momentum
-    encoders) count too.
+    encoders) count too. In recorded steps, a parameter is frozen if it required grad at no backward pass, and is
+    reported if its optimizer stepped.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#per-parameter-options
@@ -75,14 +76,13 @@ class FrozenParameterInOptimizer(Rule):
         if context.flow.loss_lacks_gradient:
             return  # that is the mistake to mend first
         training = trace.training
-        trained = {k for s in training.steps for k, c in s.content.items() if c.trainable} if training else set()
         for optimizer in trace.optimizers:
             frozen: list[tuple[SiteId, Parameter]] = []
             for parameter in trace.parameters:
                 if not parameter.frozen_throughout:
                     continue
-                if parameter.key in trained:
-                    continue  # frozen only while another optimizer steps
+                if training is not None and not _stays_frozen(training, parameter):
+                    continue
                 for number, index in parameter.groups:
                     if number == optimizer.number:
                         frozen.append((optimizer.groups[index].site, parameter))
@@ -140,6 +140,18 @@ class FrozenParameterInOptimizer(Rule):
             ],
             fix=Fix(self.FIX_LATE if after else self.FIX, safe=bool(edits), edits=edits),
         )
+
+
+def _stays_frozen(training: Training, parameter: Parameter) -> bool:
+    """Return True if a parameter was frozen before the recorded steps, and at each step of an optimizer it is in.
+
+    If no step is of such an optimizer, its turn may come later.
+    """
+    contents = [step.content[parameter.key] for step in training.steps if parameter.key in step.content]
+    freeze = parameter.frozen_by
+    if any(c.trainable for c in contents) or (freeze is not None and freeze.number >= training.first_event):
+        return False
+    return bool(contents) or not training.backwards
 
 
 def _is_by_design(context: Context, parameter: Parameter) -> bool:

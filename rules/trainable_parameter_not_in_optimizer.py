@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity
+from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity, Training
 from gradlint.flow import group_location, in_bytes, in_flops, nearest_optimizer, optimizer_label, weight_gradient_flops
 
 
@@ -42,7 +42,8 @@ class TrainableParameterNotInOptimizer(Rule):
 
     ## Known limits
     The severity is info for copies of a network that trains (target networks) and for loss networks in eval mode: only
-    time is wasted. An optimizer outside of the training setup is unknown.
+    time is wasted. An optimizer outside of the training setup is unknown. A parameter that is frozen in turns is
+    reported after two steps or more, if it gets gradient at every backward pass for which it is unfrozen.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#constructing-it
@@ -77,6 +78,7 @@ class TrainableParameterNotInOptimizer(Rule):
             and p.index in flow.reached
             and p.index not in trace.recreated  # no optimizer can hold them
             and p.key not in stepped
+            and (trace.training is None or _lacks_optimizer(trace.training, p))
             and p.numel
         ]
         groups = context.by_place(missing, lambda p: (nearest_optimizer(trace, p).number, _severity(context, p)))
@@ -116,6 +118,14 @@ class TrainableParameterNotInOptimizer(Rule):
         if optimizer.type.endswith("Muon") and any(len(p.shape) != 2 for p in parameters):
             return self.FIX_REFUSED
         return self.FIX_PASSED if _passes_gradient_on(context, parameters) else self.FIX
+
+
+def _lacks_optimizer(training: Training, parameter: Parameter) -> bool:
+    """Return True if a parameter got gradient at every pass for which it was unfrozen, over two steps or more."""
+    passes = training.passes_with(parameter.key)
+    if len(passes) == len(training.backwards):
+        return True
+    return len(training.steps) > 1 and all(parameter.key in b.deposits for b in passes)
 
 
 def _passes_gradient_on(context: Context, parameters: list[Parameter]) -> bool:

@@ -67,8 +67,8 @@ class FlowFacts:
             for number, _ in parameter.groups
         } or {o.number for o in trace.optimizers}
         for parameter in trace.parameters:
-            if training is not None and parameter.key in training.toggled:
-                continue  # frozen in turns
+            if training is not None and not training.may_train(parameter.key):
+                continue  # frozen in every pass that trained something for its optimizer
             if not parameter.requires_grad or parameter.written or not parameter.in_tree or not parameter.numel:
                 continue
             if trace.optimizers and not any(number in active for number, _ in parameter.groups):

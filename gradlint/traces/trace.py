@@ -55,7 +55,7 @@ class Parameter:
     key: ParameterKey
     index: ParameterIndex
     requires_grad: bool
-    """At the start of the forward."""
+    """True if it required grad at any recorded backward pass; without one, at the start of the forward."""
     shape: tuple[int, ...]
     numel: int
     bytes: int
@@ -88,7 +88,7 @@ class Parameter:
 
     @property
     def frozen_throughout(self) -> bool:
-        """Return True if it required grad neither at the start of the forward nor at the end of the recording."""
+        """Return True if it required grad at no recorded backward pass, nor at the end of the recording."""
         return not (self.requires_grad or self.requires_grad_after)
 
     @property

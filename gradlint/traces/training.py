@@ -42,6 +42,8 @@ class Backward:
     """True if the graph was retained on purpose (``retain_graph``, ``create_graph``)."""
     scaled: bool = False
     """True if it started from a loss that a gradient scaler had scaled."""
+    trainable: frozenset[ParameterKey] = frozenset()
+    """Keys of the parameters that required grad when it began."""
     deposits: Mapping[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
     """Parameter that got gradient → earlier backward passes whose gradient was not yet cleared."""
     zero: frozenset[ParameterKey] = frozenset()
@@ -156,12 +158,24 @@ class Training:
     start: OpIndex = FIRST_OP
     """Number of the first op of the recorded steps."""
     first_event: EventIndex = FIRST_EVENT
-    toggled: frozenset[ParameterKey] = frozenset()
-    """Keys of the parameters whose requires_grad changed between the steps' begin and end, or within."""
     schedulers: Mapping[OptimizerKey, SiteId] = field(default_factory=dict)
     """Optimizer → site where a scheduler of it was made."""
     calls: int = 0
     """Number of calls of the setup's step."""
+
+    def passes_with(self, key: ParameterKey) -> list[Backward]:
+        """Return the backward passes at which a parameter required grad or got gradient."""
+        return [b for b in self.backwards if key in b.trainable or key in b.deposits]
+
+    def may_train(self, key: ParameterKey) -> bool:
+        """Return True if a parameter that requires grad in some passes only is to be judged by them.
+
+        An optimizer that contains the parameter applied one of them.
+        """
+        passes = self.passes_with(key)
+        if len(passes) == len(self.backwards):
+            return True
+        return any(key in self.steps[number].content for b in passes for number in b.applied_by)
 
     def steps_of(self, keys: frozenset[ParameterKey]) -> list[Step]:
         """Return the steps of the optimizers that contain any of some parameters."""

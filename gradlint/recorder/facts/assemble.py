@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any
 
@@ -25,7 +25,7 @@ from gradlint.recorder.hooks.gradients import Arrival
 from gradlint.recorder.hooks.gradients import number as as_number
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.restore.tensors import overlaps
-from gradlint.traces.events import Event, Freeze, Phase, PhaseBegun, Unfreeze
+from gradlint.traces.events import Event, Phase, PhaseBegun
 from gradlint.traces.ids import (
     NO_EVENT,
     NO_SITE,
@@ -51,6 +51,7 @@ from gradlint.traces.trace import (
     UnregisteredPlace,
     UnregisteredTensor,
 )
+from gradlint.traces.training import Training
 
 
 @dataclass(frozen=True)
@@ -155,17 +156,15 @@ def assemble(
     reached = frozenset(index[k] for k in verdict.reached if k in index)
     reached_zero = frozenset(index[k] for k in verdict.zero if k in index)
     roots, described, loss_given = forward.roots, forward.loss_described, forward.loss_given
-    training = None
+    training, parameters = None, tables.parameters
     if training_log is not None:
-        changes = tape.events[training_log.first_event :]
-        training = training_log.finished(
-            frozenset(e.parameter for e in changes if isinstance(e, Freeze | Unfreeze) and e.parameter in index)
-        )
+        training = training_log.finished()
     if training is not None and training.backwards:
         passes = len(training.backwards)
         steps = f"{passes} backward pass{'es' if passes > 1 else ''} of the recorded steps"
         trained = frozenset(index[key] for key in training.reached if key in index)
         zero = frozenset(index[key] for key in training.reached_zero if key in index)
+        parameters = tuple(_judged_by_steps(p, training, ran=setup.loss is not None) for p in parameters)
         if setup.loss is not None:
             reached = trained if verdict.failure else reached | trained
             reached_zero = (reached_zero | zero) - reached
@@ -186,7 +185,7 @@ def assemble(
         events=tuple(tape.events),
         calls=tuple(log.calls),
         modules=tables.modules,
-        parameters=tables.parameters,
+        parameters=parameters,
         optimizers=tables.optimizers,
         forward_start=begin.start,
         loss_start=forward.loss_start,
@@ -298,6 +297,18 @@ def _has_hook(tensor: Tensor) -> bool:
     """Return True if a hook other than the recorder's sees the gradient of a tensor."""
     hooks = getattr(tensor, "_backward_hooks", None) or {}
     return any(not isinstance(hook, Arrival) for hook in hooks.values())
+
+
+def _judged_by_steps(parameter: Parameter, training: Training, *, ran: bool) -> Parameter:
+    """Return a parameter that requires grad if it did so at any backward pass.
+
+    `ran` is True if the recorder ran forward and loss before: what required grad then requires grad too.
+    """
+    if training.passes_with(parameter.key):
+        return replace(parameter, requires_grad=True)
+    begun = training.backwards[0].event
+    switched = any(e.number >= training.first_event or e.number > begun for e in parameter.flag_changes)
+    return replace(parameter, requires_grad=False) if switched and not ran else parameter
 
 
 def _outside(log: HookLog, roots: Mapping[str, nn.Module], first: int) -> list[nn.Module]:

@@ -39,6 +39,7 @@ class OpenBackward:
     site: SiteId
     roots: tuple[ValueId, ...]
     retains: bool
+    trainable: frozenset[ParameterKey]
     scaled: bool = False
     deposits: dict[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
     zero: frozenset[ParameterKey] = frozenset()
@@ -54,6 +55,7 @@ class OpenBackward:
             site=self.site,
             roots=self.roots,
             retains=self.retains,
+            trainable=self.trainable,
             scaled=self.scaled,
             deposits=dict(self.deposits),
             zero=self.zero,
@@ -99,12 +101,8 @@ class TrainingLog:
         """Return the number of steps of the optimizers that contain any of some parameters."""
         return sum(not keys.isdisjoint(step.content) for step in self.steps)
 
-    def finished(self, toggled: frozenset[ParameterKey]) -> Training:
-        """Return the record of the steps.
-
-        Args:
-            toggled: keys of the parameters whose requires_grad changed between the steps' begin and end, or within.
-        """
+    def finished(self) -> Training:
+        """Return the record of the steps."""
         return Training(
             backwards=tuple(backward.finished() for backward in self.backwards),
             steps=tuple(self.steps),
@@ -115,7 +113,6 @@ class TrainingLog:
             kept_graphs=self.kept_graphs,
             start=self.start,
             first_event=self.first_event,
-            toggled=toggled,
             schedulers=dict(self.schedulers),
             calls=self.calls,
         )

@@ -212,7 +212,7 @@ class Ledger:
         training = self.training
         number = BackwardIndex(len(training.backwards))
         event = self._recorder.tape.event(BackwardCalled, site, number)
-        backward = OpenBackward(number, event.number, event.op, site, roots, retains)
+        backward = OpenBackward(number, event.number, event.op, site, roots, retains, self._trainable())
         backward.scaled = not self._scaled.isdisjoint(roots)
         training.backwards.append(backward)
         return backward
@@ -224,6 +224,13 @@ class Ledger:
             with without_torch_function():
                 if nonzero(gradient):
                     self._passage.nonzero.add(key)
+
+    def _trainable(self) -> frozenset[ParameterKey]:
+        """Return the parameters that require grad now; the set of the last backward pass if it is the same."""
+        with without_torch_function():
+            now = frozenset(key for key, p in self._parameters.items() if p.requires_grad)
+        last = self.training.backwards[-1].trainable if self.training.backwards else now
+        return last if now == last else now
 
     def _deposit(self, tensor: Tensor) -> None:
         key = ParameterKey(id(tensor))
