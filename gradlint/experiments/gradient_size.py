@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.restore.preserved import Preserved
+from gradlint.restore.tensors import is_readable
 from gradlint.traces.ids import ParameterIndex, SiteId
 from gradlint.traces.op_families import PRODUCTS, SOFTMAX
 from gradlint.traces.trace import Gradient, GradientSizes, Parameter, Stop, Trace
@@ -85,7 +86,8 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
 def _moving(trace: Trace, replay: Replay) -> list[Tensor]:
     """Return the tensors of the parameters that training moves."""
     tensors = [(p, replay.tensors[p.key]) for p in trace.parameters]
-    return [t for p, t in tensors if t.requires_grad and t.is_floating_point() and _is_held(trace, p)]
+    moving = [t for p, t in tensors if t.requires_grad and t.is_floating_point() and _is_held(trace, p)]
+    return [t for t in moving if is_readable(t)]
 
 
 def _is_held(trace: Trace, parameter: Parameter) -> bool:
@@ -112,10 +114,12 @@ def _backward(roots: Sequence[Tensor]) -> None:
 def _size(gradient: Tensor | None) -> float | None:
     """Return the largest entry of a gradient; None without a gradient.
 
-    A gradient that is not finite is not zero.
+    A gradient that is not finite, or whose memory was freed, is not zero.
     """
     if gradient is None:
         return None
+    if not is_readable(gradient):
+        return float("inf")
     dense = gradient.to_dense() if gradient.layout is not torch.strided else gradient
     size = float(dense.abs().max()) if dense.numel() else 0.0
     return size if size == size else float("inf")
@@ -195,7 +199,7 @@ class _Places(TorchFunctionMode):
         name = str(getattr(func, "__name__", func))
         with torch.no_grad(), torch._C.DisableTorchFunction():
             operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.is_floating_point()]
-            zeros = len([a for a in operands[:2] if not a.count_nonzero()]) == 2
+            zeros = len([a for a in operands[:2] if _is_zero(a)]) == 2
             factors = [a for a in args if not isinstance(a, str)][:2]
             weighted = name in PRODUCTS and any(_is_constant_zero(a) for a in factors)
         single = (name in SOFTMAX or name == "scaled_dot_product_attention") and _single(name, output, args, kwargs)
@@ -208,11 +212,16 @@ class _Places(TorchFunctionMode):
                 pending += [following for following, _ in node.next_functions]
 
 
+def _is_zero(tensor: Tensor) -> bool:
+    """Return True if a tensor is known to be zero in every entry."""
+    return is_readable(tensor) and not bool(tensor.count_nonzero())
+
+
 def _is_constant_zero(factor: Any) -> bool:
     if isinstance(factor, (list, tuple)):
         return any(_is_constant_zero(f) for f in factor if isinstance(f, Tensor))
     if isinstance(factor, Tensor):
-        return not factor.requires_grad and not bool(factor.count_nonzero())
+        return not factor.requires_grad and _is_zero(factor)
     return isinstance(factor, (int, float)) and factor == 0
 
 
@@ -265,9 +274,9 @@ def _noting(node: Any, flows: dict[tuple[Any, int], bool]) -> Callable[[Any, Any
     """Return a hook that notes which inputs of a node get a zero gradient from a nonzero one."""
 
     def hook(gradients: Any, received: Any) -> None:
-        alive = any(g is not None and bool(g.count_nonzero()) for g in received)
+        alive = any(g is not None and not _is_zero(g) for g in received)
         for number, gradient in enumerate(gradients):
-            flows[node, number] = alive and (gradient is None or not bool(gradient.count_nonzero()))
+            flows[node, number] = alive and (gradient is None or _is_zero(gradient))
 
     return hook
 

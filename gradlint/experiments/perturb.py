@@ -14,10 +14,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from gradlint.restore.global_state import isolated_rng, without_torch_function
-from gradlint.restore.tensors import same_values, storage_of
+from gradlint.restore.tensors import is_readable, same_values
 
 Outcome = Literal["reaches", "no_evidence", "unknown"]
 
@@ -218,7 +217,8 @@ class _Runner:
             with without_torch_function(), torch.no_grad():
                 for alias, copy in reversed(saved):
                     with _writable(alias), suppress(RuntimeError):
-                        alias.copy_(copy)
+                        if is_readable(alias):
+                            alias.copy_(copy)
 
     def _add(self, tensor: Tensor, size: float, relative: bool, salt: int) -> None:
         if relative:
@@ -239,7 +239,7 @@ def _writable(tensor: Tensor) -> AbstractContextManager[Any]:
 def _can_move(tensor: Tensor) -> bool:
     """Return True if a tensor's type supports addition (8-bit floats do not)."""
     floating = tensor.is_floating_point() or tensor.is_complex()
-    return floating and tensor.dtype.itemsize > 1 and not is_lazy(tensor) and storage_of(tensor) is not None
+    return floating and tensor.dtype.itemsize > 1 and is_readable(tensor)
 
 
 def _cloned(result: Tensor | Sequence[Tensor] | None) -> list[Tensor]:

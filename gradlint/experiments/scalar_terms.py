@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from gradlint.flow.evidence import AddedNumber
 from gradlint.flow.loss_terms import added_number, first_number
 from gradlint.restore.preserved import Preserved
+from gradlint.restore.tensors import is_readable
 from gradlint.traces.ids import OpIndex, ParameterIndex
 from gradlint.traces.op_families import SUMS
 from gradlint.traces.trace import Trace
@@ -64,6 +65,8 @@ def _changes_with(number: OpIndex, parameters: Iterable[ParameterIndex], trace: 
             with torch.no_grad():
                 for index in sorted(parameters):
                     tensor = replay.tensors[trace.parameters[index].key]
+                    if not is_readable(tensor):
+                        return False
                     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(index))
                     tensor.data.add_(noise.to(tensor.device, tensor.dtype))
             moved = _run(replay)

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from gradlint.restore.global_state import GlobalState, rng_restorers, without_torch_function
 from gradlint.restore.mutation import written_tensors
-from gradlint.restore.tensors import PLAIN_TYPES, Memory, StorageBytes, TensorState, inner_tensors, storage_of
+from gradlint.restore.tensors import (
+    PLAIN_TYPES,
+    Memory,
+    StorageBytes,
+    TensorState,
+    freed_storage,
+    inner_tensors,
+    storage_of,
+)
 
 LARGE_BUFFER = 64 * 2**20
 """Bytes above which a buffer is copied on write, like a parameter (a quantised model keeps its weights as buffers)."""
@@ -310,6 +318,10 @@ class Preserved:
 
     def _watch_storages(self, tensor: Tensor, memory: Memory) -> list[StorageBytes]:
         if memory is None:
+            if (freed := freed_storage(tensor)) is not None:
+                empty = StorageBytes(freed)
+                empty.save()
+                return [empty]
             inner = inner_tensors(tensor)
             return [part for each in inner for part in self._watch_storages(each, storage_of(each))]
         storage, pointer = memory

@@ -38,7 +38,7 @@ class StorageBytes:
 
     def put_back(self) -> None:
         if self.storage.nbytes() != self.nbytes:
-            if self.saved is None:
+            if self.saved is None and self.nbytes:
                 raise RuntimeError("a storage was resized")
             self.storage.resize_(self.nbytes)
         if self.saved is not None and self.viewed is not None:
@@ -62,6 +62,41 @@ def storage_of(tensor: Tensor) -> Memory:
     except (RuntimeError, ValueError, AttributeError):
         return None
     return (storage, pointer) if pointer else None
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Return True if a tensor has values in memory, which reading does not crash on.
+
+    It has none if it is on the meta device, fake or lazy, or if its storage was freed (``resize_(0)``), as sharding and
+    offloading do between uses.
+    """
+    if type(tensor) not in PLAIN_TYPES:
+        if is_lazy(tensor):
+            return False
+        if inner := inner_tensors(tensor):
+            return all(map(is_readable, inner))
+    try:
+        storage = tensor.untyped_storage()
+        if storage.device.type == "meta":  # where a fake tensor's is too, whatever device it claims
+            return False
+        if tensor.is_contiguous():
+            stop = tensor.storage_offset() + tensor.numel()
+        else:
+            stop = _span(tensor).stop if tensor.numel() else 0
+        return storage.nbytes() >= stop * tensor.element_size()
+    except (RuntimeError, NotImplementedError):  # sparse or nested tensors, and those that torch.func wraps
+        return all(map(is_readable, inner_tensors(tensor)))
+
+
+def freed_storage(tensor: Tensor) -> torch.UntypedStorage | None:
+    """Return the storage of a tensor whose memory was freed; None for any other tensor."""
+    if is_readable(tensor):
+        return None
+    try:
+        storage = tensor.untyped_storage()
+    except (RuntimeError, ValueError, AttributeError):
+        return None
+    return None if storage.nbytes() else storage
 
 
 def overlaps(tensors: Sequence[Tensor]) -> list[frozenset[int]]:
@@ -91,9 +126,11 @@ def _span(tensor: Tensor) -> range:
 def same_values(left: Tensor, right: Tensor) -> bool:
     """Return True for equal shape, dtype, device and values, where NaN equals NaN.
 
-    Meta tensors have no values, so they are never the same.
+    Tensors without readable values are never the same.
     """
-    if left.shape != right.shape or left.dtype != right.dtype or left.device != right.device or left.is_meta:
+    if left.shape != right.shape or left.dtype != right.dtype or left.device != right.device:
+        return False
+    if not (is_readable(left) and is_readable(right)):
         return False
     with torch.no_grad():
         if torch.equal(left, right):
@@ -113,7 +150,8 @@ def inner_tensors(tensor: Tensor) -> list[Tensor]:
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
     flatten = getattr(tensor, "__tensor_flatten__", None)
-    return [getattr(tensor, name) for name in flatten()[0]] if flatten is not None else []
+    parts = (getattr(tensor, name) for name in flatten()[0]) if flatten is not None else ()
+    return [part for part in parts if isinstance(part, Tensor)]  # a DTensor names its device mesh among them
 
 
 def _layout(tensor: Tensor, memory: Memory) -> tuple[Any, ...]:
@@ -164,7 +202,7 @@ class TensorState:
         self.bytes = watch(tensor, memory)
         if tensor.layout is torch.sparse_coo or (tensor.is_mkldnn and not self.bytes):
             # In-place arithmetic may exchange the inner tensors of these, not only overwrite them.
-            self.copy = tensor.detach().clone()
+            self.copy = tensor.detach().clone() if is_readable(tensor) else None
 
     def is_unsaved(self) -> bool:
         """Return True if the tensor was written to before its bytes were saved."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradlint.restore.tensors import is_readable
 from gradlint.traces.op_families import ZERO_GRADIENT_NODES
 
 _ZERO_NODES = frozenset(ZERO_GRADIENT_NODES)
@@ -252,6 +253,8 @@ def _is_complex(node: Any) -> bool:
 def nonzero(grad: Tensor) -> bool:
     """Return True if a gradient is not zero everywhere, or if that is unknown."""
     try:
+        if not is_readable(grad):
+            return True
         plain = grad.detach()
         if plain.is_sparse:
             plain = plain._values()

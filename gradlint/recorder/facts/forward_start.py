@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.module_tree import buffers, places
 from gradlint.recorder.facts.unregistered import find_unregistered_tensors
-from gradlint.restore.tensors import same_values
+from gradlint.restore.tensors import is_readable, same_values
 from gradlint.traces.ids import OpIndex, ParameterKey
 
 
@@ -61,7 +61,7 @@ class ForwardStart:
         self.lazy = {key for key, p in self.tensors.items() if is_lazy(p)}
         self.flags = {key: bool(p.requires_grad) for key, p in self.tensors.items()}
         self.modes = {id(p.module): bool(p.module.training) for p in places(roots)}
-        self._buffers = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if not t.is_meta}
+        self._buffers = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if is_readable(t)}
         self.named_buffers = {recorder.tensors.read(t): name for name, (t, _) in self._buffers.items()}
         self.unregistered_tensors = find_unregistered_tensors(roots, self.tensors, recorder)
         self.start = OpIndex(len(recorder.tape.ops))
@@ -71,5 +71,5 @@ class ForwardStart:
         return frozenset(
             name
             for name, t in buffers(roots).items()
-            if name in self._buffers and not same_values(t, self._buffers[name][1])
+            if name in self._buffers and is_readable(t) and not same_values(t, self._buffers[name][1])
         )

@@ -13,7 +13,7 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.module_tree import NamedParameter, places
 from gradlint.recorder.hooks.modules import HookLog
-from gradlint.restore.tensors import same_values, storage_of
+from gradlint.restore.tensors import is_readable, same_values
 from gradlint.traces.dataflow import ancestors, indices, propagate
 from gradlint.traces.events import Freeze, ParameterEvent, ParameterRegistration, ParameterWrite, Unfreeze
 from gradlint.traces.ids import NO_SITE, NO_VALUE, ParameterIndex, ParameterKey, ValueId
@@ -131,7 +131,7 @@ def _find_copies_made_before(
 def _equal(copy: Sequence[NamedParameter], model: Sequence[NamedParameter]) -> bool:
     """Return True if all values are equal, and not only since each module of the kind starts so."""
     tensors = [p.tensor.detach() for p in copy]
-    if any(storage_of(t) is None for t in tensors if t.numel()):
+    if not all(map(is_readable, tensors)):
         return False
     telling = any(t.numel() > 1 and not bool((t == t.flatten()[0]).all()) for t in tensors)
     return telling and all(same_values(t, p.tensor.detach()) for t, p in zip(tensors, model, strict=True))

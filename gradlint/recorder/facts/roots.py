@@ -14,6 +14,7 @@ from gradlint.load.inputs.values import all_tensors
 from gradlint.load.setup import Setup
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
+from gradlint.restore.tensors import is_readable
 from gradlint.traces.ids import ParameterKey
 from gradlint.traces.trace import Parameter
 from gradlint.wording import summarize_names
@@ -94,5 +95,5 @@ def not_finite(
 
 
 def _is_spoilt(tensor: Any) -> bool:
-    plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+    plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and is_readable(tensor)
     return plain and tensor.numel() > 0 and not bool(torch.isfinite(tensor.detach()).all())

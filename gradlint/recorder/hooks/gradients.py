@@ -24,7 +24,7 @@ from gradlint.recorder.facts.autograd import Passage, nonzero, watching
 from gradlint.recorder.facts.kept_graphs import StepMark, mark
 from gradlint.recorder.facts.training_log import OpenBackward, OpenStep, TrainingLog
 from gradlint.restore.global_state import without_torch_function
-from gradlint.restore.tensors import same_values
+from gradlint.restore.tensors import is_readable, same_values
 from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
 from gradlint.traces.ids import (
     NO_EVENT,
@@ -360,7 +360,7 @@ class Ledger:
                         continue
                     running.parameters[key] = (p, lr)
                     self._recorder.announce_write(p)
-                    if not p.is_meta and p.layout == torch.strided:
+                    if p.layout == torch.strided and is_readable(p):
                         running.before[key] = p.detach().clone()
 
     def _with_closure(self, running: _Running, args: Any, kwargs: Any) -> Any:
@@ -398,7 +398,7 @@ class Ledger:
         with without_torch_function(), torch.no_grad():
             for key, (p, _) in entry.parameters.items():
                 before = entry.before.get(key)
-                if before is not None and key in step.content:
+                if before is not None and key in step.content and is_readable(p):
                     step.content[key] = step.content[key]._replace(moved=not same_values(p.detach(), before))
         index = StepIndex(len(self.training.steps))
         self.training.steps.append(step.finished(index))
@@ -505,7 +505,7 @@ def _frozen_values(running: _Running) -> dict[ParameterKey, Tensor]:
     """Return copies of the frozen parameters of a step, as they are now."""
     with without_torch_function(), torch.no_grad():
         held = ((key, p) for key, (p, _) in running.parameters.items() if key in running.before)
-        return {key: p.detach().clone() for key, p in held if not p.requires_grad}
+        return {key: p.detach().clone() for key, p in held if not p.requires_grad and is_readable(p)}
 
 
 def _carry_over(running: _Running, frozen: Mapping[ParameterKey, Tensor]) -> None:
@@ -516,7 +516,7 @@ def _carry_over(running: _Running, frozen: Mapping[ParameterKey, Tensor]) -> Non
     with without_torch_function(), torch.no_grad():
         for key, start in frozen.items():
             now = running.parameters[key][0].detach()
-            if not same_values(now, start) and same_values(start, running.before[key]):
+            if is_readable(now) and not same_values(now, start) and same_values(start, running.before[key]):
                 running.before[key] = now.clone()
 
 
