@@ -14,7 +14,8 @@ class NoGradUpstream(Rule):
 
     ## What it does
     Finds regions of `no_grad`, `inference_mode` and `set_grad_enabled(False)` that lie on every path from a trainable
-    parameter to the loss. Both `with` statements and decorators are found.
+    parameter to the loss. Both `with` statements and decorators are found. Finds parameters as well that are frozen for
+    just the calls that read them, a warning.
 
     ## Why it is bad
     Autograd records no operation in the region. The parameters in it get no gradient, and neither do those before it.
@@ -79,13 +80,25 @@ class NoGradUpstream(Rule):
     MESSAGE_FROZEN = (
         "the layers under {call} are frozen already, and {call} cuts the only gradient path to {parameters}."
     )
+    MESSAGE_FROZEN_CALL = (
+        "requires_grad is set to False where {call} reads {parameters}, and no gradient returns from that call."
+    )
+    FIX_FROZEN_CALL = "Unfreeze the parameters before the call, or leave them out of the optimizer."
     FIX = (
         "Take the call out of the block. To keep layers fixed, freeze them with requires_grad_(False), which lets "
         "gradient pass through them."
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        return report_cuts(self, context, CutKind.NO_GRAD, self._template, self.FIX)
+        yield from report_cuts(self, context, CutKind.NO_GRAD, self._template, self.FIX)
+        yield from report_cuts(
+            self,
+            context,
+            CutKind.FROZEN,
+            lambda cut: self.MESSAGE_FROZEN_CALL,
+            self.FIX_FROZEN_CALL,
+            Severity.WARNING,
+        )
 
     def _template(self, cut: Cut) -> str:
         frozen = cut.parameters_inside and not any(p.requires_grad for p in cut.parameters_inside)

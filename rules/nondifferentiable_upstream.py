@@ -15,7 +15,8 @@ class NondifferentiableUpstream(Rule):
     ## What it does
     Finds non-differentiable operations on every path from a trainable parameter to the loss. Examples are argmax,
     comparisons, casts to integers or bools, sort indices, multinomial, one_hot and `sample()`. Operations with zero
-    gradient everywhere (round, floor, sign, bernoulli) count as well.
+    gradient everywhere (round, floor, sign, bernoulli) count as well. Where nothing recorded explains why a parameter
+    has no gradient, the call that reads it is reported.
 
     ## Why it is bad
     The parameters before the operation decide its result and never learn from it.
@@ -75,6 +76,7 @@ class NondifferentiableUpstream(Rule):
 
     MESSAGE = "{call} has no gradient and cuts the only gradient path to {parameters}."
     MESSAGE_INDICES = "the indices from {call} have no gradient and cut the only gradient path to {parameters}."
+    MESSAGE_UNSEEN = "{call} reads {parameters}, the loss moves with the result, and no gradient returns."
     MESSAGE_ZERO = "{call} is on the only gradient path to {parameters}, and its gradient is zero everywhere."
     FIX = (
         "Use a differentiable replacement (softmax, rsample(), gumbel_softmax(hard=True), a straight-through "
@@ -82,7 +84,8 @@ class NondifferentiableUpstream(Rule):
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        return report_cuts(self, context, CutKind.NONDIFFERENTIABLE, self._template, self.FIX)
+        yield from report_cuts(self, context, CutKind.NONDIFFERENTIABLE, self._template, self.FIX)
+        yield from report_cuts(self, context, CutKind.UNSEEN, lambda cut: self.MESSAGE_UNSEEN, self.FIX)
 
     def _template(self, cut: Cut) -> str:
         if cut.zero:

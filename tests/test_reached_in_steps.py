@@ -99,6 +99,18 @@ def clear(parameter: Tensor) -> None:
     parameter.grad = None
 
 
+def overwritten(old: Tensor, new: Tensor) -> Tensor:
+    old.data.copy_(new)
+    return old
+
+
+def frozen_call(layer: nn.Module, x: Tensor) -> Tensor:
+    layer.requires_grad_(False)
+    out = layer(x)
+    layer.requires_grad_(True)
+    return out
+
+
 LOST: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
     "a Function returns None": (lambda m, x: Drop.apply(m.a(x)) + m.b(x), "GL408"),
     "a Function returns None for one input": (lambda m, x: Second.apply(m.b(x), m.a(x)), "GL408"),
@@ -107,6 +119,8 @@ LOST: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
         lambda m, x: checkpoint(lambda y: Drop.apply(m.a(y)) + m.b(y), x, use_reentrant=False),
         "GL408",
     ),
+    "written beside autograd": (lambda m, x: overwritten(m.b(x), m.a(x)), "GL403"),
+    "frozen for the call": (lambda m, x: frozen_call(m.a, x) + m.b(x), "GL402"),
     "round": (lambda m, x: m.a(x).round() + m.b(x), "GL404"),
     "round after a Function": (lambda m, x: Double.apply(m.a(x)).round() + m.b(x), "GL404"),
     "a Function after round": (lambda m, x: Double.apply(m.a(x).round()) + m.b(x), "GL404"),
@@ -118,6 +132,9 @@ KEPT: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "a Function returns None on one of two ways": lambda m, x: Drop.apply(m.a(x)) + m.a(x) + m.b(x),
     "a Function returns None for a constant": lambda m, x: Second.apply(m.a(x) + m.b(x), x.detach()),
     "round on one of two ways": lambda m, x: m.a(x).round() + m.a(x) + m.b(x),
+    "frozen for one of two calls": lambda m, x: frozen_call(m.a, x) + m.a(x) + m.b(x),
+    "written in place": lambda m, x: m.b(x).clone().copy_(m.a(x)) + m.b(x),
+    "its own value written beside autograd": lambda m, x: overwritten(m.a(x), m.a(x).relu()) + m.b(x),
     "straight through": lambda m, x: Round.apply(m.a(x)) + m.b(x),
     "a Function that adds a gradient, below round": lambda m, x: Pull.apply(m.a(x)).round() + m.b(x),
     "reentrant checkpoint": lambda m, x: checkpoint(m.a, x.requires_grad_(), use_reentrant=True) + m.b(x),

@@ -25,6 +25,8 @@ class CutKind(enum.Enum):
     GRADIENT = "without create_graph=True, the result of autograd.grad is constant"
     FUNCTION = "the backward of {name} returns no gradient"
     CHECKPOINT = "no input of the reentrant checkpoint requires grad"
+    FROZEN = "requires_grad is False where {name} reads it"
+    UNSEEN = "no gradient returns through {name}"
 
 
 @dataclass

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from gradlint.flow.cut import Cut, CutKind, place
 from gradlint.flow.facts import FlowFacts
+from gradlint.flow.hidden_cut import frozen_where_read, unseen, written_beside
 from gradlint.location import Location
 from gradlint.traces.dataflow import ancestors, indices, mask_of
 from gradlint.traces.events import BackwardCalled
@@ -74,10 +75,13 @@ class _CutSearch:
                 self._add(Cut(CutKind.ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), index)
 
     def unexplained(self) -> tuple[ParameterIndex, ...]:
-        """Find cuts inside opaque ops; return the parameters that are still without one.
+        """Find cuts that no op shows or that lie in opaque ops; return the parameters that are still without one.
 
         For these the evidence decides whether the path to the loss is real.
         """
+        for find in (frozen_where_read, written_beside):
+            for cut, index in find(self.flow, sorted(self.flow.starved - self.blamed)):
+                self._add(cut, index)
         left = self.flow.starved - self.blamed
         for index in sorted(left):
             whole = self._whole(1 << index)
@@ -94,6 +98,8 @@ class _CutSearch:
                 self.flow.undecided.add(index)
             else:
                 self.flow.unused.add(index)  # an autograd.grad, say, whose result its value has no part in
+        for cut, index in unseen(self.flow, sorted(self.flow.starved - self.blamed)):
+            self._add(cut, index)
         return tuple(sorted(left))
 
     def finish(self) -> Iterable[Cut]:

@@ -59,6 +59,7 @@ class FlowFacts:
         """Yield the trainable parameters that this loss is expected to train."""
         trace = self.trace
         training = trace.training
+        in_steps = training is not None and bool(training.backwards)
         stepped = {key for step in training.steps for key in step.content} if training is not None else set()
         active = {
             number
@@ -71,6 +72,8 @@ class FlowFacts:
                 continue  # frozen in every pass that trained something for its optimizer
             if not parameter.requires_grad or parameter.written or not parameter.in_tree or not parameter.numel:
                 continue
+            if not in_steps and not parameter.requires_grad_after:
+                continue  # frozen by the forward, as it would be in a backward
             if trace.optimizers and not any(number in active for number, _ in parameter.groups):
                 continue
             yield parameter.index

@@ -63,7 +63,7 @@ def outcome_of(flow: Flow, parameter: Parameter) -> Outcome:
     trace = flow.trace
     if _applied(trace, parameter):
         return _trains(trace, parameter)
-    if not parameter.requires_grad and parameter.index not in flow.reached:
+    if not _requires_grad(trace, parameter) and parameter.index not in flow.reached:
         return _frozen(trace, parameter)
     if trace.optimizers and not parameter.groups:
         return _not_in_optimizer(flow, parameter)
@@ -231,8 +231,15 @@ def _applied(trace: Trace, parameter: Parameter) -> bool:
     return any(c is not None and c.nonzero and c.trainable and c.lr != 0 for c in contents)
 
 
+def _requires_grad(trace: Trace, parameter: Parameter) -> bool:
+    """Return True if a parameter requires grad where the gradient is computed: in the steps, else after the forward."""
+    if trace.training is not None and trace.training.backwards:
+        return parameter.requires_grad
+    return parameter.requires_grad and parameter.requires_grad_after
+
+
 def _frozen(trace: Trace, parameter: Parameter) -> Outcome:
-    freeze = parameter.frozen_by
+    freeze = next((e for e in reversed(parameter.flag_changes) if isinstance(e, Freeze)), None)
     if freeze is not None:
         return _at(trace, OutcomeKind.FROZEN, "frozen", freeze.site)
     first = parameter.created_by

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gradlint.findings import Finding, Fix
+from gradlint.findings import Finding, Fix, Severity
 from gradlint.flow.cut import Cut, CutKind
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.rule import Rule
 
 
 def report_cuts(
-    rule: Rule, context: Context, kind: CutKind, template: Callable[[Cut], str], fix: str
+    rule: Rule,
+    context: Context,
+    kind: CutKind,
+    template: Callable[[Cut], str],
+    fix: str,
+    severity: Severity | None = None,
 ) -> Iterator[Finding]:
     """Yield a finding for each cut of one kind.
 
-    The templates have the fields ``{call}`` and ``{parameters}``.
+    The templates have the fields ``{call}`` and ``{parameters}``. The severity is the rule's unless another is given.
     The severity is info where neither the place nor any parameter is user code. It is info also where a module of a
     library cuts off parts of itself, for example an indexer that a loss of its own trains.
     """
@@ -41,6 +46,7 @@ def report_cuts(
                 *(place for site in cut.again[:2] for place in context.callers(site, limit=1)),
             ],
             fix=Fix(fix),
+            severity=severity,
             demoted=not by_user or _cuts_own_parts(context, cut),
         )
 
