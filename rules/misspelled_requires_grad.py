@@ -135,13 +135,14 @@ class MisspelledRequiresGrad(Rule):
                 hits.append((write, name, value, parameter, on_module))
         for (write, name, value), members in context.by_place(hits, lambda hit: hit[:3]):
             parameters = [hit[3] for hit in members]
-            outcome = f"{inflect(parameters, 'stay')} frozen" if value else inflect(parameters, "still train")
+            outcome = f"{inflect(parameters, 'stay')} frozen" if value else context.without_freeze(parameters)
             yield context.finding(
                 self,
                 self.MESSAGE.format(name=name, parameters=context.names(parameters), outcome=outcome),
                 at=write.location,
                 parameters=parameters,
                 fix=self._fix(write, any(hit[4] for hit in members)),
+                demoted=not (value or any(map(context.flow.meant_to_train, parameters))),
             )
 
     def _plain_tensors(self, context: Context) -> Iterator[Finding]:

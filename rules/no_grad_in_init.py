@@ -74,7 +74,8 @@ class NoGradInInit(Rule):
 
     ## Known limits
     Not reported if the region also writes to the new parameters outside of their constructor, by `nn.init` or
-    `new.weight[:, :3] = old.weight`: such a region has a purpose. Layers created before the recording are unknown. In a
+    `new.weight[:, :3] = old.weight`: such a region has a purpose. Nor for layers that only make data: no optimizer holds
+    them, and no gradient reaches them. Layers created before the recording are unknown. In a
     source file alone, the rule judges methods of an `nn.Module`, and functions that make an optimizer.
 
     ## References
@@ -156,12 +157,14 @@ def _trains_on(module: SourceModule, region: Region, target: ast.expr) -> bool:
 
 
 def _creation_without_grad(context: Context, parameter: Parameter) -> ParameterRegistration | None:
-    """Return the registration of a trainable parameter while user code had grad mode off."""
+    """Return the registration of a parameter that trains, while user code had grad mode off."""
     creation = parameter.created_by
     if creation is None or creation.region < 0 or not parameter.requires_grad:
         return None
     is_leaked = creation.region in context.trace.grad_off_leaked
-    return None if is_leaked or _is_of_library(context, context.trace.region(creation.region)) else creation
+    if is_leaked or _is_of_library(context, context.trace.region(creation.region)):
+        return None
+    return creation if context.flow.meant_to_train(parameter) else None
 
 
 def _is_of_library(context: Context, region: GradModeOff) -> bool:

@@ -93,13 +93,15 @@ class RequiresGradOnModule(Rule):
                 hits += [(write, value, parameter) for parameter in wrong]
         for write, members in context.by_place(hits, lambda hit: hit[0]):
             parameters = [parameter for *_, parameter in members]
-            outcome = inflect(parameters, "stay") + " frozen" if members[0][1] else inflect(parameters, "still train")
+            value = members[0][1]
+            outcome = inflect(parameters, "stay") + " frozen" if value else context.without_freeze(parameters)
             yield context.finding(
                 self,
                 self.MESSAGE.format(parameters=context.names(parameters), outcome=outcome),
                 at=write.location,
                 parameters=parameters,
                 fix=self._fix(write),
+                demoted=not (value or any(map(context.flow.meant_to_train, parameters))),
             )
 
     def _fix(self, write: Write) -> Fix:

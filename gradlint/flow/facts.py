@@ -12,7 +12,7 @@ from gradlint.traces.dataflow import Masks, ancestors, indices, propagate, union
 from gradlint.traces.events import GroupAdded
 from gradlint.traces.ids import NO_SITE, ParameterIndex, ValueId
 from gradlint.traces.op_families import RANDOM, VALUE_FREE
-from gradlint.traces.ops import KIND_EXTRACT, Op
+from gradlint.traces.ops import GRAD_ON, KIND_EXTRACT, Op
 from gradlint.traces.trace import Group, Optimizer, Parameter, Trace
 
 
@@ -85,6 +85,19 @@ class FlowFacts:
         """
         lost = [p for p in self.trace.parameters if p.requires_grad and p.index not in self.reached]
         return {p.index for p in lost if not self.reached.isdisjoint(p.shares_memory_with)}
+
+    def meant_to_train(self, parameter: Parameter) -> bool:
+        """Return True if an optimizer holds a parameter or gradient reaches it.
+
+        Without an optimizer, a read with grad mode on will do. True also if no forward was recorded.
+        """
+        trace = self.trace
+        if parameter.groups or parameter.index in self.reached:
+            return True
+        if trace.optimizers:
+            return False
+        ran = any(call.start >= trace.forward_start for call in trace.calls)
+        return not ran or any(trace.ops[number].region == GRAD_ON for number in self.readers(parameter))
 
     @property
     def loss_lacks_gradient(self) -> bool:

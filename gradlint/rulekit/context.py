@@ -187,6 +187,11 @@ class Context:
         """Return names and counts of parameters: ``encoder.* (148 tensors, 85.1M parameters)``."""
         return summarize_names(list(parameters), self.trace.parameters)
 
+    def without_freeze(self, parameters: Sequence[Parameter]) -> str:
+        """Return what parameters do that a line without effect was to freeze: ``still train``."""
+        trains = any(map(self.flow.meant_to_train, parameters))
+        return inflect(parameters, "still train") if trains else inflect(parameters, "still require") + " grad"
+
     def fill(self, template: str, parameters: Sequence[Parameter], **fields: object) -> str:
         """Return a template with its placeholders filled in.
 
