@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Rule, Severity, Step, Trace
-from gradlint.traces import CallIndex, ModeSwitch
+from gradlint.traces import CallIndex, ModeSwitch, ModuleIndex
 
 
 class TrainingInEvalMode(Rule):
-    """A training step while the whole model is in eval mode.
+    """A training step while a whole network is in eval mode.
 
     ## What it does
-    Finds optimizer steps whose forward ran with the whole model in eval mode. Only models with layers that depend on
-    the mode (dropout, batch norm) are considered. The finding is at the `eval()` call.
+    Finds optimizer steps whose forward ran with a whole network in eval mode: the model, or one of those in it that user
+    code calls by themselves. Only networks with layers that depend on the mode (dropout, batch norm) are considered. The finding is at the `eval()` call.
 
     ## Why it is bad
     `train()` was forgotten after a validation or a sample. For the rest of the training, dropout is off and batch norm
@@ -70,7 +70,7 @@ class TrainingInEvalMode(Rule):
 
     ## Known limits
     Custom layers that read `self.training` are not recognized. Not reported if the setup declares `train: False`, or if
-    only part of the model is in eval mode.
+    only part of a network that is called as a whole is in eval mode.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#evaluation-mode-nn-module-eval
@@ -88,21 +88,22 @@ class TrainingInEvalMode(Rule):
         trace = context.trace
         if trace.setup.train is False:
             return
-        for root in (m for m in trace.modules if m.parent < 0):
-            judged = ((step, _in_eval(context, root, step)) for step in context.training.steps)
-            first = next(((step, modules) for step, modules in judged if modules), None)
-            if first is not None:
-                yield self._finding(context, root, *first)
+        reported: set[ModuleIndex] = set()
+        for step in context.training.steps:
+            for outer, modules in _in_eval(context, step):
+                if outer.number not in reported:
+                    reported.add(outer.number)
+                    yield self._finding(context, outer, step, modules)
 
-    def _finding(self, context: Context, root: Module, step: Step, modules: list[Module]) -> Finding:
+    def _finding(self, context: Context, outer: Module, step: Step, modules: list[Module]) -> Finding:
         trace = context.trace
         indices = sorted({i for m in modules for i in m.parameters})
-        parameters = [trace.parameters[i] for i in indices] or [p for p in trace.below(root) if p.key in step.content]
-        switch = _last_switch(trace, root, step)
+        parameters = [trace.parameters[i] for i in indices] or [p for p in trace.below(outer) if p.key in step.content]
+        switch = _last_switch(trace, outer, step)
         return context.finding(
             self,
             self.MESSAGE.format(
-                model=root.fqn or "the model", layers=" and ".join(sorted({m.type.name for m in modules}))
+                model=outer.fqn or "the model", layers=" and ".join(sorted({m.type.name for m in modules}))
             ),
             at=switch.site if switch is not None else step.site,
             parameters=parameters,
@@ -111,26 +112,34 @@ class TrainingInEvalMode(Rule):
         )
 
 
-def _in_eval(context: Context, root: Module, step: Step) -> list[Module]:
-    """Return the mode-dependent modules of a root that ran for a step, all in eval mode."""
+def _in_eval(context: Context, step: Step) -> list[tuple[Module, list[Module]]]:
+    """Return the outermost called modules that ran for a step in eval mode, each with its mode-dependent ones.
+
+    A container that is never called says nothing: a head without modes may be in train mode beside a body in eval mode.
+    """
     trace, training = context.trace, context.training
     used = [training.backwards[b] for c in step.content.values() for b in c.backwards]
-    if not used or step.content.keys().isdisjoint(p.key for p in trace.below(root)):
+    if not used:
         return []
     first, last = min(b.event for b in used), max(used, key=lambda b: b.event)
     start = max([training.start, *(b.op for b in training.backwards if b.event < first)])
-    numbers = {m.number for m in trace.modules if any(above is root for above in trace.around(m.number))}
-    dependent: dict[int, Module] = {}
+    dependent: dict[ModuleIndex, dict[ModuleIndex, Module]] = {}
+    trained: set[ModuleIndex] = set()
     for number in _calls_with_grad(trace, start, last.op):
         call = trace.calls[number]
-        if call.module not in numbers:
-            continue
+        *_, outermost = trace.calls_around(number)
+        outer = trace.calls[outermost].module
         if call.training:
-            return []
-        module = trace.modules[call.module]
-        if _depends_on_mode(module):
-            dependent[call.module] = module
-    return list(dependent.values())
+            trained.add(outer)
+        elif _depends_on_mode(trace.modules[call.module]):
+            dependent.setdefault(outer, {})[call.module] = trace.modules[call.module]
+    return [
+        (trace.modules[outer], list(modules.values()))
+        for outer, modules in dependent.items()
+        if outer not in trained
+        and trace.modules[outer].in_tree
+        and not step.content.keys().isdisjoint(p.key for p in trace.below(trace.modules[outer]))
+    ]
 
 
 def _calls_with_grad(trace: Trace, start: int, end: int) -> list[CallIndex]:
@@ -158,7 +167,8 @@ def _depends_on_mode(module: Module) -> bool:
     return is_norm or module.is_active_dropout or module.has_recurrent_dropout
 
 
-def _last_switch(trace: Trace, root: Module, step: Step) -> ModeSwitch | None:
-    """Return the last event before a step that set the mode of the whole root."""
-    switches = [e for e in trace.events_of(ModeSwitch) if e.module == root.number and e.number < step.event]
+def _last_switch(trace: Trace, outer: Module, step: Step) -> ModeSwitch | None:
+    """Return the last event before a step that set the mode of a whole module, by itself or with others."""
+    around = {module.number for module in trace.around(outer.number)}
+    switches = [e for e in trace.events_of(ModeSwitch) if e.module in around and e.number < step.event]
     return switches[-1] if switches else None
