@@ -74,9 +74,9 @@ class NoGradInInit(Rule):
 
     ## Known limits
     Not reported if the region also writes to the new parameters outside of their constructor, by `nn.init` or
-    `new.weight[:, :3] = old.weight`: such a region has a purpose. Nor for layers that only make data: no optimizer holds
-    them, and no gradient reaches them. Layers created before the recording are unknown. In a
-    source file alone, the rule judges methods of an `nn.Module`, and functions that make an optimizer.
+    `new.weight[:, :3] = old.weight`: such a region has a purpose. Nor for layers that only make data: no optimizer
+    holds them, and no gradient reaches them. Layers created before the recording are unknown. In a source file alone,
+    the rule judges methods of an `nn.Module`, and functions that make an optimizer.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradient-computation

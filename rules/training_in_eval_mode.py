@@ -12,8 +12,9 @@ class TrainingInEvalMode(Rule):
     """A training step while a whole network is in eval mode.
 
     ## What it does
-    Finds optimizer steps whose forward ran with a whole network in eval mode: the model, or one of those in it that user
-    code calls by themselves. Only networks with layers that depend on the mode (dropout, batch norm) are considered. The finding is at the `eval()` call.
+    Finds optimizer steps whose forward ran with a whole network in eval mode: the model, or a part of it that user code
+    calls by itself. Only networks with layers that depend on the mode (dropout, batch norm) are considered. The finding
+    is at the `eval()` call.
 
     ## Why it is bad
     `train()` was forgotten after a validation or a sample. For the rest of the training, dropout is off and batch norm
