@@ -129,7 +129,7 @@ class MisspelledRequiresGrad(Rule):
         writes = {name: executed_writes(trace, name) for name in {name for name, *_ in misses}}
         hits = []
         for name, value, parameter, on_module in misses:
-            differs = value not in (parameter.requires_grad, parameter.requires_grad_after)
+            differs = value not in (parameter.requires_grad_before, parameter.requires_grad_after)
             write = best_write(writes[name], parameter.fqn) if differs else None
             if write is not None:
                 hits.append((write, name, value, parameter, on_module))

@@ -72,6 +72,7 @@ class OptimizerNeverSteps(Rule):
 
     MESSAGE = "{optimizer} is never stepped{meanwhile}: the gradient of {parameters} from {passes} {fate}."
     CLEARED, KEPT = "is cleared and never applied", "accumulates and is never applied"
+    FOREIGN = "tensors that are no parameters of the model"
     MEANWHILE = " while other optimizers take {steps}"
     FIX = "Call step() of this optimizer after this backward()."
 
@@ -103,7 +104,7 @@ class OptimizerNeverSteps(Rule):
                 optimizer=optimizer_label(optimizer),
                 meanwhile=self.MEANWHILE.format(steps=plural(steps, "step")) if steps else "",
                 passes=f"{len(wasted)} backward passes" if len(wasted) > 1 else "a backward pass",
-                parameters=context.names(hit),
+                parameters=context.names(hit) if hit else self.FOREIGN,
                 fate=self.CLEARED if cleared else self.KEPT,
             ),
             at=wasted[0].site,

@@ -89,7 +89,7 @@ class RequiresGradOnModule(Rule):
             value = module.flags.get("requires_grad")
             write = best_write(writes, module.fqn) if value is not None else None
             if write is not None:
-                wrong = (p for p in trace.below(module) if value not in (p.requires_grad, p.requires_grad_after))
+                wrong = (p for p in trace.below(module) if value not in (p.requires_grad_before, p.requires_grad_after))
                 hits += [(write, value, parameter) for parameter in wrong]
         for write, members in context.by_place(hits, lambda hit: hit[0]):
             parameters = [parameter for *_, parameter in members]

@@ -75,6 +75,7 @@ class StepWithoutGradient(Rule):
         "cleared."
     )
     MESSAGE_UNREACHED = "{optimizer} is stepped without gradient: no backward() before it reaches {parameters}."
+    FOREIGN = "tensors that are no parameters of the model"
     FIX_CLEARED = "Call zero_grad() before backward() or after step(), not between them."
     FIX_UNREACHED = "Call backward() before the step, on a loss that depends on these parameters."
 
@@ -82,12 +83,15 @@ class StepWithoutGradient(Rule):
         trace, training, flow = context.trace, context.training, context.flow
         # where no step runs a backward, no other rule reports these
         reported = set() if flow.waits_for_step else flow.starved | flow.unused | flow.undecided
+        stale = {old.optimizer for old in flow.replaced} | {parted.optimizer.number for parted in flow.parted}
         for optimizer in trace.optimizers:
             keys = optimizer.keys
             steps = [s for s in training.steps if optimizer.key in s.optimizers]
             contents = [c for s in steps for c in s.content.values()]
             parameters = trace.with_keys(keys)
             if any(c.backwards or c.nonzero for c in contents) or not any(c.trainable for c in contents):
+                continue
+            if not parameters and (optimizer.number in stale or not any(t.is_read for t in optimizer.foreign)):
                 continue
             if not any(p.index in reported for p in parameters):
                 clear = next((c for c in training.clears if _precedes_step(c, keys, steps, training)), None)
@@ -99,7 +103,10 @@ class StepWithoutGradient(Rule):
         template = self.MESSAGE_UNREACHED if clear is None else self.MESSAGE_CLEARED
         return context.finding(
             self,
-            template.format(optimizer=optimizer_label(optimizer), parameters=context.names(parameters)),
+            template.format(
+                optimizer=optimizer_label(optimizer),
+                parameters=context.names(parameters) if parameters else self.FOREIGN,
+            ),
             at=step.site,
             parameters=parameters,
             related=[

@@ -172,3 +172,24 @@ def test_nothing_of_gradlint_stays_behind():
     assert nn.Module.__call__ is call and torch.optim.lr_scheduler.LRScheduler.step is scheduled
     assert not any(getattr(p, "_post_accumulate_grad_hooks", None) for p in model.parameters())
     assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_optimizers_that_the_step_makes_or_leads_to_are_judged():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    made = []
+
+    def train(optimizer):
+        model.zero_grad()
+        model(torch.ones(3, 4)).mean().backward()
+        optimizer.step()
+
+    def lazily():
+        if not made:
+            made.append(torch.optim.SGD(model[0].parameters(), 0.1))
+        train(made[0])
+
+    held = torch.optim.SGD(model[0].parameters(), 0.1)
+    for step in (lazily, lambda: train(held)):
+        report = gradlint.check({"model": model, "step": step})
+        assert [(f.code, f.parameters) for f in report.findings] == [("GL302", ("1.weight", "1.bias"))]
+        assert report.targets[0].optimizers == (("SGD", 2),)

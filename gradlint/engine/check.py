@@ -131,7 +131,7 @@ def _judged(report: Report, flow: Flow, rules: Sequence[type[Rule]], options: Op
     report.targets.append(summarize(trace, flow, context.contract if held else None))
     gradients = flow.evidence.gradients
     failure = gradients.failure if gradients is not None else ""
-    return [*trace.notes, *([f"no gradient was measured: {failure}"] if failure else []), *notes(trace)]
+    return [*trace.notes, *([f"no gradient was measured: {failure}"] if failure else []), *notes(flow)]
 
 
 def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> Context:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gradlint.flow.flow import Flow
     from gradlint.traces.trace import Optimizer, Trace
 
 NO_MODEL = "the training setup has no model: return 'model', and 'inputs' and 'loss' if they are not found"
@@ -32,15 +33,17 @@ def nothing_to_judge(trace: Trace) -> str | None:
     return NO_PARAMETERS.format(models=" and ".join(trace.modules[i].type.name for _, i in trace.setup.models))
 
 
-def notes(trace: Trace) -> Iterator[str]:
+def notes(flow: Flow) -> Iterator[str]:
     """Yield what the user should know about how a training setup trains, one sentence each."""
+    trace = flow.trace
     if trace.setup.has_step and not trace.roots:
         yield NO_BACKWARD
     parameters = [p for p in trace.parameters if p.in_tree]
     if parameters and not trace.optimizers and not any(p.requires_grad for p in parameters):
         yield ALL_FROZEN
     for optimizer in trace.optimizers:
-        if trace.parameters and _is_foreign(trace, optimizer):
+        is_reported = any(parted.optimizer is optimizer for parted in flow.parted)
+        if trace.parameters and not is_reported and _is_foreign(trace, optimizer):
             name = f"{optimizer.type} ({optimizer.name})" if optimizer.name else optimizer.type
             yield FOREIGN_OPTIMIZER.format(optimizer=name)
 

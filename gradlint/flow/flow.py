@@ -15,6 +15,7 @@ from gradlint.flow.evidence import Evidence, Questions
 from gradlint.flow.exits import apply_evidence, grouped_by_exit
 from gradlint.flow.facts import FlowFacts
 from gradlint.flow.loss_terms import ConstantTerm, DroppedTerm, added_numbers, constant_terms, dropped_terms
+from gradlint.flow.parted import PartedOptimizer, parted_optimizers
 from gradlint.flow.replaced import ReplacedParameter, replaced_parameters
 from gradlint.location import Location
 from gradlint.traces.ids import SiteId
@@ -104,3 +105,9 @@ class Flow(FlowFacts):
     def replaced(self) -> list[ReplacedParameter]:
         """The tensors that optimizers hold and the model no longer does."""
         return replaced_parameters(self.trace)
+
+    @cached_property
+    def parted(self) -> list[PartedOptimizer]:
+        """The optimizers that step tensors in the place of the model's parameters; those in `replaced` are left out."""
+        known = {old.optimizer for old in self.replaced}
+        return [parted for parted in parted_optimizers(self) if parted.optimizer.number not in known]

@@ -26,6 +26,7 @@ from gradlint.recorder.facts.assemble import ForwardFacts, assemble, tabulate
 from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.facts.module_tree import places
+from gradlint.recorder.facts.optimizer_table import optimizers_in_use
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.executed import collecting_codes
@@ -188,10 +189,7 @@ class Observation:
     def _steppers(self) -> list[Optimizer]:
         if self._optimizers is not None:
             return list(self._optimizers.values())
-        by_id = {id(o): o for o in self.log.optimizers} | self.ledger.stepped
-        foreign = self.ledger.foreign
-        held = {id(o): [id(p) for g in o.param_groups for p in g["params"]] for o in by_id.values()}
-        return [o for key, o in by_id.items() if held[key] and foreign.isdisjoint(held[key])]
+        return optimizers_in_use(self.log.optimizers, self.ledger)
 
     # -- what was found -----------------------------------------------------------------------------------------
 

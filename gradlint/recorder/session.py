@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from gradlint.errors import TargetError
 from gradlint.gc_pause import gc_paused
@@ -25,6 +26,7 @@ from gradlint.recorder.facts import autograd
 from gradlint.recorder.facts.assemble import ForwardFacts, Tables, assemble, tabulate
 from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.module_tree import places
+from gradlint.recorder.facts.optimizer_table import optimizers_in_use
 from gradlint.recorder.facts.reachable import ReachableState, reachable_from
 from gradlint.recorder.facts.roots import Roots, not_finite, roots_of
 from gradlint.recorder.facts.training_log import TrainingLog
@@ -105,6 +107,10 @@ class _Session:
         self.notes: list[str] = []
         self.codes: dict[int, CodeType] = {}
         self.grad_off_leaked: set[EventIndex] = set()
+        self._reachable: list[Optimizer] = []
+        """The optimizers that the setup's step leads to."""
+        self._made_before = 0
+        """Number of optimizers that were made before the steps."""
 
     def note_left_off(self) -> None:
         """Note the current grad-mode switch if grad mode is off, where it should be on."""
@@ -118,6 +124,7 @@ class _Session:
         optimizers = optimizers_of(setup)
         recorder = self.recorder
         owned = reachable_from(setup.step) if setup.step is not None else ReachableState()
+        self._reachable = [thing for thing in owned.stateful if isinstance(thing, Optimizer)]
         preserved = Preserved(
             {**roots, **self._others(roots, owned)},
             optimizers=optimizers.values(),
@@ -236,6 +243,7 @@ class _Session:
         moved = begin.buffers_moved(roots)
         training = self._steps(setup, roots, optimizers)
         if training is not None:
+            optimizers = optimizers or self._optimizers_of_steps()
             tables = tabulate(recorder, log, begin, roots, optimizers)
             if not called:
                 moved = begin.buffers_moved(roots)
@@ -303,7 +311,14 @@ class _Session:
         ledger.follow(p for o in optimizers.values() for g in o.param_groups for p in g["params"])
         seed()
         try:
-            run_steps(setup.step, recorder, ledger, lambda: list(optimizers.values()), self.codes)
+            self._made_before = len(self.log.optimizers)
+            run_steps(
+                setup.step,
+                recorder,
+                ledger,
+                lambda: list((optimizers or self._optimizers_of_steps()).values()),
+                self.codes,
+            )
         finally:
             ledger.leave()
             recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)
@@ -311,6 +326,11 @@ class _Session:
             {OptimizerKey(id(getattr(scheduler, "optimizer", None))): site for scheduler, site in self.log.schedulers}
         )
         return ledger.training
+
+    def _optimizers_of_steps(self) -> dict[str, Optimizer]:
+        """Return the optimizers of a step that the setup does not name: name → optimizer."""
+        found = optimizers_in_use([*self._reachable, *self.log.optimizers[self._made_before :]], self.ledger)
+        return {"" if len(found) == 1 else str(number): o for number, o in enumerate(found)}
 
     def _recreated(
         self,

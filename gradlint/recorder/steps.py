@@ -15,7 +15,7 @@ from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import EnoughRecorded, Ledger
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
-from gradlint.traces.ids import ParameterKey
+from gradlint.traces.ids import OptimizerKey, ParameterKey
 
 STEPS = 3
 """Number of recorded steps of each optimizer."""
@@ -45,7 +45,7 @@ class StepQuota:
         return self._judged[1]
 
     def _judge(self) -> bool:
-        counts = [self._training.count_steps(_keys(o)) for o in self._optimizers()]
+        counts = [self._training.count_steps(OptimizerKey(id(o)), _keys(o)) for o in self._optimizers()]
         if not counts or not max(counts):
             return False
         return min(counts) >= self._steps or max(counts) >= self._steps * _PATIENCE

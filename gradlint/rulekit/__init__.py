@@ -22,5 +22,6 @@ if TYPE_CHECKING:
     from gradlint.wording import inflect as inflect
     from gradlint.wording import list_of as list_of
     from gradlint.wording import plural as plural
+    from gradlint.wording import tensors as tensors
 else:
     __getattr__, __dir__ = lazy_names(__name__)

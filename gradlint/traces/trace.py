@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gradlint.location import Code, Location
 from gradlint.traces.events import (
@@ -75,6 +75,8 @@ class Parameter:
     """True if it was created with values computed from another parameter."""
     written: bool = False
     """True if the user's code wrote or replaced its value during the forward or the loss."""
+    requires_grad_before: bool = False
+    """At the start of the forward."""
     requires_grad_after: bool = False
     """At the end of the recording."""
     dtype: str = ""
@@ -211,6 +213,28 @@ class Arguments:
 
 
 @dataclass(frozen=True)
+class ForeignTensor:
+    """A tensor that an optimizer holds and that is no parameter of the model."""
+
+    key: ParameterKey
+    shape: tuple[int, ...]
+    numel: int
+    dtype: str
+    """Name of its data type, as in ``float32``."""
+    requires_grad: bool
+    is_read: bool
+    """True if an op of the forward, the loss or the steps reads it, or may do so."""
+
+
+class Copy(NamedTuple):
+    """The deepcopy that a parameter was made by."""
+
+    source: ParameterKey
+    """The parameter that was copied."""
+    site: SiteId
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """One optimizer of the training setup."""
 
@@ -228,6 +252,8 @@ class Optimizer:
     """Facts from the source of the constructor's call; empty if it was created before the recording."""
     holds_parameters_only: bool = True
     """True if every tensor that it holds is an nn.Parameter."""
+    foreign: tuple[ForeignTensor, ...] = ()
+    """The tensors that it holds and that are no parameters of the model."""
 
     @property
     def keys(self) -> frozenset[ParameterKey]:
@@ -391,6 +417,8 @@ class Trace:
     """Module number → where the tree holds it without registering it."""
     unregistered_tensors: tuple[UnregisteredTensor, ...] = ()
     flagged: tuple[FlaggedTensor, ...] = ()
+    copies: Mapping[ParameterKey, Copy] = field(default_factory=dict)
+    """Parameter → the copy that made it; empty unless an optimizer holds foreign tensors."""
     recreated: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that every forward creates anew."""
     uses_random_numbers: bool = False

@@ -18,22 +18,18 @@ from gradlint.recorder.facts import autograd
 from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.layers import Classes, describe_module, flagged_tensors, flags_of
 from gradlint.recorder.facts.module_tree import NamedModule, NamedParameter, name_all, places
+from gradlint.recorder.facts.optimizer_table import copies, describe_optimizers
 from gradlint.recorder.facts.parameter_history import ParameterHistory, histories
 from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.facts.unregistered import find_unregistered_modules
 from gradlint.recorder.hooks.gradients import Arrival
-from gradlint.recorder.hooks.gradients import number as as_number
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.restore.tensors import overlaps
 from gradlint.traces.events import Event, Phase, PhaseBegun
 from gradlint.traces.ids import (
-    NO_EVENT,
-    NO_SITE,
     EventIndex,
     ModuleIndex,
     OpIndex,
-    OptimizerIndex,
-    OptimizerKey,
     ParameterIndex,
     ParameterKey,
     ValueId,
@@ -41,8 +37,7 @@ from gradlint.traces.ids import (
 from gradlint.traces.ops import CustomFunction, Op, function_name
 from gradlint.traces.sites import Sites
 from gradlint.traces.trace import (
-    Arguments,
-    Group,
+    Copy,
     Module,
     Optimizer,
     Parameter,
@@ -65,6 +60,8 @@ class Tables:
     tensors: Mapping[ParameterKey, Tensor]
     """Key of a parameter → its tensor."""
     layers: Sequence[NamedModule]
+    copies: Mapping[ParameterKey, Copy]
+    """As `Trace.copies`."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def tabulate(
         for inside in module.modules():  # a copy's children were neither made by a constructor nor, perhaps, run
             log.number(inside)
     layers, named = name_all(roots, outside, log, recorder.tape.events, [f.named_module for f in finds])
-    rows = _optimizers(optimizers, log)
+    rows = describe_optimizers(optimizers, log, recorder, begin.start, {p.key for p in named})
     pasts = histories(recorder, log, named, begin, roots)
     shared = overlaps([p.tensor for p in named])
     classes, calls = Classes(), _calls(log, begin.calls, recorder.tape.events)
@@ -120,6 +117,7 @@ def tabulate(
         unregistered_modules={log.number(module): find.place(log) for find in finds for module in find.thing.modules()},
         tensors={p.key: p.tensor for p in named},
         layers=layers,
+        copies=copies(recorder) if any(row.foreign for row in rows) else {},
     )
 
 
@@ -206,6 +204,7 @@ def assemble(
         grad_off_leaked=forward.grad_off_leaked,
         unregistered_modules=tables.unregistered_modules,
         unregistered_tensors=forward.unregistered_tensors,
+        copies=tables.copies,
         flagged=tuple(flagged_tensors(tables.layers, setup.inputs)),
         recreated=frozenset(index[k] for k in forward.recreated if k in index),
         uses_random_numbers=forward.uses_random_numbers,
@@ -271,7 +270,8 @@ def _parameter(
         aliases=names,
         key=key,
         index=named.index,
-        requires_grad=flags.get(key, bool(tensor.requires_grad)),
+        requires_grad=(flag := flags.get(key, bool(tensor.requires_grad))),
+        requires_grad_before=flag,
         shape=() if is_lazy(tensor) else tuple(tensor.shape),
         numel=numel,
         bytes=numel * tensor.element_size() if numel else 0,
@@ -327,40 +327,3 @@ def _calls(log: HookLog, first: int, events: Sequence[Event]) -> dict[int, int]:
         counts = forward if steps is None or call.start < steps else later
         counts[call.module] = counts.get(call.module, 0) + 1
     return later | forward
-
-
-def _optimizers(optimizers: Mapping[str, Any], log: HookLog) -> tuple[Optimizer, ...]:
-    """Return the optimizers with their groups, and where these were given."""
-    rows = []
-    for number, (name, optimizer) in enumerate(optimizers.items()):
-        key = OptimizerKey(id(optimizer))
-        arguments = log.arguments.get(key, Arguments())
-        sites = log.group_events.get(key, [])
-        places = [*sites, *[(NO_SITE, NO_EVENT)] * len(optimizer.param_groups)]
-        rows.append(
-            Optimizer(
-                name=name,
-                type=type(optimizer).__name__,
-                number=OptimizerIndex(number),
-                key=key,
-                site=arguments.site,
-                event=arguments.event,
-                groups=tuple(
-                    Group(
-                        index=index,
-                        lr=as_number(group.get("lr")),
-                        site=site,
-                        event=event,
-                        scheduled="initial_lr" in group,
-                        keys=tuple(ParameterKey(id(p)) for p in group["params"]),
-                        weight_decay=as_number(group.get("weight_decay")),
-                    )
-                    for index, (group, (site, event)) in enumerate(zip(optimizer.param_groups, places, strict=False))
-                ),
-                arguments=arguments,
-                holds_parameters_only=all(
-                    isinstance(p, nn.Parameter) for g in optimizer.param_groups for p in g["params"]
-                ),
-            )
-        )
-    return tuple(rows)

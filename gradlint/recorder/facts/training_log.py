@@ -97,9 +97,9 @@ class TrainingLog:
     dropped: set[tuple[Any, int]] = field(default_factory=set)
     """(custom autograd.Function, number of a tensor argument) whose backward gave None where gradient was due."""
 
-    def count_steps(self, keys: frozenset[ParameterKey]) -> int:
-        """Return the number of steps of the optimizers that contain any of some parameters."""
-        return sum(not keys.isdisjoint(step.content) for step in self.steps)
+    def count_steps(self, optimizer: OptimizerKey, keys: frozenset[ParameterKey]) -> int:
+        """Return the number of steps of an optimizer, and of others that contain any of its parameters (`keys`)."""
+        return sum(optimizer in step.optimizers or not keys.isdisjoint(step.content) for step in self.steps)
 
     def finished(self) -> Training:
         """Return the record of the steps."""

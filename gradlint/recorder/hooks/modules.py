@@ -75,6 +75,7 @@ def install_hooks(recorder: Recorder, log: HookLog) -> Iterator[None]:
         ):
             stack.callback(handle.remove)
         patch(stack, Optimizer, "__init__", _optimizer_init, recorder, log, stack)
+        patch(stack, Optimizer, "__setstate__", _optimizer_setstate, recorder, log)
         patch(stack, Optimizer, "add_param_group", _add_param_group, recorder, log)
         for name in ("state_dict", "load_state_dict"):
             patch(stack, Optimizer, name, without_compiler_guard)
@@ -198,6 +199,23 @@ def _optimizer_init(original: Any, recorder: Recorder, log: HookLog, stack: cont
         return None
 
     return __init__
+
+
+def _optimizer_setstate(original: Any, recorder: Recorder, log: HookLog) -> Any:
+    """Note the copies of optimizers, which no constructor makes: deepcopy and pickle fill an empty object."""
+
+    def __setstate__(self: Optimizer, state: Any) -> None:
+        is_new = "param_groups" not in self.__dict__ and not recorder.paused
+        original(self, state)
+        if is_new:
+            site = recorder.walk(_constructor_frame(self, sys._getframe(1))).site
+            log.optimizers.append(self)
+            key = OptimizerKey(id(self))
+            event = recorder.tape.event(OptimizerMade, site, key)
+            log.arguments[key] = Arguments(site, event.number)
+            log.group_events[key] = [(site, event.number) for _ in self.param_groups]
+
+    return __setstate__
 
 
 def _add_param_group(original: Any, recorder: Recorder, log: HookLog) -> Any:
