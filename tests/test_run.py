@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from gradlint.cli.script_command import split
+from gradlint.recorder.facts.training_log import TrainingLog
+from gradlint.recorder.patience import Patience
+
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """
 import atexit, os, signal, subprocess, sys, threading, time
@@ -39,10 +43,8 @@ def run(folder: Path, body: str, *options: str, after: tuple[str, ...] = (), hea
     """Run a script; the process and the report."""
     script = folder / "train.py"
     script.write_text(head + textwrap.dedent(body), encoding="utf-8")
-    command = [sys.executable, "-m", "gradlint", "run", "train.py", "--output-format", "json", *options]
-    done = subprocess.run(
-        [*command, "--", *after], cwd=folder, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "gradlint", "run", "--output-format", "json", *options, "train.py", *after]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     return done, json.loads(done.stdout)
 
 
@@ -141,7 +143,7 @@ def test_right_script_is_clean(tmp_path, name):
 
 NO_VERDICT = {
     "never trains": ("print('nothing to do')", "the script never trained"),
-    "only evaluates": ("with torch.no_grad(): model(x)", "1 call of its models and no backward pass"),
+    "only evaluates": ("with torch.no_grad(): model(x)", "1 call of the script's models and no backward pass"),
     "raises": ("iteration()\nraise ValueError('no data')", "the script raised ValueError: no data"),
     "raises before": ("raise FileNotFoundError('data.csv')", "the script raised FileNotFoundError: data.csv"),
     "wrong usage": ("sys.exit(2)", "the script called sys.exit(2)"),
@@ -303,7 +305,7 @@ def test_a_module_is_run_as_python_does(tmp_path):
     (package / "__init__.py").write_text("")
     (package / "parts.py").write_text(HEAD)
     (package / "train.py").write_text("from .parts import iteration\nfor _ in range(5): iteration(clear=False)\n")
-    command = [sys.executable, "-m", "gradlint", "run", "-m", "package.train", "--output-format", "json"]
+    command = [sys.executable, "-m", "gradlint", "run", "--output-format", "json", "-m", "package.train"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert codes(json.loads(done.stdout)) == ["GL501"], done.stderr
 
@@ -316,7 +318,7 @@ def test_modules_are_found_as_by_python(tmp_path, beside):
     ((folder if beside else tmp_path) / "shared_parts.py").write_text("COUNT = 2\n", encoding="utf-8")
     body = "import shared_parts\nfor _ in range(shared_parts.COUNT): iteration()\n"
     (folder / "train.py").write_text(HEAD + body, encoding="utf-8")
-    command = [sys.executable, "-m", "gradlint", "run", str(Path("scripts", "train.py")), "--output-format", "json"]
+    command = [sys.executable, "-m", "gradlint", "run", "--output-format", "json", str(Path("scripts", "train.py"))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
     assert (done.returncode, "No module named 'shared_parts'" in done.stdout) == ((0, False) if beside else (2, True))
@@ -330,6 +332,94 @@ def test_stdin_is_empty(tmp_path):
 def test_steps_are_counted(tmp_path):
     done, _ = run(tmp_path, "for i in range(50):\n    print('iteration', i)\n    iteration()", "--steps", "5")
     assert "iteration 4" in done.stderr and "iteration 6" not in done.stderr
+
+
+SPLITS = {
+    "train.py --lr 1 -h": ([], ["train.py", "--lr", "1", "-h"]),
+    "--steps 5 train.py --steps 7": (["--steps", "5"], ["train.py", "--steps", "7"]),
+    "-q --steps=5 train.py": (["-q", "--steps=5"], ["train.py"]),
+    "train.py -- --lr 1": ([], ["train.py", "--lr", "1"]),
+    "train.py -- -- --lr 1": ([], ["train.py", "--", "--lr", "1"]),
+    "train.py x -- y": ([], ["train.py", "x", "--", "y"]),
+    "-- -train.py -v": ([], ["-train.py", "-v"]),
+    "-m package.train --lr 1": (["-m", "package.train"], ["--lr", "1"]),
+    "-m package.train -- --lr 1": (["-m", "package.train"], ["--lr", "1"]),
+    "-qmpackage.train -m x": (["-qmpackage.train"], ["-m", "x"]),
+    "-qm package.train -m x": (["-qm", "package.train"], ["-m", "x"]),
+    "--steps -m train.py": (["--steps", "-m"], ["train.py"]),
+    "--strict": (["--strict"], []),
+    "": ([], []),
+}
+
+
+@pytest.mark.parametrize("line", SPLITS)
+def test_what_follows_the_script_belongs_to_it(line):
+    assert split(line.split(), {"--steps", "-m"}) == SPLITS[line]
+
+
+def test_an_option_of_gradlint_after_the_script_is_told_if_the_script_refuses_it(tmp_path):
+    head = "import argparse\nargparse.ArgumentParser().parse_args()\n"
+    _, report = run(tmp_path, "", after=("--strict",), head=head)
+    [error] = report["errors"]
+    assert error["message"].endswith("--strict went to the script; to give it to gradlint, write it before train.py")
+
+
+def test_a_launcher_is_told_and_not_run(tmp_path):
+    command = [sys.executable, "-m", "gradlint", "run", "-m", "torch.distributed.run", "train.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "torchrun starts the script in other processes" in done.stdout
+
+
+def after_(limit: int | None, calls: int, passes: int = 0, seconds: float = 0.0) -> bool:
+    """Whether patience is lost after calls and backward passes without progress."""
+    training = TrainingLog()
+    patience = Patience(training, limit)
+    patience.is_lost(0)
+    training.backwards += [None] * passes
+    with pytest.MonkeyPatch.context() as patch:
+        if not passes:
+            now = time.monotonic()
+            patch.setattr("time.monotonic", lambda: now + seconds)
+        return patience.is_lost(calls)
+
+
+@pytest.mark.parametrize(
+    ("lost", "case"),
+    [
+        (False, {"limit": None, "calls": 100_000}),
+        (False, {"limit": None, "calls": 400, "seconds": 1000.0}),
+        (True, {"limit": None, "calls": 500, "seconds": 61.0}),
+        (True, {"limit": 20, "calls": 20}),
+        (False, {"limit": 20, "calls": 20, "passes": 1}),
+        (True, {"limit": None, "calls": 500, "passes": 500}),
+    ],
+)
+def test_patience_is_lost_without_progress_only(lost, case):
+    assert after_(**case) is lost
+
+
+MANY_CALLS = {
+    "transforms without parameters": """
+        class Flip(nn.Module):
+            def forward(self, x): return x.flip(-1)
+        flip = Flip()
+        while True:
+            for _ in range(30): x = flip(x)
+            iteration()
+        """,
+    "calls between the backward passes": """
+        while True:
+            for _ in range(15): model(x)
+            iteration()
+        """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MANY_CALLS)
+def test_many_calls_with_progress_do_not_stop_a_script(tmp_path, name):
+    _, report = run(tmp_path, MANY_CALLS[name], "--max-batches", "20")
+    assert (report["findings"], report["notes"], report["errors"]) == ([], [], [])
 
 
 def test_a_long_epoch_before_the_first_step_is_bounded_and_told(tmp_path):
@@ -441,7 +531,7 @@ def test_a_comment_with_nothing_to_silence_is_told_once_enough_was_seen(tmp_path
 
 def test_a_baseline_is_written_and_counts(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "gradlint", "run", "train.py", "--write-baseline", "known.json"],
+        [sys.executable, "-m", "gradlint", "run", "--write-baseline", "known.json", "train.py"],
         cwd=_script(tmp_path, UNCLEARED), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -451,7 +541,7 @@ def test_a_baseline_is_written_and_counts(tmp_path):
 
 def test_comments_are_added_for_what_a_run_finds(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "gradlint", "run", "train.py", "--add-ignores"],
+        [sys.executable, "-m", "gradlint", "run", "--add-ignores", "train.py"],
         cwd=_script(tmp_path, UNCLEARED), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import click
 from gradlint.cli import streams
 from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
+from gradlint.cli.script_command import ScriptCommand
 from gradlint.errors import GradlintError
 from gradlint.gc_pause import mark_own_process
 
@@ -66,6 +67,9 @@ def _fail(arguments: list[str], message: str, before: str = "") -> int:
 
 
 def _json_error(arguments: list[str], message: str) -> None:
+    command = app.commands.get(arguments[0]) if arguments else None
+    if isinstance(command, ScriptCommand):
+        arguments = command.own(arguments[1:])
     pairs = itertools.pairwise(arguments)
     if "--output-format=json" in arguments or ("--output-format", "json") in pairs:
         from gradlint.findings import Failure, Report  # loads what --version need not

@@ -11,6 +11,7 @@ from gradlint._version import __version__
 from gradlint.cli import options, streams
 from gradlint.cli.exits import CLEAN
 from gradlint.cli.options import CheckOptions, OutputOptions
+from gradlint.cli.script_command import ScriptCommand
 from gradlint.errors import GradlintError
 
 if TYPE_CHECKING:
@@ -78,16 +79,16 @@ def check(**values: Any) -> int:
     return run(CheckOptions.of(values), OutputOptions.of(values))
 
 
-@app.command()
-@click.argument("script", required=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
-@click.option("-m", "module", metavar="MODULE", help="Run a module or package, as python -m does.")
+@app.command(cls=ScriptCommand)
+@click.argument("script", required=False, metavar="SCRIPT", type=click.Path())
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENTS]...")
+@click.option("-m", "module", metavar="MODULE", help="Run a module or package instead of SCRIPT, as python -m does.")
 @click.option(
     "--steps", type=click.IntRange(1), default=3, show_default=True, help="Record this many steps of each optimizer."
 )
 @click.option(
-    "--max-batches", type=click.IntRange(1), default=500, show_default=True,
-    help="Stop after this many calls of the models, however few steps were recorded.",
+    "--max-batches", type=click.IntRange(1), show_default="500, and 60 seconds",
+    help="Stop after this many calls of the models without a backward pass, or backward passes without a step.",
 )  # fmt: skip
 @click.option(
     "--timeout", type=click.FloatRange(1), default=300.0, show_default=True, help="Stop after this many seconds."
@@ -102,13 +103,14 @@ def check(**values: Any) -> int:
 @options.verbose
 @options.color
 def run(
-    script: str | None, arguments: tuple[str, ...], module: str | None, steps: int, max_batches: int, timeout: float,
-    tracking: bool, **values: Any,
+    script: str | None, arguments: tuple[str, ...], module: str | None, steps: int, max_batches: int | None,
+    timeout: float, tracking: bool, **values: Any,
 ) -> int:  # fmt: skip
     """Run the first steps of a training script and check them.
 
-    The script runs unmodified in a process of its own: gradlint run train.py -- --lr 1e-3. Files that it writes stay.
-    Its output goes to stderr. Configuration, comments, baseline and exit codes work as for check.
+    The script runs unmodified in a process of its own: gradlint run train.py --lr 1e-3. Options of gradlint stand
+    before SCRIPT or -m MODULE; everything after it belongs to the script. Files that it writes stay. Its output goes
+    to stderr. Configuration, comments, baseline and exit codes work as for check.
     """
     from functools import partial
 
@@ -121,9 +123,11 @@ def run(
     if script is None:
         raise click.UsageError("name the script to run, or a module after -m")
     check_options = CheckOptions.of(values)
+    command = click.get_current_context().command
+    assert isinstance(command, ScriptCommand)
     job = Job(
-        script=script, module=module is not None, arguments=arguments, steps=steps, max_batches=max_batches,
-        seconds=timeout, trains=check_options.trains, frozen=check_options.frozen,
+        script=script, module=module is not None, arguments=arguments, misplaced=command.misplaced(arguments),
+        steps=steps, max_batches=max_batches, seconds=timeout, trains=check_options.trains, frozen=check_options.frozen,
     )  # fmt: skip
     with begun(tracking=tracking) as process:
         from gradlint.cli import output  # while the process imports torch

@@ -14,6 +14,22 @@ from gradlint.findings import Failure, Report
 from gradlint.runner.job import Job
 from gradlint.runner.parent import Process
 
+_LAUNCHERS = {
+    "torchrun": "torchrun",
+    "torch.distributed.run": "torchrun",
+    "torch.distributed.launch": "torch.distributed.launch",
+    "accelerate": "accelerate",
+    "accelerate.commands.launch": "accelerate",
+    "accelerate.commands.accelerate_cli": "accelerate",
+    "deepspeed": "deepspeed",
+    "deepspeed.launcher.runner": "deepspeed",
+}
+"""Module, or name of a program without its suffix → the launcher in words."""
+_ALONE = (
+    "run the script itself, as the only process: RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=localhost "
+    "MASTER_PORT=29500 gradlint run SCRIPT"
+)
+
 
 class ScriptChecker(Checker):
     """Runs a script and judges its training."""
@@ -63,6 +79,16 @@ class ScriptChecker(Checker):
         return result
 
     def _run(self, job: Job) -> Report:
+        launcher = _LAUNCHERS.get(job.script if job.module else Path(job.script).stem)
+        if launcher is not None:
+            return Report(
+                errors=[
+                    Failure(
+                        job.target,
+                        f"{launcher} starts the script in other processes, which gradlint cannot follow: {_ALONE}",
+                    )
+                ]
+            )
         if not job.module and not Path(job.script).is_file():
             problem = "is a folder" if Path(job.script).is_dir() else "does not exist"
             return Report(errors=[Failure(job.target, f"{job.script} {problem}: name the file of a training script")])

@@ -32,6 +32,7 @@ from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.patience import Patience
 from gradlint.recorder.steps import STEPS, StepQuota
 from gradlint.traces.events import ChildRegistration
 from gradlint.traces.ids import EventIndex, OpIndex, OptimizerKey
@@ -49,7 +50,8 @@ class Observation:
         models: name → module; None to find them.
         optimizers: name → optimizer; None to find them.
         steps: how often each optimizer is to step.
-        forwards: after how many calls of models without enough steps to give up; None for never.
+        gives_up: whether to give up if training makes no progress.
+        limit: the limit of `Patience`; None for its default.
         on_fault: called if gradlint itself fails.
     """
 
@@ -59,7 +61,8 @@ class Observation:
         models: Mapping[str, nn.Module] | None = None,
         optimizers: Mapping[str, Optimizer] | None = None,
         steps: int = STEPS,
-        forwards: int | None = None,
+        gives_up: bool = False,
+        limit: int | None = None,
         on_fault: Callable[[], None] | None = None,
     ) -> None:
         self.target = target
@@ -67,14 +70,14 @@ class Observation:
         self.log = HookLog()
         self.ledger = Ledger(self.recorder)
         self.enough: Callable[[], bool] = StepQuota(self.ledger.training, self._steppers, steps)
-        self.patience_lost = False
-        """True if the limit of forwards was reached."""
         self.forwards = 0
-        """Calls of outermost modules so far."""
+        """Calls of outermost modules with parameters so far."""
         self.evaluations = 0
         """Calls that only evaluate, of which nothing is recorded."""
         self._trained: set[int] = set()
-        self._limit = forwards
+        self._patience = Patience(self.ledger.training, limit) if gives_up else None
+        self._has_lost_patience = False
+        self._holds_parameters: dict[int, bool] = {}
         self._models = models
         self._optimizers = optimizers
         self._names: dict[int, str] = {}
@@ -126,6 +129,13 @@ class Observation:
         self.ledger.leave()
         self.recorder.tensors.forget()
 
+    @property
+    def patience_lost(self) -> bool:
+        """True if training has made no progress for too long."""
+        if self._patience is not None and self._patience.is_lost(self.forwards):
+            self._patience, self._has_lost_patience = None, True
+        return self._has_lost_patience
+
     # -- while it runs ------------------------------------------------------------------------------------------
 
     def _should_record(self, module: nn.Module, outermost: bool) -> bool:
@@ -137,11 +147,10 @@ class Observation:
             return False
         if self._only_evaluates(module):
             self.evaluations += 1
-            self.forwards += self.evaluations % _EVALUATIONS == 0
+            if self.evaluations % _EVALUATIONS == 0:
+                self._count(module)
             return False
-        self.forwards += 1
-        if self._limit is not None and self.forwards > self._limit:
-            self.patience_lost = True
+        self._count(module)
         if self._models is None and id(module) not in self._names:
             self._names[id(module)] = _name_of(module, sys._getframe(2))
             # the one that holds it may never be called itself: layer.forward(x) runs its children only
@@ -151,6 +160,16 @@ class Observation:
             if self._begin is None or len(self.log.optimizers) != self._made:
                 self._look_around(module)
         return True
+
+    def _count(self, module: nn.Module) -> None:
+        """Count a call of a model.
+
+        Modules without parameters are none: transforms of data, solvers, losses.
+        """
+        holds = self._holds_parameters.get(id(module))
+        if holds is None:
+            holds = self._holds_parameters[id(module)] = next(module.parameters(), None) is not None
+        self.forwards += holds
 
     def _only_evaluates(self, module: nn.Module) -> bool:
         """Return True if a call is a model's evaluation between steps.

@@ -32,6 +32,8 @@ from gradlint.rulekit import registry
 from gradlint.runner.job import Job, leave
 from gradlint.wording import plural
 
+_WRONG_USAGE = 2
+"""Exit code of a script that does not take its arguments."""
 _HELD_UP = 50
 """How often a script may catch the exception that ends it."""
 
@@ -49,7 +51,7 @@ class _Runner:
         rules = registry.load(job.rules_dirs)
         self.rules = [entry for entry in rules.rules if entry.code in job.rules]
         self.observation = Observation(
-            job.target, steps=job.steps, forwards=job.max_batches, on_fault=lambda: self.finish(None)
+            job.target, steps=job.steps, gives_up=True, limit=job.max_batches, on_fault=lambda: self.finish(None)
         )
         self.observation.ledger.stopping = self.stopping
         self.observation.ledger.on_elsewhere = self.elsewhere
@@ -78,12 +80,14 @@ class _Runner:
                 except SystemExit as error:
                     code = error.code if isinstance(error.code, int) else int(error.code is not None)
                     if code:
-                        failure = Failure(job.target, f"the script called sys.exit({error.code!r})")
+                        hint = job.hint() if code == _WRONG_USAGE else ""
+                        failure = Failure(job.target, f"the script called sys.exit({error.code!r}){hint}")
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:
                     cause = user_error("the script", error)
-                    failure = Failure(job.target, str(cause), cause.traceback)
+                    hint = job.hint() if job.misplaced in str(cause) else ""
+                    failure = Failure(job.target, f"{cause}{hint}", cause.traceback)
                 self.finish(failure)
         finally:
             timer.cancel()
@@ -172,9 +176,8 @@ class _Runner:
         steps = len(training.steps)
         progress = f"{steps} optimizer step{'s' if steps != 1 else ''} and {len(training.backwards)} backward passes"
         if observation.patience_lost:
-            report.notes.append(
-                Note(job.target, f"stopped after {job.max_batches} calls of the models (--max-batches) with {progress}")
-            )
+            calls = f"{plural(observation.forwards, 'call')} of the script's models"
+            report.notes.append(Note(job.target, f"stopped after {calls} (--max-batches) with {progress}"))
         elif self.timed_out:
             report.notes.append(Note(job.target, f"stopped after {job.seconds:g} s (--timeout) with {progress}"))
         elif failure is None and not observation.enough():
@@ -185,16 +188,16 @@ class _Runner:
         """Return the reason why there is nothing to judge."""
         observation, job = self.observation, self.job
         forwards = observation.forwards
-        calls = f"{plural(forwards, 'call')} of its models" if forwards else "no call of its models"
+        calls = f"{plural(forwards, 'call')} of the script's models" if forwards else "no call of a model"
         if observation.ledger.elsewhere:
             return "the script trains outside of its main thread, where gradlint cannot follow it"
         if observation.patience_lost:
-            return f"no backward pass in {job.max_batches} calls of the script's models: raise --max-batches"
+            return f"no backward pass in {calls}: give more with --max-batches, or give the script less to prepare"
         if self.timed_out:
             return f"no backward pass within {job.seconds:g} s, {calls}: raise --timeout, or give it less to prepare"
         return (
             f"the script never trained: it ended after {calls} and no backward pass "
-            "(does it need arguments after --, or train in other processes?)"
+            "(does it need arguments, or train in other processes?)"
         )
 
 

@@ -19,13 +19,16 @@ class Job:
     """True if `script` is a module's name."""
     arguments: tuple[str, ...]
     """The script's own arguments, ``sys.argv[1:]``."""
+    misplaced: str = ""
+    """The first of `arguments` that is an option of gradlint; empty if there is none."""
     report: str = ""
     """The file to leave the report in."""
     rules: tuple[str, ...] = ()
     """Codes of the rules to judge by."""
     rules_dirs: tuple[str, ...] = ()
     steps: int = 3
-    max_batches: int = 500
+    max_batches: int | None = None
+    """Number of calls or backward passes without progress after which to stop; None for the default."""
     seconds: float = 300.0
     """Seconds after which the recording is judged at the next opportunity."""
     strict: bool = False
@@ -38,6 +41,12 @@ class Job:
     def target(self) -> str:
         """Its name in the report."""
         return f"-m {self.script}" if self.module else self.script
+
+    def hint(self) -> str:
+        """Return what to add to the message if the script does not take its arguments."""
+        if not self.misplaced:
+            return ""
+        return f": {self.misplaced} went to the script; to give it to gradlint, write it before {self.target}"
 
 
 def leave(report: Report, path: str) -> None:

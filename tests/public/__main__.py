@@ -67,7 +67,7 @@ class Copy:
 
     def _run(self, before: list[str], more: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         arguments = self.spec.arguments.split()
-        command = [sys.executable, *before, self.script.name, *(["--"] if before else []), *arguments]
+        command = [sys.executable, *before, self.script.name, *arguments]
         return subprocess.run(
             command,
             cwd=self.script.parent,
