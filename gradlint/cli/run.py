@@ -96,4 +96,8 @@ class ScriptChecker(Checker):
             f"gradlint: running {job.target} until each optimizer has stepped {job.steps} times; "
             "files that it writes stay\n"
         )
-        return self.process.run(job)
+        return self.process.run(job, _say_that_it_ends)
+
+
+def _say_that_it_ends() -> None:
+    streams.write_error("gradlint: waiting for the script to end; press Ctrl-C again to end it at once\n")

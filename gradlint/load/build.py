@@ -169,7 +169,7 @@ def user_traceback(exc: BaseException) -> str:
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        part.stack[:] = [frame for frame in part.stack if not _is_glue(frame)]
+        part.stack[:] = [frame for frame in part.stack if not is_glue(frame.filename, frame.name, frame.line or "")]
         todo += [part.__cause__, part.__context__]
     try:
         text = "".join(shown.format())
@@ -240,8 +240,8 @@ def first_line(exc: BaseException) -> str:
         return ""
 
 
-def _is_glue(frame: traceback.FrameSummary) -> bool:
-    file = frame.filename
+def is_glue(file: str, function: str, line: str = "") -> bool:
+    """Return True if a frame is gradlint's, or only passes a call on to user code."""
     if file.startswith((_OWN, "<frozen importlib", "<frozen runpy")):
         return True
     slashed = file.replace("\\", "/")
@@ -251,9 +251,9 @@ def _is_glue(frame: traceback.FrameSummary) -> bool:
         return True
     if "/torch/" not in slashed:
         return False
-    if slashed.endswith(("torch/overrides.py", "torch/utils/_device.py")) or frame.name in _TORCH_GLUE:
+    if slashed.endswith(("torch/overrides.py", "torch/utils/_device.py")) or function in _TORCH_GLUE:
         return True
-    return "handle_torch_function(" in (frame.line or "")
+    return "handle_torch_function(" in line
 
 
 def _library_folders() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 
 from gradlint.errors import torch_missing
@@ -14,9 +15,11 @@ from gradlint.runner.job import Job, leave
 
 def main() -> None:
     """Get ready, run the job, and exit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the script runs, there is nothing to interrupt
     if not getattr(sys.flags, "safe_path", False):  # from Python 3.11
         del sys.path[0]  # the working directory, which ``python script.py`` does not look into
     mark_own_process()
+    given = _stdin_taken()
     missing: ImportError | None = None
     with frozen_imports():
         try:
@@ -25,25 +28,24 @@ def main() -> None:
             missing = error
         else:
             from gradlint.runner import child
-    payload = _given()
-    if not payload:
+    stream = os.fdopen(given, "rb", closefd=False)
+    try:
+        job: Job = pickle.load(stream)
+    except EOFError:
         return  # there is nothing to run after all
-    job: Job = pickle.loads(payload)
     if missing is not None:
         leave(Report(errors=[Failure(job.target, str(torch_missing(missing)))]), job.report)
         sys.exit(2)
-    child.main(job)
+    child.main(job, given)
 
 
-def _given() -> bytes:
-    """Return all of stdin, and leave nothing to read for the script."""
-    parts = []
-    while part := os.read(0, 1 << 16):
-        parts.append(part)
+def _stdin_taken() -> int:
+    """Return a copy of stdin, and leave nothing to read for the script."""
+    taken = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    return b"".join(parts)
+    return taken
 
 
 if __name__ == "__main__":

@@ -5,16 +5,21 @@ The report is written before the script is stopped, so that nothing it does on i
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import io
 import os
 import runpy
+import shutil
+import signal
 import stat
 import sys
 import threading
+import time
 import warnings
 from typing import Any, NoReturn
 
@@ -29,7 +34,7 @@ from gradlint.recorder.hooks.gradients import EnoughRecorded
 from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
-from gradlint.runner.job import Job, leave
+from gradlint.runner.job import INTERRUPT_GRACE, Job, leave
 from gradlint.wording import plural
 
 _WRONG_USAGE = 2
@@ -37,6 +42,10 @@ _WRONG_USAGE = 2
 _HELD_UP = 50
 """How often a script may catch the exception that ends it."""
 
+_NUDGE = 2.0
+"""Seconds that a script has, once its time is up, to call a model before it is interrupted."""
+_INTERRUPTED = 130
+"""Exit code of a script that was interrupted."""
 _OTHERS = 3
 """How many times as many steps another thread may take until the main one is waited for no longer."""
 
@@ -57,16 +66,25 @@ class _Runner:
         self.observation.ledger.on_elsewhere = self.elsewhere
         self.done = False
         self.timed_out = False
+        self.interrupted = False
+        """True if the script was interrupted because its time was up."""
+        self.ended = threading.Event()
         self.stops = 0
         self.exit = os._exit
 
     def run(self) -> int:
-        """Run the script; returns the exit code of the process."""
+        """Run the script; returns the exit code of the process.
+
+        Raises:
+            KeyboardInterrupt: the user pressed Ctrl-C, and the script has ended.
+        """
         job = self.job
         timer = threading.Timer(job.seconds, self.time_is_up)
         timer.daemon = True
         timer.start()
         os._exit = self.exit_hard
+        for number in {signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGINT)}:
+            signal.signal(number, signal.default_int_handler)
         code = 0
         failure: Failure | None = None
         try:
@@ -83,13 +101,15 @@ class _Runner:
                         hint = job.hint() if code == _WRONG_USAGE else ""
                         failure = Failure(job.target, f"the script called sys.exit({error.code!r}){hint}")
                 except KeyboardInterrupt:
-                    raise
+                    if not self.interrupted:
+                        raise
                 except BaseException as error:
                     cause = user_error("the script", error)
                     hint = job.hint() if job.misplaced in str(cause) else ""
                     failure = Failure(job.target, f"{cause}{hint}", cause.traceback)
-                self.finish(failure)
+                self.finish(None if self.interrupted else failure)
         finally:
+            self.ended.set()
             timer.cancel()
             os._exit = self.exit
         return code
@@ -97,7 +117,11 @@ class _Runner:
     # -- when to stop -------------------------------------------------------------------------------------------
 
     def time_is_up(self) -> None:
+        """Stop the script at the next call of a model; interrupt it if it makes none."""
         self.timed_out = True
+        if not self.ended.wait(_NUDGE) and not self.done:
+            self.interrupted = True
+            interrupt_main_thread()
 
     def stopping(self) -> bool:
         """Return True if the script must stop, and write the report then.
@@ -139,7 +163,8 @@ class _Runner:
     def exit_hard(self, status: int) -> NoReturn:
         """Write the report before ``os._exit``."""
         if os.getpid() == _PID:
-            self.finish(None)
+            trained = bool(self.observation.ledger.training.backwards)
+            self.finish(None if trained else Failure(self.job.target, f"the script called os._exit({status})"))
         self.exit(status)
         raise SystemExit
 
@@ -211,16 +236,59 @@ def _script(job: Job) -> None:
         runpy.run_module(job.script, run_name="__main__", alter_sys=True)
     else:
         sys.argv = [job.script, *job.arguments]
-        sys.path.insert(0, os.path.dirname(os.path.abspath(job.script)))
-        runpy.run_path(job.script, run_name="__main__")
+        script = os.path.abspath(job.script)
+        sys.path.insert(0, os.path.dirname(script))
+        runpy.run_path(script, run_name="__main__")
 
 
-def main(job: Job) -> NoReturn:
-    """Run a job, and exit."""
+def main(job: Job, parent: int) -> NoReturn:
+    """Run a job, and exit.
+
+    Args:
+        job: what to run.
+        parent: file descriptor that reaches its end when the process that gave the job ends.
+    """
     leave_process = os._exit
-    code = _run(job)
+    orphaned = threading.Event()
+    threading.Thread(target=_watch, args=(parent, job, orphaned), daemon=True).start()
+    with contextlib.suppress(OSError, ValueError):
+        faulthandler.enable(open(job.crash, "wb"), all_threads=False)
+    try:
+        code = _run(job)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     _wind_up()
+    if orphaned.is_set():
+        _end_group()
     leave_process(code & 0xFF)
+
+
+def interrupt_main_thread() -> None:
+    """Raise KeyboardInterrupt in the main thread, also if it sleeps."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+def _watch(parent: int, job: Job, orphaned: threading.Event) -> None:
+    """Wait until the process that gave the job is gone; then interrupt the script, and end it."""
+    with contextlib.suppress(OSError):
+        while os.read(parent, 1):
+            pass
+    orphaned.set()
+    shutil.rmtree(os.path.dirname(job.report), ignore_errors=True)
+    interrupt_main_thread()
+    time.sleep(INTERRUPT_GRACE)
+    _end_group()
+
+
+def _end_group() -> None:
+    """End this process and those that it started."""
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _wind_up() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 from gradlint.findings import Report
+
+INTERRUPT_GRACE = 5.0
+"""Seconds that an interrupted script gets to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Job:
     """Globs of the parameters that are declared not to move."""
 
     @property
+    def crash(self) -> str:
+        """The file that faulthandler writes to if Python crashes."""
+        return f"{self.report}.crash"
+
+    @property
     def target(self) -> str:
         """Its name in the report."""
         return f"-m {self.script}" if self.module else self.script
@@ -52,8 +61,9 @@ class Job:
 def leave(report: Report, path: str) -> None:
     """Write a report for the other process, whole or not at all."""
     part = Path(f"{path}.part")
-    part.write_bytes(pickle.dumps(report))
-    part.replace(path)
+    with contextlib.suppress(FileNotFoundError):  # the other process has gone, and its folder with it
+        part.write_bytes(pickle.dumps(report))
+        part.replace(path)
 
 
 def collect(path: str) -> Report | None:

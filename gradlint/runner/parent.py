@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from gradlint.findings import Failure, Report
-from gradlint.runner.job import Job, collect
+from gradlint.runner.job import INTERRUPT_GRACE, Job, collect
 
 GRACE = 20.0
 """Seconds that a script gets to end once its time is up, and to run its own teardown once the report is there."""
@@ -41,29 +41,50 @@ class Process:
         self._process = process
         self._ending = ending
 
-    def run(self, job: Job) -> Report:
+    def run(self, job: Job, on_wait: Callable[[], None] = lambda: None) -> Report:
         """Run a script once and return its report; no process of it remains.
 
         Args:
             job: what to run; where the report goes is seen to here.
+            on_wait: called if an interrupted script does not end soon.
 
         Raises:
-            KeyboardInterrupt: the user pressed Ctrl-C; the script has been ended.
+            KeyboardInterrupt: the user pressed Ctrl-C, or a signal asks this process to end; the script is ended, at
+                the latest with the context of `begun`.
         """
+        began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="gradlint-") as folder:
             job = replace(job, report=str(Path(folder) / "report"))
-            with self._ending:
+            try:
                 self._give(job)
                 code = _wait(self._process, job)
+            except KeyboardInterrupt:
+                self._interrupt(on_wait)
+                raise
+            self._ending.close()
             report = collect(job.report)
-        if report is not None:
-            return report
-        return Report(errors=[Failure(job.target, _silence(job, code))])
+            if report is None:
+                is_late = code is None or time.monotonic() - began > job.seconds
+                report = Report(errors=[_silence(job, None if is_late else code)])
+        return report
 
     def _give(self, job: Job) -> None:
+        # the pipe stays open: it reaches its end for the other process when this one is gone
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as stream:  # it may have died already
-            pickle.dump(job, stream)
+        with contextlib.suppress(BrokenPipeError):  # it may have died already
+            pickle.dump(job, self._process.stdin)
+            self._process.stdin.flush()
+
+    def _interrupt(self, on_wait: Callable[[], None]) -> None:
+        """Interrupt the script as Ctrl-C does, and wait for its end."""
+        with contextlib.suppress(OSError, ValueError):
+            self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
+                self._process.wait(2.0)
+            except subprocess.TimeoutExpired:
+                on_wait()
+                self._process.wait(INTERRUPT_GRACE - 2.0)
 
 
 @contextlib.contextmanager
@@ -77,18 +98,53 @@ def begun(*, tracking: bool = False) -> Iterator[Process]:
     if not tracking:
         environment = {**QUIET, **environment}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_end_signals_interrupt())
         stack.enter_context(_orphans_adopted())
         process = stack.enter_context(_started(environment))
         yield Process(process, stack)
 
 
-def _silence(job: Job, code: int | None) -> str:
+def _silence(job: Job, code: int | None) -> Failure:
     """Return the reason why there is no report."""
     if code is None:
-        return f"the script was ended after {job.seconds:g} s (--timeout) without a verdict: it reached no step"
-    if code < 0:
-        return f"the script's process was ended by signal {-code} before anything could be judged"
-    return f"the script's process ended with exit code {code} before anything could be judged"
+        return Failure(
+            job.target,
+            f"the script was ended after {job.seconds:g} s (--timeout) without a verdict: it reached no step",
+        )
+    from gradlint.load import crash  # no other end needs it
+
+    dump = Path(job.crash).read_text(encoding="utf-8", errors="replace") if os.path.exists(job.crash) else ""
+    message = f"the script's process {crash.end_in_words(code)} before anything could be judged"
+    return Failure(job.target, message, crash.traceback_of_crash(dump))
+
+
+@contextlib.contextmanager
+def _end_signals_interrupt() -> Iterator[None]:
+    """Interrupt this process as Ctrl-C does if a signal asks it to end, so that nothing stays."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.ExitStack() as stack:
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                with contextlib.suppress(ValueError):  # not in the main thread
+                    signal.signal(number, interrupt)
+                    stack.callback(signal.signal, number, signal.SIG_DFL)
+        yield
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore the signals that interrupt this process."""
+    with contextlib.ExitStack() as stack:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                with contextlib.suppress(ValueError):  # not in the main thread
+                    stack.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN) or signal.SIG_DFL)
+        yield
 
 
 @contextlib.contextmanager
@@ -114,7 +170,8 @@ def _started(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]
     try:
         yield process
     finally:
-        _end(process)
+        with _undisturbed():
+            _end(process)
         if process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.close()
