@@ -14,6 +14,7 @@ from gradlint.cli import streams
 from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
 from gradlint.cli.script_command import ScriptCommand
+from gradlint.cli.supervised import in_own_process
 from gradlint.errors import GradlintError
 from gradlint.gc_pause import mark_own_process
 
@@ -82,6 +83,12 @@ def _json_error(arguments: list[str], message: str) -> None:
 def console_script() -> NoReturn:
     """Run the command line and exit: what the command ``gradlint`` calls."""
     mark_own_process()
+    arguments = sys.argv[1:]
+    code = in_own_process(arguments, _worked, lambda message: _fail(arguments, message))
+    sys.exit(code)
+
+
+def _worked() -> int:
     code = main()
     streams.seal_stdout()
-    sys.exit(code)
+    return code

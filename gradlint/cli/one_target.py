@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from gradlint.cli import supervised
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.streams import progress, stdout_for_the_report
 from gradlint.cli.targets import missing_attribute
@@ -38,12 +40,16 @@ def each_target(
     for number, target in enumerate(unique, 1):
         place = f" ({number} of {len(unique)})" if len(unique) > 1 else ""
         problem = missing_attribute(target)
-        if problem:
-            report.errors.append(Failure(target, problem))
+        if problem or target in supervised.crashed:
+            report.errors.append(Failure(target, problem) if problem else supervised.crashed[target])
             continue
+        process = os.getpid()
+        supervised.begin(target)
         try:
             with progress(f"gradlint: {doing} {target}{place}"), stdout_for_the_report():
                 outcome = _guarded(target, work)
+                if os.getpid() != process:  # the user's code has forked, and went on in both processes
+                    os._exit(0)
         except KeyboardInterrupt:
             report.errors.append(Failure(target, "interrupted"))
             raise Interrupted(report) from None

@@ -6,7 +6,7 @@ import linecache
 import re
 import signal
 
-from gradlint.load.build import is_glue
+from gradlint.load.build import is_glue, is_library_file
 
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
@@ -24,10 +24,11 @@ def end_in_words(code: int) -> str:
 
 def traceback_of_crash(dump: str) -> str:
     """Return the user's frames in a dump of faulthandler, as a traceback; empty without any."""
+    frames = [frame for frame in reversed(_FRAME.findall(dump)) if not is_glue(frame[0], frame[2])]
+    while frames and is_library_file(frames[0][0]):  # what leads to gradlint and from there to user code
+        del frames[0]
     lines = []
-    for path, number, function in reversed(_FRAME.findall(dump)):
-        if is_glue(path, function):
-            continue
+    for path, number, function in frames:
         lines.append(f'  File "{path}", line {number}, in {function}\n')
         text = linecache.getline(path, int(number)).strip()
         if text:

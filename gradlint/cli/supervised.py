@@ -1,0 +1,166 @@
+"""A command that runs user code works in a process of its own, so that the end of that process can be reported.
+
+User code can end its process behind Python's back: `os._exit`, a crash in C, the system when memory runs out. The
+process that the user started only waits. It then starts the work again without the target that ended it. Where there
+is no fork (Windows), the work is done in one process, and such an end is not reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from gradlint.findings import Failure
+
+_COMMANDS = frozenset({"check", "lock", "diff", "why"})
+_NOTICE = 0.2
+"""Seconds in which an interrupt that the terminal sends to both processes is noted by the one that works."""
+_THREADS = 20.0
+"""Seconds that threads of user code get to end once the work is done."""
+
+crashed: dict[str, Failure] = {}
+"""Target → how it ended the process in which it ran before."""
+
+
+class _Diary:
+    """What the working process leaves for the waiting one: a file that has no name."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)
+
+    def write(self, *words: object) -> None:
+        with contextlib.suppress(OSError):
+            self._file.write(("\n@" + " ".join(map(str, words)) + "\n").encode("utf-8", "surrogateescape"))
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def text(self) -> str:
+        with contextlib.suppress(OSError):
+            self._file.seek(0)
+            return self._file.read().decode("utf-8", "surrogateescape")
+        return ""
+
+
+_diary: _Diary | None = None
+
+
+def begin(target: str) -> None:
+    """Note that the user code of a target runs from now on."""
+    if _diary is not None:
+        _diary.write("target", target)
+
+
+def in_own_process(arguments: Sequence[str], work: Callable[[], int], fail: Callable[[str], int]) -> int:
+    """Return the exit code of a command; in the process that works, this call does not return.
+
+    Args:
+        arguments: those of the command line.
+        work: does what they ask for.
+        fail: reports a message as an error.
+    """
+    if not hasattr(os, "fork") or not arguments or arguments[0] not in _COMMANDS:
+        return work()
+    while True:
+        diary = _Diary()
+        child = os.fork()
+        if child == 0:
+            _work(diary, work)
+        status = _wait(child, diary)
+        entries = diary.text().split("\n@")
+        code = next((int(e.split()[1]) for e in entries if e.startswith("done ")), None)
+        if code is not None:
+            return code
+        failure = _failure(status, entries)
+        if not failure.target or failure.target in crashed or "-" in arguments:  # stdin cannot be read again
+            return fail(": ".join(filter(None, (failure.target, failure.message))))
+        crashed[failure.target] = failure
+
+
+def _work(diary: _Diary, work: Callable[[], int]) -> NoReturn:
+    """Do the work, note its exit code, and exit with it."""
+    global _diary
+    _diary = diary
+    signal.signal(signal.SIGINT, _interrupt)
+    _end_with_parent()
+    faulthandler.enable(diary.fileno(), all_threads=False)
+    process, leave = os.getpid(), os._exit
+
+    def exit_hard(status: int) -> NoReturn:
+        if os.getpid() == process:
+            diary.write("exit", status)
+            faulthandler.dump_traceback(diary.fileno(), all_threads=False)
+        leave(status)
+        raise SystemExit
+
+    os._exit = exit_hard
+    code = work()
+    diary.write("done", code)
+    os._exit = leave
+    if any(t is not threading.main_thread() and not t.daemon for t in threading.enumerate()):
+        timer = threading.Timer(_THREADS, leave, [code])
+        timer.daemon = True
+        timer.start()
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    if _diary is not None:
+        _diary.write("interrupted")
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """Let the system end this process with the one that waits for it; Linux only."""
+    if sys.platform.startswith("linux"):
+        import ctypes  # torch imports it too
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def _wait(child: int, diary: _Diary) -> int:
+    """Return the exit code of the working process, which gets the signals that end this one.
+
+    They reach it as Ctrl-C.
+    """
+    asked = 0
+
+    def pass_on(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked += 1
+        seen = 0
+        if number == signal.SIGINT:  # the terminal sends it to both processes
+            time.sleep(_NOTICE)
+            seen = diary.text().count("\n@interrupted")
+        if seen < asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT if asked == 1 else signal.SIGKILL)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, pass_on)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _failure(code: int, entries: Sequence[str]) -> Failure:
+    """Return how the working process ended, by its exit code and its diary."""
+    from gradlint.load import crash  # no other end needs it
+
+    target = next((e.partition("\n")[0].partition(" ")[2] for e in reversed(entries) if e.startswith("target ")), "")
+    last = entries[-1]
+    if last.startswith("exit "):
+        message = f"the code under check called os._exit({last.split()[1]})"
+    else:
+        message = f"the process of the code under check {crash.end_in_words(code)}"
+    return Failure(target, message, crash.traceback_of_crash(last))
