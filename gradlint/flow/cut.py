@@ -45,11 +45,11 @@ class Cut:
     starved: list[Parameter]
     """The parameters whose gradient ends here first."""
     later: list[Location] = field(default_factory=list)
-    """Cuts downstream that would remain if this one were removed."""
+    """Further places on the way to the loss that let no gradient pass, where this one alone does not explain it."""
     zero: bool = False
     """True if gradient passes but is zero everywhere."""
     parameters_inside: list[Parameter] = field(default_factory=list)
-    """The parameters used inside a grad-mode region."""
+    """The parameters used inside the grad-mode region of a NO_GRAD cut that starves parameters."""
     returned: Location | None = None
     """Location where the value comes back into torch, for a ROUNDTRIP."""
     project: bool = True
@@ -126,9 +126,7 @@ def _region_cut(trace: Trace, number: int, event: GradModeOff) -> Cut:
     where = region_location(trace, event)
     frame = trace.frame(event.site)
     project = is_project(where.path) if where else frame is not None and frame.project
-    cut = Cut(CutKind.NO_GRAD, event.how, where, event.site, number, [], project=project)
-    cut.parameters_inside = _parameters_inside(trace, event.number)
-    return cut
+    return Cut(CutKind.NO_GRAD, event.how, where, event.site, number, [], project=project)
 
 
 def region_location(trace: Trace, event: GradModeOff) -> Location | None:
@@ -139,7 +137,7 @@ def region_location(trace: Trace, event: GradModeOff) -> Location | None:
     return trace.location(event.site)
 
 
-def _parameters_inside(trace: Trace, region: EventIndex) -> list[Parameter]:
+def parameters_inside(trace: Trace, region: EventIndex) -> list[Parameter]:
     """Return the parameters used inside a region, or in another run of the same line."""
     where = region_location(trace, trace.region(region))
     indices: set[ParameterIndex] = set()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from gradlint.flow.cut import Cut, CutKind, place
+from gradlint.flow.cut import Cut, CutKind, parameters_inside, place
+from gradlint.flow.cut_paths import CutPaths, PlaceIndex
 from gradlint.flow.facts import FlowFacts
 from gradlint.flow.hidden_cut import frozen_where_read, unseen, written_beside
 from gradlint.location import Location
-from gradlint.traces.dataflow import ancestors, indices, mask_of
+from gradlint.traces.dataflow import ancestors, mask_of
 from gradlint.traces.events import BackwardCalled
-from gradlint.traces.ids import NO_SITE, NO_VALUE, ParameterIndex, ValueId
+from gradlint.traces.ids import NO_SITE, NO_VALUE, OpIndex, ParameterIndex, ValueId
 from gradlint.traces.op_families import DETACHING, NEW_LEAF
 from gradlint.traces.ops import IN_FUNCTION, KIND_OPAQUE
 
@@ -37,27 +38,53 @@ class _CutSearch:
         self.found: dict[tuple[CutKind, Location | None, int], Cut] = {}
         self.blamed: set[ParameterIndex] = set()
         """Indices of the parameters for which a cut was found."""
+        self._ancestors: dict[int, set[ValueId]] = {}
 
     def recorded(self) -> None:
         """Add the cuts that the recorded data flow shows."""
         proven = self.flow.proven
-        to_exit = {
-            index: ancestors(self.trace.ops[: number + 1], self.trace.ops[number].inputs)
-            for index, number in proven.items()
-            if number >= 0
-        }
-        wanted = mask_of(self.flow.starved)
-        for at, output, lost in self.masks.cuts:
-            for index in indices(lost & wanted):
-                if proven.get(index, 0) < 0:
+        for roots, members in self.flow.by_loss(i for i in self.flow.starved if i not in proven):
+            self._add_cuts(CutPaths(self.trace, roots, mask_of(members)), members)
+        by_exit: dict[int, list[ParameterIndex]] = {}
+        for index, number in proven.items():
+            if number >= 0:
+                by_exit.setdefault(number, []).append(index)
+        for number, members in by_exit.items():
+            paths = CutPaths(self.trace, self.trace.ops[number].inputs, mask_of(members), number)
+            self._add_cuts(paths, members, leaving=number)
+
+    def _add_cuts(self, paths: CutPaths, members: Iterable[ParameterIndex], leaving: int | None = None) -> None:
+        """Add the cuts that explain why parameters have no gradient.
+
+        Args:
+            paths: the paths from these parameters.
+            members: the indices of the parameters.
+            leaving: number of the op by which their values left torch; None if they did not.
+        """
+        starved: dict[PlaceIndex, int] = {}
+        later: dict[PlaceIndex, dict[PlaceIndex, None]] = {}
+        values: dict[ParameterIndex, list[ValueId]] = {}
+        for value, index in self.trace.owners.items():
+            values.setdefault(index, []).append(value)
+        for index in sorted(members):
+            explaining = paths.explaining(index)
+            if not explaining:
+                first, *rest = paths.chain(values.get(index, ())) or (None,)
+                if first is None:
                     continue
-                if output not in self.on_path and output not in to_exit.get(index, ()):
-                    continue
-                number = self._detached_inside(at, 1 << index)
-                leaves = proven.get(index) if output not in self.on_path else None
-                cut = place(self.trace, number, output, leaving=leaves)
-                cut.relabelled = self._relabelled(number, output)
-                self._add(cut, index)
+                explaining = [first]
+                later.setdefault(first, {}).update(dict.fromkeys(rest))
+            for number in explaining:
+                starved[number] = starved.get(number, 0) | 1 << index
+        for number, mask in starved.items():
+            places = [where for n in later.get(number, ()) if (where := paths.cuts[n].location) is not None]
+            for (op, output, _), lost in paths.lost_at(number, mask):
+                leaves = leaving if output not in self.on_path else None
+                for at, inside in self._detached_inside(op, lost):
+                    cut = place(self.trace, at, output, leaving=leaves)
+                    cut.relabelled = self._relabelled(at, output)
+                    cut.later = [where for where in places if where != cut.location]
+                    self._add(cut, inside)
 
     def left_torch(self) -> None:
         """Add the places where values left torch.
@@ -68,11 +95,11 @@ class _CutSearch:
             if index in self.blamed:
                 continue
             if number >= 0:
-                self._add(place(self.trace, number, NO_VALUE, leaving=number), index)
+                self._add(place(self.trace, number, NO_VALUE, leaving=number), [index])
             else:
                 site = self.trace.unrecorded[0][1] if self.trace.unrecorded else NO_SITE
                 where = self.trace.location(site)
-                self._add(Cut(CutKind.ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), index)
+                self._add(Cut(CutKind.ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), [index])
 
     def unexplained(self) -> tuple[ParameterIndex, ...]:
         """Find cuts that no op shows or that lie in opaque ops; return the parameters that are still without one.
@@ -86,7 +113,8 @@ class _CutSearch:
         for index in sorted(left):
             whole = self._whole(1 << index)
             if whole >= 0:
-                self._add(place(self.trace, self._detached_inside(whole, 1 << index), NO_VALUE), index)
+                for at, inside in self._detached_inside(OpIndex(whole), [index]):
+                    self._add(place(self.trace, at, NO_VALUE), inside)
         left -= self.blamed
         for index in sorted(left):
             effect = self.flow.evidence.of_parameter(index)
@@ -104,11 +132,13 @@ class _CutSearch:
 
     def finish(self) -> Iterable[Cut]:
         for cut in self.found.values():
-            cut.later = self._later(cut)
+            region = self.trace.ops[cut.op].region
+            if cut.kind is CutKind.NO_GRAD and region >= 0:
+                cut.parameters_inside = parameters_inside(self.trace, region)
         return self.found.values()
 
-    def _add(self, cut: Cut, index: ParameterIndex) -> None:
-        self.blamed.add(index)
+    def _add(self, cut: Cut, members: Sequence[ParameterIndex]) -> None:
+        self.blamed.update(members)
         key = (cut.kind, cut.location, -1 if cut.location else cut.op)
         merged = self.found.setdefault(key, cut)
         merged.op = min(merged.op, cut.op)
@@ -116,9 +146,9 @@ class _CutSearch:
             merged.again.append(cut.site)
         if cut.relabelled is None:
             merged.relabelled = None
-        parameter = self.trace.parameters[index]
-        if parameter not in merged.starved:
-            merged.starved.append(parameter)
+        merged.later += [where for where in cut.later if where not in merged.later]
+        known = {p.index for p in merged.starved}
+        merged.starved += [self.trace.parameters[i] for i in members if i not in known]
 
     def _whole(self, bit: int) -> int:
         """Return the last opaque op on a parameter's path to the loss; -1 for none."""
@@ -131,14 +161,24 @@ class _CutSearch:
                 return number
         return -1
 
-    def _detached_inside(self, number: int, bit: int) -> int:
-        """Return the number of the detach inside a reentrant checkpoint, else `number`.
+    def _detached_inside(
+        self, number: OpIndex, members: Sequence[ParameterIndex]
+    ) -> list[tuple[OpIndex, Sequence[ParameterIndex]]]:
+        """Return an op at which gradient of parameters ends, with them.
 
-        A parameter's data passed that detach.
+        In place of a reentrant checkpoint it is the detach inside, for the parameters whose data passed one.
         """
+        op = self.trace.ops[number]
+        if op.name != "CheckpointFunction" or op.kind != KIND_OPAQUE:
+            return [(number, members)]
+        at: dict[OpIndex, list[ParameterIndex]] = {}
+        for index in members:
+            at.setdefault(self._detach_before(number, 1 << index), []).append(index)
+        return list(at.items())
+
+    def _detach_before(self, number: OpIndex, bit: int) -> OpIndex:
+        """Return the detach inside a reentrant checkpoint that a parameter's data passed, else the checkpoint."""
         ops = self.trace.ops
-        if ops[number].name != "CheckpointFunction" or ops[number].kind != KIND_OPAQUE:
-            return number
         pending = [ops[number].inputs[-1]]
         seen: set[int] = set()
         while pending:
@@ -159,8 +199,13 @@ class _CutSearch:
             return number
         if output not in self.on_path or output in self._direct:
             return None
-        ops = self.trace.ops
-        return next(n for n in sorted(self._relabels) if output in ancestors(ops[:n], ops[n].inputs))
+        return next(n for n in sorted(self._relabels) if output in self._before(n))
+
+    def _before(self, number: int) -> set[ValueId]:
+        """Return the values that the inputs of a relabelling are computed from."""
+        if number not in self._ancestors:
+            self._ancestors[number] = ancestors(self.trace.ops[:number], self.trace.ops[number].inputs)
+        return self._ancestors[number]
 
     @cached_property
     def _direct(self) -> set[ValueId]:
@@ -185,23 +230,3 @@ class _CutSearch:
             if not asked and op.outputs[0] in self.on_path and self.masks.data.get(op.outputs[0]):
                 numbers.add(number)
         return numbers
-
-    # -- what would cut next ------------------------------------------------------------------------------------
-
-    def _later(self, cut: Cut) -> list[Location]:
-        """Return the detaches and regions that would cut the path to the loss without this cut."""
-        trace = self.trace
-        wanted = mask_of(p.index for p in cut.starved)
-        places: dict[Location, None] = {}
-        for number in range(cut.op + 1, len(trace.ops)):
-            op = trace.ops[number]
-            detaches = op.name in DETACHING or op.name == "data"
-            if not detaches and op.region < 0:
-                continue
-            if not any(o in self.on_path for o in op.outputs):
-                continue
-            if any(self.masks.data.get(v, 0) & ~self.masks.live.get(v, 0) & wanted for v in op.inputs):
-                other = place(trace, number, op.outputs[0])
-                if other.location is not None and other.location != cut.location:
-                    places.setdefault(other.location)
-        return list(places)[:5]

@@ -135,6 +135,10 @@ class FlowFacts:
             if not g.keys and g.event >= 0 and isinstance(e := trace.events[g.event], GroupAdded) and e.exhausted
         ]
 
+    def by_loss(self, members: Iterable[ParameterIndex]) -> list[tuple[tuple[ValueId, ...], list[ParameterIndex]]]:
+        """Return parameters by the losses that their optimizer is stepped for."""
+        return [(self.trace.roots, list(members))]
+
     def first_cuts(self, value: ValueId, wanted: int) -> list[tuple[Cut, int]]:
         """Return the cuts between a value and some parameters (a mask), each with its parameters.
 

@@ -15,6 +15,7 @@ from gradlint.traces.op_families import (
     NEW_LEAF,
     OVERWRITES,
     PAIRWISE,
+    SHAPED_AFTER,
     VALUE_FREE,
     ZERO_GRADIENT,
     ZERO_GRADIENT_IF_REAL,
@@ -65,6 +66,10 @@ def propagate(
         name = op.name
         if _forgets(op):
             continue
+        if name in SHAPED_AFTER and len(inputs) > 1:
+            depends, returns = data.get(inputs[0], 0), live.get(inputs[0], 0)
+            if not depends:
+                continue
         if len(op.outputs) > 1 and (name in PAIRWISE or name.startswith("_foreach_")):
             lost_at = _push_pairwise(masks, op, values, owners)
             if number >= start:
@@ -78,7 +83,7 @@ def propagate(
         if op.kind == KIND_WRITE and name in OVERWRITES and len(inputs) > 1:
             depends = union(data, inputs[1:])
             passing = returns = union(live, inputs[1:])
-        elif name in NEW_LEAF or _has_zero_gradient(op, values):
+        elif name in NEW_LEAF or has_zero_gradient(op, values):
             passing = 0
         elif name in ZERO_GRADIENT_OF_SECOND:
             passing = live.get(inputs[0], 0) if op.tensor(0, "input") is not None else 0
@@ -126,7 +131,7 @@ def _push_pairwise(
     Returns (output, parameters whose gradient ends there) of each that is a cut.
     """
     cuts = []
-    ends = _has_zero_gradient(op, values)
+    ends = has_zero_gradient(op, values)
     for position, output in enumerate(op.outputs):
         if output in op.inputs:
             continue
@@ -162,7 +167,7 @@ def _forgets(op: Op) -> bool:
     return op.name in VALUE_FREE or (op.name in ("fill_", "bernoulli_") and len(op.inputs) == 1)
 
 
-def _has_zero_gradient(op: Op, values: Sequence[Value]) -> bool:
+def has_zero_gradient(op: Op, values: Sequence[Value]) -> bool:
     """Return True if the gradient of an op is zero everywhere."""
     name = op.name.removeprefix("_foreach_")
     if name in ZERO_GRADIENT_IF_REAL:
@@ -172,15 +177,23 @@ def _has_zero_gradient(op: Op, values: Sequence[Value]) -> bool:
     return bool(op.kwargs) and name in DIVIDE and bool(op.kwargs.get("rounding_mode"))  # type: ignore[union-attr]
 
 
+def value_inputs(op: Op) -> tuple[ValueId, ...]:
+    """Return the inputs whose values the outputs of an op depend on."""
+    inputs = op.inputs
+    if len(inputs) > 1:
+        if op.kind == KIND_WRITE and op.name in OVERWRITES:
+            return inputs[1:]
+        if op.name in SHAPED_AFTER:
+            return inputs[:1]
+    return () if _forgets(op) else inputs
+
+
 def ancestors(ops: Sequence[Op], roots: Iterable[ValueId]) -> set[ValueId]:
     """Return the values on a data path to the roots, the roots included."""
     wanted = set(roots)
     for op in reversed(ops):
-        if any(o in wanted for o in op.outputs) and not _forgets(op):
-            inputs = op.inputs
-            if op.kind == KIND_WRITE and op.name in OVERWRITES and len(inputs) > 1:
-                inputs = inputs[1:]
-            wanted.update(inputs)
+        if any(o in wanted for o in op.outputs):
+            wanted.update(value_inputs(op))
     return wanted
 
 

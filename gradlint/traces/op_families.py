@@ -125,6 +125,12 @@ ZERO_GRADIENT_IF_REAL = ZERO_GRADIENT & frozenset("angle sgn sgn_".split())
 """Functions among them whose gradient is not zero for complex numbers."""
 ZERO_GRADIENT_OF_SECOND = frozenset("copysign copysign_ nextafter nextafter_".split())
 """Functions of two tensors whose gradient is zero everywhere for the second."""
+ENDS_GRADIENT = (DETACHING | ROUNDTRIPS | NEW_LEAF) - frozenset(
+    "as_tensor asarray sparse_coo_tensor requires_grad_".split()
+)
+"""Functions that take a tensor out of the autograd graph, whether it requires grad or not."""
+SHAPED_AFTER = frozenset("type_as expand_as view_as reshape_as resize_as_ to".split())
+"""Functions of one tensor that take the shape, type or device of the result from a second one."""
 VALUE_FREE = frozenset(
     "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full "
     "empty_strided new_empty_strided zero_ uniform_ normal_ exponential_ random_ cauchy_ log_normal_ geometric_ "
