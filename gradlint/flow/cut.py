@@ -83,6 +83,12 @@ def place(trace: Trace, number: int, output: ValueId, leaving: int | None = None
         else:
             cut.name = "unseen"
         return cut
+    return place_of_op(trace, number, output)
+
+
+def place_of_op(trace: Trace, number: int, output: ValueId) -> Cut:
+    """Return the cut that an op itself makes at an output, whatever region it runs in."""
+    op = trace.ops[number]
     if op.kind == KIND_OPAQUE:
         kind = CutKind.FUNCTION
         if op.name == "CheckpointFunction":

@@ -2,19 +2,27 @@
 
 A place explains why a parameter has no gradient if the gradient would arrive without this place: some data path from
 the parameter to the loss passes no other. Where every path passes several places, only all those of one path together
-explain it. Imports no torch.
+explain it. A path through the target of a loss, or through the constant factor of something that trains, counts only
+if there is no other: such values are often detached on purpose. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, NewType
 
-from gradlint.flow.cut import Cut, CutKind, place
+from gradlint.flow.cut import Cut, CutKind, place, place_of_op
 from gradlint.location import Location
 from gradlint.traces.dataflow import has_zero_gradient, indices, value_inputs
 from gradlint.traces.ids import OpIndex, ParameterIndex, ValueId
-from gradlint.traces.op_families import ENDS_GRADIENT, NEW_LEAF, PAIRWISE, ZERO_GRADIENT_OF_SECOND
+from gradlint.traces.op_families import (
+    ENDS_GRADIENT,
+    MULTIPLY,
+    NEW_LEAF,
+    PAIRWISE,
+    TARGETED_LOSSES,
+    ZERO_GRADIENT_OF_SECOND,
+)
 from gradlint.traces.ops import IN_FUNCTION, KIND_ALIAS, KIND_EXTRACT, KIND_OPAQUE, Op
 from gradlint.traces.trace import Trace
 
@@ -31,18 +39,30 @@ class Edge(NamedTuple):
     output: ValueId
     place: PlaceIndex
     """The place that lets no gradient pass here, or OPEN."""
+    also: PlaceIndex = OPEN
+    """The op itself, where it has no gradient by nature and stands at a place that is no op (a grad-mode region)."""
+    aside: bool = False
+    """True if gradient of these inputs is often not wanted: of a target, or of a weight of what trains."""
 
 
 class Chain(NamedTuple):
     """The fewest places on a data path from a value to the loss, the nearest to the value first."""
 
     length: int
-    natural: int
-    """Number of places among them that have no gradient by nature (an argmax)."""
+    doubtful: int
+    """Number of places among them that have no gradient by nature (an argmax), and of edges aside."""
     places: tuple[PlaceIndex, ...]
 
 
 _ARRIVED = Chain(0, 0, ())
+
+
+class Passed(NamedTuple):
+    """The only place that a path passes."""
+
+    place: PlaceIndex
+    aside: bool
+    """True if the path has an edge aside."""
 
 
 class Ending(NamedTuple):
@@ -76,7 +96,7 @@ class CutPaths:
         self.endings: dict[PlaceIndex, list[Ending]] = {}
         self._numbers: dict[tuple[CutKind, Location | None, int], PlaceIndex] = {}
         self._by_site: dict[object, PlaceIndex] = {}
-        self._alone: dict[PlaceIndex, int] = {}
+        self._alone: dict[Passed, int] = {}
         self._chains: dict[ValueId, Chain] = dict.fromkeys(targets, _ARRIVED)
         self._edges: list[tuple[OpIndex, list[Edge]]] = []
         self._last: dict[PlaceIndex, int] = {}
@@ -84,12 +104,10 @@ class CutPaths:
         self._from_parameters(wanted)
 
     def explaining(self, index: ParameterIndex) -> list[PlaceIndex]:
-        """Return the places without any of which the gradient of a parameter would arrive.
-
-        Those that have no gradient by nature count only if there are no others.
-        """
-        alone = [number for number, mask in self._alone.items() if mask >> index & 1]
-        return [n for n in alone if self.cuts[n].kind is not CutKind.NONDIFFERENTIABLE] or alone
+        """Return the places without any of which the gradient of a parameter would arrive."""
+        alone = [passed for passed, mask in self._alone.items() if mask >> index & 1]
+        straight = [passed.place for passed in alone if not passed.aside]
+        return straight or list(dict.fromkeys(passed.place for passed in alone))
 
     def chain(self, values: Iterable[ValueId]) -> tuple[PlaceIndex, ...]:
         """Return the fewest places on a path from any of some values; empty if there is no path or none on it."""
@@ -106,13 +124,16 @@ class CutPaths:
             if not any(o in chains for o in op.outputs):
                 continue
             edges = [edge for edge in self._edges_of(OpIndex(number), op) if edge.sources]
-            for sources, output, at in edges:
+            for sources, output, at, also, aside in edges:
                 chain = chains[output]
                 if at != OPEN:
                     last.setdefault(at, number)
-                    if at not in chain.places:
-                        natural = chain.natural + (self.cuts[at].kind is CutKind.NONDIFFERENTIABLE)
-                        chain = Chain(chain.length + 1, natural, (at, *chain.places))
+                    for passed in (also, at):
+                        if passed != OPEN and passed not in chain.places:
+                            natural = self.cuts[passed].kind is CutKind.NONDIFFERENTIABLE
+                            chain = Chain(chain.length + 1, chain.doubtful + natural, (passed, *chain.places))
+                elif aside:
+                    chain = chain._replace(doubtful=chain.doubtful + 1)
                 for source in sources:
                     known = chains.get(source)
                     if known is None or chain[:2] < known[:2]:
@@ -127,18 +148,22 @@ class CutPaths:
             for position, output in enumerate(op.outputs):
                 if output in self._chains and output not in op.inputs:
                     own = op.inputs[position :: len(op.outputs)]
-                    yield Edge(own, output, self._place_between(number, op, own, output))
+                    yield Edge(own, output, *self._places_between(number, op, own, output))
             return
         withheld = self._withheld(op)
         for output in op.outputs:
             if output not in self._chains or output in op.inputs:
                 continue
-            at = self._place_between(number, op, sources, output)
-            if not withheld or at != OPEN:
-                yield Edge(sources, output, at)
+            at, also = self._places_between(number, op, sources, output)
+            if at != OPEN:
+                yield Edge(sources, output, at, also)
+            elif not withheld:
+                aside = self._aside(op, output)
+                yield Edge(tuple(v for v in sources if v not in aside), output, OPEN)
+                yield Edge(aside, output, OPEN, aside=True)
             else:
                 yield Edge(tuple(v for v in sources if v not in withheld), output, OPEN)
-                yield Edge(withheld, output, self._place(number, op, output))
+                yield Edge(withheld, output, self._place(number, op, output, in_region=False))
 
     def _withheld(self, op: Op) -> tuple[ValueId, ...]:
         """Return the inputs to which an op gives no gradient although it gives some to others."""
@@ -151,34 +176,56 @@ class CutPaths:
         # the last input of all was computed inside, from the others
         return (*dropped, op.inputs[-1]) if dropped else ()
 
-    def _place_between(self, number: OpIndex, op: Op, sources: tuple[ValueId, ...], output: ValueId) -> PlaceIndex:
-        """Return the place that lets no gradient pass from inputs of an op to an output, or OPEN."""
+    def _aside(self, op: Op, output: ValueId) -> tuple[ValueId, ...]:
+        """Return the inputs of an op that often are constants on purpose, and are."""
+        values = self.trace.values
+        if op.name in TARGETED_LOSSES:
+            target = op.tensor(1, "target")
+            return () if target is None or values[target].requires_grad else (target,)
+        if op.name in MULTIPLY and values[output].requires_grad:
+            return tuple(v for v in op.inputs if not values[v].requires_grad)
+        return ()
+
+    def _places_between(
+        self, number: OpIndex, op: Op, sources: tuple[ValueId, ...], output: ValueId
+    ) -> tuple[PlaceIndex, PlaceIndex]:
+        """Return the places that let no gradient pass from inputs of an op to an output: `Edge.place`, `Edge.also`."""
         values = self.trace.values
         if op.region == IN_FUNCTION or not sources:
-            return OPEN
-        if any(values[v].requires_grad for v in sources):
-            stops = not values[output].requires_grad or output in self.trace.owners or op.name in NEW_LEAF
-        else:
-            # nothing came that could pass: what the op would do follows from what it is
-            stops = (
-                op.region >= 0
-                or op.kind in (KIND_EXTRACT, KIND_ALIAS)
-                or op.name in ENDS_GRADIENT
-                or (op.name == "grad" and not op.argument(4, "create_graph"))
-                or not any(word in values[output].dtype for word in ("float", "complex"))
-            )
-        return self._place(number, op, output) if stops or has_zero_gradient(op, values) else OPEN
-
-    def _place(self, number: OpIndex, op: Op, output: ValueId) -> PlaceIndex:
-        """Return the place of an op at which gradient stops."""
-        where: object = op.site
+            return OPEN, OPEN
+        natural = self._has_no_gradient(op, output)
         if op.region >= 0:
+            also = self._place(number, op, output, in_region=False) if natural else OPEN
+            return self._place(number, op, output, in_region=True), also
+        if any(values[v].requires_grad for v in sources):
+            natural = (
+                not values[output].requires_grad
+                or output in self.trace.owners
+                or op.name in NEW_LEAF
+                or has_zero_gradient(op, values)
+            )
+        return self._place(number, op, output, in_region=False) if natural else OPEN, OPEN
+
+    def _has_no_gradient(self, op: Op, output: ValueId) -> bool:
+        """Return True if an op lets no gradient pass by what it is, whatever requires grad."""
+        return (
+            op.kind in (KIND_EXTRACT, KIND_ALIAS)
+            or op.name in ENDS_GRADIENT
+            or (op.name == "grad" and not op.argument(4, "create_graph"))
+            or not any(word in self.trace.values[output].dtype for word in ("float", "complex"))
+            or has_zero_gradient(op, self.trace.values)
+        )
+
+    def _place(self, number: OpIndex, op: Op, output: ValueId, *, in_region: bool) -> PlaceIndex:
+        """Return the place at which gradient stops: the region in which grad mode is off, or the op itself."""
+        if in_region:
             event = self.trace.region(op.region)
-            where = (event.site, event.how, event.library, event.decorated)
-        key = (where, op.region >= 0 or (op.func, op.kind, self.trace.values[output].requires_grad))
+            key: object = (event.site, event.how, event.library, event.decorated)
+        else:
+            key = (op.site, op.func, op.kind, self.trace.values[output].requires_grad)
         known = self._by_site.get(key)
         if known is None:
-            cut = place(self.trace, number, output)
+            cut = place(self.trace, number, output) if in_region else place_of_op(self.trace, number, output)
             merged = (cut.kind, cut.location, -1 if cut.location else number)
             known = self._numbers.setdefault(merged, PlaceIndex(len(self.cuts)))
             if known == len(self.cuts):
@@ -192,57 +239,52 @@ class CutPaths:
         """Find the places that explain a loss of gradient alone, and where gradient ends first."""
         untouched: dict[ValueId, int] = {}
         """Value → parameters whose gradient would come from there on a path without any place."""
-        past_one: dict[ValueId, dict[PlaceIndex, int]] = {}
-        """Value → place → parameters with a path to the value that passes this place and no other."""
+        past_one: dict[ValueId, dict[Passed, int]] = {}
+        """Value → the only place on a path to it → parameters with such a path."""
         for value, index in self.trace.owners.items():
-            if wanted >> index & 1:
+            if wanted >> index & 1 and self.trace.values[value].requires_grad:
                 untouched[value] = 1 << index
         for number, edges in self._edges:
-            for sources, output, at in edges:
+            for sources, output, at, also, aside in edges:
                 mask = 0
                 for source in sources:
                     mask |= untouched.get(source, 0)
-                passed = [past_one[v] for v in sources if v in past_one]
+                passed = [masks for v in sources if (masks := past_one.get(v))]
                 if at == OPEN:
                     if mask:
                         untouched[output] = untouched.get(output, 0) | mask
                     for masks in passed:
-                        for one, beyond in masks.items():
-                            self._pass_on(past_one, number, output, one, beyond)
+                        for (one, was_aside), beyond in masks.items():
+                            self._pass_on(past_one, number, output, Passed(one, was_aside or aside), beyond)
                     continue
                 owner = self.trace.owners.get(output)
                 if owner is not None:
                     mask &= ~(1 << owner)
                 if mask:
                     self.endings.setdefault(at, []).append(Ending(number, output, mask))
-                self._pass_on(past_one, number, output, at, mask | _union(passed, at))
+                if also != OPEN:
+                    continue
+                self._pass_on(past_one, number, output, Passed(at, False), mask)
+                for again in (Passed(at, False), Passed(at, True)):
+                    for masks in passed:
+                        self._pass_on(past_one, number, output, again, masks.get(again, 0))
 
     def _pass_on(
-        self,
-        past_one: dict[ValueId, dict[PlaceIndex, int]],
-        number: OpIndex,
-        output: ValueId,
-        one: PlaceIndex,
-        mask: int,
+        self, past_one: dict[ValueId, dict[Passed, int]], number: OpIndex, output: ValueId, passed: Passed, mask: int
     ) -> None:
         """Note the parameters that come to an output past one place only."""
         if not mask:
             return
-        if self._chains[output].length == 0:
-            self._alone[one] = self._alone.get(one, 0) | mask
-        elif self._last[one] > number:  # it may have to pass the same place again
+        chain = self._chains[output]
+        if chain.length == 0:
+            passed = Passed(passed.place, passed.aside or chain.doubtful > 0)
+            self._alone[passed] = self._alone.get(passed, 0) | mask
+        elif self._last[passed.place] > number:  # it may have to pass the same place again
             masks = past_one.setdefault(output, {})
-            masks[one] = masks.get(one, 0) | mask
+            masks[passed] = masks.get(passed, 0) | mask
 
     def lost_at(self, number: PlaceIndex, wanted: int) -> Iterator[tuple[Ending, list[ParameterIndex]]]:
         """Yield the outputs at which a place is the first on the way of some parameters (a mask), with those."""
         for ending in self.endings.get(number, ()):
             if lost := ending.mask & wanted:
                 yield ending, indices(lost)
-
-
-def _union(masks: Iterable[Mapping[PlaceIndex, int]], key: PlaceIndex) -> int:
-    union = 0
-    for mask in masks:
-        union |= mask.get(key, 0)
-    return union

@@ -9,6 +9,7 @@ from gradlint.flow.cut import Cut, CutKind, parameters_inside, place
 from gradlint.flow.cut_paths import CutPaths, PlaceIndex
 from gradlint.flow.facts import FlowFacts
 from gradlint.flow.hidden_cut import frozen_where_read, unseen, written_beside
+from gradlint.flow.own_losses import by_own_loss
 from gradlint.location import Location
 from gradlint.traces.dataflow import ancestors, mask_of
 from gradlint.traces.events import BackwardCalled
@@ -43,7 +44,7 @@ class _CutSearch:
     def recorded(self) -> None:
         """Add the cuts that the recorded data flow shows."""
         proven = self.flow.proven
-        for roots, members in self.flow.by_loss(i for i in self.flow.starved if i not in proven):
+        for roots, members in by_own_loss(self.trace, sorted(self.flow.starved - proven.keys())):
             self._add_cuts(CutPaths(self.trace, roots, mask_of(members)), members)
         by_exit: dict[int, list[ParameterIndex]] = {}
         for index, number in proven.items():
@@ -65,7 +66,8 @@ class _CutSearch:
         later: dict[PlaceIndex, dict[PlaceIndex, None]] = {}
         values: dict[ParameterIndex, list[ValueId]] = {}
         for value, index in self.trace.owners.items():
-            values.setdefault(index, []).append(value)
+            if self.trace.values[value].requires_grad:
+                values.setdefault(index, []).append(value)
         for index in sorted(members):
             explaining = paths.explaining(index)
             if not explaining:
@@ -108,7 +110,7 @@ class _CutSearch:
         """
         for find in (frozen_where_read, written_beside):
             for cut, index in find(self.flow, sorted(self.flow.starved - self.blamed)):
-                self._add(cut, index)
+                self._add(cut, [index])
         left = self.flow.starved - self.blamed
         for index in sorted(left):
             whole = self._whole(1 << index)
@@ -127,7 +129,7 @@ class _CutSearch:
             else:
                 self.flow.unused.add(index)  # an autograd.grad, say, whose result its value has no part in
         for cut, index in unseen(self.flow, sorted(self.flow.starved - self.blamed)):
-            self._add(cut, index)
+            self._add(cut, [index])
         return tuple(sorted(left))
 
     def finish(self) -> Iterable[Cut]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from gradlint.flow.cut import Cut, place
 from gradlint.flow.evidence import Evidence
 from gradlint.flow.origin import computed_value
+from gradlint.flow.own_losses import by_own_loss
 from gradlint.traces.dataflow import Masks, ancestors, indices, propagate, union
 from gradlint.traces.events import GroupAdded
 from gradlint.traces.ids import NO_SITE, ParameterIndex, ValueId
@@ -49,7 +50,10 @@ class FlowFacts:
     def _divide(self) -> None:
         """Divide the judged parameters without gradient into starved and unused ones."""
         lost = self.judged - self.reached
-        self.starved = {i for i in lost if i in self.depends}
+        self.starved: set[ParameterIndex] = set()
+        for roots, members in by_own_loss(self.trace, sorted(lost)):
+            depends = union(self.masks.data, roots)
+            self.starved.update(i for i in members if depends >> i & 1)
         self.unused = set(lost - self.starved)
         self.undecided: set[ParameterIndex] = set()
         self.proven: dict[ParameterIndex, int] = {}
@@ -134,10 +138,6 @@ class FlowFacts:
             for g in o.groups
             if not g.keys and g.event >= 0 and isinstance(e := trace.events[g.event], GroupAdded) and e.exhausted
         ]
-
-    def by_loss(self, members: Iterable[ParameterIndex]) -> list[tuple[tuple[ValueId, ...], list[ParameterIndex]]]:
-        """Return parameters by the losses that their optimizer is stepped for."""
-        return [(self.trace.roots, list(members))]
 
     def first_cuts(self, value: ValueId, wanted: int) -> list[tuple[Cut, int]]:
         """Return the cuts between a value and some parameters (a mask), each with its parameters.

@@ -9,7 +9,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradlint.flow.cut import Cut
+from gradlint.flow.cut import Cut, CutKind
 from gradlint.flow.flow import Flow
 from gradlint.location import Location
 from gradlint.traces.events import ChildRegistration, Freeze, ParameterRegistration, Registration, Unfreeze
@@ -273,7 +273,8 @@ def _trains(trace: Trace, parameter: Parameter) -> Outcome:
 
 
 def _without_gradient(flow: Flow, parameter: Parameter) -> Outcome:
-    cut = next((cut for cut in flow.cuts if parameter in cut.starved), None)
+    cuts = [cut for cut in flow.cuts if parameter in cut.starved]
+    cut = next((c for c in cuts if c.kind is not CutKind.NONDIFFERENTIABLE), cuts[0] if cuts else None)
     if cut is None:
         return Outcome(OutcomeKind.NO_GRADIENT, "no gradient returns from the loss", None)
     return Outcome(OutcomeKind.NO_GRADIENT, cut.clause, cut.location, cut.site, by=cut.name, cut=cut)

@@ -22,9 +22,12 @@ def report_cuts(
 
     The templates have the fields ``{call}`` and ``{parameters}``. The severity is the rule's unless another is given.
     The severity is info where neither the place nor any parameter is user code. It is info also where a module of a
-    library cuts off parts of itself, for example an indexer that a loss of its own trains.
+    library cuts off parts of itself, for example an indexer that a loss of its own trains. An op that has no gradient
+    by nature is info where other cuts explain the same parameters: few such lines can be changed.
     """
-    for cut in context.flow.cuts:
+    cuts = context.flow.cuts
+    explained = {p.index for c in cuts if c.kind is not CutKind.NONDIFFERENTIABLE for p in c.starved}
+    for cut in cuts:
         if cut.kind is not kind or cut.relabelled is not None:
             continue  # requires_grad_() after the cut is the line to report
         if context.trace.ops[cut.op].region in context.trace.grad_off_leaked:
@@ -47,7 +50,9 @@ def report_cuts(
             ],
             fix=Fix(fix),
             severity=severity,
-            demoted=not by_user or _cuts_own_parts(context, cut),
+            demoted=not by_user
+            or _cuts_own_parts(context, cut)
+            or (kind is CutKind.NONDIFFERENTIABLE and explained.issuperset(p.index for p in cut.starved)),
         )
 
 

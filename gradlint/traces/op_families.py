@@ -39,6 +39,11 @@ WEIGHTED = CONVOLUTIONS | frozenset("linear addmm matmul mm __matmul__".split())
 """Functions that multiply each row of their output with a weight once."""
 NORMS = frozenset("batch_norm layer_norm group_norm instance_norm".split())
 """Normalisations."""
+TARGETED_LOSSES = frozenset(
+    "mse_loss l1_loss smooth_l1_loss huber_loss cross_entropy cross_entropy_loss nll_loss kl_div binary_cross_entropy "
+    "binary_cross_entropy_with_logits poisson_nll_loss gaussian_nll_loss soft_margin_loss".split()
+)
+"""Losses of an input against a target, their second tensor."""
 DROPOUTS = frozenset("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split())
 """Dropouts."""
 ACTIVATIONS = frozenset(
