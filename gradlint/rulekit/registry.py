@@ -28,6 +28,7 @@ ENTRY_POINTS = "gradlint.rules"
 """The entry-point group in which installed packages name a module that is a rule, or a package that holds rules."""
 HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known limits", "References")
 """The headings that the docstring of every rule has."""
+_HEADINGS = {heading.lower(): heading for heading in HEADINGS}
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,8 @@ def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
         yield "check_source", "it has a check_source() and no source_prefilter, the text that its files contain"
     if not any(name.startswith("MESSAGE") and isinstance(text, str) for name, text in vars(rule).items()):
         yield "", "it has no MESSAGE, the template of what it reports"
-    missing = [heading for heading in HEADINGS if not has_heading(doc or "", heading)]
+    found = {heading_of(line) for line in (doc or "").splitlines()}
+    missing = [heading for heading in HEADINGS if heading not in found]
     if missing:
         yield "", f"its docstring lacks the heading {', '.join(map(repr, missing))}"
 
@@ -262,12 +264,7 @@ def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
 def heading_of(line: str) -> str | None:
     """Return the heading that a docstring line is, without its markup; None if it is none."""
     text = line.strip().lstrip("#").strip().removesuffix("::").removesuffix(":").strip("*").strip()
-    return next((heading for heading in HEADINGS if text.lower() == heading.lower()), None)
-
-
-def has_heading(doc: str, heading: str) -> bool:
-    """Return True if a line of the docstring is that heading."""
-    return any(heading_of(line) == heading for line in doc.splitlines())
+    return _HEADINGS.get(text.lower())
 
 
 def _check_unique(rule: type[Rule], path: Path, origins: dict[type[Rule], Path]) -> None:
