@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.fx
+from cases import each
 from torch import nn
 
 import gradlint
@@ -162,7 +163,7 @@ def test_users_objects_are_unchanged() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("module", ["torch", "rich", "click", "numpy", "importlib.metadata"])
+@each("module", ["torch", "rich", "click", "numpy", "importlib.metadata"])
 def test_import_is_light(module: str) -> None:
     code = f"import sys, gradlint; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -175,7 +176,7 @@ def test_no_module_hides_a_public_name() -> None:
         assert not {path.stem for path in folder.glob("*")} & modules_of(package).keys()
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@each("package", PACKAGES)
 def test_every_public_name_is_there(package: str) -> None:
     module = importlib.import_module(package)
     assert set(modules_of(package)) <= set(dir(module))

@@ -11,7 +11,7 @@ import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from cases import each
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gradlint"
 
@@ -72,7 +72,7 @@ def late_imports(path: Path) -> Iterator[str]:
             yield f"{path}:{line}: {name} needs torch"
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@each("room", ROOMS)
 def test_a_room_imports_only_rooms_before_it(room: str) -> None:
     wrong = [text for path in FILES if room_of(path) == room for text in late_imports(path)]
     assert not wrong, "\n".join(wrong)

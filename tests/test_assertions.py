@@ -16,34 +16,31 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "assert gradlint.check(build).clean",
-        "assert gradlint.check(build, select='GL405', frozen='encoder.*').findings == []",
-        "gradlint.assert_clean(build)",
-        "gradlint.assert_clean('model.py:build', ignore=['GL2'])",
-        "gradlint.assert_clean(build_frozen, frozen='encoder.*', trains=['head.*', 'aux.*'])",
-        "gradlint.assert_trains(build, 'head.*', 'encoder.0.weight')",
-        "gradlint.assert_trains(Net(), '*')",
-        "gradlint.assert_frozen(build_frozen, 'encoder.*')",
-        "gradlint.assert_frozen((Net().requires_grad_(False)), '*')",
-        "gradlint.assert_gradient_flows(build, to='*')",
-        "gradlint.assert_gradient_flows(build, to=['encoder.*', 'head.*'], from_output='logits')",
-        "gradlint.assert_gradient_flows(build, to='aux.*', from_output='aux.0')",
-        "gradlint.assert_gradient_flows(build, to='head.*', from_output=lambda out: out['logits'][:, 1])",
-        "gradlint.assert_no_gradient(build, to='encoder.*', from_output='aux')",
-        "gradlint.assert_no_gradient(build, to=['aux.*'], from_output=lambda out: out['logits'])",
-        "gradlint.assert_no_gradient(build_frozen, to='encoder.*')",
-    ],
-)
-def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
-    run_test(project, body).assert_outcomes(passed=1)
+HOLDS = [
+    "assert gradlint.check(build).clean",
+    "assert gradlint.check(build, select='GL405', frozen='encoder.*').findings == []",
+    "gradlint.assert_clean(build)",
+    "gradlint.assert_clean('model.py:build', ignore=['GL2'])",
+    "gradlint.assert_clean(build_frozen, frozen='encoder.*', trains=['head.*', 'aux.*'])",
+    "gradlint.assert_trains(build, 'head.*', 'encoder.0.weight')",
+    "gradlint.assert_trains(Net(), '*')",
+    "gradlint.assert_frozen(build_frozen, 'encoder.*')",
+    "gradlint.assert_frozen((Net().requires_grad_(False)), '*')",
+    "gradlint.assert_gradient_flows(build, to='*')",
+    "gradlint.assert_gradient_flows(build, to=['encoder.*', 'head.*'], from_output='logits')",
+    "gradlint.assert_gradient_flows(build, to='aux.*', from_output='aux.0')",
+    "gradlint.assert_gradient_flows(build, to='head.*', from_output=lambda out: out['logits'][:, 1])",
+    "gradlint.assert_no_gradient(build, to='encoder.*', from_output='aux')",
+    "gradlint.assert_no_gradient(build, to=['aux.*'], from_output=lambda out: out['logits'])",
+    "gradlint.assert_no_gradient(build_frozen, to='encoder.*')",
+]
 
 
-@pytest.mark.parametrize(
-    ("body", "pieces"),
-    [
+def test_assertions_hold(project: pytest.Pytester) -> None:
+    run_test(project, *HOLDS).assert_outcomes(passed=len(HOLDS))
+
+
+FAILS = [
         (
             "gradlint.assert_clean(partial(build_frozen, norm=True))",
             [
@@ -145,15 +142,18 @@ def test_assertion_holds(project: pytest.Pytester, body: str) -> None:
             "gradlint.assert_clean(build_frozen, frozen=['encoder.*'], trains=['encoder.*'])",
             ["the contract contradicts itself: trains 'encoder.*' and frozen 'encoder.*'"],
         ),
-    ],
-)  # fmt: skip
-def test_assertion_fails(project: pytest.Pytester, body: str, pieces: list[str]) -> None:
-    result = run_test(project, body)
-    result.assert_outcomes(failed=1)
-    text = words(result)
-    assert [piece for piece in pieces if piece not in text] == [], text
-    # what is shown of the traceback is the user's line, and none of gradlint's own
-    assert f"> {body}" in text and "assertions.py" not in text
+]  # fmt: skip
+
+
+def test_assertions_fail(project: pytest.Pytester, subtests: pytest.Subtests) -> None:
+    result = run_test(project, *(body for body, _ in FAILS))
+    result.assert_outcomes(failed=len(FAILS))
+    shown = re.split(r"(?m)^_+ test_it_\d+ _+$|^=+ short test summary", "\n".join(result.outlines))[1:]
+    for (body, pieces), text in zip(FAILS, map(words, shown), strict=False):
+        with subtests.test(msg=body):
+            assert [piece for piece in pieces if piece not in text] == [], text
+            # what is shown of the traceback is the user's line, and none of gradlint's own
+            assert f"> {body}" in text and "assertions.py" not in text
 
 
 def test_exact_zero_is_no_gradient_and_zero_at_first_is(project: pytest.Pytester) -> None:
@@ -222,7 +222,7 @@ def test_all_offending_parameters_are_named(project: pytest.Pytester) -> None:
     )
     result = inside(project)
     names = [f"{i // 2}.{'bias' if i % 2 else 'weight'}" for i in range(40) if i % 3]
-    text = words(result)
+    text = words(str(result.stdout))
     listed = text.partition("parameters: ")[2]
     assert not [n for n in names if n not in listed and f"{n.split('.')[0]}.*" not in listed], text
 
@@ -270,7 +270,7 @@ def test_founding_rows(project: pytest.Pytester) -> None:
     )
     result = inside(project)
     result.assert_outcomes(passed=1, failed=2)
-    text = words(result)
+    text = words(str(result.stdout))
     assert (
         "generator.* (4 tensors, 164 parameters) are declared trainable ('generator.*') but do not train: no_grad"
         in text

@@ -28,7 +28,6 @@ from gradlint.recorder.hooks.eager import forcing_eager
 from gradlint.rulekit import registry
 
 FOLDER = Path(__file__).parent / "awkward"
-CASES = [b for path in sorted(FOLDER.glob("*.py")) for b in table.builders(path, "case_")]
 
 
 def built(case: Builder) -> proof.Parts:
@@ -102,10 +101,12 @@ def disagreements(case: Builder) -> Iterator[str]:
     yield from table.differences(case, report, names)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_awkward_model(case: Builder) -> None:
-    wrong = list(disagreements(case))
-    assert not wrong, "\n".join([*wrong, table.names_of(case.id, record(case)[2])])
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_awkward_models(path: Path, subtests: pytest.Subtests) -> None:
+    for case in table.builders(path, "case_"):
+        with subtests.test(msg=case.name), torch.set_grad_enabled(True):
+            wrong = list(disagreements(case))
+            assert not wrong, "\n".join([*wrong, table.names_of(case.id, record(case)[2])])
 
 
 LIBRARY = """

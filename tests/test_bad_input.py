@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from cases import each
 
 from gradlint.cli import main
 from gradlint.engine.check import check_target
@@ -115,7 +116,7 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("name", ERRORS)
+@each("name", ERRORS)
 def test_error(check, name: str) -> None:  # type: ignore[no-untyped-def]
     body, expected = ERRORS[name]
     report = check(body)
@@ -150,7 +151,7 @@ NOTES = {
 }
 
 
-@pytest.mark.parametrize("name", NOTES)
+@each("name", NOTES)
 def test_note(check, name: str) -> None:  # type: ignore[no-untyped-def]
     body, expected, codes = NOTES[name]
     report = check(body)
@@ -185,7 +186,7 @@ QUIET = {
 }
 
 
-@pytest.mark.parametrize("name", QUIET)
+@each("name", QUIET)
 def test_quiet(check, name: str) -> None:  # type: ignore[no-untyped-def]
     report = check(QUIET[name])
     assert (report.errors, report.findings) == ([], [])
@@ -224,7 +225,7 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "expected"), COMMANDS, ids=[" ".join(c[-2:]) for c, _ in COMMANDS])
+@each(("arguments", "expected"), COMMANDS, ids=[" ".join(c[-2:]) for c, _ in COMMANDS])
 def test_command_names_the_nearest(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import each
 
 from gradlint.cli import main
 from gradlint.cli.targets import builders, missing_attribute
@@ -133,7 +134,7 @@ def run(engine: Engine, capfd: pytest.CaptureFixture[str]) -> Callable[..., Resu
 Run = Callable[..., Result]
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "code"),
     [
         (["m:clean"], 0),
@@ -160,12 +161,12 @@ Run = Callable[..., Result]
         (["m:clean", "--output-format", "xml"], 2),
     ],
 )
-@pytest.mark.parametrize("output_format", ["full", "concise", "json"])
-def test_exit_code(run: Run, arguments: list[str], code: int, output_format: str) -> None:
-    assert run("check", "--output-format", output_format, *arguments).code == code
+def test_exit_code(run: Run, arguments: list[str], code: int) -> None:
+    given = {form: run("check", "--output-format", form, *arguments).code for form in ("full", "concise", "json")}
+    assert given == dict.fromkeys(given, code)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "error"),
     [
         (["m:clean"], None),
@@ -184,13 +185,13 @@ def test_exit_code(run: Run, arguments: list[str], code: int, output_format: str
         (["m:clean", "--fail-on", "never"], "'never' is not one of"),
     ],
 )
-@pytest.mark.parametrize("spelling", [["--output-format", "json"], ["--output-format=json"]])
-def test_json_in_every_case(run: Run, spelling: list[str], arguments: list[str], error: str | None) -> None:
-    errors = json.loads(run("check", *spelling, *arguments).out)["errors"]
-    assert [error in found["message"] for found in errors] == ([] if error is None else [True])
+def test_json_in_every_case(run: Run, arguments: list[str], error: str | None) -> None:
+    for spelling in (["--output-format", "json"], ["--output-format=json"]):
+        errors = json.loads(run("check", *spelling, *arguments).out)["errors"]
+        assert [error in found["message"] for found in errors] == ([] if error is None else [True]), spelling
 
 
-@pytest.mark.parametrize("command", [["rules"], ["rule", "GL401"], ["check", "m:clean"], ["check", "m:error"]])
+@each("command", [["rules"], ["rule", "GL401"], ["check", "m:clean"], ["check", "m:error"]])
 def test_nothing_but_the_report_is_printed(run: Run, command: list[str]) -> None:
     assert run(*command).err == ""
 
@@ -210,19 +211,19 @@ def test_interrupt_says_one_line(run: Run) -> None:
     assert run("check", "m:error", "m:interrupted") == Result(130, "", "gradlint: interrupted\n")
 
 
-@pytest.mark.parametrize("output_format", ["full", "concise", "json"])
+@each("output_format", ["full", "concise", "json"])
 def test_what_user_code_prints_goes_to_stderr(run: Run, output_format: str) -> None:
     result = run("check", "m:prints", "--output-format", output_format)
     assert "noise" not in result.out
     assert [f"noise from {who}" in result.err for who in ("print", "C", "a child")] == [True] * 3
 
 
-@pytest.mark.parametrize("target", ["m:broken", "m:raises"])
-@pytest.mark.parametrize(("output_format", "stream"), [("full", "out"), ("concise", "err"), ("json", "err")])
-def test_users_traceback_is_shown(run: Run, target: str, output_format: str, stream: str) -> None:
-    result = run("check", target, "--output-format", output_format)
-    assert "Traceback of the user" in getattr(result, stream)
-    assert "session.py" not in result.out + result.err
+@each(("output_format", "stream"), [("full", "out"), ("concise", "err"), ("json", "err")])
+def test_users_traceback_is_shown(run: Run, output_format: str, stream: str) -> None:
+    for target in ("m:broken", "m:raises"):
+        result = run("check", target, "--output-format", output_format)
+        assert "Traceback of the user" in getattr(result, stream), target
+        assert "session.py" not in result.out + result.err, target
 
 
 def test_options_reach_the_engine(run: Run, engine: Engine) -> None:
@@ -250,7 +251,7 @@ def test_repeated_target_is_checked_once(run: Run, engine: Engine) -> None:
     assert [target for target, *_ in engine.calls] == ["m:clean", "m:error"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "shown"),
     [([], False), (["--show-info"], True), (["--fail-on", "info"], True), (["--select", "GL401"], True),
      (["--select", "GL4"], False), (["--extend-select", "detached-upstream"], True)],
@@ -287,7 +288,7 @@ def test_verbose_says_what_was_skipped(run: Run) -> None:
     assert "skipped: GL301 (no optimizer given)" in run("check", "m:error", "-v").out
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "hint"),
     [
         (["chek"], "Did you mean `gradlint check`?"),
@@ -302,7 +303,7 @@ def test_nearest_match(run: Run, arguments: list[str], hint: str) -> None:
     assert hint in run(*arguments).err
 
 
-@pytest.mark.parametrize(
+@each(
     ("environment", "option", "colored"),
     [
         ({}, [], False),
@@ -313,16 +314,14 @@ def test_nearest_match(run: Run, arguments: list[str], hint: str) -> None:
         ({"FORCE_COLOR": "1"}, ["--color", "never"], False),
     ],
 )
-@pytest.mark.parametrize("command", [["check", "m:error"]])
 def test_color(
-    run: Run, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], option: list[str], colored: bool,
-    command: list[str],
-) -> None:  # fmt: skip
+    run: Run, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], option: list[str], colored: bool
+) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert ("\x1b[" in run(*command, *option).out) is colored
+    assert ("\x1b[" in run("check", "m:error", *option).out) is colored
 
 
 def test_rules_lists_every_code(run: Run) -> None:
@@ -335,7 +334,7 @@ def test_rules_as_json(run: Run) -> None:
     assert rules[4]["summary"] == "Says detached-upstream."
 
 
-@pytest.mark.parametrize("name", ["GL401", "gl401", "detached-upstream"])
+@each("name", ["GL401", "gl401", "detached-upstream"])
 def test_rule_prints_its_documentation(run: Run, name: str) -> None:
     expected = "GL401 detached-upstream (error)\n\nSays detached-upstream.\n\nWhat it does\n"
     assert run("rule", name).out.startswith(expected)
@@ -360,7 +359,7 @@ def why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradlint.explain", module)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "expected"),
     [
         (("m:build", "enc.*"), Result(0, "enc.w: no gradient\n  3x3\n  path to the loss:\n    cut by detach()\n", "")),
@@ -398,14 +397,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "target", ["model.py:build", "model.py:Model.small", "pkg.mod:build", "src/net.py:make_net", "C:\\m.py:build"]
-)
+@each("target", ["model.py:build", "model.py:Model.small", "pkg.mod:build", "src/net.py:make_net", "C:\\m.py:build"])
 def test_target_with_an_attribute(project: Path, target: str) -> None:
     assert missing_attribute(target) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("target", "hint"),
     [
         ("model.py", "try model.py:build (it also has build_small, create_model)"),

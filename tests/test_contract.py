@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import each
 from torch import nn
 
 import gradlint
@@ -47,7 +48,7 @@ def codes(setup: Any, **declared: Any) -> list[tuple[str, str]]:
     return [(f.code, f.message) for f in report.findings]
 
 
-@pytest.mark.parametrize(
+@each(
     ("trains", "frozen", "expected"),
     [
         ("*", (), []),
@@ -66,7 +67,7 @@ def test_the_narrower_declaration_counts(trains: Any, frozen: Any, expected: lis
     assert sorted(name for finding in report.findings for name in finding.parameters) == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("trains", "frozen"),
     [("encoder.*", "encoder.*"), ("*.weight", "encoder.*"), (["head.*", "*"], ["*", "head.bias"])],
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import each
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -114,19 +115,19 @@ CALLS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", CALLS)
+@each("name", CALLS)
 def test_runs_on_the_cpu(stand_in: CpuStandIn, name: str) -> None:
     assert CALLS[name]().device.type == "cpu"
 
 
-@pytest.mark.parametrize("name", sorted(set(CALLS) - {"tensor.type class"}))
+@each("name", sorted(set(CALLS) - {"tensor.type class"}))
 @pytest.mark.filterwarnings("ignore")
 def test_use_is_noted(stand_in: CpuStandIn, name: str) -> None:
     CALLS[name]()
     assert stand_in.used
 
 
-@pytest.mark.parametrize("ask", ["current_device", "get_device_name", "get_device_properties", "mem_get_info", "init"])
+@each("ask", ["current_device", "get_device_name", "get_device_properties", "mem_get_info", "init"])
 def test_questions_are_answered(stand_in: CpuStandIn, ask: str) -> None:
     getattr(torch.cuda, ask)()
 
@@ -199,7 +200,7 @@ def test_outside_the_context_nothing_is_rewritten() -> None:
     assert CpuStandIn().rewrite(torch.Tensor.cuda, (torch.ones(1),), {}) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("device", "index", "expected"),
     [
         ("cuda", False, True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cases import each
 
 from gradlint.errors import UsageError
 from gradlint.explain import Explanation, explain
@@ -70,7 +71,7 @@ def test_the_way_taken_is_one_that_gradient_comes_back_by(tmp_path: Path) -> Non
     assert steps(found, "path to the output") == ["linear", "square", "add: the output"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("pattern", "hint"),
     [("lin0.weigth", "did you mean lin0.weight"), ("lin0", r"write 'lin0\.\*'"), ("zz", "there are")],
 )
@@ -79,7 +80,7 @@ def test_no_match_says_what_there_is(pattern: str, hint: str) -> None:
         explain(f"{FOUNDING / 'detach_in_chain.py'}:build", pattern)
 
 
-@pytest.mark.parametrize("width", [40, 80])
+@each("width", [40, 80])
 def test_fits(width: int) -> None:
     found = explain(f"{FOUNDING / 'detach_in_chain.py'}:build", "*")
     text = render(found, View(width=width, root=ROOT))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 
-import pytest
+from cases import each
 
 from gradlint.recorder.calls.exported_memory import ExportedMemory
 
@@ -13,7 +13,7 @@ class Thing:
     """Stands for a tensor."""
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "dead", "address", "found"),
     [
         ([], "", 5, ""),

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cases import each
 from hypothesis import given
 from hypothesis import strategies as st
 from snippets import FROZEN_WRONG, Run, folder, run, source, write
@@ -49,7 +50,7 @@ def whole(text: str) -> str:
     return text if "import " in text else source(text)
 
 
-@pytest.mark.parametrize("what", CASES)
+@each("what", CASES)
 def test_fix_does_away_with_its_finding(run: Run, folder: Path, what: str) -> None:
     code, before, after = CASES[what]
     path = write(folder / "m.py", source(before))
@@ -57,7 +58,7 @@ def test_fix_does_away_with_its_finding(run: Run, folder: Path, what: str) -> No
     assert (run("check", "m.py", "--fix").code, path.read_text()) == (0, source(after))
 
 
-@pytest.mark.parametrize("what", CASES)
+@each("what", CASES)
 def test_fixing_twice_is_fixing_once(run: Run, folder: Path, what: str) -> None:
     path = write(folder / "m.py", source(CASES[what][1]))
     run("check", "m.py", "--fix")
@@ -66,7 +67,7 @@ def test_fixing_twice_is_fixing_once(run: Run, folder: Path, what: str) -> None:
     assert path.read_bytes() == once
 
 
-@pytest.mark.parametrize("what", UNSAFE)
+@each("what", UNSAFE)
 def test_unsafe_fix_is_made_when_asked_for(run: Run, folder: Path, what: str) -> None:
     _, before, after = UNSAFE[what]
     path = write(folder / "m.py", whole(before))
@@ -75,7 +76,7 @@ def test_unsafe_fix_is_made_when_asked_for(run: Run, folder: Path, what: str) ->
     assert path.read_text() == whole(after)
 
 
-@pytest.mark.parametrize(
+@each(
     ("encoding", "cookie", "text"),
     [
         ("utf-8", "", "é"),
@@ -84,14 +85,13 @@ def test_unsafe_fix_is_made_when_asked_for(run: Run, folder: Path, what: str) ->
         ("cp1251", "# coding: cp1251\n", "ж"),
     ],
 )
-@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_encoding_and_line_ends_are_kept(
-    run: Run, folder: Path, encoding: str, cookie: str, text: str, newline: str
-) -> None:
-    before = f"{cookie}name = '{text}'\n{FROZEN_WRONG}".replace("\n", newline).encode(encoding)
-    path = write(folder / "m.py", before)
-    assert run("check", "m.py", "--fix").code == 0
-    assert path.read_bytes() == f"{cookie}name = '{text}'\n{FIXED}".replace("\n", newline).encode(encoding)
+def test_encoding_and_line_ends_are_kept(run: Run, folder: Path, encoding: str, cookie: str, text: str) -> None:
+    for newline in ("\n", "\r\n", "\r"):
+        before = f"{cookie}name = '{text}'\n{FROZEN_WRONG}".replace("\n", newline).encode(encoding)
+        path = write(folder / "m.py", before)
+        assert run("check", "m.py", "--fix").code == 0, repr(newline)
+        after = f"{cookie}name = '{text}'\n{FIXED}".replace("\n", newline).encode(encoding)
+        assert path.read_bytes() == after, repr(newline)
 
 
 def test_only_the_span_changes(run: Run, folder: Path) -> None:
@@ -117,7 +117,7 @@ def test_mode_and_links_are_kept(run: Run, folder: Path) -> None:
 # Exit codes and what is shown
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "code", "written"),
     [
         (["--fix"], 0, True),
@@ -188,7 +188,7 @@ def test_findings_of_a_recording_are_fixed_and_the_rest_moves_along(run: Run, fo
 # Edits
 
 
-@pytest.mark.parametrize(
+@each(
     ("findings", "expected", "refused"),
     [
         ([finding((1, 1, 1, 2, "b"))], "b = 1\n", []),

@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from cases import each
 from snippets import FROZEN_WRONG, Run, folder, run, source, write
 
 __all__ = ["folder", "run"]
@@ -105,7 +106,7 @@ def test_output_file_that_cannot_be_written(run: Run, folder: Path) -> None:
     assert (result.code, "--output-file gone/out.txt: cannot be written" in result.err) == (2, True)
 
 
-@pytest.mark.parametrize(
+@each(
     ("output_format", "expected"),
     [("full", "1  GL102  [*]  requires-grad-on-module\n1  GL601  [ ]  softmax-before-cross-entropy\n"), ("json", None)],
 )
@@ -118,7 +119,7 @@ def test_statistics(run: Run, folder: Path, output_format: str, expected: str | 
         assert out == expected
 
 
-@pytest.mark.parametrize("output_format", ["full", "concise"])
+@each("output_format", ["full", "concise"])
 def test_quiet_is_silent_when_clean(run: Run, folder: Path, output_format: str) -> None:
     write(folder / "m.py", source("x = 1\n"))
     result = run("check", "m.py", "--quiet", "--output-format", output_format)
@@ -136,7 +137,7 @@ def test_exit_zero(run: Run, folder: Path) -> None:
     assert (run("check", "m.py", "--exit-zero").code, run("check", "gone.py", "--exit-zero").code) == (0, 2)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "said"),
     [
         (["m.py", "--stdin-filename", "x.py"], "give - as a target"),

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import each
 from torch import Tensor, nn
 
 from gradlint.errors import TargetError, UsageError
 from gradlint.load.inputs.find import Inputs, InputSpec, InputSpecs, find_inputs, parse_inputs
 
 
-@pytest.mark.parametrize(
+@each(
     ("texts", "specs"),
     [
         (["2,3,224,224"], InputSpecs((InputSpec((2, 3, 224, 224)),))),
@@ -37,7 +38,7 @@ def test_parse(texts: list[str], specs: InputSpecs) -> None:
     assert parse_inputs(texts) == specs
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "expected"),
     [
         ("", "is not a shape"),
@@ -293,7 +294,7 @@ def find(made: nn.Module) -> Inputs:
     return find_inputs(made, lambda args, kwargs: made(*args, **kwargs))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each("name", MODELS)
 def test_search(name: str) -> None:
     make, expected = MODELS[name]
     assert find(make()).description == expected
@@ -311,7 +312,7 @@ def test_norm_layers_get_something_to_normalise() -> None:
     assert find(nn.Sequential(*blocks)).description == "float32[2, 3, 32, 32]"
 
 
-@pytest.mark.parametrize(
+@each(
     ("attribute", "value", "expected"),
     [
         ("example_input_array", torch.ones(3, 4), "float32[3, 4]"),
@@ -348,9 +349,7 @@ def _hopeless(m: Any, x: Tensor) -> Any:
     raise RuntimeError("needs a tree\nof life")
 
 
-@pytest.mark.parametrize(
-    "expected", ["found no inputs that Net", "RuntimeError: needs a tree.", "--input", "float32[2, 4]"]
-)
+@each("expected", ["found no inputs that Net", "RuntimeError: needs a tree.", "--input", "float32[2, 4]"])
 def test_nothing_runs(expected: str) -> None:
     with pytest.raises(TargetError) as caught:
         find(model(_hopeless, fc=nn.Linear(4, 2)))
@@ -463,7 +462,7 @@ PRETRAINED: dict[str, tuple[str, str, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PRETRAINED)
+@each("name", PRETRAINED)
 def test_pretrained_models(name: str) -> None:
     transformers = pytest.importorskip("transformers")
     kind, config, settings, expected = PRETRAINED[name]

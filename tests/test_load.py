@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import each
 
 from gradlint.errors import GradlintError, TargetError, UsageError
 from gradlint.load.build import call_build, user_traceback
@@ -18,7 +20,7 @@ from gradlint.load.target import load_target, parse_target
 Tree = dict[str, str]
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "path", "module", "attribute"),
     [
         ("model.py:build", "model.py", None, "build"),
@@ -48,7 +50,7 @@ def test_parse(text: str, path: str | None, module: str | None, attribute: str |
     )
 
 
-@pytest.mark.parametrize("text", ["", ":build", "model.py:", "model.py:1x", "model.py:a.", "my model:build", "a-b:c"])
+@each("text", ["", ":build", "model.py:", "model.py:1x", "model.py:a.", "my model:build", "a-b:c"])
 def test_parse_refuses(text: str) -> None:
     with pytest.raises(UsageError, match=r"write|neither"):
         parse_target(text)
@@ -67,6 +69,14 @@ def write(root: Path, tree: Tree) -> None:
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(textwrap.dedent(text), encoding="utf-8")
+
+
+def write_alone(root: Path, tree: Tree) -> None:
+    """Make a project hold the files of a tree and nothing of an earlier case."""
+    for old in root.iterdir():
+        if old.name != "pyproject.toml":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    write(root, tree)
 
 
 def run(text: str) -> Any:
@@ -139,17 +149,17 @@ GOOD: dict[str, tuple[Tree, str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", GOOD)
+@each("name", GOOD)
 def test_loads(project: Path, name: str) -> None:
     tree, text, expected = GOOD[name]
-    write(project, tree)
+    write_alone(project, tree)
     assert run(text) == expected
 
 
 MODEL = "import torch\nclass Net(torch.nn.Linear):\n    def __init__(self, n=2): super().__init__(n, n)\n"
 
 
-@pytest.mark.parametrize("attribute", ["Net", "net", "Net.make"])
+@each("attribute", ["Net", "net", "Net.make"])
 def test_models_are_made_or_taken(project: Path, attribute: str) -> None:
     write(project, {"m.py": MODEL + "    @classmethod\n    def make(cls): return cls()\nnet = Net()"})
     assert type(run(f"m.py:{attribute}")).__name__ == "Net"
@@ -197,19 +207,19 @@ BAD: dict[str, tuple[Tree, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@each("name", BAD)
 def test_one_sentence_says_what_is_wrong(project: Path, name: str) -> None:
     tree, text, expected = BAD[name]
-    write(project, tree)
+    write_alone(project, tree)
     with pytest.raises(GradlintError) as caught:
         run(text)
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["syntax", "import", "exit", "raises", "build raises", "async raises"])
+@each("name", ["syntax", "import", "exit", "raises", "build raises", "async raises"])
 def test_traceback_is_the_users_alone(project: Path, name: str) -> None:
     tree, text, _ = BAD[name]
-    write(project, tree)
+    write_alone(project, tree)
     with pytest.raises(TargetError) as caught:
         run(text)
     files = [line for line in caught.value.traceback.splitlines() if line.lstrip().startswith("File")]
@@ -243,7 +253,7 @@ def state() -> dict[str, Any]:
 NOISY = "import sys, os, s\nsys.path.append('x'); sys.argv.append('y'); os.chdir('/')\nsys.modules['json'] = s\n"
 
 
-@pytest.mark.parametrize("end", ["def build(): return ()", "raise ValueError", "raise KeyboardInterrupt"])
+@each("end", ["def build(): return ()", "raise ValueError", "raise KeyboardInterrupt"])
 def test_everything_is_restored(project: Path, end: str) -> None:
     write(project, {"m.py": NOISY + end, "s.py": ""})
     import json  # noqa: F401  (NOISY replaces it)

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from cases import each
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -240,7 +241,7 @@ def test_without_configuration_the_locked_targets_are_checked(
 # -- what goes wrong --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "said"),
     [
         (None, "there is no lock gradlint.lock: `gradlint lock` writes it"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import pytest
 import torch
+from cases import each
 from torch import nn
 from torch.nn.utils import parametrize, weight_norm
 from torch.nn.utils.parametrizations import weight_norm as weight_parametrization
@@ -92,7 +92,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_starved_parameters_go_by_their_names(case):
     model, given, names = CASES[case]
     finding = starved(model, given)

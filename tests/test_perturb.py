@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from cases import each
 from torch import Tensor, nn
 
 from gradlint.experiments.perturb import Verdict, find_effects
@@ -179,7 +180,7 @@ def bits(model: nn.Module) -> list[object]:
     ] + [tensor.numpy().tobytes() for tensor in model.buffers()]
 
 
-@pytest.mark.parametrize("name", WAYS)
+@each("name", WAYS)
 def test_way(name: str) -> None:
     torch.manual_seed(0)
     way, expected = WAYS[name]
@@ -217,7 +218,7 @@ class Wide(nn.Module):
         return x + sum(self.layers[index](x).sum().item() for index in self.reaching)
 
 
-@pytest.mark.parametrize(
+@each(
     ("reaching", "max_runs", "alone"),
     [([], 40, []), ([17], 40, [17]), ([3, 60], 50, [3, 60]), (range(64), 40, None), ([17], 8, None)],
 )
@@ -272,7 +273,7 @@ KINDS: dict[str, tuple[Callable[[], Tensor], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+@each("name", KINDS)
 def test_kind_of_tensor(name: str) -> None:
     make, expected = KINDS[name]
     model: Any = Held(make())

@@ -7,12 +7,14 @@ import random
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from bits import container_bits, global_bits, model_bits, tensor_bits
+from cases import each
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -137,8 +139,7 @@ DEEDS: dict[str, tuple[Deed, Callable[[Any], object] | None]] = {
 }
 
 
-@pytest.mark.parametrize("interrupt", [None, ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize("name", DEEDS)
+@each(("interrupt", "name"), product([None, ValueError, KeyboardInterrupt], DEEDS))
 def test_forward_that_changes_its_module(name: str, interrupt: type[BaseException] | None) -> None:
     model: Any = nn.Sequential(Nasty(*DEEDS[name]))
     x = torch.randn(3, 4)
@@ -194,7 +195,7 @@ SWITCHES: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@each("name", SWITCHES)
 def test_global_state(name: str) -> None:
     model: Any = nn.Linear(1, 1)
     before = global_bits()
@@ -224,8 +225,7 @@ OPTIMIZERS: dict[str, Callable[[list[Any]], Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in:UserWarning")  # torch's own SequentialLR, in 2.4
-@pytest.mark.parametrize("warm", [False, True])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@each(("warm", "name"), product([False, True], OPTIMIZERS))
 def test_optimizer_and_scheduler(name: str, warm: bool) -> None:
     model: Any = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
     optimizer: Any = OPTIMIZERS[name](list(model.parameters()))
@@ -348,7 +348,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`")
-@pytest.mark.parametrize("name", KINDS)
+@each("name", KINDS)
 def test_unusual_tensors(name: str) -> None:
     model = KINDS[name]()
     registries = not isinstance(model, torch.jit.ScriptModule)
@@ -461,7 +461,7 @@ ANNOUNCED: dict[str, Callable[[Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", ANNOUNCED)
+@each("name", ANNOUNCED)
 def test_writes_that_are_announced(name: str) -> None:
     model: Any = nn.Linear(4, 4)
     with torch.no_grad():

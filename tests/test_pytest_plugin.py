@@ -254,10 +254,10 @@ PARAMETRISED = """
 @pytest.mark.parametrize(
     ("needs", "args"),
     [
-        ("", ["-W", "error", "-p", "no:cacheprovider"]),
         ("xdist", ["-n", "2", "-W", "error"]),
-        ("pytest_randomly", ["-p", "randomly", "-p", "no:xdist"]),
-        ("pytest_randomly", ["-n", "2", "--dist", "loadscope"]),
+        pytest.param("", ["-W", "error", "-p", "no:cacheprovider"], marks=pytest.mark.slow),
+        pytest.param("pytest_randomly", ["-p", "randomly", "-p", "no:xdist"], marks=pytest.mark.slow),
+        pytest.param("pytest_randomly", ["-n", "2", "--dist", "loadscope"], marks=pytest.mark.slow),
     ],
 )
 def test_beside_other_plugins(configured: pytest.Pytester, needs: str, args: list[str]) -> None:

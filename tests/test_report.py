@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from cases import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +45,7 @@ def rows(path: str, line: int, *span: int, width: int = 80, view: View | None = 
 # The excerpt
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "span", "expected"),
     [
         pytest.param("x = f(y)", (5, 1, 9), ["x = f(y)", "    ^^^^"], id="plain"),
@@ -67,7 +68,7 @@ def test_span_is_underlined(tmp_path: Path, text: str, span: tuple[int, ...], ex
     assert rows(source(tmp_path, text), 1, *span) == expected
 
 
-@pytest.mark.parametrize("text", ["a\r\nb\r\nc = 1\r\n", "a\rb\rc = 1\r", "\ufeffa\nb\nc = 1", "a\n\x0cb\nc = 1\n"])
+@each("text", ["a\r\nb\r\nc = 1\r\n", "a\rb\rc = 1\r", "\ufeffa\nb\nc = 1", "a\n\x0cb\nc = 1\n"])
 def test_lines_are_counted_as_python_does(tmp_path: Path, text: str) -> None:
     assert rows(source(tmp_path, text), 3, 1, 3, 2) == ["c = 1", "^"]
 
@@ -78,7 +79,7 @@ def test_declared_encoding_is_used(tmp_path: Path) -> None:
     assert rows(str(path), 2, 1, 2, 2) == ["ü = 1", "^"]
 
 
-@pytest.mark.parametrize("line", [0, -1, 3, 10_000])
+@each("line", [0, -1, 3, 10_000])
 def test_line_that_is_not_there_gives_no_excerpt(tmp_path: Path, line: int) -> None:
     assert rows(source(tmp_path, "a\nb"), line) == []
 
@@ -104,7 +105,7 @@ def test_context_is_shown_without_blank_edges(tmp_path: Path) -> None:
     assert [row.text for row in excerpt(Location(path, 3), View(), 60, 1)] == ["b"]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@each("encoding", ["ascii", "cp1252"])
 def test_underline_fits_what_the_encoding_makes_of_the_source(tmp_path: Path, encoding: str) -> None:
     text, marks = rows(source(tmp_path, '"日" + x'), 1, 7, 1, 8, view=View(encoding=encoding))
     assert text[marks.index("^")] == "x"
@@ -138,7 +139,7 @@ def render(report: Report, folder: Path, **view: Any) -> str:
     return full.render(report, View(root=folder, **view))
 
 
-@pytest.mark.parametrize(
+@each(
     "part",
     [
         "GL401 detached-upstream  error\n  model.py:4:9\n",
@@ -165,17 +166,17 @@ def test_verbose_names_the_skipped_rules(tmp_path: Path) -> None:
     assert "skipped: GL301, GL302, GL303, GL305 (no optimizer given)" in text
 
 
-@pytest.mark.parametrize("terminal", [True, False])
+@each("terminal", [True, False])
 def test_box_characters_are_for_terminals(tmp_path: Path, terminal: bool) -> None:
     assert render(everything(tmp_path), tmp_path, terminal=terminal).isascii() is not terminal
 
 
-@pytest.mark.parametrize("color", [True, False])
+@each("color", [True, False])
 def test_colour_codes_only_with_colour(tmp_path: Path, color: bool) -> None:
     assert ("\x1b[" in render(everything(tmp_path), tmp_path, color=color)) is color
 
 
-@pytest.mark.parametrize("width", [80, 40])
+@each("width", [80, 40])
 def test_no_line_is_wider_than_the_view(tmp_path: Path, width: int) -> None:
     report = everything(tmp_path)
     report.findings.append(finding("some parameters", parameters=tuple(f"block{n}.weight" for n in range(40))))
@@ -187,7 +188,7 @@ def test_missing_source_is_said(tmp_path: Path) -> None:
     assert "gone.py:3:1\n  (source not available)\n" in render(report, tmp_path)
 
 
-@pytest.mark.parametrize(
+@each(
     ("message", "listed"),
     [
         ("starves a.weight and a.bias", False),
@@ -211,7 +212,7 @@ def test_many_targets_take_a_line_each(tmp_path: Path) -> None:
     assert len(render(Report(targets=[SEEN] * 9), tmp_path, width=120).splitlines()) == 9 + 2
 
 
-@pytest.mark.parametrize(
+@each(
     ("report", "closing"),
     [
         (Report(targets=[SEEN]), "no findings"),
@@ -225,7 +226,7 @@ def test_closing_line(tmp_path: Path, report: Report, closing: str) -> None:
     assert render(report, tmp_path).splitlines()[-1] == closing
 
 
-@pytest.mark.parametrize(
+@each(
     ("counts", "optimizers", "expected"),
     [
         ((412, 410, 2, 0, 0, 410, 85_100_000), (("AdamW", 410),),
@@ -332,7 +333,7 @@ SCHEMA = _object(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("empty", [True, False])
+@each("empty", [True, False])
 def test_json_keeps_to_its_schema(tmp_path: Path, empty: bool) -> None:
     report = Report() if empty else everything(tmp_path)
     jsonschema.validate(json.loads(as_json.render(report, View(root=tmp_path))), SCHEMA)
@@ -351,7 +352,7 @@ def test_json_is_ascii(tmp_path: Path) -> None:
 # Names, paths, text
 
 
-@pytest.mark.parametrize(
+@each(
     ("names", "expected"),
     [
         (["a"], ["a"]),
@@ -378,7 +379,7 @@ def test_every_name_is_counted_once_and_matched(names: list[str]) -> None:
     assert all(any(fnmatch.fnmatchcase(name, pattern) for pattern, _, _ in labels) for name in names)
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "shown"),
     [
         ("/a/b/c/m.py", "c/m.py"),
@@ -408,7 +409,7 @@ def test_wrap_keeps_the_text_and_the_width(text: str, width: int) -> None:
     assert "".join("".join(lines).split()) == "".join(clean.split())
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 errors"), (1, "1 error"), (2, "2 errors")])
+@each(("count", "text"), [(0, "0 errors"), (1, "1 error"), (2, "2 errors")])
 def test_plural(count: int, text: str) -> None:
     assert plural(count, "error") == text
 
@@ -416,7 +417,7 @@ def test_plural(count: int, text: str) -> None:
 # Rule documentation
 
 
-@pytest.mark.parametrize(
+@each(
     ("doc", "expected"),
     [
         ("Summary.\n\nWhat it does\n    Things.", "Summary."),
@@ -430,7 +431,7 @@ def test_summary_of_a_rule(doc: str, expected: str) -> None:
     assert catalogue.summary(own) == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("doc", "markdown"),
     [
         ("What it does\n    Things.", "\n\n## What it does\n\nThings."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cases import each
 
 from gradlint.errors import UsageError
 from gradlint.findings import Finding, Report, Severity
@@ -28,7 +29,7 @@ REGISTRY = Registry(
 ALL = ["GL301", "GL401", "GL402", "GL411"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("chosen", "ignored", "added", "expected"),
     [
         ([], [], [], ALL),
@@ -59,7 +60,7 @@ def test_most_specific_selector_decides(
     assert [rule.code for rule in select(REGISTRY, chosen, ignored, added).rules] == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("selector", "hint"),
     [
         ("GL410", "GL411"),
@@ -69,13 +70,13 @@ def test_most_specific_selector_decides(
         ("nonsense", "`gradlint rules` lists them"),
     ],
 )
-@pytest.mark.parametrize("option", ["select", "ignore", "extend_select"])
-def test_unknown_selector_names_the_nearest(option: str, selector: str, hint: str) -> None:
-    with pytest.raises(UsageError, match=hint):
-        select(REGISTRY, **{option: [selector]})
+def test_unknown_selector_names_the_nearest(selector: str, hint: str) -> None:
+    for option in ("select", "ignore", "extend_select"):
+        with pytest.raises(UsageError, match=hint):
+            select(REGISTRY, **{option: [selector]})
 
 
-@pytest.mark.parametrize(
+@each(
     ("chosen", "added", "show_info", "shown"),
     [
         ([], [], False, 0),
@@ -101,17 +102,17 @@ def test_own_code_counts_by_default() -> None:
     assert "GL003" in select(REGISTRY).codes
 
 
-@pytest.mark.parametrize(("wanted", "code"), [("GL401", "GL401"), ("gl401", "GL401"), ("partial-recording", "GL003")])
+@each(("wanted", "code"), [("GL401", "GL401"), ("gl401", "GL401"), ("partial-recording", "GL003")])
 def test_lookup(wanted: str, code: str) -> None:
     assert lookup(REGISTRY, wanted).code == code
 
 
-@pytest.mark.parametrize("wanted", ["GL4", "ALL", "", "GL999"])
+@each("wanted", ["GL4", "ALL", "", "GL999"])
 def test_lookup_wants_one_rule(wanted: str) -> None:
     with pytest.raises(UsageError):
         lookup(REGISTRY, wanted)
 
 
-@pytest.mark.parametrize(("word", "near"), [("chek", "check"), ("CHECK", "check"), ("zzz", None), ("", None)])
+@each(("word", "near"), [("chek", "check"), ("CHECK", "check"), ("zzz", None), ("", None)])
 def test_nearest(word: str, near: str | None) -> None:
     assert nearest(word, ["check", "rule", "rules", "why"]) == near

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cases import each
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,7 +141,7 @@ def test_isolated_reads_nothing(folder: Path) -> None:
     assert Configuration(isolated=True).near(folder).path is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "said"),
     [
         ("selct = []", "unknown key selct; did you mean select?"),
@@ -188,7 +189,7 @@ def test_pyproject_that_is_wrong(folder: Path, text: str, wrong: bool) -> None:
         assert Configuration().near(folder).path is None
 
 
-@pytest.mark.parametrize("file", ["gone.toml", "."])
+@each("file", ["gone.toml", "."])
 def test_given_file_that_is_not_there(folder: Path, file: str) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         Configuration(file)
@@ -199,9 +200,7 @@ def test_targets_as_an_array(folder: Path) -> None:
     assert settings.targets == {"a.py:build": TargetSettings(), "pkg.mod:build": TargetSettings()}
 
 
-@pytest.mark.parametrize(
-    "text", ["sub/m.py:build", "./sub/m.py:build", "sub/../sub/m.py:build", "{folder}/sub/m.py:build"]
-)
+@each("text", ["sub/m.py:build", "./sub/m.py:build", "sub/../sub/m.py:build", "{folder}/sub/m.py:build"])
 def test_target_is_found_however_it_is_written(folder: Path, text: str) -> None:
     write(folder / "sub" / "gradlint.toml", "[targets.'m.py:build']\ninputs = ['2,3']\n")
     write(folder / "sub" / "m.py", "")
@@ -209,7 +208,7 @@ def test_target_is_found_however_it_is_written(folder: Path, text: str) -> None:
     assert Configuration().of_target(target).target(target).inputs == ("2,3",)
 
 
-@pytest.mark.parametrize("text", ["sub/m.py:other", "m.py:build", "sub.m:build"])
+@each("text", ["sub/m.py:other", "m.py:build", "sub.m:build"])
 def test_other_targets_have_the_defaults(folder: Path, text: str) -> None:
     write(folder / "sub" / "gradlint.toml", "[targets.'m.py:build']\ninputs = ['2,3']\n")
     write(folder / "sub" / "m.py", "")

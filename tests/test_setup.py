@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import each
 from torch import nn
 
 from gradlint.errors import TargetError
@@ -71,7 +72,7 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@each("name", SHAPES)
 def test_shape(name: str) -> None:
     result, expected = SHAPES[name]
     setup = normalize(result)
@@ -113,7 +114,7 @@ NONSENSE: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", NONSENSE)
+@each("name", NONSENSE)
 def test_nonsense_is_told(name: str) -> None:
     result, expected = NONSENSE[name]
     with pytest.raises(TargetError) as caught:
@@ -121,7 +122,7 @@ def test_nonsense_is_told(name: str) -> None:
     assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize("name", NONSENSE)
+@each("name", NONSENSE)
 def test_nonsense_is_one_line_naming_the_function(name: str) -> None:
     with pytest.raises(TargetError) as caught:
         normalize(NONSENSE[name][0], "make()")
@@ -138,7 +139,7 @@ def test_setup_is_not_changed() -> None:
     assert setup.inputs is X
 
 
-@pytest.mark.parametrize(
+@each(
     ("helper", "setup", "expected"),
     [
         (modules_of, Setup(M), {"": M}),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import table
+from cases import each
 from snippets import FROZEN_WRONG, Run, folder, run, source, write
 
 from gradlint.engine.source_file import judge_bytes
@@ -50,14 +51,14 @@ UNREACHED = re.compile(r"# source: \[([a-z-]+)\]")
 """Marks a mistake in a function that no builder runs, which only the source tells."""
 
 
-@pytest.mark.parametrize("path", ANNOUNCED, ids=lambda path: path.stem)
+@each("path", ANNOUNCED, ids=lambda path: path.stem)
 def test_source_rules_say_nothing_that_fixtures_do_not_announce(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     said = [(f.code, f.location.line) for f in judge_bytes(str(path), path.read_bytes(), RULES) if f.location]
     assert [(c, n) for c, n in said if (c, n) not in ANNOUNCED[path] and not UNREACHED.search(lines[n - 1])] == []
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+@each("rule", RULES, ids=lambda rule: rule.name)
 def test_source_rule_finds_its_own_example(rule: type) -> None:
     example = re.findall(r"## Example\n\s*```python\n(.*?)```", rule.__doc__ or "", re.DOTALL)[0]
     text = "\n".join(line[4:] for line in example.splitlines())
@@ -65,7 +66,7 @@ def test_source_rule_finds_its_own_example(rule: type) -> None:
     assert rule.code in by_others or rule.code in {code for code, _ in found(text)}
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+@each("rule", RULES, ids=lambda rule: rule.name)
 def test_source_rule_is_silent_on_its_replacement(rule: type) -> None:
     example = re.findall(r"## Use instead\n\s*```python\n(.*?)```", rule.__doc__ or "", re.DOTALL)[0]
     assert found("\n".join(line[4:] for line in example.splitlines())) == []
@@ -93,14 +94,14 @@ def _shown(word: str) -> str:
 BAD, GOOD = cases("Proven"), cases("Left alone")
 
 
-@pytest.mark.parametrize("what", BAD)
+@each("what", BAD)
 def test_proven(what: str) -> None:
     lines = BAD[what].splitlines()
     marked = [(mark[1], n) for n, line in enumerate(lines, 1) if (mark := re.search(r"# found: (GL\d+)$", line))]
     assert marked and found(BAD[what]) == marked
 
 
-@pytest.mark.parametrize("what", GOOD)
+@each("what", GOOD)
 def test_left_alone(what: str) -> None:
     compile(GOOD[what], what, "exec")
     assert found(GOOD[what]) == []
@@ -109,12 +110,12 @@ def test_left_alone(what: str) -> None:
 WEIGHED = {(what, text) for what in ("warning", "error") for text in cases(f"Weighs an? {what}").values()}
 
 
-@pytest.mark.parametrize(("what", "text"), sorted(WEIGHED))
+@each(("what", "text"), sorted(WEIGHED))
 def test_weighs(what: str, text: str) -> None:
     assert [str(f.severity) for f in judge(text)] == [what]
 
 
-@pytest.mark.parametrize(
+@each(
     "imports",
     [
         "import torch.nn.functional as fun\n",
@@ -130,9 +131,7 @@ def test_names_are_followed(imports: str) -> None:
     ] == ["GL601"]
 
 
-@pytest.mark.parametrize(
-    "shadow", ["def loss(x, y, F):\n", "F = object()\ndef loss(x, y):\n", "def loss(x, y):\n    F = x.functions\n"]
-)
+@each("shadow", ["def loss(x, y, F):\n", "F = object()\ndef loss(x, y):\n", "def loss(x, y):\n    F = x.functions\n"])
 def test_names_that_are_bound_anew_are_not(shadow: str) -> None:
     assert found(source(f"{shadow}    return F.cross_entropy(F.softmax(x, 1), y)\n")) == []
 
@@ -179,7 +178,7 @@ def project(folder: Path) -> Path:
 ALL = ["a.py", "gen/keep.py", "src/b.py", "src/c.pyi"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "expected"),
     [
         (["."], ALL),
@@ -199,7 +198,7 @@ def test_files_that_are_read(run: Run, project: Path, arguments: list[str], expe
     assert paths(run("check", *arguments, "--output-format", "json").out) == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "expected"),
     [
         ("respect-gitignore = false", [*ALL[:1], "gen/f.py", *ALL[1:], "src/deep/g.py"]),
@@ -220,7 +219,7 @@ def test_nearest_configuration_counts_for_each_file(run: Run, folder: Path) -> N
     assert run("check", ".", "--output-format", "json", "--show-info").out.count('"severity": "info"') == 1
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "codes"),
     [
         ("", ["GL102"]),
@@ -237,7 +236,7 @@ def test_configuration_decides(run: Run, folder: Path, settings: str, codes: lis
     assert [r["code"] for r in json.loads(run("check", "m.py", "--output-format", "json").out)["findings"]] == codes
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "said"),
     [
         ("select = ['GL9']", "gradlint.toml: select: no rule has the code, the prefix or the name 'GL9'"),
@@ -322,7 +321,7 @@ def test_what_changes_is_judged_again(run: Run, folder: Path, change: str) -> No
     assert sources(run("check", ".", "--output-format", "json", *more).out)["cached"] == 0
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"x": 3}', b"\xff\xfe"])
+@each("damage", [b"", b"{", b"[1]", b'{"x": 3}', b"\xff\xfe"])
 def test_damaged_cache_is_as_good_as_none(run: Run, folder: Path, damage: bytes) -> None:
     write(folder / "m.py", FROZEN_WRONG)
     run("check", ".")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import table
+from cases import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snippets import FROZEN_WRONG, Run, folder, run, write
@@ -69,7 +70,7 @@ def judged(data: bytes) -> None:
     list(comments.unused(lambda code, line, text: "why not"))
 
 
-@pytest.mark.parametrize("what", AWKWARD)
+@each("what", AWKWARD)
 def test_awkward_file_does_not_stop_the_others(run: Run, folder: Path, what: str) -> None:
     write(folder / "a.py", AWKWARD[what])
     write(folder / "z.py", FROZEN_WRONG)
@@ -80,17 +81,13 @@ def test_awkward_file_does_not_stop_the_others(run: Run, folder: Path, what: str
     assert result.code in (1, 2)
 
 
-@pytest.mark.parametrize(
-    "what", ["a null byte", "no UTF-8", "an unknown encoding", "two encodings", "UTF-16", "deep brackets"]
-)
+@each("what", ["a null byte", "no UTF-8", "an unknown encoding", "two encodings", "UTF-16", "deep brackets"])
 def test_what_cannot_be_parsed_is_a_finding(run: Run, folder: Path, what: str) -> None:
     write(folder / "a.py", AWKWARD[what])
     assert [r["code"] for r in json.loads(run("check", "a.py", "--output-format", "json").out)["findings"]] == ["GL002"]
 
 
-@pytest.mark.parametrize(
-    ("text", "place"), [("x = (\n", "1:5"), ("def f(:\n", "1:7"), ("a = 1\nb = = 2\n", "2:5"), ("ü = 'x\n", "1:5")]
-)
+@each(("text", "place"), [("x = (\n", "1:5"), ("def f(:\n", "1:7"), ("a = 1\nb = = 2\n", "2:5"), ("ü = 'x\n", "1:5")])
 def test_syntax_error_is_placed(run: Run, folder: Path, text: str, place: str) -> None:
     write(folder / "a.py", text)
     assert run("check", "a.py", "--output-format", "concise").out.startswith(f"a.py:{place}: GL002 Python ")
@@ -140,7 +137,7 @@ def test_any_mutation_of_a_fixture(chance: random.Random, seed: bytes) -> None:
     judged(b"\n".join(lines))
 
 
-@pytest.mark.parametrize(
+@each(
     "encoding", ["ascii", "latin-1", "cp1252", "koi8-r", "gb18030", "shift_jis", "euc-kr", "utf-8-sig", "utf-7", "big5"]
 )
 def test_every_declared_encoding(encoding: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,6 @@ from gradlint.engine.options import Options
 from gradlint.rulekit import registry
 
 LOOPS = Path(__file__).parent / "loops"
-
-
-def loops() -> Iterator[tuple[Path, str]]:
-    """Every builder of a right loop."""
-    for path in sorted(LOOPS.glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("build"):
-                yield path, node.name
-
-
-ALL = [pytest.param(path, name, id=f"{path.stem}-{name.removeprefix('build_')}") for path, name in loops()]
 
 
 def load(path: Path) -> Any:
@@ -74,8 +62,14 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-@pytest.mark.parametrize(("path", "name"), ALL)
-def test_right_loop_gives_no_alarm_and_is_put_back(path, name):
+@pytest.mark.parametrize("path", sorted(LOOPS.glob("*.py")), ids=lambda path: path.stem)
+def test_right_loops_give_no_alarm_and_are_put_back(path, subtests):
+    for builder in table.builders(path, "build"):
+        with subtests.test(msg=builder.name):
+            no_alarm_and_put_back(path, builder.name)
+
+
+def no_alarm_and_put_back(path, name):
     report = table.report(f"{path}:{name}")
     assert report.clean, table.names_of(name, report)
     with warnings.catch_warnings():

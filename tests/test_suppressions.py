@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from cases import each
 from snippets import FROZEN_WRONG, Run, folder, run, source, write
 
 __all__ = ["folder", "run"]
@@ -18,7 +19,7 @@ def codes(run: Run, *arguments: str) -> list[str]:
     return [row["code"] for row in json.loads(out)["findings"]]
 
 
-@pytest.mark.parametrize(
+@each(
     ("comment", "left"),
     [
         ("# gradlint: ignore[GL102]", []),
@@ -42,7 +43,7 @@ def test_comment_on_the_line(run: Run, folder: Path, comment: str, left: list[st
     assert [c for c in codes(run, "m.py") if c != "GL001"] == left
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "left"),
     [
         ("self.body.requires_grad = (  # gradlint: ignore[GL102]\n            False\n        )", []),
@@ -57,7 +58,7 @@ def test_comment_on_the_statement(run: Run, folder: Path, text: str, left: list[
     assert [c for c in codes(run, "m.py") if c != "GL001"] == left
 
 
-@pytest.mark.parametrize(
+@each(
     "comment",
     ["# gradlint: ignore-file[GL102]", "# gradlint: ignore-file", "x = 1  # gradlint: ignore-file[GL1O1, GL102]"],
 )
@@ -66,7 +67,7 @@ def test_comment_on_the_file(run: Run, folder: Path, comment: str) -> None:
     assert "GL102" not in codes(run, "m.py")
 
 
-@pytest.mark.parametrize(
+@each(
     ("line", "unused"),
     [
         ("x = 1  # gradlint: ignore[GL102]", True),
@@ -95,7 +96,7 @@ def test_rule_that_is_not_run_is_not_judged(run: Run, folder: Path) -> None:
     assert codes(run, "m.py", "--ignore", "GL413") == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("before", "after"),
     [
         ("x = 1  # gradlint: ignore[GL413]", "x = 1"),
@@ -136,7 +137,7 @@ STARVED = source(
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("comment", "found"),
     [
         ("# HERE", ["GL401"]),
@@ -157,7 +158,7 @@ def test_comment_for_another_target_is_not_judged(run: Run, folder: Path) -> Non
     assert codes(run, "m.py:build") == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("globs", "left"),
     [("['body.*']", []), ("['body.weight']", [["body.bias"]]), ("['head.*']", [["body.weight", "body.bias"]])],
 )
@@ -188,7 +189,7 @@ def test_source_rules_judge_what_a_recording_ran(run: Run, folder: Path) -> None
 # --add-ignores
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "expected"),
     [
         (LINE, f"{LINE}  # gradlint: ignore[GL102]"),
@@ -220,7 +221,7 @@ def test_baseline_keeps_old_findings_quiet(run: Run, folder: Path) -> None:
     assert (run("check", "m.py", "--baseline", "known.json").code, run("check", "m.py").code) == (0, 1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "new"),
     [
         (lambda text: "# moved\n\n" + text, 0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pytest
+from cases import each
 
 from gradlint.wording import count, counts, inflect, list_of, summarize_names
 
@@ -17,19 +17,19 @@ class Tensor:
     numel: int = 10
 
 
-@pytest.mark.parametrize(
+@each(
     ("number", "text"), [(0, "0"), (9_999, "9,999"), (235_147, "235.1k"), (7_100_000, "7.1M"), (1_200_000_000, "1.2B")]
 )
 def test_count(number: int, text: str) -> None:
     assert count(number) == text
 
 
-@pytest.mark.parametrize(("sizes", "text"), [([1], "1 tensor, 1 parameter"), ([100, 12], "2 tensors, 112 parameters")])
+@each(("sizes", "text"), [([1], "1 tensor, 1 parameter"), ([100, 12], "2 tensors, 112 parameters")])
 def test_counts(sizes: list[int], text: str) -> None:
     assert counts([Tensor("", size) for size in sizes]) == text
 
 
-@pytest.mark.parametrize(
+@each(
     ("plural", "singular"),
     [("are", "is"), ("have", "has"), ("still train", "still trains"), ("them", "it")],
 )
@@ -38,7 +38,7 @@ def test_inflect(plural: str, singular: str) -> None:
     assert inflect("a", plural) == singular
 
 
-@pytest.mark.parametrize(("names", "text"), [("a", "a"), ("abcd", "a, b, c, d"), ("abcde", "a, b, c, d and 1 more")])
+@each(("names", "text"), [("a", "a"), ("abcd", "a, b, c, d"), ("abcde", "a, b, c, d and 1 more")])
 def test_list_of(names: str, text: str) -> None:
     assert list_of(names) == text
 
@@ -46,7 +46,7 @@ def test_list_of(names: str, text: str) -> None:
 EVERYTHING = [Tensor(f"enc.{layer}.{kind}") for layer in range(6) for kind in ("weight", "bias")] + [Tensor("head")]
 
 
-@pytest.mark.parametrize(
+@each(
     ("wanted", "text"),
     [
         ([], "no parameter"),

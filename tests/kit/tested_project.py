@@ -63,12 +63,11 @@ def project(inner: pytest.Pytester) -> pytest.Pytester:
     return inner
 
 
-def run_test(project: pytest.Pytester, body: str, *args: str) -> pytest.RunResult:
-    """Run one test whose body is given; `gradlint` and the builders are at hand in it."""
-    project.makepyfile(
-        test_it=f"from functools import partial\nfrom model import *\n\n\ndef test_it(gradlint):\n    {body}\n"
-    )
-    return inside(project, "-p", "no:cacheprovider", *args)
+def run_test(project: pytest.Pytester, *bodies: str) -> pytest.RunResult:
+    """Run a test for each body that is given; `gradlint` and the builders are at hand in it."""
+    tests = "".join(f"\n\ndef test_it_{n}(gradlint):\n    {body}\n" for n, body in enumerate(bodies))
+    project.makepyfile(test_it=f"from functools import partial\nfrom model import *\n{tests}")
+    return inside(project, "-p", "no:cacheprovider")
 
 
 def inside(project: pytest.Pytester, *args: str) -> pytest.RunResult:
@@ -76,6 +75,6 @@ def inside(project: pytest.Pytester, *args: str) -> pytest.RunResult:
     return project.runpytest_inprocess("-p", "no:randomly", "-p", "no:hypothesispytest", *args)
 
 
-def words(result: pytest.RunResult) -> str:
+def words(output: str) -> str:
     """The output as one line, without the marks of a traceback."""
-    return " ".join(" ".join(line.removeprefix("E ").split()) for line in result.outlines)
+    return " ".join(" ".join(line.removeprefix("E ").split()) for line in output.splitlines())
