@@ -225,7 +225,7 @@ COMMANDS = [
 ]
 
 
-@each(("arguments", "expected"), COMMANDS, ids=[" ".join(c[-2:]) for c, _ in COMMANDS])
+@each(("arguments", "expected"), COMMANDS)
 def test_command_names_the_nearest(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -221,8 +221,11 @@ def test_a_fault_in_a_hook_is_not_told_as_the_scripts(tmp_path):
     assert error["message"].startswith("gradlint itself failed in the script (TypeError: ")
 
 
+MISTAKES = ["optimizer.zero_grad(1, 2, 3)", "model(x, y)", "torch.optim.SGD()", "model.train(1, 2)", "x @ x"]
+
+
 @pytest.mark.parametrize(
-    "mistake", ["optimizer.zero_grad(1, 2, 3)", "model(x, y)", "torch.optim.SGD()", "model.train(1, 2)", "x @ x"]
+    "mistake", [MISTAKES[0], *(pytest.param(text, marks=pytest.mark.slow) for text in MISTAKES[1:])]
 )
 def test_a_wrong_call_is_the_scripts(tmp_path, mistake):
     _, report = run(tmp_path, f"iteration()\n{mistake}")
@@ -256,35 +259,44 @@ def test_modules_whose_forward_is_called_by_hand_are_followed(tmp_path):
     assert (report["findings"], report["notes"]) == ([], [])
 
 
-def test_arguments_output_and_teardown_are_the_scripts_own(tmp_path):
-    body = """
-    atexit.register(lambda: print("at exit"))
-    print("arguments", sys.argv)
-    try:
-        while True: iteration()
-    finally:
-        open("saved.txt", "w").write("saved")
-    """
-    done, report = run(tmp_path, body, after=("--lr", "1e-3", "-v"))
-    assert "arguments ['train.py', '--lr', '1e-3', '-v']" in done.stderr
-    assert "at exit" in done.stderr and (tmp_path / "saved.txt").read_text() == "saved"
-    assert report["errors"] == []
+OWN = """
+atexit.register(lambda: print("at exit"))
+print("arguments", sys.argv)
+print("read", repr(sys.stdin.read()))
 
+class Log:
+    def __init__(self, path): self.me, self.file = self, open(path, "w")
 
-def test_what_is_left_open_is_written(tmp_path):
-    body = """
-    class Log:
-        def __init__(self, path): self.me, self.file = self, open(path, "w")
-
-    model.log = Log("module.txt")
-    one, other = Log("own.txt"), open("global.txt", "wb")
-    atexit.register(lambda: one.file.write(" and more"))
-    for file in (one.file, model.log.file): file.write("written")
-    other.write(b"written")
+model.log = Log("module.txt")
+one, other = Log("own.txt"), open("global.txt", "wb")
+atexit.register(lambda: one.file.write(" and more"))
+for file in (one.file, model.log.file): file.write("written")
+other.write(b"written")
+try:
     while True: iteration()
-    """
-    run(tmp_path, body)
-    left = [(tmp_path / name).read_text() for name in ("own.txt", "module.txt", "global.txt")]
+finally:
+    open("saved.txt", "w").write("saved")
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """One run of a script with things of its own to end: its folder, the process and the report."""
+    folder = tmp_path_factory.mktemp("ended")
+    done, report = run(folder, OWN, after=("--lr", "1e-3", "-v"))
+    assert (done.returncode, report["errors"]) == (0, []), done.stderr
+    return folder, done
+
+
+def test_arguments_output_and_teardown_are_the_scripts_own(ended):
+    folder, done = ended
+    assert "arguments ['train.py', '--lr', '1e-3', '-v']" in done.stderr
+    assert "at exit" in done.stderr and (folder / "saved.txt").read_text() == "saved"
+
+
+def test_what_is_left_open_is_written(ended):
+    folder, _ = ended
+    left = [(folder / name).read_text() for name in ("own.txt", "module.txt", "global.txt")]
     assert left == ["written and more", "written", "written"]
 
 
@@ -303,6 +315,10 @@ def test_what_finalizes_itself_does(tmp_path):
         assert archive.read("name") == b"content"
 
 
+def test_stdin_is_empty(ended):
+    assert "read ''" in ended[1].stderr
+
+
 def test_a_module_is_run_as_python_does(tmp_path):
     package = tmp_path / "package"
     package.mkdir()
@@ -314,7 +330,7 @@ def test_a_module_is_run_as_python_does(tmp_path):
     assert codes(json.loads(done.stdout)) == ["GL501"], done.stderr
 
 
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("beside", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_modules_are_found_as_by_python(tmp_path, beside):
     """Beside the script, and not in the folder that it is run from."""
     folder = tmp_path / "scripts"
@@ -326,11 +342,6 @@ def test_modules_are_found_as_by_python(tmp_path, beside):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
     assert (done.returncode, "No module named 'shared_parts'" in done.stdout) == ((0, False) if beside else (2, True))
-
-
-def test_stdin_is_empty(tmp_path):
-    done, report = run(tmp_path, "print('read', repr(sys.stdin.read()))\niteration()")
-    assert (done.returncode, report["errors"], "read ''" in done.stderr) == (0, [], True)
 
 
 def test_steps_are_counted(tmp_path):
@@ -433,6 +444,7 @@ def test_a_long_epoch_before_the_first_step_is_bounded_and_told(tmp_path):
     assert done.returncode == 1 and codes(report) == ["GL503"]
 
 
+@pytest.mark.slow
 def test_evaluation_between_the_steps_is_not_what_batches_are_counted_for(tmp_path):
     body = """
     while True:
@@ -630,12 +642,14 @@ def test_comments_silence_what_a_run_finds(tmp_path):
     assert (codes(report), done.returncode) == ([], 0)
 
 
+@pytest.mark.slow
 def test_a_comment_with_nothing_to_silence_is_told_once_enough_was_seen(tmp_path):
     head = HEAD.replace("loss.backward()", "loss.backward()  # gradlint: ignore[GL501]")
     assert codes(run(tmp_path, "while True: iteration()", head=head)[1]) == ["GL001"]
     assert codes(run(tmp_path, "iteration()", head=head)[1]) == []
 
 
+@pytest.mark.slow
 def test_a_baseline_is_written_and_counts(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "gradlint", "run", "--write-baseline", "known.json", "train.py"],
