@@ -36,7 +36,7 @@ def check(
         trains, frozen: globs of parameters that are meant to train, and to stay as they are, beside what the setup
             itself declares (GL701 to GL703).
         strict: whether what could not be recorded counts as a finding (GL003).
-        numeric: whether to train a few steps, which are taken back, and to measure the gradients (GL605).
+        numeric: whether to train a few steps, which are taken back, and to measure the gradients (GL605, GL606).
         show_info: whether findings of severity info are given too.
         name: how to name the setup in the report.
 

@@ -114,7 +114,7 @@ strict = click.option(
     "--strict", is_flag=True, help="Report each part that could not be recorded as a finding (GL003)."
 )
 numeric = click.option(
-    "--numeric", is_flag=True, help="Train a few steps to measure gradients (GL605), then undo them."
+    "--numeric", is_flag=True, help="Train a few steps to measure gradients (GL605, GL606), then undo them."
 )
 verbose = click.option("-v", "--verbose", is_flag=True, help="Name the rules that were skipped, each with the reason.")
 lock_file = click.option(

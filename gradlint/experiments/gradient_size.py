@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradlint.recorder.facts.autograd import own_gradients
+from gradlint.recorder.facts.finiteness import FiniteWatch
 from gradlint.restore.preserved import Preserved
 from gradlint.restore.tensors import is_readable
-from gradlint.traces.ids import ParameterIndex, SiteId
+from gradlint.traces.ids import NO_SITE, ParameterIndex, SiteId
 from gradlint.traces.op_families import PRODUCTS, SOFTMAX
 from gradlint.traces.trace import Gradient, GradientSizes, Parameter, Stop, Trace
+from gradlint.traces.training import Spoiling
 
 if TYPE_CHECKING:
     from gradlint.recorder.replay import Replay
@@ -56,6 +58,7 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
     parameters = [p for p in (trace.parameters[i] for i in sorted(judged)) if p.index in trace.reached]
     sizes: dict[ParameterIndex, list[float | None]] = {p.index: [] for p in parameters}
     stops: dict[ParameterIndex, Stop] = {}
+    spoilt: dict[ParameterIndex, Spoiling] = {}
     unlucky: set[ParameterIndex] = set()
     loss_is_flat = False
     with Preserved(replay.roots, replay.optimizers.values()) as preserved:
@@ -69,6 +72,8 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
                     _backward(replay.live(step))
                     for p in parameters:
                         sizes[p.index].append(_size(replay.tensors[p.key].grad))
+                    if not step and trace.loss_given and any(m[0] == float("inf") for m in sizes.values()):
+                        spoilt = _spoilt(replay, parameters, tensors)
                     _step(_moving(trace, replay))
             zero = [p for p in parameters if not any(sizes[p.index]) and None not in sizes[p.index]]
             if zero:
@@ -80,7 +85,7 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
             return GradientSizes(failure=f"{type(error).__name__}: {error}")
     steps = max((len(magnitudes) for magnitudes in sizes.values()), default=0)
     gradients = {i: Gradient(tuple(magnitudes), stops.get(i), i in unlucky) for i, magnitudes in sizes.items()}
-    return GradientSizes(steps, gradients, loss_is_flat)
+    return GradientSizes(steps, gradients, spoilt, loss_is_flat)
 
 
 def _moving(trace: Trace, replay: Replay) -> list[Tensor]:
@@ -174,6 +179,31 @@ def _loss_can_move(trace: Trace, replay: Replay) -> bool:
                 if old.shape != new.shape or not torch.allclose(old, new, rtol=1e-5, atol=1e-7):
                     return True
     return False
+
+
+# -- where a gradient becomes NaN or infinite --------------------------------------------------------------------------
+
+
+def _spoilt(
+    replay: Replay, parameters: Sequence[Parameter], tensors: Sequence[Tensor]
+) -> dict[ParameterIndex, Spoiling]:
+    """Return the parameters whose gradient is not finite although the loss is, and the call that makes it so."""
+    places = _Places(replay.site)
+    with own_gradients(tensors):
+        roots = [r for r in replay.live(watch=places) if r.requires_grad]
+        with FiniteWatch(roots) as watch:
+            _backward(roots)
+        for parameter in parameters:
+            gradient = replay.tensors[parameter.key].grad
+            if gradient is not None:
+                watch.arrive(parameter.key, gradient)
+    unknown = Spoiling("", NO_SITE)
+    calls = {key: places.made.get(node) for key, node in watch.spoilt().items()}
+    return {
+        p.index: Spoiling(call.name, call.site) if (call := calls[p.key]) is not None else unknown
+        for p in parameters
+        if p.key in calls
+    }
 
 
 # -- where a gradient becomes zero ------------------------------------------------------------------------------------

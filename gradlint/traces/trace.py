@@ -39,7 +39,7 @@ from gradlint.traces.ops import ModuleCall, Op, Value
 from gradlint.traces.sites import Frame, Sites
 
 if TYPE_CHECKING:
-    from gradlint.traces.training import Training
+    from gradlint.traces.training import Spoiling, Training
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
@@ -298,6 +298,8 @@ class SetupFacts:
     """Patterns of parameters that the setup declares frozen."""
     train: bool | None = None
     """The mode that the setup asks for."""
+    has_inputs: bool = False
+    """True if it gives the inputs of the forward."""
     has_loss: bool = False
     has_step: bool = False
 
@@ -359,6 +361,8 @@ class GradientSizes:
     steps: int = 0
     gradients: Mapping[ParameterIndex, Gradient] = field(default_factory=dict)
     """Of the parameters that gradient is known to reach."""
+    spoilt: Mapping[ParameterIndex, Spoiling] = field(default_factory=dict)
+    """Parameter whose gradient is not finite in the first step although the loss is → the call that makes it so."""
     loss_is_flat: bool = False
     """True if every gradient was zero and other parameter values give the same loss."""
     failure: str = ""

@@ -26,6 +26,16 @@ FIRST_EVENT = EventIndex(0)
 
 
 @dataclass(frozen=True)
+class Spoiling:
+    """A torch call that receives a finite gradient and passes on NaN or infinity."""
+
+    name: str
+    """Plain name of the function; empty if the call is unknown."""
+    site: SiteId
+    """Its site; that of the backward pass if the call is unknown."""
+
+
+@dataclass(frozen=True)
 class Backward:
     """One backward pass."""
 
@@ -48,6 +58,8 @@ class Backward:
     """Parameter that got gradient → earlier backward passes whose gradient was not yet cleared."""
     zero: frozenset[ParameterKey] = frozenset()
     """Those that got zeros alone, because every way to them passes an operation whose gradient is zero everywhere."""
+    spoilt: Mapping[ParameterKey, Spoiling] = field(default_factory=dict)
+    """Parameter whose gradient became NaN or infinite although the loss is finite → the call that made it so."""
     applied_by: frozenset[StepIndex] = frozenset()
     """The steps that applied gradient of it."""
     read: bool = False
@@ -73,6 +85,8 @@ class Content(NamedTuple):
     """True if its value changed; None if it was not compared."""
     nonzero: bool
     """True if any entry of its gradient was not zero."""
+    spoilt: bool = False
+    """True if a gradient that is not finite has made its value NaN or infinite."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ _PLAIN = frozenset((int, float, str, bool, complex, type(None), type(Ellipsis)))
 
 _TORCH_CONSTANTS = frozenset((torch.dtype, torch.device, torch.layout, torch.memory_format))
 
+_next_node: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: -1)
+"""A function that returns the number that autograd gives to its next node."""
+
 _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
 
@@ -337,6 +340,8 @@ class Recorder(TorchFunctionMode):
                 tape.run_of[number] = run
             call = tape.calls[-1].number if tape.calls else NO_CALL
             tape.ops.append(tuple.__new__(Op, (func, site, call, region, read, results, tuple(stripped), named, kind)))
+            if tape.nodes is not None:
+                tape.nodes.append((_next_node(), number))  # type: ignore[arg-type]  # OpIndex() costs a call
             return result
         except Exception as error:
             if calling or isinstance(error, GradlintError):
@@ -395,6 +400,8 @@ class Recorder(TorchFunctionMode):
                 tape.run_of[len(tape.ops)] = run
             call = tape.calls[-1].number if tape.calls else NO_CALL
             tape.ops.append(Op(name, site, call, region, read, tuple(values), (), None, kind))
+            if tape.nodes is not None:
+                tape.nodes.append((_next_node(), OpIndex(len(tape.ops) - 1)))
 
     # -- who called ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from gradlint.recorder.calls.call_chains import OpenCall
 from gradlint.recorder.calls.site_table import SiteTable
 from gradlint.traces.events import Event
-from gradlint.traces.ids import NO_CALL, EventIndex, OpIndex, SiteId, ValueId
+from gradlint.traces.ids import NO_CALL, NO_OP, EventIndex, OpIndex, SiteId, ValueId
 from gradlint.traces.ops import GRAD_ON, Op, Value
 
 _Fields = ParamSpec("_Fields")
@@ -47,6 +48,8 @@ class Tape:
         self.calls: list[OpenCall] = []
         """Module calls that have not returned, outermost first."""
         self.region = GRAD_ON
+        self.nodes: list[tuple[int, OpIndex]] | None = None
+        """(number of the next node of autograd, index of the op that was just recorded); None while not collected."""
         self.runs: list[FunctionRun] = []
         self.run_of: dict[int, int] = {}
         """Index of an op → index into `runs` of the custom Function run around it."""
@@ -54,6 +57,12 @@ class Tape:
         """Identity of a Python number that `item()` and the like returned → [the number, index of the op]."""
         self.unrecorded: list[tuple[str, SiteId]] = []
         self._seen_unseen: set[tuple[str, SiteId]] = set()
+
+    def op_of_node(self, node: Any) -> OpIndex:
+        """Return the op that created a node of autograd; NO_OP if unknown."""
+        number = getattr(node, "_sequence_nr", None)
+        position = bisect.bisect_right(self.nodes, (number(), len(self.ops))) if number and self.nodes else -1
+        return self.nodes[position][1] if self.nodes and 0 <= position < len(self.nodes) else NO_OP
 
     def synthetic(
         self, func: Any, kind: int, inputs: tuple[ValueId, ...], output: ValueId, site: SiteId, region: EventIndex

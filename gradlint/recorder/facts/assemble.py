@@ -249,6 +249,7 @@ def _describe_setup(setup: Setup, log: HookLog) -> SetupFacts:
         trains=tuple(setup.trains),
         frozen=tuple(setup.frozen),
         train=setup.train,
+        has_inputs=setup.inputs is not None,
         has_loss=setup.loss is not None,
         has_step=setup.step is not None,
     )

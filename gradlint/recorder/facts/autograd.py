@@ -133,7 +133,7 @@ def _proven(
             handle.remove()
 
 
-def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
+def nodes_behind(roots: Iterable[Tensor]) -> Iterator[Any]:
     """Yield every node of the autograd graph behind the roots, once."""
     pending: list[Any] = list({t.grad_fn: None for t in roots if t.grad_fn is not None})
     seen = set(pending)
@@ -150,12 +150,12 @@ def leaves(roots: Iterable[Tensor]) -> list[Tensor]:
     """Return the leaf tensors behind the roots, which may be leaves themselves."""
     roots = list(roots)
     roots_themselves = [t for t in roots if t.grad_fn is None and t.requires_grad]
-    variables = (getattr(node, "variable", None) for node in _nodes(roots))
+    variables = (getattr(node, "variable", None) for node in nodes_behind(roots))
     return roots_themselves + [v for v in variables if isinstance(v, Tensor)]
 
 
 def _custom_nodes(roots: Iterable[Tensor]) -> list[Any]:
-    return [node for node in _nodes(roots) if isinstance(node, torch.autograd.function.BackwardCFunction)]
+    return [node for node in nodes_behind(roots) if isinstance(node, torch.autograd.function.BackwardCFunction)]
 
 
 def _noting(node: Any, dropped: set[tuple[Any, int]]) -> Callable[[Any, Any], None]:

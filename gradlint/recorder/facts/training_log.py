@@ -24,6 +24,7 @@ from gradlint.traces.training import (
     Content,
     KeptGraph,
     Schedule,
+    Spoiling,
     Step,
     Training,
 )
@@ -43,6 +44,7 @@ class OpenBackward:
     scaled: bool = False
     deposits: dict[ParameterKey, tuple[BackwardIndex, ...]] = field(default_factory=dict)
     zero: frozenset[ParameterKey] = frozenset()
+    spoilt: dict[ParameterKey, Spoiling] = field(default_factory=dict)
     applied_by: set[StepIndex] = field(default_factory=set)
     read: bool = False
 
@@ -59,6 +61,7 @@ class OpenBackward:
             scaled=self.scaled,
             deposits=dict(self.deposits),
             zero=self.zero,
+            spoilt=dict(self.spoilt),
             applied_by=frozenset(self.applied_by),
             read=self.read,
         )

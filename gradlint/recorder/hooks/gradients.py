@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.autograd import Passage, nonzero, watching
+from gradlint.recorder.facts.finiteness import FiniteWatch
 from gradlint.recorder.facts.kept_graphs import StepMark, mark
 from gradlint.recorder.facts.training_log import OpenBackward, OpenStep, TrainingLog
 from gradlint.restore.global_state import without_torch_function
@@ -28,6 +29,7 @@ from gradlint.restore.tensors import is_readable, same_values
 from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
 from gradlint.traces.ids import (
     NO_EVENT,
+    NO_OP,
     NO_SITE,
     BackwardIndex,
     EventIndex,
@@ -38,7 +40,7 @@ from gradlint.traces.ids import (
     StepIndex,
     ValueId,
 )
-from gradlint.traces.training import Clear, Clip, Content, Schedule
+from gradlint.traces.training import Clear, Clip, Content, Schedule, Spoiling
 
 _UNAPPLIED = -1
 _ZERO = -2
@@ -105,6 +107,8 @@ class Ledger:
         self._open: OpenBackward | None = None
         self._arrived: dict[ParameterKey, bool] = {}
         """Parameter whose gradient is about to be accumulated → whether there is one: autograd may pass on None."""
+        self._finite: FiniteWatch | None = None
+        """The look at the gradients of the open backward pass."""
         self._passage = Passage()
         """The ways of the open backward pass."""
         self._passages: dict[tuple[object, ...], Passage] = {}
@@ -128,6 +132,7 @@ class Ledger:
         if not self.following:
             self.following = True
             self.marks.append(mark(self._recorder))
+            self._recorder.tape.nodes = []
             self.training.start = OpIndex(len(self._recorder.tape.ops))
             self.training.first_event = EventIndex(len(self._recorder.tape.events))
         for tensor in parameters:
@@ -154,6 +159,7 @@ class Ledger:
         while self._running:
             self._forget_running()
         self.following = False
+        self._recorder.tape.nodes = None
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -179,10 +185,31 @@ class Ledger:
         roots = tuple(recorder.tensors.read(t) for t in starts)
         outer, self._open = self._open, self._begin(roots, retains, site)
         try:
-            with recorder.pausing(), self._passing(self._open, starts):
+            with recorder.pausing(), self._passing(self._open, starts), self._watching_finiteness(self._open, starts):
                 yield
         finally:
             self._open = outer
+
+    @contextlib.contextmanager
+    def _watching_finiteness(self, backward: OpenBackward, roots: Sequence[Tensor]) -> Iterator[None]:
+        """Find the gradients of a backward pass that are NaN or infinite, and the calls that made them so."""
+        outer, self._finite = self._finite, FiniteWatch(roots)
+        try:
+            with self._finite as watch:
+                yield
+            backward.spoilt = {key: self._spoiling(node, backward.site) for key, node in watch.spoilt().items()}
+        finally:
+            self._finite = outer
+
+    def _spoiling(self, node: Any, site: SiteId) -> Spoiling:
+        tape = self._recorder.tape
+        number = tape.op_of_node(node) if node is not None else NO_OP
+        if number == NO_OP:
+            return Spoiling("", site)
+        op, run = tape.ops[number], tape.run_of.get(number, -1)
+        if run >= 0:
+            return Spoiling(f"{tape.runs[run].cls.__name__}.apply", tape.runs[run].site)
+        return Spoiling(op.name, op.site)
 
     @contextlib.contextmanager
     def _passing(self, backward: OpenBackward, roots: Sequence[Tensor]) -> Iterator[None]:
@@ -220,6 +247,9 @@ class Ledger:
     def arrive(self, key: ParameterKey, gradient: Tensor | None) -> None:
         """Note the gradient that is about to be accumulated into a parameter, before torch's own hook."""
         self._arrived[key] = gradient is not None
+        if gradient is not None and self._finite is not None:
+            with without_torch_function():
+                self._finite.arrive(key, gradient)
         if gradient is not None and key in self._passage.suspects:
             with without_torch_function():
                 if nonzero(gradient):
@@ -398,8 +428,14 @@ class Ledger:
         with without_torch_function(), torch.no_grad():
             for key, (p, _) in entry.parameters.items():
                 before = entry.before.get(key)
-                if before is not None and key in step.content and is_readable(p):
-                    step.content[key] = step.content[key]._replace(moved=not same_values(p.detach(), before))
+                content = step.content.get(key)
+                if before is None or content is None or not is_readable(p):
+                    continue
+                spoilt = any(key in self.training.backwards[b].spoilt for b in content.backwards)
+                step.content[key] = content._replace(
+                    moved=not same_values(p.detach(), before),
+                    spoilt=spoilt and bool(before.isfinite().all()) and not bool(p.isfinite().all()),
+                )
         index = StepIndex(len(self.training.steps))
         self.training.steps.append(step.finished(index))
         for backward in {b for c in step.content.values() for b in c.backwards}:
