@@ -199,9 +199,25 @@ def test_checkpoint_of_what_has_no_parameters_is_recorded_whole(check) -> None: 
     assert (report.errors, report.findings, report.notes) == ([], [], [])
 
 
-def test_loss_that_is_no_scalar_is_told(check) -> None:  # type: ignore[no-untyped-def]
-    [target] = check("def build(): return full(loss=lambda out: out.sum(1))").targets
-    assert target.loss == "given, a tensor[2] where backward() needs a scalar"
+REFUSED_LOSSES = {
+    "out.sum(1)": "the loss function returned a tensor[2] instead of a scalar",
+    "(out, out.sum())": "the loss function returned a tensor[",
+    "{'loss': out.sum(1)}": "the loss function returned a tensor[2] instead of a scalar",
+    "out.sum() * 1j": "the loss function returned a complex scalar",
+    "out.sum().item()": "the loss function returned a float instead of a scalar tensor",
+    "None": "the loss function returned None instead of a scalar tensor",
+}
+
+
+@pytest.mark.parametrize("loss", REFUSED_LOSSES)
+def test_loss_that_backward_refuses_is_an_error(check, loss) -> None:  # type: ignore[no-untyped-def]
+    [error] = check(f"def build(): return full(loss=lambda out: {loss})").errors
+    assert error.message.startswith(REFUSED_LOSSES[loss])
+
+
+@pytest.mark.parametrize("loss", ["out.sum(1).mean(0, keepdim=True)", "[out.sum()]", "{'loss': out.sum()}"])
+def test_loss_that_backward_takes_is_no_error(check, loss) -> None:  # type: ignore[no-untyped-def]
+    assert check(f"def build(): return full(loss=lambda out: {loss})").errors == []
 
 
 def test_strict_makes_findings_of_what_was_not_recorded(check) -> None:  # type: ignore[no-untyped-def]

@@ -149,6 +149,7 @@ NO_VERDICT = {
     "only evaluates": ("with torch.no_grad(): model(x)", "1 call of the script's models and no backward pass"),
     "raises": ("iteration()\nraise ValueError('no data')", "the script raised ValueError: no data"),
     "raises before": ("raise FileNotFoundError('data.csv')", "the script raised FileNotFoundError: data.csv"),
+    "backward from a vector": ("model(x).backward()", "the script raised RuntimeError: grad can be implicitly created"),
     "wrong usage": ("sys.exit(2)", "the script called sys.exit(2)"),
     "another thread": (
         "t = threading.Thread(target=lambda: [iteration() for _ in range(5)])\nt.start()\nt.join()",

@@ -30,7 +30,11 @@ class Roots:
 
 
 def loss_roots(loss: Any) -> Roots:
-    """Return the scalar that a loss function returned, taken out of a list or a mapping."""
+    """Return the scalar that a loss function returned, taken out of a list or a mapping.
+
+    Raises:
+        TargetError: backward() would refuse it.
+    """
     if isinstance(loss, (list, tuple)) and loss and isinstance(loss[0], Tensor):
         loss = loss[0]
     elif isinstance(loss, Mapping) and isinstance(loss.get("loss"), Tensor):
@@ -43,7 +47,14 @@ def loss_roots(loss: Any) -> Roots:
         raise TargetError(f"the loss function returned {got} instead of a scalar tensor: {advice}")
     if loss.numel() != 1:
         shape = ", ".join(map(str, loss.shape))
-        return Roots((loss,), f"given, a tensor[{shape}] where backward() needs a scalar", True)
+        raise TargetError(
+            f"the loss function returned a tensor[{shape}] instead of a scalar, and backward() refuses it: "
+            "reduce it with .mean() or .sum()"
+        )
+    if loss.is_complex():
+        raise TargetError(
+            "the loss function returned a complex scalar, and backward() refuses it: take .abs() or .real"
+        )
     return Roots((loss,), "given", True)
 
 

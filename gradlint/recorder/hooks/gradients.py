@@ -187,6 +187,9 @@ class Ledger:
         try:
             with recorder.pausing(), self._passing(self._open, starts), self._watching_finiteness(self._open, starts):
                 yield
+        except BaseException:
+            self._drop_refused(self._open, starts)
+            raise
         finally:
             self._open = outer
 
@@ -234,6 +237,15 @@ class Ledger:
             backward.zero = frozenset(backward.deposits.keys() & zero)
         finally:
             self._passage = outer
+
+    def _drop_refused(self, backward: OpenBackward, tensors: Sequence[Tensor]) -> None:
+        """Forget a backward pass that torch refused, such as one from a vector: no verdict follows from it.
+
+        One from tensors that do not require grad stays, as its cause is known.
+        """
+        if not backward.deposits and backward is self.training.backwards[-1]:
+            if any(t.requires_grad for t in tensors):
+                self.training.backwards.pop()
 
     def _begin(self, roots: tuple[ValueId, ...], retains: bool, site: SiteId) -> OpenBackward:
         training = self.training
