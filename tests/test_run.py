@@ -629,6 +629,64 @@ def test_settings_count_as_for_check(tmp_path, name):
     assert (codes(report), done.returncode) == (expected, code), done.stderr
 
 
+NEVER_RUN = """
+import parts, excluded.parts
+
+def after_the_epoch(outputs, targets):
+    return nn.functional.cross_entropy(outputs.softmax(1), targets)
+
+for _ in range(5): iteration()
+"""
+PARTS = """
+from torch import nn
+
+class Never(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(4, 4)]
+
+    def forward(self, x):
+        return self.layers[0](x)
+
+class Allowed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(4, 4)]  # gradlint: ignore[GL104]
+
+    def forward(self, x):
+        return self.layers[0](x)
+"""
+
+
+def test_source_rules_judge_all_files_that_ran(tmp_path):
+    (tmp_path / "gradlint.toml").write_text("extend-exclude = ['excluded/']")
+    (tmp_path / "excluded").mkdir()
+    for name in ("parts.py", "excluded/parts.py", "not_imported.py"):
+        (tmp_path / name).write_text(PARTS)
+    done, report = run(tmp_path, NEVER_RUN)
+    found = [(Path(f["path"]).name, f["code"], f["line"]) for f in report["findings"]]
+    assert found == [("parts.py", "GL104", 7), ("train.py", "GL601", 23)], done.stderr
+
+
+@pytest.mark.slow
+def test_source_rules_do_not_contradict_the_recording(tmp_path):
+    body = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = [nn.Linear(4, 8), nn.Linear(8, 2)]
+            for n, layer in enumerate(self.layers): setattr(self, f"layer{n}", layer)
+        def forward(self, x):
+            for layer in self.layers: x = layer(x)
+            return x
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    while True: iteration()
+    """
+    _, report = run(tmp_path, body)
+    assert (report["findings"], report["errors"]) == ([], [])
+
+
 def test_a_wrong_configuration_is_told_before_the_script_runs(tmp_path):
     (tmp_path / "gradlint.toml").write_text("ignore = ['GL999']")
     done, report = run(tmp_path, "open('ran', 'w')")

@@ -68,6 +68,8 @@ class ScriptChecker(Checker):
             self.job,
             rules=tuple(rule.code for rule in self.plan(settings).selection.rules),
             rules_dirs=tuple(map(str, self.folders(settings))),
+            exclude=(*settings.exclude, *settings.extend_exclude),
+            root=str(settings.root),
             strict=settings.strict,
         )
         result = CheckResult(Report())

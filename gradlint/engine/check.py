@@ -121,7 +121,8 @@ def _judged(report: Report, flow: Flow, rules: Sequence[type[Rule]], options: Op
     """Add the verdict on a trace to a report; return the notes about it."""
     trace = flow.trace
     context = _judge(report, trace, flow, rules, options)
-    more, report.ran = source_findings(trace, rules, report.findings, {s.code for s in report.skipped})
+    skipped = {s.code for s in report.skipped}
+    more, report.ran = source_findings(trace, rules, report.findings, skipped, options.files)
     report.findings = sorted_findings([*report.findings, *more])
     _account_for_the_unseen(report, trace, flow, options.strict)
     problem = nothing_to_judge(trace)

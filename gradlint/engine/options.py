@@ -34,6 +34,9 @@ class Options:
     amend: Callable[[Setup], Setup] | None = None
     """Changes the normalised setup before it is run."""
 
+    files: tuple[str, ...] = ()
+    """Files that ran, and that the source rules judge as a whole."""
+
     def configured(self, settings: Settings, target: str) -> Options:
         """Return the options for one target, with its settings.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Collection, Iterable, Sequence, Set
+from pathlib import Path
 
 from gradlint.engine.source_file import judge, may_apply
 from gradlint.findings import Finding
@@ -12,35 +13,61 @@ from gradlint.rulekit.executed_code import executed_functions
 from gradlint.rulekit.rule import Rule
 from gradlint.rulekit.source_context import SourceContext
 from gradlint.source.file import SourceModule
+from gradlint.source.lookup import source_module
 from gradlint.source.scopes import first_line
 from gradlint.traces.trace import Trace
 
 
 def source_findings(
-    trace: Trace, rules: Sequence[type[Rule]], recorded: Sequence[Finding], skipped: Collection[str]
+    trace: Trace,
+    rules: Sequence[type[Rule]],
+    recorded: Sequence[Finding],
+    skipped: Collection[str],
+    files: Iterable[str] = (),
 ) -> tuple[list[Finding], dict[str, tuple[tuple[int, int], ...]]]:
     """Return the source rules' findings in executed code, and the lines that ran by file.
 
-    A finding is left out if the recording has it too, or if the rule's recording overrides its source.
+    A finding in executed code is left out if the recording has it too, or if the rule's recording overrides its source.
 
     Args:
         trace: the recording.
         rules: the selected rules.
         recorded: their findings in the recording.
         skipped: codes of the rules that could not judge the recording.
+        files: executed files of which all functions are judged, those too that did not run.
     """
-    asked = [r for r in rules if r.judges_source() and not (r.recording_overrides_source and r.code not in skipped)]
+    source_rules = [rule for rule in rules if rule.judges_source()]
+    overridden = {r.code for r in source_rules if r.recording_overrides_source and r.code not in skipped}
     executed: dict[SourceModule, set[ast.AST]] = {}
     for function in executed_functions(trace):
         executed.setdefault(function.module, set()).add(function.node)
+    whole = set()
+    for path in files:
+        module = _module(path, source_rules)
+        if module is not None:
+            executed.setdefault(module, set()).add(module.syntax)
+            whole.add(module)
     findings: list[Finding] = []
     for module, nodes in executed.items():
+        asked = [rule for rule in source_rules if module in whole or rule.code not in overridden]
         for finding in judge(SourceContext(module, trace.target), may_apply(module.source.data, asked)):
             if _is_executed(module.syntax, finding, nodes):
+                if finding.code not in overridden:
+                    findings.append(finding)
+            elif module in whole:
                 findings.append(finding)
-    return without_recorded(findings, recorded, asked), {
+    return without_recorded(findings, recorded, source_rules), {
         module.path: _spans(nodes) for module, nodes in executed.items()
     }
+
+
+def _module(path: str, rules: Sequence[type[Rule]]) -> SourceModule | None:
+    """Return a parsed file; None if no rule may find anything in it."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return None
+    return source_module(path) if may_apply(data, rules) else None
 
 
 def without_recorded(

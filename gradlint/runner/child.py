@@ -21,6 +21,8 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gradlint.engine.check import check_trace
@@ -35,6 +37,8 @@ from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
 from gradlint.runner.job import INTERRUPT_GRACE, Job, leave
+from gradlint.traces.sites import is_project
+from gradlint.traces.trace import Trace
 from gradlint.wording import plural
 
 _WRONG_USAGE = 2
@@ -192,8 +196,10 @@ class _Runner:
             return Report(errors=[Failure(job.target, *fault)])
         if not training.backwards:
             return Report(errors=[failure or Failure(job.target, self.why_nothing())])
-        options = Options(strict=job.strict, contract=given_contract(job.trains, job.frozen))
-        report = check_trace(observation.trace(), self.rules, options)
+        contract = given_contract(job.trains, job.frozen)
+        trace = observation.trace()
+        options = Options(strict=job.strict, contract=contract, files=tuple(_project_files(job, trace)))
+        report = check_trace(trace, self.rules, options)
         if not observation.enough():
             report.ran = {}  # what a comment silences may come later
         if failure is not None:
@@ -227,6 +233,17 @@ class _Runner:
 
 
 _PID = os.getpid()
+
+
+def _project_files(job: Job, trace: Trace) -> Iterator[str]:
+    """Yield the user's files that ran, without those that the configuration excludes."""
+    from gradlint.config.discover import patterns  # while the script runs, it is not needed
+
+    imported = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    excluded = patterns(job.exclude, Path(job.root))
+    for path in sorted(imported | {code.co_filename for code in trace.executed}):
+        if path.endswith(".py") and is_project(path) and not excluded.match_below(path):
+            yield path
 
 
 def _script(job: Job) -> None:

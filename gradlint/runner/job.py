@@ -35,6 +35,10 @@ class Job:
     """Number of calls or backward passes without progress after which to stop; None for the default."""
     seconds: float = 300.0
     """Seconds after which the recording is judged at the next opportunity."""
+    exclude: tuple[str, ...] = ()
+    """Globs of the files that the source rules do not judge."""
+    root: str = ""
+    """The folder that these globs are relative to."""
     strict: bool = False
     trains: tuple[str, ...] = ()
     """Globs of the parameters that are declared to train."""

@@ -239,9 +239,9 @@ class Ledger:
             self._passage = outer
 
     def _drop_refused(self, backward: OpenBackward, tensors: Sequence[Tensor]) -> None:
-        """Forget a backward pass that torch refused, such as one from a vector: no verdict follows from it.
+        """Forget a backward pass that torch refused: no verdict follows from it.
 
-        One from tensors that do not require grad stays, as its cause is known.
+        That is one from a vector, for example. One from tensors that do not require grad stays, as its cause is known.
         """
         if not backward.deposits and backward is self.training.backwards[-1]:
             if any(t.requires_grad for t in tensors):
