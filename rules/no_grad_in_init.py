@@ -117,7 +117,7 @@ class NoGradInInit(Rule):
             how = trace.region(members[0][1].region).how
             yield context.finding(
                 self,
-                self._message(how, context.names(parameters), inflect(parameters, "still train")),
+                self._message(how, context.names(parameters), context.without_freeze(parameters)),
                 at=where,
                 parameters=parameters,
                 related=[context.related(self.RELATED_CREATED, members[0][1])],

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from gradlint.findings import Finding, Fix, Related, Reporter, Severity
 from gradlint.flow.flow import Flow
+from gradlint.flow.outcome import OutcomeKind, outcome_of
 from gradlint.location import Location
 from gradlint.rulekit.contract import Contract, Declaration, own_declarations, resolve
 from gradlint.rulekit.executed_code import uncalled_method_statements
@@ -20,6 +21,10 @@ from gradlint.wording import inflect, summarize_names
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
+
+
+_MAY_TRAIN = frozenset((OutcomeKind.TRAINS, OutcomeKind.UNKNOWN))
+"""Outcomes that no finding contradicts which says that parameters train."""
 
 
 class Yielding(Protocol):
@@ -188,17 +193,24 @@ class Context:
         return summarize_names(list(parameters), self.trace.parameters)
 
     def without_freeze(self, parameters: Sequence[Parameter]) -> str:
-        """Return what parameters do that a line without effect was to freeze: ``still train``."""
-        trains = any(map(self.flow.meant_to_train, parameters))
-        return inflect(parameters, "still train") if trains else inflect(parameters, "still require") + " grad"
+        """Return what parameters do that are not frozen, although they were to be: ``still train``.
+
+        Other findings may say that some get no gradient, so only the flag is named then.
+        """
+        kinds = {outcome_of(self.flow, p).kind for p in parameters}
+        train = any(map(self.flow.meant_to_train, parameters)) and kinds <= _MAY_TRAIN
+        return inflect(parameters, "still train") if train else inflect(parameters, "still require") + " grad"
 
     def fill(self, template: str, parameters: Sequence[Parameter], **fields: object) -> str:
         """Return a template with its placeholders filled in.
 
         ``{parameters}`` becomes `names`. A placeholder without a field is a plural verb or pronoun, which is inflected
-        for the parameters: ``{are}``, ``{still_train}``, ``{them}``.
+        for the parameters: ``{are}``, ``{them}``. ``{still_train}`` becomes `without_freeze`.
         """
-        return template.format_map(_Fields(parameters, {"parameters": self.names(parameters), **fields}))
+        fixed: dict[str, object] = {"parameters": self.names(parameters)}
+        if "{still_train}" in template:
+            fixed["still_train"] = self.without_freeze(parameters)
+        return template.format_map(_Fields(parameters, fixed | fields))
 
     def by_place(self, items: Iterable[T], key: Callable[[T], K]) -> list[tuple[K, list[T]]]:
         """Return items grouped by a key, in the order in which each key first appears.
