@@ -61,6 +61,7 @@ class FrozenParameterInOptimizer(Rule):
     name = "frozen-parameter-in-optimizer"
     severity = Severity.WARNING
     needs = frozenset({"optimizer"})
+    yields_to = frozenset({"GL308"})
 
     MESSAGE = "{optimizer} contains frozen parameters: {parameters}, frozen at {freeze}, {order} {site}."
     MESSAGE_BY_DESIGN = "{optimizer} contains {parameters}, frozen by design: the optimizer never updates {them}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Event, Finding, Fix, Parameter, Rule, Severity, Step
-from gradlint.traces import Freeze, SiteId
+from gradlint.traces import Content, Freeze, SiteId
 
 
 class FrozenParameterStillMoves(Rule):
@@ -65,6 +65,7 @@ class FrozenParameterStillMoves(Rule):
     ## Known limits
     Only changes that the optimizer makes by a gradient are reported. Values that user code copies into a frozen network
     (target networks, averages) are its own affair, also in the closure of a step or by an optimizer without gradient.
+    So are gradients that it sets itself (evolution strategies).
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
@@ -85,7 +86,7 @@ class FrozenParameterStillMoves(Rule):
         for step in context.training.steps:
             for parameter in trace.parameters:
                 content = step.content.get(parameter.key)
-                if content is not None and content.moved and content.grad and not content.trainable:
+                if content is not None and _moves_what_is_frozen(content):
                     freeze = next((e.site for e in reversed(parameter.history) if _freezes(e, step)), step.site)
                     changed.append((freeze, step, parameter))
         for at, members in context.by_place(changed, lambda change: change[0]):
@@ -103,6 +104,12 @@ class FrozenParameterStillMoves(Rule):
                 ],
                 fix=Fix(self.FIX),
             )
+
+
+def _moves_what_is_frozen(content: Content) -> bool:
+    """Return True if a step changes a frozen parameter by a gradient that user code has not set itself."""
+    by_hand = content.nonzero and not content.backwards
+    return bool(content.moved and content.grad and not content.trainable and not by_hand)
 
 
 def _freezes(event: Event, step: Step) -> bool:

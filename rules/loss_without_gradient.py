@@ -13,9 +13,8 @@ class LossWithoutGradient(Rule):
     """The loss does not require grad.
 
     ## What it does
-    Finds losses on which `backward()` would fail, and reports the cause. Every parameter is frozen, every gradient path
-    is cut, or the loss depends on no parameter. The finding replaces those of GL401 to GL405 on the same training
-    setup.
+    Finds losses on which `backward()` would fail, and reports the cause: every gradient path is cut, or the loss
+    depends on no parameter. The finding replaces those of GL401 to GL405 on the same training setup.
 
     ## Why it is bad
     `backward()` raises "element 0 of tensors does not require grad". If that error was silenced by hand, nothing
@@ -46,7 +45,7 @@ class LossWithoutGradient(Rule):
     ```
 
     ## Known limits
-    A completely frozen model without an optimizer is not reported, since it is not meant to train.
+    A completely frozen model is reported by GL308 if it is given an optimizer. Without one it is not meant to train.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.backward.html
@@ -59,11 +58,9 @@ class LossWithoutGradient(Rule):
 
     MESSAGE_CUT = "{loss} does not require grad: every gradient path to {parameters} is cut, here by {call}."
     MESSAGE_INDEPENDENT = "{loss} does not require grad: it depends on none of {parameters}."
-    MESSAGE_FROZEN = "{loss} does not require grad because every parameter is frozen: {parameters}."
     FIX_CUT = "Compute the loss with differentiable operations and with grad mode on."
     FIX_CREATE_GRAPH = "Pass create_graph=True to torch.autograd.grad."
     FIX_INDEPENDENT = "Compute the loss from the model's output."
-    FIX_FROZEN = "Unfreeze a part of the model, or add a trainable head."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
@@ -81,15 +78,6 @@ class LossWithoutGradient(Rule):
                 at=_loss_site(trace),
                 parameters=trainable,
                 fix=Fix(self.FIX_INDEPENDENT),
-            )
-        elif any(p.groups for p in parameters):
-            yield context.finding(
-                self,
-                self.MESSAGE_FROZEN.format(loss=loss, parameters=context.names(parameters)),
-                at=trace.optimizers[0].site,
-                parameters=parameters,
-                related=[context.related("frozen here", context.first_freeze(parameters))],
-                fix=Fix(self.FIX_FROZEN),
             )
 
     def _cut(self, context: Context, loss: str) -> Finding:

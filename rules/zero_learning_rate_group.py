@@ -14,7 +14,7 @@ class ZeroLearningRateGroup(Rule):
 
     ## What it does
     Finds groups with `lr` 0 and no scheduler that contain trainable parameters with a gradient. If steps were recorded,
-    the rate was 0 at two or more steps and at all of them.
+    the rate was 0 at two or more steps and at all of them. It is an error if no group has another rate.
 
     ## Why it is bad
     Every step computes the gradient of the whole group and multiplies it by zero. To freeze the parameters, use
@@ -85,7 +85,14 @@ class ZeroLearningRateGroup(Rule):
                         context.created(optimizer),
                     ],
                     fix=Fix(self.FIX),
+                    severity=Severity.ERROR if _nothing_trains(context, group) else None,
                 )
+
+
+def _nothing_trains(context: Context, group: Group) -> bool:
+    """Return True if recorded steps of an unscheduled group change nothing, and no group has another rate."""
+    rates = {g.lr for o in context.trace.optimizers for g in o.groups if g.keys}
+    return not group.scheduled and rates == {0.0} and _was_always_zero(context, group)
 
 
 def _was_always_zero(context: Context, group: Group) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gradlint.flow.cut import Cut as Cut
     from gradlint.flow.cut import CutKind as CutKind
     from gradlint.flow.cut import region_location as region_location
+    from gradlint.flow.frozen_optimizers import FrozenOptimizer as FrozenOptimizer
     from gradlint.flow.origin import computed_value as computed_value
     from gradlint.flow.origin import computed_values as computed_values
     from gradlint.flow.outcome import Outcome as Outcome

@@ -14,6 +14,7 @@ from gradlint.flow.cut_search import find_cuts
 from gradlint.flow.evidence import Evidence, Questions
 from gradlint.flow.exits import apply_evidence, grouped_by_exit
 from gradlint.flow.facts import FlowFacts
+from gradlint.flow.frozen_optimizers import FrozenOptimizer, frozen_optimizers
 from gradlint.flow.loss_terms import ConstantTerm, DroppedTerm, added_numbers, constant_terms, dropped_terms
 from gradlint.flow.parted import PartedOptimizer, parted_optimizers
 from gradlint.flow.replaced import ReplacedParameter, replaced_parameters
@@ -105,6 +106,11 @@ class Flow(FlowFacts):
     def replaced(self) -> list[ReplacedParameter]:
         """The tensors that optimizers hold and the model no longer does."""
         return replaced_parameters(self.trace)
+
+    @cached_property
+    def frozen_optimizers(self) -> list[FrozenOptimizer]:
+        """The optimizers that train nothing because all that they contain is frozen."""
+        return list(frozen_optimizers(self.trace))
 
     @cached_property
     def parted(self) -> list[PartedOptimizer]:
