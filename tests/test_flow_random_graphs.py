@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradlint.engine.check import record_made
+from gradlint.engine.check import check_trace, record_made
 from gradlint.engine.options import Options
 from gradlint.experiments.settle import analyse
+from gradlint.rulekit import registry
+
+RULES = registry.load(packs=False).rules
 
 
 class Twice(torch.autograd.Function):
@@ -40,7 +43,7 @@ class Withheld(torch.autograd.Function):
 
 STEPS = (
     "linear add mul cat detach no_grad inference argmax round inplace view item numpy function withheld checkpoint "
-    "reentrant setitem data vmap func tolist copy_ tensor enable embed"
+    "reentrant setitem data vmap func tolist copy_ tensor enable embed normal written frozen"
 ).split()
 
 
@@ -88,6 +91,17 @@ class Graph(nn.Module):
             return b * layer(a).argmax(-1, keepdim=True)
         if step == "embed":
             return self.table(layer(a).argmax(-1)) + b
+        if step == "normal":
+            return torch.normal(layer(a), 0.1) + b
+        if step == "written":
+            c = b.clone()
+            c.data.copy_(layer(a))
+            return c
+        if step == "frozen":
+            layer.requires_grad_(False)
+            c = layer(a)
+            layer.requires_grad_(True)
+            return c + b
         if step == "round":
             return layer(a).round() + b
         if step == "inplace":
@@ -172,6 +186,7 @@ def check(steps: list[tuple[str, int, int]]) -> None:
     with record_made(mine, Options()) as recorded:
         trace = recorded.trace
         flow = analyse(trace, recorded.replay)
+        findings = check_trace(trace, RULES, evidence=flow.evidence).findings
     fqn = [p.fqn for p in trace.parameters]
     # a reentrant checkpoint behind a round() hides that its own weights get zeros
     assert moved <= {fqn[i] for i in trace.reached | trace.reached_zero} <= given_grad
@@ -181,6 +196,7 @@ def check(steps: list[tuple[str, int, int]]) -> None:
     assert not flow.undecided or "bound of 40 runs" in flow.why_undecided
     for index in flow.starved:
         assert any(trace.parameters[index] in cut.starved for cut in flow.cuts), f"{fqn[index]} is starved by no cut"
+        assert any(fqn[index] in f.parameters for f in findings), f"no finding names {fqn[index]}"
     kinds = {step for step, _, _ in steps}
     doubtful = kinds & {"item", "tolist", "tensor"} and kinds & {"argmax", "embed", "round"}  # few nudges cross both
     for index in () if doubtful else flow.unused:

@@ -24,6 +24,8 @@ from gradlint import Rule, Severity
 from gradlint.rulekit import registry
 
 REGENERATE = "python tests/kit/generate.py"
+CUTS = frozenset("GL106 GL401 GL402 GL403 GL404 GL406 GL407 GL408 GL410 GL411".split())
+"""Codes of the rules about places where gradient ends."""
 HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known limits", "References")
 
 
@@ -83,6 +85,18 @@ def parameters_exist(builder: Builder) -> Iterator[str]:
             yield f"[{finding.name}] names no parameter of the model: {', '.join(finding.parameters)}"
 
 
+def named_without_gradient(builder: Builder) -> Iterator[str]:
+    """Require the findings to name every parameter that the summary counts as without gradient."""
+    report = table.report(builder.target)
+    told = [f for f in report.findings if f.name not in without_parameters() and f.code in CUTS]
+    if any(f.name in without_parameters() and f.code in CUTS for f in report.findings):
+        return  # a finding about all of the model
+    names = {name for finding in told for name in finding.parameters}
+    for summary in report.targets:
+        if summary.starved > len(names):
+            yield f"{summary.starved} parameters are without gradient, and findings name {sorted(names)}"
+
+
 def messages_as_reviewed(builder: Builder) -> Iterator[str]:
     """Require the messages to be those of the snapshot."""
     now = messages.text(builder, table.report(builder.target)) if builder.annotations else ""
@@ -114,7 +128,14 @@ def _difference(builder: Builder, reviewed: str, now: str) -> Iterator[str]:
         yield "\n".join([f"if this is meant: {REGENERATE} {rule_name(builder)}, and read the diff", *lines])
 
 
-RECORDED = (announcement, proof_in_plain_torch, findings, parameters_exist, messages_as_reviewed)
+RECORDED = (
+    announcement,
+    proof_in_plain_torch,
+    findings,
+    parameters_exist,
+    named_without_gradient,
+    messages_as_reviewed,
+)
 """The claims about a builder that is recorded while it builds."""
 MADE_BEFORE = (made_before_findings, made_before_messages)
 """The claims about a builder that is called before the recording."""
