@@ -322,3 +322,54 @@ def test_a_dict_that_the_user_got_from_locals_keeps_its_content():
 
     with gradlint.record():
         assert train(4)["width"] == 4
+
+
+def _threads_noted(before=lambda model: None, during=lambda model: None) -> bool:
+    """Record a training with work in a thread before it and in each step; return True if a note tells of a thread."""
+
+    def in_thread(work, model):
+        thread = threading.Thread(target=work, args=(model,))
+        thread.start()
+        thread.join()
+
+    loop = Loop()
+    with gradlint.record() as recording:
+        in_thread(before, loop.model)
+        for _ in range(3):
+            loop.train(steps=1)
+            in_thread(during, loop.model)
+    return any("thread" in note.message for note in gradlint.check(recording).notes)
+
+
+def test_a_thread_that_loads_weights_before_training_is_no_note():
+    assert not _threads_noted(before=lambda model: nn.init.zeros_(model[0].bias))
+
+
+def test_a_thread_that_prepares_data_is_no_note():
+    assert not _threads_noted(during=lambda model: torch.randn(3, 4).mul_(2).mean())
+
+
+def test_a_thread_that_reads_a_shape_is_no_note():
+    assert not _threads_noted(during=lambda model: model[0].weight.shape.numel())
+
+
+def test_a_thread_that_computes_with_parameters_during_training_is_noted():
+    assert _threads_noted(during=lambda model: model[0].weight.norm())
+
+
+def test_a_thread_that_writes_parameters_during_training_is_noted():
+    assert _threads_noted(during=lambda model: model[0].weight.data.mul_(0.9))
+
+
+def test_a_thread_keeps_its_own_run_method():
+    found = []
+
+    class Worker(threading.Thread):
+        def run(self):
+            found.append(vars(self).get("run"))
+
+    with gradlint.record():
+        worker = Worker()
+        worker.start()
+        worker.join()
+    assert found == [None]

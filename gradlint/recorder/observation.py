@@ -197,6 +197,7 @@ class Observation:
 
     def _look_around(self, calling: nn.Module | None = None) -> None:
         """Save the state before the first training forward."""
+        self.recorder.forward_begun = True
         self._made = len(self.log.optimizers)
         self._first_event = EventIndex(len(self.recorder.tape.events))
         with self.recorder.pausing():

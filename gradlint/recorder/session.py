@@ -272,7 +272,7 @@ class _Session:
     def _forward(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> tuple[Any, bool]:
         """Run the forward; return its output and whether it drew random numbers outside torch."""
         self.recorder.tape.event(PhaseBegun, NO_SITE, Phase.FORWARD)
-        self.recorder.tensors.running = True
+        self.recorder.tensors.running = self.recorder.forward_begun = True
         outputs: dict[str, Any] = {}
         drawn = watch_random_draws()
         with self.recorder, collecting_codes(self.codes, hot=True):

@@ -50,6 +50,7 @@ _TORCH_CONSTANTS = frozenset((torch.dtype, torch.device, torch.layout, torch.mem
 _next_node: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: -1)
 """A function that returns the number that autograd gives to its next node."""
 
+_OPERATIONS = frozenset((dispatch.RECORD, dispatch.WRITE))
 _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
 
@@ -95,6 +96,8 @@ class Recorder(TorchFunctionMode):
         """The failure of gradlint itself, if there was one."""
         self.module_filter: Callable[[nn.Module, bool], bool] | None = None
         """The function that decides which module calls to record; see `filtering_module_calls`."""
+        self.forward_begun = False
+        """True once the forward that is recorded, or the training that is observed, has begun."""
         self.through = NO_MODULE
         """Number of the module whose ``requires_grad_`` is running; -1 for none."""
         self._on_fault = on_fault
@@ -117,6 +120,11 @@ class Recorder(TorchFunctionMode):
         """True if this is the innermost function mode; False if torch cannot say."""
         current = getattr(torch.overrides, "_get_current_function_mode", None)
         return current is not None and current() is self
+
+    def records(self, func: Any) -> bool:
+        """Return True if calls of a function are recorded as operations."""
+        kind = self._kinds.get(func)
+        return (dispatch.classify(func) if kind is None else kind) & ~dispatch.ANNOUNCED in _OPERATIONS
 
     # -- when to record, and who takes part ------------------------------------------------------------------------
 

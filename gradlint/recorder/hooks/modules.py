@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.autograd.grad_mode import inference_mode
 from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
 from gradlint.recorder.calls.call_chains import OpenCall
 from gradlint.recorder.calls.frame_locals import local_variables
@@ -259,13 +260,44 @@ def _deepcopy(original: Any, recorder: Recorder) -> Any:
     return __deepcopy__
 
 
+class _ThreadWatch(TorchFunctionMode):
+    """Notes that a thread computes with tensors of the recording once training has begun."""
+
+    def __init__(self, recorder: Recorder, site: SiteId) -> None:
+        super().__init__()
+        self._recorder: Recorder | None = recorder
+        self._site = site
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one torch call, and note the first that counts."""
+        recorder = self._recorder
+        if recorder is not None and recorder.forward_begun and recorder.records(func):
+            if any(recorder.tensors.entry_of(t) is not None for t in tensors_in((args, kwargs))):
+                self._recorder = None
+                recorder.tape.note_unseen("another thread: its operations are not seen", self._site)
+        return func(*args, **(kwargs or {}))
+
+
 def _thread_start(original: Any, recorder: Recorder) -> Any:
     def start(self: threading.Thread) -> None:
         # a daemon thread only watches (a progress bar); a thread that computes is joined, so it is no daemon
-        if recorder.active and recorder.tensors.running and not self.daemon:
-            site = recorder.walk(sys._getframe(1)).site
-            recorder.tape.note_unseen("another thread: its operations are not seen", site)
-        original(self)
+        if not recorder.active or self.daemon or "run" in vars(self):
+            return original(self)  # type: ignore[no-any-return]
+        site, run = recorder.walk(sys._getframe(1)).site, self.run
+
+        def watched() -> None:
+            del self.run
+            with _ThreadWatch(recorder, site):
+                run()
+
+        self.run = watched  # type: ignore[method-assign]
+        try:
+            return original(self)  # type: ignore[no-any-return]
+        except BaseException:
+            vars(self).pop("run", None)
+            raise
 
     return start
 
