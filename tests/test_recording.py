@@ -373,3 +373,44 @@ def test_a_thread_keeps_its_own_run_method():
         worker.start()
         worker.join()
     assert found == [None]
+
+
+class _Solver(nn.Module):
+    """Wraps a network, as solvers do for each call."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x) + x
+
+
+def _names_found(model, call):
+    """Record a training of a model; return the names of the parameters that were found."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with gradlint.record() as recording:
+        for _ in range(3):
+            optimizer.zero_grad()
+            call(torch.randn(3, 4)).square().mean().backward()
+            optimizer.step()
+    return [name for p in recording.trace.parameters for name in p.aliases]
+
+
+def test_a_network_that_each_call_wraps_anew_has_one_name():
+    network = nn.Linear(4, 4)
+    assert _names_found(network, lambda x: _Solver(network)(x)) == ["weight", "bias"]
+
+
+def test_a_part_that_is_wrapped_anew_has_the_name_of_the_model():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    names = _names_found(model, lambda x: model(x) + _Solver(model[0])(x))
+    assert names == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_networks_that_share_a_part_keep_their_names():
+    body = nn.Linear(4, 4)
+    nets = nn.ModuleList([nn.Sequential(body, nn.Linear(4, 2)), nn.Sequential(body, nn.Linear(4, 2))])
+    first, second = nets
+    names = _names_found(nets, lambda x: first(x) - second(x))
+    assert len(names) == 8

@@ -224,7 +224,7 @@ class Observation:
         modules = [self.log.modules[number] for number in tops]
         modules = [m for m in modules if next(m.parameters(), None) is not None]
         inside = {id(c) for m in modules for c in m.modules() if c is not m}
-        modules = [m for m in modules if id(m) not in inside]
+        modules = _without_wrappers([m for m in modules if id(m) not in inside])
         if len(modules) == 1:
             return {"": modules[0]}
         names: dict[str, nn.Module] = {}
@@ -283,6 +283,25 @@ class Observation:
             forward = ForwardFacts(max(first, begin.start), begin.buffers_moved(roots))
             setup = Setup(roots[""] if list(roots) == [""] else roots)
             return assemble(self.target, setup, recorder, self.log, self._codes, begin, tables, forward, training)
+
+
+def _without_wrappers(modules: list[nn.Module]) -> list[nn.Module]:
+    """Return modules without those that only wrap others, as a solver that wraps a network anew for each call.
+
+    Wrappers of one network become that network. A module whose parameters are all in another one is left out.
+    """
+    alike: dict[frozenset[int], list[nn.Module]] = {}
+    for module in modules:
+        alike.setdefault(frozenset(id(p) for p in module.parameters()), []).append(module)
+    kept: list[nn.Module] = []
+    for keys, wrappers in alike.items():
+        if any(keys < others for others in alike):
+            continue
+        shared = set.intersection(*({id(m) for m in wrapper.modules()} for wrapper in wrappers))
+        inner = (m for m in wrappers[0].modules() if id(m) in shared and keys == {id(p) for p in m.parameters()})
+        wrapped = next(inner, None)
+        kept += wrappers if wrapped is None else [wrapped]
+    return kept
 
 
 def _forked(reference: weakref.ref[Observation]) -> None:

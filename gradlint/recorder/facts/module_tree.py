@@ -128,7 +128,8 @@ def name_all(
                     tensor, ParameterIndex(len(parameters)), number, in_tree
                 )
             named.project = named.project or place.project
-            named.names.append(f"{place.fqn}.{name}" if place.fqn else name)
+            if in_tree or not named.in_tree:  # what only wraps a part of the model gives it no second name
+                named.names.append(f"{place.fqn}.{name}" if place.fqn else name)
             own.append(named.index)
         if number not in modules:
             parent = numbers.get(place.parent, NO_MODULE)
