@@ -71,6 +71,8 @@ class EvalUndoneByTrain(Rule):
         for event in modes:
             if event.training or event.op > trace.forward_start or not context.by_user(event.site):
                 continue
+            if trace.training is not None and event.number >= trace.training.first_event:
+                continue  # a phase of the steps
             part = trace.modules[event.module]
             undone = _undone(context, part, [e for e in modes if e.number > event.number], active)
             if undone is None:

@@ -72,7 +72,9 @@ class LayerCreatedInForward(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         recreated = context.flow.by_index(context.trace.recreated & context.flow.reached)
         created = [p for p in recreated if not _is_copy(context, p)]
-        for site, parameters in context.by_place(created, lambda p: p.history[0].site):
+        for _, copies in context.by_place(created, lambda p: context.trace.location(p.history[0].site)):
+            parameters = _of_one_forward(copies)
+            site = parameters[0].history[0].site
             yield context.finding(
                 self,
                 context.fill(self.MESSAGE, parameters),
@@ -82,6 +84,11 @@ class LayerCreatedInForward(Rule):
                 fix=Fix(self.FIX),
                 demoted=not context.by_user(site),
             )
+
+
+def _of_one_forward(copies: list[Parameter]) -> list[Parameter]:
+    """Return the parameters of a line that are in the model, else one of each name: each forward creates them again."""
+    return [p for p in copies if p.in_tree] or list({p.fqn: p for p in reversed(copies)}.values())[::-1]
 
 
 def _is_copy(context: Context, parameter: Parameter) -> bool:

@@ -34,10 +34,15 @@ def apply_evidence(flow: FlowFacts, groups: Groups) -> None:
             flow.unused.difference_update(members)
             whole = [n for n in exits if flow.trace.ops[n].name in ARRAYS_OUT]
             flow.proven.update(dict.fromkeys(members, (whole or list(exits))[0]))
-        elif effect.outcome == "unknown":
+        elif effect.outcome == "unknown" and not _are_dropped(flow, exits):
             flow.why_undecided = effect.reason
             flow.undecided.update(members)
             flow.unused.difference_update(members)
+
+
+def _are_dropped(flow: FlowFacts, exits: tuple[OpIndex, ...]) -> bool:
+    """Return True if the recording shows that no value left torch: the last result of each parameter is not read."""
+    return all(n >= 0 and flow.trace.ops[n].kind != KIND_EXTRACT for n in exits) and not flow.trace.unrecorded
 
 
 def _exits(flow: FlowFacts) -> dict[ParameterIndex, list[OpIndex]]:

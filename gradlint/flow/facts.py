@@ -11,7 +11,7 @@ from gradlint.flow.origin import computed_value
 from gradlint.flow.own_losses import by_own_loss
 from gradlint.traces.dataflow import Masks, ancestors, indices, propagate, union
 from gradlint.traces.events import GroupAdded
-from gradlint.traces.ids import NO_SITE, ParameterIndex, ValueId
+from gradlint.traces.ids import NO_CALL, NO_SITE, ModuleIndex, ParameterIndex, ValueId
 from gradlint.traces.op_families import RANDOM, VALUE_FREE
 from gradlint.traces.ops import GRAD_ON, KIND_EXTRACT, Op
 from gradlint.traces.trace import Group, Optimizer, Parameter, Trace
@@ -116,7 +116,7 @@ class FlowFacts:
         """Indices of the parameters of modules that ran in the forward, that the model holds and does not register,
         that no optimizer holds, and that gradient reaches."""
         trace = self.trace
-        ran = {c.module for c in trace.calls if trace.forward_start <= c.start < trace.loss_start}
+        ran = set(self._run_by_the_model())
         return frozenset(
             p.index
             for p in trace.parameters
@@ -127,6 +127,18 @@ class FlowFacts:
             and p.requires_grad
             if p.index in self.reached and p.index not in trace.recreated
         )
+
+    def _run_by_the_model(self) -> Iterator[ModuleIndex]:
+        """Yield the modules that the forward ran, or that the model ran in the recorded steps."""
+        trace = self.trace
+        in_tree = {number for number, module in enumerate(trace.modules) if module.in_tree}
+        inside: list[bool] = []
+        """Whether each call is one of a module in the tree, or within such a call."""
+        for call in trace.calls:
+            within = call.parent != NO_CALL and inside[call.parent]
+            inside.append(within or call.module in in_tree)
+            if trace.forward_start <= call.start < trace.loss_start or (within and trace.training is not None):
+                yield call.module
 
     @cached_property
     def exhausted(self) -> list[tuple[Optimizer, Group]]:

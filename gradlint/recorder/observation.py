@@ -11,12 +11,12 @@ import functools
 import os
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradlint.load.setup import Setup
@@ -27,6 +27,7 @@ from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.facts.optimizer_table import optimizers_in_use
+from gradlint.recorder.facts.outside_tree import OutsideTree, recreated_in_steps
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.executed import collecting_codes
@@ -90,6 +91,7 @@ class Observation:
         self._read = 0
         self._codes: dict[int, CodeType] = {}
         self._stack = contextlib.ExitStack()
+        self._outside = OutsideTree(self.recorder, self.log, self.ledger)
 
     def __enter__(self) -> Observation:
         """Begin to record."""
@@ -182,7 +184,7 @@ class Observation:
             return False
         return not module.training and id(module) in self._trained and bool(self.ledger.training.steps)
 
-    def _before_backward(self) -> None:
+    def _before_backward(self, starts: Sequence[Tensor]) -> None:
         self.ledger.follow(p for o in self.log.optimizers for g in o.param_groups for p in g["params"])
         if not self.ledger.training.backwards:
             start = self._begin
@@ -194,6 +196,8 @@ class Observation:
                 start.tensors = self._begin.tensors
                 start.earlier = self._begin.earlier | start.earlier
                 self._begin = start
+        if self._begin is not None:
+            self._outside.before_backward(starts, self._begin)
 
     def _look_around(self, calling: nn.Module | None = None) -> None:
         """Save the state before the first training forward."""
@@ -280,7 +284,12 @@ class Observation:
                 {OptimizerKey(id(getattr(s, "optimizer", None))): site for s, site in self.log.schedulers}
             )
             first = training.backwards[0].op if training.backwards else OpIndex(len(recorder.tape.ops))
-            forward = ForwardFacts(max(first, begin.start), begin.buffers_moved(roots))
+            forward = ForwardFacts(
+                max(first, begin.start),
+                begin.buffers_moved(roots),
+                unregistered_tensors=self._outside.tensors(),
+                recreated=recreated_in_steps(recorder, self.log, self.ledger, tables),
+            )
             setup = Setup(roots[""] if list(roots) == [""] else roots)
             return assemble(self.target, setup, recorder, self.log, self._codes, begin, tables, forward, training)
 

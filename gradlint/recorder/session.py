@@ -27,6 +27,7 @@ from gradlint.recorder.facts.assemble import ForwardFacts, Tables, assemble, tab
 from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.facts.optimizer_table import optimizers_in_use
+from gradlint.recorder.facts.outside_tree import OutsideTree, recreated_in_steps
 from gradlint.recorder.facts.reachable import ReachableState, reachable_from
 from gradlint.recorder.facts.roots import Roots, not_finite, roots_of
 from gradlint.recorder.facts.training_log import TrainingLog
@@ -233,7 +234,7 @@ class _Session:
 
         tables = tabulate(recorder, log, begin, roots, optimizers)
         notes = [*self.notes, *not_finite(roots_of_run.tensors, tables.parameters, tables.tensors)]
-        verdict = self._verdict(roots_of_run, tables)
+        verdict = self._verdict(roots_of_run, tables, begin)
         unregistered_tensors = tuple(
             judge_unregistered_tensors(
                 recorder, log, begin.unregistered_tensors, roots_of_run.tensors, begin.tensors, begin.start
@@ -241,10 +242,14 @@ class _Session:
         )
         recreated = self._recreated(setup, roots, called, tables)
         moved = begin.buffers_moved(roots)
+        outside = OutsideTree(recorder, log, self.ledger)
+        self.ledger.before_backward = lambda starts: outside.before_backward(starts, begin)
         training = self._steps(setup, roots, optimizers)
         if training is not None:
             optimizers = optimizers or self._optimizers_of_steps()
             tables = tabulate(recorder, log, begin, roots, optimizers)
+            unregistered_tensors = outside.tensors(unregistered_tensors)
+            recreated |= recreated_in_steps(recorder, log, self.ledger, tables)
             if not called:
                 moved = begin.buffers_moved(roots)
         if standin.used:
@@ -289,12 +294,22 @@ class _Session:
         self.note_left_off()
         return loss_roots
 
-    def _verdict(self, loss_roots: Roots, tables: Tables) -> autograd.Verdict:
-        """Return which parameters gradient returns to, by autograd's own word."""
+    def _verdict(self, loss_roots: Roots, tables: Tables, begin: ForwardStart) -> autograd.Verdict:
+        """Return which parameters gradient returns to, by autograd's own word.
+
+        A parameter that the forward froze after its use counts: its gradient is still accumulated.
+        """
         recorder = self.recorder
-        trainable = [t for t in tables.tensors.values() if t.requires_grad]
+        frozen = [t for key, t in tables.tensors.items() if begin.flags.get(key) and t.is_leaf and not t.requires_grad]
         with recorder.pausing():
-            verdict = autograd.gradient([t for t in loss_roots.tensors if t.requires_grad], trainable)
+            for tensor in frozen:
+                tensor.requires_grad_(True)
+            trainable = [t for t in tables.tensors.values() if t.requires_grad]
+            try:
+                verdict = autograd.gradient([t for t in loss_roots.tensors if t.requires_grad], trainable)
+            finally:
+                for tensor in frozen:
+                    tensor.requires_grad_(False)
         if verdict.failure:
             recorder.tape.note_unseen(
                 f"the backward raised {verdict.failure}: verdicts come from the recorded graph", NO_SITE

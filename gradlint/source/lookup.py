@@ -12,7 +12,7 @@ from types import CodeType
 
 from gradlint.location import Code, Location, node_location, statement_location
 from gradlint.source.file import SourceModule
-from gradlint.source.scopes import first_line, last_name, own_nodes, self_name
+from gradlint.source.scopes import last_name, own_nodes, self_name
 from gradlint.source.text import SourceText, Unreadable
 
 
@@ -84,11 +84,9 @@ def function_of(code: CodeType | Code) -> Function | None:
 
 def enclosing_function(code: CodeType | Code) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
     """Return the ``def`` that code was compiled from, or None if there is none."""
-    for node in ast.walk(syntax_tree(code.co_filename)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
-            if code.co_firstlineno in (first_line(node), node.lineno):
-                return node
-    return None
+    function = function_of(code)
+    node = function.node if function is not None else None
+    return node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
 
 
 def definition_location(code: CodeType | Code) -> Location:

@@ -23,13 +23,21 @@ _COPYING = frozenset("deepcopy Parameter clone data detach alias".split())
 def optimizers_in_use(made: Iterable[TorchOptimizer], ledger: Ledger) -> list[TorchOptimizer]:
     """Return the optimizers that were made or that stepped, without those of other threads.
 
-    One without parameters counts if it stepped.
+    One without parameters counts if it stepped. One that never steps does not, once others step, if those made after it
+    contain all that it could train: they replace it.
     """
     found = {OptimizerKey(id(o)): o for o in made} | ledger.stepped
     held = {key: [ParameterKey(id(p)) for g in o.param_groups for p in g["params"]] for key, o in found.items()}
-    return [
-        o for key, o in found.items() if (held[key] or key in ledger.stepped) and ledger.foreign.isdisjoint(held[key])
-    ]
+    in_use: list[TorchOptimizer] = []
+    later: set[ParameterKey] = set()
+    for key, optimizer in reversed(found.items()):
+        trainable = {ParameterKey(id(p)) for g in optimizer.param_groups for p in g["params"] if p.requires_grad}
+        is_replaced = bool(ledger.stepped) and bool(trainable) and trainable <= later
+        later |= trainable
+        if key in ledger.stepped or (held[key] and not is_replaced):
+            if ledger.foreign.isdisjoint(held[key]):
+                in_use.append(optimizer)
+    return in_use[::-1]
 
 
 def describe_optimizers(

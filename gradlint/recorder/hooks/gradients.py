@@ -85,8 +85,8 @@ class Ledger:
         self.training = TrainingLog()
         self.stopping: Callable[[], bool] = lambda: False
         """A function called before more user code runs; True ends the training."""
-        self.before_backward: Callable[[], None] | None = None
-        """A function called before each backward pass."""
+        self.before_backward: Callable[[Sequence[Tensor]], None] | None = None
+        """A function called before each backward pass, with the tensors it starts from."""
         self.stepped: dict[OptimizerKey, Optimizer] = {}
         """Identity → optimizer that has stepped: a wrapper rather than the optimizer inside."""
         self.in_hook = False
@@ -178,10 +178,10 @@ class Ledger:
             yield
             return
         self._close_open_steps()
-        if self.before_backward is not None:
-            self.before_backward()
-        self._look()
         starts = tensors_in(tensors)
+        if self.before_backward is not None:
+            self.before_backward(starts)
+        self._look()
         roots = tuple(recorder.tensors.read(t) for t in starts)
         outer, self._open = self._open, self._begin(roots, retains, site)
         try:
