@@ -337,7 +337,8 @@ def test_rules_as_json(run: Run) -> None:
 @each("name", ["GL401", "gl401", "detached-upstream"])
 def test_rule_prints_its_documentation(run: Run, name: str) -> None:
     expected = "GL401 detached-upstream (error)\n\nSays detached-upstream.\n\nWhat it does\n"
-    assert run("rule", name).out.startswith(expected)
+    shown = run("rule", name).out
+    assert shown.startswith(expected) and shown.endswith("\n\n## Messages\n\n- wrong\n"), shown
 
 
 def test_own_code_has_documentation(run: Run) -> None:

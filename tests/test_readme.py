@@ -5,11 +5,22 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+from gradlint.cli import main
 from gradlint.cli.app import check
 from gradlint.report.catalogue import summary
 from gradlint.rulekit import registry
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_first_report_is_what_is_printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    [shown] = re.findall(r"```\n(GL401 .*?)```", README, re.S)
+    monkeypatch.chdir(ROOT)
+    assert main(["check", "fixtures/founding/detach_in_chain.py:build", "--isolated"]) == 1
+    assert capfd.readouterr().out.startswith(shown)
 
 
 def test_rules_listed_are_as_listed() -> None:

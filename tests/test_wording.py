@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
+import string
 from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 from cases import each
 
-from gradlint.wording import count, counts, inflect, list_of, summarize_names
+from gradlint.rulekit import registry
+from gradlint.rulekit.context import Context
+from gradlint.wording import INFLECTED, count, counts, inflect, list_of, summarize_names
 
 
 @dataclass(frozen=True)
@@ -58,3 +66,36 @@ EVERYTHING = [Tensor(f"enc.{layer}.{kind}") for layer in range(6) for kind in ("
 )
 def test_summarize_names(wanted: list[str], text: str) -> None:
     assert summarize_names([p for p in EVERYTHING if p.fqn in wanted], EVERYTHING) == text
+
+
+RULEKIT = Path(inspect.getfile(registry)).parent
+
+
+def fields(path: Path) -> set[str]:
+    """The names that a file may give to templates: keyword arguments, and placeholders that it replaces."""
+    source = path.read_text(encoding="utf-8")
+    given = {k.arg or "" for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) for k in n.keywords}
+    return given | set(re.findall(r'\.replace\("\{(\w+)\}"', source))
+
+
+SHARED = set().union(*map(fields, RULEKIT.glob("*.py")))
+
+
+@each("rule", registry.load(packs=False).rules, ids=lambda rule: rule.code)
+def test_each_placeholder_of_a_template_is_a_field_or_an_inflected_word(rule):
+    known = fields(Path(inspect.getfile(rule))) | SHARED | INFLECTED | {"still_train"}
+    templates = {name: text for name, text in vars(rule).items() if name.isupper() and isinstance(text, str)}
+    used = {name: {field for _, field, _, _ in string.Formatter().parse(text)} for name, text in templates.items()}
+    assert {name: unknown for name, words in used.items() if (unknown := words - known - {None, ""})} == {}
+
+
+def test_a_misspelt_placeholder_is_an_error():
+    with pytest.raises(KeyError, match=r"\{paramters\} is neither a field nor one of"):
+        Context.fill(Named(), "detach() cuts {paramters}", [Tensor("a")])
+
+
+class Named:
+    """A context, as far as its templates go."""
+
+    def names(self, parameters):
+        return ", ".join(p.fqn for p in parameters)

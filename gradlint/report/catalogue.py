@@ -19,7 +19,7 @@ from gradlint.wording import inflect, list_of
 def page(rule: Entry, view: View) -> str:
     """Return the documentation of one rule, rendered for a terminal, else as written."""
     title = f"{rule.code} {rule.name} ({rule.severity})"
-    text = documentation(rule) + _precedence(rule)
+    text = documentation(rule) + _precedence(rule) + _messages(rule)
     if not view.terminal:
         return f"{title}\n\n{text}\n"
     from rich.console import Console  # rich's Markdown is slow to import; only this page needs it
@@ -96,6 +96,14 @@ def _precedence(rule: Entry) -> str:
         if codes
         else ""
     )
+
+
+def _messages(rule: Entry) -> str:
+    """Return the paragraph that lists the templates of the messages; empty for gradlint's own codes."""
+    if isinstance(rule, OwnCode):
+        return ""
+    templates = [text for name, text in vars(rule).items() if name.startswith("MESSAGE") and isinstance(text, str)]
+    return "".join(["\n\n## Messages\n", *(f"\n- {text}" for text in templates)])
 
 
 def summary(rule: Entry) -> str:

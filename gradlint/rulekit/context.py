@@ -17,12 +17,12 @@ from gradlint.traces.events import Event, Freeze
 from gradlint.traces.ids import SiteId
 from gradlint.traces.trace import GradientSizes, Module, Optimizer, Parameter, Trace
 from gradlint.traces.training import Training
-from gradlint.wording import inflect, summarize_names
+from gradlint.wording import INFLECTED, inflect, summarize_names
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
-
-
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
+"""Functions that Python makes of comprehensions before 3.12: what stands in one is not called by the code around it."""
 _MAY_TRAIN = frozenset((OutcomeKind.TRAINS, OutcomeKind.UNKNOWN))
 """Outcomes that no finding contradicts which says that parameters train."""
 
@@ -42,6 +42,8 @@ class _Fields(dict[str, object]):
         self._parameters = parameters
 
     def __missing__(self, word: str) -> str:
+        if word not in INFLECTED:
+            raise KeyError(f"{{{word}}} is neither a field nor one of {', '.join(sorted(INFLECTED))}")
         return inflect(self._parameters, word.replace("_", " "))
 
 
@@ -171,13 +173,14 @@ class Context:
     def callers(self, site: SiteId, message: str = "called here", limit: int = 3) -> Iterator[Related]:
         """Yield the frames of user code above the one that is blamed for a site, innermost first."""
         blamed = self.trace.frame(site)
-        passed = False
+        passed = in_comprehension = False
         count = 0
         for frame in self.trace.sites.chain(site):
-            if passed and frame.project and count < limit:
+            if passed and frame.project and not in_comprehension and count < limit:
                 count += 1
                 yield Related(message, frame.location)
             passed = passed or frame is blamed
+            in_comprehension = frame.function.endswith(_COMPREHENSIONS)
 
     def created(self, optimizer: Optimizer) -> Related | None:
         """Return the place where an optimizer is created; None if it is unknown."""
@@ -204,8 +207,11 @@ class Context:
     def fill(self, template: str, parameters: Sequence[Parameter], **fields: object) -> str:
         """Return a template with its placeholders filled in.
 
-        ``{parameters}`` becomes `names`. A placeholder without a field is a plural verb or pronoun, which is inflected
-        for the parameters: ``{are}``, ``{them}``. ``{still_train}`` becomes `without_freeze`.
+        ``{parameters}`` becomes `names`, and ``{still_train}`` becomes `without_freeze`. A placeholder without a field
+        is one of the words `INFLECTED`, which is inflected for the parameters: ``{are}``, ``{them}``.
+
+        Raises:
+            KeyError: a placeholder is neither a field nor such a word.
         """
         fixed: dict[str, object] = {"parameters": self.names(parameters)}
         if "{still_train}" in template:
