@@ -643,7 +643,7 @@ from torch import nn
 class Never(nn.Module):
     def __init__(self):
         super().__init__()
-        self.layers = [nn.Linear(4, 4)]
+        self.layers = [nn.Linear(4, 4) for _ in range(3)]
 
     def forward(self, x):
         return self.layers[0](x)
@@ -651,7 +651,7 @@ class Never(nn.Module):
 class Allowed(nn.Module):
     def __init__(self):
         super().__init__()
-        self.layers = [nn.Linear(4, 4)]  # gradlint: ignore[GL104]
+        self.layers = [nn.Linear(4, 4) for _ in range(3)]  # gradlint: ignore[GL104]
 
     def forward(self, x):
         return self.layers[0](x)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 from gradlint.errors import GradlintError, TargetError
@@ -208,12 +209,12 @@ def _is_own(exc: BaseException) -> bool:
     ):  # the last frame is arbitrary; the many frames before it show whose recursion it is
         return all(frame.f_code.co_filename.startswith(_OWN) for frame in frames[-50:])
     code = frames[-1].f_code
-    return (
-        code.co_filename.startswith(_RECORDER)
-        and code.co_name not in _PASSED_ON
-        and "original" not in code.co_freevars
-        and "closure" not in code.co_freevars
-    )
+    return code.co_filename.startswith(_RECORDER) and not passes_on(code)
+
+
+def passes_on(code: CodeType) -> bool:
+    """Return True if a function of gradlint's only passes on a call between user code and torch."""
+    return code.co_name in _PASSED_ON or "original" in code.co_freevars or "closure" in code.co_freevars
 
 
 def user_error(what: str, exc: BaseException) -> TargetError:

@@ -33,6 +33,7 @@ from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.warned import keeping_warning_lines
 from gradlint.recorder.patience import Patience
 from gradlint.recorder.steps import STEPS, StepQuota
 from gradlint.traces.events import ChildRegistration
@@ -96,6 +97,7 @@ class Observation:
     def __enter__(self) -> Observation:
         """Begin to record."""
         stack = self._stack
+        stack.enter_context(keeping_warning_lines())
         stack.enter_context(hooks.install_hooks(self.recorder, self.log))
         stack.enter_context(training_hooks.install_hooks(self.recorder, self.log, self.ledger))
         stack.callback(self._end)

@@ -38,6 +38,7 @@ from gradlint.recorder.hooks.eager import forcing_eager
 from gradlint.recorder.hooks.executed import collecting_codes
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.warned import keeping_warning_lines
 from gradlint.recorder.replay import Recorded, Replay
 from gradlint.recorder.steps import run_steps
 from gradlint.recorder.user_code import (
@@ -76,6 +77,7 @@ def recording(
     session = _Session(target)
     with contextlib.ExitStack() as stack:
         stack.enter_context(gc_paused(until=lambda: bool(session.log.modules)))
+        stack.enter_context(keeping_warning_lines())
         stack.enter_context(Preserved(()))  # random states, switches and filters that build() changes
         # Said because of the recorder's own hooks; the filters are put back by Preserved.
         warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
