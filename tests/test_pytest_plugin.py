@@ -6,7 +6,7 @@ import importlib.util
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from tested_project import INSTALLED, inside, project, run_test
+from tested_project import PLUGIN, inside, project, run_test
 
 __all__ = ["project"]
 
@@ -215,8 +215,7 @@ def test_configuration_without_targets(project: pytest.Pytester, settings: str, 
 
 def outside(project: pytest.Pytester, *args: str) -> pytest.RunResult:
     """Run pytest in a process of its own."""
-    plugin = () if INSTALLED else ("-p", "gradlint.testing.pytest_plugin")
-    return project.runpytest_subprocess(*plugin, *args)
+    return project.runpytest_subprocess(*PLUGIN, *args)
 
 
 PARAMETRISED = """

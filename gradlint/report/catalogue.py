@@ -99,7 +99,7 @@ def _precedence(rule: Entry) -> str:
 
 
 def _messages(rule: Entry) -> str:
-    """Return the paragraph that lists the templates of the messages; empty for gradlint's own codes."""
+    """Return the paragraph that lists the message templates; empty for gradlint's own codes."""
     if isinstance(rule, OwnCode):
         return ""
     templates = [text for name, text in vars(rule).items() if name.startswith("MESSAGE") and isinstance(text, str)]

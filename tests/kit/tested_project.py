@@ -6,8 +6,9 @@ from importlib.metadata import entry_points
 
 import pytest
 
-INSTALLED = any(entry.value == "gradlint.testing.pytest_plugin" for entry in entry_points(group="pytest11"))
-"""Whether pytest finds the plugin by itself."""
+_INSTALLED = any(entry.value == "gradlint.testing.pytest_plugin" for entry in entry_points(group="pytest11"))
+PLUGIN = () if _INSTALLED else ("-p", "gradlint.testing.pytest_plugin")
+"""Options that load the plugin where pytest does not find it by itself."""
 MODEL = """
 import torch
 from torch import nn
@@ -58,8 +59,6 @@ def build_raises():
 def project(inner: pytest.Pytester) -> pytest.Pytester:
     """A folder with model.py and the plugin at hand."""
     inner.makepyfile(model=MODEL)
-    if not INSTALLED:
-        inner.plugins.append("gradlint.testing.pytest_plugin")
     return inner
 
 
@@ -72,7 +71,7 @@ def run_test(project: pytest.Pytester, *bodies: str) -> pytest.RunResult:
 
 def inside(project: pytest.Pytester, *args: str) -> pytest.RunResult:
     """Run pytest in this process, in the order of the files, without a plugin that imports much at each end."""
-    return project.runpytest_inprocess("-p", "no:randomly", "-p", "no:hypothesispytest", *args)
+    return project.runpytest_inprocess(*PLUGIN, "-p", "no:randomly", "-p", "no:hypothesispytest", *args)
 
 
 def words(output: str) -> str:
