@@ -123,6 +123,7 @@ def made_before_messages(builder: Builder) -> Iterator[str]:
 
 
 def _difference(builder: Builder, reviewed: str, now: str) -> Iterator[str]:
+    reviewed, now = messages.sayable(reviewed), messages.sayable(now)
     if now != reviewed:
         lines = difflib.unified_diff(reviewed.splitlines(), now.splitlines(), "reviewed", "now", n=1, lineterm="")
         yield "\n".join([f"if this is meant: {REGENERATE} {rule_name(builder)}, and read the diff", *lines])
