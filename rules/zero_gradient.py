@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
-from gradlint.flow import same_class_siblings
+from gradlint.flow import ZeroInSteps, same_class_siblings, zero_in_steps
 from gradlint.traces import BIASED_LAYERS, SELECTIONS, SUMS, GradientSizes, Stop
 
 _TINY = 1e-10
@@ -19,7 +19,8 @@ class ZeroGradient(Rule):
     ## What it does
     With `--numeric`, trains a few steps on the setup's inputs and undoes them. Finds parameters whose gradient is zero
     in every entry of every step, or negligible beside that of other parameters. The finding names the call in which the
-    gradient becomes zero.
+    gradient becomes zero. Recorded steps of the setup's own show two of these causes without `--numeric`: layers that
+    keep each other at zero, and a softmax over the single output of a layer.
 
     ## Why it is bad
     The parameter keeps its initial value although nothing is frozen and no path is cut. Two consecutive layers that are
@@ -75,7 +76,7 @@ class ZeroGradient(Rule):
     ones. The severity is info behind a mask or a zero weight, and if a sibling in the same container has a gradient
     (experts). It is also info if a norm or softmax cancels a bias, or if the whole loss is flat for these inputs. The
     steps change each parameter in proportion to its size, whatever the learning rate, unless that is zero. If only
-    `step` computes the loss, nothing is measured, and a note says so.
+    `step` computes the loss, nothing is measured, and a note says so. Other causes need `--numeric`.
 
     ## References
     https://arxiv.org/abs/2302.05543 (ControlNet, why one zero convolution learns)
@@ -84,7 +85,7 @@ class ZeroGradient(Rule):
     code = "GL605"
     name = "zero-gradient"
     severity = Severity.WARNING
-    needs = frozenset({"forward", "loss", "gradient", "numeric"})
+    needs = frozenset({"forward", "loss", "gradient", "numeric or step"})
 
     MESSAGE = "{parameters} {get} a gradient of exactly zero in all {steps} steps: {reason}."
     MESSAGE_TINY = "{parameters} {get} an almost zero gradient in all {steps} steps: {reason}."
@@ -102,6 +103,32 @@ class ZeroGradient(Rule):
     FIX = "Choose initial values that let gradient through, or normalize over more than one element."
 
     def check(self, context: Context) -> Iterator[Finding]:
+        measured = context.flow.evidence.gradients
+        yield from self._in_steps(context) if measured is None or measured.failure else self._measured(context)
+
+    def _in_steps(self, context: Context) -> Iterator[Finding]:
+        """Yield the findings that the recorded steps prove without measuring."""
+        trace = context.trace
+
+        def place(cause: ZeroInSteps) -> tuple[Location | None, str]:
+            op = trace.ops[cause.op]
+            template = self.SINGLE_ELEMENT if cause.single else self.ZERO_OPERANDS
+            return trace.location(op.site), template.format(call=op.name)
+
+        for (where, reason), causes in context.by_place(zero_in_steps(context.flow), place):
+            parameters = list({p.index: p for cause in causes for p in cause.parameters}.values())
+            steps = len(context.training.steps_of(frozenset({parameters[0].key})))
+            yield context.finding(
+                self,
+                context.fill(self.MESSAGE, parameters, steps=steps, reason=reason),
+                at=where,
+                parameters=parameters,
+                related=[context.related("registered here", parameters[0].registered_by)],
+                fix=Fix(self.FIX),
+            )
+
+    def _measured(self, context: Context) -> Iterator[Finding]:
+        """Yield the findings about measured gradients."""
         gradients = context.gradient_sizes.gradients
         judged = [
             (parameter, verdict)

@@ -100,6 +100,8 @@ class Context:
             return "no step given"
         if need == "step" and training is not None and not (training.backwards or training.steps):
             return "the step ran no backward pass"
+        if need == "numeric or step":
+            return self.has("numeric") if self.has("step") is not None else None
         if need == "numeric" and numeric is None:
             return "gradients are measured with --numeric only"
         if need == "numeric" and numeric is not None and numeric.failure:

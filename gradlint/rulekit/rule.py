@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gradlint.rulekit.context import Context
     from gradlint.rulekit.source_context import SourceContext
 
-ON_REQUEST = frozenset({"numeric", "contract"})
+ON_REQUEST = frozenset({"numeric", "numeric or step", "contract"})
 """Needs met only on request (--numeric, declared patterns); rules skipped for them are listed only with -v."""
 
 
@@ -32,7 +32,7 @@ class Rule:
     """The usual severity; a single finding may weigh less."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Parts of the training setup that the rule needs: any of ``optimizer``, ``forward``, ``loss``,
-    ``gradient`` (a loss that requires grad), ``step``, ``numeric``, ``contract``."""
+    ``gradient`` (a loss that requires grad), ``step``, ``numeric``, ``numeric or step``, ``contract``."""
     names_parameters: ClassVar[bool] = True
     """True if its findings name parameters of the model: not those about code, grad mode or unregistered tensors."""
     yields_to: ClassVar[frozenset[str]] = frozenset()

@@ -87,6 +87,8 @@ class Content(NamedTuple):
     """True if any entry of its gradient was not zero."""
     spoilt: bool = False
     """True if a gradient that is not finite has made its value NaN or infinite."""
+    at_zero: bool = False
+    """True if its value was zero everywhere, and so was its gradient."""
 
 
 @dataclass(frozen=True)

@@ -466,6 +466,7 @@ class Ledger:
                 summed = tuple(b for b, applied in held.items() if applied != _ZERO) or tuple(held)
                 before_step = content.get(key)
                 before: tuple[BackwardIndex, ...] = before_step.backwards if before_step else ()
+                flows = fresh or any(a != _ZERO for a in held.values()) or (not held and _has_gradient(p))
                 content[key] = Content(
                     tuple(dict.fromkeys((*before, *summed))),
                     tuple(dict.fromkeys((*(before_step.stale if before_step else ()), *stale))),
@@ -473,7 +474,8 @@ class Ledger:
                     p.requires_grad,
                     lr,
                     None,
-                    fresh or any(a != _ZERO for a in held.values()) or (not held and _has_gradient(p)),
+                    flows,
+                    at_zero=not flows and p.grad is not None and not nonzero(p),
                 )
                 for b in held:
                     if held[b] == _UNAPPLIED:
