@@ -350,6 +350,25 @@ def test_steps_are_counted(tmp_path):
     assert "iteration 4" in done.stderr and "iteration 6" not in done.stderr
 
 
+LATER = """
+head = nn.Linear(2, 1)
+both = nn.ModuleList([model, head])
+for _ in range(9): iteration()
+"""
+
+
+def test_parameters_that_no_recorded_step_trains_are_told(tmp_path):
+    _, report = run(tmp_path, LATER)
+    [note] = report["notes"]
+    assert note["message"].startswith("not judged: 1.* (2 tensors, 3 parameters), which no recorded step trains")
+
+
+@pytest.mark.slow
+def test_the_target_of_a_network_is_no_later_stage(tmp_path):
+    _, report = run(tmp_path, LATER.replace("nn.Linear(2, 1)", "copy.deepcopy(model)"), head=f"import copy\n{HEAD}")
+    assert report["notes"] == []
+
+
 SPLITS = {
     "train.py --lr 1 -h": ([], ["train.py", "--lr", "1", "-h"]),
     "--steps 5 train.py --steps 7": (["--steps", "5"], ["train.py", "--steps", "7"]),

@@ -39,7 +39,7 @@ from gradlint.rulekit import registry
 from gradlint.runner.job import INTERRUPT_GRACE, Job, leave
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import Trace
-from gradlint.wording import plural
+from gradlint.wording import plural, summarize_names
 
 _WRONG_USAGE = 2
 """Exit code of a script that does not take its arguments."""
@@ -213,6 +213,8 @@ class _Runner:
             report.notes.append(Note(job.target, f"stopped after {job.seconds:g} s (--timeout) with {progress}"))
         elif failure is None and not observation.enough():
             report.notes.append(Note(job.target, f"the script ended by itself after {progress}"))
+        elif failure is None:
+            report.notes += [Note(job.target, text) for text in _what_comes_later(trace)]
         return report
 
     def why_nothing(self) -> str:
@@ -233,6 +235,22 @@ class _Runner:
 
 
 _PID = os.getpid()
+
+
+def _what_comes_later(trace: Trace) -> Iterator[str]:
+    """Yield a note on the trainable parameters of which the recorded steps say nothing, as those of a later stage."""
+    stepped = {key for step in trace.training.steps for key in step.content} if trace.training is not None else set()
+    later = [
+        p
+        for p in trace.parameters
+        if p.in_tree and p.requires_grad and p.key not in stepped and p.index not in trace.reached
+        if not trace.has_trainable_twin(p)  # the target of a network follows it, and never trains
+    ]
+    if later:
+        yield (
+            f"not judged: {summarize_names(later, trace.parameters)}, which no recorded step trains: "
+            "if a later part of the script does, record it with --steps"
+        )
 
 
 def _project_files(job: Job, trace: Trace) -> Iterator[str]:
