@@ -96,8 +96,11 @@ class AliasedNetwork(Rule):
                     copied.setdefault(shared.number, (shared, event))
                 else:
                     by_variables.append((event, parameter))
-        for module, event in copied.values():
-            yield self._finding(context, module, trace.below(module), event, self.COPIED_TO_ITSELF)
+        for _, copies in context.by_place(copied.values(), lambda entry: entry[1].site):
+            # a part of the network may have further names
+            module, event = min(copies, key=lambda entry: len(_names(entry[0], trace.below(entry[0])[0])))
+            keys = {p.key for part, _ in copies for p in trace.below(part)}
+            yield self._finding(context, module, trace.with_keys(keys), event, self.COPIED_TO_ITSELF)
         yield from self._by_variables(context, by_variables)
         yield from self._two_optimizers(context, copied)
         declared: list[tuple[ModuleIndex, Parameter]] = []
@@ -168,7 +171,7 @@ class AliasedNetwork(Rule):
         where = next((e.site for e in (second, event) if e is not None), NO_SITE)
         return context.finding(
             self,
-            self._message(context, sorted(_names(module, parameters[0])), parameters, reason),
+            self._message(context, sorted(_names(module, context.trace.below(module)[0])), parameters, reason),
             at=where,
             parameters=parameters,
             aliases=True,
@@ -286,5 +289,7 @@ def _shared_network(trace: Trace, parameter: Parameter) -> Module | None:
 
 def _names(module: Module, parameter: Parameter) -> list[str]:
     """Return the names of a module, derived from those of a parameter in it."""
-    inside = parameter.fqn[len(module.fqn) :]
+    inside = next((a[len(module.fqn) :] for a in parameter.aliases if a.startswith(f"{module.fqn}.")), None)
+    if inside is None:
+        return [module.fqn]
     return [a.removesuffix(inside) for a in parameter.aliases if a.endswith(inside)]
