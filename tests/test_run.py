@@ -120,6 +120,11 @@ RIGHT = {
         while True: iteration()
         """,
     "exits with 0": "for _ in range(2): iteration()\nsys.exit(0)",
+    "a sampler before the training": """
+        with torch.no_grad():
+            for _ in range(1000): model(x)
+        while True: iteration()
+        """,
     "a daemon thread": """
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
         while True: iteration()

@@ -34,7 +34,10 @@ class _Diary:
     """What the working process leaves for the waiting one: a file that has no name."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)
+        if hasattr(os, "memfd_create"):  # needs no folder that can be written to
+            self._file = os.fdopen(os.memfd_create("gradlint"), "w+b", buffering=0)
+        else:
+            self._file = tempfile.TemporaryFile(buffering=0)
 
     def write(self, *words: object) -> None:
         with contextlib.suppress(OSError):
@@ -44,10 +47,8 @@ class _Diary:
         return self._file.fileno()
 
     def text(self) -> str:
-        with contextlib.suppress(OSError):
-            self._file.seek(0)
-            return self._file.read().decode("utf-8", "surrogateescape")
-        return ""
+        size = os.fstat(self.fileno()).st_size
+        return os.pread(self.fileno(), size, 0).decode("utf-8", "surrogateescape")  # the offset is the writer's
 
 
 _diary: _Diary | None = None
@@ -69,9 +70,14 @@ def in_own_process(arguments: Sequence[str], work: Callable[[], int], fail: Call
     """
     if not hasattr(os, "fork") or not arguments or arguments[0] not in _COMMANDS:
         return work()
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nothing can wait for a process
     while True:
-        diary = _Diary()
-        child = os.fork()
+        try:
+            diary = _Diary()
+            child = os.fork()
+        except OSError:  # too many processes, no place for a file
+            return work()
         if child == 0:
             _work(diary, work)
         status = _wait(child, diary)

@@ -60,7 +60,9 @@ def keeping_warning_lines() -> Iterator[None]:
 
 
 def _true_place(message: Any, warner: FrameType) -> tuple[FrameType, FrameType] | None:
-    """Return the frame that a warning names and the one that it means; None if they are the same.
+    """Return the frame that a warning names and the one that it means.
+
+    None if they are the same.
 
     Args:
         message: the warning, with file and line.
