@@ -83,6 +83,8 @@ class StepWithoutGradient(Rule):
         trace, training, flow = context.trace, context.training, context.flow
         # where no step runs a backward, no other rule reports these
         reported = set() if flow.waits_for_step else flow.starved | flow.unused | flow.undecided
+        if not flow.reached:
+            reported = reported & flow.starved  # what no loss depends on is no detail where nothing is reached
         stale = {old.optimizer for old in flow.replaced} | {parted.optimizer.number for parted in flow.parted}
         for optimizer in trace.optimizers:
             keys = optimizer.keys

@@ -73,7 +73,7 @@ class UnusedParameter(Rule):
     name = "unused-parameter"
     severity = Severity.WARNING
     needs = frozenset({"forward", "loss", "gradient"})
-    yields_to = frozenset({"GL412"})
+    yields_to = frozenset({"GL412", "GL504"})
 
     MESSAGE = "{parameters} {get} no gradient: {reason}."
     NEVER_READ = "no operation of the forward reads {them}"

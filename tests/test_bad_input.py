@@ -60,6 +60,10 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-u
 
 NET = "class M(Net):\n    def forward(self, x, *more):\n        {}\ndef build(): return full(model=M(), optimizer=None)"
 ERRORS = {
+    "step without backward": (
+        "def build(): return full(inputs=None, loss=None, step=lambda: None)",
+        "step() ran no backward pass",
+    ),
     "build raises": ("def build(): raise OSError('no data')", "build() raised OSError: no data"),
     "exception without text": (
         "class E(Exception):\n    def __str__(self): raise ValueError\ndef build(): raise E",
@@ -126,6 +130,15 @@ def test_error(check, name: str) -> None:  # type: ignore[no-untyped-def]
     assert (report.findings, report.targets) == ([], [])
 
 
+def test_backward_that_reaches_nothing_is_an_error(check) -> None:  # type: ignore[no-untyped-def]
+    report = check(
+        "w = torch.ones(2, requires_grad=True)\n"
+        "def build(): return full(optimizer=None, loss=None, step=lambda: w.sum().backward())"
+    )
+    [failure] = report.errors
+    assert "no backward pass of step() reaches a parameter of the model" in failure.message
+
+
 NOTES = {
     "nothing trainable": ("def build(): return nn.Linear(4, 2).requires_grad_(False)", "all parameters are frozen", []),
     "optimizer of another model": (
@@ -142,11 +155,6 @@ NOTES = {
         NET.format("self.lin(x)").replace("optimizer=None", "optimizer=None, loss=None"),
         "the forward returned None",
         ["GL405"],
-    ),
-    "step alone": (
-        "def build(): return {**full(), 'inputs': None, 'loss': None, 'step': lambda: None}",
-        "step() ran no backward pass",
-        [],
     ),
 }
 

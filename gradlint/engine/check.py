@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gradlint.engine.notes import notes, nothing_to_judge
+from gradlint.engine.notes import notes, nothing_to_judge, trains_nothing
 from gradlint.engine.options import Options
 from gradlint.engine.source_of_recording import source_findings
 from gradlint.errors import GradlintError, TargetError, torch_missing
@@ -125,8 +125,8 @@ def _judged(report: Report, flow: Flow, rules: Sequence[type[Rule]], options: Op
     more, report.ran = source_findings(trace, rules, report.findings, skipped, options.files)
     report.findings = sorted_findings([*report.findings, *more])
     _account_for_the_unseen(report, trace, flow, options.strict)
-    problem = nothing_to_judge(trace)
-    if problem and not report.findings:
+    problem = nothing_to_judge(trace) or trains_nothing(trace)
+    if problem and not any(f.severity > Severity.INFO for f in report.findings):
         raise TargetError(problem)
     held = any("contract" in rule.needs for rule in rules)
     report.targets.append(summarize(trace, flow, context.contract if held else None))
