@@ -80,7 +80,8 @@ class Builder:
 @functools.cache
 def load(path: Path) -> ModuleType:
     """Import a fixture file by its path."""
-    name = "_".join(["gradlint", *path.relative_to(ROOT).with_suffix("").parts])
+    inside = path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(*path.parts[-2:])
+    name = "_".join(["gradlint", *inside.with_suffix("").parts])
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
