@@ -129,7 +129,7 @@ class TargetSummary:
     starved: int
     unused: int
     reached: int
-    """Trainable parameters that gradient reaches."""
+    """Parameters that train."""
     numel: int
     """Number of scalars in all parameters."""
     optimizers: tuple[tuple[str, int], ...] = ()
@@ -137,6 +137,10 @@ class TargetSummary:
     seconds: float = 0.0
     declared: tuple[int, ...] = (0, 0)
     """Numbers of parameters declared to train and to be frozen, if a contract was checked."""
+    not_in_optimizer: int = 0
+    """Trainable parameters that no optimizer holds."""
+    zero_rate: int = 0
+    """Parameters whose optimizer does not move them."""
 
 
 @dataclass(frozen=True)

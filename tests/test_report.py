@@ -236,10 +236,13 @@ def test_closing_line(tmp_path: Path, report: Report, closing: str) -> None:
          "9 tensors, 36 parameters: 3 train, 1 frozen, 2 without gradient, 3 unused; SGD holds 1; Adam holds 2"),
         ((9, 9, 0, 0, 0, 4, 36), (("SGD", 4),),
          "9 tensors, 36 parameters: 4 train, 0 frozen, 0 without gradient, 5 unknown; SGD holds 4"),
+        ((9, 9, 0, 0, 0, 4, 36, (("SGD", 5),), 0.0, (0, 0), 3, 1), None,
+         "9 tensors, 36 parameters: 4 train, 0 frozen, 0 without gradient, 3 not in an optimizer, 1 at zero learning "
+         "rate, 1 unknown; SGD holds 5"),
     ],
 )  # fmt: skip
-def test_summary(counts: tuple[int, ...], optimizers: tuple[tuple[str, int], ...], expected: str) -> None:
-    seen = TargetSummary("m:build", "", "", *counts, optimizers)
+def test_summary(counts: tuple[Any, ...], optimizers: tuple[tuple[str, int], ...] | None, expected: str) -> None:
+    seen = TargetSummary("m:build", "", "", *counts, *([] if optimizers is None else [optimizers]))
     assert summary(seen) == expected
 
 

@@ -21,10 +21,20 @@ def test_forms_agree(builder):
     assert [str(d) for d in forms.differences(builder)] == []
 
 
+@pytest.mark.parametrize("builder", SAMPLE, ids=lambda b: b.id)
+def test_verdicts_of_one_form_agree(builder):
+    assert [text for verdict in forms.verdicts(builder).values() for text in forms.contradictions(verdict)] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted({b.path for b in EVERY}), ids=lambda p: p.stem)
 def test_forms_of_every_builder_agree(path):
-    found = [str(d) for b in EVERY if b.path == path and b not in SAMPLE for d in forms.differences(b)]
+    found = []
+    for builder in EVERY:
+        if builder.path == path and builder not in SAMPLE:
+            found += [str(d) for d in forms.differences(builder)]
+            for verdict in forms.verdicts(builder).values():
+                found += [f"{builder.id}: {text}" for text in forms.contradictions(verdict)]
     assert found == [], "\n".join(found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from gradlint.experiments.settle import analyse
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.flow.evidence import Evidence
 from gradlint.flow.flow import Flow
-from gradlint.flow.outcome import optimizer_label
+from gradlint.flow.outcome import OutcomeKind, kind_of, optimizer_label
 from gradlint.load.buildable import Buildable, SetupAtHand, TargetOnDisk
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.contract import DeclarationKind, own_declarations
@@ -185,20 +186,22 @@ def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bo
 def summarize(trace: Trace, flow: Flow, contract: Contract | None = None) -> TargetSummary:
     """Count what becomes of the parameters of a recorded training setup."""
     parameters = [p for p in trace.parameters if p.in_tree]
-    trainable = [p for p in parameters if p.requires_grad]
+    kinds = Counter(kind_of(flow, p) for p in parameters)
     return TargetSummary(
         target=trace.target,
         inputs=trace.inputs_described,
         loss=trace.loss_described,
         parameters=len(parameters),
-        trainable=len(trainable),
-        frozen=len(parameters) - len(trainable),
-        starved=len(flow.starved),
-        unused=len(flow.unused) if trace.roots or len(trace.ops) > trace.forward_start else 0,
-        reached=sum(p.index in flow.reached for p in trainable),
+        trainable=len(parameters) - kinds[OutcomeKind.FROZEN],
+        frozen=kinds[OutcomeKind.FROZEN],
+        starved=kinds[OutcomeKind.NO_GRADIENT],
+        unused=kinds[OutcomeKind.UNUSED],
+        reached=kinds[OutcomeKind.TRAINS],
         numel=sum(p.numel for p in parameters),
         optimizers=tuple((optimizer_label(o), sum(len(g.keys) for g in o.groups)) for o in trace.optimizers),
         declared=tuple(len(contract.declared(kind, trace)) for kind in DeclarationKind)
         if contract is not None
         else (0, 0),
+        not_in_optimizer=kinds[OutcomeKind.NOT_IN_OPTIMIZER],
+        zero_rate=kinds[OutcomeKind.ZERO_LR],
     )

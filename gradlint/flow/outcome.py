@@ -58,24 +58,46 @@ class Outcome:
     cut: Cut | None = None
 
 
+def kind_of(flow: Flow, parameter: Parameter) -> OutcomeKind:
+    """Return the outcome of training for a parameter, without its cause."""
+    trace = flow.trace
+    if _applied(trace, parameter):
+        return OutcomeKind.TRAINS
+    if not _requires_grad(trace, parameter) and parameter.index not in flow.reached:
+        return OutcomeKind.FROZEN
+    if trace.optimizers and not parameter.groups:
+        return OutcomeKind.NOT_IN_OPTIMIZER
+    if parameter.groups and _still_group(trace, parameter) is not None:
+        return OutcomeKind.ZERO_LR
+    if _why_unknown(flow, parameter) is not None:
+        return OutcomeKind.UNKNOWN
+    if parameter.index in flow.reached:
+        return OutcomeKind.TRAINS
+    return OutcomeKind.NO_GRADIENT if parameter.index in flow.starved else OutcomeKind.UNUSED
+
+
 def outcome_of(flow: Flow, parameter: Parameter) -> Outcome:
     """Return the outcome of training for a parameter, and its cause."""
     trace = flow.trace
-    if _applied(trace, parameter):
-        return _trains(trace, parameter)
-    if not _requires_grad(trace, parameter) and parameter.index not in flow.reached:
-        return _frozen(trace, parameter)
-    if trace.optimizers and not parameter.groups:
-        return _not_in_optimizer(flow, parameter)
-    if parameter.groups and (still := _still_group(trace, parameter)) is not None:
-        return _in_group(trace, OutcomeKind.ZERO_LR, "the learning rate is 0", still)
-    if (unknown := _why_unknown(flow, parameter)) is not None:
-        return Outcome(OutcomeKind.UNKNOWN, unknown)
-    if parameter.index in flow.reached:
-        return _trains(trace, parameter)
-    if parameter.index in flow.starved:
-        return _without_gradient(flow, parameter)
-    return _unused(flow, parameter)
+    kind = kind_of(flow, parameter)
+    match kind:
+        case OutcomeKind.TRAINS:
+            return _trains(trace, parameter)
+        case OutcomeKind.FROZEN:
+            return _frozen(trace, parameter)
+        case OutcomeKind.NOT_IN_OPTIMIZER:
+            return _not_in_optimizer(flow, parameter)
+        case OutcomeKind.ZERO_LR:
+            still = _still_group(trace, parameter)
+            assert still is not None
+            return _in_group(trace, kind, "the learning rate is 0", still)
+        case OutcomeKind.UNKNOWN:
+            return Outcome(kind, _why_unknown(flow, parameter) or "")
+        case OutcomeKind.NO_GRADIENT:
+            return _without_gradient(flow, parameter)
+        case OutcomeKind.UNUSED:
+            return _unused(flow, parameter)
+    raise AssertionError(kind)
 
 
 def value_change_of(flow: Flow, parameter: Parameter) -> Outcome | None:

@@ -107,6 +107,8 @@ def _target(target: TargetSummary) -> dict[str, Any]:
         "starved": target.starved,
         "unused": target.unused,
         "reached": target.reached,
+        "not_in_optimizer": target.not_in_optimizer,
+        "zero_rate": target.zero_rate,
         "numel": target.numel,
         "optimizers": [{"name": name, "parameters": count} for name, count in target.optimizers],
         "seconds": round(target.seconds, 3),

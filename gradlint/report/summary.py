@@ -12,11 +12,14 @@ def summary(target: TargetSummary) -> str:
     For example ``8 tensors, 235 parameters: 4 train, 0 frozen, 4 without gradient; SGD holds 8``.
     """
     parts = [f"{target.reached} train", f"{target.frozen} frozen", f"{target.starved} without gradient"]
-    if target.unused:
-        parts.append(f"{target.unused} unused")
-    unknown = target.trainable - target.reached - target.starved - target.unused
-    if unknown > 0:
-        parts.append(f"{unknown} unknown")
+    rest = [
+        (target.unused, "unused"),
+        (target.not_in_optimizer, "not in an optimizer"),
+        (target.zero_rate, "at zero learning rate"),
+    ]
+    known = target.reached + target.frozen + target.starved + sum(count for count, _ in rest)
+    rest.append((target.parameters - known, "unknown"))
+    parts += [f"{count} {words}" for count, words in rest if count > 0]
     trains, frozen = target.declared
     contract = [f"declared: {trains} to train, {frozen} frozen"] if trains or frozen else []
     optimizers = [f"{name} holds {count}" for name, count in target.optimizers] or ["no optimizer"]

@@ -27,13 +27,16 @@ import table
 import torch
 from table import Builder
 
-from gradlint import Finding, Report, Rule, Setup, TargetError, Trace
+from gradlint import Finding, Report, Rule, Setup, Severity, TargetError, Trace
 from gradlint.engine.check import Options, check_trace, record_target
+from gradlint.engine.options import declared
 from gradlint.experiments.settle import analyse
+from gradlint.explain import _explain
 from gradlint.flow.evidence import NOT_ASKED
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, outcome_of
 from gradlint.load.setup import normalize, optimizers_of
+from gradlint.lock.take import take
 from gradlint.recorder.hooks.gradients import EnoughRecorded
 from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code, seed
@@ -402,6 +405,51 @@ def _agree(one: Said, other: Said) -> bool:
     )
 
 
+# -- one form ---------------------------------------------------------------------------------------------------------
+
+
+def contradictions(verdict: Verdict) -> Iterator[str]:
+    """Yield where summary, lock, contract, `why` and findings of one form say different things of a parameter."""
+    flow, report = verdict.flow, verdict.report
+    if flow is None or report is None or verdict.error:
+        return
+    trace, form = flow.trace, verdict.form.value
+    mine = [p for p in trace.parameters if p.in_tree]
+    kinds = {p.fqn: outcome_of(flow, p).kind for p in mine}
+    counted = report.targets[0]
+    for count, kind in [
+        (counted.reached, OutcomeKind.TRAINS),
+        (counted.frozen, OutcomeKind.FROZEN),
+        (counted.starved, OutcomeKind.NO_GRADIENT),
+        (counted.unused, OutcomeKind.UNUSED),
+        (counted.not_in_optimizer, OutcomeKind.NOT_IN_OPTIMIZER),
+        (counted.zero_rate, OutcomeKind.ZERO_LR),
+    ]:
+        told = sum(k is kind for k in kinds.values())
+        if count != told:
+            yield f"{form}: the summary counts {count} for {kind.value}, outcomes {told}"
+    locked = {name: entry.outcome for name, entry in take(trace, flow).entries.items()}
+    if locked != {name: kinds[name] for name in locked}:
+        yield f"{form}: the lock differs from the outcomes"
+    stated = {p.fqn: _explain(trace, flow, p).state.partition(":")[0] for p in mine}
+    yield from (f"{form}: why says {stated[n]} of {n}" for n, kind in kinds.items() if stated[n] != kind.value)
+    contract = check_trace(trace, _contract_rules(), Options(contract=declared(["*"])), flow.evidence)
+    broken = {name for finding in contract.findings for name in finding.parameters}
+    still = {name for name, kind in kinds.items() if kind not in (OutcomeKind.TRAINS, OutcomeKind.UNKNOWN)}
+    if broken != still:
+        yield f"{form}: a contract finds {sorted(broken ^ still)} differently"
+    found = {name for finding in report.findings for name in finding.parameters}
+    loud = any(finding.severity > Severity.INFO for finding in report.findings)
+    silent = sorted(n for n, kind in kinds.items() if kind is OutcomeKind.NO_GRADIENT and n not in found)
+    if silent and not loud:
+        yield f"{form}: no finding tells why {', '.join(silent)} get no gradient"
+
+
+@functools.cache
+def _contract_rules() -> tuple[type[Rule], ...]:
+    return tuple(rule for rule in _rules() if rule.code == "GL701")
+
+
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -431,6 +479,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong += len(different)
         for d in different:
             print(d, flush=True)
+        for text in (text for verdict in found.values() for text in contradictions(verdict)):
+            print(f"{builder.id}: {text}", flush=True)
+            wrong += 1
     print(f"{number} of {len(chosen)} builders in several forms, {wrong} differences")
     return int(bool(wrong))
 
