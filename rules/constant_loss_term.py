@@ -50,10 +50,12 @@ class ConstantLossTerm(Rule):
     ```
 
     ## Known limits
-    Only sums of 0-dim tensors are analyzed. Not reported: a term whose weight is 0 or a tensor, and the pattern
-    `s + (m - s).detach()`. A cut that leaves parameters without any gradient is reported by the rule for that cut
-    instead. For a term that became a Python number (`.item()`), gradlint changes the parameters and checks whether the
-    number changes.
+    A loss is taken apart through sums, differences and constant factors. This goes on below a `mean()` or `sum()` that
+    is written in the same forward. Not reported: a term whose weight is 0, or a tensor that no term with gradient shares.
+    Not reported: the pattern `s + (m - s).detach()`, and the maximum that a log-sum-exp takes out. Not reported: an
+    earlier result with which the same computation is compared. A cut that leaves
+    parameters without any gradient is reported by the rule for that cut instead. For a term that became a Python number
+    (`.item()`), gradlint changes the parameters and checks whether the number changes.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.detach.html

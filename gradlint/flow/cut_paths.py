@@ -110,7 +110,7 @@ class CutPaths:
         return straight or list(dict.fromkeys(passed.place for passed in alone))
 
     def chain(self, values: Iterable[ValueId]) -> tuple[PlaceIndex, ...]:
-        """Return the fewest places on a path from any of some values; empty if there is no path or none on it."""
+        """Return the fewest places on a path from some values; empty if there are none."""
         chains = [self._chains[v] for v in values if v in self._chains]
         return min(chains).places if chains else ()
 
@@ -189,11 +189,11 @@ class CutPaths:
     def _places_between(
         self, number: OpIndex, op: Op, sources: tuple[ValueId, ...], output: ValueId
     ) -> tuple[PlaceIndex, PlaceIndex]:
-        """Return the places that let no gradient pass from inputs of an op to an output: `Edge.place`, `Edge.also`."""
+        """Return `Edge.place` and `Edge.also` from inputs of an op to an output."""
         values = self.trace.values
         if op.region == IN_FUNCTION or not sources:
             return OPEN, OPEN
-        natural = self._has_no_gradient(op, output)
+        natural = self._has_no_gradient(op, sources, output)
         if op.region >= 0:
             also = self._place(number, op, output, in_region=False) if natural else OPEN
             return self._place(number, op, output, in_region=True), also
@@ -206,18 +206,19 @@ class CutPaths:
             )
         return self._place(number, op, output, in_region=False) if natural else OPEN, OPEN
 
-    def _has_no_gradient(self, op: Op, output: ValueId) -> bool:
+    def _has_no_gradient(self, op: Op, sources: tuple[ValueId, ...], output: ValueId) -> bool:
         """Return True if an op lets no gradient pass by what it is, whatever requires grad."""
+        values = self.trace.values
         return (
             op.kind in (KIND_EXTRACT, KIND_ALIAS)
             or op.name in ENDS_GRADIENT
             or (op.name == "grad" and not op.argument(4, "create_graph"))
-            or not any(word in self.trace.values[output].dtype for word in ("float", "complex"))
-            or has_zero_gradient(op, self.trace.values)
+            or (any(_is_real(values[v].dtype) for v in sources) and not _is_real(values[output].dtype))
+            or has_zero_gradient(op, values)
         )
 
     def _place(self, number: OpIndex, op: Op, output: ValueId, *, in_region: bool) -> PlaceIndex:
-        """Return the place at which gradient stops: the region in which grad mode is off, or the op itself."""
+        """Return the place at which gradient stops: the grad-mode region or the op itself."""
         if in_region:
             event = self.trace.region(op.region)
             key: object = (event.site, event.how, event.library, event.decorated)
@@ -284,7 +285,12 @@ class CutPaths:
             masks[passed] = masks.get(passed, 0) | mask
 
     def lost_at(self, number: PlaceIndex, wanted: int) -> Iterator[tuple[Ending, list[ParameterIndex]]]:
-        """Yield the outputs at which a place is the first on the way of some parameters (a mask), with those."""
+        """Yield the outputs at which a place ends gradient first, each with its parameters."""
         for ending in self.endings.get(number, ()):
             if lost := ending.mask & wanted:
                 yield ending, indices(lost)
+
+
+def _is_real(dtype: str) -> bool:
+    """Return True for a type of real or complex numbers, as text; integers have no gradient."""
+    return "float" in dtype or "complex" in dtype

@@ -179,7 +179,7 @@ class _CutSearch:
         return list(at.items())
 
     def _detach_before(self, number: OpIndex, bit: int) -> OpIndex:
-        """Return the detach inside a reentrant checkpoint that a parameter's data passed, else the checkpoint."""
+        """Return the detach in a reentrant checkpoint that a parameter's data passed, else it."""
         ops = self.trace.ops
         pending = [ops[number].inputs[-1]]
         seen: set[int] = set()

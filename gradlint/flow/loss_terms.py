@@ -14,7 +14,7 @@ from gradlint.flow.origin import computed_value
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
 from gradlint.traces.dataflow import indices, mask_of
-from gradlint.traces.ids import NO_SITE, NO_VALUE, OpIndex, SiteId, ValueId
+from gradlint.traces.ids import NO_SITE, NO_VALUE, CallIndex, OpIndex, SiteId, ValueId
 from gradlint.traces.op_families import (
     DETACHED_VALUES,
     DIVIDE,
@@ -23,10 +23,12 @@ from gradlint.traces.op_families import (
     NEW_LEAF,
     NUMBERS_OUT,
     REDUCTIONS,
+    RESHAPES,
     REVERSE_SUBTRACT,
     SCALAR_KEEPING,
     SUBTRACT,
     SUMS,
+    TARGETED_LOSSES,
 )
 from gradlint.traces.ops import KIND_EXTRACT, TENSOR, Op
 from gradlint.traces.trace import Parameter, Trace
@@ -37,50 +39,74 @@ _TRIED = 4
 
 @dataclass(frozen=True)
 class Summand:
-    """One summand of a scalar."""
+    """One summand of a scalar, or of the elements whose sum or mean a scalar is."""
 
     value: ValueId
     factor: float | None
-    """Its constant factor; None if the factor is a tensor, whose value is not recorded."""
+    """Its constant factor, apart from tensors and from the share in a mean; None if unknown."""
+    weights: tuple[ValueId, ...] = ()
+    """The tensors among its constant factors, whose values are not recorded."""
+    reduced_in: CallIndex | None = None
+    """The module call in which the elements are reduced; None for a scalar."""
+
+    def of(self, value: ValueId, times: float | None = 1.0) -> Summand:
+        """Return the summand that another value is in its place, with a further factor."""
+        return replace(self, value=value, factor=_times(self.factor, times))
 
 
-def terms(trace: Trace, data: Mapping[ValueId, int], value: ValueId, *, through_detach: bool = False) -> list[Summand]:
-    """Take a 0-dim value apart through sums, differences and constant factors of 0-dim values.
+def _taken_apart(
+    trace: Trace, data: Mapping[ValueId, int], whole: Summand, through_detach: bool, elementwise: bool
+) -> tuple[list[Summand], set[OpIndex]]:
+    """Take a summand apart through sums, differences and constant factors.
 
     Args:
         trace: the recording.
         data: value → parameters it depends on; a factor that depends on any is no constant.
-        value: the value to take apart.
+        whole: the summand.
         through_detach: whether to look behind a detach.
+        elementwise: whether to look below a sum or mean of elements, as far as it is written in the same forward.
+
+    Returns:
+        The terms, and the ops through which it was taken apart.
     """
     result: list[Summand] = []
-    pending = [Summand(value, 1.0)]
+    through: set[OpIndex] = set()
+    pending = [whole]
     while pending:
         term = pending.pop()
-        parts = _parts(trace, data, term, through_detach)
+        parts = _parts(trace, data, term, through_detach, elementwise)
         if parts is None:
             result.append(term)
         else:
+            through.add(trace.values[term.value].producer)
             pending.extend(reversed(parts))
-    return result
+    return result, through
 
 
-def _parts(trace: Trace, data: Mapping[ValueId, int], term: Summand, through_detach: bool) -> list[Summand] | None:
+def _parts(
+    trace: Trace, data: Mapping[ValueId, int], term: Summand, through_detach: bool, elementwise: bool = False
+) -> list[Summand] | None:
     """Return the terms that a term is the sum of; None if it is one by itself."""
     entry = trace.values[term.value]
-    if entry.shape or entry.producer < trace.forward_start:
+    if entry.producer < trace.forward_start:
         return None
     op = trace.ops[entry.producer]
     name = op.name
-    if name in REDUCTIONS and (parts := _stacked(trace, data, op)) is not None:
+    if name in REDUCTIONS and not entry.shape and (parts := _stacked(trace, data, op)) is not None:
         share = 1.0 if name == "sum" else 1.0 / len(parts)
-        return [Summand(t.value, _times(_times(term.factor, share), t.factor)) for t in parts]
-    if any(trace.values[v].shape for v in op.inputs):
-        return None
-    if len(op.inputs) == 1 and (name in SCALAR_KEEPING or (through_detach and name in DETACHED_VALUES)):
-        return [Summand(op.inputs[0], term.factor)]
+        return [term.of(t.value, _times(share, t.factor)) for t in parts]
+    if entry.shape or any(trace.values[v].shape for v in op.inputs):
+        if not elementwise:
+            return None
+        if name in REDUCTIONS and not entry.shape and len(op.inputs) == 1:
+            return [replace(term.of(op.inputs[0]), reduced_in=op.call)]
+        if term.reduced_in != op.call:
+            return None
+    keeps = SCALAR_KEEPING if term.reduced_in is None else SCALAR_KEEPING | RESHAPES
+    if len(op.inputs) == 1 and (name in keeps or (through_detach and name in DETACHED_VALUES)):
+        return [term.of(op.inputs[0])]
     if name in NEGATE:
-        return [Summand(op.inputs[0], _times(term.factor, -1.0))]
+        return [term.of(op.inputs[0], -1.0)]
     if name in SUMS:
         alpha = op.argument(2, "alpha", 1)
         scale = float(alpha) if isinstance(alpha, (int, float)) else None
@@ -90,11 +116,11 @@ def _parts(trace: Trace, data: Mapping[ValueId, int], term: Summand, through_det
         elif name in REVERSE_SUBTRACT:
             signs = (_times(scale, -1.0), 1.0)
         operands = (op.tensor(0, "input"), op.tensor(1, "other"))
-        return [Summand(v, _times(term.factor, s)) for v, s in zip(operands, signs, strict=True) if v is not None]
+        return [term.of(v, s) for v, s in zip(operands, signs, strict=True) if v is not None]
     if name in MULTIPLY or name in DIVIDE:
         return _scaled(data, term, op)
     source, _ = computed_value(trace, term.value)
-    return [Summand(source, term.factor)] if source != term.value and not trace.values[source].shape else None
+    return [term.of(source)] if source != term.value and not trace.values[source].shape else None
 
 
 def _stacked(trace: Trace, data: Mapping[ValueId, int], op: Op) -> list[Summand] | None:
@@ -135,8 +161,8 @@ def _scaled(data: Mapping[ValueId, int], term: Summand, op: Op) -> list[Summand]
             if not isinstance(number, (int, float)):
                 return None
             factor = (1 / number if number else None) if op.name in DIVIDE else float(number)
-            return [Summand(value, _times(term.factor, factor))]
-        return [Summand(value, None)]
+            return [term.of(value, factor)]
+        return [replace(term.of(value), weights=(*term.weights, *(() if other is None else (other,))))]
     return None
 
 
@@ -195,31 +221,46 @@ def _is_judged(flow: FlowFacts) -> bool:
     return trace.loss_given and (len(trace.roots) == 1 or trace.training is not None)
 
 
-def _live(flow: FlowFacts, root: ValueId) -> tuple[list[Summand], set[ValueId], dict[ValueId, OpIndex]]:
-    """Return a scalar's terms, the values with gradient, and value → op of relabelled leaves."""
+@dataclass(frozen=True)
+class _Terms:
+    """The terms of one loss."""
+
+    all: list[Summand]
+    live: list[Summand]
+    """Those with gradient."""
+    fresh: dict[ValueId, OpIndex]
+    """Value of a relabelled leaf → the op that relabelled it."""
+    through: set[OpIndex]
+    """The ops through which the loss was taken apart."""
+
+
+def _terms_of(flow: FlowFacts, root: ValueId) -> _Terms:
     trace = flow.trace
-    parts = terms(trace, flow.masks.data, root)
+    parts, through = _taken_apart(trace, flow.masks.data, Summand(root, 1.0), through_detach=False, elementwise=True)
     producers = {t.value: trace.values[t.value].producer for t in parts}
     fresh = {
         v: n for v, n in producers.items() if n >= 0 and trace.ops[n].name in NEW_LEAF and trace.values[v].requires_grad
     }
-    return parts, {t.value for t in parts if trace.values[t.value].requires_grad and t.value not in fresh}, fresh
+    live = [t for t in parts if trace.values[t.value].requires_grad and t.value not in fresh]
+    return _Terms(parts, live, fresh, through)
 
 
 def _constant_in(flow: FlowFacts, root: ValueId) -> list[ConstantTerm]:
     """Return the constant terms of one scalar."""
     trace = flow.trace
-    parts, live, fresh = _live(flow, root)
-    if not live:
+    parts = _terms_of(flow, root)
+    if not parts.live:
         return []
     numbers = _numbers(flow, trace.roots[0])
     judged = mask_of(flow.judged)
-    lost = [t for t in parts if t.value not in live and flow.masks.data.get(t.value, 0) & judged]
-    if any(_takes_from_live(flow, term, live, fresh) for term in lost):
+    lost = [t for t in parts.all if t not in parts.live and flow.masks.data.get(t.value, 0) & judged]
+    if any(_takes_from_live(flow, term, parts) for term in lost):
         return []
     by_cut: dict[tuple[object, int | None], ConstantTerm] = {}
     for term in lost:
-        constant = _constant_term(flow, term, fresh.get(term.value))
+        if _is_meant(flow, term, parts):
+            continue
+        constant = _constant_term(flow, term, parts.fresh.get(term.value))
         if constant is None:
             continue
         key = (constant.cuts[0].location, constant.relabelled)
@@ -231,10 +272,66 @@ def _constant_in(flow: FlowFacts, root: ValueId) -> list[ConstantTerm]:
     return [*by_cut.values(), *numbers]
 
 
-def _takes_from_live(flow: FlowFacts, term: Summand, live: set[ValueId], fresh: Container[ValueId]) -> bool:
+def _takes_from_live(flow: FlowFacts, term: Summand, parts: _Terms) -> bool:
     """Return True if a term is made of values that carry gradient into the loss by another way."""
-    inner = terms(flow.trace, flow.masks.data, term.value, through_detach=True)
-    return any(t.value in live or _used_live(flow, t.value) for t in inner if t.value not in fresh)
+    live = {t.value for t in parts.live}
+    elementwise = term.reduced_in is not None
+    inner, _ = _taken_apart(flow.trace, flow.masks.data, term, through_detach=True, elementwise=elementwise)
+    return any(t.value in live or _used_live(flow, t.value) for t in inner if t.value not in parts.fresh)
+
+
+def _is_meant(flow: FlowFacts, term: Summand, parts: _Terms) -> bool:
+    """Return True if a term without gradient is meant so, or may have the weight 0."""
+    if term.weights and not any(t.weights == term.weights for t in parts.live):
+        return True
+    return _used_beside(flow, term, parts.through) or any(_is_reference(flow, term, t) for t in parts.live)
+
+
+def _used_beside(flow: FlowFacts, term: Summand, through: Container[OpIndex]) -> bool:
+    """Return True if a part of the loss with gradient also uses values of a constant term.
+
+    A stable log-sum-exp subtracts a maximum inside and adds it outside; a divergence weighs two logarithms alike.
+    """
+    trace, data = flow.trace, flow.masks.data
+    pending, seen = [term.value], {term.value}
+    while pending:
+        value = pending.pop()
+        for number in flow.consumers.get(value, ()):
+            op = trace.ops[number]
+            if number not in through and op.name in _ELEMENTWISE and any(
+                o in flow.on_path and trace.values[o].requires_grad for o in op.outputs
+            ):  # fmt: skip
+                return True
+        producer = trace.values[value].producer
+        for source in trace.ops[producer].inputs if producer >= trace.forward_start else ():
+            if source not in seen and data.get(source) and not trace.values[source].requires_grad:
+                seen.add(source)
+                pending.append(source)
+    return False
+
+
+def _is_reference(flow: FlowFacts, term: Summand, live: Summand) -> bool:
+    """Return True if a constant term is compared with the same computation with gradient."""
+    if not term.factor or not live.factor or term.factor * live.factor > 0:
+        return False
+    if flow.masks.data.get(term.value) != flow.masks.data.get(live.value):
+        return False
+    sites = [_computed_at(flow, t) for t in (term, live)]
+    return sites[0] is not None and sites[0] == sites[1]
+
+
+def _computed_at(flow: FlowFacts, term: Summand) -> Location | None:
+    """Return the innermost line that computes a term, before any detach."""
+    trace = flow.trace
+    value = term.value
+    while (op := trace.made_by(value)) is not None and op.name in DETACHED_VALUES and op.inputs:
+        value = op.inputs[0]
+    frame = trace.sites.innermost(op.site) if op is not None else None
+    return frame.location if frame is not None else None
+
+
+_ELEMENTWISE = SUMS | MULTIPLY | DIVIDE | TARGETED_LOSSES | {"where", "minimum", "maximum", "lerp"}
+"""Functions in which a constant stands beside what trains, element by element."""
 
 
 def _constant_term(flow: FlowFacts, term: Summand, relabelled: OpIndex | None) -> ConstantTerm | None:
@@ -265,7 +362,7 @@ def added_numbers(flow: FlowFacts) -> Iterator[AddedNumber]:
 def _has_judged_terms(flow: FlowFacts) -> bool:
     """Return True if any loss has a live term, for which `_constant_in` examines the numbers."""
     trace = flow.trace
-    return _is_judged(flow) and any(_live(flow, root)[1] for root in trace.roots if not trace.values[root].shape)
+    return _is_judged(flow) and any(_terms_of(flow, root).live for root in trace.roots if not trace.values[root].shape)
 
 
 def _suspects(flow: FlowFacts, root: ValueId) -> Iterator[tuple[OpIndex, list[OpIndex]]]:
@@ -379,7 +476,7 @@ def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
         looks = [r for r in readers if r.kind == KIND_EXTRACT or r.name in DETACHED_VALUES]
         if len(looks) < len(readers):
             continue  # not the last of it
-        parts = terms(trace, flow.masks.data, value)
+        parts, _ = _taken_apart(trace, flow.masks.data, Summand(value, 1.0), through_detach=False, elementwise=False)
         if looks and not (len(parts) > 1 and any(t.value in flow.on_path for t in parts)):
             continue
         by_op[number] = flow.by_index(indices(mask))
