@@ -51,11 +51,11 @@ class ConstantLossTerm(Rule):
 
     ## Known limits
     A loss is taken apart through sums, differences and constant factors. This goes on below a `mean()` or `sum()` that
-    is written in the same forward. Not reported: a term whose weight is 0, or a tensor that no term with gradient shares.
+    is written in the same forward. Not reported: a term whose weight is 0, or a tensor that no term with gradient has.
     Not reported: the pattern `s + (m - s).detach()`, and the maximum that a log-sum-exp takes out. Not reported: an
-    earlier result with which the same computation is compared. A cut that leaves
-    parameters without any gradient is reported by the rule for that cut instead. For a term that became a Python number
-    (`.item()`), gradlint changes the parameters and checks whether the number changes.
+    earlier result with which the same computation is compared. A cut that leaves parameters without any gradient is
+    reported by the rule for that cut instead. For a term that became a Python number (`.item()`), gradlint changes the
+    parameters and checks whether the number changes.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.detach.html
