@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -81,34 +82,49 @@ def summarize_names(parameters: Sequence[Named], everything: Sequence[Named], li
     For example ``encoder.*, head.bias (149 tensors, 85.1M parameters)``.
 
     A subtree is named by its prefix if all of its parameters are among them. Of more than `limit` names, those that
-    differ in their numbers alone are folded (``layer.*.bias``), if the pattern matches no other parameter. `everything`
-    are all parameters of the model.
+    differ in their numbers alone are folded (``layer.*.bias``), then those that share a part of their names
+    (``*.lora_A.*``), if the pattern matches no other parameter. `everything` are all parameters of the model.
     """
     if not parameters:
         return "no parameter"
     wanted = {p.fqn for p in parameters}
-    names: list[str] = []
-    done: set[str] = set()
-    for parameter in parameters:
-        if parameter.fqn in done:
-            continue
-        group, members = _largest(parameter.fqn, wanted, everything)
-        done |= members
-        names.append(group)
+    inside, around = _members(wanted), _members(p.fqn for p in everything)
+    names = list(dict.fromkeys(_largest(p.fqn, inside, around) for p in parameters))
     if len(names) > limit:
         names = _folded(names, wanted, everything)
+    if len(names) > limit:
+        names = _by_part(names, wanted, everything)
     return f"{list_of(names, limit)} ({counts(parameters)})"
 
 
-def _largest(fqn: str, wanted: set[str], everything: Sequence[Named]) -> tuple[str, set[str]]:
-    """Return the widest prefix of a name whose parameters are all wanted, with those parameters."""
+def _members(names: Iterable[str]) -> Counter[str]:
+    """Return prefix → the number of names below it."""
+    below: Counter[str] = Counter()
+    for name in set(names):
+        parts = name.split(".")
+        below.update(".".join(parts[:depth]) for depth in range(1, len(parts)))
+    return below
+
+
+def _largest(fqn: str, inside: Counter[str], around: Counter[str]) -> str:
+    """Return the widest prefix of a name with several parameters, all of which are wanted; else the name.
+
+    Args:
+        fqn: the name.
+        inside: prefix → number of wanted names below it.
+        around: the same of all names.
+    """
     parts = fqn.split(".")
     for depth in range(1, len(parts)):
-        prefix = ".".join(parts[:depth]) + "."
-        members = {p.fqn for p in everything if p.fqn.startswith(prefix)}
-        if len(members) > 1 and members <= wanted:
-            return prefix + "*", members
-    return fqn, {fqn}
+        prefix = ".".join(parts[:depth])
+        if around[prefix] > 1 and around[prefix] == inside[prefix]:
+            return f"{prefix}.*"
+    return fqn
+
+
+def number_pattern(name: str) -> str:
+    """Return a dotted name with its numbers replaced: ``layer.*.bias``."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named]) -> list[str]:
@@ -118,13 +134,30 @@ def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named])
     """
     shapes: dict[str, list[str]] = {}
     for name in names:
-        shape = ".".join("*" if part.isdigit() else part for part in name.split("."))
-        shapes.setdefault(shape, []).append(name)
+        shapes.setdefault(number_pattern(name), []).append(name)
     folded = []
     for shape, members in shapes.items():
         exact = all(p.fqn in wanted for p in everything if fnmatchcase(p.fqn, shape))
         folded += [shape] if len(members) > 1 and exact else members
     return folded
+
+
+def _by_part(names: Sequence[str], wanted: set[str], everything: Sequence[Named]) -> list[str]:
+    """Return names, those that share a part which no other parameter has as one pattern.
+
+    Each is named by the first such part of its own (``*.lora_A.*``).
+    """
+    others = {part for p in everything if p.fqn not in wanted for part in p.fqn.split(".")}
+    shared = Counter(part for name in names for part in set(name.split(".")))
+    labels: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        own = next(
+            (n for n, part in enumerate(parts) if n and part not in others and part != "*" and shared[part] > 1), None
+        )
+        label = name if own is None else f"*.{parts[own]}" + (".*" if own < len(parts) - 1 else "")
+        labels.setdefault(label)
+    return list(labels)
 
 
 def fold_names(names: Iterable[str]) -> list[str]:

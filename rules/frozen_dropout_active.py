@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace
-from gradlint.rulekit import inflect, plural
+from gradlint.rulekit import inflect, number_pattern, plural
 from gradlint.traces import ValueId
 
 
@@ -91,16 +91,20 @@ class FrozenDropoutActive(Rule):
             if top is None:
                 continue
             active.append((trace.location(context.freeze_site(top, trace.below(top))), top, module))
-        for (where, number), layers in context.by_place(active, lambda layer: (layer[0], layer[1].number)):
-            parameters = trace.below(trace.modules[number])
+        targets = {top.number: _gives_target(context, trace.below(top)) for _, top, _ in active}
+        # the layers of a stack are one finding: frozen by one line, with names that differ in their numbers alone
+        for (where, pattern, target), layers in context.by_place(
+            active, lambda layer: (layer[0], number_pattern(layer[1].fqn), targets[layer[1].number])
+        ):
+            tops = list({top.number: top for _, top, _ in layers}.values())
+            parameters = [p for top in tops for p in trace.below(top)]
             freeze = context.first_freeze(parameters)
-            target = _gives_target(context, parameters)
             yield context.finding(
                 self,
                 self.MESSAGE.format(
                     count=plural(len(layers), "dropout layer"),
                     are=inflect(layers, "are"),
-                    module=trace.modules[number].fqn,
+                    module=tops[0].fqn if len(tops) == 1 else pattern,
                     effect=self.RANDOM_TARGETS if target else self.RANDOM_OUTPUT,
                 ),
                 at=where,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gradlint.rulekit.loss_inputs import find_loss_inputs as find_loss_inputs
     from gradlint.wording import inflect as inflect
     from gradlint.wording import list_of as list_of
+    from gradlint.wording import number_pattern as number_pattern
     from gradlint.wording import plural as plural
     from gradlint.wording import tensors as tensors
 else:
