@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import table
+from cases import each
 
 from gradlint import Severity
 
@@ -34,7 +35,7 @@ def loud(report):
     return sorted((f.code, f.parameters) for f in report.findings if f.severity > Severity.INFO)
 
 
-@pytest.mark.parametrize("builder", BUILDERS, ids=lambda b: b.id)
+@each("builder", BUILDERS, ids=lambda b: b.id)
 def test_edits_make_the_finding_go(builder, tmp_path):
     source = edited(builder)
     if source is None:  # then words have to do

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import table
 import torch
+from cases import each
 from proof import parts
 from table import Builder
 
@@ -96,7 +97,7 @@ def test_every_row_has_a_builder():
     assert set(BUILDERS) == set(EXPECTED)
 
 
-@pytest.mark.parametrize("row", ROWS)
+@each("row", ROWS)
 def test_row_gives_what_it_announces_and_what_the_seed_gives(row):
     builder = BUILDERS[row]
     report = table.report(builder.target)
@@ -158,7 +159,7 @@ def test_f1_names_every_frozen_norm_and_no_other():
     assert set(finding.parameters) == frozen
 
 
-@pytest.mark.parametrize("row", sorted(STILL))
+@each("row", sorted(STILL))
 def test_two_real_steps_move_exactly_the_rest(row):
     here, before = train(BUILDERS[row])
     prefixes = tuple(STILL[row].split())
