@@ -227,9 +227,9 @@ def case_exit_stack():
 
 class MultiLine(Base):
     def forward(self, x):
-        with (  # error: [no-grad-upstream] a.*
+        with (  # error until Python 3.12: [no-grad-upstream] a.*
             contextlib.nullcontext(),
-            torch.no_grad(),
+            torch.no_grad(),  # error from Python 3.13: [no-grad-upstream] a.*
         ):
             h = self.a(x)
         with contextlib.nullcontext(), torch.no_grad():  # error: [no-grad-upstream] b.*

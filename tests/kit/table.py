@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
 FIXTURES = ROOT / "fixtures"
 
-ANNOTATION = re.compile(r"#\s*(error|warning|info):\s*\[([a-z0-9-]+)\]([^#]*)")
+ANNOTATION = re.compile(r"#\s*(error|warning|info)(?: (until|from) Python 3\.(\d+))?:\s*\[([a-z0-9-]+)\]([^#]*)")
+"""``# error: [rule-name] parameters``; ``# error from Python 3.13: …`` where versions know different places."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,17 @@ def annotations(source: str) -> list[Annotation]:
     found = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
-            for severity, rule, names in ANNOTATION.findall(token.string):
+            for severity, bound, minor, rule, names in ANNOTATION.findall(token.string):
+                if bound and not _holds(bound, int(minor)):
+                    continue
                 patterns = tuple(name.strip() for name in names.split(",") if name.strip())
                 found.append(Annotation(token.start[0], severity, rule, patterns))
     return found
+
+
+def _holds(bound: str, minor: int) -> bool:
+    """Return True if this Python is one that an annotation is bound to."""
+    return sys.version_info[1] >= minor if bound == "from" else sys.version_info[1] <= minor
 
 
 def definitions(tree: ast.Module) -> dict[str, list[ast.stmt]]:
