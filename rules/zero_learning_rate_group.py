@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity
+from gradlint import Context, Finding, Fix, Group, Optimizer, Parameter, Rule, Severity
 from gradlint.flow import group_location
 from gradlint.traces import SiteId
 
@@ -70,7 +70,8 @@ class ZeroLearningRateGroup(Rule):
         for optimizer in trace.optimizers:
             for group in optimizer.groups:
                 contained = [trace.by_key[key] for key in group.keys if key in trace.by_key]
-                parameters = [p for p in contained if p.requires_grad and p.index in context.flow.reached]
+                reached = (p for p in contained if p.requires_grad and p.index in context.flow.reached)
+                parameters = [p for p in reached if not _was_just_unfrozen(context, p)]
                 is_zero = group.lr == 0 and not group.scheduled
                 if not parameters or not (is_zero or _was_always_zero(context, group)):
                     continue
@@ -93,6 +94,14 @@ def _nothing_trains(context: Context, group: Group) -> bool:
     """Return True if recorded steps of an unscheduled group change nothing, and no group has another rate."""
     rates = {g.lr for o in context.trace.optimizers for g in o.groups if g.keys}
     return not group.scheduled and rates == {0.0} and _was_always_zero(context, group)
+
+
+def _was_just_unfrozen(context: Context, parameter: Parameter) -> bool:
+    """Return True if a parameter was frozen in recorded steps and trainable in one at most: its rate may rise yet."""
+    training = context.trace.training
+    steps = training.steps if training is not None else ()
+    trainable = [step.content[parameter.key].trainable for step in steps if parameter.key in step.content]
+    return not all(trainable) and sum(trainable) < 2
 
 
 def _was_always_zero(context: Context, group: Group) -> bool:
