@@ -114,7 +114,7 @@ class TrainingInEvalMode(Rule):
 
 
 def _in_eval(context: Context, step: Step) -> list[tuple[Module, list[Module]]]:
-    """Return the outermost called modules that ran for a step in eval mode, each with its mode-dependent ones.
+    """Return the outermost modules that ran in eval mode, each with its mode-dependent ones.
 
     A container that is never called says nothing: a head without modes may be in train mode beside a body in eval mode.
     """
@@ -169,7 +169,7 @@ def _depends_on_mode(module: Module) -> bool:
 
 
 def _last_switch(trace: Trace, outer: Module, step: Step) -> ModeSwitch | None:
-    """Return the last event before a step that set the mode of a whole module, by itself or with others."""
+    """Return the last event before a step that set the mode of a whole module."""
     around = {module.number for module in trace.around(outer.number)}
     switches = [e for e in trace.events_of(ModeSwitch) if e.module in around and e.number < step.event]
     return switches[-1] if switches else None

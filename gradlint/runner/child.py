@@ -238,7 +238,7 @@ _PID = os.getpid()
 
 
 def _what_comes_later(trace: Trace) -> Iterator[str]:
-    """Yield a note on the trainable parameters of which the recorded steps say nothing, as those of a later stage."""
+    """Yield a note on the parameters of which the recorded steps say nothing: a later stage."""
     stepped = {key for step in trace.training.steps for key in step.content} if trace.training is not None else set()
     later = [
         p

@@ -32,7 +32,7 @@ def networks_copied(module: SourceModule, location: Location) -> tuple[str, str]
 
 
 def copies_own_value(module: SourceModule, location: Location) -> bool:
-    """Return True if the code at a location reads the variable that it writes: ``p.data = p.data.half()``."""
+    """Return True if code reads the variable that it writes: ``p.data = p.data.half()``."""
     statement = _statement_at(module, location)
     for target, value in _writes(statement) if statement is not None else ():
         own = dotted_text(_without_data(target))

@@ -57,9 +57,9 @@ def find_kept_graphs(recorder: Recorder, training: TrainingLog, marks: Sequence[
 
 
 def _rounds(training: TrainingLog, marks: Sequence[StepMark]) -> list[StepMark]:
-    """Return the marks of the start and of each step of the optimizer that steps most rarely, but three times.
+    """Return the marks of the start and of each step of the optimizer that steps most rarely.
 
-    The steps of the other optimizers are parts of its round: what lives through them may be a variable of the round.
+    It steps three times at least. The steps of the other optimizers are parts of its round: what lives through them may be a variable of the round.
     """
     ends: dict[OptimizerKey, list[StepMark]] = {}
     for step, end in zip(training.steps, marks[1:], strict=False):
@@ -82,7 +82,10 @@ def _found(recorder: Recorder, marks: Sequence[StepMark]) -> list[KeptGraph]:
 
 
 def _growing(recorder: Recorder, alive: list[tuple[ValueId, Tensor]], marks: Sequence[StepMark]) -> list[KeptGraph]:
-    """Return the places (whole call chains) of which a tensor is alive from each round since an early one."""
+    """Return the places of which a tensor of each round is alive, since an early round.
+
+    A place is a whole call chain.
+    """
     steps = len(marks) - 1
     tape = recorder.tape
     places: dict[SiteId, dict[int, ValueId]] = {}
