@@ -299,7 +299,8 @@ class Observation:
 def _without_wrappers(modules: list[nn.Module]) -> list[nn.Module]:
     """Return modules without those that only wrap others.
 
-    A solver may wrap a network anew for each call. Wrappers of one network become that network. A module whose parameters are all in another one is left out.
+    A solver may wrap a network anew for each call. Wrappers of one network become that network. A module whose
+    parameters are all in another one is left out.
     """
     alike: dict[frozenset[int], list[nn.Module]] = {}
     for module in modules:

@@ -59,7 +59,8 @@ def find_kept_graphs(recorder: Recorder, training: TrainingLog, marks: Sequence[
 def _rounds(training: TrainingLog, marks: Sequence[StepMark]) -> list[StepMark]:
     """Return the marks of the start and of each step of the optimizer that steps most rarely.
 
-    It steps three times at least. The steps of the other optimizers are parts of its round: what lives through them may be a variable of the round.
+    It steps three times at least. The steps of the other optimizers are parts of its round: what lives through them may
+    be a variable of the round.
     """
     ends: dict[OptimizerKey, list[StepMark]] = {}
     for step, end in zip(training.steps, marks[1:], strict=False):
