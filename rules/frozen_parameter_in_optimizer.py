@@ -144,9 +144,9 @@ class FrozenParameterInOptimizer(Rule):
 
 
 def _stays_frozen(training: Training, parameter: Parameter) -> bool:
-    """Return True if a parameter was frozen before the recorded steps, and at each step of an optimizer it is in.
+    """Return True if a parameter was frozen before the recorded steps and at each of them.
 
-    If no step is of such an optimizer, its turn may come later.
+    If no optimizer that contains it steps, its turn may come later.
     """
     contents = [step.content[parameter.key] for step in training.steps if parameter.key in step.content]
     freeze = parameter.frozen_by

@@ -64,8 +64,8 @@ class FrozenParameterStillMoves(Rule):
 
     ## Known limits
     Only changes that the optimizer makes by a gradient are reported. Values that user code copies into a frozen network
-    (target networks, averages) are its own affair, also in the closure of a step or by an optimizer without gradient.
-    So are gradients that it sets itself (evolution strategies).
+    (target networks, averages) are its own affair, also in the closure of a step. So are the changes of an optimizer
+    without gradient, and gradients that user code sets itself (evolution strategies).
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
@@ -107,7 +107,7 @@ class FrozenParameterStillMoves(Rule):
 
 
 def _moves_what_is_frozen(content: Content) -> bool:
-    """Return True if a step changes a frozen parameter by a gradient that user code has not set itself."""
+    """Return True if a step changes a frozen parameter by a gradient of a backward pass."""
     by_hand = content.nonzero and not content.backwards
     return bool(content.moved and content.grad and not content.trainable and not by_hand)
 

@@ -58,9 +58,9 @@ class NothingTrains(Rule):
     ```
 
     ## Known limits
-    Not reported: an optimizer that holds another tensor that requires grad (an image, a latent), one that moves its
-    parameters without gradient (an average), copies of a trainable network, and parameters that a contract declares
-    frozen. In recorded steps, only optimizers that step are judged.
+    Not reported: an optimizer that holds another tensor that requires grad (an image, a latent), and one that moves its
+    parameters without gradient (an average). Copies of a trainable network and parameters that a contract declares
+    frozen are meant to stay. In recorded steps, only optimizers that step are judged.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#setting-requires-grad
@@ -107,7 +107,7 @@ class NothingTrains(Rule):
 
 
 def _is_meant(context: Context, parameter: Parameter) -> bool:
-    """Return True if a parameter is frozen on purpose: by a contract, or as a copy of one that trains."""
+    """Return True if a contract declares a parameter frozen, or it is a copy of one that trains."""
     declared = context.contract.of.get(parameter.fqn)
     if declared is not None and declared.kind is DeclarationKind.FROZEN:
         return True

@@ -43,7 +43,7 @@ class TrainableParameterNotInOptimizer(Rule):
     ## Known limits
     The severity is info for copies of a network that trains (target networks) and for loss networks in eval mode: only
     time is wasted. An optimizer outside of the training setup is unknown. A parameter that is frozen in turns is
-    reported after two steps or more, if it gets gradient at every backward pass for which it is unfrozen.
+    reported after two steps if it gets gradient at every backward pass for which it is unfrozen.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#constructing-it
@@ -121,7 +121,10 @@ class TrainableParameterNotInOptimizer(Rule):
 
 
 def _lacks_optimizer(training: Training, parameter: Parameter) -> bool:
-    """Return True if a parameter got gradient at every pass for which it was unfrozen, over two steps or more."""
+    """Return True if a parameter got gradient at every pass for which it was unfrozen.
+
+    One that was frozen in turns must have been seen over two steps.
+    """
     passes = training.passes_with(parameter.key)
     if len(passes) == len(training.backwards):
         return True
@@ -129,7 +132,7 @@ def _lacks_optimizer(training: Training, parameter: Parameter) -> bool:
 
 
 def _passes_gradient_on(context: Context, parameters: list[Parameter]) -> bool:
-    """Return True if parameters are all of a network that gradient passes through to those that an optimizer holds."""
+    """Return True if parameters are a whole network, behind which an optimizer holds others."""
     trace = context.trace
     lost = {p.index for p in parameters}
     networks = set()

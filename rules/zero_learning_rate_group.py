@@ -91,7 +91,7 @@ class ZeroLearningRateGroup(Rule):
 
 
 def _nothing_trains(context: Context, group: Group) -> bool:
-    """Return True if recorded steps of an unscheduled group change nothing, and no group has another rate."""
+    """Return True if the steps of an unscheduled group had rate 0, and no group has another."""
     rates = {g.lr for o in context.trace.optimizers for g in o.groups if g.keys}
     return not group.scheduled and rates == {0.0} and _was_always_zero(context, group)
 

@@ -42,7 +42,7 @@ def nothing_to_judge(trace: Trace) -> str | None:
 
 
 def trains_nothing(trace: Trace) -> str | None:
-    """Return why the step of a training setup cannot train its model; None if it can, or there is none."""
+    """Return why the step of a training setup cannot train its model; None if it can."""
     training = trace.training
     if training is None or not trace.setup.has_step:
         return None
@@ -53,7 +53,10 @@ def trains_nothing(trace: Trace) -> str | None:
 
 
 def _differentiates(trace: Trace, training: Training) -> bool:
-    """Return True if steps without a backward pass may train: by gradients or values that user code sets, or unseen."""
+    """Return True if steps without a backward pass may train.
+
+    User code may compute gradients by other calls, or set gradients or values, or do so unseen.
+    """
     if trace.unrecorded or any(op.name in _GRADIENTS for op in trace.ops[training.start :]):
         return True
     moved = any(c.nonzero or c.moved for step in training.steps for c in step.content.values())

@@ -18,8 +18,9 @@ class FrozenOptimizer:
 
 
 def frozen_optimizers(trace: Trace) -> Iterator[FrozenOptimizer]:
-    """Yield the optimizers without a tensor that required grad, had a gradient or moved in any of their steps.
+    """Yield the optimizers all of whose tensors are frozen.
 
+    None of them required grad, had a gradient or moved in any of their steps.
     Of recorded steps, only optimizers that stepped count: the turn of others may come later.
     """
     training = trace.training

@@ -25,9 +25,9 @@ class PartedOptimizer:
 
 
 def parted_optimizers(flow: FlowFacts) -> Iterator[PartedOptimizer]:
-    """Yield the optimizers whose tensors nothing reads, while no optimizer contains the parameters that get gradient.
+    """Yield the optimizers whose tensors nothing reads, beside parameters that no optimizer contains.
 
-    Without recorded steps, only those count whose tensors pair with such parameters by shape.
+    The parameters get gradient. Without recorded steps, each of the tensors must have the shape of one of them.
     """
     trace = flow.trace
     lost = [
@@ -51,7 +51,7 @@ def parted_optimizers(flow: FlowFacts) -> Iterator[PartedOptimizer]:
 
 
 def _steps_without_gradient(trace: Trace, optimizer: Optimizer) -> bool | None:
-    """Return True if an optimizer stepped, always without gradient; None where no steps were recorded."""
+    """Return True if an optimizer stepped, always without gradient; None without steps."""
     training = trace.training
     if training is None or not training.backwards:
         return None
@@ -75,7 +75,7 @@ def _twins(tensors: Iterable[ForeignTensor], parameters: Iterable[Parameter]) ->
 
 
 def _parted(trace: Trace, foreign: ParameterKey, own: ParameterKey) -> tuple[SiteId, SiteId]:
-    """Return the sites of the copies, of the first and of the second, that led to two tensors instead of one."""
+    """Return the sites at which two tensors were copied from the last one that both come from."""
     ones, others = list(_lineage(trace, foreign)), list(_lineage(trace, own))
     before = dict(others)
     for key, site in ones:
@@ -85,7 +85,7 @@ def _parted(trace: Trace, foreign: ParameterKey, own: ParameterKey) -> tuple[Sit
 
 
 def _lineage(trace: Trace, key: ParameterKey) -> Iterator[tuple[ParameterKey, SiteId]]:
-    """Yield a tensor and those that it was copied from, each with the site of the copy of it that was passed."""
+    """Yield a tensor and those that it was copied from, each with the site of its copy."""
     passed = NO_SITE
     while True:
         yield key, passed

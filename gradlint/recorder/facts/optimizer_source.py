@@ -21,7 +21,10 @@ from gradlint.traces.sites import Sites, is_project
 def constructor_arguments(
     sites: Sites, site: SiteId, frame: FrameType | None, cls: type
 ) -> tuple[tuple[Location, ...], tuple[Location, ...], Location | None]:
-    """Return (chosen_at, group_locations, parameters_of) of a call of `cls` in user code; empty if unknown."""
+    """Return (chosen_at, group_locations, parameters_of) of a call of `cls`.
+
+    They are empty if they are unknown or not in user code.
+    """
     blamed = sites.innermost(site)
     if blamed is None or frame is None or not blamed.project:
         return (), (), None

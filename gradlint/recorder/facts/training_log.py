@@ -101,7 +101,7 @@ class TrainingLog:
     """(custom autograd.Function, number of a tensor argument) whose backward gave None where gradient was due."""
 
     def count_steps(self, optimizer: OptimizerKey, keys: frozenset[ParameterKey]) -> int:
-        """Return the number of steps of an optimizer, and of others that contain any of its parameters (`keys`)."""
+        """Return the number of steps of an optimizer, and of others with any of its parameters."""
         return sum(optimizer in step.optimizers or not keys.isdisjoint(step.content) for step in self.steps)
 
     def finished(self) -> Training:

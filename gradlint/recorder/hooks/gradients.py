@@ -268,7 +268,7 @@ class Ledger:
                     self._passage.nonzero.add(key)
 
     def _trainable(self) -> frozenset[ParameterKey]:
-        """Return the parameters that require grad now; the set of the last backward pass if it is the same."""
+        """Return the parameters that require grad now, as the last backward pass's set if equal."""
         with without_torch_function():
             now = frozenset(key for key, p in self._parameters.items() if p.requires_grad)
         last = self.training.backwards[-1].trainable if self.training.backwards else now

@@ -203,7 +203,7 @@ def _optimizer_init(original: Any, recorder: Recorder, log: HookLog, stack: cont
 
 
 def _optimizer_setstate(original: Any, recorder: Recorder, log: HookLog) -> Any:
-    """Note the copies of optimizers, which no constructor makes: deepcopy and pickle fill an empty object."""
+    """Note the copies of optimizers: deepcopy and pickle call no constructor."""
 
     def __setstate__(self: Optimizer, state: Any) -> None:
         is_new = "param_groups" not in self.__dict__ and not recorder.paused
