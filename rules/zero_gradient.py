@@ -76,7 +76,7 @@ class ZeroGradient(Rule):
     ones. The severity is info behind a mask or a zero weight, and if a sibling in the same container has a gradient
     (experts). It is also info if a norm or softmax cancels a bias, or if the whole loss is flat for these inputs. The
     steps change each parameter in proportion to its size, whatever the learning rate, unless that is zero. If only
-    `step` computes the loss, nothing is measured, and a note says so. Other causes need `--numeric`.
+    `step` computes the loss, it is run again without its updates. Other causes need `--numeric`.
 
     ## References
     https://arxiv.org/abs/2302.05543 (ControlNet, why one zero convolution learns)

@@ -170,7 +170,7 @@ def test_a_set_up_with_nothing_but_a_step_says_what_to_add():
 
     with engine.record_made({"model": model, "optimizer": optimizer, "step": step}, engine.Options()) as recorded:
         report = engine.check_trace(recorded.trace, [], engine.Options(numeric=True))
-    assert "no gradient was measured: only the step computes the loss: give 'inputs' and 'loss' beside 'step'" in [
+    assert "no gradient was measured: the step is not run again: give 'inputs' and 'loss' beside 'step'" in [
         note.message for note in report.notes
     ]
 

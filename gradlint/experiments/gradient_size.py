@@ -16,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 
 from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.recorder.facts.finiteness import FiniteWatch
-from gradlint.restore.preserved import Preserved
 from gradlint.restore.tensors import is_readable
 from gradlint.traces.ids import NO_SITE, ParameterIndex, SiteId
 from gradlint.traces.op_families import PRODUCTS, SOFTMAX
@@ -36,7 +35,7 @@ RATE = 1e-2
 """How far a step moves a parameter, relative to its own size."""
 
 
-_NO_FORWARD = "only the step computes the loss: give 'inputs' and 'loss' beside 'step'"
+_NO_REPLAY = "the step is not run again: give 'inputs' and 'loss' beside 'step'"
 
 
 def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex]) -> GradientSizes:
@@ -54,14 +53,14 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
         What was measured; with `failure` set where a run or its backward raised.
     """
     if replay is None or not trace.roots:
-        return GradientSizes(failure=_NO_FORWARD if trace.setup.has_step else "no forward was run")
+        return GradientSizes(failure=_NO_REPLAY if trace.setup.has_step else "no forward was run")
     parameters = [p for p in (trace.parameters[i] for i in sorted(judged)) if p.index in trace.reached]
     sizes: dict[ParameterIndex, list[float | None]] = {p.index: [] for p in parameters}
     stops: dict[ParameterIndex, Stop] = {}
     spoilt: dict[ParameterIndex, Spoiling] = {}
     unlucky: set[ParameterIndex] = set()
     loss_is_flat = False
-    with Preserved(replay.roots, replay.optimizers.values()) as preserved:
+    with replay.preserving() as preserved:
         preserved.save_all()
         tensors = list(replay.tensors.values())
         try:
@@ -103,14 +102,15 @@ def _is_held(trace: Trace, parameter: Parameter) -> bool:
 def _backward(roots: Sequence[Tensor]) -> None:
     """Run backward from a scalar loss, or from outputs in a fixed random direction.
 
-    The direction is random because the sum of some outputs, of a softmax for example, has no gradient.
+    The direction is random because the sum of some outputs, of a softmax for example, has no gradient. Several losses
+    have different weights, because those of a GAN may cancel each other.
     """
     live = [r for r in roots if r.requires_grad]
     generator = torch.Generator().manual_seed(0)
     gradients = []
-    for root in live:
+    for number, root in enumerate(live):
         plain = root.real.dtype if root.is_complex() else root.dtype
-        noise = torch.ones(()) if root.dim() == 0 else torch.randn(root.shape, generator=generator)
+        noise = torch.tensor(1.0 + number / 3) if root.dim() == 0 else torch.randn(root.shape, generator=generator)
         gradients.append(noise.to(root.device, plain).to(root.dtype).expand_as(root))
     if live:
         torch.autograd.backward(live, gradients)

@@ -11,7 +11,6 @@ from torch.overrides import TorchFunctionMode
 
 from gradlint.flow.evidence import AddedNumber
 from gradlint.flow.loss_terms import added_number, first_number
-from gradlint.restore.preserved import Preserved
 from gradlint.restore.tensors import is_readable
 from gradlint.traces.ids import OpIndex, ParameterIndex
 from gradlint.traces.op_families import SUMS
@@ -56,7 +55,7 @@ def _changes_with(number: OpIndex, parameters: Iterable[ParameterIndex], trace: 
     numbers = [
         OpIndex(n) for n in range(trace.forward_start, len(trace.ops)) if added_number(trace, trace.ops[n]) is not None
     ]
-    with Preserved(replay.roots, replay.optimizers.values()) as preserved:
+    with replay.preserving() as preserved:
         preserved.save_all()
         try:
             first = _run(replay)

@@ -43,7 +43,7 @@ class Effect:
     """Reason for ``unknown``."""
 
 
-NOT_ASKED = Effect("unknown", "the training setup is not at hand any more")
+NOT_ASKED = Effect("unknown", "the training is not run again to see whether the loss depends on them")
 
 
 @dataclass(frozen=True)

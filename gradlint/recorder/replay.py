@@ -19,7 +19,7 @@ from gradlint.traces.trace import Trace
 
 
 class Replay:
-    """Forward and loss of a setup, to be run again while its recording is open.
+    """Forward and loss of a setup, or one round of its step, to be run again while its recording is open.
 
     Attributes:
         roots: name → model.
@@ -34,18 +34,35 @@ class Replay:
         optimizers: Mapping[str, Optimizer],
         tensors: Mapping[ParameterKey, Tensor],
         run: Callable[[], list[Tensor]],
+        preserved: Callable[[], Preserved] | None = None,
     ) -> None:
+        """Prepare to run a setup again.
+
+        Args:
+            recorder: the recorder of the setup.
+            roots: name → model.
+            optimizers: name → optimizer.
+            tensors: key of a parameter → its tensor.
+            run: runs it once; returns the roots with their history.
+            preserved: returns what puts back all that a run changes; by default, models and optimizers.
+        """
         self.roots = roots
         self.optimizers = optimizers
         self.tensors = tensors
         self._recorder = recorder
         self._run = run
+        self._preserved = preserved
         self._sites = len(recorder.tape.sites.rows)
 
     def __call__(self) -> list[Tensor]:
         """Return the roots' values, and restore everything that the run changes."""
-        with Preserved(self.roots) as preserved, self._recorder.announcing_writes_to(preserved):
+        preserving = Preserved(self.roots) if self._preserved is None else self._preserved()
+        with preserving as preserved, self._recorder.announcing_writes_to(preserved):
             return [t.detach().clone() for t in self.live()]
+
+    def preserving(self) -> Preserved:
+        """Return a context that puts back what several runs change, and what is changed between them."""
+        return Preserved(self.roots, self.optimizers.values()) if self._preserved is None else self._preserved()
 
     def live(self, number: int = SEED, watch: AbstractContextManager[object] | None = None) -> list[Tensor]:
         """Return the roots with their history; what the run changes stays changed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
@@ -40,7 +41,7 @@ from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.hooks.warned import keeping_warning_lines
 from gradlint.recorder.replay import Recorded, Replay
-from gradlint.recorder.steps import run_steps
+from gradlint.recorder.steps import losses_of_round, run_steps
 from gradlint.recorder.user_code import (
     gradlint_runs_user_code,
     inputs_of_setup,
@@ -52,6 +53,9 @@ from gradlint.recorder.user_code import (
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Phase, PhaseBegun
 from gradlint.traces.ids import NO_SITE, EventIndex, OpIndex, OptimizerKey, ParameterKey, SiteId, ValueId
+
+_SECONDS_TO_REPEAT = 1.0
+"""Duration of one optimizer step from which on a step is not run again: one question may take forty runs."""
 
 
 @contextlib.contextmanager
@@ -112,6 +116,10 @@ class _Session:
         self.grad_off_leaked: set[EventIndex] = set()
         self._reachable: list[Optimizer] = []
         """The optimizers that the setup's step leads to."""
+        self._preserved: Callable[[], Preserved] = lambda: Preserved(())
+        """A function that returns what puts back all objects of the setup."""
+        self._seconds = 0.0
+        """Duration of one recorded step of an optimizer."""
         self._made_before = 0
         """Number of optimizers that were made before the steps."""
 
@@ -128,12 +136,17 @@ class _Session:
         recorder = self.recorder
         owned = reachable_from(setup.step) if setup.step is not None else ReachableState()
         self._reachable = [thing for thing in owned.stateful if isinstance(thing, Optimizer)]
-        preserved = Preserved(
-            {**roots, **self._others(roots, owned)},
-            optimizers=optimizers.values(),
-            schedulers=[*owned.stateful, *(s for s, _ in self.log.schedulers), *(s for s, _ in self.log.scalers)],
-            extra_tensors=[*tensors_in(setup.inputs), *owned.tensors],
-        )
+
+        def everything() -> Preserved:
+            return Preserved(
+                {**roots, **self._others(roots, owned)},
+                optimizers=optimizers.values(),
+                schedulers=[*owned.stateful, *(s for s, _ in self.log.schedulers), *(s for s, _ in self.log.scalers)],
+                extra_tensors=[*tensors_in(setup.inputs), *owned.tensors],
+            )
+
+        self._preserved = everything
+        preserved = everything()
         with preserved, recorder.announcing_writes_to(preserved):
             self.force_eager()
             self._modes(setup, roots)
@@ -273,8 +286,13 @@ class _Session:
         )
         trace = assemble(self.target, setup, recorder, log, self.codes, begin, tables, forward, training)
         judged_by_steps = training is not None and training.backwards and setup.loss is None
-        replayable = bool(called) and not judged_by_steps
-        return Recorded(trace, self._replay(setup, roots, called, tables.tensors) if replayable else None)
+        replay = None
+        if judged_by_steps and setup.step is not None:
+            if self._seconds < _SECONDS_TO_REPEAT:
+                replay = self._replay_of_step(setup.step, roots, optimizers, tables.tensors)
+        elif called:
+            replay = self._replay(setup, roots, called, tables.tensors)
+        return Recorded(trace, replay)
 
     def _forward(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> tuple[Any, bool]:
         """Run the forward; return its output and whether it drew random numbers outside torch."""
@@ -329,6 +347,7 @@ class _Session:
         seed()
         try:
             self._made_before = len(self.log.optimizers)
+            began = time.monotonic()
             run_steps(
                 setup.step,
                 recorder,
@@ -336,6 +355,7 @@ class _Session:
                 lambda: list((optimizers or self._optimizers_of_steps()).values()),
                 self.codes,
             )
+            self._seconds = (time.monotonic() - began) / max(1, len(ledger.training.steps))
         finally:
             ledger.leave()
             recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)
@@ -393,6 +413,20 @@ class _Session:
             return list(roots_of(setup, _output(setup, outputs), True, self.recorder, []).tensors)
 
         return Replay(self.recorder, roots, optimizers_of(setup), tensors, run)
+
+    def _replay_of_step(
+        self,
+        step: Callable[[], Any],
+        roots: Mapping[str, nn.Module],
+        optimizers: Mapping[str, Optimizer],
+        tensors: Mapping[ParameterKey, Tensor],
+    ) -> Replay:
+        """Return the means to run one round of the step once more, unrecorded and without updates."""
+
+        def run() -> list[Tensor]:
+            return losses_of_round(step, list(optimizers.values()), list(tensors.values()))
+
+        return Replay(self.recorder, roots, optimizers, tensors, run, self._preserved)
 
 
 def _output(setup: Setup, outputs: Mapping[str, Any]) -> Any:

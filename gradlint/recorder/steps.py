@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import CodeType
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.calls.values import tensors_in
+from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.hooks.executed import collecting_codes
@@ -90,6 +97,88 @@ def run_steps(
     finally:
         ledger.stopping = lambda: False
     training.kept_graphs = find_kept_graphs(recorder, training, ledger.marks)
+
+
+def losses_of_round(
+    step: Callable[[], Any], optimizers: Sequence[Optimizer], parameters: Collection[Tensor]
+) -> list[Tensor]:
+    """Run a setup's step without any update; return the roots of its backward passes with their history.
+
+    It ends once each optimizer was to step, or one of them twice. All gradients are put back.
+    """
+    losses: list[Tensor] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(own_gradients(parameters))
+        stack.enter_context(_collecting_losses(losses))
+        round_of_steps = _Round(optimizers)
+        stack.callback(register_optimizer_step_pre_hook(round_of_steps.end).remove)
+        for optimizer in optimizers:
+            stack.enter_context(_replaced(optimizer, "step", functools.partial(round_of_steps.skip, optimizer)))
+        with contextlib.suppress(EnoughRecorded):
+            gradlint_runs_user_code(step)
+    return losses
+
+
+class _Round:
+    """Stands in for the steps of optimizers until each was to step once, or one of them twice."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._waiting = {id(optimizer) for optimizer in optimizers}
+
+    def skip(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, *args: Any, **named: Any) -> Any:
+        """Evaluate the closure of a step, and update nothing.
+
+        Raises:
+            EnoughRecorded: the round is over.
+        """
+        again = id(optimizer) not in self._waiting
+        result = closure() if closure is not None and not again else None
+        self._waiting.discard(id(optimizer))
+        if again or not self._waiting:
+            raise EnoughRecorded
+        return result
+
+    def end(self, *arguments: Any) -> None:
+        """End the round before an optimizer steps that is not known.
+
+        Raises:
+            EnoughRecorded: in every case.
+        """
+        raise EnoughRecorded
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an attribute of an object, and put back what the object itself had."""
+    own = vars(owner).get(name, _ABSENT)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own is _ABSENT:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
+
+
+_ABSENT = object()
+
+
+@contextlib.contextmanager
+def _collecting_losses(losses: list[Tensor]) -> Iterator[None]:
+    """Collect the roots of backward passes, and keep their graphs."""
+    original: Callable[..., Any] = torch.autograd.backward
+
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        losses.extend(root for root in tensors_in(tensors) if root.requires_grad)
+        before, after = args[:1], args[2:]
+        kwargs.pop("retain_graph", None)
+        if len(args) > 1:
+            return original(tensors, *before, True, *after, **kwargs)
+        return original(tensors, *before, retain_graph=True, **kwargs)
+
+    with _replaced(torch.autograd, "backward", backward):
+        yield
 
 
 def _goes_on(training: TrainingLog, steps: int, seconds: float) -> bool:
