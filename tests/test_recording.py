@@ -414,3 +414,36 @@ def test_networks_that_share_a_part_keep_their_names():
     first, second = nets
     names = _names_found(nets, lambda x: first(x) - second(x))
     assert len(names) == 8
+
+
+class _OwnParameters(nn.Module):
+    """A module that defines ``parameters()`` itself, and takes no arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.zeros(2))])
+
+    def forward(self, x):
+        return nn.functional.linear(x, *self.weights)
+
+    def parameters(self):
+        return self.weights
+
+
+def test_a_module_may_define_parameters_itself():
+    class Meta(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = _OwnParameters()
+
+        def forward(self, x):
+            return self.net(x)
+
+    model = Meta()
+    optimizer = torch.optim.SGD(model.net.parameters(), 0.1)
+    with gradlint.record() as recording:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(3, 4)).square().mean().backward()
+            optimizer.step()
+    assert gradlint.check(recording).findings == []

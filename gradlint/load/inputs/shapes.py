@@ -104,7 +104,7 @@ def shapes_of(layer: nn.Module, sequence: bool) -> list[Guess]:
 
 def parameter_shapes(module: nn.Module, sequence: bool) -> list[Guess]:
     """Return guesses from a module's own parameters, for layers of unknown type."""
-    own = [p for p in module.parameters(recurse=False) if not isinstance(p, nn.UninitializedParameter)]
+    own = [p for p in module._parameters.values() if p is not None and not isinstance(p, nn.UninitializedParameter)]
     return [guess for p in own for guess in _of_parameter(p, sequence)]
 
 

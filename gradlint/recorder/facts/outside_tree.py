@@ -37,7 +37,8 @@ class OutsideTree:
         new = [m for m in self._ran() if m not in self._seen]
         self._seen.update(new)
         modules = [self._log.modules[number] for number in new]
-        self._ledger.follow(p for m in modules for p in m.parameters(recurse=False))
+        # a module of the user's may define parameters() itself
+        self._ledger.follow(p for m in modules for p in m._parameters.values() if p is not None)
         candidates = [c for c in begin.unregistered_tensors if not self._is_reached(c[0].fqn)]
         if candidates:
             with self._recorder.pausing():
