@@ -25,9 +25,9 @@ class PartedOptimizer:
 
 
 def parted_optimizers(flow: FlowFacts) -> Iterator[PartedOptimizer]:
-    """Yield the optimizers whose tensors nothing reads, beside parameters that no optimizer contains.
+    """Yield the optimizers whose tensors nothing reads, where others lack an optimizer.
 
-    The parameters get gradient. Without recorded steps, each of the tensors must have the shape of one of them.
+    The others are parameters that get gradient. Without recorded steps, each tensor must have the shape of one of them.
     """
     trace = flow.trace
     lost = [
