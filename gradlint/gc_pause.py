@@ -20,6 +20,11 @@ def mark_own_process() -> None:
     _Process.is_own = True
 
 
+def is_own_process() -> bool:
+    """Return True if this process is gradlint's own."""
+    return _Process.is_own
+
+
 @contextlib.contextmanager
 def frozen_imports() -> Iterator[None]:
     """Freeze every object that exists once the imports inside are done.

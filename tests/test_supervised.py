@@ -28,6 +28,10 @@ ENDS = {
 }
 GOES_ON = {
     "exits at exit": "    atexit.register(lambda: os._exit(0))\n",
+    "prints from a thread": (
+        "    def talk():\n        while True: print('noise'); time.sleep(0.001)\n"
+        "    threading.Thread(target=talk, daemon=True).start()\n"
+    ),
     "forks": "    os.fork()\n",
     "forks and waits": "    os.waitpid(os.fork() or os._exit(0), 0)\n",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -29,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except BrokenPipeError:
         # Whoever read the output has seen enough; the interpreter must not stumble over it when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        streams.close_stdout()
         return FAILED
 
 
@@ -54,6 +53,8 @@ def _run(arguments: list[str]) -> int:
         return _fail(arguments, str(error))
     except BrokenPipeError:
         raise
+    except SystemExit:  # so click ends if nobody reads stdout any more
+        raise BrokenPipeError from None
     except Exception as error:
         import traceback  # not needed unless gradlint itself is at fault
 

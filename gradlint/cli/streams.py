@@ -11,10 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from gradlint.gc_pause import is_own_process
+
 if TYPE_CHECKING:
     from gradlint.report.view import View
 
 _user_code_ran = False
+_own_stdout: TextIO | None = None
+"""The stdout of gradlint's own process once user code has run there, which keeps writing to the other."""
+
+
+def _stdout() -> TextIO:
+    return _own_stdout or sys.stdout
 
 
 def view_of_stdout(color: str = "auto", *, verbose: bool = False) -> View:
@@ -24,15 +32,26 @@ def view_of_stdout(color: str = "auto", *, verbose: bool = False) -> View:
     """
     from gradlint.report.view import View  # loads what --version need not
 
-    terminal = _is_terminal(sys.stdout)
+    stream = _stdout()
+    terminal = _is_terminal(stream)
     return View(
-        width=max(shutil.get_terminal_size((80, 24)).columns, 20),
+        width=max(_columns(stream), 20),
         color=color == "always" or (color == "auto" and _auto_color(terminal)),
         terminal=terminal,
-        encoding=getattr(sys.stdout, "encoding", None) or "utf-8",
+        encoding=getattr(stream, "encoding", None) or "utf-8",
         verbose=verbose,
         root=Path.cwd(),
     )
+
+
+def _columns(stream: TextIO | None) -> int:
+    """Return the width of a terminal; COLUMNS counts first."""
+    if stream is not None and stream is _own_stdout and not os.environ.get("COLUMNS", "").isdecimal():
+        try:
+            return os.get_terminal_size(stream.fileno()).columns or 80
+        except OSError:
+            return 80
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def _auto_color(terminal: bool) -> bool:
@@ -52,15 +71,16 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 def write(text: str) -> None:
     """Write to stdout, with escapes for what its encoding lacks."""
-    _write(sys.stdout, text)
+    _write(_stdout(), text)
 
 
 def write_bytes(data: bytes) -> None:
     """Write bytes to stdout: source from stdin keeps its own encoding."""
-    sys.stdout.flush()
-    binary = getattr(sys.stdout, "buffer", None)
+    stream = _stdout()
+    stream.flush()
+    binary = getattr(stream, "buffer", None)
     if binary is None:
-        _write(sys.stdout, data.decode("utf-8", "replace"))
+        _write(stream, data.decode("utf-8", "replace"))
         return
     binary.write(data)
     binary.flush()
@@ -87,11 +107,22 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 @contextlib.contextmanager
 def stdout_for_the_report() -> Iterator[None]:
-    """Redirect stdout to stderr, for Python, C code and child processes."""
-    global _user_code_ran
+    """Redirect stdout to stderr, for Python, C code and child processes.
+
+    In gradlint's own process that is not undone: a thread of the user's may write at any time.
+    """
+    global _user_code_ran, _own_stdout
     _user_code_ran = True
     _flush()
+    if _own_stdout is not None:
+        yield
+        return
     saved = _point_stdout_at_stderr()
+    if is_own_process() and saved is not None and sys.stdout is not None and sys.stderr is not None:
+        _own_stdout = open(saved, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+        sys.stdout = sys.stderr
+        yield
+        return
     try:
         with contextlib.ExitStack() as stack:
             quiet = sys.stderr or stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
@@ -109,13 +140,20 @@ def seal_stdout() -> None:
 
     This is not undone. It does nothing if no user code ran.
     """
-    if not _user_code_ran:
+    if not _user_code_ran or _own_stdout is not None:
         return
     _flush()
     saved = _point_stdout_at_stderr()
     if saved is not None:
         os.close(saved)
     sys.stdout = sys.stderr
+
+
+def close_stdout() -> None:
+    """Let what is still written to stdout be lost."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for number in {1, *([_own_stdout.fileno()] if _own_stdout is not None else [])}:
+        os.dup2(nothing, number)
 
 
 def _point_stdout_at_stderr() -> int | None:

@@ -34,17 +34,22 @@ class _Diary:
     """What the working process leaves for the waiting one: a file that has no name."""
 
     def __init__(self) -> None:
+        import fcntl  # there is none without fork
+
         if hasattr(os, "memfd_create"):  # needs no folder that can be written to
-            self._file = os.fdopen(os.memfd_create("gradlint"), "w+b", buffering=0)
+            made = os.memfd_create("gradlint")
         else:
-            self._file = tempfile.TemporaryFile(buffering=0)
+            with tempfile.TemporaryFile() as file:
+                made = os.dup(file.fileno())
+        self._number = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 3)  # not the number of a closed stdout
+        os.close(made)
 
     def write(self, *words: object) -> None:
         with contextlib.suppress(OSError):
-            self._file.write(("\n@" + " ".join(map(str, words)) + "\n").encode("utf-8", "surrogateescape"))
+            os.write(self._number, ("\n@" + " ".join(map(str, words)) + "\n").encode("utf-8", "surrogateescape"))
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        return self._number
 
     def text(self) -> str:
         size = os.fstat(self.fileno()).st_size
