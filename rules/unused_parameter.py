@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
-from gradlint.flow import made_site, same_class_siblings
+from gradlint.flow import made_site, own_passes, same_class_siblings
 
 
 class UnusedParameter(Rule):
@@ -80,6 +80,7 @@ class UnusedParameter(Rule):
     NOT_READ_BY_CHANCE = "no operation of this forward reads {them}, and random numbers decide which layers run"
     DROPPED = "the forward drops the result that it computes from {them} here"
     NO_EFFECT = "the forward reads {them}, but the loss does not depend on the values"
+    OTHER_LOSS = "the loss that the optimizer is stepped for does not depend on {them}, although another loss does"
     FIX = "Use the result, add the loss term, or remove the layer. If it is not meant to train, freeze it."
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -104,6 +105,8 @@ class UnusedParameter(Rule):
         dropped = flow.dropped_at(parameter)
         if dropped is not None:
             where, reason, by_user = trace.location(dropped.site), self.DROPPED, by_user or parameter.project
+        elif parameter.index in flow.in_other_losses and (passes := own_passes(trace, parameter)):
+            return trace.location(passes[0].site), self.OTHER_LOSS, False
         elif flow.readers(parameter):
             reason, by_user = self.NO_EFFECT, False
         elif flow.uses_random_numbers:

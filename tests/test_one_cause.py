@@ -128,6 +128,10 @@ def bad_generator_loss_on_detached_samples():
     return adversarial(lambda judge, fake: judge(fake.detach() * 1.0))
 
 
+def bad_generator_loss_on_other_samples():
+    return adversarial(lambda judge, fake: judge(torch.randn(6, 2)))
+
+
 def good_generator_loss():
     return adversarial(lambda judge, fake: judge(fake))
 
@@ -306,6 +310,10 @@ LINES: dict[Callable[[], Any], tuple[str, str, tuple[str, ...]]] = {
     ),
     bad_generator_loss_on_detached_samples: (
         "GL401", "judge(fake.detach() * 1.0)", ("generator.weight", "generator.bias")
+    ),
+    bad_generator_loss_on_other_samples: (
+        "GL405", "F.binary_cross_entropy_with_logits(generator_loss(judge, fake), ones).backward()",
+        ("generator.weight", "generator.bias"),
     ),
     bad_detached_values_beside_a_target: (
         "GL401", "lambda values: values.detach()", ("q.0.weight", "q.0.bias", "q.2.weight", "q.2.bias")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gradlint.flow.outcome import outcome_of as outcome_of
     from gradlint.flow.outcome import replaced_frozen as replaced_frozen
     from gradlint.flow.outcome import value_change_of as value_change_of
+    from gradlint.flow.own_losses import own_passes as own_passes
     from gradlint.flow.parted import PartedOptimizer as PartedOptimizer
     from gradlint.flow.paths import lines_of as lines_of
     from gradlint.flow.paths import path_to_loss as path_to_loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradlint.traces.ids import BackwardIndex, OptimizerKey, ParameterIndex, ValueId
-from gradlint.traces.trace import Trace
+from gradlint.traces.trace import Parameter, Trace
 from gradlint.traces.training import Backward, Training
 
 
@@ -27,6 +27,15 @@ def by_own_loss(
         roots = tuple(dict.fromkeys(v for n in sorted(passes) for v in training.backwards[n].roots))
         groups.setdefault((*given, *roots) if roots else trace.roots, []).append(index)
     return list(groups.items())
+
+
+def own_passes(trace: Trace, parameter: Parameter) -> list[Backward]:
+    """Return the recorded backward passes that the optimizers of a parameter are stepped for."""
+    training = trace.training
+    if training is None:
+        return []
+    optimizers = {trace.optimizers[number].key for number, _ in parameter.groups}
+    return [training.backwards[n] for n in sorted(set().union(*(_passes_for(training, key) for key in optimizers)))]
 
 
 def _passes_for(training: Training, optimizer: OptimizerKey) -> set[BackwardIndex]:
