@@ -60,8 +60,8 @@ NAMES: dict[str, tuple[Callable[[], Any], str]] = {
     "_C": (lambda: torch, "see _functorch and _set_grad_enabled"),
     "_VariableFunctions": (lambda: torch._C, "getters that are passed through unrecorded"),
     "_functorch": (lambda: torch._C, "what is inside the wrappers of torch.func"),
-    "_autograd": (lambda: torch._C, "see _saved_self"),
-    "_saved_self": (lambda: torch.ones(1, requires_grad=True).sigmoid().sqrt().grad_fn, "what autograd has saved"),
+    "_autograd": (lambda: torch._C, "the number of the next node"),
+    "_saved_self": (lambda: torch.ones(1, requires_grad=True).log().grad_fn, "what autograd has saved"),
     "_set_grad_enabled": (lambda: torch._C, "grad-mode switches are seen"),
     "_GLOBAL_DEVICE_CONTEXT": (lambda: torch, "the default device is put back"),
 }
