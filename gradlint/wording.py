@@ -107,7 +107,7 @@ def _members(names: Iterable[str]) -> Counter[str]:
 
 
 def _largest(fqn: str, inside: Counter[str], around: Counter[str]) -> str:
-    """Return the widest prefix of a name with several parameters, all of which are wanted; else the name.
+    """Return the widest prefix with several parameters, all of them wanted; else the name.
 
     Args:
         fqn: the name.

@@ -87,7 +87,10 @@ class LayerCreatedInForward(Rule):
 
 
 def _of_one_forward(copies: list[Parameter]) -> list[Parameter]:
-    """Return the parameters of a line that are in the model, else one of each name: each forward creates them again."""
+    """Return the parameters of a line that are in the model, else one of each name.
+
+    Each forward creates the others again.
+    """
     return [p for p in copies if p.in_tree] or list({p.fqn: p for p in reversed(copies)}.values())[::-1]
 
 

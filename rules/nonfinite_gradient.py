@@ -123,7 +123,7 @@ class NonfiniteGradient(Rule):
 
 
 def _applied(context: Context) -> dict[ParameterIndex, Spoiling]:
-    """Return the parameters that a step made NaN or infinite, and the call that made their gradient so."""
+    """Return parameter that a step made NaN or infinite → the call behind its gradient."""
     training, trace = context.training, context.trace
     spoilt: dict[ParameterIndex, Spoiling] = {}
     for step in training.steps:

@@ -97,7 +97,10 @@ def _nothing_trains(context: Context, group: Group) -> bool:
 
 
 def _was_just_unfrozen(context: Context, parameter: Parameter) -> bool:
-    """Return True if a parameter was frozen in recorded steps and trainable in one at most: its rate may rise yet."""
+    """Return True if a parameter was frozen in recorded steps and trainable in one at most.
+
+    Its learning rate may rise yet.
+    """
     training = context.trace.training
     steps = training.steps if training is not None else ()
     trainable = [step.content[parameter.key].trainable for step in steps if parameter.key in step.content]

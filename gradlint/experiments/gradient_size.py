@@ -187,7 +187,7 @@ def _loss_can_move(trace: Trace, replay: Replay) -> bool:
 def _spoilt(
     replay: Replay, parameters: Sequence[Parameter], tensors: Sequence[Tensor]
 ) -> dict[ParameterIndex, Spoiling]:
-    """Return the parameters whose gradient is not finite although the loss is, and the call that makes it so."""
+    """Return parameter → the call that makes its gradient NaN or infinite from a finite loss."""
     places = _Places(replay.site)
     with own_gradients(tensors):
         roots = [r for r in replay.live(watch=places) if r.requires_grad]

@@ -104,9 +104,9 @@ class _CutSearch:
                 self._add(Cut(CutKind.ROUNDTRIP, "unseen", where, site, len(self.trace.ops) - 1, []), [index])
 
     def unexplained(self) -> tuple[ParameterIndex, ...]:
-        """Find cuts that no op shows or that lie in opaque ops; return the parameters that are still without one.
+        """Find cuts that no op shows or that lie in opaque ops; return the parameters left.
 
-        For these the evidence decides whether the path to the loss is real.
+        For the parameters left the evidence decides whether the path to the loss is real.
         """
         for find in (frozen_where_read, written_beside):
             for cut, index in find(self.flow, sorted(self.flow.starved - self.blamed)):

@@ -41,7 +41,7 @@ def apply_evidence(flow: FlowFacts, groups: Groups) -> None:
 
 
 def _are_dropped(flow: FlowFacts, exits: tuple[OpIndex, ...]) -> bool:
-    """Return True if the recording shows that no value left torch: the last result of each parameter is not read."""
+    """Return True if the last result of each parameter is dropped, and no value left torch."""
     return all(n >= 0 and flow.trace.ops[n].kind != KIND_EXTRACT for n in exits) and not flow.trace.unrecorded
 
 

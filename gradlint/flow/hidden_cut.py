@@ -17,7 +17,7 @@ _VIEWS = 4
 
 
 def frozen_where_read(flow: FlowFacts, members: Iterable[ParameterIndex]) -> Iterator[tuple[Cut, ParameterIndex]]:
-    """Yield the freezes of parameters that are frozen at each call that reads them on the way to the loss."""
+    """Yield the freezes of parameters that are frozen wherever the way to the loss reads them."""
     trace = flow.trace
     reads = _reads(flow, members)
     for index, numbers in reads.items():
@@ -43,9 +43,9 @@ def frozen_where_read(flow: FlowFacts, members: Iterable[ParameterIndex]) -> Ite
 
 
 def written_beside(flow: FlowFacts, members: Iterable[ParameterIndex]) -> Iterator[tuple[Cut, ParameterIndex]]:
-    """Yield the writes that autograd does not see, to memory of another tensor (``y.data.copy_(x)``).
+    """Yield the writes to memory of another tensor that autograd does not see.
 
-    A tensor that shares the memory takes over the values, and its own gradient path stays as it was.
+    After ``y.data.copy_(x)``, ``y`` has the values of ``x``, and its own gradient path stays as it was.
     """
     trace, masks = flow.trace, flow.masks
     wanted = 0
@@ -69,7 +69,7 @@ def written_beside(flow: FlowFacts, members: Iterable[ParameterIndex]) -> Iterat
 
 
 def _through(trace: Trace, writer: Op) -> str:
-    """Return the name of a write with that of the call through which the memory was reached: ``data.copy_``."""
+    """Return the name of a write after the call that reached the memory: ``data.copy_``."""
     op: Op | None = writer
     for _ in range(_VIEWS):
         op = trace.made_by(op.inputs[0]) if op is not None and op.inputs else None
@@ -79,7 +79,10 @@ def _through(trace: Trace, writer: Op) -> str:
 
 
 def unseen(flow: FlowFacts, members: Iterable[ParameterIndex]) -> Iterator[tuple[Cut, ParameterIndex]]:
-    """Yield, for each parameter, the first call on the way to the loss that reads it: gradient ends somewhere after."""
+    """Yield the first call on the way to the loss that reads each parameter.
+
+    Gradient ends somewhere after it.
+    """
     trace = flow.trace
     reads = _reads(flow, members)
     for index in members:

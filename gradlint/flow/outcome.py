@@ -254,7 +254,10 @@ def _applied(trace: Trace, parameter: Parameter) -> bool:
 
 
 def _requires_grad(trace: Trace, parameter: Parameter) -> bool:
-    """Return True if a parameter requires grad where the gradient is computed: in the steps, else after the forward."""
+    """Return True if a parameter requires grad where the gradient is computed.
+
+    That is in the steps, and without steps after the forward.
+    """
     if trace.training is not None and trace.training.backwards:
         return parameter.requires_grad
     return parameter.requires_grad and parameter.requires_grad_after

@@ -60,7 +60,7 @@ def _contents(flow: FlowFacts) -> dict[ParameterIndex, list[Content]]:
 
 
 def _single(flow: FlowFacts, zero: Set[ParameterIndex]) -> dict[OpIndex, set[ParameterIndex]]:
-    """Return softmax over the single output of a layer → parameters that gradient reaches through such calls alone."""
+    """Return softmax of one output → the parameters that gradient reaches by such calls alone."""
     trace = flow.trace
     numbers = {n for n in range(trace.forward_start, len(trace.ops)) if _is_over_one_output(trace, trace.ops[n])}
     if not numbers:
@@ -92,7 +92,7 @@ def _is_over_one_output(trace: Trace, op: Op) -> bool:
 
 
 def _products_of_zeros(flow: FlowFacts, still: Set[ParameterIndex]) -> dict[OpIndex, set[ParameterIndex]]:
-    """Return product → the parameters that are zero on both of its sides and multiply what passes.
+    """Return product → the parameters that are zero on both of its sides.
 
     A parameter is left out where a sibling of its class gets gradient: an expert that was not chosen.
     """

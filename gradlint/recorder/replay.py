@@ -61,7 +61,7 @@ class Replay:
             return [t.detach().clone() for t in self.live()]
 
     def preserving(self) -> Preserved:
-        """Return a context that puts back what several runs change, and what is changed between them."""
+        """Return a context that puts back the changes of several runs and between them."""
         return Preserved(self.roots, self.optimizers.values()) if self._preserved is None else self._preserved()
 
     def live(self, number: int = SEED, watch: AbstractContextManager[object] | None = None) -> list[Tensor]:
@@ -76,7 +76,7 @@ class Replay:
             return self._run()
 
     def site(self, frame: FrameType) -> SiteId:
-        """Return the user's call chain above a frame of such a run, as far as the recording knows it."""
+        """Return the user's call chain above a frame of a run, as far as the recording knows it."""
         return self._recorder.tape.sites.known(self._recorder.walk(frame).site, self._sites)
 
 

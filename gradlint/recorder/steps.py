@@ -102,9 +102,10 @@ def run_steps(
 def losses_of_round(
     step: Callable[[], Any], optimizers: Sequence[Optimizer], parameters: Collection[Tensor]
 ) -> list[Tensor]:
-    """Run a setup's step without any update; return the roots of its backward passes with their history.
+    """Run a setup's step without updates; return the roots of its backward passes.
 
-    It ends once each optimizer was to step, or one of them twice. All gradients are put back.
+    The roots keep their history. The run ends once each optimizer was to step, or one of them twice. All gradients are
+    put back.
     """
     losses: list[Tensor] = []
     with contextlib.ExitStack() as stack:
@@ -120,7 +121,7 @@ def losses_of_round(
 
 
 class _Round:
-    """Stands in for the steps of optimizers until each was to step once, or one of them twice."""
+    """A replacement for the steps of optimizers until each was to step once, or one of them twice."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self._waiting = {id(optimizer) for optimizer in optimizers}

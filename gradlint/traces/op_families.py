@@ -122,7 +122,7 @@ ZERO_GRADIENT_NODES = {
 }
 """Stem of a node of the autograd graph → functions that make it and whose gradient is zero everywhere, or undefined.
 
-The gradient of ``angle`` and ``sgn`` is zero for real numbers alone. A rounding division is told by its arguments.
+The gradient of ``angle`` and ``sgn`` is zero for real numbers alone. The arguments show whether a division rounds.
 """
 ZERO_GRADIENT = frozenset(name for names in ZERO_GRADIENT_NODES.values() for name in names.split())
 """Functions that keep a grad_fn and whose gradient is zero everywhere."""

@@ -118,7 +118,7 @@ def _described(edges: Iterable[tuple[Any, int]]) -> frozenset[tuple[Any, int]]:
 def _proven(
     roots: Sequence[Tensor], parameters: Sequence[Tensor], *, hidden: bool
 ) -> tuple[Mapping[int, Tensor], set[tuple[Any, int]]]:
-    """Run a backward; return the gradient of the parameters it reaches, and the edges without gradient.
+    """Run a backward; return the gradients that arrive, and the edges without gradient.
 
     An edge is without gradient where a custom Function returns None. `hidden` is True if a parameter is in no node of
     the graph, and only a real backward can show that it is reached.

@@ -65,7 +65,7 @@ class FiniteWatch:
         self._arrived[key] = _total(gradient)
 
     def spoilt(self) -> dict[ParameterKey, Any]:
-        """Return the parameters whose gradient is not finite although the loss is, and the node that made it so.
+        """Return parameter → the node that made its gradient NaN or infinite from a finite loss.
 
         The node is None where it is unknown.
         """

@@ -33,7 +33,7 @@ class OutsideTree:
         """Name → the tensor there, as the backward passes so far showed it."""
 
     def before_backward(self, roots: Sequence[Tensor], begin: ForwardStart) -> None:
-        """Follow the parameters of the layers that ran, and judge the unregistered tensors by the graph of `roots`."""
+        """Follow parameters of the layers that ran, and judge unregistered tensors by `roots`."""
         new = [m for m in self._ran() if m not in self._seen]
         self._seen.update(new)
         modules = [self._log.modules[number] for number in new]
@@ -72,7 +72,7 @@ class OutsideTree:
 
 
 def recreated_in_steps(recorder: Recorder, log: HookLog, ledger: Ledger, tables: Tables) -> frozenset[ParameterKey]:
-    """Return the keys of the parameters that one line of the forward creates in several rounds of the steps."""
+    """Return the parameters that one line of the forward creates in several rounds of steps."""
     rows = recorder.tape.sites.rows
     backwards = [b.event for b in ledger.training.backwards]
     inner = {call.module for call in log.calls if call.parent != NO_CALL}

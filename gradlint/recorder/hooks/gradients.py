@@ -195,7 +195,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def _watching_finiteness(self, backward: OpenBackward, roots: Sequence[Tensor]) -> Iterator[None]:
-        """Find the gradients of a backward pass that are NaN or infinite, and the calls that made them so."""
+        """Find gradients of a backward pass that are NaN or infinite, and the calls behind them."""
         outer, self._finite = self._finite, FiniteWatch(roots)
         try:
             with self._finite as watch:
@@ -257,7 +257,7 @@ class Ledger:
         return backward
 
     def arrive(self, key: ParameterKey, gradient: Tensor | None) -> None:
-        """Note the gradient that is about to be accumulated into a parameter, before torch's own hook."""
+        """Note the gradient that torch is about to accumulate into a parameter."""
         self._arrived[key] = gradient is not None
         if gradient is not None and self._finite is not None:
             with without_torch_function():
