@@ -22,19 +22,22 @@ class ParameterInTwoOptimizers(Rule):
     import torch
     from torch import nn
 
-    class Gan(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.generator, self.critic = nn.Linear(2, 4), nn.Linear(4, 1)
-
-        def forward(self, z):
-            return self.critic(self.generator(z).detach())
-
     def build():
-        model = Gan()
-        optimizers = {"g": torch.optim.Adam(model.generator.parameters()),
-                      "d": torch.optim.Adam(model.generator.parameters())}
-        return {"model": model, "optimizer": optimizers, "step": lambda: None}
+        generator, critic = nn.Linear(2, 4), nn.Linear(4, 1)
+        for_generator = torch.optim.Adam(generator.parameters())
+        for_critic = torch.optim.Adam(generator.parameters())
+
+        def train(optimizer, loss):
+            optimizer.zero_grad()
+            loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
+            optimizer.step()
+
+        def step():
+            train(for_critic, (critic(generator(torch.randn(3, 2))) - critic(torch.randn(3, 4))).mean())
+            train(for_generator, -critic(generator(torch.randn(3, 2))).mean())
+
+        model = nn.ModuleDict({"generator": generator, "critic": critic})
+        return {"model": model, "optimizer": [for_generator, for_critic], "step": step}
     ```
 
     ## Use instead
@@ -42,19 +45,22 @@ class ParameterInTwoOptimizers(Rule):
     import torch
     from torch import nn
 
-    class Gan(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.generator, self.critic = nn.Linear(2, 4), nn.Linear(4, 1)
-
-        def forward(self, z):
-            return self.critic(self.generator(z).detach())
-
     def build():
-        model = Gan()
-        optimizers = {"g": torch.optim.Adam(model.generator.parameters()),
-                      "d": torch.optim.Adam(model.critic.parameters())}
-        return {"model": model, "optimizer": optimizers, "step": lambda: None}
+        generator, critic = nn.Linear(2, 4), nn.Linear(4, 1)
+        for_generator = torch.optim.Adam(generator.parameters())
+        for_critic = torch.optim.Adam(critic.parameters())
+
+        def train(optimizer, loss):
+            optimizer.zero_grad()
+            loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
+            optimizer.step()
+
+        def step():
+            train(for_critic, (critic(generator(torch.randn(3, 2))) - critic(torch.randn(3, 4))).mean())
+            train(for_generator, -critic(generator(torch.randn(3, 2))).mean())
+
+        model = nn.ModuleDict({"generator": generator, "critic": critic})
+        return {"model": model, "optimizer": [for_generator, for_critic], "step": step}
     ```
 
     ## Known limits
