@@ -321,6 +321,31 @@ def test_what_finalizes_itself_does(tmp_path):
         assert archive.read("name") == b"content"
 
 
+def test_what_a_handler_holds_finalizes_itself(tmp_path):
+    """A registered function holds the globals of the script, as long as these are not cleared."""
+    before = """
+    import signal, zipfile
+    class Holder:
+        def __init__(self): self.me, self.archive = self, zipfile.ZipFile("out.zip", "w")
+    holder = Holder()
+    signal.signal(signal.SIGTERM, lambda *_: print(holder))
+    """
+    script = textwrap.dedent(before) + HEAD + "holder.archive.writestr('name', 'content')\nwhile True: iteration()\n"
+    run(tmp_path, "", head=script)
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert archive.read("name") == b"content"
+
+
+def test_the_main_module_is_the_script_at_exit(tmp_path):
+    body = """
+    import __main__
+    weight = 71
+    atexit.register(lambda: print("weight", sys.modules["__main__"].weight, __main__.weight, file=sys.stderr))
+    iteration()
+    """
+    assert "weight 71 71" in run(tmp_path, textwrap.dedent(body))[0].stderr
+
+
 def test_stdin_is_empty(ended):
     assert "read ''" in ended[1].stderr
 

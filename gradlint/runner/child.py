@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import builtins
 import contextlib
 import ctypes
 import faulthandler
 import gc
 import io
 import os
+import pkgutil
 import runpy
 import shutil
 import signal
@@ -22,7 +24,9 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from gradlint.engine.check import check_trace
@@ -273,7 +277,19 @@ def _script(job: Job) -> None:
         sys.argv = [job.script, *job.arguments]
         script = os.path.abspath(job.script)
         sys.path.insert(0, os.path.dirname(script))
-        runpy.run_path(script, run_name="__main__")
+        if script.endswith(".pyc") or pkgutil.get_importer(script) is not None:  # compiled, or an archive
+            runpy.run_path(script, run_name="__main__")
+        else:
+            _source_file(script)
+
+
+def _source_file(script: str) -> None:
+    """Run a file as Python does; runpy would make ``sys.argv[0]`` absolute, and hide the module from atexit."""
+    loader = SourceFileLoader("__main__", script)
+    module = ModuleType("__main__")
+    vars(module).update(__file__=script, __cached__=None, __loader__=loader, __builtins__=builtins)
+    sys.modules["__main__"] = module
+    exec(loader.source_to_code(loader.get_data(script), script), vars(module))
 
 
 def main(job: Job, parent: int) -> NoReturn:
@@ -337,7 +353,7 @@ def _wind_up() -> None:
     writes = _writes()
     if writes:
         gc.unfreeze()
-    gc.collect()  # what the script leaves is finalized: a ZipFile writes its directory then
+    _drop_user_modules(writes)  # what the script leaves is finalized: a ZipFile writes its directory then
     if writes:
         opened += [thing for thing in gc.get_objects() if type(thing) in _BUFFERED]
     for stream in opened:
@@ -345,6 +361,27 @@ def _wind_up() -> None:
             stream.flush()
     with contextlib.suppress(Exception):
         ctypes.CDLL(None).fflush(None)  # what libraries wrote by C's printf
+
+
+def _drop_user_modules(clear: bool) -> None:
+    """Drop the user's modules; clear also those whose functions are held, for example as a signal handler."""
+    threading.excepthook = lambda _: None  # Python stops daemon threads before it does this
+    names = list(_names_of_user_modules())
+    dropped = {id(vars(sys.modules.pop(name))) for name in reversed(names)}
+    gc.collect()
+    if not clear:
+        return
+    for namespace in [thing for thing in gc.get_objects() if type(thing) is dict and id(thing) in dropped]:
+        for name in [n for n in namespace if n != "__builtins__"] if namespace.get("__name__") in names else ():
+            namespace[name] = None
+    gc.collect()
+
+
+def _names_of_user_modules() -> Iterator[str]:
+    for name, module in list(sys.modules.items()):
+        file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        if isinstance(file, str) and is_project(file):
+            yield name
 
 
 def _writes() -> bool:
