@@ -114,7 +114,7 @@ class TrainingInEvalMode(Rule):
 
 
 def _in_eval(context: Context, step: Step) -> list[tuple[Module, list[Module]]]:
-    """Return the outermost modules that ran in eval mode, each with its mode-dependent ones.
+    """Return the networks that ran in eval mode, each with its mode-dependent modules.
 
     A container that is never called says nothing: a head without modes may be in train mode beside a body in eval mode.
     """
@@ -129,7 +129,7 @@ def _in_eval(context: Context, step: Step) -> list[tuple[Module, list[Module]]]:
     for number in _calls_with_grad(trace, start, last.op):
         call = trace.calls[number]
         *_, outermost = trace.calls_around(number)
-        outer = trace.calls[outermost].module
+        outer = _network(trace, trace.calls[outermost].module)
         if call.training:
             trained.add(outer)
         elif _depends_on_mode(trace.modules[call.module]):
@@ -138,9 +138,20 @@ def _in_eval(context: Context, step: Step) -> list[tuple[Module, list[Module]]]:
         (trace.modules[outer], list(modules.values()))
         for outer, modules in dependent.items()
         if outer not in trained
-        and trace.modules[outer].in_tree
+        and not (trained and _is_layer(trace.modules[outer]))
         and not step.content.keys().isdisjoint(p.key for p in trace.below(trace.modules[outer]))
     ]
+
+
+def _network(trace: Trace, outermost: ModuleIndex) -> ModuleIndex:
+    """Return the network that user code calls: for a single layer, the module that holds it, if any."""
+    module = trace.modules[outermost]
+    return module.parent if _is_layer(module) and module.parent >= 0 else outermost
+
+
+def _is_layer(module: Module) -> bool:
+    """Return True if a module may stay in eval mode on purpose while those beside it train."""
+    return not module.children and not module.has_recurrent_dropout
 
 
 def _calls_with_grad(trace: Trace, start: int, end: int) -> list[CallIndex]:
