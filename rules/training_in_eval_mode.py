@@ -144,7 +144,7 @@ def _in_eval(context: Context, step: Step) -> list[tuple[Module, list[Module]]]:
 
 
 def _network(trace: Trace, outermost: ModuleIndex) -> ModuleIndex:
-    """Return the network that user code calls: for a single layer, the module that holds it, if any."""
+    """Return the network that user code calls; for a single layer, the module around it if any."""
     module = trace.modules[outermost]
     return module.parent if _is_layer(module) and module.parent >= 0 else outermost
 

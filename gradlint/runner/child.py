@@ -284,7 +284,10 @@ def _script(job: Job) -> None:
 
 
 def _source_file(script: str) -> None:
-    """Run a file as Python does; runpy would make ``sys.argv[0]`` absolute, and hide the module from atexit."""
+    """Run a file as Python does.
+
+    runpy would make ``sys.argv[0]`` absolute, and hide the module from atexit.
+    """
     loader = SourceFileLoader("__main__", script)
     module = ModuleType("__main__")
     vars(module).update(__file__=script, __cached__=None, __loader__=loader, __builtins__=builtins)
@@ -364,7 +367,11 @@ def _wind_up() -> None:
 
 
 def _drop_user_modules(clear: bool) -> None:
-    """Drop the user's modules; clear also those whose functions are held, for example as a signal handler."""
+    """Drop the user's modules.
+
+    Args:
+        clear: also clear those whose functions are kept alive, for example as a signal handler.
+    """
     threading.excepthook = lambda _: None  # Python stops daemon threads before it does this
     names = list(_names_of_user_modules())
     dropped = {id(vars(sys.modules.pop(name))) for name in reversed(names)}
