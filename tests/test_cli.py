@@ -191,6 +191,13 @@ def test_json_in_every_case(run: Run, arguments: list[str], error: str | None) -
         assert [error in found["message"] for found in errors] == ([] if error is None else [True]), spelling
 
 
+@each("arguments, error", [(["m:clean", "--nonsense"], "No such option"), (["m:bug"], "m:bug: ")])
+def test_sarif_in_every_case(run: Run, arguments: list[str], error: str) -> None:
+    (invocation,) = json.loads(run("check", "--output-format", "sarif", *arguments).out)["runs"][0]["invocations"]
+    (told,) = invocation["toolExecutionNotifications"]
+    assert not invocation["executionSuccessful"] and told["message"]["text"].startswith(error)
+
+
 @each("command", [["rules"], ["rule", "GL401"], ["check", "m:clean"], ["check", "m:error"]])
 def test_nothing_but_the_report_is_printed(run: Run, command: list[str]) -> None:
     assert run(*command).err == ""

@@ -21,7 +21,7 @@ from gradlint.gc_pause import mark_own_process
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code, without exiting.
 
-    With ``--output-format json`` stdout holds one JSON document, also when the options are wrong.
+    With ``--output-format json`` or ``sarif`` stdout holds one document, also when the options are wrong.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -41,7 +41,7 @@ def _run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt, Interrupted) as stop:
         streams.write_error("gradlint: interrupted\n")
         if not isinstance(stop, Interrupted):
-            _json_error(arguments, "interrupted")
+            _write_document(arguments, "interrupted")
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         streams.write_error(error.format_message() + "\n")
@@ -64,21 +64,23 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(arguments: list[str], message: str, before: str = "") -> int:
     streams.write_error(f"{before}error: {message}\n")
-    _json_error(arguments, message)
+    _write_document(arguments, message)
     return FAILED
 
 
-def _json_error(arguments: list[str], message: str) -> None:
+def _write_document(arguments: list[str], message: str) -> None:
     command = app.commands.get(arguments[0]) if arguments else None
     if isinstance(command, ScriptCommand):
         arguments = command.own(arguments[1:])
-    pairs = itertools.pairwise(arguments)
-    if "--output-format=json" in arguments or ("--output-format", "json") in pairs:
-        from gradlint.findings import Failure, Report  # loads what --version need not
-        from gradlint.report import render
-        from gradlint.report.view import View
+    pairs = set(itertools.pairwise(arguments))
+    for document in ("json", "sarif"):
+        if f"--output-format={document}" in arguments or ("--output-format", document) in pairs:
+            from gradlint.findings import Failure, Report  # loads what --version need not
+            from gradlint.report import render
+            from gradlint.report.view import View
 
-        streams.write(render("json", Report(errors=[Failure("", message)]), View()))
+            streams.write(render(document, Report(errors=[Failure("", message)]), View()))
+            return
 
 
 def console_script() -> NoReturn:
