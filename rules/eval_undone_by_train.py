@@ -47,7 +47,8 @@ class EvalUndoneByTrain(Rule):
 
     ## Known limits
     Not reported if the part ran in eval mode in between (an evaluation), or if no layer of it depends on the mode. Also
-    not reported if `train()` was called on the part itself. Frozen norms are left to frozen-norm-updates-stats.
+    not reported if `train()` was called on the part itself, or code set `training` by hand before the `train()`. Frozen
+    norms are left to frozen-norm-updates-stats.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.train
@@ -101,14 +102,15 @@ def _up(context: Context, number: ModuleIndex) -> list[ModuleIndex]:
 def _undone(
     context: Context, part: Module, later: list[ModeSwitch], active: list[tuple[OpIndex, list[ModuleIndex]]]
 ) -> ModeSwitch | None:
-    """Return the train() above a part that put a layer of it in train mode, if no other did."""
+    """Return the train() above a part that put a layer of it in train mode, if nothing else did."""
     above = _up(context, part.number)[1:]
     for start, up in active:
         if part.number in up:
             over = [e for e in later if e.module in up and e.op <= start]
             last: list[ModeSwitch] = list(itertools.takewhile(lambda e: e.training, reversed(over)))
-            if last and all(e.module in above for e in last):
-                return last[-1]
+            change = next((e for e in reversed(last) if up[0] in e.changed), None)
+            if change is not None and all(e.module in above for e in last):
+                return change
     return None
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceContext, SourceModule
-from gradlint.rulekit import executed_idle_flags, executed_writes, inflect
+from gradlint.rulekit import executed_idle_flags, executed_writes, had_flag_until_later, inflect
 from gradlint.source import (
     Write,
     attribute_writes,
@@ -59,9 +59,9 @@ class MisspelledRequiresGrad(Rule):
     ```
 
     ## Known limits
-    Not reported if the tensor already is as the attribute says. Buffers, tensors in plain attributes and inputs are
-    judged too, with a warning. In a source file alone, an object of unknown kind gets a warning, and names that the
-    file uses for something else are left alone.
+    Not reported if the tensor already is as the attribute says, or was so until a later unfreeze. Buffers, tensors in
+    plain attributes and inputs are judged too, with a warning. In a source file alone, an object of unknown kind gets a
+    warning, and names that the file uses for something else are left alone.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.requires_grad.html
@@ -131,7 +131,7 @@ class MisspelledRequiresGrad(Rule):
         for name, value, parameter, on_module in misses:
             differs = value not in (parameter.requires_grad_before, parameter.requires_grad_after)
             write = best_write(writes[name], parameter.fqn) if differs else None
-            if write is not None:
+            if write is not None and not had_flag_until_later(trace, parameter, value, write):
                 hits.append((write, name, value, parameter, on_module))
         for (write, name, value), members in context.by_place(hits, lambda hit: hit[:3]):
             parameters = [hit[3] for hit in members]

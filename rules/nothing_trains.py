@@ -60,7 +60,8 @@ class NothingTrains(Rule):
     ## Known limits
     Not reported: an optimizer that holds another tensor that requires grad (an image, a latent), and one that moves its
     parameters without gradient (an average). Copies of a trainable network and parameters that a contract declares
-    frozen are meant to stay. In recorded steps, only optimizers that step are judged.
+    frozen are meant to stay. In recorded steps, only optimizers that step are judged. Without steps, an optimizer is
+    left to GL301 if the loss trains another one: its turn may come later.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#setting-requires-grad

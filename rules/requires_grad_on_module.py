@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity, SourceContext, SourceModule
-from gradlint.rulekit import executed_writes, inflect
+from gradlint.rulekit import executed_writes, had_flag_until_later, inflect
 from gradlint.source import Write, attribute_writes, best_write, dotted_text, freezes
 from gradlint.traces import Freeze, Unfreeze
 
@@ -45,7 +45,7 @@ class RequiresGradOnModule(Rule):
 
     ## Known limits
     Not reported for classes that define the property themselves or use the attribute as an option of their own. Also
-    not reported if the parameters agree with the attribute anyway.
+    not reported if the parameters agree with the attribute anyway, or did so until a later unfreeze.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.requires_grad_
@@ -88,9 +88,9 @@ class RequiresGradOnModule(Rule):
         for module in trace.modules:
             value = module.flags.get("requires_grad")
             write = best_write(writes, module.fqn) if value is not None else None
-            if write is not None:
+            if value is not None and write is not None:
                 wrong = (p for p in trace.below(module) if value not in (p.requires_grad_before, p.requires_grad_after))
-                hits += [(write, value, parameter) for parameter in wrong]
+                hits += [(write, value, p) for p in wrong if not had_flag_until_later(trace, p, value, write)]
         for write, members in context.by_place(hits, lambda hit: hit[0]):
             parameters = [parameter for *_, parameter in members]
             value = members[0][1]

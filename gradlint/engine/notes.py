@@ -49,7 +49,8 @@ def trains_nothing(trace: Trace) -> str | None:
     if not training.backwards:
         return None if _differentiates(trace, training) else NO_BACKWARD
     is_trainable = any(p.in_tree and p.requires_grad for p in trace.parameters)
-    return REACHES_NOTHING if is_trainable and training.reached.isdisjoint(trace.by_key) else None
+    trained = trace.by_key.keys() | frozenset().union(*(o.keys for o in trace.optimizers))
+    return REACHES_NOTHING if is_trainable and training.reached.isdisjoint(trained) else None
 
 
 def _differentiates(trace: Trace, training: Training) -> bool:

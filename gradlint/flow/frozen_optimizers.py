@@ -21,15 +21,17 @@ def frozen_optimizers(trace: Trace) -> Iterator[FrozenOptimizer]:
     """Yield the optimizers all of whose tensors are frozen.
 
     None of them required grad, had a gradient or moved in any of their steps.
-    Of recorded steps, only optimizers that stepped count: the turn of others may come later.
+    Of recorded steps, only optimizers that stepped count: the turn of others may come later. So may the turn of an
+    optimizer beside one that a loss alone trains (the critic of a generator).
     """
     training = trace.training
     recorded = training is not None and bool(training.backwards or training.steps)
+    trained = {number for index in trace.reached for number, _ in trace.parameters[index].groups}
     for optimizer in trace.optimizers:
         keys = optimizer.keys
         steps = [s for s in training.steps if optimizer.key in s.optimizers] if training is not None else []
         contents = [s.content[key] for s in steps for key in keys if key in s.content]
-        if recorded and not steps:
+        if not steps and (recorded or trained):
             continue
         if any(c.trainable or c.grad or c.moved for c in contents) or any(t.requires_grad for t in optimizer.foreign):
             continue

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterator
 from gradlint.location import Location
 from gradlint.source.attributes import Write, idle_flag_statement, write_of
 from gradlint.source.lookup import Function, call_at, function_of
+from gradlint.traces.events import Unfreeze
 from gradlint.traces.ids import SiteId
 from gradlint.traces.sites import is_project
-from gradlint.traces.trace import Trace
+from gradlint.traces.trace import Parameter, Trace
 
 
 def executed_functions(trace: Trace) -> list[Function]:
@@ -29,6 +30,24 @@ def executed_nodes(trace: Trace) -> Iterator[tuple[Function, ast.AST]]:
 def executed_writes(trace: Trace, attribute: str) -> list[Write]:
     """Return the executed writes to an attribute of this name, of any object."""
     return [write for f, node in executed_nodes(trace) for write in write_of(f.module, node, attribute)]
+
+
+def had_flag_until_later(trace: Trace, parameter: Parameter, value: bool, write: Write) -> bool:
+    """Return True if a parameter really had a flag, and lost it no earlier than at a write.
+
+    If the write and the change are in different functions, their order is unknown: the change may be a phase of the
+    training.
+    """
+    changes = parameter.flag_changes
+    flags = [isinstance(change, Unfreeze) for change in changes]
+    if value not in flags or flags[-1] is value:
+        return False
+    function = write.module.tree.function(write.node) or write.module.syntax
+    for frame in trace.sites.chain(changes[-1].site):
+        caller = function_of(frame.code) if frame.project else None
+        if caller is not None and caller.node is function:
+            return frame.location.line >= write.location.line
+    return True
 
 
 def executed_idle_flags(trace: Trace) -> Iterator[Write]:

@@ -121,6 +121,8 @@ class ModeSwitch(Event):
     module: ModuleIndex
     training: bool
     """The mode it was put in."""
+    changed: frozenset[ModuleIndex]
+    """It and the modules in it that were in the other mode."""
 
 
 # -- training -------------------------------------------------------------------------------------------------------

@@ -347,9 +347,7 @@ REFUSED = {
 
 
 CASES = {
-    "requires_grad_on_module-good_thawed_by_the_step": "in a script the first round thaws before the flags are read",
     "aliased_network-bad_values_handed_over": "a script takes the module of a smoke test for a network of its own",
-    "eval_undone_by_train-good_flags_set_by_hand_before_steps": "what the forward ran before train() is not in a step",
 }
 """Builder → the reason why its forms differ, where no kind of reason above fits."""
 

@@ -240,7 +240,9 @@ def _train(original: Any, recorder: Recorder, log: HookLog) -> Any:
     def train(self: nn.Module, mode: bool = True) -> Any:
         nonlocal depth
         if depth == 0 and not recorder.paused and not isinstance(self, torch.jit.ScriptModule):
-            recorder.event(ModeSwitch, log.number(self), bool(mode))
+            number = log.number(self)
+            changed = frozenset(log.number(m) for m in self.modules() if m.training is not bool(mode))
+            recorder.event(ModeSwitch, number, bool(mode), changed)
         depth += 1
         try:
             return original(self, mode)
