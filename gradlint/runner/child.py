@@ -376,12 +376,12 @@ def _drop_user_modules(clear: bool) -> None:
     names = list(_names_of_user_modules())
     dropped = {id(vars(sys.modules.pop(name))) for name in reversed(names)}
     gc.collect()
-    if not clear:
-        return
-    for namespace in [thing for thing in gc.get_objects() if type(thing) is dict and id(thing) in dropped]:
+    alive = [thing for thing in gc.get_objects() if type(thing) is dict and id(thing) in dropped] if clear else []
+    for namespace in alive:
         for name in [n for n in namespace if n != "__builtins__"] if namespace.get("__name__") in names else ():
             namespace[name] = None
-    gc.collect()
+    if alive:
+        gc.collect()
 
 
 def _names_of_user_modules() -> Iterator[str]:
