@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity, Step, Training
 from gradlint.flow import optimizer_label
 from gradlint.traces import Clear
+from gradlint.traces.ids import NO_EVENT
 
 
 class StepWithoutGradient(Rule):
@@ -59,7 +60,8 @@ class StepWithoutGradient(Rule):
 
     ## Known limits
     Optimizers with only frozen parameters are reported by GL301, and parameters whose gradient path is cut by GL401 to
-    GL405. Not reported if only some steps lack gradient (alternating phases).
+    GL405. Not reported if only some steps lack gradient (alternating phases), or if it is NaN and code
+    overwrites it with zeros.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
@@ -75,7 +77,7 @@ class StepWithoutGradient(Rule):
         "cleared."
     )
     MESSAGE_UNREACHED = "{optimizer} is stepped without gradient: no backward() before it reaches {parameters}."
-    FOREIGN = "tensors that are no parameters of the model"
+    FOREIGN = "tensors outside the model"
     FIX_CLEARED = "Call zero_grad() before backward() or after step(), not between them."
     FIX_UNREACHED = "Call backward() before the step, on a loss that depends on these parameters."
 
@@ -97,6 +99,8 @@ class StepWithoutGradient(Rule):
                 continue
             if not any(p.index in reported for p in parameters):
                 clear = next((c for c in training.clears if _precedes_step(c, keys, steps, training)), None)
+                if any(not keys.isdisjoint(b.spoilt) for b in training.backwards):
+                    continue  # user code replaces NaN gradients by zeros
                 yield self._finding(context, optimizer, parameters, steps[0], clear)
 
     def _finding(
@@ -124,5 +128,7 @@ def _precedes_step(clear: Clear, keys: frozenset[int], steps: list[Step], traini
     """Return True if a clear discarded gradient and a step followed without a backward."""
     if not any(numbers for key, numbers in clear.discarded.items() if key in keys):
         return False
+    if clear.event == NO_EVENT:
+        return True
     after = next((s for s in steps if s.event > clear.event), None)
     return after is not None and not any(clear.event < b.event < after.event for b in training.backwards)
