@@ -357,7 +357,7 @@ def script(builder: str, folder: Path) -> str:
     text = Path(__file__).read_text(encoding="utf-8").split("\nLINES: ")[0].replace("import pytest\n", "")
     path = folder / "train.py"
     path.write_text(f"{text}\nsetup = {builder}()\nfor _ in range(9):\n    setup['step']()\n", encoding="utf-8")
-    command = [sys.executable, "-m", "gradlint", "run", str(path), "--output-format", "concise"]
+    command = [sys.executable, "-m", "gradlint", "run", "--output-format", "concise", str(path)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder).stdout
 
 

@@ -323,7 +323,8 @@ SCHEMA = _object(
     targets=_list(
         _object(
             target=TEXT, inputs=TEXT, loss=TEXT, parameters=COUNT, trainable=COUNT, frozen=COUNT, starved=COUNT,
-            unused=COUNT, reached=COUNT, numel=COUNT, optimizers=_list(_object(name=TEXT, parameters=COUNT)),
+            unused=COUNT, reached=COUNT, not_in_optimizer=COUNT, zero_rate=COUNT, numel=COUNT,
+            optimizers=_list(_object(name=TEXT, parameters=COUNT)),
             seconds={"type": "number"},
         )
     ),
