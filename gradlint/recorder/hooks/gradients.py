@@ -218,11 +218,12 @@ class Ledger:
     def _passing(self, backward: OpenBackward, roots: Sequence[Tensor]) -> Iterator[None]:
         """Find the gradient of a backward pass that is zero wherever it comes from.
 
-        The graph is walked once for each kind of pass: those of one line, after as many operations.
+        The graph is walked once for each kind of pass: those of one line, after the same operations.
         """
         before = self.training.backwards[-2].op if len(self.training.backwards) > 1 else self.training.start
         nodes = (root.grad_fn.name() if root.grad_fn is not None else "" for root in roots)
-        kind = (backward.site, backward.op - before, *nodes)
+        names = tuple(op.name for op in self._recorder.tape.ops[before : backward.op])
+        kind = (backward.site, hash(names), *nodes)
         outer, known = self._passage, self._passages.get(kind)
         try:
             if known is not None:
