@@ -72,7 +72,7 @@ class OptimizerNeverSteps(Rule):
 
     MESSAGE = "{optimizer} is never stepped{meanwhile}: the gradient of {parameters} from {passes} {fate}."
     CLEARED, KEPT = "is cleared and never applied", "accumulates and is never applied"
-    FOREIGN = "tensors that are no parameters of the model"
+    FOREIGN = "tensors outside the model"
     MEANWHILE = " while other optimizers take {steps}"
     FIX = "Call step() of this optimizer after this backward()."
 

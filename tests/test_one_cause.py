@@ -136,6 +136,34 @@ def good_generator_loss():
     return adversarial(lambda judge, fake: judge(fake))
 
 
+class Indexer(nn.Linear):
+    """Chooses two of four by a score that gets no gradient, and gives the choice another type."""
+
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x).topk(2).indices.to(torch.int32)
+
+
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.values, self.indexer = nn.Linear(4, 4), Indexer(4, 4)
+
+    def forward(self, x):
+        mask = torch.full((3, 4), -50.0).scatter(1, self.indexer(x).long(), 0.0)
+        return (self.values(x) + mask).softmax(1)
+
+
+def bad_choice_under_no_grad():
+    model = Sparse()
+    return {
+        "model": model,
+        "inputs": (torch.randn(3, 4),),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loss": lambda output: output.square().sum(),
+    }
+
+
 def q_learning(choose):
     """Return a setup of double Q-learning: the target is computed under no_grad, with help of the network itself."""
     torch.manual_seed(0)
@@ -315,6 +343,7 @@ LINES: dict[Callable[[], Any], tuple[str, str, tuple[str, ...]]] = {
         "GL405", "F.binary_cross_entropy_with_logits(generator_loss(judge, fake), ones).backward()",
         ("generator.weight", "generator.bias"),
     ),
+    bad_choice_under_no_grad: ("GL402", "@torch.no_grad()", ("indexer.weight", "indexer.bias")),
     bad_detached_values_beside_a_target: (
         "GL401", "lambda values: values.detach()", ("q.0.weight", "q.0.bias", "q.2.weight", "q.2.bias")
     ),

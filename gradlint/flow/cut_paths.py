@@ -132,6 +132,8 @@ class CutPaths:
                         if passed != OPEN and passed not in chain.places:
                             natural = self.cuts[passed].kind is CutKind.NONDIFFERENTIABLE
                             chain = Chain(chain.length + 1, chain.doubtful + natural, (passed, *chain.places))
+                    if also != OPEN:  # a region that later ops lie in too still comes first
+                        chain = chain._replace(places=(at, *(one for one in chain.places if one != at)))
                 elif aside:
                     chain = chain._replace(doubtful=chain.doubtful + 1)
                 for source in sources:
