@@ -64,8 +64,8 @@ class ParameterInTwoOptimizers(Rule):
     ```
 
     ## Known limits
-    Not reported if all trainable parameters are in an optimizer: some methods use two optimizers for one network
-    (adversarial autoencoders).
+    Not reported if all trainable parameters in train mode are in an optimizer: some methods use two optimizers for one
+    network (adversarial autoencoders).
 
     ## References
     https://pytorch.org/tutorials/beginner/dcgan_faces_tutorial.html
@@ -82,7 +82,8 @@ class ParameterInTwoOptimizers(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        missing = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
+        free = [p for p in trace.parameters if p.requires_grad and p.in_tree and not p.groups]
+        missing = [p for p in free if trace.modules[p.module].training]  # a network in eval mode serves the loss
         firsts: dict[tuple[str, frozenset[int]], Optimizer] = {}
         for optimizer in trace.optimizers:
             first = firsts.setdefault((optimizer.type, optimizer.keys), optimizer)

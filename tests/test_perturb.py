@@ -269,7 +269,7 @@ KINDS: dict[str, tuple[Callable[[], Tensor], str]] = {
     "scalar": (lambda: torch.tensor(-0.0), "reaches"),
     "int": (lambda: torch.arange(3), "unknown"),
     "bool": (lambda: torch.tensor([True]), "unknown"),
-    "empty": (lambda: torch.ones(0), "no_evidence"),
+    "empty": (lambda: torch.ones(0), "unknown"),
 }
 
 

@@ -239,9 +239,9 @@ def _writable(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def _can_move(tensor: Tensor) -> bool:
-    """Return True if a tensor's type supports addition (8-bit floats do not)."""
+    """Return True if a tensor has values, of a type that supports addition (8-bit floats do not)."""
     floating = tensor.is_floating_point() or tensor.is_complex()
-    return floating and tensor.dtype.itemsize > 1 and is_readable(tensor)
+    return floating and tensor.numel() > 0 and tensor.dtype.itemsize > 1 and is_readable(tensor)
 
 
 def _cloned(result: Tensor | Sequence[Tensor] | None) -> list[Tensor]:

@@ -330,6 +330,9 @@ REASONS: dict[str, Explains] = {
     "a step has the modes of its begin, a script those of its first backward pass": lambda pair, name, said: (
         _forms(pair) == {Form.STEP, Form.SCRIPT} and said is not None and said.code == "GL604"
     ),
+    "a script declares no model that a network of the loss could stand beside": lambda pair, name, said: (
+        pair.there.form is Form.SCRIPT and said is not None and said.code == "GL302" and said.severity == "info"
+    ),
     "the loop steps no scheduler": lambda pair, name, said: (
         said is not None and said.code == "GL303" and bool(pair.here.schedulers)
     ),
@@ -348,6 +351,15 @@ REFUSED = {
 
 CASES = {
     "aliased_network-bad_values_handed_over": "a script takes the module of a smoke test for a network of its own",
+    "declared_trainable_does_not_train-good_prompt_of_no_tokens": "the contract spares a parameter without elements",
+    "frozen_branch_still_pays-good_image_and_criterion_that_are_trained": "a script has the criterion as a network",
+    "frozen_norm_updates_stats-bad_frozen_encoder_before_a_generator": "a loss alone may have turns that come later",
+    "no_grad_upstream-good_frozen_in_the_forward": "the forward freezes what the loss, then the steps, are judged by",
+    "nothing_trains-good_average_kept_by_an_optimizer_of_its_own": "a script knows the networks by other names",
+    "optimizer_never_steps-good_generator_every_fifth_time": "three rounds of a script end before the fifth",
+    "optimizer_never_steps-good_accumulated_over_many_calls": "three rounds of a script end before the first step",
+    "optimizer_never_steps-good_gradients_of_a_worker": "a script knows the networks by other names",
+    "requires_grad_on_module-bad_setattr_in_a_helper": "a script does not know the helper before Python 3.12",
 }
 """Builder → the reason why its forms differ, where no kind of reason above fits."""
 
