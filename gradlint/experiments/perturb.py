@@ -239,7 +239,7 @@ def _writable(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def _can_move(tensor: Tensor) -> bool:
-    """Return True if a tensor has values, of a type that supports addition (8-bit floats do not)."""
+    """Return True if a tensor has values that can be added to (8-bit floats cannot)."""
     floating = tensor.is_floating_point() or tensor.is_complex()
     return floating and tensor.numel() > 0 and tensor.dtype.itemsize > 1 and is_readable(tensor)
 
