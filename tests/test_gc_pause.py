@@ -26,6 +26,7 @@ def test_a_check_leaves_the_collector_as_it_was():
     assert gc.get_freeze_count() < 1000
 
 
+@pytest.mark.slow
 def test_the_command_line_inside_another_process_leaves_the_collector_as_it_was(tmp_path):
     code = """if True:
         import gc

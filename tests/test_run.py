@@ -258,6 +258,7 @@ for layer in layers:
 """
 
 
+@pytest.mark.slow
 def test_modules_whose_forward_is_called_by_hand_are_followed(tmp_path):
     _, report = run(tmp_path, LAYERWISE)
     assert [(f["code"], f["parameters"]) for f in report["findings"]] == [("GL302", ["bias"])]
@@ -508,6 +509,7 @@ def test_evaluation_between_the_steps_is_not_what_batches_are_counted_for(tmp_pa
     assert (report["findings"], report["notes"]) == ([], [])
 
 
+@pytest.mark.slow
 def test_a_script_that_takes_too_long_is_ended(tmp_path):
     began = time.monotonic()
     done, report = run(tmp_path, "while True:\n    time.sleep(0.05)\n    model(x)", "--timeout", "8")

@@ -62,7 +62,15 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-@pytest.mark.parametrize("path", sorted(LOOPS.glob("*.py")), ids=lambda path: path.stem)
+LONG = "gans", "reinforcement"
+"""The files whose loops take most of the time."""
+FILES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG))
+    for path in sorted(LOOPS.glob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", FILES)
 def test_right_loops_give_no_alarm_and_are_put_back(path, subtests):
     for builder in table.builders(path, "build"):
         with subtests.test(msg=builder.name):

@@ -12,7 +12,7 @@ import pytest
 from table import FIXTURES, ROOT
 
 EVERY = forms.builders()
-SAMPLE = [b for b in EVERY if zlib.crc32(b.id.encode()) % 29 == 0]
+SAMPLE = [b for b in EVERY if zlib.crc32(b.id.encode()) % 97 == 0]
 """About one builder in thirty: chosen by its name, so that the choice does not change with the others."""
 
 
