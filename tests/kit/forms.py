@@ -351,7 +351,6 @@ REFUSED = {
 
 CASES = {
     "aliased_network-bad_values_handed_over": "a script takes the module of a smoke test for a network of its own",
-    "declared_trainable_does_not_train-good_prompt_of_no_tokens": "a contract spares a parameter without elements",
     "frozen_branch_still_pays-good_image_and_criterion_that_are_trained": "a script has the criterion as a network",
     "frozen_norm_updates_stats-bad_frozen_encoder_before_a_generator": "a loss alone may have turns that come later",
     "no_grad_upstream-good_frozen_in_the_forward": "the forward freezes what the loss, then the steps, are judged by",
@@ -445,6 +444,7 @@ def contradictions(verdict: Verdict) -> Iterator[str]:
     stated = {p.fqn: _explain(trace, flow, p).state.partition(":")[0] for p in mine}
     yield from (f"{form}: why says {stated[n]} of {n}" for n, kind in kinds.items() if stated[n] != kind.value)
     unknown = {name for name, kind in kinds.items() if kind is OutcomeKind.UNKNOWN}
+    unknown |= {p.fqn for p in mine if not p.numel}  # a contract spares a parameter without elements
     contract = check_trace(
         trace, _contract_rules(), Options(contract=declared(["*"]), own_contract=False), flow.evidence
     )
