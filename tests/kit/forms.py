@@ -358,6 +358,8 @@ CASES = {
     "optimizer_never_steps-good_generator_every_fifth_time": "three rounds of a script end before the fifth",
     "optimizer_never_steps-good_accumulated_over_many_calls": "three rounds of a script end before the first step",
     "optimizer_never_steps-good_gradients_of_a_worker": "a script knows the networks by other names",
+    "step_without_gradient-good_step_on_gradients_made_by_hand": "a script without a backward pass has no verdict",
+    "training_in_eval_mode-good_evaluated_on_purpose": "a script cannot declare that it evaluates on purpose",
     "requires_grad_on_module-bad_setattr_in_a_helper": "a script does not know the helper before Python 3.12",
 }
 """Builder → the reason why its forms differ, where no kind of reason above fits."""
