@@ -43,7 +43,7 @@ def test_known_cases_exist():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["detached_upstream:bad_hook", "unregistered_submodule:bad_plain_list"])
+@pytest.mark.parametrize("name", ["detached_upstream:bad_two_cuts_in_series", "unregistered_submodule:bad_plain_list"])
 def test_command_says_what_the_recorded_script_says(name, tmp_path):
     stem, builder = name.split(":")
     path = FIXTURES / f"{stem}.py"

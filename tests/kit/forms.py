@@ -360,6 +360,11 @@ CASES = {
     "optimizer_never_steps-good_gradients_of_a_worker": "a script knows the networks by other names",
     "step_without_gradient-good_step_on_gradients_made_by_hand": "a script without a backward pass has no verdict",
     "training_in_eval_mode-good_evaluated_on_purpose": "a script cannot declare that it evaluates on purpose",
+    "unused_parameter-bad_noise_decides_nothing": "a model that draws at random runs other layers in each form",
+    "unused_parameter-good_condition_left_out_by_a_random_tensor": "random numbers decide what runs in each form",
+    "unused_parameter-good_condition_left_out_by_chance": "random numbers decide what runs in each form",
+    "zero_gradient-good_tasks_in_turns": "a loss alone runs one task, a step and a script all of them",
+    "zero_learning_rate_group-bad_everything": "a loss alone does not show that the rate stays at zero",
     "requires_grad_on_module-bad_setattr_in_a_helper": "a script does not know the helper before Python 3.12",
 }
 """Builder → the reason why its forms differ, where no kind of reason above fits."""
