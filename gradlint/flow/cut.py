@@ -60,6 +60,8 @@ class Cut:
     """Further call chains through which the same line ran."""
     relabelled: int | None = None
     """Number of the op that sets requires_grad after the cut, on every path from there to the loss."""
+    outputs: list[ValueId] = field(default_factory=list)
+    """The values without gradient that come out of it."""
 
     @property
     def clause(self) -> str:

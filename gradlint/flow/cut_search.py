@@ -85,6 +85,7 @@ class _CutSearch:
                 for at, inside in self._detached_inside(op, lost):
                     cut = place(self.trace, at, output, leaving=leaves)
                     cut.relabelled = self._relabelled(at, output)
+                    cut.outputs = [output]
                     cut.later = [where for where in places if where != cut.location]
                     self._add(cut, inside)
 
@@ -144,6 +145,8 @@ class _CutSearch:
         key = (cut.kind, cut.location, -1 if cut.location else cut.op)
         merged = self.found.setdefault(key, cut)
         merged.op = min(merged.op, cut.op)
+        if merged is not cut:
+            merged.outputs += cut.outputs
         if cut.site not in (merged.site, *merged.again):
             merged.again.append(cut.site)
         if cut.relabelled is None:

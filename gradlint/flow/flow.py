@@ -15,7 +15,14 @@ from gradlint.flow.evidence import Evidence, Questions
 from gradlint.flow.exits import apply_evidence, grouped_by_exit
 from gradlint.flow.facts import FlowFacts
 from gradlint.flow.frozen_optimizers import FrozenOptimizer, frozen_optimizers
-from gradlint.flow.loss_terms import ConstantTerm, DroppedTerm, added_numbers, constant_terms, dropped_terms
+from gradlint.flow.loss_terms import (
+    ConstantTerm,
+    DroppedTerm,
+    added_numbers,
+    constant_terms,
+    dropped_terms,
+    terms_behind,
+)
 from gradlint.flow.parted import PartedOptimizer, parted_optimizers
 from gradlint.flow.replaced import ReplacedParameter, replaced_parameters
 from gradlint.location import Location
@@ -67,7 +74,7 @@ class Flow(FlowFacts):
     def with_evidence(self, evidence: Evidence) -> Flow:
         """Return the flow of the same trace with evidence."""
         flow = copy.copy(self)
-        for name in ("relabels", "constant_terms", "dropped_terms"):
+        for name in ("relabels", "_constant_terms", "constant_terms", "dropped_terms", "terms_behind"):
             vars(flow).pop(name, None)
         flow.evidence = evidence
         flow._divide()
@@ -95,7 +102,21 @@ class Flow(FlowFacts):
 
         Terms behind a cut that starves parameters are left out.
         """
+        return [term for term in self._constant_terms if not term.starves]
+
+    @cached_property
+    def _constant_terms(self) -> list[ConstantTerm]:
         return constant_terms(self)
+
+    def loses_a_term(self, cut: Cut) -> list[Parameter]:
+        """Return the parameters that train and lose a term of the loss at a cut that starves others."""
+        terms = [t for t in self._constant_terms if t.starves and any(c.location == cut.location for c in t.cuts)]
+        return self.by_index({p.index for term in terms for p in term.parameters} - self.starved)
+
+    @cached_property
+    def terms_behind(self) -> dict[int, list[SiteId]]:
+        """Position of a cut in `cuts` → sites of the terms of the loss that its values enter."""
+        return terms_behind(self)
 
     @cached_property
     def dropped_terms(self) -> list[DroppedTerm]:

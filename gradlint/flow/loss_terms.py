@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from gradlint.flow.facts import FlowFacts
 from gradlint.flow.origin import computed_value
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
-from gradlint.traces.dataflow import indices, mask_of
+from gradlint.traces.dataflow import indices, mask_of, union
 from gradlint.traces.ids import NO_SITE, NO_VALUE, CallIndex, OpIndex, SiteId, ValueId
 from gradlint.traces.op_families import (
     DETACHED_VALUES,
@@ -195,10 +196,12 @@ class ConstantTerm:
     count: int
     relabelled: int | None = None
     """Number of the op that made it require grad again."""
+    starves: bool = False
+    """True if a cut of it also leaves other parameters without any gradient."""
 
 
 def constant_terms(flow: FlowFacts) -> list[ConstantTerm]:
-    """Return the terms of the loss that train nothing (`Flow.constant_terms`).
+    """Return the terms of the loss that depend on trained parameters and train nothing.
 
     Empty if a detached part subtracts what a live one adds. On purpose, such a sum has the value of one and the
     gradient of the other.
@@ -206,12 +209,12 @@ def constant_terms(flow: FlowFacts) -> list[ConstantTerm]:
     trace = flow.trace
     if not _is_judged(flow):
         return []
-    by_cut: dict[tuple[object, int | None], ConstantTerm] = {}
+    by_cut: dict[tuple[object, ...], ConstantTerm] = {}
     for root in trace.roots:
         if not trace.values[root].shape:
             for term in _constant_in(flow, root):
                 # each recorded step has its own loss, and the same cause in it
-                by_cut.setdefault((term.cuts[0].location, term.relabelled), term)
+                by_cut.setdefault((term.cuts[0].location, term.relabelled, term.starves), term)
     return list(by_cut.values())
 
 
@@ -256,14 +259,14 @@ def _constant_in(flow: FlowFacts, root: ValueId) -> list[ConstantTerm]:
     lost = [t for t in parts.all if t not in parts.live and flow.masks.data.get(t.value, 0) & judged]
     if any(_takes_from_live(flow, term, parts) for term in lost):
         return []
-    by_cut: dict[tuple[object, int | None], ConstantTerm] = {}
+    by_cut: dict[tuple[object, ...], ConstantTerm] = {}
     for term in lost:
         if _is_meant(flow, term, parts):
             continue
         constant = _constant_term(flow, term, parts.fresh.get(term.value))
         if constant is None:
             continue
-        key = (constant.cuts[0].location, constant.relabelled)
+        key = (constant.cuts[0].location, constant.relabelled, constant.starves)
         if key in by_cut:
             before = by_cut[key]
             parameters = flow.by_index({p.index for p in (*before.parameters, *constant.parameters)})
@@ -337,18 +340,19 @@ _ELEMENTWISE = SUMS | MULTIPLY | DIVIDE | TARGETED_LOSSES | {"where", "minimum",
 def _constant_term(flow: FlowFacts, term: Summand, relabelled: OpIndex | None) -> ConstantTerm | None:
     """Return a term without gradient, with its cuts.
 
-    None if its factor is 0, its parameters are starved anyway, or its cut is reported already.
+    None if its factor is 0 or its parameters are starved anyway.
     """
     mask = flow.masks.data[term.value] & mask_of(flow.judged)
     if not term.factor or not mask & ~mask_of(flow.starved):
         return None
     cuts = flow.first_cuts(term.value, mask)
-    reported = {cut.location for cut in flow.cuts}
-    if not cuts or any(cut.location in reported for cut, _ in cuts):
+    if not cuts:
         return None
+    starving = {cut.location for cut in flow.cuts}
     parameters = flow.by_index({index for _, behind in cuts for index in indices(behind)})
     site = flow.trace.ops[flow.trace.values[term.value].producer].site
-    return ConstantTerm(parameters, [cut for cut, _ in cuts], site, 1, relabelled)
+    starves = any(cut.location in starving for cut, _ in cuts)
+    return ConstantTerm(parameters, [cut for cut, _ in cuts], site, 1, relabelled, starves)
 
 
 def added_numbers(flow: FlowFacts) -> Iterator[AddedNumber]:
@@ -440,6 +444,38 @@ def _used_live(flow: FlowFacts, value: ValueId) -> bool:
         ):
             return True
     return False
+
+
+def terms_behind(flow: FlowFacts) -> dict[int, list[SiteId]]:
+    """Return position of a cut in `FlowFacts.cuts` → sites of the terms of the loss that its values enter.
+
+    Losses of a single term are left out: there the term is the loss.
+    """
+    trace = flow.trace
+    terms = [parts for root in trace.roots if not trace.values[root].shape and len(parts := _summands(flow, root)) > 1]
+    if not terms or not flow.cuts or not _is_judged(flow):
+        return {}
+    behind: dict[ValueId, int] = {}
+    for position, cut in enumerate(flow.cuts):
+        for value in cut.outputs:
+            behind[value] = behind.get(value, 0) | 1 << position
+    for op in trace.ops[min(cut.op for cut in flow.cuts) :]:
+        mask = union(behind, op.inputs)
+        for output in op.outputs if mask else ():
+            behind[output] = behind.get(output, 0) | mask
+    sites: dict[int, dict[SiteId, None]] = {}
+    for value in itertools.chain.from_iterable(terms):
+        producer = trace.values[value].producer
+        if producer >= trace.forward_start:
+            for position in indices(behind.get(value, 0)):
+                sites.setdefault(position, {}).setdefault(trace.ops[producer].site)
+    return {position: list(found) for position, found in sites.items()}
+
+
+def _summands(flow: FlowFacts, root: ValueId) -> list[ValueId]:
+    """Return the scalars that a loss is the sum of."""
+    parts, _ = _taken_apart(flow.trace, flow.masks.data, Summand(root, 1.0), through_detach=False, elementwise=False)
+    return list(dict.fromkeys(term.value for term in parts))
 
 
 @dataclass(frozen=True)

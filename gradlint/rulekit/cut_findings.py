@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
-from gradlint.findings import Finding, Fix, Severity
+from gradlint.findings import Finding, Fix, Related, Severity
 from gradlint.flow.cut import Cut, CutKind
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.rule import Rule
+
+MESSAGE_TERM = "It also makes a term of the loss constant, and that term does not train {parameters}."
+RELATED_TERM = "the value enters the loss in this term"
 
 
 def report_cuts(
@@ -27,7 +31,7 @@ def report_cuts(
     """
     cuts = context.flow.cuts
     explained = {p.index for c in cuts if c.kind is not CutKind.NONDIFFERENTIABLE for p in c.starved}
-    for cut in cuts:
+    for position, cut in enumerate(cuts):
         if cut.kind is not kind or cut.relabelled is not None:
             continue  # requires_grad_() after the cut is the line to report
         if context.trace.ops[cut.op].region in context.trace.grad_off_leaked:
@@ -35,16 +39,20 @@ def report_cuts(
         by_user = cut.project or any(p.project for p in cut.starved)
         innermost = context.trace.sites.innermost(cut.site)
         library = innermost.location if innermost is not None and not innermost.project else None
+        message = template(cut).format(call=cut.name, parameters=context.names(cut.starved))
+        if losing := context.flow.loses_a_term(cut):
+            message = f"{message} {context.fill(MESSAGE_TERM, losing)}"
         yield context.finding(
             rule,
-            template(cut).format(call=cut.name, parameters=context.names(cut.starved)),
+            message,
             at=cut.location,
-            parameters=cut.starved,
+            parameters=[*cut.starved, *losing],
             related=[
                 context.related("in this library code", library),
                 context.related("the value returns to torch here", cut.returned),
                 context.related("its backward is defined here", cut.defined),
                 *(context.related("the path is cut here too", place) for place in cut.later),
+                *_term_places(context, position),
                 *context.callers(cut.site),
                 *(place for site in cut.again[:2] for place in context.callers(site, limit=1)),
             ],
@@ -54,6 +62,13 @@ def report_cuts(
             or _cuts_own_parts(context, cut)
             or (kind is CutKind.NONDIFFERENTIABLE and explained.issuperset(p.index for p in cut.starved)),
         )
+
+
+def _term_places(context: Context, position: int) -> Iterator[Related]:
+    """Yield the terms of the loss that the values behind a cut enter, by its position in the flow's cuts."""
+    sites = context.flow.terms_behind.get(position, ())
+    places = dict.fromkeys(place for site in sites if (place := context.trace.location(site)) is not None)
+    yield from (Related(RELATED_TERM, place) for place in itertools.islice(places, 3))
 
 
 def _cuts_own_parts(context: Context, cut: Cut) -> bool:
