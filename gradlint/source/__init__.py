@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from gradlint.source.containers import is_only_called as is_only_called
     from gradlint.source.copies import copies_own_value as copies_own_value
     from gradlint.source.copies import networks_copied as networks_copied
+    from gradlint.source.dropouts import DropoutFault as DropoutFault
+    from gradlint.source.dropouts import HardWiredDropout as HardWiredDropout
+    from gradlint.source.dropouts import asks_for_mode as asks_for_mode
+    from gradlint.source.dropouts import hard_wired_dropout as hard_wired_dropout
+    from gradlint.source.dropouts import hard_wired_dropouts as hard_wired_dropouts
     from gradlint.source.idioms import Region as Region
     from gradlint.source.idioms import freezes as freezes
     from gradlint.source.idioms import frozen_elsewhere as frozen_elsewhere
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from gradlint.source.iterators import consumed_whole as consumed_whole
     from gradlint.source.kinds import Kind as Kind
     from gradlint.source.lookup import Function as Function
+    from gradlint.source.lookup import call_at as call_at
     from gradlint.source.lookup import function_of as function_of
     from gradlint.source.lookup import name_parts as name_parts
     from gradlint.source.lookup import syntax_tree as syntax_tree

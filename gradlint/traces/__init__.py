@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from gradlint.traces.ids import ValueId as ValueId
     from gradlint.traces.op_families import ACTIVATIONS as ACTIVATIONS
     from gradlint.traces.op_families import ALL_CONVOLUTIONS as ALL_CONVOLUTIONS
+    from gradlint.traces.op_families import ATTENTION as ATTENTION
     from gradlint.traces.op_families import BIASED_LAYERS as BIASED_LAYERS
+    from gradlint.traces.op_families import DROPOUTS as DROPOUTS
     from gradlint.traces.op_families import NORMS as NORMS
     from gradlint.traces.op_families import SELECTIONS as SELECTIONS
     from gradlint.traces.op_families import SIGMOIDS as SIGMOIDS

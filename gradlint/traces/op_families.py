@@ -46,6 +46,8 @@ TARGETED_LOSSES = frozenset(
 """Losses of an input against a target, their second tensor."""
 DROPOUTS = frozenset("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split())
 """Dropouts."""
+ATTENTION = frozenset(("scaled_dot_product_attention",))
+"""Attention with a dropout of its own."""
 ACTIVATIONS = frozenset(
     "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu mish hardtanh hardswish softplus tanh "
     "tanh_".split()
