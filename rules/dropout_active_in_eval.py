@@ -151,7 +151,7 @@ class DropoutActiveInEval(Rule):
 
 
 def _active_calls(context: Context) -> Iterator[_Active]:
-    """Yield the functions of user code that drop elements in a module in eval mode, or in every mode."""
+    """Yield the calls in user code that drop elements in a module in eval mode, or always."""
     trace = context.trace
     for op in trace.ops[trace.forward_start :]:
         module = trace.module_of(op) if _drops(op) else None

@@ -80,7 +80,10 @@ def hard_wired_dropout(module: SourceModule, call: ast.Call) -> HardWiredDropout
 
 
 def asks_for_mode(module: SourceModule, node: ast.AST) -> bool:
-    """Return True if a condition that decides about a node names the mode, or a switch of its function."""
+    """Return True if a condition on the way to a node names the mode.
+
+    A switch that is passed to the function counts too.
+    """
     function = module.tree.function(node)
     if function is None:
         return False
@@ -123,7 +126,7 @@ def _fault(module: SourceModule, call: ast.Call) -> DropoutFault | None:
 
 
 def _is_fixed(module: SourceModule, p: ast.expr, depth: int = 0) -> bool:
-    """Return True if a probability is certainly the same in every mode, and is not written as zero."""
+    """Return True if a probability is the same in every mode, and not written as zero."""
     if isinstance(p, ast.Constant):
         return isinstance(p.value, int | float) and p.value > 0
     if isinstance(p, ast.Name):
@@ -139,7 +142,7 @@ def _is_fixed(module: SourceModule, p: ast.expr, depth: int = 0) -> bool:
 
 
 def _may_change(module: SourceModule, store: ast.Attribute, cls: ast.ClassDef) -> bool:
-    """Return True if a store to an attribute of this name may change that of an instance after it was made."""
+    """Return True if a store may change this attribute of an instance after it is made."""
     around = module.tree.method_of(store)
     if around is None or last_name(store.value) != self_name(around[1]):
         return True
@@ -173,7 +176,7 @@ def _calls_of_new(module: SourceModule, made: ast.Call) -> list[ast.Call]:
 
 
 def _is_computed(module: SourceModule, call: ast.Call) -> bool:
-    """Return True if a call is part of what a module computes in every mode: of ``forward`` or what it calls."""
+    """Return True if a call is part of what a module computes in every mode."""
     place = module.tree.method_of(call)
     if place is None or module.tree.function(call) is not place[1]:
         return False
@@ -200,7 +203,7 @@ def _is_computed(module: SourceModule, call: ast.Call) -> bool:
 
 
 def _is_deliberate(module: SourceModule, call: ast.Call) -> bool:
-    """Return True if a name around a call says that its dropout stays active: ``MCDropout``, ``self.mc_p``."""
+    """Return True if a name says that dropout stays active: ``MCDropout``, ``self.mc_p``."""
     names = [name for argument in (*call.args[1:], *call.keywords) for name in _spelled(argument)]
     for around in module.tree.above(call):
         if isinstance(around, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -216,7 +219,7 @@ def _words(name: str) -> str:
 
 
 def _switches(function: Function) -> set[str]:
-    """Return the arguments of a function that are False or True by default, or named after dropout."""
+    """Return the arguments that are False or True by default, or named after dropout."""
     arguments = [*function.args.posonlyargs, *function.args.args]
     pairs = list(zip(reversed(arguments), reversed(function.args.defaults), strict=False))
     pairs += [(a, d) for a, d in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if d is not None]
