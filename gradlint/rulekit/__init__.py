@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gradlint.rulekit.executed_code import executed_nodes as executed_nodes
     from gradlint.rulekit.executed_code import executed_writes as executed_writes
     from gradlint.rulekit.executed_code import had_flag_until_later as had_flag_until_later
+    from gradlint.rulekit.executed_code import is_repeated as is_repeated
     from gradlint.rulekit.executed_code import variable_location as variable_location
     from gradlint.rulekit.loss_inputs import activated_finding as activated_finding
     from gradlint.rulekit.loss_inputs import find_loss_inputs as find_loss_inputs

@@ -10,8 +10,10 @@ from gradlint.source.attributes import Write, idle_flag_statement, write_of
 from gradlint.source.lookup import Function, call_at, function_of
 from gradlint.traces.events import Unfreeze
 from gradlint.traces.ids import SiteId
-from gradlint.traces.sites import is_project
+from gradlint.traces.sites import Frame, is_project
 from gradlint.traces.trace import Parameter, Trace
+
+_LOOPS = (ast.For, ast.AsyncFor, ast.While)
 
 
 def executed_functions(trace: Trace) -> list[Function]:
@@ -65,6 +67,30 @@ def uncalled_method_statements(trace: Trace, method: str) -> list[Location]:
         for function, node in executed_nodes(trace)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Attribute) and node.value.attr == method
     ]
+
+
+def is_repeated(trace: Trace, call: SiteId, once: SiteId) -> bool:
+    """Return True if a loop repeats a call, and not another call that was made before it.
+
+    Both calls are followed up to the function that leads to both. A loop counts though it ran once.
+    """
+    ways = [list(trace.sites.links(site))[::-1] for site in (call, once)]
+    shared = 0
+    while shared < min(map(len, ways)) - 1 and ways[0][shared + 1][1] == ways[1][shared + 1][1]:
+        shared += 1
+    (inner, _), (other, _) = ways[0][shared], ways[1][shared]
+    line = other.location.line if other.code == inner.code else 0
+    if any(line not in lines for lines in _loops_around(inner)):
+        return True
+    return any(_loops_around(frame) for frame, _ in ways[0][shared + 1 :])
+
+
+def _loops_around(frame: Frame) -> list[range]:
+    """Return the lines of each loop around a frame's line, in its own function."""
+    function = function_of(frame.code)
+    loops = [n for n in function.nodes() if isinstance(n, _LOOPS)] if function is not None else []
+    ranges = [range(loop.lineno, (loop.end_lineno or loop.lineno) + 1) for loop in loops]
+    return [lines for lines in ranges if frame.location.line in lines]
 
 
 def attribute_location(trace: Trace, classes: Collection[str], attribute: str) -> Location | None:

@@ -133,6 +133,7 @@ class OptimizerMade(Event):
     """An optimizer's constructor was called."""
 
     optimizer: OptimizerKey
+    type_name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,8 @@ class Step:
     """The optimizers that took part: a wrapper and the optimizer in it."""
     content: Mapping[ParameterKey, Content] = field(default_factory=dict)
     """Key of a parameter in the optimizers → its state at this step."""
+    starts_state_of: frozenset[OptimizerKey] = frozenset()
+    """The optimizers whose state (momentum, averages) was empty before this step and is not after it."""
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,11 @@ class OpenStep:
     optimizers: tuple[OptimizerKey, ...]
     content: dict[ParameterKey, Content] = field(default_factory=dict)
 
-    def finished(self, number: StepIndex) -> Step:
+    def finished(self, number: StepIndex, starts_state_of: frozenset[OptimizerKey]) -> Step:
         """Return the step, which has returned."""
-        return Step(number, self.event, self.op, self.site, self.optimizers, dict(self.content))
+        return Step(
+            number, self.event, self.op, self.site, self.optimizers, dict(self.content), starts_state_of=starts_state_of
+        )
 
 
 @dataclass

@@ -24,6 +24,7 @@ from gradlint.recorder.facts.autograd import Passage, nonzero, watching
 from gradlint.recorder.facts.finiteness import FiniteWatch
 from gradlint.recorder.facts.kept_graphs import StepMark, mark
 from gradlint.recorder.facts.training_log import OpenBackward, OpenStep, TrainingLog
+from gradlint.recorder.hooks import optimizer_state
 from gradlint.restore.global_state import without_torch_function
 from gradlint.restore.tensors import is_readable, same_values
 from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
@@ -75,7 +76,10 @@ class _Running:
         self.before = before
         """Identity of a parameter → copy of its value before the step."""
         self.parameters: dict[ParameterKey, tuple[Tensor, float | None]] = {}
-        self.closure = False
+        self.stateless: dict[OptimizerKey, Optimizer] = {}
+        """Optimizers that took part and had no state before."""
+        self.evaluations = 0
+        """Number of times the closure has run."""
 
 
 class Ledger:
@@ -393,6 +397,8 @@ class Ledger:
             self.on_elsewhere()
 
     def _hold(self, running: _Running, optimizer: Optimizer) -> None:
+        if optimizer_state.is_empty(optimizer):
+            running.stateless[OptimizerKey(id(optimizer))] = optimizer
         self.follow(p for g in optimizer.param_groups for p in g["params"] if isinstance(p, Tensor))
         with without_torch_function(), torch.no_grad():
             for group in optimizer.param_groups:
@@ -413,7 +419,7 @@ class Ledger:
         recorder = self._recorder
 
         def evaluated(*arguments: Any, **named: Any) -> Any:
-            running.closure = True
+            running.evaluations += 1
             frozen = _frozen_values(running)
             try:
                 with recorder.resuming():
@@ -435,7 +441,7 @@ class Ledger:
         entry.frame = None
         if self._running:
             return
-        if not entry.closure:
+        if not entry.evaluations:
             self._apply(entry)
         step = entry.step
         with without_torch_function(), torch.no_grad():
@@ -450,7 +456,10 @@ class Ledger:
                     spoilt=spoilt and bool(before.isfinite().all()) and not bool(p.isfinite().all()),
                 )
         index = StepIndex(len(self.training.steps))
-        self.training.steps.append(step.finished(index))
+        # a step that evaluates its closure again and again is many in one: its state lasts between them
+        stateless = entry.stateless.items() if entry.evaluations <= 1 else ()
+        starts = frozenset(key for key, o in stateless if optimizer_state.is_kept(o))
+        self.training.steps.append(step.finished(index, starts))
         for backward in {b for c in step.content.values() for b in c.backwards}:
             self.training.backwards[backward].applied_by.add(index)
         self._recorder.tensors.rebase(p for p, _ in entry.parameters.values())

@@ -188,7 +188,7 @@ def _optimizer_init(original: Any, recorder: Recorder, log: HookLog, stack: cont
         log.optimizers.append(self)
         key = OptimizerKey(id(self))
         log.group_events[key] = []
-        event = recorder.tape.event(OptimizerMade, site, key)
+        event = recorder.tape.event(OptimizerMade, site, key, type(self).__name__)
         arguments = constructor_arguments(recorder.tape.sites.so_far, site, frame, type(self))
         log.arguments[key] = Arguments(site, event.number, *arguments)
         log.under_construction.append(key)
@@ -212,7 +212,7 @@ def _optimizer_setstate(original: Any, recorder: Recorder, log: HookLog) -> Any:
             site = recorder.walk(_constructor_frame(self, sys._getframe(1))).site
             log.optimizers.append(self)
             key = OptimizerKey(id(self))
-            event = recorder.tape.event(OptimizerMade, site, key)
+            event = recorder.tape.event(OptimizerMade, site, key, type(self).__name__)
             log.arguments[key] = Arguments(site, event.number)
             log.group_events[key] = [(site, event.number) for _ in self.param_groups]
 
