@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -41,3 +42,13 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     )
     monkeypatch.setattr(pytester, "_sys_modules_snapshot", SysModulesSnapshot(preserve=lasts), raising=True)
     return pytester
+
+
+@pytest.fixture(scope="module", params=["fork", pytest.param("new", marks=pytest.mark.slow)])
+def processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the command in forks of a process that has imported torch; among the slow tests also in new processes."""
+    from processes import Forks
+
+    Forks.are_used = request.param == "fork" and hasattr(os, "fork")
+    yield
+    Forks.are_used = False

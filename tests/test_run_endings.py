@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -14,10 +12,7 @@ from pathlib import Path
 import pytest
 from script import HEAD, codes, run
 
-import gradlint
-from gradlint.load.crash import traceback_of_crash
-from gradlint.recorder.facts.training_log import TrainingLog
-from gradlint.recorder.patience import Patience
+pytestmark = pytest.mark.usefixtures("processes")
 
 OWN = """
 atexit.register(lambda: print("at exit"))
@@ -40,7 +35,7 @@ finally:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory):
+def ended(tmp_path_factory, processes):
     """One run of a script with things of its own to end: its folder, the process and the report."""
     folder = tmp_path_factory.mktemp("ended")
     done, report = run(folder, OWN, after=("--lr", "1e-3", "-v"))
@@ -102,34 +97,6 @@ def test_the_main_module_is_the_script_at_exit(tmp_path):
 
 def test_stdin_is_empty(ended):
     assert "read ''" in ended[1].stderr
-
-
-def after_(limit: int | None, calls: int, passes: int = 0, seconds: float = 0.0) -> bool:
-    """Whether patience is lost after calls and backward passes without progress."""
-    training = TrainingLog()
-    patience = Patience(training, limit)
-    patience.is_lost(0)
-    training.backwards += [None] * passes
-    with pytest.MonkeyPatch.context() as patch:
-        if not passes:
-            now = time.monotonic()
-            patch.setattr("time.monotonic", lambda: now + seconds)
-        return patience.is_lost(calls)
-
-
-@pytest.mark.parametrize(
-    ("lost", "case"),
-    [
-        (False, {"limit": None, "calls": 100_000}),
-        (False, {"limit": None, "calls": 400, "seconds": 1000.0}),
-        (True, {"limit": None, "calls": 500, "seconds": 61.0}),
-        (True, {"limit": 20, "calls": 20}),
-        (False, {"limit": 20, "calls": 20, "passes": 1}),
-        (True, {"limit": None, "calls": 500, "passes": 500}),
-    ],
-)
-def test_patience_is_lost_without_progress_only(lost, case):
-    assert after_(**case) is lost
 
 
 MANY_CALLS = {
@@ -201,77 +168,6 @@ def test_nothing_keeps_running(tmp_path):
         assert alive == []
 
 
-INTERRUPTIBLE = """
-import atexit, os, signal, time, torch
-atexit.register(lambda: open("at exit", "w"))
-open("pid", "w").write(str(os.getpid()))
-try:
-    while True:
-        open("alive", "w").close()
-        time.sleep(0.1)
-finally: open("finally", "w")
-"""
-
-
-STUBBORN = INTERRUPTIBLE.replace(
-    "while", "for n in ('SIGINT', 'SIGTERM'): signal.signal(getattr(signal, n), signal.SIG_IGN)\n    while"
-)
-
-
-def ended_by(folder: Path, script: str, *signals: int) -> tuple[int, set[str], bool]:
-    """Run a script and send signals to gradlint: the exit code, the files that are left, whether the script lives."""
-    (folder / "train.py").write_text(script, encoding="utf-8")
-    (folder / "tmp").mkdir()
-    environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
-    process = subprocess.Popen([sys.executable, "-m", "gradlint", "run", "train.py"], cwd=folder, env=environment)
-    while not (folder / "alive").exists() and process.poll() is None:
-        time.sleep(0.1)
-    for number in signals:
-        process.send_signal(number)
-        time.sleep(0.5)
-    code = process.wait(60)
-    pid = int((folder / "pid").read_text())
-    deadline = time.monotonic() + 30
-    while _lives(pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    left = {path.name for path in folder.iterdir()} & {"finally", "at exit"}
-    return code, left | {path.name for path in (folder / "tmp").iterdir()}, _lives(pid)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
-def test_a_script_is_interrupted_if_gradlint_is_told_to_end(tmp_path, name):
-    ended = ended_by(tmp_path, INTERRUPTIBLE, getattr(signal, name))
-    assert ended == (130, {"finally", "at exit"}, False)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_script_is_interrupted_if_gradlint_is_killed(tmp_path):
-    assert ended_by(tmp_path, INTERRUPTIBLE, signal.SIGKILL) == (-9, {"finally", "at exit"}, False)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("signals", [["SIGINT"], ["SIGINT", "SIGINT"], ["SIGTERM"]])
-def test_a_script_that_ignores_signals_is_ended(tmp_path, signals):
-    assert ended_by(tmp_path, STUBBORN, *(getattr(signal, name) for name in signals)) == (130, set(), False)
-
-
-def test_a_script_without_a_model_is_interrupted_when_its_time_is_up(tmp_path):
-    _, report = run(tmp_path, "", "--timeout", "1", head=INTERRUPTIBLE)
-    assert report["errors"][0]["message"].startswith("no backward pass within 1 s, no call of a model: raise --timeout")
-    assert (tmp_path / "finally").exists() and (tmp_path / "at exit").exists()
-
-
 @pytest.mark.slow
 def test_the_option_is_named_if_a_script_ends_in_its_own_way_when_its_time_is_up(tmp_path):
     body = "try: time.sleep(100)\nexcept KeyboardInterrupt: sys.exit(5)"
@@ -283,17 +179,3 @@ def test_a_crash_is_told(tmp_path):
     done, report = run(tmp_path, "", head="import ctypes, torch\nctypes.string_at(0)\n")
     [error] = report["errors"]
     assert done.returncode == 2 and "ended by signal 11 (SIGSEGV) before anything could be judged" in error["message"]
-
-
-def test_a_crash_is_told_with_the_users_frames():
-    own = Path(gradlint.__file__).parent
-    dump = f"""Fatal Python error: Segmentation fault
-
-Current thread 0x00007f00 (most recent call first):
-  File "nets.py", line 3 in forward
-  File "{own / "recorder" / "session.py"}", line 9 in _forward
-  File "train.py", line 7 in <module>
-  File "<frozen runpy>", line 88 in _run_code
-"""
-    expected = 'Traceback (most recent call last):\n  File "train.py", line 7, in <module>\n'
-    assert traceback_of_crash(dump) == expected + '  File "nets.py", line 3, in forward\n'

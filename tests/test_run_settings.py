@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
+import processes
 import pytest
 from script import HEAD, codes, mostly_slow, run
 from table import ROOT
 
-from gradlint.cli.script_command import split
+pytestmark = pytest.mark.usefixtures("processes")
 
 
 def test_a_module_is_run_as_python_does(tmp_path):
@@ -22,8 +20,7 @@ def test_a_module_is_run_as_python_does(tmp_path):
     (package / "__init__.py").write_text("")
     (package / "parts.py").write_text(HEAD)
     (package / "train.py").write_text("from .parts import iteration\nfor _ in range(5): iteration(clear=False)\n")
-    command = [sys.executable, "-m", "gradlint", "run", "--output-format", "json", "-m", "package.train"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = processes.gradlint(["run", "--output-format", "json", "-m", "package.train"], tmp_path)
     assert codes(json.loads(done.stdout)) == ["GL501"], done.stderr
 
 
@@ -35,38 +32,14 @@ def test_modules_are_found_as_by_python(tmp_path, beside):
     ((folder if beside else tmp_path) / "shared_parts.py").write_text("COUNT = 2\n", encoding="utf-8")
     body = "import shared_parts\nfor _ in range(shared_parts.COUNT): iteration()\n"
     (folder / "train.py").write_text(HEAD + body, encoding="utf-8")
-    command = [sys.executable, "-m", "gradlint", "run", "--output-format", "json", str(Path("scripts", "train.py"))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    command = ["run", "--output-format", "json", str(Path("scripts", "train.py"))]
+    done = processes.gradlint(command, tmp_path, {"PYTHONPATH": str(ROOT)})
     assert (done.returncode, "No module named 'shared_parts'" in done.stdout) == ((0, False) if beside else (2, True))
 
 
 def test_steps_are_counted(tmp_path):
     done, _ = run(tmp_path, "for i in range(50):\n    print('iteration', i)\n    iteration()", "--steps", "5")
     assert "iteration 4" in done.stderr and "iteration 6" not in done.stderr
-
-
-SPLITS = {
-    "train.py --lr 1 -h": ([], ["train.py", "--lr", "1", "-h"]),
-    "--steps 5 train.py --steps 7": (["--steps", "5"], ["train.py", "--steps", "7"]),
-    "-q --steps=5 train.py": (["-q", "--steps=5"], ["train.py"]),
-    "train.py -- --lr 1": ([], ["train.py", "--lr", "1"]),
-    "train.py -- -- --lr 1": ([], ["train.py", "--", "--lr", "1"]),
-    "train.py x -- y": ([], ["train.py", "x", "--", "y"]),
-    "-- -train.py -v": ([], ["-train.py", "-v"]),
-    "-m package.train --lr 1": (["-m", "package.train"], ["--lr", "1"]),
-    "-m package.train -- --lr 1": (["-m", "package.train"], ["--lr", "1"]),
-    "-qmpackage.train -m x": (["-qmpackage.train"], ["-m", "x"]),
-    "-qm package.train -m x": (["-qm", "package.train"], ["-m", "x"]),
-    "--steps -m train.py": (["--steps", "-m"], ["train.py"]),
-    "--strict": (["--strict"], []),
-    "": ([], []),
-}
-
-
-@pytest.mark.parametrize("line", SPLITS)
-def test_what_follows_the_script_belongs_to_it(line):
-    assert split(line.split(), {"--steps", "-m"}) == SPLITS[line]
 
 
 def test_an_option_of_gradlint_after_the_script_is_told_if_the_script_refuses_it(tmp_path):
@@ -77,25 +50,13 @@ def test_an_option_of_gradlint_after_the_script_is_told_if_the_script_refuses_it
 
 
 def test_a_launcher_is_told_and_not_run(tmp_path):
-    command = [sys.executable, "-m", "gradlint", "run", "-m", "torch.distributed.run", "train.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = processes.gradlint(["run", "-m", "torch.distributed.run", "train.py"], tmp_path)
     assert done.returncode == 2 and "torchrun starts the script in other processes" in done.stdout
 
 
 def test_a_missing_script_is_told(tmp_path):
-    command = [sys.executable, "-m", "gradlint", "run", "no.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = processes.gradlint(["run", "no.py"], tmp_path)
     assert done.returncode == 2 and "no.py does not exist" in done.stderr + done.stdout
-
-
-def test_a_missing_torch_is_told(tmp_path, monkeypatch):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "torch.py").write_text("raise ImportError('no wheel fits')", encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "broken"), str(ROOT)]))
-    done, report = run(tmp_path, "print('never reached')")
-    [error] = report["errors"]
-    assert done.returncode == 2 and "never reached" not in done.stderr and "Traceback" not in done.stderr
-    assert "needs torch, which cannot be imported (no wheel fits)" in error["message"]
 
 
 UNCLEARED = "while True: iteration(clear=False)"  # GL501, an error, on line 17
@@ -150,20 +111,14 @@ def test_a_comment_with_nothing_to_silence_is_told_once_enough_was_seen(tmp_path
 
 @pytest.mark.slow
 def test_a_baseline_is_written_and_counts(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "gradlint", "run", "--write-baseline", "known.json", "train.py"],
-        cwd=_script(tmp_path, UNCLEARED), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = processes.gradlint(["run", "--write-baseline", "known.json", "train.py"], _script(tmp_path, UNCLEARED))
     assert done.returncode == 0, done.stderr
     done, report = run(tmp_path, UNCLEARED, "--baseline", "known.json")
     assert (codes(report), done.returncode) == ([], 0)
 
 
 def test_comments_are_added_for_what_a_run_finds(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "gradlint", "run", "--add-ignores", "train.py"],
-        cwd=_script(tmp_path, UNCLEARED), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = processes.gradlint(["run", "--add-ignores", "train.py"], _script(tmp_path, UNCLEARED))
     assert done.returncode == 0, done.stderr
     assert "loss.backward()  # gradlint: ignore[GL501]" in (tmp_path / "train.py").read_text()
 

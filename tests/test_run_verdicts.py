@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from script import HEAD, codes, mostly_slow, run
 
+pytestmark = pytest.mark.usefixtures("processes")
+
 RIGHT = {
     "ends by itself": "iteration()\niteration()",
     "goes on for ever": "while True: iteration()",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
+import processes
 import pytest
 
 HEAD = """
@@ -35,8 +34,7 @@ def run(folder: Path, body: str, *options: str, after: tuple[str, ...] = (), hea
     """Run a script; the process and the report."""
     script = folder / "train.py"
     script.write_text(head + textwrap.dedent(body), encoding="utf-8")
-    command = [sys.executable, "-m", "gradlint", "run", "--output-format", "json", *options, "train.py", *after]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    done = processes.gradlint(["run", "--output-format", "json", *options, "train.py", *after], folder)
     return done, json.loads(done.stdout)
 
 
@@ -46,6 +44,6 @@ def codes(report) -> list[str]:
 
 
 def mostly_slow(names):
-    """Mark all cases but the first two as slow: each starts a process that imports torch."""
+    """Mark all cases but the first two as slow: each starts two processes."""
     names = list(names)
     return [*names[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in names[2:])]
