@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint import Context, Finding, Fix, Location, Rule, Severity
+from gradlint.rulekit import iterator_places
 
 
 class ClipAfterStep(Rule):
@@ -75,6 +76,9 @@ class ClipAfterStep(Rule):
         "the gradient is clipped before unscale_(), while the loss scale multiplies it: the limit is far too small."
     )
     MESSAGE_EXHAUSTED = "the parameter iterator passed here is already exhausted: nothing is clipped."
+    RELATED_STEP = "this step applies it"
+    RELATED_MADE = "the iterator is created here"
+    RELATED_USED = "it is exhausted here"
     FIX_LATE = "Clip between backward() and step()."
     FIX_SCALED = "Call scaler.unscale_(optimizer) before clipping."
     FIX_EXHAUSTED = "Pass model.parameters() again, or a list."
@@ -83,9 +87,12 @@ class ClipAfterStep(Rule):
         training = context.training
         for site, clips in context.by_place(training.clips, lambda clip: clip.site):
             step_site = None
+            made: Location | None = None
+            used: Location | None = None
             if any(c.exhausted for c in clips):
                 message, fix = self.MESSAGE_EXHAUSTED, self.FIX_EXHAUSTED
                 keys = {k for s in training.steps for k, c in s.content.items() if c.backwards}
+                made, used = iterator_places(context.trace, site)
             elif any(c.scaled and not c.measures for c in clips):
                 message, fix = self.MESSAGE_SCALED, self.FIX_SCALED
                 keys = {k for c in clips for k in c.scaled}
@@ -100,6 +107,10 @@ class ClipAfterStep(Rule):
                 message,
                 at=site,
                 parameters=context.trace.with_keys(keys),
-                related=[context.related("this step applies it", step_site)],
+                related=[
+                    context.related(self.RELATED_STEP, step_site),
+                    context.related(self.RELATED_MADE, made),
+                    context.related(self.RELATED_USED, used),
+                ],
                 fix=Fix(fix),
             )

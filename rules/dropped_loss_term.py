@@ -79,6 +79,8 @@ class DroppedLossTerm(Rule):
         "output."
     )
     MESSAGE_RETURN = "no gradient reaches {parameters}: this return omits the only sum that depends on {them}."
+    RELATED = "computed here"
+    RELATED_PART = "the term is computed here"
     FIX = "Return or add the term. If it is only logged, freeze the parameters that nothing else trains."
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -89,6 +91,10 @@ class DroppedLossTerm(Rule):
                 context.fill(template, term.parameters),
                 at=term.returned or term.computed,
                 parameters=term.parameters,
-                related=[context.related("computed here", term.computed), *context.callers(term.computed)],
+                related=[
+                    context.related(self.RELATED, term.computed),
+                    *(context.related(self.RELATED_PART, site) for site in term.parts[:3]),
+                    *context.callers(term.computed),
+                ],
                 fix=Fix(self.FIX),
             )

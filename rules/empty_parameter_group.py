@@ -8,6 +8,7 @@ from typing import TypeGuard
 
 from gradlint import Context, Finding, Fix, Related, Rule, Severity, SourceContext, SourceModule
 from gradlint.flow import group_location
+from gradlint.rulekit import iterator_places
 from gradlint.source import consumed_whole, loops_around, surely_before
 
 
@@ -142,6 +143,7 @@ class EmptyParameterGroup(Rule):
         for optimizer, group in context.flow.exhausted:
             lost = [p for p in context.trace.parameters if p.requires_grad and p.in_tree and not p.groups]
             message = self.MESSAGE_LOST if lost else self.MESSAGE
+            made, used = iterator_places(context.trace, group.site)
             created = self.RELATED_OPTIMIZER.format(optimizer=optimizer.type)
             yield context.finding(
                 self,
@@ -150,7 +152,8 @@ class EmptyParameterGroup(Rule):
                 parameters=lost,
                 related=[
                     context.related(created, optimizer.site),
-                    *(context.related(self.RELATED_MADE, at) for at in optimizer.arguments.chosen_at),
+                    *(context.related(self.RELATED_MADE, at) for at in (made, *optimizer.arguments.chosen_at)),
+                    context.related(self.RELATED_FIRST, used),
                 ],
                 fix=Fix(self.FIX),
             )

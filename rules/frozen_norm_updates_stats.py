@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Module, Parameter, Rule, Severity
 from gradlint.rulekit import list_of, plural
+from gradlint.traces import ModeSwitch
+from gradlint.traces.ids import NO_MODULE
 
 
 class FrozenNormUpdatesStats(Rule):
@@ -79,6 +81,8 @@ class FrozenNormUpdatesStats(Rule):
         "train mode normalizes by the batch in {count} with momentum 0 ({names}): the running statistics are not used."
     )
     RELATED = "{module} is created here"
+    RELATED_EVAL = "it is put in eval mode here"
+    RELATED_TRAIN = "train() puts it back in train mode here"
     FIX = (
         "Put the frozen layers in eval mode, and keep them there by overriding train(). Or use a norm without running "
         "statistics to update (torchvision.ops.FrozenBatchNorm2d)."
@@ -89,6 +93,7 @@ class FrozenNormUpdatesStats(Rule):
         for (where, by_batch), members in context.by_place(norms, lambda norm: (norm[0], _by_batch(norm[1]))):
             modules = [module for _, module, _ in members]
             freeze = context.first_freeze(members[0][2])
+            evaluated, undone = _undone_eval(context, modules)
             yield context.finding(
                 self,
                 (self.MESSAGE_MOMENTUM_0 if by_batch else self.MESSAGE).format(
@@ -98,6 +103,8 @@ class FrozenNormUpdatesStats(Rule):
                 demoted=by_batch,
                 parameters=[p for _, _, judged in members for p in judged],
                 related=[
+                    context.related(self.RELATED_EVAL, evaluated),
+                    context.related(self.RELATED_TRAIN, undone),
                     *(context.callers(freeze.site) if freeze else ()),
                     context.related(self.RELATED.format(module=modules[0].fqn), modules[0].registered_at),
                 ],
@@ -115,6 +122,24 @@ class FrozenNormUpdatesStats(Rule):
             if not judged or not all(p.frozen_throughout for p in judged) or _moves_otherwise(context, judged):
                 continue
             yield trace.location(context.freeze_site(module, judged)), module, judged
+
+
+def _undone_eval(context: Context, modules: list[Module]) -> tuple[ModeSwitch | None, ModeSwitch | None]:
+    """Return the eval() of a part that contains one of some norm layers, and the train() that undid it.
+
+    An eval() of a whole model is a phase of the training, and says nothing about its frozen layers.
+    """
+    trace = context.trace
+    numbers = {module.number for module in modules}
+    evaluated: ModeSwitch | None = None
+    for event in trace.events_of(ModeSwitch):
+        if numbers.isdisjoint(event.changed) or not context.by_user(event.site):
+            continue
+        if event.training and evaluated is not None:
+            return evaluated, event
+        if not event.training and trace.modules[event.module].parent != NO_MODULE:
+            evaluated = event
+    return None, None
 
 
 def _moved(context: Context, module: Module) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
+from gradlint.rulekit import inflect, summarize_names, variable_of
 
 
 class LayerCreatedInForward(Rule):
@@ -75,11 +77,15 @@ class LayerCreatedInForward(Rule):
         for _, copies in context.by_place(created, lambda p: context.trace.location(p.history[0].site)):
             parameters = _of_one_forward(copies)
             site = parameters[0].history[0].site
+            variable = variable_of(context.trace, site)
+            renamed = [_called(p, variable) for p in parameters] if variable else parameters
+            names = summarize_names(renamed, [*context.trace.parameters, *renamed])
             yield context.finding(
                 self,
-                context.fill(self.MESSAGE, parameters),
+                self.MESSAGE.format(parameters=names, them=inflect(parameters, "them")),
                 at=site,
-                parameters=parameters,
+                parameters=[p for p in parameters if p.in_tree],
+                named=[p.fqn for p in renamed if not p.in_tree],
                 related=context.callers(site, self.RELATED, 1),
                 fix=Fix(self.FIX),
                 demoted=not context.by_user(site),
@@ -92,6 +98,14 @@ def _of_one_forward(copies: list[Parameter]) -> list[Parameter]:
     Each forward creates the others again.
     """
     return [p for p in copies if p.in_tree] or list({p.fqn: p for p in reversed(copies)}.values())[::-1]
+
+
+def _called(parameter: Parameter, variable: str) -> Parameter:
+    """Return a parameter outside the model under the name of the variable that its layer is assigned to."""
+    if parameter.in_tree:
+        return parameter
+    _, _, below = parameter.fqn.partition(".")
+    return replace(parameter, fqn=f"{variable}.{below}")
 
 
 def _is_copy(context: Context, parameter: Parameter) -> bool:

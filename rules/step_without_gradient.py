@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity, Step, Training
 from gradlint.flow import optimizer_label
-from gradlint.traces import Clear
+from gradlint.traces import Clear, GradModeOff
 from gradlint.traces.ids import NO_EVENT
 
 
@@ -77,6 +77,7 @@ class StepWithoutGradient(Rule):
         "cleared."
     )
     MESSAGE_UNREACHED = "{optimizer} is stepped without gradient: no backward() before it reaches {parameters}."
+    RELATED_OFF = "grad mode is switched off here, and the loss is computed without gradient"
     FOREIGN = "tensors outside the model"
     FIX_CLEARED = "Call zero_grad() before backward() or after step(), not between them."
     FIX_UNREACHED = "Call backward() before the step, on a loss that depends on these parameters."
@@ -84,7 +85,7 @@ class StepWithoutGradient(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace, training, flow = context.trace, context.training, context.flow
         # where no step runs a backward, no other rule reports these
-        reported = set() if flow.waits_for_step else flow.starved | flow.unused | flow.undecided
+        reported = set() if flow.waits_for_step else flow.starved | flow.unused
         if not flow.reached:
             reported = reported & flow.starved  # what no loss depends on is no detail where nothing is reached
         stale = {old.optimizer for old in flow.replaced} | {parted.optimizer.number for parted in flow.parted}
@@ -117,11 +118,23 @@ class StepWithoutGradient(Rule):
             parameters=parameters,
             related=[
                 context.related("cleared here", clear.site) if clear is not None else None,
+                context.related(self.RELATED_OFF, self._grad_mode_off(context, parameters)),
                 *context.uncalled("backward"),
                 context.created(optimizer),
             ],
             fix=Fix(self.FIX_UNREACHED if clear is None else self.FIX_CLEARED),
         )
+
+    def _grad_mode_off(self, context: Context, parameters: list[Parameter]) -> GradModeOff | None:
+        """Return the switch that kept grad mode off where the loss was computed from some parameters."""
+        trace, flow = context.trace, context.flow
+        wanted = sum(1 << p.index for p in parameters)
+        for op in trace.ops[context.training.start :]:
+            if op.region < 0 or flow.on_path.isdisjoint(op.outputs):
+                continue
+            if any(flow.masks.data.get(value, 0) & wanted for value in op.inputs):
+                return trace.region(op.region)
+        return None
 
 
 def _precedes_step(clear: Clear, keys: frozenset[int], steps: list[Step], training: Training) -> bool:

@@ -86,7 +86,9 @@ class UnregisteredParameter(Rule):
             if first.place.variable:
                 where = trace.location(first.site) or variable_location(trace, attribute)
             else:
-                where = attribute_location(trace, trace.modules[number].type.bases, attribute)
+                where = attribute_location(
+                    trace, trace.modules[number].type.bases, attribute, trace.location(first.site)
+                )
             yield context.finding(
                 self,
                 self.MESSAGE.format(names=", ".join(names), reason=self._reason(first, names)),

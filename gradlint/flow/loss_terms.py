@@ -488,6 +488,8 @@ class DroppedTerm:
     """Site of its computation."""
     returned: Location | None
     """The ``return`` that leaves the term out; None if it is not known."""
+    parts: tuple[SiteId, ...] = ()
+    """Sites of the summands of it that depend on the parameters."""
 
 
 def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
@@ -498,7 +500,7 @@ def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
     """
     trace = flow.trace
     unused = mask_of(flow.unused)
-    by_op: dict[int, list[Parameter]] = {}
+    by_op: dict[int, DroppedTerm] = {}
     for number in range(len(trace.ops) - 1, trace.forward_start - 1, -1):
         op = trace.ops[number]
         if not op.outputs or op.region >= 0 or op.site == NO_SITE:
@@ -515,12 +517,11 @@ def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
         parts, _ = _taken_apart(trace, flow.masks.data, Summand(value, 1.0), through_detach=False, elementwise=False)
         if looks and not (len(parts) > 1 and any(t.value in flow.on_path for t in parts)):
             continue
-        by_op[number] = flow.by_index(indices(mask))
+        producers = (trace.made_by(t.value) for t in parts if flow.masks.live.get(t.value, 0) & mask)
+        sites = tuple(made.site for made in producers if made is not None)
+        by_op[number] = DroppedTerm(flow.by_index(indices(mask)), op.site, _return_without(flow, op.site), sites)
         unused &= ~mask
-    return [
-        DroppedTerm(parameters, trace.ops[number].site, _return_without(flow, trace.ops[number].site))
-        for number, parameters in sorted(by_op.items())
-    ]
+    return [term for _, term in sorted(by_op.items())]
 
 
 def _return_without(flow: FlowFacts, site: SiteId) -> Location | None:

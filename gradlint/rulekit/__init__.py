@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from gradlint.rulekit.executed_code import executed_writes as executed_writes
     from gradlint.rulekit.executed_code import had_flag_until_later as had_flag_until_later
     from gradlint.rulekit.executed_code import is_repeated as is_repeated
+    from gradlint.rulekit.executed_code import iterator_places as iterator_places
     from gradlint.rulekit.executed_code import variable_location as variable_location
+    from gradlint.rulekit.executed_code import variable_of as variable_of
     from gradlint.rulekit.loss_inputs import activated_finding as activated_finding
     from gradlint.rulekit.loss_inputs import find_loss_inputs as find_loss_inputs
     from gradlint.wording import inflect as inflect
     from gradlint.wording import list_of as list_of
     from gradlint.wording import number_pattern as number_pattern
     from gradlint.wording import plural as plural
+    from gradlint.wording import summarize_names as summarize_names
     from gradlint.wording import tensors as tensors
 else:
     __getattr__, __dir__ = lazy_names(__name__)

@@ -9,9 +9,13 @@ from gradlint.findings import Finding, Fix, Related, Severity
 from gradlint.flow.cut import Cut, CutKind
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.rule import Rule
+from gradlint.traces.op_families import LOOKUPS
 
 MESSAGE_TERM = "It also makes a term of the loss constant, and that term does not train {parameters}."
 RELATED_TERM = "the value enters the loss in this term"
+
+_INDICES_FIRST = frozenset({"embedding", "embedding_bag", "one_hot"})
+"""Lookups whose first argument holds the indices."""
 
 
 def report_cuts(
@@ -27,10 +31,12 @@ def report_cuts(
     The templates have the fields ``{call}`` and ``{parameters}``. The severity is the rule's unless another is given.
     The severity is info where neither the place nor any parameter is user code. It is info also where a module of a
     library cuts off parts of itself, for example an indexer that a loss of its own trains. An op that has no gradient
-    by nature is info where other cuts explain the same parameters: few such lines can be changed.
+    by nature is info where other cuts explain the same parameters: few such lines can be changed. The same holds for
+    one that only makes the indices of a lookup.
     """
     cuts = context.flow.cuts
     explained = {p.index for c in cuts if c.kind is not CutKind.NONDIFFERENTIABLE for p in c.starved}
+    by_value = {p.index for c in cuts if not _is_lookup(context, c) for p in c.starved}
     for position, cut in enumerate(cuts):
         if cut.kind is not kind or cut.relabelled is not None:
             continue  # requires_grad_() after the cut is the line to report
@@ -60,7 +66,8 @@ def report_cuts(
             severity=severity,
             demoted=not by_user
             or _cuts_own_parts(context, cut)
-            or (kind is CutKind.NONDIFFERENTIABLE and explained.issuperset(p.index for p in cut.starved)),
+            or (kind is CutKind.NONDIFFERENTIABLE and explained.issuperset(p.index for p in cut.starved))
+            or (_is_lookup(context, cut) and by_value.issuperset(p.index for p in cut.starved)),
         )
 
 
@@ -69,6 +76,27 @@ def _term_places(context: Context, position: int) -> Iterator[Related]:
     sites = context.flow.terms_behind.get(position, ())
     places = dict.fromkeys(place for site in sites if (place := context.trace.location(site)) is not None)
     yield from (Related(RELATED_TERM, place) for place in itertools.islice(places, 3))
+
+
+def _is_lookup(context: Context, cut: Cut) -> bool:
+    """Return True if a cut makes integers that the loss uses only as indices."""
+    flow, trace = context.flow, context.trace
+    if cut.kind is not CutKind.NONDIFFERENTIABLE or cut.zero or not cut.outputs:
+        return False
+    pending, seen = list(cut.outputs), set(cut.outputs)
+    while pending:
+        value = pending.pop()
+        if "int" not in trace.values[value].dtype or value in trace.roots:
+            return False
+        for number in flow.consumers.get(value, ()):
+            op = trace.ops[number]
+            by_index = op.inputs if op.name in _INDICES_FIRST else op.inputs[1:]
+            if op.name in LOOKUPS and value in by_index:
+                continue
+            outputs = [o for o in op.outputs if o in flow.on_path and o not in seen]
+            seen.update(outputs)
+            pending += outputs
+    return True
 
 
 def _cuts_own_parts(context: Context, cut: Cut) -> bool:

@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterator
 
 from gradlint.location import Location
 from gradlint.source.attributes import Write, idle_flag_statement, write_of
-from gradlint.source.lookup import Function, call_at, function_of
+from gradlint.source.iterators import consumed_whole
+from gradlint.source.lookup import Function, call_at, function_of, source_module
+from gradlint.source.order import surely_before
 from gradlint.traces.events import Unfreeze
 from gradlint.traces.ids import SiteId
 from gradlint.traces.sites import Frame, is_project
@@ -93,23 +95,74 @@ def _loops_around(frame: Frame) -> list[range]:
     return [lines for lines in ranges if frame.location.line in lines]
 
 
-def attribute_location(trace: Trace, classes: Collection[str], attribute: str) -> Location | None:
+def attribute_location(
+    trace: Trace, classes: Collection[str], attribute: str, value: Location | None = None
+) -> Location | None:
     """Return where executed code assigns an attribute of instances.
 
-    Their own methods come first. `classes` are the names of the class and its bases. None if no function that ran
-    assigns it.
+    The statement that computes the `value` comes first, then their own methods. `classes` are the names of the class
+    and its bases. None if no function that ran assigns it.
     """
+    own: Location | None = None
     elsewhere: Location | None = None
     for function, node in executed_nodes(trace):
         for target in _targets(node):
             if not isinstance(target, ast.Attribute) or target.attr != attribute:
                 continue
             where = function.module.location(node)
+            if value is not None and where.path == value.path and where.line <= value.line <= (where.end_line or 0):
+                return where
             if not isinstance(target.value, ast.Name) or target.value.id != function.self_name:
                 elsewhere = elsewhere or where
             elif function.owner in classes:
-                return where
-    return elsewhere
+                own = own or where
+    return own or elsewhere
+
+
+def variable_of(trace: Trace, site: SiteId) -> str:
+    """Return the variable or attribute that a statement assigns the value of a call to; empty without one.
+
+    The call may be an argument within the value: ``layer = nn.Sequential(nn.Linear(2, 2))``.
+    """
+    frame = trace.frame(site)
+    function = function_of(frame.code) if frame is not None and frame.project else None
+    if frame is None or function is None:
+        return ""
+    line = frame.location.line
+    for node in function.nodes():
+        if isinstance(node, ast.Assign) and node.lineno <= line <= (node.end_lineno or node.lineno):
+            target = node.targets[0]
+            if isinstance(node.value, ast.Call) and isinstance(target, ast.Name | ast.Attribute):
+                return target.id if isinstance(target, ast.Name) else target.attr
+    return ""
+
+
+def iterator_places(trace: Trace, site: SiteId) -> tuple[Location | None, Location | None]:
+    """Return where the exhausted iterator that a call is given was made, and where it was used up before.
+
+    Each is None if it is not in the function that makes the call.
+    """
+    frame = trace.frame(site)
+    call = call_at(frame.path, frame.location) if frame is not None and frame.project else None
+    module = source_module(frame.path) if frame is not None and call is not None else None
+    if module is None or call is None:
+        return None, None
+    tree = module.tree
+    made_only: Location | None = None
+    given = [*call.args[:1], *(k.value for k in call.keywords if k.arg in ("params", "parameters"))]
+    for name in (n for argument in given for n in ast.walk(argument) if isinstance(n, ast.Name)):
+        bindings = tree.bindings(name)
+        made = module.kinds.value_given(bindings[0]) if len(bindings) == 1 else None
+        kind = module.kind(made) if made is not None else None
+        if made is None or not (kind.once if kind is not None else name in given and isinstance(made, ast.Call)):
+            continue
+        uses = [use for use in tree.loads.get(name.id, ()) if tree.bindings(use) is bindings and use is not name]
+        whole = [use for use in uses if consumed_whole(module, use) and surely_before(tree, use, name)]
+        before = whole or [use for use in uses if use.lineno < name.lineno]
+        if before:
+            return module.location(made), module.location(before[0])
+        made_only = made_only or module.location(made)
+    return made_only, None
 
 
 def variable_location(trace: Trace, name: str) -> Location | None:

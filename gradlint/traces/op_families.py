@@ -85,6 +85,10 @@ SELECTIONS = frozenset(
     "where masked_fill masked_fill_ masked_select __getitem__ gather index_select take_along_dim".split()
 )
 """Functions that choose elements by a mask or by indices."""
+LOOKUPS = frozenset(
+    "embedding embedding_bag one_hot __getitem__ gather index_select take take_along_dim scatter scatter_".split()
+)
+"""Functions that read integers as indices."""
 PAIRWISE = frozenset("broadcast_tensors meshgrid align_tensors atleast_1d atleast_2d atleast_3d".split())
 """Functions that give as many tensors as they take, each made from its own one (so do all of ``_foreach_``)."""
 

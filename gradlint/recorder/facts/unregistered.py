@@ -17,7 +17,8 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts import autograd
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.hooks.modules import HookLog
-from gradlint.traces.ids import NO_SITE, ParameterKey
+from gradlint.traces.ids import NO_SITE, ParameterKey, ValueId
+from gradlint.traces.ops import KIND_ALIAS, KIND_WRITE, Op, Value
 from gradlint.traces.sites import class_is_project, is_project
 from gradlint.traces.trace import UnregisteredPlace, UnregisteredTensor
 
@@ -179,7 +180,7 @@ def judge_unregistered_tensors(
         tensor = find.thing
         leaves = [t for t in autograd.leaves([tensor]) if id(t) not in registered]
         if leaves:
-            producer = values[value].producer
+            producer = _made_at(ops, values, ValueId(value))
             yield UnregisteredTensor(
                 place=find.place(log),
                 leaf=tensor.grad_fn is None,
@@ -188,3 +189,15 @@ def judge_unregistered_tensors(
                 differentiated=value in asked,
                 site=ops[producer].site if producer >= 0 else NO_SITE,
             )
+
+
+def _made_at(ops: Sequence[Op], values: Sequence[Value], value: ValueId) -> int:
+    """Return the op that made a tensor, or that made it the result of operations; not its later writes in place."""
+    while (producer := values[value].producer) >= 0 and ops[producer].kind in (KIND_WRITE, KIND_ALIAS):
+        before = next((v for v in ops[producer].inputs if values[v].requires_grad), None)
+        if before is None or before == value or values[before].producer < 0:
+            break
+        if values[before].shape != values[value].shape:
+            break  # a part of it was written to
+        value = before
+    return producer
