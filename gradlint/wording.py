@@ -43,7 +43,7 @@ def tensors(number: int, elements: int) -> str:
 
 _SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does", "they": "it", "them": "it"}
 """Words whose singular is not formed like that of other verbs."""
-INFLECTED = frozenset("are were have do they them change get hold need require run stay train".split())
+INFLECTED = frozenset("are were have do they them change get hold keep need require run stay train".split())
 """Placeholders of templates about parameters that stand for an inflected word."""
 
 

@@ -97,12 +97,10 @@ class OptimizerMadeEveryStep(Rule):
         trace = context.trace
         found: list[tuple[SiteId, list[_Round], Parameter]] = []
         for rounds in _habits(context):
-            parameters = trace.with_keys(rounds[0].step.content)
-            if any(_is_written_between(context, rounds, p.key) for p in parameters):
-                continue
-            if is_repeated(trace, rounds[0].step.site, rounds[0].made.site):
-                continue
-            found += ((rounds[0].made.site, rounds, parameter) for parameter in parameters)
+            made, step = rounds[0]
+            is_rewound = not step.content.keys().isdisjoint(_written_between(context, rounds))
+            if not is_rewound and not is_repeated(trace, step.site, made.site):
+                found += ((made.site, rounds, parameter) for parameter in trace.with_keys(step.content))
         for site, members in context.by_place(found, lambda member: member[0]):
             first = members[0][1][0]
             parameters = [parameter for _, _, parameter in members]
@@ -133,11 +131,11 @@ def _habits(context: Context) -> Iterator[list[_Round]]:
             yield members
 
 
-def _is_written_between(context: Context, rounds: list[_Round], key: ParameterKey) -> bool:
-    """Return True if code gives a parameter another value between the steps: it may rewind it."""
+def _written_between(context: Context, rounds: list[_Round]) -> set[ParameterKey]:
+    """Return the parameters that code gives another value between the steps: it may rewind them."""
     begin, end = rounds[0].step.event, rounds[-1].step.event
-    return any(
-        begin < write.number < end and write.op_name not in _KEEPS_ON_TRACK
+    return {
+        write.parameter
         for write in context.trace.events_of(ParameterWrite)
-        if write.parameter == key
-    )
+        if begin < write.number < end and write.op_name not in _KEEPS_ON_TRACK
+    }

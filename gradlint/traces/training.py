@@ -147,6 +147,10 @@ class Schedule:
     """The optimizer it schedules."""
     made_at: SiteId
     """Site where the scheduler was created; NO_SITE if unknown."""
+    base_rates: int | None = None
+    """Number of groups whose base rate the scheduler keeps; None if it keeps none."""
+    changed_groups: frozenset[int] = frozenset()
+    """Positions of the groups whose learning rate it changed."""
 
 
 @dataclass(frozen=True)

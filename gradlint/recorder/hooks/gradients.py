@@ -539,10 +539,20 @@ class Ledger:
             if grad is not None:
                 yield key, grad
 
-    def scheduled(self, optimizer: OptimizerKey, made_at: SiteId, site: SiteId) -> None:
-        """Note that user code steps a scheduler."""
-        event = self._recorder.tape.event(SchedulerStepCalled, site, optimizer)
-        self.training.schedules.append(Schedule(event.number, site, optimizer, made_at))
+    @contextlib.contextmanager
+    def scheduled(self, scheduler: Any, made_at: SiteId, site: SiteId) -> Iterator[None]:
+        """Note that user code steps a scheduler, and the rates that the call changes."""
+        optimizer = getattr(scheduler, "optimizer", None)
+        key = OptimizerKey(id(optimizer))
+        event = self._recorder.tape.event(SchedulerStepCalled, site, key)
+        before = _rates(optimizer)
+        try:
+            yield
+        finally:
+            changed = frozenset(i for i, (a, b) in enumerate(zip(before, _rates(optimizer), strict=False)) if a != b)
+            base_rates = getattr(scheduler, "base_lrs", None)
+            count = len(base_rates) if isinstance(base_rates, list) else None
+            self.training.schedules.append(Schedule(event.number, site, key, made_at, count, changed))
 
     def attempted(self, optimizer: OptimizerKey, site: SiteId) -> None:
         """Note that user code asks a gradient scaler to step an optimizer."""
@@ -582,6 +592,11 @@ def _carry_over(running: _Running, frozen: Mapping[ParameterKey, Tensor]) -> Non
 
 def _has_gradient(tensor: Tensor) -> bool:
     return tensor.grad is not None and nonzero(tensor.grad)
+
+
+def _rates(optimizer: Any) -> list[float | None]:
+    """Return the learning rate of each group of an optimizer."""
+    return [number(group.get("lr")) for group in getattr(optimizer, "param_groups", ())]
 
 
 def number(value: Any) -> float | None:

@@ -29,6 +29,8 @@ from gradlint.traces.events import BackwardCalled, StepCalled
 from gradlint.traces.ids import NO_SITE, EventIndex, OptimizerKey, ParameterKey, SiteId
 
 _OPTIM = os.path.join("torch", "optim") + os.sep
+_SEEN = "_gradlint_sees_steps"
+"""Mark of the step functions of schedulers that are hooked."""
 _CLIP = os.path.join("nn", "utils", "clip_grad.py")
 
 
@@ -44,9 +46,10 @@ def install_hooks(recorder: Recorder, log: HookLog, ledger: Ledger) -> Iterator[
         patch(stack, torch.autograd, "backward", _backward, recorder, ledger)
         patch(stack, Optimizer, "zero_grad", _zero_grad, recorder, ledger, _held_by_optimizer)
         patch(stack, nn.Module, "zero_grad", _zero_grad, recorder, ledger, _held_by_module)
-        patch(stack, LRScheduler, "__init__", _scheduler_init, recorder, log)
+        running: set[int] = set()  # the schedulers whose step has not returned
+        patch(stack, LRScheduler, "__init__", _scheduler_init, recorder, log, ledger, stack, running)
         for cls in _with_own_step(LRScheduler):
-            patch(stack, cls, "step", _scheduler_step, recorder, log, ledger)
+            patch(stack, cls, "step", _scheduler_step, recorder, log, ledger, running)
         scaler = getattr(getattr(torch, "amp", None), "GradScaler", None)
         if scaler is not None:
             patch(stack, scaler, "__init__", _scaler_init, log)
@@ -133,28 +136,41 @@ def _with_own_step(cls: type) -> list[type]:
     return classes + [c for subclass in subclasses for c in _with_own_step(subclass)]
 
 
-def _scheduler_init(original: Any, recorder: Recorder, log: HookLog) -> Any:
+def _scheduler_init(
+    original: Any, recorder: Recorder, log: HookLog, ledger: Ledger, stack: contextlib.ExitStack, running: set[int]
+) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if _on_recorder_thread(recorder) and not recorder.paused:
             frame: FrameType | None = sys._getframe(1)
             while frame is not None and local_variables(frame).get("self") is self:
                 frame = frame.f_back
             log.schedulers.append((self, recorder.walk(frame).site))
+        for cls in type(self).__mro__:  # classes that were defined since the recording began
+            step = cls.__dict__.get("step")
+            if step is not None and not hasattr(step, _SEEN) and issubclass(cls, LRScheduler):
+                patch(stack, cls, "step", _scheduler_step, recorder, log, ledger, running)
         original(self, *args, **kwargs)
 
     return __init__
 
 
-def _scheduler_step(original: Any, recorder: Recorder, log: HookLog, ledger: Ledger) -> Any:
+def _scheduler_step(original: Any, recorder: Recorder, log: HookLog, ledger: Ledger, running: set[int]) -> Any:
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # a scheduler steps itself on construction, and some schedulers step others
+        # a scheduler steps itself on construction, some schedulers step others, and some call the step of their base
         by_torch = _OPTIM in sys._getframe(1).f_code.co_filename
-        if ledger.following and not by_torch and _on_recorder_thread(recorder) and not recorder.paused:
+        if id(self) in running or not _on_recorder_thread(recorder):
+            return original(self, *args, **kwargs)
+        running.add(id(self))
+        try:
+            if not ledger.following or by_torch or recorder.paused:
+                return original(self, *args, **kwargs)
             made_at = next((site for scheduler, site in log.schedulers if scheduler is self), NO_SITE)
-            optimizer = getattr(self, "optimizer", None)
-            ledger.scheduled(OptimizerKey(id(optimizer)), made_at, recorder.walk(sys._getframe(1)).site)
-        return original(self, *args, **kwargs)
+            with ledger.scheduled(self, made_at, recorder.walk(sys._getframe(1)).site):
+                return original(self, *args, **kwargs)
+        finally:
+            running.discard(id(self))
 
+    setattr(step, _SEEN, True)
     return step
 
 
