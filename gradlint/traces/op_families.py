@@ -153,6 +153,13 @@ OVERWRITES = frozenset("copy_ fill_ set_ data".split())
 """Writes that leave nothing of the old content, only that of the other arguments."""
 RANDOM = frozenset("rand randint randperm randn bernoulli bernoulli_ multinomial uniform_ random_ normal_".split())
 """Makers of random numbers."""
+RANDOM_TENSORS = frozenset("rand randn normal rand_like randn_like randint randperm bernoulli".split())
+"""Makers of a new random tensor."""
+RANDOM_WRITES = frozenset(
+    "uniform_ normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ trunc_normal_ orthogonal_ "
+    "sparse_ exponential_ random_ cauchy_ log_normal_ geometric_ bernoulli_".split()
+)
+"""Writes that fill a tensor with random numbers."""
 
 # -- ways out of torch ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,184 @@
+"""GL208 frozen-and-never-loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
+from gradlint.rulekit import plural
+from gradlint.traces import NO_SITE, RANDOM_TENSORS, RANDOM_WRITES, VALUE_FREE, ParameterWrite, SiteId, ValueId
+
+
+class FrozenAndNeverLoaded(Rule):
+    """A new layer that is frozen at its random values, together with loaded ones.
+
+    ## What it does
+    Finds parameters that a line freezes together with parameters from a checkpoint, and that have the random values of
+    their initialisation: no load wrote them. The loss has to depend on them, and no later line unfreezes them.
+
+    ## Why it is bad
+    The line is meant for what is pretrained, and takes a new head or projection with it. The layer stays a random one,
+    and the rest of the network has to adapt to it.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+            self.scale, self.head = nn.Parameter(torch.ones(8)), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x) * self.scale)
+
+    def build():
+        checkpoint = {f"body.{name}": value for name, value in Classifier().body.state_dict().items()}
+        model = Classifier()
+        model.load_state_dict(checkpoint, strict=False)
+        for name, p in model.named_parameters():
+            p.requires_grad = name == "scale"
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+            self.scale, self.head = nn.Parameter(torch.ones(8)), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x) * self.scale)
+
+    def build():
+        checkpoint = {f"body.{name}": value for name, value in Classifier().body.state_dict().items()}
+        model = Classifier()
+        model.load_state_dict(checkpoint, strict=False)
+        for name, p in model.named_parameters():
+            p.requires_grad = not name.startswith("body.")
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Known limits
+    Loads are those of `load_state_dict` and of a `from_pretrained` that the recording includes. Not reported if a line
+    freezes the new layers alone, or more new tensors than loaded ones.
+
+    ## References
+    https://huggingface.co/docs/peft/developer_guides/troubleshooting (randomly initialized layers)
+    """
+
+    code = "GL208"
+    name = "frozen-and-never-loaded"
+    severity = Severity.WARNING
+    needs = frozenset({"forward"})
+
+    MESSAGE = (
+        "this line freezes {parameters} at random initial values, together with {others}: no load has written {them}."
+    )
+    RELATED_CREATED = "created here"
+    RELATED_LOADED = "the others are loaded here"
+    FIX = "Leave new layers out of the freeze. With peft, name them in modules_to_save."
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        frozen = [p for p in trace.parameters if p.frozen_throughout and p.frozen_by is not None]
+        origins = _Origins(trace)
+        for _, members in context.by_place(frozen, _freeze_of):
+            loaded = {p.index: site for p in members if (site := origins.loaded_at(p)) != NO_SITE}
+            used = [p for p in members if p.index not in loaded and p.index in context.flow.depends]
+            new = [p for p in used if origins.is_random(p)] if loaded else []
+            if not new or len(new) > len(loaded):
+                continue
+            created, freeze = new[0].created_by, new[0].frozen_by
+            assert freeze is not None
+            yield context.finding(
+                self,
+                context.fill(self.MESSAGE, new, others=plural(len(loaded), "loaded tensor")),
+                at=freeze.site,
+                parameters=new,
+                related=[
+                    *context.callers(freeze.site),
+                    context.related(self.RELATED_CREATED, created),
+                    context.related(self.RELATED_LOADED, next(iter(loaded.values()))),
+                ],
+                fix=Fix(self.FIX),
+            )
+
+
+def _freeze_of(parameter: Parameter) -> tuple[SiteId, int]:
+    """Return what tells one freeze from another: its call chain, and the module that it was called on."""
+    freeze = parameter.frozen_by
+    assert freeze is not None
+    return freeze.site, freeze.through
+
+
+class _Origins:
+    """The origins of the values that parameters have when the forward starts."""
+
+    def __init__(self, trace: Trace) -> None:
+        """Find the first value of each parameter."""
+        self._trace = trace
+        self._first: dict[int, ValueId] = {}
+        for value, index in trace.owners.items():
+            self._first[index] = min(value, self._first.get(index, value))
+
+    def loaded_at(self, parameter: Parameter) -> SiteId:
+        """Return the site of the load that gave a parameter its values; NO_SITE if none did."""
+        writes = self._writes(parameter)
+        for write in writes:
+            if write.loading >= 0 and not parameter.copied_from:
+                return write.site
+        created = parameter.registered_by
+        if writes or created is None or not created.is_new:
+            return NO_SITE
+        frames = self._trace.sites.chain(created.site)
+        is_library = any(f.function.endswith("from_pretrained") and not f.project for f in frames)
+        return created.site if is_library and not self._is_made_at_random(parameter) else NO_SITE
+
+    def is_random(self, parameter: Parameter) -> bool:
+        """Return True if a parameter has the random values that it was initialised with in this run."""
+        if parameter.copied_from or parameter.written:
+            return False
+        is_random = self._is_made_at_random(parameter)
+        for write in self._writes(parameter):
+            if write.sources:
+                if not self._all_random(write.sources):
+                    return False
+                is_random = True
+            elif write.op_name in RANDOM_WRITES:
+                is_random = True
+            elif write.op_name in VALUE_FREE | {"fill_"} and self._is_whole(write, parameter):
+                is_random = False
+        return is_random
+
+    def _writes(self, parameter: Parameter) -> list[ParameterWrite]:
+        """Return the writes to a parameter before the forward, without conversions."""
+        return [e for e in parameter.writes if e.op < self._trace.forward_start and not e.converts]
+
+    def _is_whole(self, write: ParameterWrite, parameter: Parameter) -> bool:
+        """Return True if a write covers a whole parameter, not a row of it, as that of the padding."""
+        outputs = self._trace.ops[write.op].outputs
+        return bool(outputs) and self._trace.values[outputs[0]].shape == parameter.shape
+
+    def _is_made_at_random(self, parameter: Parameter) -> bool:
+        """Return True if a parameter was made of a random tensor: ``nn.Parameter(torch.randn(8))``."""
+        return parameter.index in self._first and self._all_random([self._first[parameter.index]])
+
+    def _all_random(self, values: Iterable[ValueId]) -> bool:
+        """Return True if some values are computed from nothing but random numbers."""
+        pending, seen = list(values), set(values)
+        while pending:
+            op = self._trace.made_by(pending.pop())
+            if op is None or not (op.inputs or op.name in RANDOM_TENSORS):
+                return False
+            if op.name not in RANDOM_WRITES:
+                pending += [v for v in op.inputs if v not in seen]
+                seen.update(op.inputs)
+        return bool(seen)
