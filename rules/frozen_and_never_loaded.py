@@ -113,7 +113,7 @@ class FrozenAndNeverLoaded(Rule):
 
 
 def _freeze_of(parameter: Parameter) -> tuple[SiteId, int]:
-    """Return what tells one freeze from another: its call chain, and the module that it was called on."""
+    """Return the identity of a freeze: its call chain, and the module that it is called on."""
     freeze = parameter.frozen_by
     assert freeze is not None
     return freeze.site, freeze.through
