@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Step, Training
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceContext, Step, Training
+from gradlint.source import Act, Deed, bound_in, functions_and_loops
 from gradlint.traces import Backward, Content
 
 
@@ -27,14 +29,15 @@ class GradientsNotCleared(Rule):
     def build():
         model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        x, y = torch.randn(6, 4), torch.randn(6, 2)
+        batches = [(torch.randn(6, 4), torch.randn(6, 2)) for _ in range(3)]
 
-        def step():
-            loss = nn.functional.mse_loss(model(x), y)
-            loss.backward()
-            optimizer.step()
+        def epoch():
+            for x, y in batches:
+                loss = nn.functional.mse_loss(model(x), y)
+                loss.backward()
+                optimizer.step()
 
-        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+        return {"model": model, "optimizer": optimizer, "step": epoch}
     ```
 
     ## Use instead
@@ -45,20 +48,22 @@ class GradientsNotCleared(Rule):
     def build():
         model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        x, y = torch.randn(6, 4), torch.randn(6, 2)
+        batches = [(torch.randn(6, 4), torch.randn(6, 2)) for _ in range(3)]
 
-        def step():
-            optimizer.zero_grad()
-            loss = nn.functional.mse_loss(model(x), y)
-            loss.backward()
-            optimizer.step()
+        def epoch():
+            for x, y in batches:
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(model(x), y)
+                loss.backward()
+                optimizer.step()
 
-        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+        return {"model": model, "optimizer": optimizer, "step": epoch}
     ```
 
     ## Known limits
     Several backward passes before one step (gradient accumulation) are not reported. Gradient that user code replaces
-    with another tensor counts as cleared.
+    with another tensor counts as cleared. In a source file alone, the rule judges loops that contain backward and step,
+    also in functions of the file that they call. A call of other code that gets the optimizer or a model may clear.
 
     ## References
     https://pytorch.org/tutorials/recipes/recipes/zeroing_out_gradients.html
@@ -68,12 +73,33 @@ class GradientsNotCleared(Rule):
     name = "gradients-not-cleared"
     severity = Severity.ERROR
     needs = frozenset({"step"})
+    source_prefilter = ("backward(", ".step(")
+    recording_overrides_source = True
 
     MESSAGE = (
         "backward() adds to gradient that an earlier step already applied: nothing clears the gradient of {parameters} "
         "between the steps."
     )
+    MESSAGE_SOURCE = "backward() adds to gradient that {optimizer} already applied: nothing in this loop clears it."
+    RELATED_STEP = "this step applies the sum"
     FIX = "Call optimizer.zero_grad() before backward(), or after each step."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        reported: set[ast.expr] = set()
+        for deeds, loops in functions_and_loops(context.module):
+            for loop in loops:
+                acts = deeds.of_body(loop)
+                for backward, step in _uncleared(acts, bound_in(loop)):
+                    if backward.node not in reported:
+                        reported.add(backward.node)
+                        yield context.finding(
+                            self,
+                            self.MESSAGE_SOURCE.format(optimizer=step.subject),
+                            backward.node,
+                            related=[context.related(self.RELATED_STEP, step.node)],
+                            severity=None if step.proven else Severity.WARNING,
+                            fix=Fix(self.FIX),
+                        )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, training = context.trace, context.training
@@ -95,12 +121,29 @@ class GradientsNotCleared(Rule):
                 at=backward.site if backward.site >= 0 else step.site,
                 parameters=parameters,
                 related=[
-                    context.related("this step applies the sum", step.site),
+                    context.related(self.RELATED_STEP, step.site),
                     *context.uncalled("zero_grad"),
                     *map(context.created, holders[:2]),
                 ],
                 fix=Fix(self.FIX),
             )
+
+
+def _uncleared(acts: list[Deed], bound: set[str]) -> Iterator[tuple[Deed, Deed]]:
+    """Yield (backward, step) for each step of a loop that certainly applies old gradient again."""
+    if any(d.act in (Act.CLEAR, Act.TOUCH) for d in acts):
+        return
+    backwards = [d for d in acts if d.act is Act.BACKWARD]
+    for step in (d for d in acts if d.act is Act.STEP and d.subject and not d.single):
+        if not backwards or _root(step.subject) in bound or step.subject in bound:
+            continue
+        models = {d.subject for d in acts if d.act is Act.RUN}
+        if not any(d.may_reach({step.subject, *models}) for d in acts):
+            yield backwards[-1], step
+
+
+def _root(subject: str) -> str:
+    return subject.replace("[", ".").split(".")[0]
 
 
 def _adding_backward(training: Training, key: int, content: Content) -> Backward:

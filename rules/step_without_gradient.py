@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Optimizer, Parameter, Rule, Severity, Step, Training
+from gradlint import (
+    Context,
+    Finding,
+    Fix,
+    Optimizer,
+    Parameter,
+    Rule,
+    Severity,
+    SourceContext,
+    SourceModule,
+    Step,
+    Training,
+)
 from gradlint.flow import optimizer_label
+from gradlint.source import Act, Deed, Deeds, dotted_text, functions_and_loops, preceding
 from gradlint.traces import Clear, GradModeOff
 from gradlint.traces.ids import NO_EVENT
 
@@ -61,7 +75,7 @@ class StepWithoutGradient(Rule):
     ## Known limits
     Optimizers with only frozen parameters are reported by GL301, and parameters whose gradient path is cut by GL401 to
     GL405. Not reported if only some steps lack gradient (alternating phases), or if it is NaN and code
-    overwrites it with zeros.
+    overwrites it with zeros. In a source file alone, the clear must certainly run between the two calls.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
@@ -71,6 +85,8 @@ class StepWithoutGradient(Rule):
     name = "step-without-gradient"
     severity = Severity.ERROR
     needs = frozenset({"step"})
+    source_prefilter = ("backward(", ".step(", "zero_grad")
+    recording_overrides_source = True
 
     MESSAGE_CLEARED = (
         "{optimizer} is stepped without gradient: between backward() and step(), the gradient of {parameters} is "
@@ -78,9 +94,31 @@ class StepWithoutGradient(Rule):
     )
     MESSAGE_UNREACHED = "{optimizer} is stepped without gradient: no backward() before it reaches {parameters}."
     RELATED_OFF = "grad mode is switched off here, and the loss is computed without gradient"
+    MESSAGE_SOURCE = "{optimizer} is stepped without gradient: it is cleared between backward() and step()."
+    RELATED_BACKWARD = "this backward() computes the gradient"
+    RELATED_CLEAR = "cleared here"
     FOREIGN = "tensors outside the model"
     FIX_CLEARED = "Call zero_grad() before backward() or after step(), not between them."
     FIX_UNREACHED = "Call backward() before the step, on a loss that depends on these parameters."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
+        for deeds, _ in functions_and_loops(module):
+            for step in deeds.own_steps():
+                found = _cleared_before(module, deeds, step)
+                if found is not None:
+                    backward, clear = found
+                    yield context.finding(
+                        self,
+                        self.MESSAGE_SOURCE.format(optimizer=step.subject),
+                        step.node,
+                        related=[
+                            context.related(self.RELATED_BACKWARD, backward.node),
+                            context.related(self.RELATED_CLEAR, clear.node),
+                        ],
+                        severity=None if step.proven else Severity.WARNING,
+                        fix=Fix(self.FIX_CLEARED),
+                    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, training, flow = context.trace, context.training, context.flow
@@ -117,7 +155,7 @@ class StepWithoutGradient(Rule):
             at=step.site,
             parameters=parameters,
             related=[
-                context.related("cleared here", clear.site) if clear is not None else None,
+                context.related(self.RELATED_CLEAR, clear.site) if clear is not None else None,
                 context.related(self.RELATED_OFF, self._grad_mode_off(context, parameters)),
                 *context.uncalled("backward"),
                 context.created(optimizer),
@@ -145,3 +183,46 @@ def _precedes_step(clear: Clear, keys: frozenset[int], steps: list[Step], traini
         return True
     after = next((s for s in steps if s.event > clear.event), None)
     return after is not None and not any(clear.event < b.event < after.event for b in training.backwards)
+
+
+def _cleared_before(module: SourceModule, deeds: Deeds, step: Deed) -> tuple[Deed, Deed] | None:
+    """Return (backward, clear) if the clear runs after the last backward before a step."""
+    statement = module.tree.statement(step.node)
+    clear: Deed | None = None
+    between: list[ast.stmt] = []
+    for before, is_earlier in preceding(module, statement) if statement is not None else ():
+        acts = deeds.of(before)
+        if any(d.act is Act.TOUCH or (d.act is Act.STEP and d.subject == step.subject) for d in acts):
+            return None
+        backward = next((d for d in acts if d.act is Act.BACKWARD), None)
+        clears = [d for d in acts if d.act is Act.CLEAR and d.subject and d.subject in (step.subject, step.trains)]
+        if clear is None:
+            if backward is not None or any(not d.certain for d in clears):
+                return None
+            if clears:
+                clear = clears[0]
+            elif any(d.act is Act.UNKNOWN for d in acts):
+                between.append(before)
+        elif backward is not None:
+            is_summed = isinstance(before, ast.For | ast.AsyncFor)
+            is_needed = _leads_to(between, before) if is_earlier else not between
+            return (backward, clear) if (backward.certain or is_summed) and is_needed else None
+        elif any(d.may_reach({step.subject}) for d in acts):
+            return None
+    return None
+
+
+def _leads_to(statements: list[ast.stmt], backward: ast.stmt) -> bool:
+    """Return True if a backward reads what each of some statements computes, last first."""
+    needed = _read(backward)
+    for statement in statements:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if needed.isdisjoint(dotted_text(n) for target in targets for n in ast.walk(target)):
+            return False
+        needed |= _read(statement)
+    return True
+
+
+def _read(statement: ast.stmt) -> set[str]:
+    nodes = (n for n in ast.walk(statement) if isinstance(n, ast.Name | ast.Attribute))
+    return {dotted_text(n) for n in nodes if isinstance(n.ctx, ast.Load)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Module, Rule, Severity, Step, Trace
+from gradlint import Context, Finding, Fix, Module, Rule, Severity, SourceContext, SourceModule, Step, Trace
+from gradlint.source import Act, Deed, Deeds, functions_and_loops, is_mode_free
 from gradlint.traces import CallIndex, ModeSwitch, ModuleIndex
 
 
@@ -28,20 +30,21 @@ class TrainingInEvalMode(Rule):
     def build():
         model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        x, y = torch.randn(6, 4), torch.randn(6, 2)
+        batches = [(torch.randn(6, 4), torch.randn(6, 2)) for _ in range(3)]
 
         def validate():
             model.eval()
             with torch.no_grad():
-                return model(x)
+                return model(batches[0][0])
 
-        def step():
-            optimizer.zero_grad()
-            nn.functional.mse_loss(model(x), y).backward()
-            optimizer.step()
-            validate()
+        def train():
+            for x, y in batches:
+                optimizer.zero_grad()
+                nn.functional.mse_loss(model(x), y).backward()
+                optimizer.step()
+                validate()
 
-        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+        return {"model": model, "optimizer": optimizer, "step": train}
     ```
 
     ## Use instead
@@ -52,26 +55,30 @@ class TrainingInEvalMode(Rule):
     def build():
         model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        x, y = torch.randn(6, 4), torch.randn(6, 2)
+        batches = [(torch.randn(6, 4), torch.randn(6, 2)) for _ in range(3)]
 
         def validate():
             model.eval()
             with torch.no_grad():
-                return model(x)
+                return model(batches[0][0])
 
-        def step():
-            model.train()
-            optimizer.zero_grad()
-            nn.functional.mse_loss(model(x), y).backward()
-            optimizer.step()
-            validate()
+        def train():
+            for x, y in batches:
+                model.train()
+                optimizer.zero_grad()
+                nn.functional.mse_loss(model(x), y).backward()
+                optimizer.step()
+                validate()
 
-        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+        return {"model": model, "optimizer": optimizer, "step": train}
     ```
 
     ## Known limits
     Custom layers that read `self.training` are not recognized. Not reported if the setup declares `train: False`, or if
     only part of a network that is called as a whole is in eval mode.
+
+    In a source file alone, the rule judges loops that train a model and call its `eval()`, also in functions of the
+    file. Nothing in the loop may call `train()`.
 
     ## References
     https://pytorch.org/docs/stable/notes/autograd.html#evaluation-mode-nn-module-eval
@@ -81,9 +88,30 @@ class TrainingInEvalMode(Rule):
     name = "training-in-eval-mode"
     severity = Severity.WARNING
     needs = frozenset({"step"})
+    source_prefilter = ("backward(", ".step(", ".eval(|.train(")
+    recording_overrides_source = True
 
     MESSAGE = "{model} is trained in eval mode, which turns off the training behavior of {layers}."
+    MESSAGE_SOURCE = "{model} is left in eval mode: later iterations of the loop train it so."
+    RELATED_BACKWARD = "the next iteration trains in eval mode"
     FIX = "Call train() before training continues."
+
+    def check_source(self, context: SourceContext) -> Iterator[Finding]:
+        module = context.module
+        reported: set[ast.expr] = set()
+        for deeds, loops in functions_and_loops(module):
+            for loop in loops:
+                acts = deeds.of_body(loop)
+                for switch, backward in _left_in_eval(module, deeds, loop, acts):
+                    if switch.node not in reported and not is_mode_free(module):
+                        reported.add(switch.node)
+                        yield context.finding(
+                            self,
+                            self.MESSAGE_SOURCE.format(model=switch.subject),
+                            switch.node,
+                            related=[context.related(self.RELATED_BACKWARD, backward.node)],
+                            fix=Fix(self.FIX),
+                        )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
@@ -111,6 +139,31 @@ class TrainingInEvalMode(Rule):
             related=[context.related("this step trains the model in eval mode", step.site)],
             fix=Fix(self.FIX),
         )
+
+
+def _left_in_eval(
+    module: SourceModule, deeds: Deeds, loop: ast.For | ast.AsyncFor | ast.While, acts: list[Deed]
+) -> Iterator[tuple[Deed, Deed]]:
+    """Yield (eval, backward) where a loop leaves the network that it trains in eval mode."""
+    backwards = [d for d in acts if d.act is Act.BACKWARD and d.has_grad]
+    steps = [d for d in acts if d.act is Act.STEP]
+    if not backwards or not steps or any(d.act is Act.TRAIN for d in acts):
+        return
+    before = [s for s in deeds.own_statements() if s.lineno < loop.lineno and loop not in module.tree.above(s)]
+    trained = {d.subject for s in before for d in deeds.of(s) if d.act is Act.TRAIN} | {s.trains for s in steps}
+    for switch in (d for d in acts if d.act is Act.EVAL and d.subject in trained and d.subject):
+        if switch.single or any(d.may_reach({switch.subject}) for d in acts):
+            continue
+        after = acts.index(switch) > acts.index(backwards[0])
+        if after or not (switch.certain or _is_beside(module, switch.node, backwards)):
+            yield switch, backwards[0]
+
+
+def _is_beside(module: SourceModule, switch: ast.expr, backwards: list[Deed]) -> bool:
+    """Return True if the branch that switches the mode also trains."""
+    branch = next((a for a in module.tree.above(switch) if isinstance(a, ast.If)), None)
+    inside = set(ast.walk(branch)) if branch is not None else set()
+    return any(backward.node in inside for backward in backwards)
 
 
 def _in_eval(context: Context, step: Step) -> list[tuple[Module, list[Module]]]:

@@ -1,0 +1,480 @@
+"""The order in which code clears, computes and applies gradient, and switches between train and eval mode.
+
+Calls of functions of the same file count with what they do there.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import enum
+import functools
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from gradlint.source.file import SourceModule
+from gradlint.source.kinds import Kind
+from gradlint.source.scopes import FUNCTIONS, Function, dotted_text, last_name, own_nodes, self_name
+
+Loop: TypeAlias = ast.For | ast.AsyncFor | ast.While
+_DEEPEST = 4
+_MOST_CALLS = 300
+"""Number of calls that are followed from one function; further ones count as unknown."""
+_CLEARS = frozenset("zero_grad clear_grad clear_gradients clear_grads zero_gradients zero_grads cleargrads".split())
+_SAME_MODEL = frozenset("module _orig_mod".split())
+"""Attributes of wrappers that give the wrapped model."""
+_PLAIN_METHODS = frozenset(
+    "item append extend tolist detach cpu cuda to numpy clone size numel format join keys items values get write flush "
+    "add_scalar add_scalars info debug warning set_description set_postfix is_available synchronize time perf_counter "
+    "parameters named_parameters modules buffers children state_dict autocast scale unscale_ "
+    "clip_grad_norm_ clip_grad_value_ scale_loss float half sum mean".split()
+)
+"""Methods that touch no gradient, of whatever object."""
+_PLAIN_FUNCTIONS = frozenset(
+    "print len float int str round range enumerate zip sum min max abs isinstance next iter list tuple dict".split()
+)
+_GRADIENT_FUNCTIONS = ("torch.autograd.", "torch.nn.utils.", "torch.func.")
+_COMPOUND = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
+
+
+_MODELS = re.compile(r"(^|[._])(self|cls|\w*model|\w*net|agent|policy|trainer|learner|engine|state)$", re.I)
+"""Names of what may contain a model or an optimizer."""
+_HOLDERS = re.compile(r"callback|hook|trainer|learner|runner|event|inherited:", re.I)
+"""Names of what may act on a model that no argument shows."""
+
+
+class Act(enum.Enum):
+    """What a call does to gradients or modes."""
+
+    BACKWARD = enum.auto()
+    STEP = enum.auto()
+    CLEAR = enum.auto()
+    TOUCH = enum.auto()
+    """``.grad`` is read or written by hand."""
+    TRAIN = enum.auto()
+    EVAL = enum.auto()
+    RUN = enum.auto()
+    """An object is called: the forward of a model, perhaps."""
+    UNKNOWN = enum.auto()
+    """A call of code that is not in the file."""
+
+
+@dataclass(frozen=True)
+class Deed:
+    """One act on one object."""
+
+    act: Act
+    subject: str
+    """Text of the optimizer or model, as the judged function names it; empty if unknown."""
+    node: ast.expr
+    given: frozenset[str] = frozenset()
+    """Texts of the objects that an unknown call gets."""
+    certain: bool = True
+    """True if it runs whenever the statement that was asked about runs."""
+    proven: bool = True
+    """Of a step: True if the file shows that its subject is an optimizer of torch."""
+    trains: str = ""
+    """Of a step: text of the model whose parameters the optimizer was made of; empty if unknown."""
+    single: bool = False
+    """True if the function or loop around it ends right after it."""
+    has_grad: bool = True
+    """True unless it runs in a region with grad mode off."""
+    is_own: bool = True
+    """True if the judged function itself contains it."""
+
+    def may_reach(self, subjects: Collection[str]) -> bool:
+        """Return True if it is an unknown call that may reach an optimizer or a model.
+
+        It gets one of them, or an object that may contain them.
+        """
+        if self.act is not Act.UNKNOWN:
+            return False
+        if _HOLDERS.search(self.subject):
+            return True
+        return any(
+            _MODELS.search(given) or any(s == given or s.startswith(f"{given}.") for s in subjects)
+            for given in self.given
+        )
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """An argument of a call that is followed."""
+
+    text: str
+    """Its text in the judged function."""
+    value: ast.expr
+    """The expression that the first caller passes."""
+
+
+class Deeds:
+    """What the statements of one function do, and what the functions do that they call."""
+
+    def __init__(self, module: SourceModule, function: ast.Module | Function) -> None:
+        self.module = module
+        self.function = function
+        self._known: dict[ast.stmt, list[Deed]] = {}
+        self._followed = 0
+
+    def of(self, statement: ast.stmt) -> list[Deed]:
+        """Return the acts of a statement, in order."""
+        if statement not in self._known:
+            self._known[statement] = list(self._in(statement, {}, (self.function,)))
+        return self._known[statement]
+
+    def own_statements(self) -> Iterator[ast.stmt]:
+        """Yield the simple statements of the function."""
+        return (n for n in own_nodes(self.function) if isinstance(n, ast.Expr | ast.Assign))
+
+    def own_steps(self) -> Iterator[Deed]:
+        """Yield the steps of optimizers that the function itself takes."""
+        for statement in self.own_statements():
+            yield from (d for d in self.of(statement) if d.act is Act.STEP and d.is_own)
+
+    def of_body(self, loop: Loop) -> list[Deed]:
+        """Return the acts of one iteration of a loop, in order."""
+        return [deed for statement in loop.body for deed in self.of(statement)]
+
+    def _in(self, root: ast.stmt, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]) -> Iterator[Deed]:
+        for node in own_nodes(ast.Module(body=[root], type_ignores=[])):
+            if isinstance(node, ast.Attribute) and node.attr == "grad" and not self._is_only_asked(node):
+                yield self._deed(Act.TOUCH, "", node, root)
+            elif isinstance(node, ast.Attribute) and node.attr in _CLEARS and not self._is_idle(node):
+                yield self._deed(Act.CLEAR, self._text(node.value, names, stack), node, root)
+            elif isinstance(node, ast.Attribute) and node.attr == "training" and isinstance(node.ctx, ast.Store):
+                yield self._deed(Act.TRAIN, self._text(node.value, names, stack), node, root)
+            elif isinstance(node, ast.Call):
+                for deed in self._call(node, names, stack):
+                    yield dataclasses.replace(
+                        deed,
+                        certain=deed.certain and self._is_certain(node, root),
+                        single=deed.single or self._ends_after(node, root),
+                        has_grad=deed.has_grad and not self._is_grad_off(node),
+                    )
+
+    def _deed(self, act: Act, subject: str, node: ast.expr, root: ast.stmt) -> Deed:
+        return Deed(act, subject, node, certain=self._is_certain(node, root))
+
+    def _call(self, call: ast.Call, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]) -> Iterator[Deed]:
+        function = call.func
+        given = frozenset(filter(None, (self._text(a, names, stack) for a in _arguments(call))))
+        inner = self._callee(function)
+        if inner is not None and inner not in stack and len(stack) <= _DEEPEST and self._followed < _MOST_CALLS:
+            self._followed += 1
+            yield from self._inlined(call, inner, names, stack)
+            return
+        if isinstance(function, ast.Attribute):
+            subject = self._text(function.value, names, stack)
+            plain = not call.args and not call.keywords
+            if function.attr.endswith("backward"):
+                whole = all(k.arg in ("retain_graph", "create_graph", "gradient", "loss") for k in call.keywords)
+                yield Deed(Act.BACKWARD if whole else Act.UNKNOWN, "", call, given | {subject})
+                return
+            if function.attr in _CLEARS:
+                return  # its attribute is seen by itself
+            if function.attr == "step":
+                optimizer = function.value if plain else (call.args or [function.value])[0]
+                made = optimizer
+                if isinstance(optimizer, ast.Name) and optimizer.id in names:
+                    made = names[optimizer.id].value
+                is_optimizer, proven = self._optimizer(made)
+                if not proven:
+                    is_optimizer = self._optimizer(optimizer)[0]
+                if is_optimizer and (plain or _is_scaler(function.value)):
+                    trains = self._trained_by(made, stack)
+                    yield Deed(Act.STEP, self._text(optimizer, names, stack), call, proven=proven, trains=trains)
+                elif not plain:
+                    yield Deed(Act.UNKNOWN, "", call, given | {subject})
+                return
+            if function.attr == "eval" and plain:
+                yield Deed(Act.EVAL, subject, call)
+                return
+            if function.attr == "train":
+                off = [a for a in (*call.args, *(k.value for k in call.keywords)) if getattr(a, "value", True) is False]
+                yield Deed(Act.EVAL if off else Act.TRAIN, subject, call)
+                return
+            if function.attr in _PLAIN_METHODS:
+                return
+        full = self.module.qualified(function)
+        if full.startswith("torch.") and not full.startswith(_GRADIENT_FUNCTIONS):
+            return
+        if full.startswith("torch.nn.utils.clip_grad"):
+            return
+        if isinstance(function, ast.Name) and not self.module.tree.bindings(function):
+            if function.id in _PLAIN_FUNCTIONS:
+                return
+        subject = self._text(function, names, stack)
+        if not full:
+            yield Deed(Act.RUN, subject, call, given)
+        inherited = "inherited:" if self._is_inherited(function) else ""
+        yield Deed(Act.UNKNOWN, inherited + subject, call, given)
+
+    def _inlined(
+        self, call: ast.Call, inner: Function, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]
+    ) -> Iterator[Deed]:
+        parameters = [a.arg for a in (*inner.args.posonlyargs, *inner.args.args)]
+        passed: dict[str, _Passed] = {}
+        is_static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in inner.decorator_list)
+        if self.module.tree.owner(inner) is not None and isinstance(call.func, ast.Attribute) and not is_static:
+            passed[self_name(inner)] = self._passed(call.func.value, names, stack)
+            parameters = parameters[1:]
+        for parameter, value in zip(parameters, call.args, strict=False):
+            passed[parameter] = self._passed(value, names, stack)
+        passed.update({k.arg: self._passed(k.value, names, stack) for k in call.keywords if k.arg})
+        is_generator = any(isinstance(n, ast.Yield | ast.YieldFrom) for n in own_nodes(inner))
+        for statement in inner.body:
+            for deed in self._in(statement, passed, (*stack, inner)):
+                yield dataclasses.replace(
+                    deed,
+                    certain=deed.certain and not is_generator and not _may_return_before(inner, statement),
+                    has_grad=deed.has_grad and not _is_decorated_grad_off(inner),
+                    is_own=False,
+                )
+
+    def _passed(self, value: ast.expr, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]) -> _Passed:
+        if isinstance(value, ast.Name) and value.id in names:
+            return names[value.id]
+        return _Passed(self._text(value, names, stack), value)
+
+    def _callee(self, function: ast.expr) -> Function | None:
+        """Return the function or method of this file that a call runs, or None if unknown."""
+        tree = self.module.tree
+        if isinstance(function, ast.Name):
+            bindings = tree.bindings(function)
+            node = bindings[0] if len(bindings) == 1 else None
+            return node if isinstance(node, ast.FunctionDef) else None
+        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+            around = tree.method_of(function)
+            if around is not None and function.value.id == self_name(around[1]):
+                method = self.module.kinds.method(around[0], function.attr)
+                return method if isinstance(method, ast.FunctionDef) else None
+        return None
+
+    def _is_inherited(self, function: ast.expr) -> bool:
+        """Return True if a call on ``self`` is of nothing that the file defines or assigns."""
+        if not isinstance(function, ast.Attribute) or not isinstance(function.value, ast.Name):
+            return False
+        around = self.module.tree.method_of(function)
+        if around is None or function.value.id != self_name(around[1]):
+            return False
+        return function.attr not in self.module.kinds.attributes(around[0])
+
+    def _text(self, node: ast.expr, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]) -> str:
+        """Return the text of an object in the judged function; empty if it has no name."""
+        node = node.value if isinstance(node, ast.Starred) else node
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in ("parameters", "named_parameters", "modules"):
+                return self._text(node.func.value, names, stack)
+        while isinstance(node, ast.Attribute) and node.attr in _SAME_MODEL:
+            node = node.value
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute | ast.Subscript):
+            root = root.value
+        if not isinstance(root, ast.Name):
+            return ""
+        text = dotted_text(node)
+        if len(stack) == 1:
+            return text
+        if root.id in names:
+            outer = names[root.id].text
+            return outer + text.removeprefix(root.id) if outer else ""
+        inner = stack[-1]
+        is_local = any(self.module.tree.scope_of(b).node is inner for b in self.module.tree.bindings(root))
+        return f"{getattr(inner, 'name', '')}:{text}" if is_local else text
+
+    def _optimizer(self, node: ast.expr) -> tuple[bool, bool]:
+        """Return (is an optimizer, by the file's own proof) of an expression."""
+        kinds = self._kinds(node)
+        if kinds and None not in kinds:
+            is_optimizer = all(kind is not None and kind.what == "optimizer" for kind in kinds)
+            return is_optimizer, is_optimizer
+        name = last_name(node).lower()
+        is_named = "sched" not in name and ("optim" in name or name in ("opt", "opts") or name.endswith("_opt"))
+        return (is_named or name.startswith("opt_")) and self._has_plain_class(node), False
+
+    def _kinds(self, node: ast.expr) -> list[Kind | None]:
+        kind = self.module.kind(node)
+        return (
+            [kind]
+            if kind is not None or isinstance(node, ast.Name)
+            else list(map(self.module.kind, self._values(node)))
+        )
+
+    def _values(self, node: ast.expr) -> list[ast.expr | None]:
+        """Return what a name or an attribute of ``self`` is assigned."""
+        if isinstance(node, ast.Name):
+            return [self.module.kinds.value_given(b) for b in self.module.tree.bindings(node)]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            around = self.module.tree.method_of(node)
+            if around is not None and node.value.id == self_name(around[1]):
+                return self.module.kinds.attributes(around[0]).get(node.attr, [])
+        return []
+
+    def _has_plain_class(self, node: ast.expr) -> bool:
+        """Return False if an object is made by a class of this file, which may clear by itself."""
+        values = self._values(node)
+        return all(not isinstance(v, ast.Call) or self.module.kinds.class_of(v.func) is None for v in values)
+
+    def _trained_by(self, optimizer: ast.expr, stack: tuple[ast.AST, ...]) -> str:
+        """Return the text of the model whose ``parameters()`` an optimizer was made of."""
+        makings = [k.made for k in self._kinds(optimizer) if k is not None] or self._values(optimizer)
+        given = [m.args[0] if isinstance(m, ast.Call) and m.args else None for m in makings]
+        texts = {self._text(a, {}, stack[:1]) for a in given if isinstance(a, ast.Call)}
+        return texts.pop() if len(texts) == 1 and len(given) == 1 else ""
+
+    # Where a call stands
+
+    def _is_certain(self, node: ast.AST, root: ast.stmt) -> bool:
+        """Return True if a node runs whenever the statement around it runs."""
+        child: ast.AST = node
+        for around in self.module.tree.above(node) if node is not root else ():
+            if isinstance(around, _COMPOUND) and child in getattr(around, "body", ()):
+                return False
+            if isinstance(around, ast.If | ast.While | ast.For | ast.AsyncFor) and child in around.orelse:
+                return False
+            if isinstance(around, ast.IfExp | ast.BoolOp | ast.ExceptHandler | ast.match_case):
+                return False
+            if around is root:
+                break
+            child = around
+        return True
+
+    def _ends_after(self, node: ast.AST, root: ast.stmt) -> bool:
+        """Return True if a loop or function ends in the block of a call."""
+        tree = self.module.tree
+        statement = tree.statement(node)
+        while statement is not None:
+            if any(isinstance(s, ast.Break | ast.Return | ast.Raise) for s in tree.block(statement)):
+                parent = tree.parents.get(statement)
+                if not isinstance(parent, FUNCTIONS):
+                    return True
+            if statement is root:
+                return False
+            above = tree.parents.get(statement)
+            statement = above if isinstance(above, ast.stmt) else tree.statement(above) if above else None
+            if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
+                return False
+        return False
+
+    def _is_grad_off(self, node: ast.AST) -> bool:
+        for around in self.module.tree.above(node):
+            if isinstance(around, ast.With) and any(_switches_off(item.context_expr) for item in around.items):
+                return True
+            if isinstance(around, FUNCTIONS):
+                return _is_decorated_grad_off(around)
+        return False
+
+    def _is_idle(self, node: ast.Attribute) -> bool:
+        """Return True if a method is named in a statement of its own, and not called."""
+        return isinstance(self.module.tree.parents.get(node), ast.Expr)
+
+    def _is_only_asked(self, node: ast.Attribute) -> bool:
+        """Return True if a gradient is only compared, or measured for a log."""
+        parent = self.module.tree.parents.get(node)
+        if isinstance(parent, ast.Compare):
+            return True
+        return isinstance(node.ctx, ast.Load) and isinstance(parent, ast.Attribute) and parent.attr in _MEASURES
+
+
+_MEASURES = frozenset("norm shape abs sum mean max min std dtype device".split())
+
+
+def _arguments(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(k.value for k in call.keywords)]
+
+
+def _is_scaler(node: ast.expr) -> bool:
+    return "scaler" in last_name(node).lower()
+
+
+def _switches_off(expression: ast.expr) -> bool:
+    called = expression.func if isinstance(expression, ast.Call) else expression
+    return last_name(called) in ("no_grad", "inference_mode", "set_grad_enabled")
+
+
+def _is_decorated_grad_off(function: ast.AST) -> bool:
+    return any(_switches_off(d) for d in getattr(function, "decorator_list", ()))
+
+
+def _may_return_before(function: Function, statement: ast.stmt) -> bool:
+    """Return True if a function may return before one of its top statements."""
+    before = function.body[: function.body.index(statement)]
+    return any(isinstance(n, ast.Return | ast.Raise) for n in own_nodes(ast.Module(body=before, type_ignores=[])))
+
+
+def preceding(module: SourceModule, statement: ast.stmt) -> Iterator[tuple[ast.stmt, bool]]:
+    """Yield (statement, was it an earlier iteration) for what ran before one, nearest first.
+
+    Blocks that always run are entered. The walk leaves a branch only if it counts iterations, and goes round the loop
+    once if it has no `continue`.
+    """
+    tree = module.tree
+    while True:
+        block = tree.block(statement)
+        yield from ((s, False) for s in _backwards(block[: block.index(statement)]))
+        parent = tree.parents.get(statement)
+        if isinstance(parent, ast.For | ast.AsyncFor | ast.While) and statement in parent.body:
+            if not any(isinstance(n, ast.Continue) for n in ast.walk(parent)):
+                yield from ((s, True) for s in _backwards(parent.body[parent.body.index(statement) + 1 :]))
+            return
+        counts = isinstance(parent, ast.If) and statement in parent.body and _counts(parent)
+        if not isinstance(parent, ast.With | ast.AsyncWith) and not counts:
+            return
+        assert isinstance(parent, ast.stmt)
+        statement = parent
+
+
+def _backwards(block: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for statement in reversed(block):
+        if isinstance(statement, ast.With | ast.AsyncWith):
+            yield from _backwards(statement.body)
+        else:
+            yield statement
+
+
+def _counts(branch: ast.If) -> bool:
+    return any(isinstance(n, ast.Mod) for n in ast.walk(branch.test))
+
+
+@functools.lru_cache(maxsize=2)  # several rules ask about one file
+def functions_and_loops(module: SourceModule) -> list[tuple[Deeds, list[Loop]]]:
+    """Return each function, and the top level of the file, with its loops from the outside in."""
+    tree = module.tree
+    functions: list[ast.Module | Function] = [
+        module.syntax,
+        *tree.nodes(ast.FunctionDef),
+        *tree.nodes(ast.AsyncFunctionDef),
+    ]
+    return [
+        (Deeds(module, function), [n for n in own_nodes(function) if isinstance(n, ast.For | ast.AsyncFor | ast.While)])
+        for function in functions
+    ]
+
+
+def is_mode_free(module: SourceModule) -> bool:
+    """Return True if a file builds networks and none of its layers depends on the mode."""
+    tree = module.tree
+    if not _LAYERS.search(module.source.text):
+        return False
+    homes = [(node, (node.module or "").split(".")[0]) for node in tree.nodes(ast.ImportFrom)]
+    imported = [a.name for node, home in homes if node.level or home not in _MODELLESS for a in node.names]
+    return not _MODES.search(module.source.text) and not any(name[:1].isupper() for name in imported)
+
+
+_MODELLESS = frozenset(
+    "torch torchvision tensorboardX tensorboard pathlib PIL typing collections dataclasses datetime tqdm numpy "
+    "matplotlib abc enum functools argparse copy omegaconf wandb __future__".split()
+)
+"""Packages that give a file no network of their own, except by names that _MODES matches."""
+_LAYERS = re.compile(r"\bnn\.[A-Z]|torch\.nn import")
+_MODES = re.compile(
+    r"ropout|atch_?[Nn]orm|nstance_?[Nn]orm|RReLU|rrelu|Transformer|Multihead|LSTM|GRU|\.training\b|models\."
+)
+
+
+def bound_in(loop: Loop) -> set[str]:
+    """Return the texts of the names and attributes that a loop binds."""
+    nodes = own_nodes(ast.Module(body=[loop], type_ignores=[]))
+    return {dotted_text(n) for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store | ast.Del)}
