@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from gradlint.flow.cut import CutKind as CutKind
     from gradlint.flow.cut import region_location as region_location
     from gradlint.flow.frozen_optimizers import FrozenOptimizer as FrozenOptimizer
+    from gradlint.flow.loads import LostLoad as LostLoad
+    from gradlint.flow.loads import ignored_loads as ignored_loads
+    from gradlint.flow.loads import lost_loads as lost_loads
+    from gradlint.flow.loads import own_loads as own_loads
     from gradlint.flow.origin import computed_value as computed_value
     from gradlint.flow.origin import computed_values as computed_values
     from gradlint.flow.outcome import Outcome as Outcome

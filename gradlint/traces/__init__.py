@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gradlint.traces.events import Freeze as Freeze
     from gradlint.traces.events import GradModeOff as GradModeOff
     from gradlint.traces.events import GroupAdded as GroupAdded
+    from gradlint.traces.events import IgnoredState as IgnoredState
     from gradlint.traces.events import ModeSwitch as ModeSwitch
     from gradlint.traces.events import OptimizerMade as OptimizerMade
     from gradlint.traces.events import ParameterRegistration as ParameterRegistration

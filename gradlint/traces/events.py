@@ -115,6 +115,38 @@ ParameterEvent: TypeAlias = ParameterRegistration | Freeze | Unfreeze | Paramete
 
 
 @dataclass(frozen=True, slots=True)
+class IgnoredState:
+    """A state of which a module loaded nothing."""
+
+    name: str
+    """The first name in the state."""
+    own_name: str
+    """The name that the module has for it; if unknown, the first of its own names."""
+    renaming: tuple[str, str] | None
+    """(prefix to remove, prefix to add) that makes most of the names those of the module."""
+    nested: str
+    """The key of the state below which the module's names stand; empty for none."""
+    meant: frozenset[ParameterKey]
+    """The parameters that it has values for, once it is renamed.
+
+    If that is unknown, the module's trainable parameters, or all if none is trainable.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class StateLoaded(Event):
+    """A module's ``load_state_dict`` returned."""
+
+    module: ModuleIndex
+    first: EventIndex
+    """Number of the first event that happened inside."""
+    ignored: IgnoredState | None
+    """Set if the state has tensors, none of its names is the module's, and nothing was written."""
+    own: frozenset[ParameterKey]
+    """The module's parameters, if the state has only the module's own tensors; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModeSwitch(Event):
     """``train()`` or ``eval()`` was called on a module."""
 

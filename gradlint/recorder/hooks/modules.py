@@ -25,10 +25,18 @@ from gradlint.recorder.calls.call_chains import OpenCall
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
+from gradlint.recorder.facts.loaded_state import ignored_state, own_state
 from gradlint.recorder.facts.optimizer_source import constructor_arguments
 from gradlint.recorder.hooks.uncompiled import bypass_compiler, without_compiler_guard
-from gradlint.traces.events import ChildRegistration, GroupAdded, ModeSwitch, OptimizerMade, ParameterRegistration
-from gradlint.traces.ids import EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
+from gradlint.traces.events import (
+    ChildRegistration,
+    GroupAdded,
+    ModeSwitch,
+    OptimizerMade,
+    ParameterRegistration,
+    StateLoaded,
+)
+from gradlint.traces.ids import NO_MODULE, EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
 from gradlint.traces.ops import GRAD_ON, KIND_PLAIN, ModuleCall
 from gradlint.traces.sites import is_standard_library
 from gradlint.traces.trace import Arguments
@@ -317,11 +325,23 @@ def _requires_grad(original: Any, recorder: Recorder, log: HookLog) -> Any:
 
 def _load_state_dict(original: Any, recorder: Recorder, log: HookLog) -> Any:
     def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        tape = recorder.tape
+        op, event = len(tape.ops), EventIndex(len(tape.events))
         outer, recorder.tensors.loading = recorder.tensors.loading, log.number(self)
         try:
-            return original(self, *args, **kwargs)
+            result = original(self, *args, **kwargs)
         finally:
             recorder.tensors.loading = outer
+        if recorder.active and outer == NO_MODULE:
+            try:
+                state = args[0] if args else kwargs.get("state_dict")
+                own = own_state(recorder, self, state)
+                unexpected = getattr(result, "unexpected_keys", ())
+                ignored = ignored_state(recorder, self, state, unexpected, op, event)
+                recorder.event(StateLoaded, log.number(self), event, ignored, own)
+            except Exception as error:
+                recorder.give_up(error)
+        return result
 
     return load_state_dict
 

@@ -1,0 +1,166 @@
+"""Loads of states that have no effect on the model that trains. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gradlint.flow.slots import Slots
+from gradlint.traces.events import Event, ParameterWrite, StateLoaded
+from gradlint.traces.ids import OpIndex, ParameterKey, ValueId
+from gradlint.traces.op_families import VALUE_FREE
+from gradlint.traces.trace import Parameter, Trace
+
+_FILLS = frozenset(name for name in VALUE_FREE if name.endswith("_")) | {"fill_", "data"}
+"""Writes that initialise a parameter, if they read no other tensor."""
+_LOOKS = frozenset("data detach alias requires_grad_".split())
+"""Functions whose result is the tensor itself."""
+
+
+@dataclass(frozen=True)
+class LostLoad:
+    """A load whose values are gone from the model before training starts."""
+
+    load: StateLoaded
+    parameters: tuple[Parameter, ...]
+    """The parameters that have initial values in their place."""
+    lost_by: Event
+    """The event that lost the last of them."""
+    is_replaced: bool
+    """True if parameters were replaced; False if initial values were written over the loaded ones."""
+
+
+def is_initialised_only(parameter: Parameter) -> bool:
+    """Return True if a parameter was made in this run and has had no values but those of an initialiser."""
+    if parameter.created_by is None or not parameter.created_by.is_new:
+        return False
+    if parameter.copied_from or parameter.computed or not parameter.writes:
+        return False
+    return all(is_fill(e) for e in parameter.writes if not e.converts)
+
+
+def is_fill(event: ParameterWrite) -> bool:
+    """Return True if a write gave a parameter initial values: random ones or a constant."""
+    return event.op_name in _FILLS and not event.sources and event.loading < 0
+
+
+def ignored_loads(trace: Trace) -> Iterator[tuple[StateLoaded, list[Parameter]]]:
+    """Yield the loads that took nothing of their state, with the parameters that it has values for.
+
+    Left out are loads that another one makes up for, and those of a loop in which other rounds load something.
+    """
+    loads = list(trace.events_of(StateLoaded))
+    effective = {load.site for load in loads if load.ignored is None and not load.own}
+    for load in loads:
+        if load.ignored is None or load.site in effective:
+            continue
+        if _is_filled_later(trace, load, load.ignored.meant):
+            continue
+        meant = [p for p in trace.with_keys(load.ignored.meant) if p.in_tree]
+        if found := [p for p in meant if not any(e.loading >= 0 for e in p.writes)]:
+            yield load, [p for p in found if is_initialised_only(p)] or found
+
+
+def own_loads(trace: Trace) -> Iterator[tuple[StateLoaded, list[Parameter]]]:
+    """Yield the loads before training that copied a module's own values onto themselves."""
+    loads = list(trace.events_of(StateLoaded))
+    effective = {load.site for load in loads if load.ignored is None and not load.own}
+    for load in loads:
+        if not load.own or load.op > trace.forward_start or load.site in effective:
+            continue
+        parameters = [p for p in trace.with_keys(load.own) if p.in_tree]
+        if parameters and not _is_filled_later(trace, load, load.own):
+            yield load, parameters
+
+
+def _is_filled_later(trace: Trace, load: StateLoaded, keys: frozenset[ParameterKey]) -> bool:
+    """Return True if something else makes up for a load.
+
+    That is a later load of any part of the module, or another write from elsewhere to one of some parameters before
+    training.
+    """
+    below = {p.key for p in trace.below(trace.modules[load.module])}
+    later = (e for e in trace.events_of(ParameterWrite) if e.number > load.number and not e.converts)
+    return any(
+        (e.parameter in below)
+        if e.loading >= 0
+        else (e.parameter in keys and bool(e.sources) and e.op <= trace.forward_start)
+        for e in later
+    )
+
+
+def lost_loads(trace: Trace) -> Iterator[LostLoad]:
+    """Yield the loads before training of which every weight has initial values when it starts, unread in between.
+
+    Weights are parameters of two or more dimensions, or all if none is one.
+    """
+    loads = [load for load in trace.events_of(StateLoaded) if load.op <= trace.forward_start]
+    slots = Slots(trace) if loads else None
+    for load in loads:
+        assert slots is not None
+        written = _written_by(trace, load)
+        weights = {key for key, (_, shape) in written.items() if len(shape) > 1} or written.keys()
+        losses = [_loss(trace, slots, load, key, written[key][1]) for key in weights]
+        found = [loss for loss in losses if loss is not None]
+        if not found or len(found) < len(losses):
+            continue
+        last, _ = max(found, key=lambda loss: loss[0].number)
+        is_used = _is_read(trace, {value for value, _ in written.values()}, load.op, last.op)
+        if not is_used and not _runs_between(trace, load, last.op):
+            parameters = sorted({p.index: p for _, p in found}.values(), key=lambda p: p.index)
+            yield LostLoad(load, tuple(parameters), last, not isinstance(last, ParameterWrite))
+
+
+def _written_by(trace: Trace, load: StateLoaded) -> dict[ParameterKey, tuple[ValueId, tuple[int, ...]]]:
+    """Return the parameters that a load wrote: key → (their value after it, their shape)."""
+    written = {}
+    for event in trace.events[load.first : load.number]:
+        if isinstance(event, ParameterWrite) and event.loading >= 0:
+            value = trace.ops[event.op].outputs[0]
+            written[event.parameter] = value, trace.values[value].shape
+    return written
+
+
+def _loss(
+    trace: Trace, slots: Slots, load: StateLoaded, key: ParameterKey, shape: tuple[int, ...]
+) -> tuple[Event, Parameter] | None:
+    """Return the event that lost the value of a loaded parameter, and the parameter in its place; None if none did."""
+    parameter = trace.by_key.get(key)
+    if parameter is not None:
+        before = [e for e in parameter.writes if e.number > load.number and e.op <= trace.forward_start]
+        writes = [e for e in before if not e.converts]
+        if writes and math.prod(shape) and all(is_fill(e) and _is_whole(trace, e, shape) for e in writes):
+            return writes[-1], parameter
+        return None
+    for registration in slots.registrations.get(key, ()):
+        slot = slots.of(registration)
+        if slot is None or slot.replaced_by is None or slot.replaced_by.number < load.number:
+            continue
+        now = trace.by_fqn.get(slot.fqn)
+        if now is not None and now.shape == shape and is_initialised_only(now):
+            return slot.replaced_by, now
+    return None
+
+
+def _is_whole(trace: Trace, event: ParameterWrite, shape: tuple[int, ...]) -> bool:
+    """Return True if a write covers a whole parameter, not a row of it."""
+    outputs = trace.ops[event.op].outputs
+    return bool(outputs) and trace.values[outputs[0]].shape == shape
+
+
+def _is_read(trace: Trace, values: set[ValueId], start: OpIndex, end: OpIndex) -> bool:
+    """Return True if an op between two others reads any of some values, other than to look at it or initialise it."""
+    seen = set(values)
+    for op in trace.ops[start:end]:
+        if seen.isdisjoint(op.inputs) or op.name in _FILLS - _LOOKS or op.name in VALUE_FREE:
+            continue
+        if op.name not in _LOOKS:
+            return True
+        seen.update(op.outputs)
+    return False
+
+
+def _runs_between(trace: Trace, load: StateLoaded, end: OpIndex) -> bool:
+    """Return True if any module ran between a load and an op."""
+    return any(load.op <= call.start < end for call in trace.calls)

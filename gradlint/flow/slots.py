@@ -1,0 +1,51 @@
+"""The names under which modules registered parameters, and what took their places. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gradlint.traces.events import ChildRegistration, ParameterRegistration, Registration
+from gradlint.traces.ids import ModuleIndex, ParameterKey
+from gradlint.traces.trace import Trace
+
+
+class Slot(NamedTuple):
+    """A name of the model under which a parameter was registered."""
+
+    fqn: str
+    replaced_by: Registration | None
+    """The registration that gave the name, or a module around it, to something else; None if none was seen."""
+
+
+class Slots:
+    """Finds the names that parameters had in the model, by the registrations of a trace."""
+
+    def __init__(self, trace: Trace) -> None:
+        """Index the registrations of a trace."""
+        self._trace = trace
+        self._last: dict[tuple[ModuleIndex, str], Registration] = {}
+        self._above: dict[ModuleIndex, ChildRegistration] = {}
+        self.registrations: dict[ParameterKey, list[ParameterRegistration]] = {}
+        """Key of a parameter → the registrations of it, in order."""
+        for event in trace.events_of(Registration):
+            self._last[event.module, event.name] = event
+            if isinstance(event, ChildRegistration):
+                self._above[event.child] = event
+            elif isinstance(event, ParameterRegistration):
+                self.registrations.setdefault(event.parameter, []).append(event)
+
+    def of(self, registration: Registration) -> Slot | None:
+        """Return the name that a registration gave in the model; None if its module never was in the model."""
+        current: Registration | None = registration
+        names: list[str] = []
+        passed: set[ModuleIndex] = set()
+        while current is not None and current.module not in passed:
+            passed.add(current.module)
+            names.insert(0, current.name)
+            module = self._trace.modules[current.module] if current.module < len(self._trace.modules) else None
+            if module is not None and module.in_tree:
+                last = self._last[current.module, current.name]
+                fqn = ".".join([module.fqn, *names] if module.fqn else names)
+                return Slot(fqn, None if last is current else last)
+            current = self._above.get(current.module)
+        return None

@@ -1,0 +1,160 @@
+"""GL113 load-without-effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
+from gradlint.flow import LostLoad, ignored_loads, lost_loads, own_loads
+from gradlint.rulekit import inflect
+from gradlint.traces import IgnoredState, SiteId
+
+
+class LoadWithoutEffect(Rule):
+    """A `load_state_dict()` from which no value reaches training.
+
+    ## What it does
+    Finds calls of `load_state_dict()` that leave the model as it is: none of the state's names is the model's, or the
+    state has only the model's own values. Finds loads too whose values are lost before training: the loaded layers are
+    replaced by new ones, or initialised again.
+
+    ## Why it is bad
+    With `strict=False`, torch loads the names that match and ignores the rest, even if that is everything. The model
+    trains from random values, and nothing says so.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    def build():
+        state = {f"module.{k}": v for k, v in Classifier().state_dict().items()}  # saved from DistributedDataParallel
+        model = Classifier()
+        model.load_state_dict(state, strict=False)
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    def build():
+        state = {f"module.{k}": v for k, v in Classifier().state_dict().items()}
+        model = Classifier()
+        model.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
+        return {"model": model, "inputs": (torch.randn(3, 4),)}
+    ```
+
+    ## Known limits
+    A load of part of the model is not reported, nor one that another load of the same module makes up for. Loads that
+    do not call `load_state_dict()` of the module are not followed.
+
+    ## References
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.load_state_dict
+    """
+
+    code = "GL113"
+    name = "load-without-effect"
+    severity = Severity.ERROR
+    yields_to = frozenset({"GL109", "GL510"})
+
+    MESSAGE = (
+        "load_state_dict() loads nothing: the state has names like {name!r}, and the model has {own_name!r}. "
+        "{parameters} {keep} initial values."
+    )
+    MESSAGE_UNRELATED = (
+        "load_state_dict() loads nothing: no name in the state, such as {name!r}, is one of the model's, such as "
+        "{own_name!r}. {parameters} {keep} initial values."
+    )
+    MESSAGE_NESTED = (
+        "load_state_dict() loads nothing: the model's values stand below {nested!r} in the state. {parameters} {keep} "
+        "initial values."
+    )
+    MESSAGE_OWN = "load_state_dict() copies the model's own values onto themselves: it loads nothing into {parameters}."
+    MESSAGE_REPLACED = "load_state_dict() has no effect: {place} replaces the loaded {parameters} by new {ones}."
+    MESSAGE_OVERWRITTEN = "load_state_dict() has no effect: {place} initialises the loaded {parameters} again."
+    RELATED_REPLACED = "replaced here, after the load"
+    RELATED_OVERWRITTEN = "initialised here, after the load"
+    FIX = "{changes} each name of the state, and check unexpected_keys of the result."
+    FIX_UNRELATED = "Rename the state's entries to the model's names, and check unexpected_keys of the result."
+    FIX_NESTED = "Load state[{nested!r}]."
+    FIX_OWN = "Check which entries the state takes from the checkpoint: names or shapes of none match."
+    FIX_LOST = "Load last, after all layers are in place and initialised."
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        for load, parameters in ignored_loads(trace):
+            assert load.ignored is not None
+            message, fix = self._mismatch(load.ignored)
+            fields = {"name": load.ignored.name, "own_name": load.ignored.own_name, "nested": load.ignored.nested}
+            keep = inflect(parameters, "keep")
+            text = context.fill(message, parameters, keep=keep, **fields)
+            yield self._finding(context, load.site, text, parameters, fix)
+        for load, parameters in own_loads(trace):
+            if left := context.unreported(self, parameters):
+                text = context.fill(self.MESSAGE_OWN, left)
+                yield self._finding(context, load.site, text, left, self.FIX_OWN, Severity.WARNING)
+        for _, lost in context.by_place(lost_loads(trace), lambda lost: lost.load.site):
+            yield self._lost(context, lost)
+
+    def _mismatch(self, state: IgnoredState) -> tuple[str, str]:
+        """Return the templates of message and fix for a state that was ignored."""
+        if state.nested:
+            return self.MESSAGE_NESTED, self.FIX_NESTED.format(nested=state.nested)
+        if state.renaming is None:
+            return self.MESSAGE_UNRELATED, self.FIX_UNRELATED
+        removed, added = state.renaming
+        changes = [f"remove {removed!r} from"] * bool(removed) + [f"add {added!r} to"] * bool(added)
+        text = " and ".join(changes)
+        return self.MESSAGE, self.FIX.format(changes=text[0].upper() + text[1:])
+
+    def _lost(self, context: Context, lost: Sequence[LostLoad]) -> Finding:
+        parameters = context.trace.with_keys({p.key for one in lost for p in one.parameters})
+        last = lost[-1]
+        template = self.MESSAGE_REPLACED if last.is_replaced else self.MESSAGE_OVERWRITTEN
+        text = context.fill(
+            template, parameters, place=context.place(last.lost_by), ones="one" if len(parameters) == 1 else "ones"
+        )
+        why = context.related(self.RELATED_REPLACED if last.is_replaced else self.RELATED_OVERWRITTEN, last.lost_by)
+        callers = context.callers(last.lost_by.site, limit=1)
+        return context.finding(
+            self, text, at=last.load.site, parameters=parameters, related=[why, *callers], fix=Fix(self.FIX_LOST)
+        )
+
+    def _finding(
+        self,
+        context: Context,
+        site: SiteId,
+        message: str,
+        parameters: Sequence[Parameter],
+        fix: str,
+        severity: Severity | None = None,
+    ) -> Finding:
+        return context.finding(
+            self,
+            message,
+            at=site,
+            parameters=parameters,
+            related=context.callers(site, limit=1),
+            fix=Fix(fix),
+            severity=severity,
+        )
