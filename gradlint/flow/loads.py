@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -130,7 +129,7 @@ def _loss(
     if parameter is not None:
         before = [e for e in parameter.writes if e.number > load.number and e.op <= trace.forward_start]
         writes = [e for e in before if not e.converts]
-        if writes and math.prod(shape) and all(is_fill(e) and _is_whole(trace, e, shape) for e in writes):
+        if writes and all(is_fill(e) and _is_whole(trace, e, shape) for e in writes):
             return writes[-1], parameter
         return None
     for registration in slots.registrations.get(key, ()):
