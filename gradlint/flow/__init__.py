@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gradlint.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from gradlint.flow.broadcast import repeated_shape as repeated_shape
     from gradlint.flow.cost import in_bytes as in_bytes
     from gradlint.flow.cost import in_flops as in_flops
     from gradlint.flow.cost import weight_gradient_flops as weight_gradient_flops
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gradlint.flow.loads import own_loads as own_loads
     from gradlint.flow.origin import computed_value as computed_value
     from gradlint.flow.origin import computed_values as computed_values
+    from gradlint.flow.origin import rearranging_ops as rearranging_ops
     from gradlint.flow.outcome import Outcome as Outcome
     from gradlint.flow.outcome import OutcomeKind as OutcomeKind
     from gradlint.flow.outcome import group_location as group_location

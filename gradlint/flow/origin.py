@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from gradlint.traces.ids import ValueId
@@ -32,14 +32,25 @@ def computed_value(trace: Trace, value: ValueId, axis: int | None = None) -> tup
     Returns:
         The value that was computed, and the axis of it that became `axis`; None if that is unknown.
     """
-    while True:
-        producer = trace.values[value].producer
-        if producer < trace.forward_start:
-            return value, axis
-        source = _before(trace, trace.ops[producer], value, axis)
+    *_, (_, value, axis) = _steps_back(trace, value, axis)
+    return value, axis
+
+
+def rearranging_ops(trace: Trace, value: ValueId) -> list[Op]:
+    """Return the ops between a value and its computation that only rearrange it, the last one first."""
+    return [op for op, _, _ in _steps_back(trace, value, None) if op is not None]
+
+
+def _steps_back(trace: Trace, value: ValueId, axis: int | None) -> Iterator[tuple[Op | None, ValueId, int | None]]:
+    """Yield a value itself, then each op that only rearranges it, with the value and the axis before."""
+    yield None, value, axis
+    while (producer := trace.values[value].producer) >= trace.forward_start:
+        op = trace.ops[producer]
+        source = _before(trace, op, value, axis)
         if source is None:
-            return value, axis
+            return
         value, axis = source
+        yield op, value, axis
 
 
 def computed_values(trace: Trace, value: ValueId, axis: int | None = None) -> list[tuple[ValueId, int | None]]:

@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from gradlint.traces.op_families import ALL_CONVOLUTIONS as ALL_CONVOLUTIONS
     from gradlint.traces.op_families import ATTENTION as ATTENTION
     from gradlint.traces.op_families import BIASED_LAYERS as BIASED_LAYERS
+    from gradlint.traces.op_families import DETACHED_VALUES as DETACHED_VALUES
     from gradlint.traces.op_families import DROPOUTS as DROPOUTS
+    from gradlint.traces.op_families import MULTIPLY as MULTIPLY
     from gradlint.traces.op_families import NORMS as NORMS
     from gradlint.traces.op_families import RANDOM_TENSORS as RANDOM_TENSORS
     from gradlint.traces.op_families import RANDOM_WRITES as RANDOM_WRITES
     from gradlint.traces.op_families import SELECTIONS as SELECTIONS
     from gradlint.traces.op_families import SIGMOIDS as SIGMOIDS
+    from gradlint.traces.op_families import SUBTRACT as SUBTRACT
     from gradlint.traces.op_families import SUMS as SUMS
     from gradlint.traces.op_families import VALUE_FREE as VALUE_FREE
     from gradlint.traces.sites import is_project as is_project

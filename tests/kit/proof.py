@@ -24,7 +24,15 @@ CUTS = {
     "value-roundtrip-upstream",
     "reentrant-checkpoint-upstream",
 }
-WRONG_LOSS = {"softmax-before-cross-entropy", "sigmoid-before-bce-with-logits", "nll-without-log-softmax"}
+WRONG_LOSS = {
+    "softmax-before-cross-entropy",
+    "sigmoid-before-bce-with-logits",
+    "nll-without-log-softmax",
+    "broadcast-loss-operands",
+    "probabilities-into-kl-div",
+    "log-softmax-over-wrong-axis",
+    "swapped-loss-arguments",
+}
 ZERO = "nondifferentiable-upstream"
 SEED = 1234
 
