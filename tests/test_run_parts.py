@@ -36,10 +36,10 @@ def test_what_follows_the_script_belongs_to_it(line):
     assert split(line.split(), {"--steps", "-m"}) == SPLITS[line]
 
 
-def after_(limit: int | None, calls: int, passes: int = 0, seconds: float = 0.0) -> bool:
+def after_(limit: int | None, calls: int, passes: int = 0, seconds: float = 0.0, has_optimizer: bool = True) -> bool:
     """Whether patience is lost after calls and backward passes without progress."""
     training = TrainingLog()
-    patience = Patience(training, limit)
+    patience = Patience(training, lambda: has_optimizer, limit)
     patience.is_lost(0)
     training.backwards += [None] * passes
     with pytest.MonkeyPatch.context() as patch:
@@ -58,6 +58,9 @@ def after_(limit: int | None, calls: int, passes: int = 0, seconds: float = 0.0)
         (True, {"limit": 20, "calls": 20}),
         (False, {"limit": 20, "calls": 20, "passes": 1}),
         (True, {"limit": None, "calls": 500, "passes": 500}),
+        (False, {"limit": None, "calls": 400, "passes": 49, "has_optimizer": False}),
+        (True, {"limit": None, "calls": 50, "passes": 50, "has_optimizer": False}),
+        (False, {"limit": 200, "calls": 50, "passes": 50, "has_optimizer": False}),
     ],
 )
 def test_patience_is_lost_without_progress_only(lost, case):

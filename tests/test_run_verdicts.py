@@ -10,6 +10,12 @@ from script import HEAD, codes, mostly_slow, run
 pytestmark = pytest.mark.usefixtures("processes")
 
 RIGHT = {
+    "gradients by hand, without a backward pass": """
+        for _ in range(5):
+            loss = nn.functional.mse_loss(model(x), y)
+            for p, g in zip(model.parameters(), torch.autograd.grad(loss, [*model.parameters()])): p.grad = g
+            optimizer.step()
+        """,
     "ends by itself": "iteration()\niteration()",
     "goes on for ever": "while True: iteration()",
     "os._exit": "for _ in range(2): iteration()\nos._exit(3)",
@@ -138,6 +144,27 @@ def test_the_main_thread_is_judged_though_another_one_trains_too(tmp_path):
     """
     _, report = run(tmp_path, body)
     assert (codes(report), report["errors"]) == (["GL501"], [])
+
+
+def test_a_script_that_steps_and_never_runs_backward_is_judged(tmp_path):
+    done, report = run(tmp_path, "for _ in range(5):\n    nn.functional.mse_loss(model(x), y)\n    optimizer.step()")
+    assert (done.returncode, codes(report), report["errors"]) == (1, ["GL504"], [])
+
+
+@pytest.mark.slow
+def test_a_script_that_steps_by_hand_for_ever_is_judged(tmp_path):
+    body = """
+    model = nn.Linear(4, 2)
+    while True:
+        model.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        with torch.no_grad():
+            for p in model.parameters(): p -= 0.01 * p.grad
+    """
+    head = "\n".join(line for line in HEAD.splitlines() if not line.startswith("optimizer = "))
+    _, report = run(tmp_path, body, head=head)
+    assert (report["findings"], report["errors"]) == ([], [])
+    assert "50 backward passes without an optimizer" in report["notes"][0]["message"]
 
 
 def test_findings_stand_on_the_lines_of_the_script(tmp_path):

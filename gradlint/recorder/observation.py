@@ -77,7 +77,7 @@ class Observation:
         self.evaluations = 0
         """Calls that only evaluate, of which nothing is recorded."""
         self._trained: set[int] = set()
-        self._patience = Patience(self.ledger.training, limit) if gives_up else None
+        self._patience = Patience(self.ledger.training, lambda: bool(self.log.optimizers), limit) if gives_up else None
         self._has_lost_patience = False
         self._holds_parameters: dict[int, bool] = {}
         self._models = models
@@ -275,7 +275,8 @@ class Observation:
                 for key in self.ledger.foreign & backward.deposits.keys():
                     del backward.deposits[key]
             roots, optimizers = self._found_roots(), self._found_optimizers()
-            begin = self._begin or ForwardStart(recorder, roots, optimizers, len(self.log.calls), rebase=False)
+            begin = self._begin if training.backwards else None  # gradients made by hand tell of no loss
+            begin = begin or ForwardStart(recorder, roots, optimizers, len(self.log.calls), rebase=False)
             for p in places(roots):
                 begin.modes.setdefault(id(p.module), bool(p.module.training))
             tables = tabulate(recorder, self.log, begin, roots, optimizers)

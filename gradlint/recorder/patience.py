@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from gradlint.recorder.facts.training_log import TrainingLog
 
@@ -10,6 +11,8 @@ LIMIT = 500
 """Number of calls without a backward pass, or of backward passes without a step, after which to give up."""
 SECONDS = 60.0
 """Seconds without a backward pass that must have passed too: a validation or a sampler makes many calls before one."""
+PASSES_BY_HAND = 50
+"""Number of backward passes after which to give up on a script that makes no optimizer, as it steps by hand."""
 
 
 class Patience:
@@ -17,11 +20,14 @@ class Patience:
 
     Args:
         training: what was recorded so far.
+        has_optimizer: whether there is an optimizer.
         limit: as `LIMIT`, but without regard to time; None for the default.
     """
 
-    def __init__(self, training: TrainingLog, limit: int | None = None) -> None:
+    def __init__(self, training: TrainingLog, has_optimizer: Callable[[], bool], limit: int | None = None) -> None:
         self._training = training
+        self._has_optimizer = has_optimizer
+        self._by_hand = PASSES_BY_HAND if limit is None else limit
         self._calls = _Wait(LIMIT if limit is None else limit, SECONDS if limit is None else 0.0)
         self._passes = _Wait(LIMIT if limit is None else limit, 0.0)
 
@@ -32,6 +38,8 @@ class Patience:
             calls: the number of calls of models so far.
         """
         passes, steps = len(self._training.backwards), len(self._training.steps)
+        if passes >= self._by_hand and not self._has_optimizer():
+            return True
         return self._calls.is_over(calls, passes) or self._passes.is_over(passes, steps)
 
 

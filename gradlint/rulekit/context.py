@@ -91,7 +91,7 @@ class Context:
         if need == "optimizer" and not trace.optimizers:
             return "no optimizer given"
         if need == "forward" and trace.forward_start >= len(trace.ops) and not trace.roots:
-            return "no forward was run"
+            return "no backward pass was recorded" if training is not None and training.steps else "no forward was run"
         if need == "loss" and self.flow.waits_for_step:
             return "the training setup has a step and no loss, and its step ran no backward pass"
         if need == "gradient" and self.flow.loss_lacks_gradient:

@@ -198,7 +198,7 @@ class _Runner:
         fault = observation.recorder.fault
         if fault is not None:
             return Report(errors=[Failure(job.target, *fault)])
-        if not training.backwards:
+        if not training.backwards and not training.steps:
             return Report(errors=[failure or Failure(job.target, self.why_nothing())])
         contract = given_contract(job.trains, job.frozen)
         trace = observation.trace()
@@ -210,7 +210,10 @@ class _Runner:
             report.errors.append(failure)
         steps = len(training.steps)
         progress = f"{steps} optimizer step{'s' if steps != 1 else ''} and {len(training.backwards)} backward passes"
-        if observation.patience_lost:
+        if observation.patience_lost and not trace.optimizers:
+            passes = f"{len(training.backwards)} backward passes without an optimizer"
+            report.notes.append(Note(job.target, f"stopped after {passes} (--max-batches)"))
+        elif observation.patience_lost:
             calls = f"{plural(observation.forwards, 'call')} of the script's models"
             report.notes.append(Note(job.target, f"stopped after {calls} (--max-batches) with {progress}"))
         elif self.timed_out:
