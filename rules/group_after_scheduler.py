@@ -102,8 +102,10 @@ class GroupAfterScheduler(Rule):
         for optimizer in trace.optimizers:
             for group in optimizer.groups:
                 parameters = [p for p in trace.with_keys(group.keys) if p.requires_grad]
+                if not parameters or group.lr is None:
+                    continue
                 known = _known_groups(context, optimizer, group)
-                if known is not None and parameters and group.lr is not None:
+                if known is not None:
                     schedule = next(s for s in context.training.schedules if s.optimizer == optimizer.key)
                     yield context.finding(
                         self,
