@@ -6,6 +6,7 @@ The names below are for everybody; rule authors find more in `gradlint.flow`, `g
 The rooms, in the order in which they may import each other (each only those before it; tests/test_architecture.py):
 
     location     file, line and column
+    installed    which files are gradlint's own or of a library
     findings     findings and reports: plain data
     wording      names, counts and verbs in messages
     source       text → facts that its syntax proves; no torch

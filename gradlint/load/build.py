@@ -7,8 +7,6 @@ import contextlib
 import inspect
 import os
 import re
-import site
-import sysconfig
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +15,10 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from gradlint.errors import GradlintError, TargetError
+from gradlint.installed import OWN_FOLDER, is_library_file
 from gradlint.load.setup import Setup
 
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_RECORDER = os.path.join(_OWN, "recorder") + os.sep
+_RECORDER = os.path.join(OWN_FOLDER, "recorder") + os.sep
 _PASSED_ON = frozenset({"__torch_function__", "_op", "gradlint_runs_user_code", "run_forward"})
 _TORCH_GLUE = frozenset(
     {"_call_impl", "_wrapped_call_impl", "__torch_function__", "handle_torch_function", "decorate_context", "inner"}
@@ -207,7 +205,7 @@ def _is_own(exc: BaseException) -> bool:
     if isinstance(
         exc, RecursionError
     ):  # the last frame is arbitrary; the many frames before it show whose recursion it is
-        return all(frame.f_code.co_filename.startswith(_OWN) for frame in frames[-50:])
+        return all(frame.f_code.co_filename.startswith(OWN_FOLDER) for frame in frames[-50:])
     code = frames[-1].f_code
     return code.co_filename.startswith(_RECORDER) and not passes_on(code)
 
@@ -243,7 +241,7 @@ def first_line(exc: BaseException) -> str:
 
 def is_glue(file: str, function: str, line: str = "") -> bool:
     """Return True if a frame is gradlint's, or only passes a call on to user code."""
-    if file.startswith((_OWN, "<frozen importlib", "<frozen runpy")):
+    if file.startswith((OWN_FOLDER, "<frozen importlib", "<frozen runpy")):
         return True
     slashed = file.replace("\\", "/")
     if "/importlib/" in slashed and is_library_file(file):
@@ -255,18 +253,3 @@ def is_glue(file: str, function: str, line: str = "") -> bool:
     if slashed.endswith(("torch/overrides.py", "torch/utils/_device.py")) or function in _TORCH_GLUE:
         return True
     return "handle_torch_function(" in line
-
-
-def _library_folders() -> tuple[str, ...]:
-    paths = [sysconfig.get_path(k) for k in ("stdlib", "platstdlib", "purelib", "platlib")]
-    with contextlib.suppress(AttributeError):  # old virtualenvs have no getsitepackages
-        paths += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple(sorted({p.rstrip(os.sep) + os.sep for p in paths if p}))
-
-
-_LIBRARIES = _library_folders()
-
-
-def is_library_file(file: str) -> bool:
-    """Return True if a file belongs to the standard library or to an installed package."""
-    return file.startswith(_LIBRARIES) or f"{os.sep}site-packages{os.sep}" in file or "dist-packages" in file

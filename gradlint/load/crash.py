@@ -6,7 +6,8 @@ import linecache
 import re
 import signal
 
-from gradlint.load.build import is_glue, is_library_file
+from gradlint.installed import is_library_file
+from gradlint.load.build import is_glue
 
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 

@@ -11,14 +11,15 @@ import inspect
 import linecache
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gradlint.errors import GradlintError, TargetError, UsageError
-from gradlint.load.build import InstanceMethod, Target, is_library_file, user_error, user_traceback
+from gradlint.installed import is_library_file
+from gradlint.load.build import InstanceMethod, Target, user_error, user_traceback
 from gradlint.load.setup import Setup
 
 _MARKERS = ("pyproject.toml", "setup.py", ".git")
@@ -162,7 +163,8 @@ def _sandbox(place: _Place) -> Iterator[None]:
     path, argv, meta = list(sys.path), list(sys.argv), list(sys.meta_path)
     cwd, bytecode, before = os.getcwd(), sys.dont_write_bytecode, dict(sys.modules)
     # All are listed before the first is removed: a namespace package asks for its parent when asked for its path.
-    for name in [name for name, module in before.items() if _foreign(name, module, place)]:
+    hidden = _top_names(place.front)
+    for name in [n for n, module in before.items() if n.partition(".")[0] in hidden and _foreign(n, module, place)]:
         del sys.modules[name]
     parent, _, leaf = place.name.rpartition(".")
     package = before.get(parent)
@@ -195,10 +197,16 @@ def _foreign(name: str, module: ModuleType, place: _Place) -> bool:
     if name == "__main__" or name.split(".")[0] == "gradlint":
         return False
     files = _files(module)
-    if not files or any(is_library_file(f) for f in files) or _under(module, place.roots):
-        return False
-    top = name.split(".")[0]
-    return any(os.path.isfile(os.path.join(r, top + ".py")) or os.path.isdir(os.path.join(r, top)) for r in place.front)
+    return bool(files) and not any(is_library_file(f) for f in files) and not _under(module, place.roots)
+
+
+def _top_names(folders: Iterable[str]) -> set[str]:
+    """Return the names of the modules and packages in folders."""
+    names: set[str] = set()
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
+            names |= {e.name.removesuffix(".py") for e in entries if e.name.endswith(".py") or e.is_dir()}
+    return names
 
 
 def _files(module: Any) -> list[str]:

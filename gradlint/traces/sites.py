@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import os
-import site as site_module
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
+from gradlint.installed import OWN_FOLDER, is_library_file
 from gradlint.location import Code, Location, characters, statement_location
 from gradlint.traces.ids import SiteId
 
@@ -130,31 +129,6 @@ def _location(path: str, code: CodeType, instruction: int) -> Location:
     return statement_location(path, line)
 
 
-def _library_folders() -> tuple[str, ...]:
-    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    paths |= set(site_module.getsitepackages() if hasattr(site_module, "getsitepackages") else [])
-    paths.add(site_module.getusersitepackages())
-    return tuple(sorted(os.path.abspath(p) + os.sep for p in paths if p))
-
-
-LIBRARY_FOLDERS = _library_folders()
-STDLIB = tuple(
-    os.path.abspath(p) + os.sep for p in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")} if p
-)
-GRADLINT = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-
-
-def is_standard_library(path: str) -> bool:
-    """Return True if a file belongs to Python's standard library."""
-    if path.startswith("<frozen "):
-        return True
-    return path.startswith(STDLIB) and not _installed(path)
-
-
-def _installed(path: str) -> bool:
-    return f"{os.sep}site-packages{os.sep}" in path or f"{os.sep}dist-packages{os.sep}" in path
-
-
 @functools.lru_cache(maxsize=4096)
 def is_project(path: str) -> bool:
     """Return True if a file is user code.
@@ -164,9 +138,7 @@ def is_project(path: str) -> bool:
     if path.startswith("<") or os.path.basename(path).startswith("<"):
         return False
     full = os.path.abspath(path)
-    if full.startswith(GRADLINT) or _installed(full):
-        return False
-    return not full.startswith(LIBRARY_FOLDERS)
+    return not full.startswith(OWN_FOLDER) and not is_library_file(full)
 
 
 def class_is_project(cls: type) -> bool:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gradlint.installed import OWN_FOLDER, is_standard_library
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.site_table import SiteTable
 from gradlint.traces.ids import NO_SITE, CallIndex, SiteId
-from gradlint.traces.sites import GRADLINT, is_standard_library
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _MODULE_FILES = ("overrides.py", os.path.join("nn", "modules", "module.py"))
@@ -107,7 +107,7 @@ class CallChains:
         kind = _USER
         if code is _FUNCTION_APPLY:
             kind = _FUNCTION
-        elif name.startswith(GRADLINT):
+        elif name.startswith(OWN_FOLDER):
             kind = {BASE_FRAME: _BASE, CALL_FRAME: _CALL}.get(code.co_name, _PLUMBING)
         elif name.startswith(_TORCH):
             kind = _SKIP

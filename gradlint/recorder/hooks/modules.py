@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+from gradlint.installed import is_standard_library
 from gradlint.recorder.calls.call_chains import OpenCall
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
@@ -38,7 +39,6 @@ from gradlint.traces.events import (
 )
 from gradlint.traces.ids import NO_MODULE, EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
 from gradlint.traces.ops import GRAD_ON, KIND_PLAIN, ModuleCall
-from gradlint.traces.sites import is_standard_library
 from gradlint.traces.trace import Arguments
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from gradlint.installed import OWN_FOLDER
 from gradlint.load.build import passes_on
 from gradlint.recorder.calls.call_chains import BASE_FRAME
-from gradlint.traces.sites import GRADLINT
 
 _OVERRIDES = os.path.join("torch", "overrides.py")
 """The file in which torch passes a call on to the recorder."""
@@ -107,4 +107,4 @@ def _caller(frame: FrameType | None, level: int) -> FrameType | None:
 
 
 def _is_own(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(GRADLINT)
+    return frame.f_code.co_filename.startswith(OWN_FOLDER)
