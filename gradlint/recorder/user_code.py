@@ -55,7 +55,10 @@ def inputs_of_setup(inputs: Any) -> Inputs:
 def seed(number: int = SEED) -> None:
     """Set the random states of python, torch and numpy (if imported)."""
     random.seed(number)
-    torch.manual_seed(number)
+    if hasattr(torch, "accelerator") and not torch.accelerator.is_available():  # since torch 2.6
+        torch.default_generator.manual_seed(number)
+    else:  # takes longer: it formats a stack for each kind of device that is not initialized
+        torch.manual_seed(number)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(number)

@@ -6,6 +6,7 @@ There is no list of rules: each folder is read, one rule per file. A file that i
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import hashlib
 import importlib
@@ -208,6 +209,7 @@ def _import_failure(error: Exception, path: Path) -> str:
     return f"{path}:{line or 1}: this rule cannot be loaded: {type(error).__name__}: {text}"
 
 
+@functools.cache
 def _rule_of(module: ModuleType, path: Path) -> type[Rule]:
     """Return the one rule that a file defines, checked."""
     rules = [
