@@ -90,11 +90,10 @@ def made_before_builders() -> list[table.Builder]:
 def made_before(builder: table.Builder) -> Report:
     """The report on what a builder builds, which is called before gradlint comes."""
     from gradlint.engine.check import Options, check_setup
-    from gradlint.rulekit import registry
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return check_setup(builder.load()(), registry.load(packs=False).rules, Options(numeric=True))
+        return check_setup(builder.load()(), table.rules(), Options(numeric=True))
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradlint import Rule
     from gradlint.findings import Finding, Report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,14 +163,21 @@ def fixture_files() -> list[Path]:
 
 
 @functools.cache
+def rules() -> tuple[type[Rule], ...]:
+    """All built-in rules."""
+    from gradlint.rulekit import registry
+
+    return registry.load(packs=False).rules
+
+
+@functools.cache
 def report(target: str) -> Report:
     """gradlint's report on one target with every rule on, gradients measured and nothing hidden; made only once."""
     from gradlint.engine.check import Options, check_target
-    from gradlint.rulekit import registry
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch says about the mistakes is not what is tested
-        return check_target(target, registry.load(packs=False).rules, Options(numeric=True))
+        return check_target(target, rules(), Options(numeric=True))
 
 
 def names_of(target: str, found: Report) -> str:
