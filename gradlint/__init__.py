@@ -9,6 +9,7 @@ The rooms, in the order in which they may import each other (each only those bef
     installed    which files are gradlint's own or of a library
     findings     findings and reports: plain data
     wording      names, counts and verbs in messages
+    markers      declarations about the gradient of a value, in user code
     source       text → facts that its syntax proves; no torch
     load         target → Setup: the user's build(), its inputs, the wrappers of frameworks
     traces       the record of a run: ops, values, events, parameters; plain data
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from gradlint.fx import fx_graph as fx_graph
     from gradlint.load.setup import Setup as Setup
     from gradlint.location import Location as Location
+    from gradlint.markers import constant as constant
+    from gradlint.markers import differentiable as differentiable
     from gradlint.recording import Recording as Recording
     from gradlint.recording import TrainingFault as TrainingFault
     from gradlint.recording import record as record

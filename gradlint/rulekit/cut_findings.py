@@ -72,7 +72,10 @@ def report_cuts(
 
 
 def _term_places(context: Context, position: int) -> Iterator[Related]:
-    """Yield the terms of the loss that the values behind a cut enter, by its position in the flow's cuts."""
+    """Yield the terms of the loss that the values behind a cut enter.
+
+    The cut is given by its position in `Flow.cuts`.
+    """
     sites = context.flow.terms_behind.get(position, ())
     places = dict.fromkeys(place for site in sites if (place := context.trace.location(site)) is not None)
     yield from (Related(RELATED_TERM, place) for place in itertools.islice(places, 3))

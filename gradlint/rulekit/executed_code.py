@@ -120,7 +120,7 @@ def attribute_location(
 
 
 def variable_of(trace: Trace, site: SiteId) -> str:
-    """Return the variable or attribute that a statement assigns the value of a call to; empty without one.
+    """Return the name that a statement assigns the value of a call to; empty without one.
 
     The call may be an argument within the value: ``layer = nn.Sequential(nn.Linear(2, 2))``.
     """
@@ -138,7 +138,7 @@ def variable_of(trace: Trace, site: SiteId) -> str:
 
 
 def iterator_places(trace: Trace, site: SiteId) -> tuple[Location | None, Location | None]:
-    """Return where the exhausted iterator that a call is given was made, and where it was used up before.
+    """Return where the iterator that a call is given was made, and where it was exhausted.
 
     Each is None if it is not in the function that makes the call.
     """

@@ -157,6 +157,18 @@ class ModeSwitch(Event):
     """It and the modules in it that were in the other mode."""
 
 
+# -- declarations ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Marked(Event):
+    """User code marked values by ``gradlint.constant`` or ``gradlint.differentiable``."""
+
+    values: tuple[ValueId, ...]
+    constant: bool
+    """True if no gradient is to pass through them, False if gradient is to."""
+
+
 # -- training -------------------------------------------------------------------------------------------------------
 
 

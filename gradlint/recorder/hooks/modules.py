@@ -28,6 +28,7 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.loaded_state import ignored_state, own_state
 from gradlint.recorder.facts.optimizer_source import constructor_arguments
+from gradlint.recorder.hooks.markers import noting_marks
 from gradlint.recorder.hooks.uncompiled import bypass_compiler, without_compiler_guard
 from gradlint.traces.events import (
     ChildRegistration,
@@ -99,6 +100,7 @@ def install_hooks(recorder: Recorder, log: HookLog) -> Iterator[None]:
         patch(stack, inference_mode, "__enter__", _inference_enter, recorder, regions)
         patch(stack, inference_mode, "__exit__", _inference_exit, recorder, regions)
         _patch_variable(stack, recorder)
+        stack.enter_context(noting_marks(recorder))
         yield
 
 
