@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity
+from gradlint import Context, Finding, Fix, Group, Optimizer, Rule, Severity, Training
 from gradlint.rulekit import plural
-from gradlint.traces import NO_SITE
+from gradlint.traces import NO_SITE, Schedule
 
 
 class GroupAfterScheduler(Rule):
@@ -91,25 +91,26 @@ class GroupAfterScheduler(Rule):
     needs = frozenset({"optimizer", "step"})
 
     MESSAGE = (
-        "add_param_group() comes after the scheduler, which knows the {count} before it alone: {parameters} {keep} the "
-        "rate {rate:g} while the others follow the schedule."
+        "add_param_group() comes after the scheduler, which keeps rates for {count} only: {parameters} {keep} the "
+        "rate {rate} while the others follow the schedule."
     )
     RELATED = "the scheduler is created here"
     FIX = "Add the group before the scheduler is created, or create the scheduler again after it."
 
     def check(self, context: Context) -> Iterator[Finding]:
-        trace = context.trace
-        for optimizer in trace.optimizers:
+        for optimizer in context.trace.optimizers:
             for group in optimizer.groups:
-                parameters = [p for p in trace.with_keys(group.keys) if p.requires_grad]
-                if not parameters or group.lr is None:
-                    continue
-                known = _known_groups(context, optimizer, group)
-                if known is not None:
-                    schedule = next(s for s in context.training.schedules if s.optimizer == optimizer.key)
+                parameters = context.trace.with_keys(group.keys)
+                schedule = _schedule_of_others(context.training, optimizer, group) if parameters else None
+                if schedule is not None:
                     yield context.finding(
                         self,
-                        context.fill(self.MESSAGE, parameters, count=plural(known, "group"), rate=group.lr),
+                        context.fill(
+                            self.MESSAGE,
+                            parameters,
+                            count=plural(schedule.known_groups, "group"),
+                            rate=group.lr,
+                        ),
                         at=group.site if group.site != NO_SITE else schedule.site,
                         parameters=parameters,
                         related=[context.related(self.RELATED, schedule.made_at), context.created(optimizer)],
@@ -117,16 +118,10 @@ class GroupAfterScheduler(Rule):
                     )
 
 
-def _known_groups(context: Context, optimizer: Optimizer, group: Group) -> int | None:
-    """Return the number of groups that the schedulers of an optimizer change in place of a group.
-
-    None if the rate of the group changes too, or if no other rate does.
-    """
-    training = context.training
-    schedules = [s for s in training.schedules if s.optimizer == optimizer.key and s.event > group.event]
-    if any(s.base_rates is None or group.index < s.base_rates or group.index in s.changed_groups for s in schedules):
+def _schedule_of_others(training: Training, optimizer: Optimizer, group: Group) -> Schedule | None:
+    """Return a schedule that changes the rates of other groups, where none changes that of a group."""
+    later = [s for s in training.schedules if s.optimizer == optimizer.key and s.event > group.event]
+    rates = {step.content[group.keys[0]].lr for step in training.steps if group.keys[0] in step.content}
+    if rates != {group.lr} or any(group.index < s.known_groups for s in later):
         return None
-    rates = {c.lr for step in training.steps if (c := step.content.get(group.keys[0])) is not None}
-    if len(rates) > 1 or not any(s.changed_groups for s in schedules):
-        return None
-    return max(s.base_rates or 0 for s in schedules)
+    return next((s for s in later if s.changed_groups), None)

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from gradlint.traces.training import Backward as Backward
     from gradlint.traces.training import Clear as Clear
     from gradlint.traces.training import Content as Content
+    from gradlint.traces.training import Schedule as Schedule
     from gradlint.traces.training import Spoiling as Spoiling
 else:
     __getattr__, __dir__ = lazy_names(__name__)

@@ -147,8 +147,8 @@ class Schedule:
     """The optimizer it schedules."""
     made_at: SiteId
     """Site where the scheduler was created; NO_SITE if unknown."""
-    base_rates: int | None = None
-    """Number of groups whose base rate the scheduler keeps; None if it keeps none."""
+    known_groups: int = 0
+    """Number of groups that the scheduler knows: as many as it keeps base rates of, else all."""
     changed_groups: frozenset[int] = frozenset()
     """Positions of the groups whose learning rate it changed."""
 

@@ -549,10 +549,11 @@ class Ledger:
         try:
             yield
         finally:
-            changed = frozenset(i for i, (a, b) in enumerate(zip(before, _rates(optimizer), strict=False)) if a != b)
+            after = _rates(optimizer)
+            changed = frozenset(i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
             base_rates = getattr(scheduler, "base_lrs", None)
-            count = len(base_rates) if isinstance(base_rates, list) else None
-            self.training.schedules.append(Schedule(event.number, site, key, made_at, count, changed))
+            known = len(base_rates if isinstance(base_rates, list) else after)
+            self.training.schedules.append(Schedule(event.number, site, key, made_at, known, changed))
 
     def attempted(self, optimizer: OptimizerKey, site: SiteId) -> None:
         """Note that user code asks a gradient scaler to step an optimizer."""

@@ -38,7 +38,7 @@ from gradlint.traces.events import (
     ParameterRegistration,
     StateLoaded,
 )
-from gradlint.traces.ids import NO_MODULE, EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
+from gradlint.traces.ids import NO_EVENT, NO_MODULE, NO_SITE, EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
 from gradlint.traces.ops import GRAD_ON, KIND_PLAIN, ModuleCall
 from gradlint.traces.trace import Arguments
 
@@ -238,7 +238,8 @@ def _add_param_group(original: Any, recorder: Recorder, log: HookLog) -> Any:
             is_made = key not in log.under_construction
             site = recorder.walk(sys._getframe(1)).site if is_made else log.arguments[key].site
             event = recorder.tape.event(GroupAdded, site, key, len(self.param_groups) - 1, exhausted)
-            log.group_events.setdefault(key, []).append((site, event.number))
+            unseen = [(NO_SITE, NO_EVENT)] * event.index
+            log.group_events.setdefault(key, unseen).append((site, event.number))
         return result
 
     return add_param_group
