@@ -38,7 +38,16 @@ from gradlint.traces.events import (
     ParameterRegistration,
     StateLoaded,
 )
-from gradlint.traces.ids import NO_EVENT, NO_MODULE, NO_SITE, EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
+from gradlint.traces.ids import (
+    NO_EVENT,
+    NO_MODULE,
+    NO_SITE,
+    EventIndex,
+    ModuleIndex,
+    OptimizerKey,
+    ParameterKey,
+    SiteId,
+)
 from gradlint.traces.ops import GRAD_ON, KIND_PLAIN, ModuleCall
 from gradlint.traces.trace import Arguments
 
