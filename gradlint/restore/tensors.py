@@ -112,9 +112,29 @@ def overlaps(tensors: Sequence[Tensor]) -> list[frozenset[int]]:
         spans = {position: _span(tensors[position]) for position in positions}
         for position, span in spans.items():
             result[position] = frozenset(
-                p for p, other in spans.items() if p != position and span.start < other.stop and other.start < span.stop
+                p
+                for p, other in spans.items()
+                if p != position
+                and span.start < other.stop
+                and other.start < span.stop
+                and _has_common_element(tensors[position], tensors[p])
             )
     return result
+
+
+def _has_common_element(left: Tensor, right: Tensor) -> bool:
+    """Return True if two tensors in one storage, whose spans overlap, have an element in common.
+
+    The columns of a matrix lie between each other without having one.
+    """
+    dense = left.numel() == len(_span(left)) and right.numel() == len(_span(right))
+    if dense or left.dtype != right.dtype or not (is_readable(left) and is_readable(right)):
+        return True
+    stop = max(_span(left).stop, _span(right).stop)
+    with torch.no_grad():
+        marks = torch.zeros(stop, dtype=torch.bool)
+        marks.as_strided(left.shape, left.stride(), left.storage_offset()).fill_(True)
+        return bool(marks.as_strided(right.shape, right.stride(), right.storage_offset()).any())
 
 
 def _span(tensor: Tensor) -> range:
