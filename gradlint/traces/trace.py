@@ -71,6 +71,8 @@ class Parameter:
     """Its registrations, freezes, unfreezes and writes, in order."""
     copied_from: frozenset[ParameterIndex] = frozenset()
     """Indices of parameters that its value was copied from before the forward (deepcopy, load_state_dict, copy_)."""
+    made_from: frozenset[ParameterKey] = frozenset()
+    """Keys of frozen parameters outside the model that its value was computed from before the forward."""
     computed: bool = False
     """True if it was created with values computed from another parameter."""
     written: bool = False

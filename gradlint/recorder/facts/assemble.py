@@ -282,6 +282,7 @@ def _parameter(
         in_tree=named.in_tree,
         history=tuple(past.events),
         copied_from=frozenset(past.copied_from),
+        made_from=frozenset(past.made_from),
         computed=past.computed,
         written=past.written,
         requires_grad_after=bool(tensor.requires_grad),

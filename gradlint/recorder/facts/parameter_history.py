@@ -27,6 +27,8 @@ class ParameterHistory:
     """Its registrations, freezes, unfreezes and writes, in order."""
     copied_from: set[ParameterIndex] = field(default_factory=set)
     """Indices of parameters that its value was copied from before the forward."""
+    made_from: set[ParameterKey] = field(default_factory=set)
+    """Keys of frozen parameters outside the model that its value was computed from before the forward."""
     computed: bool = False
     """True if it was created with values computed from another parameter."""
     written: bool = False
@@ -82,6 +84,11 @@ def _find_copies(
     for value, key in watched.items():
         owned.setdefault(key, []).append(value)
     first = {key: values[0] for key, values in owned.items()}
+    # frozen parameters that the model has no longer, as those before a resize
+    events = recorder.tape.events
+    gone = list({e.parameter for e in events if isinstance(e, Freeze) and e.op <= start} - index.keys())
+    bits = {key: ParameterIndex(bit) for bit, key in enumerate(gone)}
+    former = propagate(copying, values, {v: bits[k] for v, k in watched.items() if k in bits}).data if gone else {}
     if any(p.key not in earlier for p in parameters):  # copies made in the forward
         masks.data |= propagate(copying + ops[start:], values, owners).data
     for parameter, history in zip(parameters, histories, strict=True):
@@ -94,6 +101,7 @@ def _find_copies(
             computed = [v for v in owned.get(key, ()) if v <= value and values[v].producer >= 0]
             depends = masks.data.get(computed[-1] if computed else value, 0)
             history.copied_from = set(indices(depends)) - {parameter.index}
+            history.made_from = {gone[bit] for bit in indices(former.get(computed[-1] if computed else value, 0))}
 
 
 def _find_copies_made_before(
