@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from gradlint.rulekit.executed_code import variable_location as variable_location
     from gradlint.rulekit.executed_code import variable_of as variable_of
     from gradlint.rulekit.loss_inputs import activated_finding as activated_finding
+    from gradlint.rulekit.loss_inputs import are_exchanged as are_exchanged
     from gradlint.rulekit.loss_inputs import find_loss_inputs as find_loss_inputs
+    from gradlint.rulekit.loss_inputs import find_losses as find_losses
+    from gradlint.rulekit.loss_inputs import find_producers as find_producers
     from gradlint.wording import inflect as inflect
     from gradlint.wording import list_of as list_of
     from gradlint.wording import number_pattern as number_pattern

@@ -1,13 +1,23 @@
-"""Losses whose input is the result of an activation that they compute themselves."""
+"""The operands of losses: what computed them, and whether the loss expects that."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 
 from gradlint.findings import Finding, Fix, Reporter
+from gradlint.flow.origin import computed_value, computed_values
 from gradlint.rulekit.context import Context
 from gradlint.traces.ids import ValueId
-from gradlint.traces.ops import Op
+from gradlint.traces.op_families import (
+    BIASED_LAYERS,
+    DETACHED_VALUES,
+    DIVIDE,
+    LOG_PROBABILITIES,
+    MULTIPLY,
+    PROBABILITIES,
+)
+from gradlint.traces.ops import TENSOR, Op
+from gradlint.traces.trace import Trace
 
 
 def find_loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[Op, ValueId]]:
@@ -16,6 +26,57 @@ def find_loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[
         value = op.tensor(0, "input") if op.name in names else None
         if value is not None and context.flow.on_path.intersection(op.outputs):
             yield op, value
+
+
+def find_losses(context: Context, names: Container[str]) -> Iterator[Op]:
+    """Yield the calls of these losses on a path to parameters."""
+    return (op for op, _ in find_loss_inputs(context, names))
+
+
+def find_producers(trace: Trace, value: ValueId | None) -> list[Op]:
+    """Return the ops that computed a value, before anything that rearranges, joins, detaches or scales it.
+
+    Only the result of a layer is scaled: a temperature. Empty if some part of the value has no known producer.
+    """
+    producers: list[Op] = []
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        op = trace.made_by(value) if value is not None else None
+        if op is None or value is None:
+            return []
+        if op.name in DETACHED_VALUES and op.inputs and op.inputs[0] != value:
+            pending.append(op.inputs[0])
+            continue
+        sources = [source for source, _ in computed_values(trace, value)]
+        if sources != [value]:
+            pending.extend(sources)
+        else:
+            producers.append(_before_scale(trace, op))
+    return producers
+
+
+def _before_scale(trace: Trace, op: Op) -> Op:
+    """Return the layer whose result an op multiplies or divides by a number, else the op itself."""
+    if op.name in MULTIPLY or op.name in DIVIDE:
+        numbers = [a for a in (op.argument(0, "input"), op.argument(1, "other")) if isinstance(a, (int, float))]
+        if len(op.inputs) == 1 and len(numbers) == 1 and op.argument(0, "input") is TENSOR:
+            before = trace.made_by(computed_value(trace, op.inputs[0])[0])
+            if before is not None and before.name in BIASED_LAYERS:
+                return before
+    return op
+
+
+def are_exchanged(loss: Op, given: Sequence[Op], target: Sequence[Op]) -> bool:
+    """Return True if a kl_div gets probabilities as input and log-probabilities as target."""
+    if loss.name != "kl_div" or loss.argument(5, "log_target", False) is True:
+        return False
+    return bool(
+        given
+        and target
+        and all(op.name in PROBABILITIES for op in given)
+        and all(op.name in LOG_PROBABILITIES for op in target)
+    )
 
 
 def activated_finding(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gradlint.source.lookup import syntax_tree as syntax_tree
     from gradlint.source.losses import Activation as Activation
     from gradlint.source.losses import activated_losses as activated_losses
+    from gradlint.source.losses import exchanged_losses as exchanged_losses
     from gradlint.source.order import loops_around as loops_around
     from gradlint.source.order import surely_before as surely_before
     from gradlint.source.roundtrips import find_roundtrips as find_roundtrips

@@ -262,6 +262,8 @@ class LossCall:
     call: ast.Call
     given: ast.expr
     """Its first argument, the prediction."""
+    target: ast.expr | None
+    """Its second argument; None if it is not written."""
 
 
 def loss_calls(module: SourceModule, function: str, layer: str) -> Iterator[LossCall]:
@@ -286,7 +288,7 @@ def loss_calls(module: SourceModule, function: str, layer: str) -> Iterator[Loss
         named = {k.arg: k.value for k in call.keywords}
         value = call.args[0] if call.args else named.get("input")
         if value is not None and not isinstance(value, ast.Starred):
-            yield LossCall(call, value)
+            yield LossCall(call, value, call.args[1] if len(call.args) > 1 else named.get("target"))
 
 
 def _carriers(module: SourceModule, names: set[str]) -> set[str]:

@@ -43,6 +43,17 @@ def activated_losses(
     return pairs
 
 
+def exchanged_losses(module: SourceModule, function: str, layer: str) -> list[LossCall]:
+    """Return the calls of a loss of log-probabilities and probabilities that get the two the other way round."""
+    exchanged = []
+    for loss, _ in activated_losses(module, function, layer, frozenset(("softmax",))):
+        options = {k.arg for k in loss.call.keywords}
+        if loss.target is not None and "log_target" not in options and None not in options and len(loss.call.args) < 6:
+            if _applied(module, loss.target, frozenset(("log_softmax",)), 0) is not None:
+                exchanged.append(loss)
+    return exchanged
+
+
 def _applied(module: SourceModule, node: ast.expr, names: frozenset[str], depth: int) -> Activation | None:
     if depth > _DEEPEST:
         return None

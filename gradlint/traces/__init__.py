@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from gradlint.traces.op_families import BIASED_LAYERS as BIASED_LAYERS
     from gradlint.traces.op_families import DETACHED_VALUES as DETACHED_VALUES
     from gradlint.traces.op_families import DROPOUTS as DROPOUTS
+    from gradlint.traces.op_families import LOG_PROBABILITIES as LOG_PROBABILITIES
     from gradlint.traces.op_families import MULTIPLY as MULTIPLY
     from gradlint.traces.op_families import NORMS as NORMS
+    from gradlint.traces.op_families import PROBABILITIES as PROBABILITIES
     from gradlint.traces.op_families import RANDOM_TENSORS as RANDOM_TENSORS
     from gradlint.traces.op_families import RANDOM_WRITES as RANDOM_WRITES
     from gradlint.traces.op_families import SELECTIONS as SELECTIONS

@@ -55,6 +55,10 @@ ACTIVATIONS = frozenset(
 """Activations other than sigmoids, element by element."""
 SIGMOIDS = frozenset("sigmoid sigmoid_ expit".split())
 """Functions that give probabilities, element by element."""
+PROBABILITIES = SIGMOIDS | frozenset("softmax softmin gumbel_softmax".split())
+"""Functions that give probabilities."""
+LOG_PROBABILITIES = frozenset(("log_softmax", "logsigmoid"))
+"""Functions that give logarithms of probabilities."""
 SOFTMAX = frozenset("softmax log_softmax".split())
 """Functions that give probabilities of the entries of a dimension, or their logarithms."""
 
