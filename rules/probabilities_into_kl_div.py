@@ -92,7 +92,7 @@ class ProbabilitiesIntoKlDiv(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         wrong = [(op, given, target) for op in find_losses(context, ("kl_div",)) for given, target in _wrong(trace, op)]
-        for (site, *_), members in context.by_place(wrong, lambda found: (found[0].site, *map(_name, found[1:]))):
+        for (site, _), members in context.by_place(wrong, lambda found: (found[0].site, tuple(map(_name, found[1:])))):
             op, given, target = members[0]
             trained = context.flow.trained_by(v for loss, *_ in members for v in loss.inputs)
             if not trained:
