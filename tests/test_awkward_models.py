@@ -25,7 +25,6 @@ from gradlint.findings import Report
 from gradlint.flow.cut import CutKind
 from gradlint.flow.flow import Flow
 from gradlint.recorder.hooks.eager import forcing_eager
-from gradlint.rulekit import registry
 
 FOLDER = Path(__file__).parent / "awkward"
 
@@ -76,7 +75,7 @@ def record(case: Builder) -> tuple[Any, Flow, Report]:
         with record_target(case.target, Options()) as recorded:
             trace = recorded.trace
             flow = analyse(trace, recorded.replay)
-            _judge(report, trace, flow, registry.load(packs=False).rules, Options())
+            _judge(report, trace, flow, table.rules(), Options())
     return trace, flow, report
 
 

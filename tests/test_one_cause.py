@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 import torch.nn.functional as F
@@ -383,18 +382,24 @@ def test_the_same_without_the_mistake_is_clean(builder: Callable[[], Any]) -> No
 
 def script(builder: str, folder: Path) -> str:
     """Return what gradlint says of a script that trains a builder's setup."""
-    text = Path(__file__).read_text(encoding="utf-8").split("\nLINES: ")[0].replace("import pytest\n", "")
+    text = (
+        Path(__file__)
+        .read_text(encoding="utf-8")
+        .split("\nLINES: ")[0]
+        .replace("import processes\nimport pytest\n", "")
+    )
     path = folder / "train.py"
     path.write_text(f"{text}\nsetup = {builder}()\nfor _ in range(9):\n    setup['step']()\n", encoding="utf-8")
-    command = [sys.executable, "-m", "gradlint", "run", "--output-format", "concise", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder).stdout
+    return processes.gradlint(["run", "--output-format", "concise", str(path)], folder).stdout
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_script_with_several_losses_gets_the_same_finding(tmp_path: Path) -> None:
     lines = [line for line in script("bad_generator_loss_on_detached_samples", tmp_path).splitlines() if " GL" in line]
     assert len(lines) == 1
     assert "GL401 detach() cuts the only gradient path to generator.*" in lines[0]
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_script_whose_target_is_computed_under_no_grad_is_clean(tmp_path: Path) -> None:
     assert " GL" not in script("good_target_without_gradient", tmp_path)

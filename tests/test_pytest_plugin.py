@@ -250,13 +250,14 @@ PARAMETRISED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("needs", "args"),
     [
         ("xdist", ["-n", "2", "-W", "error"]),
-        pytest.param("", ["-W", "error", "-p", "no:cacheprovider"], marks=pytest.mark.slow),
-        pytest.param("pytest_randomly", ["-p", "randomly", "-p", "no:xdist"], marks=pytest.mark.slow),
-        pytest.param("pytest_randomly", ["-n", "2", "--dist", "loadscope"], marks=pytest.mark.slow),
+        ("", ["-W", "error", "-p", "no:cacheprovider"]),
+        ("pytest_randomly", ["-p", "randomly", "-p", "no:xdist"]),
+        ("pytest_randomly", ["-n", "2", "--dist", "loadscope"]),
     ],
 )
 def test_beside_other_plugins(configured: pytest.Pytester, needs: str, args: list[str]) -> None:

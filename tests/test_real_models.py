@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import proof
 import pytest
 import table
 
-pytest.importorskip("transformers")
-pytest.importorskip("peft")
+pytestmark = pytest.mark.skipif(not (find_spec("transformers") and find_spec("peft")), reason="no transformers or peft")
 
 BUILDERS = [b for path in sorted((table.FIXTURES / "real").glob("*.py")) for b in table.builders(path, "bad_", "good_")]
 BAD = [b for b in BUILDERS if b.name.startswith("bad_")]
