@@ -170,6 +170,10 @@ class FlowFacts:
             places = [cut for cut in places if cut[1] in without] or places
         return [(place(self.trace, number, output), lost) for number, output, lost in places]
 
+    def behind(self, values: Iterable[ValueId]) -> frozenset[ParameterIndex]:
+        """Return the indices of the parameters that data flows from to any of some values."""
+        return frozenset(indices(union(self.masks.data, values)))
+
     def by_index(self, numbers: Iterable[ParameterIndex]) -> list[Parameter]:
         """Return parameters in the model's order."""
         return [self.trace.parameters[i] for i in sorted(numbers)]

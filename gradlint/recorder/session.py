@@ -265,8 +265,7 @@ class _Session:
             tables = tabulate(recorder, log, begin, roots, optimizers)
             unregistered_tensors = outside.tensors(unregistered_tensors)
             recreated |= recreated_in_steps(recorder, log, self.ledger, tables)
-            if not called:
-                moved = begin.buffers_moved(roots)
+            moved |= begin.buffers_moved(roots)
         if standin.used:
             notes.append("CUDA is asked for and absent here: recorded on the CPU")
         forward = ForwardFacts(

@@ -249,6 +249,9 @@ STEP_CLAIMS: dict[str, Callable[[Trained, str], bool]] = {
     "training-in-eval-mode": lambda done, name: name in done.deposits,
     "clip-after-step": lambda done, name: name in done.deposits,
     "scheduler-before-optimizer": lambda done, name: name in done.deposits,
+    "teacher-statistics-stay": lambda done, name: name in done.moved and name not in done.deposits,
+    "recomputed-norm-statistics": lambda done, name: name in done.deposits,
+    "target-that-trains": lambda done, name: name in done.deposits and name in done.moved,
 }
 """Rule → what three steps must show of each parameter that it names."""
 
