@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity
-from gradlint.rulekit import argument_list_location
+from gradlint.rulekit import argument_list_location, repeats_a_call
 from gradlint.traces import ChildRegistration, ModuleIndex, SiteId
 
 
@@ -14,8 +14,9 @@ class RepeatedLayerObject(Rule):
 
     ## What it does
     Finds a module with trainable parameters at several places of one container, if the output of one place feeds the
-    next. Also finds two containers of the same child objects, one feeding the other (a decoder built from the encoder's
-    list).
+    next. Also finds a container of `[nn.Linear(4, 4)] * 3`, however its places run: the repeated call has no name, so
+    nothing else can share the layer. Also finds two containers of the same child objects, one feeding the other (a
+    decoder built from the encoder's list).
 
     ## Why it is bad
     `[layer] * 3` repeats the object: the model has one set of weights instead of three. Norm layers also mix the
@@ -43,7 +44,7 @@ class RepeatedLayerObject(Rule):
 
     ## Known limits
     A layer that also has a name outside of the container is taken for shared on purpose, as is one that one line calls
-    repeatedly.
+    repeatedly. Places that do not feed each other may share a layer that is repeated by its name.
 
     ## References
     https://docs.python.org/3/faq/programming.html#how-do-i-create-a-multidimensional-list
@@ -55,6 +56,7 @@ class RepeatedLayerObject(Rule):
     needs = frozenset({"forward"})
 
     MESSAGE = "{names} are one object and run one after the other: they share {parameters}."
+    MESSAGE_PARALLEL = "{names} are one object, because the list repeats one call: they share {parameters}."
     MESSAGE_CONTAINERS = "{names} contain the same layer objects, and one feeds the other: they share {parameters}."
     RELATED = "added to the container here"
     FIX = "Create one layer for each place: [layer() for _ in range(n)], or copy.deepcopy the list."
@@ -74,9 +76,15 @@ class RepeatedLayerObject(Rule):
             if len(places) < 2 or not parameters or holders in done or not context.by_user(places[-1][2]):
                 continue
             if len(holders) == 1:
-                if not _is_container(places[0][0]) or not _feeds(context, self._calls(context, number)):
+                if not _is_container(places[0][0]):
                     continue
-                message, names = self.MESSAGE, ", ".join(f"{h.fqn}.{n}".removeprefix(".") for h, n, _ in places)
+                if _feeds(context, self._calls(context, number)):
+                    message = self.MESSAGE
+                elif repeats_a_call(trace, places[-1][2]):
+                    message = self.MESSAGE_PARALLEL
+                else:
+                    continue
+                names = ", ".join(f"{h.fqn}.{n}".removeprefix(".") for h, n, _ in places)
             elif len(holders) == 2 and self._same_children(context, holders):
                 done.add(holders)
                 first, second = (trace.modules[n] for n in holders)

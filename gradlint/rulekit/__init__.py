@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradlint.rulekit.executed_code import had_flag_until_later as had_flag_until_later
     from gradlint.rulekit.executed_code import is_repeated as is_repeated
     from gradlint.rulekit.executed_code import iterator_places as iterator_places
+    from gradlint.rulekit.executed_code import repeats_a_call as repeats_a_call
     from gradlint.rulekit.executed_code import variable_location as variable_location
     from gradlint.rulekit.executed_code import variable_of as variable_of
     from gradlint.rulekit.loss_inputs import activated_finding as activated_finding

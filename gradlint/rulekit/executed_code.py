@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from gradlint.location import Location
 from gradlint.source.attributes import Write, idle_flag_statement, write_of
 from gradlint.source.iterators import consumed_whole
-from gradlint.source.lookup import Function, call_at, function_of, source_module
+from gradlint.source.lookup import Function, call_at, function_of, name_parts, source_module
 from gradlint.source.order import surely_before
 from gradlint.traces.events import Unfreeze
 from gradlint.traces.ids import SiteId
@@ -179,6 +179,29 @@ def _targets(node: ast.AST) -> list[ast.expr]:
         return [node.target] if node.value is not None else []
     targets = node.targets if isinstance(node, ast.Assign) else []
     return [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+
+
+def repeats_a_call(trace: Trace, site: SiteId) -> bool:
+    """Return True if the list that a call is given repeats a call: ``nn.ModuleList([nn.Linear(2, 2)] * 3)``.
+
+    So does ``dict.fromkeys(names, nn.Linear(2, 2))``. The list may have a name.
+    """
+    frame = trace.frame(site)
+    call = call_at(frame.path, frame.location) if frame is not None and frame.project else None
+    module = source_module(frame.path) if frame is not None and call is not None else None
+    if module is None or call is None:
+        return False
+    for argument in call.args:
+        given: ast.expr | None = argument.value if isinstance(argument, ast.Starred) else argument
+        if isinstance(given, ast.Name) and len(bindings := module.tree.bindings(given)) == 1:
+            given = module.kinds.value_given(bindings[0])
+        if isinstance(given, ast.BinOp) and isinstance(given.op, ast.Mult):
+            lists = [side for side in (given.left, given.right) if isinstance(side, ast.List | ast.Tuple)]
+            if lists and all(isinstance(element, ast.Call) for element in lists[0].elts):
+                return True
+        if isinstance(given, ast.Call) and name_parts(given.func) == ["dict", "fromkeys"]:
+            return isinstance(given.args[-1], ast.Call)
+    return False
 
 
 def argument_list_location(trace: Trace, site: SiteId) -> Location | None:
