@@ -73,6 +73,7 @@ class GradientsNotCleared(Rule):
     name = "gradients-not-cleared"
     severity = Severity.ERROR
     needs = frozenset({"step"})
+    yields_to = frozenset({"GL305"})
     source_prefilter = ("backward(", ".step(")
     recording_overrides_source = True
 

@@ -12,7 +12,7 @@ class ParameterInTwoOptimizers(Rule):
 
     ## What it does
     Finds two optimizers of one class with exactly the same parameters, while other trainable parameters are in no
-    optimizer. The second one was meant for those.
+    optimizer. The second one was meant for those. An error if gradient reaches them, else a warning.
 
     ## Why it is bad
     One network is stepped twice, with two sets of moments, and the other one never.
@@ -90,11 +90,13 @@ class ParameterInTwoOptimizers(Rule):
             both = trace.with_keys(optimizer.keys)
             if first is optimizer or not missing or not both:
                 continue
+            gets_gradient = any(p.index in context.flow.reached for p in missing)
             yield context.finding(
                 self,
                 context.fill(self.MESSAGE, missing, optimizer=optimizer.type, both=context.names(both)),
                 at=optimizer.site,
-                parameters=both,
+                parameters=[*both, *missing],
                 related=[context.related(self.RELATED, first.site)],
                 fix=Fix(self.FIX),
+                severity=Severity.ERROR if gets_gradient else None,
             )

@@ -85,6 +85,7 @@ class StepWithoutGradient(Rule):
     name = "step-without-gradient"
     severity = Severity.ERROR
     needs = frozenset({"step"})
+    yields_to = frozenset({"GL305"})
     source_prefilter = ("backward(", ".step(", "zero_grad")
     recording_overrides_source = True
 

@@ -53,7 +53,7 @@ class TrainableParameterNotInOptimizer(Rule):
     name = "trainable-parameter-not-in-optimizer"
     severity = Severity.WARNING
     needs = frozenset({"optimizer", "loss"})
-    yields_to = frozenset({"GL104", "GL304", "GL307"})
+    yields_to = frozenset({"GL104", "GL304", "GL305", "GL307"})
 
     MESSAGE = "{parameters} {are} in no optimizer: every step computes a gradient and never applies it."
     MESSAGE_LATE = "{parameters} {are} in no optimizer: created at {created}, after {optimizer} was created."
