@@ -89,8 +89,8 @@ class FreezeLostByReplacement(Rule):
     ```
 
     ## Known limits
-    Not reported for new layers with values of their own, as a new head after the freeze, and for parameters whose
-    gradient a hook sees, which may mask it.
+    Not reported for layers with values of their own, as a new head after the freeze. Not reported if a hook sees the
+    gradient, which it may mask, or if code writes the parameter while it trains.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.parameter.Parameter.html
@@ -171,7 +171,7 @@ def _call_of(trace: Trace, replacement: Registration) -> tuple[SiteId, bool]:
 
 
 def _is_whole(trace: Trace, parameter: Parameter) -> bool:
-    """Return True if all of a parameter was computed or copied from others, not some of its rows."""
+    """Return True if all of a parameter was computed or copied, not some of its rows."""
     writes = [e for e in parameter.writes if e.op < trace.forward_start]
     copies = [trace.ops[e.op].outputs[:1] for e in writes if e.op_name in ("copy_", "data")]
     return not writes or any(trace.values[value].shape == parameter.shape for outputs in copies for value in outputs)
