@@ -22,8 +22,8 @@ class FreezeNeverRan(Rule):
     """A freeze whose filter of names matches nothing.
 
     ## What it does
-    Finds loops that freeze parameters or modules whose name passes a test, if no name passes and the model has no frozen
-    parameter. It also finds statements that name a method for freezing and do not call it.
+    Finds loops that freeze parameters or modules whose name passes a test, if no name passes and the model has no
+    frozen parameter. It also finds statements that name a method for freezing and do not call it.
 
     ## Why it is bad
     Names change with the model: by a prefix, another library, another version. Then everything trains, and nothing
