@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,16 @@ def test_every_public_name_is_there(package: str) -> None:
     assert set(modules_of(package)) <= set(dir(module))
     for name in modules_of(package):
         assert getattr(module, name) is not None
+
+
+def test_help_says_what_attributes_mean() -> None:
+    assert "    code: For example ``GL401``." in pydoc.plain(pydoc.render_doc(gradlint.Finding))
+    assert "    ERROR: Training is wrong." in str(gradlint.Severity.__doc__)
+
+
+def test_help_has_attributes_of_base_classes_once() -> None:
+    text = str(importlib.import_module("gradlint.traces").Freeze.__doc__)
+    assert text.count("Attributes:") == text.count("    site: ") == 1
 
 
 def test_a_name_has_one_place() -> None:
