@@ -174,6 +174,7 @@ def test_no_module_hides_a_public_name() -> None:
     # importing gradlint.x binds gradlint.x to the module, whatever it was before
     for package in PACKAGES:
         folder = ROOT.joinpath(*package.split("."))
+        importlib.import_module(package)
         assert not {path.stem for path in folder.glob("*")} & modules_of(package).keys()
 
 
