@@ -288,9 +288,7 @@ def _parameter(
         requires_grad_after=bool(tensor.requires_grad),
         dtype=str(tensor.dtype).removeprefix("torch."),
         flags=flags_of(tensor),
-        has_hook=any(
-            not isinstance(hook, Arrival) for hook in (getattr(tensor, "_backward_hooks", None) or {}).values()
-        ),
+        has_hook=_has_hook(tensor),
         shares_memory_with=frozenset(map(ParameterIndex, shared)),
     )
 
