@@ -87,3 +87,23 @@ def test_a_signal_to_the_waiting_process_ends_the_other(tmp_path, name, code):
             return
         time.sleep(0.1)
     pytest.fail("the code still runs")
+
+
+def test_code_that_does_not_end_is_an_error_that_names_the_option(tmp_path):
+    (tmp_path / "endless.py").write_text(f"{HEAD}def build():\n    while True: pass\n")
+    done, report = check(tmp_path, "endless.py:build", "--timeout", "1")
+    (error,) = report["errors"]
+    assert (done.returncode, error["target"]) == (2, "endless.py:build")
+    assert error["message"] == "the code under check did not end within 1 s (--timeout)"
+
+
+@pytest.mark.slow
+def test_the_targets_after_one_that_does_not_end_are_checked(tmp_path):
+    """A regular expression holds the interpreter, so no thread of Python could end it."""
+    endless = "import re\ndef build():\n    re.match('(a+)+$', 'a' * 64 + 'b')\n"
+    (tmp_path / "endless.py").write_text(endless)
+    (tmp_path / "cut.py").write_text(f"{HEAD}def build():\n{MODEL}")
+    done, report = check(tmp_path, "endless.py:build", "cut.py:build", "--timeout", "60")
+    (error,) = report["errors"]
+    assert (done.returncode, [f["code"] for f in report["findings"]]) == (2, ["GL406"])
+    assert "re.match" in error["traceback"]

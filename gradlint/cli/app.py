@@ -62,6 +62,7 @@ def app() -> None:
 @options.contract
 @options.strict
 @options.numeric
+@options.timeout
 @options.rules_dir
 @options.verbose
 @options.color

@@ -126,7 +126,7 @@ class Checker:
         for settings, targets in self._grouped():
             report = Report()
             try:
-                for _, part in each_target(targets, report, self._check_target, "checking"):
+                for _, part in each_target(targets, report, self._check_target, "checking", self.options.timeout):
                     report.extend(part)
             except Interrupted:
                 result.report.extend(report)

@@ -23,7 +23,11 @@ T = TypeVar("T")
 
 
 def each_target(
-    targets: Iterable[str], report: Report, work: Callable[[str], T], doing: str = "recording"
+    targets: Iterable[str],
+    report: Report,
+    work: Callable[[str], T],
+    doing: str = "recording",
+    limit: float | None = None,
 ) -> Iterator[tuple[str, T]]:
     """Yield each target with the result of `work`; add failures to the report.
 
@@ -32,6 +36,7 @@ def each_target(
         report: where failures go.
         work: the user's code runs in it; what it prints goes to stderr.
         doing: what is being done with a target, for the progress line.
+        limit: seconds that the user gives each target by an option.
 
     Raises:
         Interrupted: on Ctrl-C, with the report.
@@ -44,9 +49,9 @@ def each_target(
             report.errors.append(Failure(target, problem) if problem else supervised.crashed[target])
             continue
         process = os.getpid()
-        supervised.begin(target)
+        shown = progress(f"gradlint: {doing} {target}{place}")
         try:
-            with progress(f"gradlint: {doing} {target}{place}"), stdout_for_the_report():
+            with supervised.running(target, limit), shown, stdout_for_the_report():
                 outcome = _guarded(target, work)
                 if os.getpid() != process:  # the user's code has forked, and went on in both processes
                     os._exit(0)

@@ -53,6 +53,8 @@ class CheckOptions(_Parsed):
     trains: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     numeric: bool = False
+    timeout: float = 600.0
+    """Seconds that the user code of each target gets."""
 
     def engine_options(self) -> Options:
         """Return the options of the engine, before the settings of a target are added."""
@@ -116,6 +118,10 @@ strict = click.option(
 numeric = click.option(
     "--numeric", is_flag=True, help="Train a few steps to measure gradients (GL605, GL606), then undo them."
 )
+timeout = click.option(
+    "--timeout", type=click.FloatRange(1), default=600.0, show_default=True,
+    help="End the check of a target after this many seconds, as an error.",
+)  # fmt: skip
 verbose = click.option("-v", "--verbose", is_flag=True, help="Name the rules that were skipped, each with the reason.")
 lock_file = click.option(
     "--lock-file", metavar="FILE", help="Use this lock instead of gradlint.lock beside the configuration file."

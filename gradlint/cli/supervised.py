@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from gradlint.findings import Failure
@@ -25,6 +26,11 @@ _NOTICE = 0.2
 """Seconds in which an interrupt that the terminal sends to both processes is noted by the one that works."""
 _THREADS = 20.0
 """Seconds that threads of user code get to end once the work is done."""
+
+_LIMIT = 600.0
+"""Seconds that the user code of one target gets, unless an option says otherwise."""
+_TIMEOUT = re.compile(r"^Timeout \(\d", re.MULTILINE)
+"""The first line that faulthandler writes when it ends a process that takes too long."""
 
 crashed: dict[str, Failure] = {}
 """Target → how it ended the process in which it ran before."""
@@ -59,10 +65,23 @@ class _Diary:
 _diary: _Diary | None = None
 
 
-def begin(target: str) -> None:
-    """Note that the user code of a target runs from now on."""
-    if _diary is not None:
-        _diary.write("target", target)
+@contextlib.contextmanager
+def running(target: str, limit: float | None = None) -> Iterator[None]:
+    """Note that the user code of a target runs, and end the process if it takes longer than `limit` seconds.
+
+    The end comes from a thread of C, because user code may never let another thread of Python run.
+    """
+    if _diary is None:
+        yield
+        return
+    seconds = _LIMIT if limit is None else limit
+    _diary.write("limit", f"{seconds:g} s", "" if limit is None else "(--timeout)")
+    _diary.write("target", target)
+    faulthandler.dump_traceback_later(seconds, file=_diary.fileno(), exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def in_own_process(arguments: Sequence[str], work: Callable[[], int], fail: Callable[[str], int]) -> int:
@@ -168,10 +187,19 @@ def _failure(code: int, entries: Sequence[str]) -> Failure:
     """Return how the working process ended, by its exit code and its diary."""
     from gradlint.load import crash  # no other end needs it
 
-    target = next((e.partition("\n")[0].partition(" ")[2] for e in reversed(entries) if e.startswith("target ")), "")
+    target, limit = _last(entries, "target"), _last(entries, "limit")
     last = entries[-1]
     if last.startswith("exit "):
         message = f"the code under check called os._exit({last.split()[1]})"
+    elif _TIMEOUT.search(last):
+        message = f"the code under check did not end within {limit.strip()}"
+        last = last.rpartition("\nThread 0x")[2]  # the main thread comes last
     else:
         message = f"the process of the code under check {crash.end_in_words(code)}"
     return Failure(target, message, crash.traceback_of_crash(last))
+
+
+def _last(entries: Sequence[str], word: str) -> str:
+    """Return what the last entry of a diary that begins with a word says; empty without any."""
+    begun = (e for e in reversed(entries) if e.startswith(f"{word} "))
+    return next((e.partition("\n")[0].partition(" ")[2] for e in begun), "")
