@@ -88,6 +88,7 @@ class TrainingInEvalMode(Rule):
     name = "training-in-eval-mode"
     severity = Severity.WARNING
     needs = frozenset({"step"})
+    yields_to = frozenset({"GL414"})
     source_prefilter = ("backward(", ".step(", ".eval(|.train(")
     recording_overrides_source = True
 
