@@ -27,15 +27,15 @@ class ParameterUnchanged(Rule):
     from torch import nn
 
     def build():
-        model = nn.Linear(4, 2).to(torch.bfloat16)
-        nn.init.ones_(model.weight)
-        nn.init.ones_(model.bias)
+        model = nn.Linear(4, 2)
+        nn.init.constant_(model.weight, 1000.0)
+        nn.init.constant_(model.bias, 1000.0)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-        x = torch.ones(6, 4, dtype=torch.bfloat16)
+        x = torch.ones(6, 4)
 
         def step():
             optimizer.zero_grad()
-            model(x).float().mean().backward()
+            model(x).mean().backward()
             optimizer.step()
 
         return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
@@ -72,7 +72,7 @@ class ParameterUnchanged(Rule):
     name = "parameter-unchanged"
     severity = Severity.INFO
     needs = frozenset({"step"})
-    yields_to = frozenset({"GL604"})
+    yields_to = frozenset({"GL512", "GL604"})
 
     MESSAGE = "no recorded step changes {parameters} in {dtypes}, although the gradient is not zero."
     FIX = "Keep the weights, or a copy for the optimizer, in float32; or raise the learning rate."

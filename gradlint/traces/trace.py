@@ -197,6 +197,8 @@ class Group:
     keys: tuple[ParameterKey, ...]
     """Keys of the tensors it holds."""
     weight_decay: float | None = None
+    peak_lr: float | None = None
+    """The rate that a scheduler warms it up to, or the one that it began with."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,8 @@ class Optimizer:
     """True if every tensor that it holds is an nn.Parameter."""
     foreign: tuple[ForeignTensor, ...] = ()
     """The tensors that it holds and that are no parameters of the model."""
+    is_stepped_by_torch: bool = False
+    """True if its `step` is one of torch's own."""
 
     @property
     def keys(self) -> frozenset[ParameterKey]:

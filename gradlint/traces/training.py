@@ -89,6 +89,10 @@ class Content(NamedTuple):
     """True if a gradient that is not finite has made its value NaN or infinite."""
     at_zero: bool = False
     """True if its value was zero everywhere, and so was its gradient."""
+    updates: int = 0
+    """Number of its entries with a gradient other than zero; not counted (0) for precise data types."""
+    lost_updates: int = 0
+    """Number of those entries that the step left as they were."""
 
 
 @dataclass(frozen=True)

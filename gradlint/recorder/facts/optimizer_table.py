@@ -80,11 +80,13 @@ def describe_optimizers(
                         scheduled="initial_lr" in group,
                         keys=tuple(ParameterKey(id(p)) for p in group["params"]),
                         weight_decay=as_number(group.get("weight_decay")),
+                        peak_lr=as_number(group.get("max_lr", group.get("initial_lr"))),
                     )
                     for index, (group, (site, event)) in enumerate(zip(optimizer.param_groups, places, strict=False))
                 ),
                 arguments=arguments,
                 holds_parameters_only=all(isinstance(p, nn.Parameter) for p in tensors),
+                is_stepped_by_torch=type(optimizer).step.__module__.startswith("torch.optim."),
                 foreign=_foreign([p for p in tensors if ParameterKey(id(p)) not in known], recorder, start),
             )
         )

@@ -25,6 +25,7 @@ from gradlint.recorder.facts.finiteness import FiniteWatch
 from gradlint.recorder.facts.kept_graphs import StepMark, mark
 from gradlint.recorder.facts.training_log import OpenBackward, OpenStep, TrainingLog
 from gradlint.recorder.hooks import optimizer_state
+from gradlint.recorder.hooks.rounding import count_updates
 from gradlint.restore.global_state import without_torch_function
 from gradlint.restore.tensors import is_readable, same_values
 from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
@@ -450,9 +451,12 @@ class Ledger:
                 content = step.content.get(key)
                 if before is None or content is None or not is_readable(p):
                     continue
+                updates, lost = count_updates(p, before)
                 spoilt = any(key in self.training.backwards[b].spoilt for b in content.backwards)
                 step.content[key] = content._replace(
                     moved=not same_values(p.detach(), before),
+                    updates=updates,
+                    lost_updates=lost,
                     spoilt=spoilt and bool(before.isfinite().all()) and not bool(p.isfinite().all()),
                 )
         index = StepIndex(len(self.training.steps))
