@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceContext, Trace
 from gradlint.flow import computed_values
-from gradlint.rulekit import activated_finding, find_loss_inputs
+from gradlint.rulekit import activated_finding, find_loss_inputs, softmax_dim
 from gradlint.source import Activation, activated_losses
 from gradlint.traces import ValueId
 
@@ -129,8 +129,4 @@ def _softmax(trace: Trace, value: ValueId, dim: int | None) -> Op | None:
     op = trace.made_by(value)
     if op is None or op.name not in _SOFTMAXES:
         return None
-    dims = len(trace.values[value].shape)
-    own = op.argument(1, "dim")
-    if own is None:
-        own = 0 if dims in (0, 1, 3) else 1  # torch's own, deprecated choice
-    return op if own % max(dims, 1) == dim else None
+    return op if softmax_dim(trace, op) == dim else None

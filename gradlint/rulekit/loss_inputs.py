@@ -67,6 +67,15 @@ def _before_scale(trace: Trace, op: Op) -> Op:
     return op
 
 
+def softmax_dim(trace: Trace, softmax: Op) -> int:
+    """Return the axis along which a softmax runs."""
+    dims = len(trace.values[softmax.outputs[0]].shape)
+    dim = softmax.argument(1, "dim")
+    if not isinstance(dim, int):
+        dim = 0 if dims in (0, 1, 3) else 1  # torch's own, deprecated choice
+    return dim % max(dims, 1)
+
+
 def are_exchanged(loss: Op, given: Sequence[Op], target: Sequence[Op]) -> bool:
     """Return True if a kl_div gets probabilities as input and log-probabilities as target."""
     if loss.name != "kl_div" or loss.argument(5, "log_target", False) is True:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gradlint.traces.op_families import RANDOM_WRITES as RANDOM_WRITES
     from gradlint.traces.op_families import SELECTIONS as SELECTIONS
     from gradlint.traces.op_families import SIGMOIDS as SIGMOIDS
+    from gradlint.traces.op_families import SOFTMAX as SOFTMAX
     from gradlint.traces.op_families import SUBTRACT as SUBTRACT
     from gradlint.traces.op_families import SUMS as SUMS
     from gradlint.traces.op_families import VALUE_FREE as VALUE_FREE
