@@ -86,6 +86,7 @@ class ZeroGradient(Rule):
     name = "zero-gradient"
     severity = Severity.WARNING
     needs = frozenset({"forward", "loss", "gradient", "numeric or step"})
+    yields_to = frozenset({"GL114"})
 
     MESSAGE = "{parameters} {get} a gradient of exactly zero in all {steps} steps: {reason}."
     MESSAGE_TINY = "{parameters} {get} an almost zero gradient in all {steps} steps: {reason}."
@@ -116,7 +117,9 @@ class ZeroGradient(Rule):
             return trace.location(op.site), template.format(call=op.name)
 
         for (where, reason), causes in context.by_place(zero_in_steps(context.flow), place):
-            parameters = list({p.index: p for cause in causes for p in cause.parameters}.values())
+            parameters = context.unreported(self, {p.index: p for c in causes for p in c.parameters}.values())
+            if not parameters:
+                continue
             steps = len(context.training.steps_of(frozenset({parameters[0].key})))
             yield context.finding(
                 self,
@@ -132,7 +135,7 @@ class ZeroGradient(Rule):
         gradients = context.gradient_sizes.gradients
         judged = [
             (parameter, verdict)
-            for parameter in context.flow.by_index(gradients)
+            for parameter in context.unreported(self, context.flow.by_index(gradients))
             if (verdict := self._verdict(context, parameter)) is not None
         ]
         for (where, reason, severity), members in context.by_place(judged, lambda item: item[1]):

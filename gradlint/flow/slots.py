@@ -23,12 +23,12 @@ class Slots:
     def __init__(self, trace: Trace) -> None:
         """Index the registrations of a trace."""
         self._trace = trace
-        self._last: dict[tuple[ModuleIndex, str], Registration] = {}
+        self._occupants: dict[tuple[ModuleIndex, str], list[Registration]] = {}
         self._above: dict[ModuleIndex, ChildRegistration] = {}
         self.registrations: dict[ParameterKey, list[ParameterRegistration]] = {}
         """Key of a parameter → the registrations of it, in order."""
         for event in trace.events_of(Registration):
-            self._last[event.module, event.name] = event
+            self._occupants.setdefault((event.module, event.name), []).append(event)
             if isinstance(event, ChildRegistration):
                 self._above[event.child] = event
             elif isinstance(event, ParameterRegistration):
@@ -44,8 +44,8 @@ class Slots:
             names.insert(0, current.name)
             module = self._trace.modules[current.module] if current.module < len(self._trace.modules) else None
             if module is not None and module.in_tree:
-                last = self._last[current.module, current.name]
+                occupants = self._occupants[current.module, current.name]
                 fqn = ".".join([module.fqn, *names] if module.fqn else names)
-                return Slot(fqn, None if last is current else last)
+                return Slot(fqn, next(iter(occupants[occupants.index(current) + 1 :]), None))
             current = self._above.get(current.module)
         return None

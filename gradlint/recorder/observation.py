@@ -196,6 +196,7 @@ class Observation:
                 start.flags = self._begin.flags | start.flags
                 start.modes = self._begin.modes | start.modes
                 start.tensors = self._begin.tensors
+                start.untouched, start.allocated = self._begin.untouched, self._begin.allocated
                 start.earlier = self._begin.earlier | start.earlier
                 self._begin = start
         if self._begin is not None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gradlint.rulekit.contract import DeclarationKind as DeclarationKind
     from gradlint.rulekit.contract import no_match as no_match
     from gradlint.rulekit.cut_findings import report_cuts as report_cuts
+    from gradlint.rulekit.executed_code import allocated_by_constructor as allocated_by_constructor
     from gradlint.rulekit.executed_code import argument_list_location as argument_list_location
     from gradlint.rulekit.executed_code import attribute_location as attribute_location
     from gradlint.rulekit.executed_code import executed_idle_flags as executed_idle_flags

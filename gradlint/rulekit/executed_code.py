@@ -10,6 +10,7 @@ from gradlint.source.attributes import Write, idle_flag_statement, write_of
 from gradlint.source.iterators import consumed_whole
 from gradlint.source.lookup import Function, call_at, function_of, name_parts, source_module
 from gradlint.source.order import surely_before
+from gradlint.source.scopes import last_name
 from gradlint.traces.events import Unfreeze
 from gradlint.traces.ids import SiteId
 from gradlint.traces.sites import Frame, is_project
@@ -222,3 +223,33 @@ def argument_list_location(trace: Trace, site: SiteId) -> Location | None:
             if any(isinstance(t, ast.Name) and t.id in names for t in node.targets):
                 location = function.module.location(node)
     return location
+
+
+def allocated_by_constructor(trace: Trace, parameter: Parameter) -> bool:
+    """Return True if a parameter is made by ``nn.Parameter(torch.Tensor(4, 8))`` and was never written.
+
+    The constructor passes no hook of torch. Two sizes, or an unpacked shape, cannot be values.
+    """
+    made = parameter.created_by
+    if made is None or not parameter.is_untouched or parameter.written or parameter.copied_from or parameter.writes:
+        return False
+    frame = trace.frame(made.site)
+    function = function_of(frame.code) if frame is not None and frame.project else None
+    if frame is None or function is None:
+        return False
+    first = frame.location.line
+    statements = [
+        n for n in function.nodes() if isinstance(n, ast.Assign) and n.lineno <= first <= (n.end_lineno or n.lineno)
+    ]
+    outer = statements[0].value if len(statements) == 1 else None
+    if not isinstance(outer, ast.Call) or last_name(outer.func) != "Parameter" or not outer.args:
+        return False
+    inner = outer.args[0]
+    if not isinstance(inner, ast.Call) or inner.keywords:
+        return False
+    sizes = len(inner.args) > 1 or any(isinstance(a, ast.Starred) or _is_number(a) for a in inner.args)
+    return sizes and name_parts(inner.func) in [["torch", "Tensor"], ["torch", "FloatTensor"]]
+
+
+def _is_number(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int)

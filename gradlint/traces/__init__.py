@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gradlint.traces.events import ModeSwitch as ModeSwitch
     from gradlint.traces.events import OptimizerMade as OptimizerMade
     from gradlint.traces.events import ParameterRegistration as ParameterRegistration
+    from gradlint.traces.events import ParametersExchanged as ParametersExchanged
     from gradlint.traces.events import ParameterWrite as ParameterWrite
     from gradlint.traces.events import PhaseBegun as PhaseBegun
     from gradlint.traces.events import Registration as Registration

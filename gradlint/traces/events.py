@@ -147,6 +147,17 @@ class StateLoaded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ParametersExchanged(Event):
+    """A conversion of a module put new parameters in the place of its own: ``to_empty()`` from the meta device."""
+
+    module: ModuleIndex
+    how: str
+    """Name of the method that converts, as in ``to_empty``."""
+    exchanged: tuple[tuple[ParameterKey, ParameterKey], ...]
+    """(old, new) parameter of each name; an old one with several names may have several new ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModeSwitch(Event):
     """``train()`` or ``eval()`` was called on a module."""
 

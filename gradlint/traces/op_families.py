@@ -153,6 +153,10 @@ VALUE_FREE = frozenset(
     "dirac_ sparse_ constant_ result_type can_cast promote_types broadcast_shapes".split()
 )
 """Functions whose result depends on the shape or type of a tensor argument but not on its values."""
+ALLOCATIONS = frozenset("empty empty_like empty_strided empty_permuted new_empty new_empty_strided".split())
+"""Makers of tensors whose memory holds what was there before."""
+VIEWS = frozenset("alias detach data view t transpose".split())
+"""Functions whose result has the memory of their argument."""
 OVERWRITES = frozenset("copy_ fill_ set_ data".split())
 """Writes that leave nothing of the old content, only that of the other arguments."""
 RANDOM = frozenset("rand randint randperm randn bernoulli bernoulli_ multinomial uniform_ random_ normal_".split())

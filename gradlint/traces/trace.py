@@ -87,6 +87,10 @@ class Parameter:
     """Boolean attributes that were set on the tensor itself."""
     has_hook: bool = False
     """True if a hook sees its gradient."""
+    is_untouched: bool = False
+    """True if at the start of the forward only recorded calls can have written to its memory."""
+    is_allocated: bool = False
+    """True if moreover it was made of memory that had just been allocated."""
     shares_memory_with: frozenset[ParameterIndex] = frozenset()
     """Indices of the other parameters whose memory overlaps its own."""
 

@@ -16,6 +16,7 @@ from gradlint.recorder.calls.tape import Tape
 from gradlint.recorder.facts.autograd import leaves
 from gradlint.traces.events import Freeze, ParameterWrite
 from gradlint.traces.ids import NO_MODULE, NO_SITE, EventIndex, ParameterKey, SiteId, ValueId
+from gradlint.traces.op_families import ALLOCATIONS, VIEWS
 from gradlint.traces.ops import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 
 
@@ -69,6 +70,10 @@ class Tensors:
         """Storage → entry of the last tensor in it, or the number of a value that is surely still in it."""
         self._once: dict[int, ValueId] = {}
         """Storage → the last value in it, dead or alive."""
+        self.allocated: dict[ParameterKey, weakref.ref[Tensor]] = {}
+        """Identity → parameter that was made of allocated memory before anything was written to it."""
+        self.exported: set[int] = set()
+        """Storages whose memory left torch."""
         self._exports: ExportedMemory[TrackedTensor] = ExportedMemory()
         self._watched_storages: dict[int, ParameterKey] = {}
 
@@ -288,6 +293,7 @@ class Tensors:
         """Remember the address of a tensor's memory that leaves torch, to recognise its return."""
         address = _address(tensor)
         entry = self.entry_of(tensor)
+        self.exported.add(storage_id(tensor))
         if address and entry is not None:
             start = address - int(tensor.storage_offset()) * tensor.element_size()
             self._exports.add(start, start + int(tensor.untyped_storage().nbytes()), entry)
@@ -321,6 +327,21 @@ class Tensors:
             tape.synthetic("alias" if copied is None else "deepcopy", KIND_ALIAS, (source,), value, site, tape.region)
         self.owners[value] = key
         return True
+
+    def note_allocation(self, parameter: Tensor, data: Tensor) -> None:
+        """Note that a parameter is made of a tensor, if that is memory as its allocation returned it."""
+        entry = self.entry_of(data)
+        if entry is None:
+            return
+        ops, values = self._tape.ops, self._tape.values
+        producer = values[entry.value].producer
+        written = self.writes.get(entry.storage)
+        if written is not None and written[0] >= producer:
+            return
+        while 0 <= producer < len(ops) and ops[producer].name in VIEWS and ops[producer].inputs:
+            producer = values[ops[producer].inputs[0]].producer
+        if 0 <= producer < len(ops) and ops[producer].name in ALLOCATIONS:
+            self.allocated[ParameterKey(id(parameter))] = weakref.ref(parameter)
 
     def rebase(self, tensors: Iterable[Tensor]) -> dict[ParameterKey, ValueId]:
         """Give parameters a new value without a producer, at the start of the forward.

@@ -112,7 +112,7 @@ def tabulate(
             )
             for layer in layers
         ),
-        parameters=tuple(_parameter(*row, begin.flags, rows) for row in zip(named, pasts, shared, strict=True)),
+        parameters=tuple(_parameter(*row, begin, rows) for row in zip(named, pasts, shared, strict=True)),
         optimizers=rows,
         unregistered_modules={log.number(module): find.place(log) for find in finds for module in find.thing.modules()},
         tensors={p.key: p.tensor for p in named},
@@ -259,7 +259,7 @@ def _parameter(
     named: NamedParameter,
     past: ParameterHistory,
     shared: frozenset[int],
-    flags: Mapping[ParameterKey, bool],
+    begin: ForwardStart,
     optimizers: Sequence[Optimizer],
 ) -> Parameter:
     """Return a parameter as plain data; a lazy one that no forward has initialised has no shape."""
@@ -271,7 +271,7 @@ def _parameter(
         aliases=names,
         key=key,
         index=named.index,
-        requires_grad=(flag := flags.get(key, bool(tensor.requires_grad))),
+        requires_grad=(flag := begin.flags.get(key, bool(tensor.requires_grad))),
         requires_grad_before=flag,
         shape=() if is_lazy(tensor) else tuple(tensor.shape),
         numel=numel,
@@ -289,6 +289,8 @@ def _parameter(
         dtype=str(tensor.dtype).removeprefix("torch."),
         flags=flags_of(tensor),
         has_hook=_has_hook(tensor),
+        is_untouched=key in begin.untouched,
+        is_allocated=key in begin.allocated,
         shares_memory_with=frozenset(map(ParameterIndex, shared)),
     )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.calls.values import storage_id
 from gradlint.recorder.facts.module_tree import buffers, places
 from gradlint.recorder.facts.unregistered import find_unregistered_tensors
 from gradlint.restore.tensors import is_readable, same_values
@@ -24,6 +26,8 @@ class ForwardStart:
         earlier: the value that each had, by identity.
         lazy: identities of those that had no shape yet.
         flags: whether each required grad.
+        untouched: identities of those that only recorded calls can have written.
+        allocated: identities of those among them that were made of memory to which nothing had been written.
         modes: the training flag of each module, by identity.
         named_buffers: value → name of the buffer whose content it was.
         unregistered_tensors: tensors in plain attributes of modules.
@@ -60,6 +64,9 @@ class ForwardStart:
             self.earlier = {key: recorder.tensors.read(p) for key, p in self.tensors.items()}
         self.lazy = {key for key, p in self.tensors.items() if is_lazy(p)}
         self.flags = {key: bool(p.requires_grad) for key, p in self.tensors.items()}
+        self.untouched = {key for key, p in self.tensors.items() if _is_untouched(recorder, p)}
+        made = recorder.tensors.allocated
+        self.allocated = {key for key in self.untouched & made.keys() if made[key]() is self.tensors[key]}
         self.modes = {id(p.module): bool(p.module.training) for p in places(roots)}
         self._buffers = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if is_readable(t)}
         self.named_buffers = {recorder.tensors.read(t): name for name, (t, _) in self._buffers.items()}
@@ -73,3 +80,16 @@ class ForwardStart:
             for name, t in buffers(roots).items()
             if name in self._buffers and is_readable(t) and not same_values(t, self._buffers[name][1])
         )
+
+
+def _is_untouched(recorder: Recorder, tensor: Tensor) -> bool:
+    """Return True if only recorded calls can have written to a tensor.
+
+    torch counts no write to it, its memory was not handed out, and no process group can have sent values.
+    """
+    if is_lazy(tensor) or tensor.is_inference() or tensor._version or not is_readable(tensor):
+        return False
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return False
+    return storage_id(tensor) not in recorder.tensors.exported

@@ -105,7 +105,9 @@ def own_state(recorder: Recorder, module: nn.Module, state: Any) -> frozenset[Pa
     own: dict[str, Tensor] = {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
     for name, tensor in state.items():
         mine = own.get(name)
-        if mine is None or not isinstance(tensor, Tensor) or storage_id(tensor) != storage_id(mine):
+        if mine is None or not isinstance(tensor, Tensor) or not storage_id(mine):
+            return frozenset()
+        if storage_id(tensor) != storage_id(mine):
             return frozenset()
         entry = recorder.tensors.entry_of(tensor)
         producer = recorder.tape.values[entry.value].producer if entry is not None else -1

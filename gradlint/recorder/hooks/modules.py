@@ -36,6 +36,7 @@ from gradlint.traces.events import (
     ModeSwitch,
     OptimizerMade,
     ParameterRegistration,
+    ParametersExchanged,
     StateLoaded,
 )
 from gradlint.traces.ids import (
@@ -103,7 +104,7 @@ def install_hooks(recorder: Recorder, log: HookLog) -> Iterator[None]:
         patch(stack, nn.Parameter, "__deepcopy__", _deepcopy, recorder)
         patch(stack, nn.Module, "requires_grad_", _requires_grad, recorder, log)
         patch(stack, nn.Module, "load_state_dict", _load_state_dict, recorder, log)
-        patch(stack, nn.Module, "_apply", _apply, recorder)
+        patch(stack, nn.Module, "_apply", _apply, recorder, log)
         patch(stack, threading.Thread, "start", _thread_start, recorder)
         regions: list[EventIndex] = []  # in which the inference_mode contexts now open began
         patch(stack, inference_mode, "__enter__", _inference_enter, recorder, regions)
@@ -339,6 +340,13 @@ def _load_state_dict(original: Any, recorder: Recorder, log: HookLog) -> Any:
     def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         tape = recorder.tape
         op, event = len(tape.ops), EventIndex(len(tape.events))
+        state = args[0] if args else kwargs.get("state_dict")
+        own: frozenset[ParameterKey] = frozenset()
+        if recorder.active:
+            try:
+                own = own_state(recorder, self, state)
+            except Exception as error:
+                recorder.give_up(error)
         outer, recorder.tensors.loading = recorder.tensors.loading, log.number(self)
         try:
             result = original(self, *args, **kwargs)
@@ -346,8 +354,6 @@ def _load_state_dict(original: Any, recorder: Recorder, log: HookLog) -> Any:
             recorder.tensors.loading = outer
         if recorder.active and outer == NO_MODULE:
             try:
-                state = args[0] if args else kwargs.get("state_dict")
-                own = own_state(recorder, self, state)
                 unexpected = getattr(result, "unexpected_keys", ())
                 ignored = ignored_state(recorder, self, state, unexpected, op, event)
                 recorder.event(StateLoaded, log.number(self), event, ignored, own)
@@ -358,15 +364,36 @@ def _load_state_dict(original: Any, recorder: Recorder, log: HookLog) -> Any:
     return load_state_dict
 
 
-def _apply(original: Any, recorder: Recorder) -> Any:
+def _apply(original: Any, recorder: Recorder, log: HookLog) -> Any:
     def _apply(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         outer, recorder.tensors.converting = recorder.tensors.converting, True
+        before = None if outer or not recorder.active else dict(self.named_parameters(remove_duplicate=False))
         try:
-            return original(self, *args, **kwargs)
+            result = original(self, *args, **kwargs)
         finally:
             recorder.tensors.converting = outer
+        if before:
+            _note_exchange(recorder, log, self, before, sys._getframe(1).f_code.co_name)
+        return result
 
     return _apply
+
+
+def _note_exchange(
+    recorder: Recorder, log: HookLog, module: nn.Module, before: Mapping[str, nn.Parameter], how: str
+) -> None:
+    """Note the parameters that a conversion exchanged instead of changing their data.
+
+    No hook of torch shows them.
+    """
+    after = module.named_parameters(remove_duplicate=False)
+    exchanged = [(before[n], p) for n, p in after if n in before and before[n] is not p]
+    if exchanged:
+        for _, parameter in exchanged:
+            recorder.tensors.watch(parameter)
+        keys = tuple((ParameterKey(id(old)), ParameterKey(id(new))) for old, new in exchanged)
+        recorder.event(ParametersExchanged, log.number(module), how, keys)
+        recorder.tensors.keep += before.values()
 
 
 def is_exhausted(iterator: Any) -> bool:
@@ -413,6 +440,8 @@ def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
         def __call__(called: Any, *args: Any, **kwargs: Any) -> Any:
             result = type.__call__(called, *args, **kwargs)
             data = args[0] if args else kwargs.get("data")
+            if recorder.active and not recorder.tensors.running and isinstance(data, Tensor):
+                recorder.tensors.note_allocation(result, data)
             if recorder.active and recording() and isinstance(data, Tensor) and isinstance(result, Tensor):
                 site = recorder.walk(sys._getframe(1)).site
                 recorder.opaque(name, [data], [], result, site, -1, kind=KIND_PLAIN)
