@@ -13,6 +13,7 @@ from typing import NamedTuple
 from gradlint.traces.ids import (
     BackwardIndex,
     EventIndex,
+    ModuleIndex,
     OpIndex,
     OptimizerKey,
     ParameterKey,
@@ -62,6 +63,8 @@ class Backward:
     """Parameter whose gradient became NaN or infinite although the loss is finite → the call that made it so."""
     applied_by: frozenset[StepIndex] = frozenset()
     """The steps that applied gradient of it."""
+    recounted: frozenset[ModuleIndex] = frozenset()
+    """Batch norms that counted a batch while it ran: a checkpoint ran their forward again."""
     read: bool = False
     """True if user code read its gradient before a step applied it.
 

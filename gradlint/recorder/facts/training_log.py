@@ -8,6 +8,7 @@ from typing import Any
 from gradlint.traces.ids import (
     BackwardIndex,
     EventIndex,
+    ModuleIndex,
     OpIndex,
     OptimizerKey,
     ParameterKey,
@@ -46,6 +47,7 @@ class OpenBackward:
     zero: frozenset[ParameterKey] = frozenset()
     spoilt: dict[ParameterKey, Spoiling] = field(default_factory=dict)
     applied_by: set[StepIndex] = field(default_factory=set)
+    recounted: frozenset[ModuleIndex] = frozenset()
     read: bool = False
 
     def finished(self) -> Backward:
@@ -63,6 +65,7 @@ class OpenBackward:
             zero=self.zero,
             spoilt=dict(self.spoilt),
             applied_by=frozenset(self.applied_by),
+            recounted=self.recounted,
             read=self.read,
         )
 

@@ -35,6 +35,7 @@ from gradlint.traces.ids import (
     NO_SITE,
     BackwardIndex,
     EventIndex,
+    ModuleIndex,
     OpIndex,
     OptimizerKey,
     ParameterKey,
@@ -197,6 +198,11 @@ class Ledger:
             raise
         finally:
             self._open = outer
+
+    def recounted(self, norms: frozenset[ModuleIndex]) -> None:
+        """Note the batch norms that counted a batch during the backward pass that is open."""
+        if self._open is not None:
+            self._open.recounted |= norms
 
     @contextlib.contextmanager
     def _watching_finiteness(self, backward: OpenBackward, roots: Sequence[Tensor]) -> Iterator[None]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim import optimizer as optimizer_hooks
 from torch.optim.lr_scheduler import LRScheduler
@@ -25,8 +26,9 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog, is_exhausted, patch
 from gradlint.recorder.hooks.uncompiled import without_compiler_guard
+from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.events import BackwardCalled, StepCalled
-from gradlint.traces.ids import NO_SITE, EventIndex, OptimizerKey, ParameterKey, SiteId
+from gradlint.traces.ids import NO_SITE, EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
 
 _OPTIM = os.path.join("torch", "optim") + os.sep
 _SEEN = "_gradlint_sees_steps"
@@ -43,7 +45,7 @@ def install_hooks(recorder: Recorder, log: HookLog, ledger: Ledger) -> Iterator[
             optimizer_hooks.register_optimizer_step_post_hook(_after_step(recorder, log, ledger)),
         ):
             stack.callback(handle.remove)
-        patch(stack, torch.autograd, "backward", _backward, recorder, ledger)
+        patch(stack, torch.autograd, "backward", _backward, recorder, ledger, _Counters(log))
         patch(stack, Optimizer, "zero_grad", _zero_grad, recorder, ledger, _held_by_optimizer)
         patch(stack, nn.Module, "zero_grad", _zero_grad, recorder, ledger, _held_by_module)
         running: set[int] = set()  # the schedulers whose step has not returned
@@ -64,7 +66,27 @@ def _on_recorder_thread(recorder: Recorder) -> bool:
     return threading.get_ident() == recorder.thread
 
 
-def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
+class _Counters:
+    """The batch norms seen so far, and how often each has counted a batch."""
+
+    def __init__(self, log: HookLog) -> None:
+        self._log = log
+        self._norms: list[tuple[ModuleIndex, Any]] = []
+        self._looked_at = 0
+
+    def read(self) -> dict[ModuleIndex, int]:
+        """Return norm in train mode → number of writes to its counter."""
+        modules = self._log.modules
+        for number in range(self._looked_at, len(modules)):
+            if isinstance(modules[number], _BatchNorm):
+                self._norms.append((ModuleIndex(number), modules[number]))
+        self._looked_at = len(modules)
+        with without_torch_function():
+            counters = [(number, norm.num_batches_tracked) for number, norm in self._norms if norm.training]
+            return {number: counter._version for number, counter in counters if isinstance(counter, Tensor)}
+
+
+def _backward(original: Any, recorder: Recorder, ledger: Ledger, counters: _Counters) -> Any:
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if not ledger.following or recorder.paused or not _on_recorder_thread(recorder):
             if _on_recorder_thread(recorder) and not recorder.paused:
@@ -73,7 +95,12 @@ def _backward(original: Any, recorder: Recorder, ledger: Ledger) -> Any:
         retains = any(map(bool, args[1:3])) or bool(kwargs.get("retain_graph") or kwargs.get("create_graph"))
         # the site is passed, not the frame, which would keep the user's objects alive
         with ledger.backward(tensors, retains, recorder.walk(sys._getframe(1)).site):
-            return original(tensors, *args, **kwargs)
+            before = counters.read()
+            result = original(tensors, *args, **kwargs)
+            if before:
+                now = counters.read()
+                ledger.recounted(frozenset(n for n, count in before.items() if now.get(n, count) != count))
+            return result
 
     backward.__doc__ = original.__doc__
     return backward
