@@ -127,6 +127,11 @@ def number_pattern(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
+def patterns_of(names: Sequence[str], limit: int = 4) -> str:
+    """Return names for a sentence; of more than `limit`, those that differ in their numbers alone as one pattern."""
+    return list_of(names if len(names) <= limit else dict.fromkeys(map(number_pattern, names)), limit)
+
+
 def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named]) -> list[str]:
     """Return names, those that differ in their numbers alone as one pattern.
 

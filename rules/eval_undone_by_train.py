@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Rule, Severity
-from gradlint.rulekit import list_of
+from gradlint.rulekit import patterns_of
 from gradlint.traces import ModeSwitch, ModuleIndex, OpIndex
 
 
@@ -86,7 +86,7 @@ class EvalUndoneByTrain(Rule):
             parts = [part for _, _, part in group]
             yield context.finding(
                 self,
-                self.MESSAGE.format(names=list_of(part.fqn for part in parts)),
+                self.MESSAGE.format(names=patterns_of([part.fqn for part in parts])),
                 at=where,
                 parameters=[p for part in parts for p in trace.below(part)],
                 related=[context.related(self.RELATED, undone), *context.callers(event.site)],

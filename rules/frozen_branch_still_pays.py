@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, ModuleCall, Rule, Severity
+from gradlint import Context, Finding, Fix, Module, ModuleCall, Rule, Severity
+from gradlint.rulekit import number_pattern, patterns_of
 
 
 class FrozenBranchStillPays(Rule):
@@ -63,6 +64,7 @@ class FrozenBranchStillPays(Rule):
         if not any(p.requires_grad and p.in_tree for p in trace.parameters):
             return  # the gradient of the input is the purpose
         reported: set[int] = set()
+        paying: list[tuple[ModuleCall, Module]] = []
         for number, call in enumerate(trace.calls):
             module = trace.modules[call.module]
             if module.number in reported or not module.in_tree:
@@ -71,10 +73,16 @@ class FrozenBranchStillPays(Rule):
             if not parameters or any(p.requires_grad for p in parameters) or not _pays(context, number, call):
                 continue
             reported |= {m.number for m in trace.modules if module in trace.around(m.number)}
+            paying.append((call, module))
+        for _, group in context.by_place(
+            paying, lambda item: (trace.location(item[0].site), number_pattern(item[1].fqn))
+        ):
+            modules = list({module.number: module for _, module in group}.values())
+            parameters = [p for module in modules for p in trace.below(module)]
             yield context.finding(
                 self,
-                context.fill(self.MESSAGE, parameters, module=module.fqn),
-                at=call.site,
+                context.fill(self.MESSAGE, parameters, module=patterns_of([m.fqn for m in modules], limit=1)),
+                at=group[0][0].site,
                 parameters=parameters,
                 fix=Fix(self.FIX),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace
-from gradlint.rulekit import inflect, number_pattern, plural
+from gradlint.rulekit import inflect, patterns_of, plural
 from gradlint.traces import ValueId
 
 
@@ -75,7 +75,7 @@ class FrozenDropoutActive(Rule):
 
     MESSAGE = "{count} {are} active inside the frozen {module}: {effect} in every step."
     RANDOM_TARGETS = "the targets of the loss change at random"
-    RANDOM_OUTPUT = "its output changes at random"
+    RANDOM_OUTPUT = "the output changes at random"
     FIX = "Put the frozen network in eval mode, and keep it there by overriding train()."
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -92,10 +92,8 @@ class FrozenDropoutActive(Rule):
                 continue
             active.append((trace.location(context.freeze_site(top, trace.below(top))), top, module))
         targets = {top.number: _gives_target(context, trace.below(top)) for _, top, _ in active}
-        # the layers of a stack are one finding: frozen by one line, with names that differ in their numbers alone
-        for (where, pattern, target), layers in context.by_place(
-            active, lambda layer: (layer[0], number_pattern(layer[1].fqn), targets[layer[1].number])
-        ):
+        # what one line froze is one finding
+        for (where, target), layers in context.by_place(active, lambda item: (item[0], targets[item[1].number])):
             tops = list({top.number: top for _, top, _ in layers}.values())
             parameters = [p for top in tops for p in trace.below(top)]
             freeze = context.first_freeze(parameters)
@@ -104,7 +102,7 @@ class FrozenDropoutActive(Rule):
                 self.MESSAGE.format(
                     count=plural(len(layers), "dropout layer"),
                     are=inflect(layers, "are"),
-                    module=tops[0].fqn if len(tops) == 1 else pattern,
+                    module=patterns_of([top.fqn for top in tops], limit=2),
                     effect=self.RANDOM_TARGETS if target else self.RANDOM_OUTPUT,
                 ),
                 at=where,

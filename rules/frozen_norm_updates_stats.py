@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Module, Parameter, Rule, Severity
-from gradlint.rulekit import list_of, plural
+from gradlint.rulekit import patterns_of, plural
 from gradlint.traces import ModeSwitch
 from gradlint.traces.ids import NO_MODULE
 
@@ -97,7 +97,7 @@ class FrozenNormUpdatesStats(Rule):
             yield context.finding(
                 self,
                 (self.MESSAGE_MOMENTUM_0 if by_batch else self.MESSAGE).format(
-                    count=plural(len(modules), "frozen norm layer"), names=list_of(m.fqn for m in modules)
+                    count=plural(len(modules), "frozen norm layer"), names=patterns_of([m.fqn for m in modules])
                 ),
                 at=where,
                 demoted=by_batch,

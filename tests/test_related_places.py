@@ -168,3 +168,28 @@ def test_an_index_beside_another_cut_is_info() -> None:
         ("argmax", gradlint.Severity.INFO),
         ("round", gradlint.Severity.ERROR),
     }
+
+
+class Block(nn.Module):
+    """A block whose two halves a filter of names may freeze."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = (nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 4)) for _ in range(2))
+        self.scale = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(self.scale(x) + self.inner(x))
+
+
+def stack() -> dict[str, Any]:
+    model = nn.Sequential(*(Block() for _ in range(6)), nn.Linear(4, 2))
+    for name, parameter in model.named_parameters():
+        if "inner" in name or "outer" in name:
+            parameter.requires_grad_(False)
+    return training(model) | {"optimizer": torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)}
+
+
+def test_dropout_that_one_line_froze_is_one_finding() -> None:
+    found = check(stack, "GL203")
+    assert found.message.startswith("12 dropout layers are active inside the frozen *.inner, *.outer: ")

@@ -14,7 +14,7 @@ from cases import each
 
 from gradlint.rulekit import registry
 from gradlint.rulekit.context import Context
-from gradlint.wording import INFLECTED, count, counts, inflect, list_of, summarize_names
+from gradlint.wording import INFLECTED, count, counts, inflect, list_of, patterns_of, summarize_names
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,8 @@ class Named:
 
     def names(self, parameters):
         return ", ".join(p.fqn for p in parameters)
+
+
+def test_many_names_are_folded_where_their_numbers_alone_differ() -> None:
+    assert patterns_of(["layer.0.norm", "layer.1.norm"], limit=2) == "layer.0.norm, layer.1.norm"
+    assert patterns_of([f"layer.{n}.norm" for n in range(3)] + ["head"], limit=2) == "layer.*.norm, head"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gradlint.wording import inflect as inflect
     from gradlint.wording import list_of as list_of
     from gradlint.wording import number_pattern as number_pattern
+    from gradlint.wording import patterns_of as patterns_of
     from gradlint.wording import plural as plural
     from gradlint.wording import summarize_names as summarize_names
     from gradlint.wording import tensors as tensors
