@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Rule, Severity
+from gradlint.traces.dataflow import union
+
+_CONTAINERS = frozenset(("Sequential", "ModuleList", "ModuleDict"))
 
 
 class PartlyFrozenNorm(Rule):
@@ -127,8 +130,29 @@ def _missed(context: Context, frozen: list[Module], norms: list[Module]) -> list
     top = _common([m.fqn for m in frozen])
     others = [n for n in norms if all(p.requires_grad for p in context.trace.own(n))]
     parents = {m.parent for m in frozen}
-    missed = [n for n in others if n.parent in parents or _shares_block(n.fqn, frozen, top)]
+    missed = [
+        n
+        for n in others
+        if n.parent in parents or _shares_block(n.fqn, frozen, top) or _is_in_shortcut(context, n, frozen)
+    ]
     return missed if len(frozen) > len(missed) else []
+
+
+def _is_in_shortcut(context: Context, norm: Module, frozen: list[Module]) -> bool:
+    """Return True if a norm is in a branch beside frozen ones: in plain containers of the module that holds them.
+
+    Its output does not depend on them. A head or a later stage does.
+    """
+    trace = context.trace
+    holder = trace.modules[norm.parent]
+    while holder.type.name in _CONTAINERS and holder.parent >= 0:
+        holder = trace.modules[holder.parent]
+    beside = [p for m in frozen if m.parent == holder.number for p in trace.own(m)]
+    if norm.parent == holder.number or not beside:
+        return False
+    outputs = [v for p in trace.own(norm) for number in context.flow.readers(p) for v in trace.ops[number].outputs]
+    depends = union(context.flow.masks.data, outputs)
+    return bool(outputs) and not any(depends >> p.index & 1 for p in beside)
 
 
 def _shares_block(fqn: str, frozen: list[Module], top: str) -> bool:
