@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 from collections.abc import Iterator, Sequence
 
-from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity
-from gradlint.traces import Freeze, Unfreeze
+from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
+from gradlint.source import function_of
+from gradlint.traces import NO_MODULE, Freeze, Unfreeze
 
 
 class TiedParameterFrozen(Rule):
@@ -65,7 +68,8 @@ class TiedParameterFrozen(Rule):
     ```
 
     ## Known limits
-    Not reported if a line changes both layers, or if the layer that it changes is unknown.
+    Not reported if a line changes both layers. If it changes parameters one by one, it is about the part of the model
+    that holds all of them. A tied layer without other parameters counts only if the line freezes more of such a part.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.requires_grad_
@@ -77,6 +81,7 @@ class TiedParameterFrozen(Rule):
 
     MESSAGE_UNFROZEN = "{names} are one tensor: this line unfreezes it, though it was frozen under its other name."
     MESSAGE_FROZEN = "{names} are one tensor: this line freezes it under both names, while {parameters} {still_train}."
+    MESSAGE_OTHER = "{names} are one tensor: the line that freezes one part of the model freezes {other} too."
     FIX = "Untie the weights, or freeze (or train) both layers on purpose."
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -95,10 +100,12 @@ class TiedParameterFrozen(Rule):
                 if frozen is not None and frozen is not named:
                     yield self._finding(context, parameter, changes[-1], freeze)
                 continue
+            inside, others_train = _end_in_part(context, changes[-1], ends)
+            alone = inside is named and others_train
             for end in ends:
                 rest = [p for p in trace.own(end) if p is not parameter]
-                if end is not named and rest and all(p.requires_grad for p in rest):
-                    yield self._finding(context, parameter, changes[-1], None, rest)
+                if end is not named and (rest or alone) and all(p.requires_grad for p in rest):
+                    yield self._finding(context, parameter, changes[-1], None, rest, named)
                     break
 
     def _finding(
@@ -108,11 +115,15 @@ class TiedParameterFrozen(Rule):
         event: Freeze | Unfreeze,
         freeze: Freeze | None,
         rest: Sequence[Parameter] = (),
+        named: Module | None = None,
     ) -> Finding:
         names = " and ".join(parameter.aliases)
         tie = parameter.registered_by
         if freeze is not None:
             message = self.MESSAGE_UNFROZEN.format(names=names)
+        elif not rest and named is not None:
+            other = next(name for name in parameter.aliases if name.rpartition(".")[0] != named.fqn)
+            message = self.MESSAGE_OTHER.format(names=names, other=other)
         else:
             message = context.fill(self.MESSAGE_FROZEN, rest, names=names)
         return context.finding(
@@ -141,5 +152,49 @@ def _end_of(context: Context, event: Freeze | Unfreeze, ends: list[Module]) -> M
     # one line in a loop may change several modules
     line = trace.location(event.site)
     same = {e.through for e in trace.events_of(type(event)) if trace.location(e.site) == line}
+    if same == {NO_MODULE}:
+        return _end_in_part(context, event, ends)[0]
     touched = [end for end in ends if any(module.number in same for module in trace.around(end.number))]
     return touched[0] if len(touched) == 1 else None
+
+
+def _end_in_part(context: Context, event: Freeze | Unfreeze, ends: list[Module]) -> tuple[Module | None, bool]:
+    """Return the end inside the part of the model that a line changes, and True if others train outside of it.
+
+    That part is the smallest that holds an end and all else that the line changes. None if no end alone is in it.
+    """
+    trace = context.trace
+    line = trace.location(event.site)
+    keys = {e.parameter for e in trace.events_of(type(event)) if trace.location(e.site) == line}
+    own = {p.index for end in ends for p in trace.own(end)}
+    paths = [p.fqn.split(".")[:-1] for p in trace.with_keys(keys) if p.index not in own]
+    parts = {end.number: _common([end.fqn.split("."), *paths]) for end in ends}
+    end = max(ends, key=lambda end: len(parts[end.number]))
+    part = parts[end.number]
+    if not paths or any(other is not end and len(parts[other.number]) == len(part) for other in ends):
+        return None, False
+    texts = _texts_of_loop(trace, event)
+    if event.through == NO_MODULE and (texts is None or (texts and not any(text in f"{end.fqn}." for text in texts))):
+        return None, False  # all but a part may be frozen
+    prefix = ".".join([*part, ""])
+    outside = [p for p in trace.parameters if not any(name.startswith(prefix) for name in p.aliases)]
+    return end, any(p.requires_grad for p in outside)
+
+
+def _common(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Return the parts that all paths begin with."""
+    common = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return [parts[0] for parts in common]
+
+
+def _texts_of_loop(trace: Trace, event: Freeze | Unfreeze) -> list[str] | None:
+    """Return the texts in a loop over the parameters of something; None if a line is in no such loop."""
+    frame = trace.frame(event.site)
+    function = function_of(frame.code) if frame is not None else None
+    if frame is None or function is None:
+        return None
+    for node in function.nodes():
+        if isinstance(node, ast.For) and node.lineno <= frame.location.line <= (node.end_lineno or 0):
+            if any(isinstance(n, ast.Attribute) and n.attr.endswith("parameters") for n in ast.walk(node.iter)):
+                return [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return None

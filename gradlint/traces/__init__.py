@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gradlint.traces.events import StepCalled as StepCalled
     from gradlint.traces.events import Unfreeze as Unfreeze
     from gradlint.traces.events import ZeroGradCalled as ZeroGradCalled
+    from gradlint.traces.ids import NO_MODULE as NO_MODULE
     from gradlint.traces.ids import NO_SITE as NO_SITE
     from gradlint.traces.ids import BackwardIndex as BackwardIndex
     from gradlint.traces.ids import CallIndex as CallIndex
