@@ -151,6 +151,10 @@ def _freezes_by_name(module: SourceModule, loop: ast.For) -> Iterator[tuple[ast.
         value = _flag_given(statement)
         if value is None or not isinstance(statement, ast.stmt):
             continue
+        if "named_parameters" not in iterated and isinstance(statement, ast.Assign):
+            target = statement.targets[0]
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id in names:
+                continue  # the flag of a module is an attribute like any other
         tests = [a.test for a in module.tree.above(statement) if isinstance(a, ast.If) and loop in module.tree.above(a)]
         tests += in_iter
         if isinstance(value, ast.Constant):
