@@ -61,7 +61,8 @@ class FrozenBranchStillPays(Rule):
         ops = trace.ops[trace.forward_start :]
         if any(op.name == "grad" or "heckpoint" in op.name for op in ops):
             return
-        if not any(p.requires_grad and p.in_tree for p in trace.parameters):
+        mine = {p.key: p for p in trace.parameters if p.in_tree}
+        if not any(p.requires_grad for p in mine.values()) or any(o.keys - mine.keys() for o in trace.optimizers):
             return  # the gradient of the input is the purpose
         reported: set[int] = set()
         paying: list[tuple[ModuleCall, Module]] = []

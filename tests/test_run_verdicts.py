@@ -10,6 +10,18 @@ from script import HEAD, codes, mostly_slow, run
 pytestmark = pytest.mark.usefixtures("processes")
 
 RIGHT = {
+    "methods of Module that the user's class replaces": """
+        class Own(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.vars = nn.ParameterList([nn.Parameter(torch.randn(2, 4))])
+                self.modules, self.buffers = [nn.Identity()], {}
+            def parameters(self): return self.vars
+            def forward(self, x): return self.modules[0](x @ self.vars[0].t())
+        model = Own()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(5): iteration()
+        """,
     "gradients by hand, without a backward pass": """
         for _ in range(5):
             loss = nn.functional.mse_loss(model(x), y)

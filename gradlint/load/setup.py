@@ -346,7 +346,7 @@ def _is_optimizer(value: Any) -> bool:
 def _is_criterion(module: Any) -> bool:
     if type(module).__module__ == "torch.nn.modules.loss" or type(module).__name__.endswith(("Loss", "Criterion")):
         return True
-    return next(module.parameters(), None) is None
+    return next(iter(module.parameters()), None) is None
 
 
 def _named(value: Any) -> str:

@@ -106,7 +106,7 @@ class Observation:
         self.recorder.tensors.running = True
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=functools.partial(_forked, weakref.ref(self)))
-        self.ledger.follow(p for m in (self._models or {}).values() for p in m.parameters())
+        self.ledger.follow(p for m in (self._models or {}).values() for p in nn.Module.parameters(m))
         self.ledger.follow(p for o in (self._optimizers or {}).values() for g in o.param_groups for p in g["params"])
         if self._models is not None:
             self._look_around()
@@ -159,7 +159,7 @@ class Observation:
             self._names[id(module)] = _name_of(module, sys._getframe(2))
             # the one that holds it may never be called itself: layer.forward(x) runs its children only
             holder = self.log.modules[self._top(self.log.number(module))]
-            self.ledger.follow(holder.parameters())
+            self.ledger.follow(nn.Module.parameters(holder))
         if not self.ledger.training.backwards and torch.is_grad_enabled():
             if self._begin is None or len(self.log.optimizers) != self._made:
                 self._look_around(module)
@@ -172,7 +172,7 @@ class Observation:
         """
         holds = self._holds_parameters.get(id(module))
         if holds is None:
-            holds = self._holds_parameters[id(module)] = next(module.parameters(), None) is not None
+            holds = self._holds_parameters[id(module)] = next(nn.Module.parameters(module), None) is not None
         self.forwards += holds
 
     def _only_evaluates(self, module: nn.Module) -> bool:
@@ -229,8 +229,8 @@ class Observation:
             outer.append(self.log.number(calling))
         tops = dict.fromkeys(map(self._top, outer))
         modules = [self.log.modules[number] for number in tops]
-        modules = [m for m in modules if next(m.parameters(), None) is not None]
-        inside = {id(c) for m in modules for c in m.modules() if c is not m}
+        modules = [m for m in modules if next(nn.Module.parameters(m), None) is not None]
+        inside = {id(c) for m in modules for c in nn.Module.modules(m) if c is not m}
         modules = _without_wrappers([m for m in modules if id(m) not in inside])
         if len(modules) == 1:
             return {"": modules[0]}
@@ -306,13 +306,17 @@ def _without_wrappers(modules: list[nn.Module]) -> list[nn.Module]:
     """
     alike: dict[frozenset[int], list[nn.Module]] = {}
     for module in modules:
-        alike.setdefault(frozenset(id(p) for p in module.parameters()), []).append(module)
+        alike.setdefault(frozenset(id(p) for p in nn.Module.parameters(module)), []).append(module)
     kept: list[nn.Module] = []
     for keys, wrappers in alike.items():
         if any(keys < others for others in alike):
             continue
-        shared = set.intersection(*({id(m) for m in wrapper.modules()} for wrapper in wrappers))
-        inner = (m for m in wrappers[0].modules() if id(m) in shared and keys == {id(p) for p in m.parameters()})
+        shared = set.intersection(*({id(m) for m in nn.Module.modules(wrapper)} for wrapper in wrappers))
+        inner = (
+            m
+            for m in nn.Module.modules(wrappers[0])
+            if id(m) in shared and keys == {id(p) for p in nn.Module.parameters(m)}
+        )
         wrapped = next(inner, None)
         kept += wrappers if wrapped is None else [wrapped]
     return kept

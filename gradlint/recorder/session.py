@@ -163,7 +163,7 @@ class _Session:
 
     def _others(self, roots: Mapping[str, nn.Module], owned: ReachableState) -> dict[str, nn.Module]:
         """Return the networks outside the setup's model that a step may change (targets, averages)."""
-        inside = {id(m) for root in roots.values() for m in root.modules()}
+        inside = {id(m) for root in roots.values() for m in nn.Module.modules(root)}
         return {f"another {type(m).__name__} ({n})": m for n, m in enumerate(owned.modules) if id(m) not in inside}
 
     # -- before the forward -------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class _Session:
     def _materialize(self, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> None:
         """Let lazy layers take their shapes, as the user's first batch would."""
         for name, inputs in called.items():
-            if any(is_lazy(p) for p in roots[name].parameters()):
+            if any(is_lazy(p) for p in nn.Module.parameters(roots[name])):
                 with (
                     self.recorder.pausing(),
                     self.recorder,
@@ -341,7 +341,7 @@ class _Session:
             return None
         recorder, ledger = self.recorder, self.ledger
         recorder.tape.event(PhaseBegun, NO_SITE, Phase.STEPS)
-        ledger.follow(p for root in roots.values() for p in root.parameters())
+        ledger.follow(p for root in roots.values() for p in nn.Module.parameters(root))
         ledger.follow(p for o in optimizers.values() for g in o.param_groups for p in g["params"])
         seed()
         try:

@@ -351,7 +351,6 @@ REFUSED = {
 
 CASES = {
     "aliased_network-bad_values_handed_over": "a script takes the module of a smoke test for a network of its own",
-    "frozen_branch_still_pays-good_image_and_criterion_that_are_trained": "a script has the criterion as a network",
     "frozen_norm_updates_stats-bad_frozen_encoder_before_a_generator": "a loss alone may have turns that come later",
     "no_grad_upstream-good_frozen_in_the_forward": "the forward freezes what the loss, then the steps, are judged by",
     "nothing_trains-good_average_kept_by_an_optimizer_of_its_own": "a script knows the networks by other names",

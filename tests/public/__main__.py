@@ -1,11 +1,11 @@
 """Runs ``gradlint run`` over public training scripts, as they are and with seeded mistakes; no part of the test suite.
 
-    python tests/public FOLDER [NAME...]
+    python tests/public FOLDER [--no-seeds] [--no-times] [NAME...]
 
 FOLDER holds clones of the repositories that `scripts.SCRIPTS` names, each under its own name; a script that is absent,
 or whose imports are, is passed over. Data sets are replaced by generated ones of their kind. Of each script as it is,
-the time that ``gradlint run`` takes is told beside that of a plain run until its tenth step. Exit status 0 when every
-script is clean and every mistake is found at its line.
+the time that ``gradlint run`` takes is told beside that of a plain run until its tenth step; --no-times saves the plain
+run, --no-seeds the mistakes. Exit status 0 when every script is clean and every mistake is found at its line.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ def told(report: dict[str, Any]) -> list[str]:
     return lines + [f"error: {e['message']}" for e in report["errors"]]
 
 
-def examine(name: str, copy: Copy, *, seeds: bool = True) -> int:
+def examine(name: str, copy: Copy, *, seeds: bool = True, times: bool = True) -> int:
     """Run a script as it is and with its mistakes, print a line for each; returns the number of faults."""
-    plain = copy.plain()
+    plain = f"; plain until its step {STEPS}: {copy.plain():.1f} s" if times else ""
     report, seconds = copy.checked()
     wrong = [line for line in told(report) if line.partition(" ")[0] not in copy.spec.allowed]
     faults = len(wrong)
     verdict = "WRONG" if wrong else "clean"
-    print(f"{verdict} {name} ({seconds:.1f} s; plain until its step {STEPS}: {plain:.1f} s)", *wrong, sep="\n      ")
+    print(f"{verdict} {name} ({seconds:.1f} s{plain})", *wrong, sep="\n      ", flush=True)
     for mistake in copy.spec.mistakes if seeds else ():
         what = f"{mistake.old.strip()[:40]!r} -> {mistake.new.strip()[:40]!r}"
         hit, report = copy.seeded(mistake)
@@ -127,14 +127,14 @@ def examine(name: str, copy: Copy, *, seeds: bool = True) -> int:
 def main(folder: Path, names: list[str]) -> int:
     """Run all, or those named; returns the exit status."""
     faults = 0
-    seeds = "--no-seeds" not in names
+    seeds, times = "--no-seeds" not in names, "--no-times" not in names
     names = [name for name in names if not name.startswith("-")]
     for name, spec in SCRIPTS.items():
         if (names and name not in names) or not (folder / spec.path).is_file():
             continue
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                faults += examine(name, Copy(folder, spec, Path(scratch)), seeds=seeds)
+                faults += examine(name, Copy(folder, spec, Path(scratch)), seeds=seeds, times=times)
             except (RuntimeError, LookupError) as error:
                 print(f"CANNOT RUN {name}\n{error}")
                 faults += 1

@@ -70,6 +70,13 @@ def _tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
 
 
+def reviews(folder: Path) -> None:
+    """Films praised and panned, a sentence each."""
+    for part in ("neg", "pos"):
+        lines = [" ".join(WORDS[(7 * i + 3 * j) % len(WORDS)] for j in range(8 + i % 9)) for i in range(300)]
+        text(f"rt-polaritydata/rt-polarity.{part}", "\n".join(lines))(folder)
+
+
 def bert(folder: Path) -> None:
     """A tiny BERT under the name of the real one."""
     from transformers import BertConfig, BertForMaskedLM

@@ -79,6 +79,25 @@ SCRIPTS = {
             Mistake("torch.flatten(x, 1)", "torch.flatten(x.detach(), 1)", "GL401", "x.detach()"),
             Mistake("F.log_softmax(x, dim=1)", "F.relu(x)", "GL603", "nll_loss"),
             Mistake("F.nll_loss(output, target)", "F.nll_loss(output.detach(), target)", "GL40", "output.detach()"),
+            Mistake(
+                "optim.Adadelta(model.parameters()",
+                "optim.Adadelta(__import__('copy').deepcopy(model).parameters()",
+                "GL304",
+                "optim.Adadelta(",
+            ),
+            Mistake(
+                "torch.flatten(x, 1)",
+                "type('Rows', (torch.autograd.Function,), {'forward': staticmethod(lambda ctx, x: x.flatten(1)), "
+                "'backward': staticmethod(lambda ctx, grad: None)}).apply(x)",
+                "GL408",
+                "type('Rows'",
+            ),
+            Mistake(
+                "F.nll_loss(output, target)",
+                "F.nll_loss(output, target) + (0 * output).sum().sqrt()",
+                "GL606",
+                "sqrt()",
+            ),
         ),
     ),
     "mnist rnn": Script(
@@ -93,6 +112,7 @@ SCRIPTS = {
                 "GL40|GL410",
                 ".item()",
             ),
+            Mistake("F.log_softmax(output, dim=1)", "F.log_softmax(output.round(), dim=1)", "GL404", "output.round()"),
         ),
     ),
     "forward forward": Script(
@@ -109,6 +129,12 @@ SCRIPTS = {
         mistakes=(
             uncleared(),
             Mistake("F.smooth_l1_loss(value,", "F.smooth_l1_loss(value.detach(),", "GL401", "value.detach()"),
+            Mistake(
+                "loss = torch.stack(policy_losses).sum() + torch.stack(value_losses).sum()",
+                "value_loss = torch.stack(value_losses).sum()\n    loss = torch.stack(policy_losses).sum()",
+                "GL412|GL405",
+                "value_loss",
+            ),
             unstepped(),
         ),
     ),
@@ -132,6 +158,12 @@ SCRIPTS = {
                 "optimizer.step()",
             ),
             Mistake("    model.train()\n", "    model.eval()\n", "GL505", "model.eval()"),
+            Mistake(
+                "loss = criterion(outputs, targets)",
+                "loss = (nn.BCELoss(reduction='none')(outputs, targets) + outputs.detach().square()).mean()",
+                "GL409",
+                "outputs.detach()",
+            ),
         ),
     ),
     "time sequence": Script(
@@ -187,6 +219,9 @@ SCRIPTS = {
             uncleared("opt_g.zero_grad()", "self.manual_backward(g_loss)"),
             unstepped("opt_d.step()", "self.manual_backward(d_loss)"),
             Mistake("Adam(self.discriminator.parameters()", "Adam(self.generator.parameters()", "GL305|GL302", "Adam("),
+            Mistake(  # both networks are frozen in turns
+                "img = self.model(z)", "img = self.model[1:](self.model[0](z).detach())", "GL401", "detach()"
+            ),
         ),
     ),
     "lightning autoencoder": Script(
@@ -212,6 +247,14 @@ SCRIPTS = {
             replaced("train.py", ("tokenizer=tokenizer, args", "processing_class=tokenizer, args")),
         ),
         mistakes=(
+            Mistake(  # the embedding's output requires grad, although nothing trains
+                "    trainer = Trainer(model=model, ",
+                "    model.requires_grad_(False)\n"
+                "    model.enable_input_require_grads()\n"
+                "    trainer = Trainer(model=model, ",
+                "GL308",
+                "requires_grad_(False)",
+            ),
             Mistake(
                 "Trainer(model=model, ",
                 "Trainer(model=model, optimizers=(torch.optim.AdamW(model.model.decoder.layers.parameters()), None), ",
@@ -361,6 +404,31 @@ SCRIPTS = {
             uncleared("optim.zero_grad()"),
             unstepped("optim.step()"),
             Mistake("Adam(ddpm.parameters()", "Adam(ddpm.eps_model.conv[0].parameters()", "GL302", "Adam("),
+        ),
+    ),
+    "text cnn": Script(
+        "cnn-text-classification-pytorch/main.py",
+        prepare=(prepare.reviews,),
+        mistakes=(
+            uncleared(file="train.py"),
+            unstepped(file="train.py"),
+            Mistake("nn.ModuleList(", "list(", "GL104", "self.convs", "model.py"),
+        ),
+    ),
+    "dqn": Script(
+        "cleanrl/cleanrl/dqn.py",
+        "--learning-starts 50 --train-frequency 2 --batch-size 16 --buffer-size 1000",
+        mistakes=(
+            Mistake(
+                "target_network = QNetwork(envs).to(device)", "target_network = q_network", "GL109", "target_network"
+            ),
+            Mistake(  # the prediction is cut; that the target has no gradient is right
+                "return self.network(x)",
+                "return self.network[2:](self.network[0](x).detach())",
+                "GL401",
+                "detach()",
+            ),
+            uncleared(),
         ),
     ),
 }

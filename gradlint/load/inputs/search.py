@@ -91,10 +91,10 @@ class Search:
         self.tries = 0
         self.best: Attempt | None = None
         self.sequence = is_sequence_model(model)
-        first = next((p for p in model.parameters() if p.is_floating_point() or p.is_complex()), None)
+        first = next((p for p in nn.Module.parameters(model) if p.is_floating_point() or p.is_complex()), None)
         self.dtype = first.dtype if first is not None and first.dtype.itemsize > 1 else torch.get_default_dtype()
         self.device = first.device if first is not None else torch.device("cpu")
-        widths = [getattr(m, "out_channels", getattr(m, "out_features", None)) for m in model.modules()]
+        widths = [getattr(m, "out_channels", getattr(m, "out_features", None)) for m in nn.Module.modules(model)]
         self.outputs = list(dict.fromkeys(w for w in widths if isinstance(w, int)))[:3]
         self._deadline = time.monotonic() + MAX_SECONDS
 
@@ -225,7 +225,7 @@ class Search:
                 guesses = [guesses[0].resized(s) for s in sizes] + guesses
             shapes.append(guesses)
         # A container's own parameters come last: one may be a scale or a token, added long after the input.
-        containers = [m for m in self.model.modules() if next(m.children(), None) is not None]
+        containers = [m for m in nn.Module.modules(self.model) if next(nn.Module.children(m), None) is not None]
         shapes += [guesses for m in containers[:8] if (guesses := parameter_shapes(m, self.sequence))]
         # The first layer's sizes in full, then the best of the others.
         listed = (shapes[0][:4] if shapes else []) + [g for s in shapes[1:] for g in s[:2]]
@@ -234,9 +234,9 @@ class Search:
 
     def _from_name(self, name: str, layers: list[nn.Module], index: int) -> list[Guess]:
         """Return the guesses that the name of an argument suggests."""
-        embeddings = [m for m in self.model.modules() if isinstance(m, nn.Embedding)]
+        embeddings = [m for m in nn.Module.modules(self.model) if isinstance(m, nn.Embedding)]
         high = embeddings[min(index, len(embeddings) - 1)].num_embeddings if embeddings else 2
-        heads = [m.out_features for m in self.model.modules() if isinstance(m, nn.Linear)]
+        heads = [m.out_features for m in nn.Module.modules(self.model) if isinstance(m, nn.Linear)]
         tokens, single = Guess((BATCH, LENGTH), "int", high), Guess((BATCH,), "int", high)
         if re.search(r"edge_index", name):
             return [Guess((2, 6), "int", BATCH)]

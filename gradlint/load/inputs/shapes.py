@@ -45,7 +45,7 @@ def entry_layers(model: nn.Module) -> Iterator[nn.Module]:
         if shapes_of(module, False):
             yield module
         if not isinstance(module, _UNITS):
-            todo += reversed(list(module.children()))
+            todo += reversed(list(nn.Module.children(module)))
 
 
 def is_sequence_model(model: nn.Module) -> bool:
@@ -53,7 +53,7 @@ def is_sequence_model(model: nn.Module) -> bool:
     return any(
         isinstance(m, _SEQUENCE)
         or any(word in type(m).__name__.lower() for word in ("attention", "attn", "transformer"))
-        for m in model.modules()
+        for m in nn.Module.modules(model)
     )
 
 
@@ -99,7 +99,7 @@ def shapes_of(layer: nn.Module, sequence: bool) -> list[Guess]:
     if isinstance(layer, nn.GroupNorm):
         channels = layer.num_channels
         return [_spatial(channels, LENGTH, 2), _spatial(channels, LENGTH, 1), Guess((BATCH, channels))]
-    return [] if next(layer.children(), None) is not None else parameter_shapes(layer, sequence)
+    return [] if next(nn.Module.children(layer), None) is not None else parameter_shapes(layer, sequence)
 
 
 def parameter_shapes(module: nn.Module, sequence: bool) -> list[Guess]:

@@ -94,7 +94,8 @@ def tabulate(
         log.number(place.module)
     finds = find_unregistered_modules(roots, outside, log)
     for module in (*outside, *(find.thing for find in finds)):
-        for inside in module.modules():  # a copy's children were neither made by a constructor nor, perhaps, run
+        # a copy's children were neither made by a constructor nor, perhaps, run
+        for inside in nn.Module.modules(module):
             log.number(inside)
     layers, named = name_all(roots, outside, log, recorder.tape.events, [f.named_module for f in finds])
     rows = describe_optimizers(optimizers, log, recorder, begin.start, {p.key for p in named})
@@ -114,7 +115,9 @@ def tabulate(
         ),
         parameters=tuple(_parameter(*row, begin, rows) for row in zip(named, pasts, shared, strict=True)),
         optimizers=rows,
-        unregistered_modules={log.number(module): find.place(log) for find in finds for module in find.thing.modules()},
+        unregistered_modules={
+            log.number(module): find.place(log) for find in finds for module in nn.Module.modules(find.thing)
+        },
         tensors={p.key: p.tensor for p in named},
         layers=layers,
         copies=copies(recorder) if any(row.foreign for row in rows) else {},
@@ -315,7 +318,7 @@ def _judged_by_steps(parameter: Parameter, training: Training, *, ran: bool) -> 
 
 def _outside(log: HookLog, roots: Mapping[str, nn.Module], first: int) -> list[nn.Module]:
     """Return the modules that ran and that no root contains, outermost first."""
-    inside = {id(m) for root in roots.values() for m in root.modules()}
+    inside = {id(m) for root in roots.values() for m in nn.Module.modules(root)}
     ran = {call.module: log.modules[call.module] for call in log.calls[first:]}
     return [module for module in ran.values() if id(module) not in inside]
 

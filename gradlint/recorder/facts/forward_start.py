@@ -54,7 +54,7 @@ class ForwardStart:
         """
         in_optimizers = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
         self.calls = calls
-        inside = [p for root in roots.values() for p in root.parameters()]
+        inside = [p for root in roots.values() for p in nn.Module.parameters(root)]
         self.tensors = {ParameterKey(id(p)): p for p in (*inside, *in_optimizers)}
         if rebase:
             self.earlier = recorder.tensors.rebase(self.tensors.values())

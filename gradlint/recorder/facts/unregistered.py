@@ -57,7 +57,7 @@ class UnregisteredObject:
 
 def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
     """Yield the outside modules and tensors in plain attributes of the tree's modules."""
-    inside = {id(m) for root in roots.values() for m in root.modules()}
+    inside = {id(m) for root in roots.values() for m in nn.Module.modules(root)}
     seen: set[int] = set(inside)
     for place in places(roots):
         for name, value in list(vars(place.module).items()):
@@ -79,8 +79,8 @@ def variables(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
 
     Only methods of the user's own classes and functions in plain attributes are examined.
     """
-    inside = {id(m) for root in roots.values() for m in root.modules()}
-    inside |= {id(p) for root in roots.values() for p in (*root.parameters(), *root.buffers())}
+    inside = {id(m) for root in roots.values() for m in nn.Module.modules(root)}
+    inside |= {id(p) for root in roots.values() for p in (*nn.Module.parameters(root), *nn.Module.buffers(root))}
     done: set[int] = set()
     for place in places(roots):
         functions = [v for v in vars(place.module).values() if isinstance(v, FunctionType)]
@@ -143,9 +143,9 @@ def find_unregistered_modules(
         return []
     ran = {id(m) for m in outside}
     modules = [f for f in (*plain_attributes(roots), *variables(roots)) if isinstance(f.thing, nn.Module)]
-    finds = [f for f in modules if any(id(m) in ran for m in f.thing.modules())]
+    finds = [f for f in modules if any(id(m) in ran for m in nn.Module.modules(f.thing))]
     for find in finds:
-        for module in find.thing.modules():
+        for module in nn.Module.modules(find.thing):
             log.number(module)
     return finds
 

@@ -184,7 +184,7 @@ def _scripted(
     recorder: Recorder, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any, site: SiteId, run: int
 ) -> None:
     inputs = tensors_in((args, kwargs))
-    recorder.opaque(f"scripted {type(module).__name__}", inputs, list(module.parameters()), output, site, run)
+    recorder.opaque(f"scripted {type(module).__name__}", inputs, list(nn.Module.parameters(module)), output, site, run)
     recorder.tape.note_unseen("a scripted module: what runs inside it was not seen op by op", site)
 
 
@@ -262,7 +262,7 @@ def _train(original: Any, recorder: Recorder, log: HookLog) -> Any:
         nonlocal depth
         if depth == 0 and not recorder.paused and not isinstance(self, torch.jit.ScriptModule):
             number = log.number(self)
-            changed = frozenset(log.number(m) for m in self.modules() if m.training is not bool(mode))
+            changed = frozenset(log.number(m) for m in nn.Module.modules(self) if m.training is not bool(mode))
             recorder.event(ModeSwitch, number, bool(mode), changed)
         depth += 1
         try:

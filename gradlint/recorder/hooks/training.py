@@ -137,7 +137,7 @@ def _held_by_optimizer(optimizer: Any) -> list[ParameterKey]:
 
 
 def _held_by_module(module: Any) -> list[ParameterKey]:
-    return [ParameterKey(id(p)) for p in module.parameters()]
+    return [ParameterKey(id(p)) for p in nn.Module.parameters(module)]
 
 
 def _zero_grad(original: Any, recorder: Recorder, ledger: Ledger, held: Callable[[Any], list[ParameterKey]]) -> Any:
