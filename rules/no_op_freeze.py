@@ -16,8 +16,10 @@ from gradlint.source import (
     module_class,
     name_parts,
     own_attribute,
+    value_of,
 )
 from gradlint.traces import GradModeOff
+from gradlint.traces.dataflow import indices, union
 
 
 class NoOpFreeze(Rule):
@@ -26,7 +28,7 @@ class NoOpFreeze(Rule):
     ## What it does
     Finds three statements without effect:
 
-    - a grad-mode region that only assigns names, as `with torch.no_grad(): self.body = body`
+    - a grad-mode region that only assigns names, as `with torch.no_grad(): self.body = body`, or `features = h`
     - `from_pretrained` called on a layer, with the result dropped
     - a freeze of another tensor over the same values: `p.data.requires_grad = False`, or `p.detach()` as a statement
 
@@ -91,6 +93,9 @@ class NoOpFreeze(Rule):
     MESSAGE_DROPPED = "from_pretrained() returns a new layer, which is dropped here: {parameters} {stay} as before."
     MESSAGE_DATA = ".data returns a new tensor, and only that one gets requires_grad=False: {parameters} {still_train}."
     MESSAGE_DETACH = "detach() returns a new tensor, which is dropped here: {parameters} {still_train}."
+    MESSAGE_ALIAS = "this block only gives {source} another name, and gradient still flows through it to {parameters}."
+    RELATED_COMPUTED = "computed here, with a gradient"
+    FIX_ALIAS = "Detach it: {alias} = {source}.detach()."
     FIX_REGION = "Call requires_grad_(False) on the layers to freeze."
     FIX_DROPPED = "Use the result: assign it to the attribute."
     FIX_FLAG = "Freeze the parameter itself: p.requires_grad = False."
@@ -146,6 +151,30 @@ class NoOpFreeze(Rule):
                 parameters=hit,
                 fix=Fix(self.FIX_REGION),
             )
+        else:
+            yield from self._aliases(context, function, node)
+
+    def _aliases(self, context: Context, function: Function, region: ast.With) -> Iterator[Finding]:
+        """Yield a finding if a block only gives tensors other names, by which the loss gets their gradient."""
+        for statement in region.body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=alias)], value=ast.Name(id=source) as name):
+                    computed = value_of(function.module, name)
+                case _:
+                    return
+            after = {n.id for n in function.nodes() if isinstance(n, ast.Name) and n.lineno > (region.end_lineno or 0)}
+            if computed is None or alias not in after or source in after:
+                return
+            hit = [p for p in _trained_through(context, function, computed) if p.requires_grad]
+            if hit:
+                yield context.finding(
+                    self,
+                    context.fill(self.MESSAGE_ALIAS, hit, source=source),
+                    at=function.module.location(region.items[0].context_expr),
+                    parameters=hit,
+                    related=[context.related(self.RELATED_COMPUTED, function.module.location(computed))],
+                    fix=Fix(self.FIX_ALIAS.format(alias=alias, source=source)),
+                )
 
     def _flag(
         self, context: Context, function: Function, statement: ast.stmt, read: Iterable[Parameter]
@@ -201,6 +230,18 @@ def _read_before_forward(context: Context) -> dict[tuple[str, int], list[Paramet
             read = (trace.parameters[trace.owners[v]] for v in op.inputs if v in trace.owners)
             lines.setdefault((where.path, where.line), []).extend(read)
     return lines
+
+
+def _trained_through(context: Context, function: Function, computed: ast.expr) -> list[Parameter]:
+    """Return the parameters that the loss reaches through the result of an expression."""
+    trace, flow = context.trace, context.flow
+    lines = range(computed.lineno, (computed.end_lineno or computed.lineno) + 1)
+    for op in reversed(trace.ops[trace.forward_start :]):
+        frames = (f for f in trace.sites.chain(op.site) if f.path == function.module.path)
+        if op.outputs and any(frame.location.line in lines for frame in frames):
+            live = union(flow.masks.live, [value for value in op.outputs if value in flow.on_path])
+            return flow.by_index(indices(live))
+    return []
 
 
 def _elements(expression: ast.expr) -> list[ast.expr]:
