@@ -141,6 +141,10 @@ class TargetSummary:
     """Trainable parameters that no optimizer holds."""
     zero_rate: int = 0
     """Parameters whose optimizer does not move them."""
+    parts: tuple[tuple[str, str], ...] = ()
+    """(name, outcomes in words) of each top-level part of the model, as in ``("encoder", "12 frozen")``."""
+    proposed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Patterns that names in the source suggest to declare frozen, and to declare trained; empty with a contract."""
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,13 @@ def number_pattern(name: str) -> str:
 
 
 def patterns_of(names: Sequence[str], limit: int = 4) -> str:
-    """Return names for a sentence; of more than `limit`, those that differ in their numbers alone as one pattern."""
-    return list_of(names if len(names) <= limit else dict.fromkeys(map(number_pattern, names)), limit)
+    """Return names for a sentence; of more than `limit`, those that differ in their numbers alone as one pattern.
+
+    Names of numbers only stay as they are: ``*.*`` would say nothing.
+    """
+    patterns = list(dict.fromkeys(map(number_pattern, names)))
+    says_nothing = any(not pattern.strip("*.") for pattern in patterns)
+    return list_of(names if len(names) <= limit or says_nothing else patterns, limit)
 
 
 def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named]) -> list[str]:

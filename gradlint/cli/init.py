@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from gradlint.cli.exits import CLEAN
 from gradlint.errors import GradlintError
 from gradlint.report.view import shown_path
 from gradlint.source.file import SourceModule
+from gradlint.source.intent import proposed_contract
 from gradlint.source.text import SourceText, Unreadable
 
 _HEAD = '''"""What `gradlint check {name}:build` builds and judges: complete it so that it is what you train."""
@@ -35,7 +37,11 @@ def {function}():
         "optimizer": optimizer,
         # What is trained on: from the output to a scalar.
         # "loss": lambda output: torch.nn.functional.cross_entropy(output, torch.zeros(2, dtype=torch.long)),
-    }}
+{contract}    }}
+"""
+_CONTRACT = """        # What names suggest. Declared, gradlint holds the training to it:
+        # "frozen": {frozen},
+        # "trains": {trains},
 """
 
 
@@ -106,6 +112,7 @@ def skeleton(module: SourceModule, classes: list[ast.ClassDef], path: Path, name
                 function=function,
                 call=f"{cls.name}({_arguments(module, cls)})",
                 part=attributes[0] if attributes else "encoder",
+                contract=_contract(module, cls, attributes),
                 signature=f"({', '.join(taken)})",
                 inputs=f"({', '.join('torch.randn(2, 3)' for _ in taken)}{',' if len(taken) == 1 else ''})",
             )
@@ -116,6 +123,15 @@ def skeleton(module: SourceModule, classes: list[ast.ClassDef], path: Path, name
 def _outer(classes: list[ast.ClassDef]) -> list[ast.ClassDef]:
     inner = {node.id for cls in classes for node in ast.walk(cls) if isinstance(node, ast.Name) and node.id != cls.name}
     return [cls for cls in classes if cls.name not in inner] or classes[:1]
+
+
+def _contract(module: SourceModule, cls: ast.ClassDef, parts: list[str]) -> str:
+    """Return the comment that proposes a contract; empty if no name suggests one."""
+    init = module.kinds.method(cls, "__init__")
+    flags = [a.arg for a in (*init.args.args, *init.args.kwonlyargs)] if init is not None else []
+    frozen, trains = proposed_contract(parts, flags)
+    lines = _CONTRACT.format(frozen=json.dumps(frozen), trains=json.dumps(trains)).splitlines(keepends=True)
+    return "".join(line for line in lines if not line.endswith("[],\n")) if frozen or trains else ""
 
 
 def _is_module(module: SourceModule, value: ast.expr | None) -> bool:

@@ -122,7 +122,12 @@ timeout = click.option(
     "--timeout", type=click.FloatRange(1), default=600.0, show_default=True,
     help="End the check of a target after this many seconds, as an error.",
 )  # fmt: skip
-verbose = click.option("-v", "--verbose", is_flag=True, help="Name the rules that were skipped, each with the reason.")
+verbose = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Name the skipped rules with the reason, and what each part of the model does.",
+)
 lock_file = click.option(
     "--lock-file", metavar="FILE", help="Use this lock instead of gradlint.lock beside the configuration file."
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,10 @@ from gradlint.flow.outcome import OutcomeKind, kind_of, optimizer_label
 from gradlint.load.buildable import Buildable, SetupAtHand, TargetOnDisk
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.contract import DeclarationKind, own_declarations
+from gradlint.rulekit.executed_code import executed_functions
 from gradlint.rulekit.precedence import in_order, run
 from gradlint.rulekit.rule import ON_REQUEST, Rule
+from gradlint.source.intent import proposed_contract
 from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:
@@ -186,7 +189,10 @@ def _account_for_the_unseen(report: Report, trace: Trace, flow: Flow, strict: bo
 def summarize(trace: Trace, flow: Flow, contract: Contract | None = None) -> TargetSummary:
     """Count what becomes of the parameters of a recorded training setup."""
     parameters = [p for p in trace.parameters if p.in_tree]
-    kinds = Counter(kind_of(flow, p) for p in parameters)
+    kind_by_fqn = {p.fqn: kind_of(flow, p) for p in parameters}
+    kinds = Counter(kind_by_fqn.values())
+    parts = _parts(kind_by_fqn)
+    declared = contract is not None and bool(contract.declarations)
     return TargetSummary(
         target=trace.target,
         inputs=trace.inputs_described,
@@ -204,4 +210,26 @@ def summarize(trace: Trace, flow: Flow, contract: Contract | None = None) -> Tar
         else (0, 0),
         not_in_optimizer=kinds[OutcomeKind.NOT_IN_OPTIMIZER],
         zero_rate=kinds[OutcomeKind.ZERO_LR],
+        parts=parts,
+        proposed=((), ()) if declared else _proposed(trace, [name for name, _ in parts]),
     )
+
+
+def _parts(kind_by_fqn: Mapping[str, OutcomeKind]) -> tuple[tuple[str, str], ...]:
+    """Return (name, outcomes in words) of each top-level part; empty if there is one alone."""
+    by_part: dict[str, Counter[OutcomeKind]] = {}
+    for fqn, kind in kind_by_fqn.items():
+        by_part.setdefault(fqn.partition(".")[0], Counter())[kind] += 1
+    if len(by_part) < 2:
+        return ()
+    return tuple(
+        (part, ", ".join(f"{count} {kind.plural}" for kind, count in kinds.items())) for part, kinds in by_part.items()
+    )
+
+
+def _proposed(trace: Trace, parts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the patterns that names of parts and of arguments of executed code suggest for a contract."""
+    nodes = (function.node for function in executed_functions(trace)) if parts else ()
+    flags = {a.arg for n in nodes if isinstance(n, ast.FunctionDef) for a in (*n.args.args, *n.args.kwonlyargs)}
+    frozen, trains = proposed_contract(parts, flags)
+    return tuple(frozen), tuple(trains)

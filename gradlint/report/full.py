@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -170,11 +171,23 @@ def _target(page: Page, target: TargetSummary, report: Report, brief: bool) -> N
     if not brief:
         page.paragraph(target.inputs, label="inputs:", style="dim")
         page.paragraph(target.loss, label="loss:", style="dim")
+        if page.view.verbose:
+            _parts(page, target)
     for note in report.notes:
         if note.target == target.target:
             _note(page, note)
     if not brief:
         _skipped(page, [skip for skip in report.skipped if skip.target == target.target])
+
+
+def _parts(page: Page, target: TargetSummary) -> None:
+    """List the outcomes of the top-level parts, and the contract that their names suggest."""
+    if target.parts:
+        page.paragraph("; ".join(f"{name}: {outcomes}" for name, outcomes in target.parts), label="parts:", style="dim")
+    proposals = zip(("frozen", "trains"), target.proposed, strict=True)
+    lines = [f"{key} = {json.dumps(patterns)}" for key, patterns in proposals if patterns]
+    if lines:
+        page.paragraph(", ".join(lines), label="names suggest the contract:", style="dim")
 
 
 def _note(page: Page, note: Note) -> None:
