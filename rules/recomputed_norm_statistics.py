@@ -114,7 +114,7 @@ class RecomputedNormStatistics(Rule):
 
 
 def _checkpoint(trace: Trace, call: ModuleCall) -> Location | None:
-    """Return the location of the checkpoint around a module call; that of the call if the user wrote none."""
+    """Return the location of the checkpoint around a module call, or of the call without one."""
     for frame in trace.sites.chain(call.site):
         if frame.project:
             node = call_at(frame.path, frame.location)

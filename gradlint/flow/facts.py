@@ -11,7 +11,7 @@ from gradlint.flow.origin import computed_value
 from gradlint.flow.own_losses import by_own_loss
 from gradlint.traces.dataflow import Masks, ancestors, indices, propagate, union
 from gradlint.traces.events import GroupAdded
-from gradlint.traces.ids import NO_CALL, NO_SITE, ModuleIndex, ParameterIndex, ValueId
+from gradlint.traces.ids import NO_CALL, NO_SITE, ModuleIndex, OpIndex, ParameterIndex, ValueId
 from gradlint.traces.op_families import RANDOM, VALUE_FREE
 from gradlint.traces.ops import GRAD_ON, KIND_EXTRACT, Op
 from gradlint.traces.trace import Group, Optimizer, Parameter, Trace
@@ -173,6 +173,14 @@ class FlowFacts:
     def behind(self, values: Iterable[ValueId]) -> frozenset[ParameterIndex]:
         """Return the indices of the parameters that data flows from to any of some values."""
         return frozenset(indices(union(self.masks.data, values)))
+
+    def trained_without(self, number: OpIndex) -> frozenset[ParameterIndex]:
+        """Return the indices of the parameters that gradient returns to on ways that avoid one op."""
+        trace = self.trace
+        ops = list(trace.ops)
+        ops[number] = ops[number]._replace(outputs=())
+        masks = propagate(ops, trace.values, trace.owners, trace.forward_start, trace.dropped)
+        return frozenset(indices(union(masks.live, trace.roots)))
 
     def by_index(self, numbers: Iterable[ParameterIndex]) -> list[Parameter]:
         """Return parameters in the model's order."""

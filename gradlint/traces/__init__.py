@@ -34,17 +34,21 @@ if TYPE_CHECKING:
     from gradlint.traces.ids import SiteId as SiteId
     from gradlint.traces.ids import ValueId as ValueId
     from gradlint.traces.op_families import ACTIVATIONS as ACTIVATIONS
+    from gradlint.traces.op_families import ADD as ADD
     from gradlint.traces.op_families import ALL_CONVOLUTIONS as ALL_CONVOLUTIONS
     from gradlint.traces.op_families import ATTENTION as ATTENTION
     from gradlint.traces.op_families import BIASED_LAYERS as BIASED_LAYERS
     from gradlint.traces.op_families import DETACHED_VALUES as DETACHED_VALUES
+    from gradlint.traces.op_families import DIVIDE as DIVIDE
     from gradlint.traces.op_families import DROPOUTS as DROPOUTS
     from gradlint.traces.op_families import LOG_PROBABILITIES as LOG_PROBABILITIES
     from gradlint.traces.op_families import MULTIPLY as MULTIPLY
+    from gradlint.traces.op_families import NEGATE as NEGATE
     from gradlint.traces.op_families import NORMS as NORMS
     from gradlint.traces.op_families import PROBABILITIES as PROBABILITIES
     from gradlint.traces.op_families import RANDOM_TENSORS as RANDOM_TENSORS
     from gradlint.traces.op_families import RANDOM_WRITES as RANDOM_WRITES
+    from gradlint.traces.op_families import REDUCTIONS as REDUCTIONS
     from gradlint.traces.op_families import SELECTIONS as SELECTIONS
     from gradlint.traces.op_families import SIGMOIDS as SIGMOIDS
     from gradlint.traces.op_families import SOFTMAX as SOFTMAX

@@ -1,0 +1,171 @@
+"""GL415 live-score-factor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Op, Parameter, Rule, Severity, Trace
+from gradlint.traces import (
+    ADD,
+    DIVIDE,
+    LOG_PROBABILITIES,
+    MULTIPLY,
+    NEGATE,
+    REDUCTIONS,
+    SUBTRACT,
+    OpIndex,
+    ParameterIndex,
+    ValueId,
+)
+
+_SAMPLERS = frozenset(("multinomial", "normal", "bernoulli", "poisson", "binomial"))
+_PICKS = frozenset(("gather", "__getitem__", "take_along_dim"))
+_LOSSES = frozenset(("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"))
+_LOGARITHMS = LOG_PROBABILITIES | SUBTRACT | {"log"}
+_MOVES = frozenset(
+    "squeeze unsqueeze view reshape flatten transpose permute t T expand broadcast_tensors stack cat __getitem__ "
+    "__setitem__ detach clone contiguous to long float".split()
+)
+"""Ops that rearrange a sample, or store it."""
+_KEEPS = _MOVES | MULTIPLY | DIVIDE | ADD | SUBTRACT | NEGATE | REDUCTIONS | {"pow", "exp", "clamp", "where"}
+"""Ops between a log-probability and the product."""
+
+
+class LiveScoreFactor(Rule):
+    """A policy gradient whose factor is not constant.
+
+    ## What it does
+    Finds products of the log-probability of a sample with a factor that carries gradient to other parameters, such as
+    those of a critic. Another term of the loss trains these parameters too.
+
+    ## Why it is bad
+    The score-function estimator (REINFORCE, actor-critic) takes the reward or advantage as a number. Gradient through
+    it moves the critic to make good actions look worse, against the term that trains it.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.ModuleDict({"actor": nn.Linear(4, 3), "critic": nn.Linear(4, 1)})
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        x, reward = torch.randn(6, 4), torch.randn(6)
+
+        def step():
+            policy = torch.distributions.Categorical(logits=model["actor"](x))
+            action = policy.sample()
+            advantage = reward - model["critic"](x).squeeze(-1)
+            loss = -(policy.log_prob(action) * advantage).mean() + advantage.pow(2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return {"model": model, "optimizer": optimizer, "step": step}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.ModuleDict({"actor": nn.Linear(4, 3), "critic": nn.Linear(4, 1)})
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        x, reward = torch.randn(6, 4), torch.randn(6)
+
+        def step():
+            policy = torch.distributions.Categorical(logits=model["actor"](x))
+            action = policy.sample()
+            advantage = reward - model["critic"](x).squeeze(-1)
+            loss = -(policy.log_prob(action) * advantage.detach()).mean() + advantage.pow(2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return {"model": model, "optimizer": optimizer, "step": step}
+    ```
+
+    ## Known limits
+    The sample must be drawn by `multinomial`, `normal`, `bernoulli` or the like, as `torch.distributions` does, from
+    the network that scores it. Not reported if no other term of the loss trains the parameters behind the factor.
+
+    ## References
+    https://pytorch.org/docs/stable/distributions.html#score-function
+    """
+
+    code = "GL415"
+    name = "live-score-factor"
+    severity = Severity.WARNING
+    needs = frozenset({"forward", "loss", "gradient"})
+
+    MESSAGE = (
+        "the factor of this log-probability carries gradient: it moves {parameters}, which another term of the loss "
+        "trains."
+    )
+    RELATED_SAMPLE = "the sample is drawn here"
+    FIX = "Detach the factor: log_prob * advantage.detach()."
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace, flow = context.trace, context.flow
+        found: list[tuple[Op, Op, list[Parameter]]] = []
+        for number in range(trace.forward_start, len(trace.ops)):
+            op = trace.ops[number]
+            if op.name not in MULTIPLY or len(op.inputs) != 2 or not flow.on_path.intersection(op.outputs):
+                continue
+            for score, factor in (op.inputs, op.inputs[::-1]):
+                behind = {p.index for p in flow.trained_by([score])}
+                others = [p for p in flow.trained_by([factor]) if p.index not in behind]
+                sample = _scored_sample(context, score, behind) if behind and others else None
+                if sample is not None:
+                    elsewhere = flow.trained_without(OpIndex(number))
+                    parameters = [p for p in others if p.index in elsewhere]
+                    if parameters:
+                        found.append((op, sample, parameters))
+        for _, members in context.by_place(found, lambda entry: entry[0].site):
+            op, sample, _ = members[0]
+            parameters = list({p.index: p for _, _, judged in members for p in judged}.values())
+            yield context.finding(
+                self,
+                self.MESSAGE.format(parameters=context.names(parameters)),
+                at=op.site,
+                parameters=parameters,
+                related=[context.related(self.RELATED_SAMPLE, sample.site), *context.callers(op.site)],
+                fix=Fix(self.FIX),
+            )
+
+
+def _scored_sample(context: Context, score: ValueId, behind: set[ParameterIndex]) -> Op | None:
+    """Return the op that drew the sample whose log-probability a value is; None if it is none."""
+    trace = context.trace
+    for op in _ops_before(trace, score, _KEEPS):
+        live = [v for v in op.inputs if trace.values[v].requires_grad]
+        if len(op.inputs) < 2 or not live or not _scores(trace, op, live[0]):
+            continue
+        for value in op.inputs:
+            for drawn in _ops_before(trace, value, _MOVES) if value not in live else ():
+                if drawn.name in _SAMPLERS and not behind.isdisjoint(context.flow.behind(drawn.inputs)):
+                    return drawn
+    return None
+
+
+def _scores(trace: Trace, op: Op, live: ValueId) -> bool:
+    """Return True if an op takes the log-probability of one operand by another.
+
+    It picks logarithms, is a loss, or subtracts a mean.
+    """
+    if op.name in _PICKS:
+        return any(before.name in _LOGARITHMS for before in _ops_before(trace, live, _MOVES))
+    return op.name in _LOSSES or op.name in SUBTRACT
+
+
+def _ops_before(trace: Trace, value: ValueId, passed: frozenset[str]) -> Iterator[Op]:
+    """Yield the op that made a value, and those before it as long as each is one of some ops."""
+    pending, seen = [value], {value}
+    while pending:
+        op = trace.made_by(pending.pop())
+        if op is not None:
+            yield op
+            if op.name in passed:
+                pending += [v for v in op.inputs if v not in seen]
+                seen.update(op.inputs)
