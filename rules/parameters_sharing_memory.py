@@ -82,6 +82,7 @@ class ParametersSharingMemory(Rule):
     name = "parameters-sharing-memory"
     severity = Severity.ERROR
     needs = frozenset({"optimizer"})
+    yields_to = frozenset({"GL111"})
 
     MESSAGE = "{parameters} {have} the same memory as {others}: each step changes it once for each of them."
     RELATED = "{name} is created here"
@@ -92,9 +93,10 @@ class ParametersSharingMemory(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
+        reported = context.reported_before(self)
         pairs: dict[int, tuple[Event | None, Parameter, Parameter]] = {}
         for parameter in trace.parameters:
-            if not _is_stepped(context, parameter):
+            if parameter.fqn in reported or not _is_stepped(context, parameter):
                 continue
             for index in sorted(parameter.shares_memory_with):
                 other = trace.parameters[index]

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from gradlint.flow.siblings import same_class_siblings as same_class_siblings
     from gradlint.flow.stuck_at_zero import ZeroInSteps as ZeroInSteps
     from gradlint.flow.stuck_at_zero import zero_in_steps as zero_in_steps
-    from gradlint.flow.ties import LostTie as LostTie
-    from gradlint.flow.ties import lost_ties as lost_ties
+    from gradlint.flow.ties import PartedTie as PartedTie
+    from gradlint.flow.ties import parted_ties as parted_ties
     from gradlint.flow.uninitialised import never_written as never_written
 else:
     __getattr__, __dir__ = lazy_names(__name__)

@@ -6,26 +6,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradlint.flow.slots import Slot, Slots
-from gradlint.traces.events import Event, ParameterRegistration, ParametersExchanged
+from gradlint.traces.events import ParameterRegistration, ParametersExchanged, Registration, StateLoaded
 from gradlint.traces.ids import ParameterKey
 from gradlint.traces.trace import Parameter, Trace
 
 
 @dataclass(frozen=True)
-class LostTie:
+class PartedTie:
     """Two names of one tensor that have a tensor each when training starts."""
 
     parameters: tuple[Parameter, Parameter]
     """The parameters that the names have now."""
     tied_at: ParameterRegistration
     """The registration that gave the tensor the second name."""
-    parted_by: Event | None
+    parted_by: Registration | ParametersExchanged | None
     """The event that gave one of the names another tensor; None if it was not seen."""
+    new: Parameter
+    """The parameter that took the place of the tied one; any of the two if both did, or if that is unknown."""
+    loaded: bool
+    """True if a ``load_state_dict`` that assigns parted them."""
 
 
-def lost_ties(trace: Trace) -> Iterator[LostTie]:
+def parted_ties(trace: Trace) -> Iterator[PartedTie]:
     """Yield the ties that are lost when training starts, by the registrations of parameters."""
     slots = Slots(trace)
+    loads = list(trace.events_of(StateLoaded))
     exchanges: dict[ParameterKey, ParametersExchanged] = {}
     for event in trace.events_of(ParametersExchanged):
         for old, _ in event.exchanged:
@@ -43,10 +48,14 @@ def lost_ties(trace: Trace) -> Iterator[LostTie]:
         (_, one), (second, other), *_ = sorted(places.values(), key=lambda place: place[0].number)
         if one.replaced_by is not None and one.replaced_by.number < second.number:
             continue  # moved from one name to the other
-        now = trace.by_fqn.get(one.fqn), trace.by_fqn.get(other.fqn)
-        if now[0] is None or now[1] is None or now[0] is now[1]:
+        first, last = trace.by_fqn.get(one.fqn), trace.by_fqn.get(other.fqn)
+        if first is None or last is None or first is last:
             continue
-        replaced = [slot.replaced_by for slot in (one, other) if slot.replaced_by is not None]
-        parted = min(replaced, key=lambda e: e.number) if replaced else exchanges.get(key)
+        replaced = [(e, p) for e, p in ((one.replaced_by, first), (other.replaced_by, last)) if e is not None]
+        parted: Registration | ParametersExchanged | None = exchanges.get(key)
+        new = last
+        if replaced:
+            parted, new = min(replaced, key=lambda pair: pair[0].number)
         if parted is None or parted.op <= trace.forward_start:
-            yield LostTie((now[0], now[1]), second, parted)
+            loaded = parted is not None and any(e.first <= parted.number < e.number for e in loads)
+            yield PartedTie((first, last), second, parted, new, loaded)

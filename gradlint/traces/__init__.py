@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gradlint.traces.events import ParameterWrite as ParameterWrite
     from gradlint.traces.events import PhaseBegun as PhaseBegun
     from gradlint.traces.events import Registration as Registration
+    from gradlint.traces.events import StateLoaded as StateLoaded
     from gradlint.traces.events import StepCalled as StepCalled
     from gradlint.traces.events import Unfreeze as Unfreeze
     from gradlint.traces.events import ZeroGradCalled as ZeroGradCalled

@@ -108,8 +108,9 @@ def made_before_findings(builder: Builder) -> Iterator[str]:
     report = messages.made_before(builder)
     yield from (f"ended in an error: {failure.message}\n{failure.traceback}" for failure in report.errors)
     recorded = {f.code for f in table.report(builder.target).findings}
-    # where the build shows why an optimizer does not hold a parameter, or why it is zero, another rule reports it
-    allowed = recorded | ({"GL302", "GL605"} if builder.bad else set())
+    # where the build shows why an optimizer does not hold a parameter, why it is zero or whose memory it has, another
+    # rule reports it
+    allowed = recorded | ({"GL112", "GL302", "GL605"} if builder.bad else set())
     for finding in report.findings:
         if finding.severity > Severity.INFO and finding.code not in allowed:
             yield f"unexpected: {finding.severity} {finding.code} [{finding.name}] {', '.join(finding.parameters)}"
