@@ -61,7 +61,7 @@ class _Documentation:
 
 @functools.cache
 def attribute_docstrings(cls: type) -> dict[str, str]:
-    """Return the docstring under each attribute in the source of a class, as one line; none without its source."""
+    """Return the docstrings of a class's attributes by name, as its source has them."""
     import ast
     import inspect
     import textwrap
