@@ -92,6 +92,7 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+@functools.cache
 def annotations(source: str) -> list[Annotation]:
     """All annotations in the comments of a file."""
     found = []
@@ -131,10 +132,16 @@ def closure(name: str, table: dict[str, list[ast.stmt]]) -> list[ast.stmt]:
     while todo:
         for node in table[todo.pop()]:
             nodes.append(node)
-            used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & set(table)
+            used = _named(node) & table.keys()
             todo += used - seen
             seen |= used
     return nodes
+
+
+@functools.cache
+def _named(node: ast.stmt) -> set[str]:
+    """The names in a statement."""
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 def first_line(node: ast.stmt) -> int:
@@ -142,15 +149,20 @@ def first_line(node: ast.stmt) -> int:
     return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
 
 
-@functools.cache
 def builders(path: Path, *prefixes: str) -> tuple[Builder, ...]:
     """The builder functions of a file whose names begin with one of the prefixes, in the order of the file."""
+    return tuple(b for b in _functions(path) if b.name.startswith(prefixes))
+
+
+@functools.cache
+def _functions(path: Path) -> tuple[Builder, ...]:
+    """All functions of a file as builders."""
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source, str(path))
     table, notes = definitions(tree), annotations(source)
     found = []
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name.startswith(prefixes):
+        if isinstance(node, ast.FunctionDef):
             spans = [range(first_line(part), (part.end_lineno or 0) + 1) for part in closure(node.name, table)]
             mine = tuple(note for note in notes if any(note.line in span for span in spans))
             found.append(Builder(path, node.name, node.lineno, mine))
