@@ -248,6 +248,13 @@ def _terms_of(flow: FlowFacts, root: ValueId) -> _Terms:
     return _Terms(parts, live, fresh, through)
 
 
+def scalar_terms(flow: FlowFacts) -> Iterator[tuple[list[Summand], list[Summand]]]:
+    """Yield the terms of each scalar loss: those with gradient, if there are any, and all of them."""
+    for root in flow.trace.roots if _is_judged(flow) else ():
+        if not flow.trace.values[root].shape and (terms := _terms_of(flow, root)).live:
+            yield terms.live, terms.all
+
+
 def _constant_in(flow: FlowFacts, root: ValueId) -> list[ConstantTerm]:
     """Return the constant terms of one scalar."""
     trace = flow.trace
