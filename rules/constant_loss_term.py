@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
-from gradlint.flow import CutKind
+from gradlint.flow import ConstantTerm, CutKind
 
 
 class ConstantLossTerm(Rule):
@@ -14,7 +14,8 @@ class ConstantLossTerm(Rule):
     ## What it does
     Splits the scalar loss into its terms, through sums, differences and constant factors. Finds terms computed from
     trainable parameters that carry no gradient: detached, computed under no_grad, or returned by a non-differentiable
-    operation.
+    operation. The last is an info, because a count may be added only to be seen, or a warning if it has a weight of its
+    own.
 
     ## Why it is bad
     The term appears in the printed loss and its weight can be tuned, but neither changes an update.
@@ -89,10 +90,19 @@ class ConstantLossTerm(Rule):
                     context.related("the term is computed here", term.site),
                     *context.callers(cut.site),
                 ],
-                # counts and comparisons may be added only to be seen (ACT's number of steps)
-                demoted=all(c.kind is CutKind.NONDIFFERENTIABLE for c in term.cuts),
+                severity=_severity(term),
                 fix=Fix(self.FIX),
             )
+
+
+def _severity(term: ConstantTerm) -> Severity:
+    """Return info for counts and comparisons that may be added only to be seen, as ACT's number of steps.
+
+    A weight of their own says that they are meant to change what is learned: a warning.
+    """
+    if any(c.kind is not CutKind.NONDIFFERENTIABLE for c in term.cuts):
+        return Severity.ERROR
+    return Severity.WARNING if term.weighted else Severity.INFO
 
 
 _CALLS = {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gradlint.flow.loads import ignored_loads as ignored_loads
     from gradlint.flow.loads import lost_loads as lost_loads
     from gradlint.flow.loads import own_loads as own_loads
+    from gradlint.flow.loss_terms import ConstantTerm as ConstantTerm
     from gradlint.flow.marks import ContradictedMark as ContradictedMark
     from gradlint.flow.marks import contradicted_marks as contradicted_marks
     from gradlint.flow.origin import computed_value as computed_value

@@ -26,6 +26,7 @@ from gradlint.traces.op_families import (
     REDUCTIONS,
     RESHAPES,
     REVERSE_SUBTRACT,
+    SAME_VALUES,
     SCALAR_KEEPING,
     SUBTRACT,
     SUMS,
@@ -36,6 +37,10 @@ from gradlint.traces.trace import Parameter, Trace
 
 _TRIED = 4
 """Numbers in a loss, and exits for each, that are looked into: each costs some runs."""
+
+
+_DETACHED_ON_THE_WAY = DETACHED_VALUES | SAME_VALUES | RESHAPES | REDUCTIONS
+"""Functions by which a value is detached before a number is taken out of it, and those that may follow."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,8 @@ class ConstantTerm:
     """Number of the op that made it require grad again."""
     starves: bool = False
     """True if a cut of it also leaves other parameters without any gradient."""
+    weighted: bool = False
+    """True if a constant factor weighs it that weighs no term with gradient."""
 
 
 def constant_terms(flow: FlowFacts) -> list[ConstantTerm]:
@@ -273,13 +280,25 @@ def _constant_in(flow: FlowFacts, root: ValueId) -> list[ConstantTerm]:
         constant = _constant_term(flow, term, parts.fresh.get(term.value))
         if constant is None:
             continue
+        constant = replace(constant, weighted=_is_weighted(term, parts.live))
         key = (constant.cuts[0].location, constant.relabelled, constant.starves)
         if key in by_cut:
             before = by_cut[key]
             parameters = flow.by_index({p.index for p in (*before.parameters, *constant.parameters)})
-            constant = replace(constant, parameters=parameters, site=before.site, count=before.count + 1)
+            constant = replace(
+                constant,
+                parameters=parameters,
+                site=before.site,
+                count=before.count + 1,
+                weighted=before.weighted or constant.weighted,
+            )
         by_cut[key] = constant
     return [*by_cut.values(), *numbers]
+
+
+def _is_weighted(term: Summand, live: Sequence[Summand]) -> bool:
+    """Return True if a term has a constant factor other than 1 that no term with gradient has."""
+    return term.factor is not None and abs(term.factor) not in (1.0, *(abs(t.factor) for t in live if t.factor))
 
 
 def _takes_from_live(flow: FlowFacts, term: Summand, parts: _Terms) -> bool:
@@ -429,15 +448,26 @@ def _taken_out(flow: FlowFacts, number: int) -> int:
     op = flow.trace.ops[number]
     if op.kind != KIND_EXTRACT or op.name not in NUMBERS_OUT or len(op.inputs) != 1:
         return 0
-    return 0 if op.inputs[0] in flow.on_path else _lost_at(flow, number)
+    return 0 if _with_gradient(flow, op.inputs[0]) in flow.on_path else _lost_at(flow, number)
 
 
 def _lost_at(flow: FlowFacts, number: int) -> int:
     """Return the parameters whose gradient is lost at an op that takes a number out of torch."""
-    taken = flow.trace.ops[number].inputs[0]
+    taken = _with_gradient(flow, flow.trace.ops[number].inputs[0])
     if _used_live(flow, taken):
         return 0
     return flow.masks.live.get(taken, 0) & mask_of(flow.judged & flow.reached)
+
+
+def _with_gradient(flow: FlowFacts, value: ValueId) -> ValueId:
+    """Return the value with a gradient that was detached, then moved or reduced, to give a value without one."""
+    source = value
+    while not flow.masks.live.get(source):
+        op = flow.trace.made_by(source)
+        if op is None or op.name not in _DETACHED_ON_THE_WAY or len(op.inputs) != 1 or op.inputs[0] == source:
+            return value
+        source = op.inputs[0]
+    return source
 
 
 def _used_live(flow: FlowFacts, value: ValueId) -> bool:
