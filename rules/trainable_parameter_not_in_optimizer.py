@@ -104,7 +104,7 @@ class TrainableParameterNotInOptimizer(Rule):
             parameters=parameters,
             related=[
                 context.related("created here", created),
-                *(context.related("its parameters are chosen here", at) for at in optimizer.arguments.chosen_at[:2]),
+                *(context.related("its parameters are chosen here", at) for at in optimizer.arguments.chosen_at[:3]),
                 *(context.related("this group is empty", at) for at in empty[:2]),
                 *context.callers(optimizer.site, "called here", 1),
                 *(context.related("not in this optimizer either", o.site) for o in context.trace.optimizers[:4]),

@@ -12,7 +12,7 @@ from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, outcome_of
 from gradlint.location import Location
 from gradlint.rulekit.contract import Contract, Declaration, own_declarations, resolve
-from gradlint.rulekit.executed_code import uncalled_method_statements
+from gradlint.rulekit.executed_code import choice_location, uncalled_method_statements
 from gradlint.traces.events import Event, Freeze
 from gradlint.traces.ids import SiteId
 from gradlint.traces.trace import GradientSizes, Module, Optimizer, Parameter, Trace
@@ -136,6 +136,8 @@ class Context:
             named: names of tensors that are no parameter of the model.
         """
         where = self.trace.location(at) if isinstance(at, int) else at
+        if where is not None and where in self._freezes:
+            related = (*related, self.related("chosen here", choice_location(self.trace, self._freezes[where])))
         ordered = sorted({p.index: p for p in parameters}.values(), key=lambda p: p.index)
         places: dict[tuple[str, int], Related] = {}
         for place in related:
@@ -152,6 +154,11 @@ class Context:
             related=tuple(places.values()),
             fix=fix,
         )
+
+    @cached_property
+    def _freezes(self) -> dict[Location | None, SiteId]:
+        """Location of each freeze → its site."""
+        return {self.trace.location(site): site for site in {e.site for e in self.trace.events_of(Freeze)}}
 
     def related(self, message: str, at: Location | SiteId | Event | None) -> Related | None:
         """Return a related place; None if it is unknown."""

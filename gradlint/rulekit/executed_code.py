@@ -253,3 +253,23 @@ def allocated_by_constructor(trace: Trace, parameter: Parameter) -> bool:
 
 def _is_number(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int)
+
+
+def choice_location(trace: Trace, site: SiteId) -> Location | None:
+    """Return the test that decides whether a statement runs: of the ``if`` around it, or a ``continue`` before it.
+
+    None if its function has no such test.
+    """
+    frame = trace.frame(site)
+    function = function_of(frame.code) if frame is not None and frame.project else None
+    if frame is None or function is None:
+        return None
+    line, nearest = frame.location.line, None
+    for node in function.nodes():
+        if not isinstance(node, ast.If) or node.lineno >= line:
+            continue
+        block = function.module.tree.block(node)
+        is_skip = isinstance(node.body[-1], ast.Continue) and line <= (block[-1].end_lineno or 0)
+        if is_skip or line <= (node.end_lineno or 0):
+            nearest = node.test
+    return function.module.location(nearest) if nearest is not None else None

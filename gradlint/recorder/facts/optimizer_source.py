@@ -55,7 +55,8 @@ def _choices(
             elif isinstance(node, ast.Name) and node.id not in seen and function is not None:
                 seen.add(node.id)
                 assignments = list(_assignments(function, node.id, before))
-                places += (node_location(path, statement) for statement in assignments)
+                fills = list(_fills(function, node.id, before))
+                places += (node_location(path, place) for place in (*fills, *assignments))
                 expressions += (statement.value for statement in assignments if statement.value is not None)
     return tuple(dict.fromkeys(places)), expressions
 
@@ -78,6 +79,27 @@ def _assignments(scope: ast.AST, name: str, before: int) -> Iterator[ast.Assign 
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if any(isinstance(t, ast.Name) and t.id == name for t in targets) and not _makes_module(node.value):
                 yield node
+
+
+def _fills(scope: ast.AST, name: str, before: int) -> Iterator[ast.expr]:
+    """Yield the tests around the ``append`` to a list, and what each loop around it goes over."""
+    for loop in ast.walk(scope):
+        if not isinstance(loop, ast.For) or loop.lineno >= before or not any(_adds(n, name) for n in ast.walk(loop)):
+            continue
+        for node in ast.walk(loop):
+            if isinstance(node, ast.If) and any(_adds(n, name) for n in ast.walk(node)):
+                yield node.test
+        yield loop.iter
+
+
+def _adds(node: ast.AST, name: str) -> bool:
+    """Return True if a node adds to the list of a name: ``x.append(p)``, ``x.extend(ps)``, ``x += [p]``."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr="append" | "extend" | "add" | "insert")):
+            return owner == name
+        case ast.AugAssign(target=ast.Name(id=owner)):
+            return owner == name
+    return False
 
 
 def _makes_module(value: ast.expr | None) -> bool:
