@@ -38,8 +38,8 @@ def ignored_state(
     values = {entry.value for entry in entries if entry is not None}
     if not entries or any(not values.isdisjoint(o.inputs) for o in recorder.tape.ops[op:]):
         return None
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    own: dict[str, Tensor] = {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
+    parameters = dict(nn.Module.named_parameters(module, remove_duplicate=False))
+    own: dict[str, Tensor] = {**parameters, **dict(nn.Module.named_buffers(module, remove_duplicate=False))}
     if not own:
         return None
     names = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -101,8 +101,8 @@ def own_state(recorder: Recorder, module: nn.Module, state: Any) -> frozenset[Pa
     """
     if not isinstance(state, Mapping) or not state:
         return frozenset()
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    own: dict[str, Tensor] = {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
+    parameters = dict(nn.Module.named_parameters(module, remove_duplicate=False))
+    own: dict[str, Tensor] = {**parameters, **dict(nn.Module.named_buffers(module, remove_duplicate=False))}
     for name, tensor in state.items():
         mine = own.get(name)
         if mine is None or not isinstance(tensor, Tensor) or not storage_id(mine):

@@ -367,7 +367,9 @@ def _load_state_dict(original: Any, recorder: Recorder, log: HookLog) -> Any:
 def _apply(original: Any, recorder: Recorder, log: HookLog) -> Any:
     def _apply(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         outer, recorder.tensors.converting = recorder.tensors.converting, True
-        before = None if outer or not recorder.active else dict(self.named_parameters(remove_duplicate=False))
+        before = (
+            None if outer or not recorder.active else dict(nn.Module.named_parameters(self, remove_duplicate=False))
+        )
         try:
             result = original(self, *args, **kwargs)
         finally:
@@ -386,7 +388,7 @@ def _note_exchange(
 
     No hook of torch shows them.
     """
-    after = module.named_parameters(remove_duplicate=False)
+    after = nn.Module.named_parameters(module, remove_duplicate=False)
     exchanged = [(before[n], p) for n, p in after if n in before and before[n] is not p]
     if exchanged:
         for _, parameter in exchanged:
@@ -440,7 +442,7 @@ def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
         def __call__(called: Any, *args: Any, **kwargs: Any) -> Any:
             result = type.__call__(called, *args, **kwargs)
             data = args[0] if args else kwargs.get("data")
-            if recorder.active and not recorder.tensors.running and isinstance(data, Tensor):
+            if recorder.active and isinstance(data, Tensor):
                 recorder.tensors.note_allocation(result, data)
             if recorder.active and recording() and isinstance(data, Tensor) and isinstance(result, Tensor):
                 site = recorder.walk(sys._getframe(1)).site
