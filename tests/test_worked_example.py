@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tested_project import PLUGIN
 
 import gradlint
 from gradlint.config.settings import read as read_settings
@@ -108,7 +109,7 @@ def test_test(builder: str, inner: pytest.Pytester) -> None:
     test.write_text(
         test.read_text(encoding="utf-8").replace('"model.py:build"', f'"model.py:{builder}"'), encoding="utf-8"
     )
-    done = inner.inline_run("-p", "no:randomly", "-p", "no:hypothesispytest", "-W", "ignore::FutureWarning")
+    done = inner.inline_run(*PLUGIN, "-p", "no:randomly", "-p", "no:hypothesispytest", "-W", "ignore::FutureWarning")
     failed = [report.nodeid.rpartition("::")[2] for report in done.getreports() if report.failed]
     assert failed == [name for name in (TRAINS, FROZEN, FLOWS, CLEAN) if name in EXPECTED[builder][1]]
 
