@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from table import ROOT
 
 import gradlint
 from gradlint.cli.script_command import split
 from gradlint.load.crash import traceback_of_crash
 from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.patience import Patience
+from gradlint.rulekit import registry
+from gradlint.runner import child
+
+
+def test_rules_of_a_checkout_are_no_files_of_the_user():
+    registry.load(packs=False)
+    job, trace = SimpleNamespace(exclude=(), root=str(ROOT)), SimpleNamespace(executed=())
+    files = set(map(Path, child._project_files(job, trace)))
+    assert Path(__file__) in files and not [path for path in files if path.parent == ROOT / "rules"]
+
 
 SPLITS = {
     "train.py --lr 1 -h": ([], ["train.py", "--lr", "1", "-h"]),

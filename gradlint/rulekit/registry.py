@@ -25,6 +25,8 @@ from gradlint.findings import Severity
 from gradlint.rulekit.precedence import in_order
 from gradlint.rulekit.rule import Rule
 
+MODULE_PREFIX = "_gradlint_rules_"
+"""What the names of modules begin with that are rules from folders."""
 ENTRY_POINTS = "gradlint.rules"
 """The entry-point group in which installed packages name a module that is a rule, or a package that holds rules."""
 HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known limits", "References")
@@ -160,7 +162,7 @@ def _folder_rules(folder: Path) -> Iterator[tuple[type[Rule], Path]]:
     for path in _rule_files(folder):
         # The folder is part of the module's name, so that equal stems in two folders do not meet in sys.modules.
         digest = hashlib.sha1(str(folder).encode(), usedforsecurity=False).hexdigest()[:8]
-        yield _rule_of(_load_file(path, f"_gradlint_rules_{digest}_{path.stem}"), path), path
+        yield _rule_of(_load_file(path, f"{MODULE_PREFIX}{digest}_{path.stem}"), path), path
 
 
 def _load_file(path: Path, name: str) -> ModuleType:

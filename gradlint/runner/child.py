@@ -261,10 +261,11 @@ def _what_comes_later(trace: Trace) -> Iterator[str]:
 
 
 def _project_files(job: Job, trace: Trace) -> Iterator[str]:
-    """Yield the user's files that ran, without those that the configuration excludes."""
+    """Yield the user's files that ran, without rules and what the configuration excludes."""
     from gradlint.config.discover import patterns  # while the script runs, it is not needed
 
-    imported = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    modules = [module for name, module in list(sys.modules.items()) if not name.startswith(registry.MODULE_PREFIX)]
+    imported = {getattr(module, "__file__", None) or "" for module in modules}
     excluded = patterns(job.exclude, Path(job.root))
     for path in sorted(imported | {code.co_filename for code in trace.executed}):
         if path.endswith(".py") and is_project(path) and not excluded.match_below(path):
