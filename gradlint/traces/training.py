@@ -191,6 +191,8 @@ class Training:
     """Optimizer → site where a scheduler of it was made."""
     calls: int = 0
     """Number of calls of the setup's step."""
+    gradients: Mapping[ValueId, ParameterKey] = field(default_factory=dict)
+    """Value → the parameter whose gradient it was when user code read it."""
 
     def passes_with(self, key: ParameterKey) -> list[Backward]:
         """Return the backward passes at which a parameter required grad or got gradient."""

@@ -102,6 +102,7 @@ class TrainingLog:
     first_event: EventIndex = FIRST_EVENT
     schedulers: dict[OptimizerKey, SiteId] = field(default_factory=dict)
     calls: int = 0
+    gradients: dict[ValueId, ParameterKey] = field(default_factory=dict)
     dropped: set[tuple[Any, int]] = field(default_factory=set)
     """(custom autograd.Function, number of a tensor argument) whose backward gave None where gradient was due."""
 
@@ -123,4 +124,5 @@ class TrainingLog:
             first_event=self.first_event,
             schedulers=dict(self.schedulers),
             calls=self.calls,
+            gradients=dict(self.gradients),
         )

@@ -319,10 +319,19 @@ class Ledger:
             return
         key = ParameterKey(id(tensor))
         own = self._holds.get(key)
+        if own:
+            self._note_gradient(key)
         for held in (own,) if key in self._parameters else self._holds.values():
             for number, applied in (held or {}).items():
                 if applied == _UNAPPLIED:
                     self.training.backwards[number].read = True
+
+    def _note_gradient(self, key: ParameterKey) -> None:
+        """Note the value of a gradient that user code reads: it may compute something from it."""
+        with without_torch_function():
+            grad = self._parameters[key].grad
+        if grad is not None and grad.grad_fn is None:
+            self.training.gradients[self._recorder.tensors.read(grad)] = key
 
     # -- clears -------------------------------------------------------------------------------------------------
 
