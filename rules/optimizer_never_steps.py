@@ -59,7 +59,8 @@ class OptimizerNeverSteps(Rule):
 
     ## Known limits
     The recording ends after some steps. An optimizer that is stepped every hundredth iteration is reported as a
-    warning, or not at all if each backward pass served another optimizer.
+    warning, or not at all if each backward pass served another optimizer. The severity is info if 500 backward passes
+    accumulate gradient and no optimizer is stepped.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#taking-an-optimization-step
@@ -70,8 +71,11 @@ class OptimizerNeverSteps(Rule):
     severity = Severity.ERROR
     needs = frozenset({"step"})
 
-    MESSAGE = "{optimizer} is never stepped{meanwhile}: the gradient of {parameters} from {passes} {fate}."
-    CLEARED, KEPT = "is cleared and never applied", "accumulates and is never applied"
+    MESSAGE = (
+        "{optimizer} is never stepped{meanwhile}: the gradient of {parameters} from {passes} is cleared and never "
+        "applied."
+    )
+    MESSAGE_KEPT = "{optimizer} is not stepped in {passes}{meanwhile}: the gradient of {parameters} accumulates."
     FOREIGN = "tensors outside the model"
     MEANWHILE = " while other optimizers take {steps}"
     FIX = "Call step() of this optimizer after this backward()."
@@ -98,14 +102,14 @@ class OptimizerNeverSteps(Rule):
         )
         hit = [p for p in context.trace.with_keys(keys) if any(p.key in b.deposits for b in wasted)]
         steps = len(training.steps)
+        may_accumulate = not steps and len(wasted) >= _ACCUMULATION
         return context.finding(
             self,
-            self.MESSAGE.format(
+            (self.MESSAGE if cleared else self.MESSAGE_KEPT).format(
                 optimizer=optimizer_label(optimizer),
                 meanwhile=self.MEANWHILE.format(steps=plural(steps, "step")) if steps else "",
                 passes=f"{len(wasted)} backward passes" if len(wasted) > 1 else "a backward pass",
                 parameters=context.names(hit) if hit else self.FOREIGN,
-                fate=self.CLEARED if cleared else self.KEPT,
             ),
             at=wasted[0].site,
             parameters=hit,
@@ -114,8 +118,12 @@ class OptimizerNeverSteps(Rule):
                 context.created(optimizer),
             ],
             fix=Fix(self.FIX),
-            severity=None if cleared else Severity.WARNING,
+            severity=None if cleared else Severity.INFO if may_accumulate else Severity.WARNING,
         )
+
+
+_ACCUMULATION = 500
+"""Number of backward passes that may accumulate gradient for one step of a large batch."""
 
 
 def _is_used(training: Training, backward: Backward) -> bool:

@@ -11,6 +11,7 @@ from gradlint import (
     Fix,
     Optimizer,
     Parameter,
+    Related,
     Rule,
     Severity,
     SourceContext,
@@ -19,9 +20,10 @@ from gradlint import (
     Training,
 )
 from gradlint.flow import optimizer_label
+from gradlint.rulekit import cleared_gradients
 from gradlint.source import Act, Deed, Deeds, dotted_text, functions_and_loops, preceding
 from gradlint.traces import Clear, GradModeOff
-from gradlint.traces.ids import NO_EVENT
+from gradlint.traces.ids import NO_EVENT, NO_SITE
 
 
 class StepWithoutGradient(Rule):
@@ -98,8 +100,9 @@ class StepWithoutGradient(Rule):
     MESSAGE_SOURCE = "{optimizer} is stepped without gradient: it is cleared between backward() and step()."
     RELATED_BACKWARD = "this backward() computes the gradient"
     RELATED_CLEAR = "cleared here"
+    RELATED_SET = "gradient is set here"
     FOREIGN = "tensors outside the model"
-    FIX_CLEARED = "Call zero_grad() before backward() or after step(), not between them."
+    FIX_CLEARED = "Clear gradient before backward() or after step(), not between them."
     FIX_UNREACHED = "Call backward() before the step, on a loss that depends on these parameters."
 
     def check_source(self, context: SourceContext) -> Iterator[Finding]:
@@ -156,13 +159,29 @@ class StepWithoutGradient(Rule):
             at=step.site,
             parameters=parameters,
             related=[
-                context.related(self.RELATED_CLEAR, clear.site) if clear is not None else None,
+                *self._cleared(context, clear, step),
                 context.related(self.RELATED_OFF, self._grad_mode_off(context, parameters)),
                 *context.uncalled("backward"),
                 context.created(optimizer),
             ],
             fix=Fix(self.FIX_UNREACHED if clear is None else self.FIX_CLEARED),
         )
+
+    def _cleared(self, context: Context, clear: Clear | None, step: Step) -> Iterator[Related | None]:
+        """Yield where the gradient was cleared: a ``zero_grad()``, a write to it, or an assignment."""
+        if clear is None:
+            return
+        if clear.site != NO_SITE:
+            yield context.related(self.RELATED_CLEAR, clear.site)
+            return
+        lost = {number for numbers in clear.discarded.values() for number in numbers}
+        first = min(context.training.backwards[number].op for number in lost)
+        between = context.trace.ops[first : max(first, step.op)]
+        written = next((op.site for op in between if op.name in _EMPTYING and context.by_user(op.site)), NO_SITE)
+        if written != NO_SITE:
+            yield context.related(self.RELATED_CLEAR, written)
+        else:
+            yield from (context.related(self.RELATED_SET, at) for at in cleared_gradients(context.trace)[:2])
 
     def _grad_mode_off(self, context: Context, parameters: list[Parameter]) -> GradModeOff | None:
         """Return the switch that kept grad mode off where the loss was computed from some parameters."""
@@ -174,6 +193,10 @@ class StepWithoutGradient(Rule):
             if any(flow.masks.data.get(value, 0) & wanted for value in op.inputs):
                 return trace.region(op.region)
         return None
+
+
+_EMPTYING = frozenset("zero_ fill_ mul_ copy_ _foreach_zero_ _foreach_mul_ _foreach_copy_".split())
+"""Calls that may overwrite a gradient by zeros."""
 
 
 def _precedes_step(clear: Clear, keys: frozenset[int], steps: list[Step], training: Training) -> bool:

@@ -96,6 +96,16 @@ def _loops_around(frame: Frame) -> list[range]:
     return [lines for lines in ranges if frame.location.line in lines]
 
 
+def cleared_gradients(trace: Trace) -> list[Location]:
+    """Return the executed statements that set or delete the ``grad`` of a tensor."""
+    statements = [(f.module, node) for f, node in executed_nodes(trace) if isinstance(node, ast.Assign | ast.Delete)]
+    return [
+        module.location(node)
+        for module, node in statements
+        if any(isinstance(target, ast.Attribute) and target.attr == "grad" for target in node.targets)
+    ]
+
+
 def attribute_location(
     trace: Trace, classes: Collection[str], attribute: str, value: Location | None = None
 ) -> Location | None:

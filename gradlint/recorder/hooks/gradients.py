@@ -347,7 +347,7 @@ class Ledger:
             for key, held in self._holds.items():
                 if not held or self._still(key):
                     continue
-                if self._untouched(key):
+                if self._untouched(key) and not self._overwritten(key, held):
                     self._holds[key] = dict.fromkeys(held, _ZERO)
                     continue
                 lost = tuple(b for b, applied in held.items() if applied == _UNAPPLIED)
@@ -372,6 +372,17 @@ class Ledger:
         return (
             grad is not None and reference is not None and reference() is grad and grad._version == self._versions[key]
         )
+
+    def _overwritten(self, key: ParameterKey, held: Iterable[BackwardIndex]) -> bool:
+        """Return True if user code wrote to the memory of a gradient since it was accumulated.
+
+        A write through ``.data`` is one that torch does not count.
+        """
+        grad = self._parameters[key].grad
+        tensors = self._recorder.tensors
+        entry = tensors.entry_of(grad) if grad is not None else None
+        write = tensors.writes.get(entry.storage) if entry is not None else None
+        return write is not None and write[0] >= self.training.backwards[max(held)].op
 
     # -- steps --------------------------------------------------------------------------------------------------
 
