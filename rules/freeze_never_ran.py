@@ -134,9 +134,7 @@ def _is_conditional(module: SourceModule, function: Function, node: ast.stmt) ->
             break
         if not isinstance(around, ast.With):
             return True
-    body = [] if isinstance(function.node, ast.Lambda) else function.node.body
-    before = [s for s in body if s.lineno < node.lineno]
-    return any(isinstance(part, ast.Return | ast.Raise) for s in before for part in ast.walk(s))
+    return any(isinstance(part, ast.Return | ast.Raise) and part.lineno < node.lineno for part in function.nodes())
 
 
 def _freezes_by_name(module: SourceModule, loop: ast.For) -> Iterator[tuple[ast.stmt, ast.expr]]:
