@@ -33,6 +33,7 @@ from gradlint.traces.op_families import (
     TARGETED_LOSSES,
 )
 from gradlint.traces.ops import KIND_EXTRACT, TENSOR, Op
+from gradlint.traces.sites import Frame
 from gradlint.traces.trace import Parameter, Trace
 
 _TRIED = 4
@@ -345,18 +346,17 @@ def _is_reference(flow: FlowFacts, term: Summand, live: Summand) -> bool:
         return False
     if flow.masks.data.get(term.value) != flow.masks.data.get(live.value):
         return False
-    sites = [_computed_at(flow, t) for t in (term, live)]
-    return sites[0] is not None and sites[0] == sites[1]
+    frame = _computed_in(flow, term)
+    return frame is not None and frame is _computed_in(flow, live)
 
 
-def _computed_at(flow: FlowFacts, term: Summand) -> Location | None:
-    """Return the innermost line that computes a term, before any detach."""
+def _computed_in(flow: FlowFacts, term: Summand) -> Frame | None:
+    """Return the innermost frame that computes a term, before any detach; one object per call expression."""
     trace = flow.trace
     value = term.value
     while (op := trace.made_by(value)) is not None and op.name in DETACHED_VALUES and op.inputs:
         value = op.inputs[0]
-    frame = trace.sites.innermost(op.site) if op is not None else None
-    return frame.location if frame is not None else None
+    return trace.sites.innermost(op.site) if op is not None else None
 
 
 _ELEMENTWISE = SUMS | MULTIPLY | DIVIDE | TARGETED_LOSSES | {"where", "minimum", "maximum", "lerp"}
