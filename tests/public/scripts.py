@@ -129,12 +129,6 @@ SCRIPTS = {
         mistakes=(
             uncleared(),
             Mistake("F.smooth_l1_loss(value,", "F.smooth_l1_loss(value.detach(),", "GL401", "value.detach()"),
-            Mistake(
-                "loss = torch.stack(policy_losses).sum() + torch.stack(value_losses).sum()",
-                "value_loss = torch.stack(value_losses).sum()\n    loss = torch.stack(policy_losses).sum()",
-                "GL412|GL405",
-                "value_loss",
-            ),
             unstepped(),
         ),
     ),
