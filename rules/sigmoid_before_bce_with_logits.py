@@ -86,6 +86,6 @@ class SigmoidBeforeBceWithLogits(Rule):
             sigmoids = [op for op in sources if op is not None and op.name in SIGMOIDS]
             if len(sigmoids) == len(sources):
                 pairs += ((sigmoid, loss) for sigmoid in sigmoids)
-        for _, members in context.by_place(pairs, lambda pair: pair[0].site):
+        for _, members in context.by_place(pairs, lambda pair: context.trace.location(pair[0].site) or pair[0].site):
             sigmoids, loss = [op for op, _ in members], members[0][1]
             yield from activated_finding(self, context, sigmoids, loss, self.MESSAGE, self.FIX)

@@ -116,7 +116,9 @@ class SoftmaxBeforeCrossEntropy(Rule):
             softmaxes = [op for source, dim in sources if (op := _softmax(trace, source, dim)) is not None]
             if len(softmaxes) == len(sources):
                 pairs += ((softmax, loss) for softmax in softmaxes)
-        for (_, name), members in context.by_place(pairs, lambda pair: (pair[0].site, pair[0].name)):
+        for (_, name), members in context.by_place(
+            pairs, lambda pair: (trace.location(pair[0].site) or pair[0].site, pair[0].name)
+        ):
             softmaxes, loss = [op for op, _ in members], members[0][1]
             is_log = name == "log_softmax"
             message = self.MESSAGE_LOG if is_log else self.MESSAGE
