@@ -15,7 +15,7 @@ from gradlint.source import (
     hard_wired_dropout,
     hard_wired_dropouts,
 )
-from gradlint.traces import ATTENTION, DROPOUTS, CallIndex, ChildRegistration, SiteId
+from gradlint.traces import ATTENTION, DROPOUTS, CallIndex, ChildRegistration, ModeSwitch, SiteId
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ class DropoutActiveInEval(Rule):
         return template.format(call=f"{name}()", module=module)
 
     def _fix(self, fault: DropoutFault | None) -> str:
-        return {DropoutFault.ATTENTION: self.FIX_ATTENTION, DropoutFault.NEW_LAYER: self.FIX_NEW_LAYER}.get(
-            fault or DropoutFault.NO_ARGUMENT, self.FIX
-        )
+        if fault is DropoutFault.ATTENTION:
+            return self.FIX_ATTENTION
+        return self.FIX_NEW_LAYER if fault is DropoutFault.NEW_LAYER else self.FIX
 
 
 def _active_calls(context: Context) -> Iterator[_Active]:
@@ -155,7 +155,7 @@ def _active_calls(context: Context) -> Iterator[_Active]:
     trace = context.trace
     for op in trace.ops[trace.forward_start :]:
         module = trace.module_of(op) if _drops(op) else None
-        if module is None or module.type.home.startswith("torch.") or not context.by_user(op.site):
+        if module is None or not context.by_user(op.site):
             continue
         fixed = _hard_wired(trace, op)
         in_eval = not trace.calls[op.call].training
@@ -168,27 +168,24 @@ def _active_calls(context: Context) -> Iterator[_Active]:
 def _active_layers(context: Context) -> Iterator[_Active]:
     """Yield the dropout layers that ran inside the model and that no module of it contains."""
     trace = context.trace
-    registered = {e.child for e in trace.events_of(ChildRegistration)}
+    handled = {e.child for e in trace.events_of(ChildRegistration)} | {e.module for e in trace.events_of(ModeSwitch)}
     for call in trace.calls:
         module = trace.modules[call.module]
-        is_loose = module.is_active_dropout and not module.in_tree and module.number not in registered
-        if not is_loose or not call.training or call.start < trace.forward_start or call.parent < 0:
+        is_loose = module.is_active_dropout and not module.in_tree and module.number not in handled
+        if not is_loose or not call.training or call.parent < 0 or not context.by_user(call.site):
             continue
         owner = trace.modules[trace.calls[call.parent].module]
-        if owner.in_tree and owner.type.project and context.by_user(call.site) and not _switches_itself(trace, call):
-            if not _is_conditional(trace, call.site, call.parent):
-                yield _Active(call.site, module.type.name, DropoutFault.NEW_LAYER, False, owner.type.name)
+        is_switched = _switches_itself(trace, call) or _is_conditional(trace, call.site, call.parent)
+        if owner.in_tree and not is_switched:
+            yield _Active(call.site, module.type.name, DropoutFault.NEW_LAYER, False, owner.type.name)
 
 
 def _drops(op: Op) -> bool:
     """Return True if an op drops elements of its input."""
     if op.name in ATTENTION:
         return bool(op.argument(4, "dropout_p", 0.0))
-    return (
-        op.name in DROPOUTS
-        and bool(op.argument(1, "p", 0.5))
-        and bool(op.argument(2, "train" if op.kwargs is None or "train" in op.kwargs else "training", True))
-    )
+    training = op.argument(2, "training", op.argument(2, "train"))
+    return op.name in DROPOUTS and bool(op.argument(1, "p")) and bool(training)
 
 
 def _hard_wired(trace: Trace, op: Op) -> HardWiredDropout | None:

@@ -159,9 +159,9 @@ def _end_of(context: Context, event: Freeze | Unfreeze, ends: list[Module]) -> M
 
 
 def _end_in_part(context: Context, event: Freeze | Unfreeze, ends: list[Module]) -> tuple[Module | None, bool]:
-    """Return the end inside the part of the model that a line changes, and True if others train outside of it.
+    """Return the end inside the part that a line changes, and True if others train outside.
 
-    That part is the smallest that holds an end and all else that the line changes. None if no end alone is in it.
+    The part is the smallest that holds an end and all else that the line changes. None if no end alone is in it.
     """
     trace = context.trace
     line = trace.location(event.site)
@@ -188,7 +188,7 @@ def _common(paths: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _texts_of_loop(trace: Trace, event: Freeze | Unfreeze) -> list[str] | None:
-    """Return the texts in a loop over the parameters of something; None if a line is in no such loop."""
+    """Return the texts in the loop over parameters around a line; None without such a loop."""
     frame = trace.frame(event.site)
     function = function_of(frame.code) if frame is not None else None
     if frame is None or function is None:
