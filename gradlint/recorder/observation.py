@@ -280,7 +280,7 @@ class Observation:
             begin = begin or ForwardStart(recorder, roots, optimizers, len(self.log.calls), rebase=False)
             for p in places(roots):
                 begin.modes.setdefault(id(p.module), bool(p.module.training))
-            tables = tabulate(recorder, self.log, begin, roots, optimizers)
+            tables = tabulate(recorder, self.log, begin, roots, optimizers, self._models is None)
             training.kept_graphs = find_kept_graphs(recorder, training, self.ledger.marks)
             training.start = begin.start
             training.first_event = self._first_event

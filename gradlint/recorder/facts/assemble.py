@@ -86,9 +86,14 @@ class ForwardFacts:
 
 
 def tabulate(
-    recorder: Recorder, log: HookLog, begin: ForwardStart, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
+    recorder: Recorder,
+    log: HookLog,
+    begin: ForwardStart,
+    roots: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Any],
+    by_registration: bool = False,
 ) -> Tables:
-    """Return the tables as they are by now."""
+    """Return the tables as they are by now; `by_registration` as for `name_all`."""
     outside = _outside(log, roots, begin.calls)
     for place in places(roots):
         log.number(place.module)
@@ -97,7 +102,9 @@ def tabulate(
         # a copy's children were neither made by a constructor nor, perhaps, run
         for inside in nn.Module.modules(module):
             log.number(inside)
-    layers, named = name_all(roots, outside, log, recorder.tape.events, [f.named_module for f in finds])
+    layers, named = name_all(
+        roots, outside, log, recorder.tape.events, [f.named_module for f in finds], by_registration
+    )
     rows = describe_optimizers(optimizers, log, recorder, begin.start, {p.key for p in named})
     pasts = histories(recorder, log, named, begin, roots)
     shared = overlaps([p.tensor for p in named])

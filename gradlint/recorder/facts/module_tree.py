@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from gradlint.recorder.hooks.modules import HookLog
-from gradlint.traces.events import ChildRegistration, Event
+from gradlint.traces.events import ChildRegistration, Event, ParameterRegistration
 from gradlint.traces.ids import NO_MODULE, NO_SITE, ModuleIndex, ParameterIndex, ParameterKey, SiteId
 from gradlint.traces.sites import class_is_project
 
@@ -104,11 +104,13 @@ def name_all(
     log: HookLog,
     events: Sequence[Event],
     unregistered: Sequence[tuple[str, nn.Module, bool]],
+    by_registration: bool = False,
 ) -> tuple[list[NamedModule], list[NamedParameter]]:
     """Return the modules of a recording by number, and the parameters of its setup.
 
     `outside` are modules that ran and are in no root; their parameters are named by the attribute that holds them
-    (`unregistered`: its name, the module, whether its holder is of the user's own class), else after their class.
+    (`unregistered`: its name, the module, whether its holder is of the user's own class), else after their class. With
+    `by_registration`, a parameter of several roots has the name first that user code registered first.
     """
     numbers = log.numbers
     modules: dict[ModuleIndex, NamedModule] = {}
@@ -150,7 +152,29 @@ def name_all(
         number = numbers[id(module)]
         if number not in modules:
             modules[number] = NamedModule(f"?{type(module).__name__}", number, NO_MODULE, module, False, was_seen=False)
+    if by_registration and len(roots) > 1:
+        since = _registered_since(roots, numbers, events)
+        for named in parameters.values():
+            if len({name.partition(".")[0] for name in named.names}) > 1:
+                named.names.sort(key=lambda name: since.get(name, 0))
     return [modules[n] for n in sorted(modules)], list(parameters.values())
+
+
+def _registered_since(
+    roots: Mapping[str, nn.Module], numbers: Mapping[int, ModuleIndex], events: Sequence[Event]
+) -> dict[str, int]:
+    """Return name of a parameter → number of the event since which it has that name; 0 if that was not seen."""
+    children = {(e.module, e.child): e.number for e in events if isinstance(e, ChildRegistration)}
+    own = {(e.module, e.parameter): e.number for e in events if isinstance(e, ParameterRegistration)}
+    since: dict[str, int] = {}
+    for place in places(roots):
+        number, parent = numbers[id(place.module)], numbers.get(place.parent, NO_MODULE)
+        around = since.get(place.fqn.rpartition(".")[0], 0)
+        since[place.fqn] = max(around, children.get((parent, number), 0))
+        for name, tensor in place.module._parameters.items():
+            registered = own.get((number, ParameterKey(id(tensor))), 0)
+            since[f"{place.fqn}.{name}"] = max(since[place.fqn], registered)
+    return since
 
 
 def buffers(roots: Mapping[str, nn.Module]) -> dict[str, Tensor]:
