@@ -92,6 +92,10 @@ class Content(NamedTuple):
     """True if a gradient that is not finite has made its value NaN or infinite."""
     at_zero: bool = False
     """True if its value was zero everywhere, and so was its gradient."""
+    moves_masked: bool = False
+    """True if entries moved whose gradient user code had set to zero, and others had a gradient."""
+    lifts_mask: bool = False
+    """True if an entry had a gradient that user code had set to zero at an earlier step."""
     updates: int = 0
     """Number of its entries with a gradient other than zero; not counted (0) for precise data types."""
     lost_updates: int = 0

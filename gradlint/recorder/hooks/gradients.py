@@ -25,6 +25,7 @@ from gradlint.recorder.facts.finiteness import FiniteWatch
 from gradlint.recorder.facts.kept_graphs import StepMark, mark
 from gradlint.recorder.facts.training_log import OpenBackward, OpenStep, TrainingLog
 from gradlint.recorder.hooks import optimizer_state
+from gradlint.recorder.hooks.gradient_masks import GradientMasks
 from gradlint.recorder.hooks.rounding import count_updates
 from gradlint.restore.global_state import without_torch_function
 from gradlint.restore.tensors import is_readable, same_values
@@ -121,6 +122,7 @@ class Ledger:
         """Kind of backward pass → the ways of the first of its kind."""
         self._running: list[_Running] = []
         self._round = 0
+        self._masks = GradientMasks()
         self._scaled: set[ValueId] = set()
         """Values that a gradient scaler returned."""
         self._unscaled: set[BackwardIndex] = set()
@@ -302,6 +304,7 @@ class Ledger:
                 backward = last
             else:
                 backward = self._begin((), False, NO_SITE)
+        self._masks.added(key)
         held = self._holds.setdefault(key, {})
         if backward.number not in held:
             backward.deposits.setdefault(key, tuple(held))
@@ -332,6 +335,8 @@ class Ledger:
             grad = self._parameters[key].grad
         if grad is not None and grad.grad_fn is None:
             self.training.gradients[self._recorder.tensors.read(grad)] = key
+            with without_torch_function(), torch.no_grad():
+                self._masks.read(key, grad)
 
     # -- clears -------------------------------------------------------------------------------------------------
 
@@ -478,9 +483,12 @@ class Ledger:
                 if before is None or content is None or not is_readable(p):
                     continue
                 updates, lost = count_updates(p, before)
+                moves_masked, lifts_mask = self._masks.stepped(key, p, before)
                 spoilt = any(key in self.training.backwards[b].spoilt for b in content.backwards)
                 step.content[key] = content._replace(
                     moved=not same_values(p.detach(), before),
+                    moves_masked=moves_masked,
+                    lifts_mask=lifts_mask,
                     updates=updates,
                     lost_updates=lost,
                     spoilt=spoilt and bool(before.isfinite().all()) and not bool(p.isfinite().all()),

@@ -1,0 +1,129 @@
+"""GL514 masked-gradient-still-moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradlint import Context, Finding, Fix, Op, Parameter, Rule, Severity, Step, Trace
+from gradlint.traces import ParameterKey, SiteId, ValueId
+
+_STEPS = 2
+"""Number of steps with the same mask that show what it is for."""
+_VIEWS = frozenset("data detach __getitem__ view select narrow unbind".split())
+"""Calls whose result shares memory with their argument."""
+_WRITE = 1
+
+
+class MaskedGradientStillMoves(Rule):
+    """Entries whose gradient is set to zero by hand, and which the optimizer still changes.
+
+    ## What it does
+    Finds parameters of which user code sets the same part of `.grad` to zero before each recorded step, and whose
+    entries there change in the step: by weight decay or momentum.
+
+    ## Why it is bad
+    A gradient of zero does not freeze an entry. Weight decay moves every entry that the optimizer holds, and momentum
+    goes on with older gradients: rows that were to stay as they are drift away.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        x, y = torch.arange(9).view(3, 3), torch.randn(3, 2)
+
+        def step():
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            model[0].weight.grad[:5] = 0
+            optimizer.step()
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    def build():
+        model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
+        x, y = torch.arange(9).view(3, 3), torch.randn(3, 2)
+
+        def step():
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            model[0].weight.grad[:5] = 0
+            optimizer.step()
+
+        return {"model": model, "inputs": (x,), "optimizer": optimizer, "step": step}
+    ```
+
+    ## Known limits
+    Masks that change from step to step (the largest gradients only, gradient dropout) are not reported, nor parameters
+    that code writes to after the step. Masks in hooks and gradients that are replaced by new tensors are not seen.
+
+    ## References
+    https://pytorch.org/docs/stable/generated/torch.optim.AdamW.html
+    """
+
+    code = "GL514"
+    name = "masked-gradient-still-moves"
+    severity = Severity.WARNING
+    needs = frozenset({"step"})
+
+    MESSAGE = (
+        "this sets part of the gradient of {parameters} to zero, yet the step still changes those entries: weight "
+        "decay and momentum need no gradient."
+    )
+    RELATED = "this step changes the entries"
+    FIX = (
+        "Put the parameter into a group with weight_decay=0 and mask it from the first step on, or write the old "
+        "values back after each step."
+    )
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        trace = context.trace
+        found: list[tuple[SiteId, Step, Parameter]] = []
+        for parameter in trace.parameters:
+            steps = [s for s in context.training.steps if (c := s.content.get(parameter.key)) and c.moves_masked]
+            contents = [s.content[parameter.key] for s in context.training.steps if parameter.key in s.content]
+            if len(steps) < _STEPS or any(c.lifts_mask for c in contents) or _is_written_after(parameter, steps[0]):
+                continue
+            found.append((_mask(context, parameter.key, steps[0]), steps[0], parameter))
+        for site, members in context.by_place(found, lambda member: member[0]):
+            step, parameters = members[0][1], [parameter for _, _, parameter in members]
+            stepped = [o for o in trace.optimizers if o.key in step.optimizers]
+            yield context.finding(
+                self,
+                self.MESSAGE.format(parameters=context.names(parameters)),
+                at=site,
+                parameters=parameters,
+                related=[context.related(self.RELATED, step.site), *map(context.created, stepped)],
+                fix=Fix(self.FIX),
+            )
+
+
+def _is_written_after(parameter: Parameter, step: Step) -> bool:
+    """Return True if user code writes to a parameter after a step: it may put the old values back."""
+    return any(write.number > step.event for write in parameter.writes)
+
+
+def _mask(context: Context, key: ParameterKey, step: Step) -> SiteId:
+    """Return the site of the last write to the gradient of a parameter before a step; the step's own without one."""
+    trace, training = context.trace, context.training
+    begin = max((training.backwards[b].op for b in step.content[key].backwards), default=training.start)
+    writes = [op for op in trace.ops[begin : step.op] if op.kind == _WRITE and op.inputs]
+    return next((op.site for op in reversed(writes) if training.gradients.get(_base(trace, op)) == key), step.site)
+
+
+def _base(trace: Trace, op: Op) -> ValueId:
+    """Return the value that an in-place operation writes to, behind views of it."""
+    value = op.inputs[0]
+    while (made_by := trace.made_by(value)) is not None and made_by.name in _VIEWS and made_by.inputs:
+        value = made_by.inputs[0]
+    return value
