@@ -63,7 +63,8 @@ class DroppedLossTerm(Rule):
 
     ## Known limits
     A scalar that is only read (`.item()`, a detach) counts as a metric, unless it is a sum that contains a term of the
-    loss. Parameters that the loss uses elsewhere are not considered, so a dropped regularizer is not found.
+    loss. Parameters that the loss uses elsewhere are not considered. So a dropped regularizer is found only if it is a
+    penalty on a gradient (`create_graph=True`) that nothing reads.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.backward.html
@@ -79,11 +80,25 @@ class DroppedLossTerm(Rule):
         "output."
     )
     MESSAGE_RETURN = "no gradient reaches {parameters}: this return omits the only sum that depends on {them}."
+    MESSAGE_PENALTY = (
+        "this scalar is computed from autograd.grad(..., create_graph=True), but reaches neither the loss nor the "
+        "output: {parameters} {are} trained without it."
+    )
     RELATED = "computed here"
     RELATED_PART = "the term is computed here"
+    FIX_PENALTY = "Add the term to the loss, or leave out create_graph=True."
     FIX = "Return or add the term. If it is only logged, freeze the parameters that nothing else trains."
 
     def check(self, context: Context) -> Iterator[Finding]:
+        for term in context.flow.dropped_penalties:
+            yield context.finding(
+                self,
+                context.fill(self.MESSAGE_PENALTY, term.parameters),
+                at=term.computed,
+                parameters=term.parameters,
+                related=context.callers(term.computed),
+                fix=Fix(self.FIX_PENALTY),
+            )
         for term in context.flow.dropped_terms:
             template = self.MESSAGE if term.returned is None else self.MESSAGE_RETURN
             yield context.finding(

@@ -52,8 +52,8 @@ class TeacherStatisticsStay(Rule):
             nn.functional.mse_loss(student(x + 0.1), target).backward()
             optimizer.step()
             with torch.no_grad():
-                for mine, theirs in zip(teacher.parameters(), student.parameters()):
-                    mine.lerp_(theirs, 0.1)
+                for old, new in zip(teacher.parameters(), student.parameters()):
+                    old.lerp_(new, 0.1)
 
         return {"model": {"student": student, "teacher": teacher}, "optimizer": optimizer, "step": step}
     ```
@@ -78,10 +78,10 @@ class TeacherStatisticsStay(Rule):
             nn.functional.mse_loss(student(x + 0.1), target).backward()
             optimizer.step()
             with torch.no_grad():
-                for mine, theirs in zip(teacher.parameters(), student.parameters()):
-                    mine.lerp_(theirs, 0.1)
-                for mine, theirs in zip(teacher.buffers(), student.buffers()):
-                    mine.copy_(theirs)
+                for old, new in zip(teacher.parameters(), student.parameters()):
+                    old.lerp_(new, 0.1)
+                for old, new in zip(teacher.buffers(), student.buffers()):
+                    old.copy_(new)
 
         return {"model": {"student": student, "teacher": teacher}, "optimizer": optimizer, "step": step}
     ```
@@ -103,10 +103,9 @@ class TeacherStatisticsStay(Rule):
         "this update moves {teacher} after {student}, but not the running statistics of {count} ({names}), which "
         "{normalize} in eval mode on the way to the loss."
     )
-    RELATED = "{module} is put in eval mode here"
     FIX = (
-        "Copy the buffers too: for mine, theirs in zip(teacher.buffers(), student.buffers()): mine.copy_(theirs). Or "
-        "run the teacher in train mode."
+        "Copy the buffers too: for old, new in zip(teacher.buffers(), student.buffers()): old.copy_(new). Or run the "
+        "teacher in train mode."
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -159,9 +158,9 @@ def _followed(trace: Trace, parameter: Parameter, event: ParameterWrite) -> Para
     return min(candidates, key=lambda p: len(_roots(parameter.fqn, p.fqn)[0]), default=None)
 
 
-def _roots(mine: str, theirs: str) -> tuple[str, str]:
+def _roots(one_name: str, other_name: str) -> tuple[str, str]:
     """Return what two names begin with before their last names in common: the networks."""
-    one, two = mine.split("."), theirs.split(".")
+    one, two = one_name.split("."), other_name.split(".")
     while one and two and one[-1] == two[-1]:
         one.pop()
         two.pop()

@@ -20,6 +20,7 @@ from gradlint.flow.loss_terms import (
     DroppedTerm,
     added_numbers,
     constant_terms,
+    dropped_penalties,
     dropped_terms,
     terms_behind,
 )
@@ -122,6 +123,11 @@ class Flow(FlowFacts):
     def dropped_terms(self) -> list[DroppedTerm]:
         """Scalars with a gradient that reach neither loss nor output, with the parameters nothing else uses."""
         return dropped_terms(self)
+
+    @cached_property
+    def dropped_penalties(self) -> list[DroppedTerm]:
+        """Scalars made of a gradient that has a graph (``create_graph``), which nothing reads."""
+        return dropped_penalties(self)
 
     @cached_property
     def replaced(self) -> list[ReplacedParameter]:

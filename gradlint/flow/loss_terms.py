@@ -14,7 +14,7 @@ from gradlint.flow.facts import FlowFacts
 from gradlint.flow.origin import computed_value
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
-from gradlint.traces.dataflow import indices, mask_of, union
+from gradlint.traces.dataflow import ancestors, indices, mask_of, union
 from gradlint.traces.ids import NO_SITE, NO_VALUE, CallIndex, OpIndex, SiteId, ValueId
 from gradlint.traces.op_families import (
     DETACHED_VALUES,
@@ -559,6 +559,39 @@ def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
         by_op[number] = DroppedTerm(flow.by_index(indices(mask)), op.site, _return_without(flow, op.site), sites)
         unused &= ~mask
     return [term for _, term in sorted(by_op.items())]
+
+
+def dropped_penalties(flow: FlowFacts) -> list[DroppedTerm]:
+    """Return the scalars of a gradient made for double backward that nothing reads (`Flow.dropped_penalties`).
+
+    Silent where any other run of the same line reaches a loss.
+    """
+    trace = flow.trace
+    ops = trace.ops
+    training = trace.training
+    used = ancestors(ops, [*trace.roots, *(training.roots if training is not None else ())])
+    made: set[ValueId] = set()
+    scalars: dict[SiteId, list[Parameter]] = {}
+    reaching: set[SiteId] = set()
+    for number in range(trace.forward_start, len(ops)):
+        op = ops[number]
+        if op.name == "grad":
+            frame = trace.sites.innermost(op.site) if op.site != NO_SITE else None
+            if frame is not None and frame.project and op.argument(4, "create_graph") is True:
+                made.update(op.outputs)
+            continue
+        if made.isdisjoint(op.inputs) or op.region >= 0:
+            continue
+        made.update(op.outputs)
+        for value in op.outputs:
+            entry = trace.values[value]
+            if value in used:
+                reaching.add(op.site)
+            elif entry.requires_grad and not entry.shape and not flow.consumers.get(value):
+                parameters = flow.trained_by([value])
+                if parameters:
+                    scalars.setdefault(op.site, parameters)
+    return [DroppedTerm(members, site, None) for site, members in scalars.items() if site not in reaching]
 
 
 def _return_without(flow: FlowFacts, site: SiteId) -> Location | None:

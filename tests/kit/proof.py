@@ -342,6 +342,8 @@ def false_claim(builder: Builder, done: Run, annotation: Annotation, name: str, 
             ("is frozen", not p.requires_grad),
             ("does not reach the loss", nudge and not reaches_loss(builder, name)),
         ]
+    elif rule == "dropped-loss-term" and "penalty" in builder.name:  # the loss trains them, without the penalty
+        checks = [("gets no gradient", grad is None)]
     elif rule in ("unused-parameter", "dropped-loss-term"):
         checks = [("gets gradient", grad is not None), ("reaches the loss", nudge and reaches_loss(builder, name))]
     for reason, false in checks:
