@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import ast
+from collections.abc import Container, Iterator, Sequence
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
 from gradlint.flow import LostLoad, ignored_loads, lost_loads, own_loads
-from gradlint.rulekit import inflect
+from gradlint.rulekit import executed_functions, inflect
+from gradlint.source import Function
 from gradlint.traces import IgnoredState, SiteId
 
 
@@ -65,7 +67,8 @@ class LoadWithoutEffect(Rule):
     ```
 
     ## Known limits
-    A load of part of the model is not reported, nor one that another load of the same module makes up for. Loads that
+    A load of the model's own values is reported only if a function that ran adds other entries to a state. A load of
+    part of the model is not reported, nor one that another load of the same module makes up for. Loads that
     do not call `load_state_dict()` of the module are not followed.
 
     ## References
@@ -109,7 +112,7 @@ class LoadWithoutEffect(Rule):
             keep = inflect(parameters, "keep")
             text = context.fill(message, parameters, keep=keep, **fields)
             yield self._finding(context, load.site, text, parameters, fix)
-        for load, parameters in own_loads(trace):
+        for load, parameters in own_loads(trace) if any(map(_adds_to_state, executed_functions(trace))) else ():
             if left := context.unreported(self, parameters):
                 text = context.fill(self.MESSAGE_OWN, left)
                 yield self._finding(context, load.site, text, left, self.FIX_OWN, Severity.WARNING)
@@ -158,3 +161,30 @@ class LoadWithoutEffect(Rule):
             fix=Fix(fix),
             severity=severity,
         )
+
+
+def _adds_to_state(function: Function) -> bool:
+    """Return True if a function adds entries to a module's own state, as those of a checkpoint."""
+    own: set[str] = set()
+    for node in function.nodes():
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _is_state(value, own):
+                own.add(name)
+            case ast.Call(func=ast.Attribute(value=state, attr="update")) if _is_state(state, own):
+                return True
+            case ast.Assign(targets=[ast.Subscript(value=state)]) if _is_state(state, own):
+                return True
+            case ast.BinOp(op=ast.BitOr(), left=state) | ast.AugAssign(op=ast.BitOr(), target=state):
+                if _is_state(state, own):
+                    return True
+            case ast.Dict(keys=keys, values=values):
+                if len(keys) > 1 and any(k is None and _is_state(v, own) for k, v in zip(keys, values, strict=True)):
+                    return True
+    return False
+
+
+def _is_state(value: ast.expr, names: Container[str]) -> bool:
+    """Return True if an expression is a call of state_dict(), or one of some names."""
+    if isinstance(value, ast.Name):
+        return value.id in names
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "state_dict"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gradlint.rulekit.executed_code import argument_list_location as argument_list_location
     from gradlint.rulekit.executed_code import attribute_location as attribute_location
     from gradlint.rulekit.executed_code import cleared_gradients as cleared_gradients
+    from gradlint.rulekit.executed_code import executed_functions as executed_functions
     from gradlint.rulekit.executed_code import executed_idle_flags as executed_idle_flags
     from gradlint.rulekit.executed_code import executed_nodes as executed_nodes
     from gradlint.rulekit.executed_code import executed_writes as executed_writes
