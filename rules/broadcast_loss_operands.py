@@ -102,7 +102,7 @@ class BroadcastLossOperands(Rule):
 
 
 def _losses(context: Context) -> Iterator[tuple[Op, ValueId, ValueId]]:
-    """Yield (loss, input, target) for the losses that repeat both operands, all pairs meant apart."""
+    """Yield (loss, input, target) where both operands are repeated, and not on purpose."""
     trace = context.trace
     for op, value in find_loss_inputs(context, _LOSSES):
         target = op.tensor(1, "target")
@@ -119,7 +119,7 @@ def _losses(context: Context) -> Iterator[tuple[Op, ValueId, ValueId]]:
 
 
 def _differences(context: Context) -> Iterator[tuple[Op, ValueId, ValueId]]:
-    """Yield (difference, trained operand, data) for the differences whose size over all pairs is a part of the loss."""
+    """Yield (difference, operand, operand) where the loss is its size over all pairs."""
     trace, flow = context.trace, context.flow
     for op in trace.ops[trace.forward_start :]:
         if op.name not in SUBTRACT or len(op.inputs) != 2 or not flow.on_path.intersection(op.outputs):
@@ -154,7 +154,7 @@ def _readers(context: Context, value: ValueId) -> list[Op]:
 
 
 def _compares_itself(context: Context, difference: Op) -> bool:
-    """Return True if an operand is also compared with itself in all pairs, as in an energy distance."""
+    """Return True if an operand is also compared with itself, as in an energy distance."""
     trace = context.trace
     own = {_origin(trace, v) for v in difference.inputs}
     return any(

@@ -128,7 +128,7 @@ class _Wrong(NamedTuple):
 
 
 def _wrong_nll(context: Context) -> Iterator[_Wrong]:
-    """Yield the log_softmax calls along another axis than the one that nll_loss takes for the classes."""
+    """Yield the calls of log_softmax along another axis than the classes of nll_loss."""
     trace = context.trace
     for loss, value in find_loss_inputs(context, _NLL):
         shape = trace.values[value].shape

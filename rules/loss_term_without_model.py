@@ -51,9 +51,9 @@ class LossTermWithoutModel(Rule):
     ```
 
     ## Known limits
-    Not reported: a term that is written by hand, such as a penalty on frozen weights, a term that is subtracted as a
-    baseline, and a term whose weight is 0 or a tensor of its own. Terms of trained parameters without gradient belong
-    to the rule about constant terms.
+    Not reported: a term that is written by hand, such as a penalty on frozen weights. Not reported: a baseline that is
+    subtracted, or a weight that is 0 or a tensor of its own. Terms of trained parameters without gradient belong to
+    the rule about constant terms.
 
     ## References
     https://arxiv.org/abs/1503.02531 (distillation: the student's loss against the labels and the teacher)

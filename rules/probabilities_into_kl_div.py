@@ -133,7 +133,7 @@ class ProbabilitiesIntoKlDiv(Rule):
 
 
 def _wrong(trace: Trace, loss: Op) -> Iterator[tuple[Op | None, Op | None]]:
-    """Yield the producers of a wrong input and of a wrong target, None for a right one, if one is wrong.
+    """Yield what computed a wrong input and a wrong target, None for a right one.
 
     Arguments that are exchanged are no mistake of this kind.
     """

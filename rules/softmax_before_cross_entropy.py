@@ -9,7 +9,7 @@ from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceContext, T
 from gradlint.flow import computed_values
 from gradlint.rulekit import activated_finding, find_loss_inputs, softmax_dim
 from gradlint.source import Activation, activated_losses
-from gradlint.traces import ValueId
+from gradlint.traces import OpIndex, SiteId, ValueId
 
 _LOSSES = ("cross_entropy", "cross_entropy_loss")
 _SOFTMAXES = frozenset(("softmax", "log_softmax"))
@@ -67,9 +67,10 @@ class SoftmaxBeforeCrossEntropy(Rule):
     ```
 
     ## Known limits
-    Not reported if anything is computed between the two, as a temperature or a clamp. Not reported if the softmax runs
-    along another dimension, or the loss is written out by hand. In a source file alone, the loss must get the softmax
-    directly, by a name, or from a network that ends in one.
+    If anything is computed between the two, it is a warning at the loss, by the values: in all calls, all rows must be
+    positive, differ and sum to 1. Not reported if the softmax runs along another dimension, or the loss is written out
+    by hand. In a source file alone, the loss must get the softmax directly, by a name, or from a network that ends in
+    one.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html (input: unnormalized logits)
@@ -82,6 +83,10 @@ class SoftmaxBeforeCrossEntropy(Rule):
     source_prefilter = ("softmax|Softmax", "cross_entropy|CrossEntropyLoss")
 
     MESSAGE = "cross_entropy applies log_softmax itself: on probabilities its gradient shrinks for {parameters}."
+    MESSAGE_VALUES = (
+        "each row of cross_entropy's input is positive and sums to 1: on probabilities its gradient shrinks for "
+        "{parameters}."
+    )
     MESSAGE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing for {parameters}."
     MESSAGE_SOURCE = "cross_entropy applies log_softmax itself: on probabilities its gradient shrinks."
     MESSAGE_SOURCE_LOG = "cross_entropy applies log_softmax itself: a second one changes nothing."
@@ -90,6 +95,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
         "Pass the logits to cross_entropy, and apply {softmax} only where probabilities are needed, at inference. Or "
         "keep log_softmax and use nll_loss."
     )
+    FIX_VALUES = "Pass logits to cross_entropy, or pass the logarithm of the probabilities to nll_loss."
 
     def check_source(self, context: SourceContext) -> Iterator[Finding]:
         losses: dict[ast.expr, tuple[ast.Call, Activation]] = {}
@@ -124,6 +130,28 @@ class SoftmaxBeforeCrossEntropy(Rule):
             message = self.MESSAGE_LOG if is_log else self.MESSAGE
             fix = self.FIX.format(softmax=name)
             yield from activated_finding(self, context, softmaxes, loss, message, fix, demoted=is_log)
+        yield from self._by_values(context, {loss.site for _, loss in pairs})
+
+    def _by_values(self, context: Context, reported: set[SiteId]) -> Iterator[Finding]:
+        """Yield the losses whose input holds probabilities in every call, by the values."""
+        trace = context.trace
+        calls = [
+            (OpIndex(number), op)
+            for number, op in enumerate(trace.ops[trace.forward_start :], trace.forward_start)
+            if op.name in _LOSSES and op.site not in reported and context.flow.on_path.intersection(op.outputs)
+        ]
+        for site, members in context.by_place(calls, lambda call: call[1].site) if trace.on_probabilities else ():
+            trained = context.flow.trained_by(v for _, op in members for v in op.inputs[:1])
+            if trained and all(number in trace.on_probabilities for number, _ in members):
+                yield context.finding(
+                    self,
+                    self.MESSAGE_VALUES.format(parameters=context.names(trained)),
+                    at=site,
+                    parameters=trained,
+                    related=context.callers(site),
+                    severity=Severity.WARNING,
+                    fix=Fix(self.FIX_VALUES),
+                )
 
 
 def _softmax(trace: Trace, value: ValueId, dim: int | None) -> Op | None:

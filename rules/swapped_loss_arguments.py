@@ -106,7 +106,7 @@ class SwappedLossArguments(Rule):
 
 
 def _severity(context: Context, loss: Op) -> Severity | None:
-    """Return how certain it is that the arguments of a loss have changed places; None if they may be in theirs."""
+    """Return the severity of exchanged arguments; None if each may be in its place."""
     trace = context.trace
     given, target = loss.tensor(0, "input"), loss.tensor(1, "target")
     if given is None or target is None:

@@ -6,7 +6,7 @@ import math
 
 
 def repeated_shape(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the shape to which broadcasting repeats both of two operands that hold the same elements.
+    """Return the shape to which broadcasting repeats two operands of the same elements.
 
     The shapes differ only in axes of one element, which do not line up: (n, 1) and (n,) become (n, n). None if one of
     the operands is left as it is, or if the shapes do not broadcast.

@@ -34,9 +34,10 @@ def find_losses(context: Context, names: Container[str]) -> Iterator[Op]:
 
 
 def find_producers(trace: Trace, value: ValueId | None) -> list[Op]:
-    """Return the ops that computed a value, before anything that rearranges, joins, detaches or scales it.
+    """Return the ops that computed a value.
 
-    Only the result of a layer is scaled: a temperature. Empty if some part of the value has no known producer.
+    What rearranges, joins or detaches it is passed over, and a temperature of a layer's result. Empty if a part of the
+    value has no known producer.
     """
     producers: list[Op] = []
     pending = [value]

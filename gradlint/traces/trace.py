@@ -435,6 +435,8 @@ class Trace:
     """Parameter → the copy that made it; empty unless an optimizer holds foreign tensors."""
     recreated: frozenset[ParameterIndex] = frozenset()
     """Indices of the parameters that every forward creates anew."""
+    on_probabilities: frozenset[OpIndex] = frozenset()
+    """Indices of the calls of cross_entropy whose input holds probabilities: positive rows that differ and sum to 1."""
     uses_random_numbers: bool = False
     """True if the forward drew random numbers outside torch, which may decide which layers run."""
     training: Training | None = None

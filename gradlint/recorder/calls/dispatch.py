@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gradlint.restore.mutation import may_write
 
-PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD, READ_GRAD = range(6)
+PASS, RECORD, WRITE, SET_GRAD, REQUIRES_GRAD, READ_GRAD, LOGITS = range(7)
+"""`LOGITS`: recorded as an operation, and the values of its first argument, meant as logits, are looked at."""
 ANNOUNCED = 8
 """Flag added to the kind of a function that may write to its arguments or export their memory."""
 
@@ -69,6 +70,7 @@ def _table() -> dict[Any, int]:
     table[Tensor.__setitem__] = WRITE
     table[Tensor.backward] = PASS
     table[torch.autograd.backward] = PASS
+    table[torch.nn.functional.cross_entropy] = LOGITS
     table[torch.get_default_dtype] = PASS
     for name in ("_set_grad_enabled",):
         function = getattr(torch._C, name, None)

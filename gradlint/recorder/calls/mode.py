@@ -23,6 +23,7 @@ from gradlint.location import Code
 from gradlint.recorder.calls import dispatch
 from gradlint.recorder.calls.call_chains import CallChains, Chain
 from gradlint.recorder.calls.frame_locals import local_variables
+from gradlint.recorder.calls.probabilities import has_probabilities
 from gradlint.recorder.calls.tape import FunctionRun, Tape
 from gradlint.recorder.calls.values import Tensors, tensors_in
 from gradlint.recorder.cuda import CpuStandIn
@@ -50,7 +51,7 @@ _TORCH_CONSTANTS = frozenset((torch.dtype, torch.device, torch.layout, torch.mem
 _next_node: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: -1)
 """A function that returns the number that autograd gives to its next node."""
 
-_OPERATIONS = frozenset((dispatch.RECORD, dispatch.WRITE))
+_OPERATIONS = frozenset((dispatch.RECORD, dispatch.WRITE, dispatch.LOGITS))
 _NO_TENSORS = frozenset((type(None), bool, int, float, str))
 
 
@@ -237,6 +238,10 @@ class Recorder(TorchFunctionMode):
         kind &= ~dispatch.ANNOUNCED
         if not self.paused and (kind == dispatch.RECORD or kind == dispatch.WRITE):
             return self._op(func, args, kwargs or None, kind == dispatch.WRITE, announce)
+        if not self.paused and kind == dispatch.LOGITS:
+            result = self._op(func, args, kwargs or None, False, announce)
+            self._look_at(args, kwargs)
+            return result
         if announce is not None:
             announce(func, args, kwargs or {})
         result = func(*args, **kwargs) if kwargs else func(*args)
@@ -252,6 +257,12 @@ class Recorder(TorchFunctionMode):
         except Exception as error:
             self.give_up(error)
         return result
+
+    def _look_at(self, logits: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
+        """Note the op that was just recorded if its first argument holds probabilities."""
+        with contextlib.suppress(Exception):  # values that cannot be read here, as a batch of vmap, say nothing
+            if has_probabilities(logits, kwargs):
+                self.tape.on_probabilities.append(OpIndex(len(self.tape.ops) - 1))
 
     def _op(
         self,

@@ -55,6 +55,8 @@ class Tape:
         """Index of an op → index into `runs` of the custom Function run around it."""
         self.exported_numbers: dict[int, list[Any]] = {}
         """Identity of a Python number that `item()` and the like returned → [the number, index of the op]."""
+        self.on_probabilities: list[OpIndex] = []
+        """Indices of the ops that expect logits and got probabilities, by their values."""
         self.unrecorded: list[tuple[str, SiteId]] = []
         self._seen_unseen: set[tuple[str, SiteId]] = set()
 

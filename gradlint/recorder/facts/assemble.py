@@ -205,6 +205,7 @@ def assemble(
         inputs=forward.inputs,
         buffers_moved=forward.buffers_moved,
         inputs_described=forward.inputs_described,
+        on_probabilities=frozenset(tape.on_probabilities),
         unrecorded=tuple(tape.unrecorded),
         reached=reached,
         reached_zero=reached_zero,
