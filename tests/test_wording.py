@@ -72,9 +72,11 @@ RULEKIT = Path(inspect.getfile(registry)).parent
 
 
 def fields(path: Path) -> set[str]:
-    """The names that a file may give to templates: keyword arguments, and placeholders that it replaces."""
+    """The names that a file may give to templates: keyword arguments, keys, and placeholders that it replaces."""
     source = path.read_text(encoding="utf-8")
-    given = {k.arg or "" for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) for k in n.keywords}
+    nodes = list(ast.walk(ast.parse(source)))
+    given = {k.arg or "" for n in nodes if isinstance(n, ast.Call) for k in n.keywords}
+    given |= {k.value for n in nodes if isinstance(n, ast.Dict) for k in n.keys if isinstance(k, ast.Constant)}
     return given | set(re.findall(r'\.replace\("\{(\w+)\}"', source))
 
 
