@@ -123,7 +123,7 @@ class ParametersSharingMemory(Rule):
 
 
 def _is_stepped(context: Context, parameter: Parameter) -> bool:
-    """Return True if gradient reaches a parameter, and an optimizer holds it at a learning rate other than 0."""
+    """Return True if gradient reaches a parameter, and an optimizer moves it."""
     if not parameter.shares_memory_with or parameter.index not in context.flow.reached or not parameter.requires_grad:
         return False
     return any(context.trace.optimizers[number].groups[group].lr != 0 for number, group in parameter.groups)
@@ -141,6 +141,6 @@ def _made(parameter: Parameter) -> Event | None:
 
 
 def _adds_up(trace: Trace, parameters: list[Parameter]) -> bool:
-    """Return True if two steps of one memory may be the step of a tied weight: SGD without weight decay."""
+    """Return True if two steps may add up to that of a tied weight: SGD without decay."""
     holders = [(trace.optimizers[number], group) for p in parameters for number, group in p.groups]
     return all(o.type == "SGD" and not o.groups[group].weight_decay for o, group in holders)

@@ -31,7 +31,7 @@ class LostLoad:
 
 
 def is_initialised_only(parameter: Parameter) -> bool:
-    """Return True if a parameter was made in this run and has had no values but those of an initialiser."""
+    """Return True if a parameter of this run has had the values of an initialiser only."""
     if parameter.created_by is None or not parameter.created_by.is_new:
         return False
     if parameter.copied_from or parameter.computed or not parameter.writes:
@@ -45,9 +45,10 @@ def is_fill(event: ParameterWrite) -> bool:
 
 
 def ignored_loads(trace: Trace) -> Iterator[tuple[StateLoaded, list[Parameter]]]:
-    """Yield the loads that took nothing of their state, with the parameters that it has values for.
+    """Yield the loads that took nothing of their state.
 
-    Left out are loads that another one makes up for, and those of a loop in which other rounds load something.
+    With each go the parameters that the state has values for. Left out are loads that another one makes up for, and
+    those of a loop in which other rounds load something.
     """
     loads = list(trace.events_of(StateLoaded))
     effective = {load.site for load in loads if load.ignored is None and not load.own}
@@ -90,9 +91,10 @@ def _is_filled_later(trace: Trace, load: StateLoaded, keys: frozenset[ParameterK
 
 
 def lost_loads(trace: Trace) -> Iterator[LostLoad]:
-    """Yield the loads before training of which every weight has initial values when it starts, unread in between.
+    """Yield the loads before training of which no weight is left when it starts.
 
-    Weights are parameters of two or more dimensions, or all if none is one.
+    Each has initial values instead, and nothing read the loaded ones. Weights are parameters of two or more dimensions,
+    or all if none is one.
     """
     loads = [load for load in trace.events_of(StateLoaded) if load.op <= trace.forward_start]
     slots = Slots(trace) if loads else None
@@ -124,7 +126,10 @@ def _written_by(trace: Trace, load: StateLoaded) -> dict[ParameterKey, tuple[Val
 def _loss(
     trace: Trace, slots: Slots, load: StateLoaded, key: ParameterKey, shape: tuple[int, ...]
 ) -> tuple[Event, Parameter] | None:
-    """Return the event that lost the value of a loaded parameter, and the parameter in its place; None if none did."""
+    """Return the event that lost the value of a loaded parameter; None if none did.
+
+    With it goes the parameter that is now in its place.
+    """
     parameter = trace.by_key.get(key)
     if parameter is not None:
         before = [e for e in parameter.writes if e.number > load.number and e.op <= trace.forward_start]
@@ -149,7 +154,7 @@ def _is_whole(trace: Trace, event: ParameterWrite, shape: tuple[int, ...]) -> bo
 
 
 def _is_read(trace: Trace, values: set[ValueId], start: OpIndex, end: OpIndex) -> bool:
-    """Return True if an op between two others reads any of some values, other than to look at it or initialise it."""
+    """Return True if an op between two others uses any of some values."""
     seen = set(values)
     for op in trace.ops[start:end]:
         if seen.isdisjoint(op.inputs) or op.name in _FILLS - _LOOKS or op.name in VALUE_FREE:

@@ -21,7 +21,7 @@ class Slots:
     """Finds the names that parameters had in the model, by the registrations of a trace."""
 
     def __init__(self, trace: Trace) -> None:
-        """Index the registrations of a trace."""
+        """Sort the registrations of a trace by the slots that they fill."""
         self._trace = trace
         self._occupants: dict[tuple[ModuleIndex, str], list[Registration]] = {}
         self._above: dict[ModuleIndex, ChildRegistration] = {}
@@ -35,7 +35,7 @@ class Slots:
                 self.registrations.setdefault(event.parameter, []).append(event)
 
     def of(self, registration: Registration) -> Slot | None:
-        """Return the name that a registration gave in the model; None if its module never was in the model."""
+        """Return the name that a registration gave in the model; None outside the model."""
         current: Registration | None = registration
         names: list[str] = []
         passed: set[ModuleIndex] = set()

@@ -14,7 +14,7 @@ _FILLS = {"fill_": "value", "constant_": "val"}
 
 
 def never_written(trace: Trace) -> Iterator[tuple[Parameter, ParametersExchanged | None]]:
-    """Yield the parameters whose memory was allocated in this run and never written before training.
+    """Yield the parameters whose memory this run allocated and did not write before training.
 
     With each goes the conversion that allocated it, if one did.
     """
@@ -34,9 +34,10 @@ def _writes(trace: Trace, parameter: Parameter) -> list[ParameterWrite]:
 
 
 def _all_zero(trace: Trace, exchanged: dict[ParameterKey, ParametersExchanged]) -> frozenset[ParameterKey]:
-    """Return the parameters of the conversions after which nothing but zeros was written to any parameter.
+    """Return the parameters to which nothing but zeros was written after a conversion.
 
-    One layer may start from zero; a network of several weights that does never trains.
+    That holds for all parameters of the conversion. One layer may start from zero; a network of several weights that
+    does never trains.
     """
     by_event: dict[ParametersExchanged, list[Parameter]] = {}
     for parameter in trace.parameters:

@@ -236,7 +236,7 @@ def argument_list_location(trace: Trace, site: SiteId) -> Location | None:
 
 
 def allocated_by_constructor(trace: Trace, parameter: Parameter) -> bool:
-    """Return True if a parameter is made by ``nn.Parameter(torch.Tensor(4, 8))`` and was never written.
+    """Return True for ``nn.Parameter(torch.Tensor(4, 8))`` that was never written.
 
     The constructor passes no hook of torch. Two sizes, or an unpacked shape, cannot be values.
     """

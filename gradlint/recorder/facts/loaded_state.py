@@ -66,7 +66,7 @@ def _nested(state: Mapping[Any, Any], own: Collection[str]) -> Iterator[str]:
 
 
 def _renaming(names: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """Return the change of prefix that makes most of the names those of the module; None without one."""
+    """Return the change of prefix that gives most names of a state to the module, if any."""
     best, hits = None, 0
     for name in list(names)[:: max(1, len(names) // _SAMPLES)]:
         for prefixes in dict.fromkeys(_prefixes(name, other) for other in own if _last(name) == _last(other)):
@@ -95,7 +95,7 @@ def _prefixes(name: str, other: str) -> tuple[str, str]:
 
 
 def own_state(recorder: Recorder, module: nn.Module, state: Any) -> frozenset[ParameterKey]:
-    """Return the keys of a module's parameters if a state has only the module's own tensors, as they were.
+    """Return the keys of a module's parameters if a state has only its own tensors.
 
     An in-place write to the state (``state["w"].copy_(w)``) has changed the module already.
     """
