@@ -6,7 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradlint import Finding, Fix, Rule, Severity, SourceContext, SourceModule
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceContext, SourceModule
+from gradlint.rulekit import executed_nodes
 from gradlint.source import Kind
 
 _GRADIENT = re.compile(r"(?i)^_?(?:\w*_)?grads?(?:_?(?:out|output|outputs|input|inputs))?(?:_\w+)?$|^(?:d_?out|d_?y)$")
@@ -19,7 +20,8 @@ class ModuleBackwardNeverCalled(Rule):
     """A `backward` on an nn.Module, which autograd never calls.
 
     ## What it does
-    Finds a method `backward(self, grad_output)` on a plain `nn.Module` that nothing in the file calls.
+    Finds a method `backward(self, grad_output)` on a plain `nn.Module` that nothing in the file calls. A recording
+    names the parameters that train through its forward.
 
     ## Why it is bad
     Autograd differentiates the operations of `forward` and ignores a `backward` on the module. The surrogate, clipped
@@ -83,20 +85,52 @@ class ModuleBackwardNeverCalled(Rule):
     suppressible_on = r"def\s+backward\b"
 
     MESSAGE = "autograd never calls {cls}.backward: it calls backward on a torch.autograd.Function only."
+    MESSAGE_TRAINED = "autograd never calls {cls}.backward: the plain gradient of its forward trains {parameters}."
     FIX = "Write a torch.autograd.Function with static forward and backward, and call its apply in forward."
 
+    def check(self, context: Context) -> Iterator[Finding]:
+        modules = dict.fromkeys(function.module for function, _ in executed_nodes(context.trace))
+        for module in modules:
+            for cls, method in _never_called(module):
+                if trained := _trained_before(context, cls.name):
+                    yield context.finding(
+                        self,
+                        context.fill(self.MESSAGE_TRAINED, trained, cls=cls.name),
+                        at=module.head(method),
+                        parameters=trained,
+                        fix=Fix(self.FIX),
+                    )
+
     def check_source(self, context: SourceContext) -> Iterator[Finding]:
-        module = context.module
-        for method in module.tree.nodes(ast.FunctionDef):
-            cls = module.tree.owner(method)
-            if method.name != "backward" or cls is None or not module.kinds.is_plain_module(cls):
-                continue
-            names = [a.arg for a in (*method.args.posonlyargs, *method.args.args)]
-            if not _GRADIENT.match("".join(names[1:2])) or method.decorator_list:
-                continue
-            if not (_is_placeholder(method) or _drives_autograd(method) or _may_be_called(module, cls)):
-                message = self.MESSAGE.format(cls=cls.name)
-                yield context.finding(self, message, module.head(method), fix=Fix(self.FIX))
+        for cls, method in _never_called(context.module):
+            message = self.MESSAGE.format(cls=cls.name)
+            yield context.finding(self, message, context.module.head(method), fix=Fix(self.FIX))
+
+
+def _never_called(module: SourceModule) -> Iterator[tuple[ast.ClassDef, ast.FunctionDef]]:
+    """Yield the classes of a file with a ``backward`` that nothing calls."""
+    for method in module.tree.nodes(ast.FunctionDef):
+        cls = module.tree.owner(method)
+        if method.name != "backward" or cls is None or not module.kinds.is_plain_module(cls):
+            continue
+        names = [a.arg for a in (*method.args.posonlyargs, *method.args.args)]
+        if not _GRADIENT.match("".join(names[1:2])) or method.decorator_list:
+            continue
+        if not (_is_placeholder(method) or _drives_autograd(method) or _may_be_called(module, cls)):
+            yield cls, method
+
+
+def _trained_before(context: Context, name: str) -> list[Parameter]:
+    """Return the parameters outside of a class that train through the forward of its modules."""
+    trace = context.trace
+    own = {p.index for m in trace.modules if m.type.name == name for p in trace.below(m)}
+    inside = {
+        number
+        for number, call in enumerate(trace.calls)
+        if any(m.type.name == name and m.type.project for m in trace.around(call.module))
+    }
+    read = {value for op in trace.ops[trace.forward_start :] if op.call in inside for value in op.inputs}
+    return [p for p in context.flow.trained_by(read) if p.index not in own]
 
 
 def _is_placeholder(method: ast.FunctionDef) -> bool:
