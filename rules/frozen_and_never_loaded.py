@@ -133,14 +133,14 @@ class _Origins:
         """Return the site of the load that gave a parameter its values; NO_SITE if none did."""
         writes = self._writes(parameter)
         for write in writes:
-            if write.loading >= 0 and not parameter.copied_from:
+            if write.loading >= 0:
                 return write.site
         created = parameter.registered_by
         if writes or created is None or not created.is_new:
             return NO_SITE
         frames = self._trace.sites.chain(created.site)
-        is_library = any(f.function.endswith("from_pretrained") and not f.project for f in frames)
-        return created.site if is_library and not self._is_made_at_random(parameter) else NO_SITE
+        is_load = any(f.function.endswith("from_pretrained") for f in frames)
+        return created.site if is_load and not self._is_made_at_random(parameter) else NO_SITE
 
     def is_random(self, parameter: Parameter) -> bool:
         """Return True if a parameter has the random values that it was initialised with in this run."""
