@@ -11,26 +11,28 @@ T = TypeVar("T")
 if TYPE_CHECKING:
 
     def constant(value: T) -> T:
-        """Declare that no gradient passes through a value, as in ``constant(target.detach())``; return the value.
+        """Declare that no gradient passes through a value, and return the value.
 
-        The value is a tensor, or tensors in tuples, lists and dicts. Without a recording this does nothing.
+        For example ``constant(target.detach())``. The value is a tensor, or tensors in tuples,
+        lists and dicts. Without a recording this does nothing.
         """
 
     def differentiable(value: T) -> T:
-        """Declare that gradient passes through a value, as in ``differentiable(encoder(x))``; return the value.
+        """Declare that gradient passes through a value, and return the value.
 
-        The value is a tensor, or tensors in tuples, lists and dicts. Without a recording this does nothing.
+        For example ``differentiable(encoder(x))``. The value is a tensor, or tensors in tuples,
+        lists and dicts. Without a recording this does nothing.
         """
 
 else:
     # torch.jit.script takes an argument without annotation for a tensor, and knows no type variables
 
     def constant(value):
-        """Declare that no gradient passes through a value, as in ``constant(target.detach())``; return the value."""
+        """Declare that no gradient passes through a value, and return the value."""
         return value
 
     def differentiable(value):
-        """Declare that gradient passes through a value, as in ``differentiable(encoder(x))``; return the value."""
+        """Declare that gradient passes through a value, and return the value."""
         return value
 
 

@@ -128,7 +128,7 @@ def number_pattern(name: str) -> str:
 
 
 def patterns_of(names: Sequence[str], limit: int = 4) -> str:
-    """Return names for a sentence; of more than `limit`, those that differ in their numbers alone as one pattern.
+    """Return names for a sentence, at most `limit`; else patterns of their numbers.
 
     Names of numbers only stay as they are: ``*.*`` would say nothing.
     """

@@ -17,8 +17,8 @@ class MarkedGradientContradicted(Rule):
     gradient passes although the loss depends on them.
 
     ## Why it is bad
-    Whether a target, an advantage or a weight is to carry gradient is a decision. No recording can tell it from a
-    mistake, and both versions train.
+    Whether a target, an advantage or a weight is to carry gradient is a decision. Both versions train, so no recording
+    shows which one is meant.
 
     ## Example
     ```python

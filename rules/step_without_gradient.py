@@ -184,7 +184,7 @@ class StepWithoutGradient(Rule):
             yield from (context.related(self.RELATED_SET, at) for at in cleared_gradients(context.trace)[:2])
 
     def _grad_mode_off(self, context: Context, parameters: list[Parameter]) -> GradModeOff | None:
-        """Return the switch that kept grad mode off where the loss was computed from some parameters."""
+        """Return the switch that kept grad mode off where the loss reads some parameters."""
         trace, flow = context.trace, context.flow
         wanted = sum(1 << p.index for p in parameters)
         for op in trace.ops[context.training.start :]:

@@ -67,9 +67,10 @@ _diary: _Diary | None = None
 
 @contextlib.contextmanager
 def running(target: str, limit: float | None = None) -> Iterator[None]:
-    """Note that the user code of a target runs, and end the process if it takes longer than `limit` seconds.
+    """Note that user code runs, and end the process if it takes longer than its limit.
 
-    The end comes from a thread of C, because user code may never let another thread of Python run.
+    The limit is in seconds. The end comes from a thread of C, because user code may never
+    let another thread of Python run.
     """
     if _diary is None:
         yield

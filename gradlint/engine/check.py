@@ -228,7 +228,10 @@ def _parts(kind_by_fqn: Mapping[str, OutcomeKind]) -> tuple[tuple[str, str], ...
 
 
 def _proposed(trace: Trace, parts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the patterns that names of parts and of arguments of executed code suggest for a contract."""
+    """Return the patterns for a contract that names suggest: those to freeze, those to train.
+
+    They are the names of the parts and of arguments of executed code.
+    """
     nodes = (function.node for function in executed_functions(trace)) if parts else ()
     flags = {a.arg for n in nodes if isinstance(n, ast.FunctionDef) for a in (*n.args.args, *n.args.kwonlyargs)}
     frozen, trains = proposed_contract(parts, flags)

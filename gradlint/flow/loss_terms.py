@@ -484,9 +484,9 @@ def _used_live(flow: FlowFacts, value: ValueId) -> bool:
 
 
 def terms_behind(flow: FlowFacts) -> dict[int, list[SiteId]]:
-    """Return position of a cut in `FlowFacts.cuts` → sites of the terms of the loss that its values enter.
+    """Return for each cut the sites of the terms of the loss that its values enter.
 
-    Losses of a single term are left out: there the term is the loss.
+    The key is the position in `FlowFacts.cuts`. Losses of a single term are left out: there the term is the loss.
     """
     trace = flow.trace
     terms = [parts for root in trace.roots if not trace.values[root].shape and len(parts := _summands(flow, root)) > 1]

@@ -193,9 +193,10 @@ def _targets(node: ast.AST) -> list[ast.expr]:
 
 
 def repeats_a_call(trace: Trace, site: SiteId) -> bool:
-    """Return True if the list that a call is given repeats a call: ``nn.ModuleList([nn.Linear(2, 2)] * 3)``.
+    """Return True if the list that a call is given repeats a call.
 
-    So does ``dict.fromkeys(names, nn.Linear(2, 2))``. The list may have a name.
+    For example ``nn.ModuleList([nn.Linear(2, 2)] * 3)``. So does ``dict.fromkeys(names, nn.Linear(2, 2))``.
+    The list may have a name.
     """
     frame = trace.frame(site)
     call = call_at(frame.path, frame.location) if frame is not None and frame.project else None

@@ -12,7 +12,7 @@ _TRAIN_FLAG = re.compile(r"^(?:train|tune|finetune|fine_tune|update|unfreeze)_(\
 
 
 def proposed_contract(parts: Sequence[str], flags: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the patterns of the parts that names suggest to be frozen, and of those that are to train.
+    """Return the patterns of the parts that names suggest to freeze, and to train.
 
     Args:
         parts: names of the parts of a model.

@@ -163,7 +163,10 @@ def name_all(
 def _registered_since(
     roots: Mapping[str, nn.Module], numbers: Mapping[int, ModuleIndex], events: Sequence[Event]
 ) -> dict[str, int]:
-    """Return name of a parameter → number of the event since which it has that name; 0 if that was not seen."""
+    """Return the event since which a parameter has a name, by the name.
+
+    The number is 0 if the registration was not seen.
+    """
     children = {(e.module, e.child): e.number for e in events if isinstance(e, ChildRegistration)}
     own = {(e.module, e.parameter): e.number for e in events if isinstance(e, ParameterRegistration)}
     since: dict[str, int] = {}

@@ -192,7 +192,10 @@ def judge_unregistered_tensors(
 
 
 def _made_at(ops: Sequence[Op], values: Sequence[Value], value: ValueId) -> int:
-    """Return the op that made a tensor, or that made it the result of operations; not its later writes in place."""
+    """Return the op that made a tensor, or made it the result of operations.
+
+    Later writes in place do not count.
+    """
     while (producer := values[value].producer) >= 0 and ops[producer].kind in (KIND_WRITE, KIND_ALIAS):
         before = next((v for v in ops[producer].inputs if values[v].requires_grad), None)
         if before is None or before == value or values[before].producer < 0:
