@@ -148,6 +148,7 @@ def test_the_main_thread_is_judged_though_another_one_trains_too(tmp_path):
     own = torch.optim.SGD(other.parameters(), 0.1)
     def work():
         for _ in range(5):
+            own.zero_grad()
             other(x).sum().backward()
             own.step()
     thread = threading.Thread(target=work)
