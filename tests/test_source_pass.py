@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import claims
 import pytest
 import table
 from cases import each
@@ -60,16 +61,13 @@ def test_source_rules_say_nothing_that_fixtures_do_not_announce(path: Path) -> N
 
 @each("rule", RULES, ids=lambda rule: rule.name)
 def test_source_rule_finds_its_own_example(rule: type) -> None:
-    example = re.findall(r"## Example\n\s*```python\n(.*?)```", rule.__doc__ or "", re.DOTALL)[0]
-    text = "\n".join(line[4:] for line in example.splitlines())
     by_others = {"GL403", "GL110", "GL601", "GL602", "GL603", "GL607", "GL610"}  # their examples need the recording
-    assert rule.code in by_others or rule.code in {code for code, _ in found(text)}
+    assert rule.code in by_others or rule.code in {code for code, _ in found(claims.example(rule, "Example"))}
 
 
 @each("rule", RULES, ids=lambda rule: rule.name)
 def test_source_rule_is_silent_on_its_replacement(rule: type) -> None:
-    example = re.findall(r"## Use instead\n\s*```python\n(.*?)```", rule.__doc__ or "", re.DOTALL)[0]
-    assert found("\n".join(line[4:] for line in example.splitlines())) == []
+    assert found(claims.example(rule, "Use instead")) == []
 
 
 # What is proven, and what is left alone
