@@ -79,6 +79,7 @@ class _Runner:
         self.ended = threading.Event()
         self.stops = 0
         self.exit = os._exit
+        self.pid = os.getpid()
 
     def run(self) -> int:
         """Run the script; returns the exit code of the process.
@@ -170,8 +171,9 @@ class _Runner:
 
     def exit_hard(self, status: int) -> NoReturn:
         """Write the report before ``os._exit``."""
-        if os.getpid() == _PID:
-            trained = bool(self.observation.ledger.training.backwards)
+        if os.getpid() == self.pid:
+            training = self.observation.ledger.training
+            trained = bool(training.backwards or training.steps)
             self.finish(None if trained else Failure(self.job.target, f"the script called os._exit({status})"))
         self.exit(status)
         raise SystemExit
@@ -239,9 +241,6 @@ class _Runner:
             f"the script never trained: it ended after {calls} and no backward pass "
             "(does it need arguments, or train in other processes?)"
         )
-
-
-_PID = os.getpid()
 
 
 def _what_comes_later(trace: Trace) -> Iterator[str]:
