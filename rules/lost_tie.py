@@ -69,8 +69,8 @@ class LostTie(Rule):
     ## Known limits
     Not reported if one of the tensors does not train, or if their shapes differ. Not reported either if user code gives
     one name a copy of the weight (`nn.Parameter(weight.clone())`). The same holds if it sets `tie_word_embeddings` to
-    False, or parts the
-    names in a constructor. The severity is error where no code asks for two tensors: a conversion, a load.
+    False, or parts the names in a constructor. The severity is error where no code asks for two tensors: a conversion,
+    a load.
 
     ## References
     https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.to_empty
