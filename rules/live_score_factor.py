@@ -122,7 +122,8 @@ class LiveScoreFactor(Rule):
                     parameters = [p for p in others if p.index in elsewhere]
                     if parameters:
                         found.append((op, sample, parameters))
-        for _, members in context.by_place(found, lambda entry: entry[0].site):
+        # the clipped and the plain product of one line are one mistake
+        for _, members in context.by_place(found, lambda entry: context.place(entry[0].site)):
             op, sample, _ = members[0]
             parameters = list({p.index: p for _, _, judged in members for p in judged}.values())
             yield context.finding(
