@@ -13,7 +13,8 @@ class ForeignGradient(Rule):
 
     ## What it does
     With several optimizers, finds parameters stepped with gradient that the loss for another optimizer accumulated in
-    them. A value passed from one network to the other was not detached: a missing `fake.detach()` in a GAN. The
+    them. A value passed from one network to the other was not detached: a missing `fake.detach()` in a GAN. Or the
+    loss passed these parameters on its way to others, and nothing cleared them before their own backward pass. The
     severity is info if both losses meet before either optimizer steps, or if the gradient is cleared unused.
 
     ## Why it is bad
@@ -85,6 +86,10 @@ class ForeignGradient(Rule):
         "through this call, the loss for {owner} also accumulates gradient into {parameters}; {optimizer} then applies "
         "it together with their own gradient."
     )
+    MESSAGE_PASSED = (
+        "backward() leaves gradient in {parameters} on its way to {owner}; {optimizer} then applies it together with "
+        "their own gradient, as nothing clears it."
+    )
     MESSAGE_JOINED = (
         "through this call, the loss for {owner} also accumulates gradient into {parameters}; {optimizer} is then "
         "stepped with the sum of both losses."
@@ -94,14 +99,20 @@ class ForeignGradient(Rule):
         "before it is cleared."
     )
     FIX = "Detach the value passed to the other network here (fake.detach()), or clear the gradient before the step."
+    FIX_PASSED = (
+        "Call zero_grad() on these parameters before the backward() of their own loss, or freeze them while this one "
+        "runs."
+    )
     FIX_JOINED = "Call step() and zero_grad() before the second backward(), or freeze these parameters while it runs."
 
     def check(self, context: Context) -> Iterator[Finding]:
         templates = {
             CrossLossKind.APPLIED: self.MESSAGE_APPLIED,
+            CrossLossKind.PASSED: self.MESSAGE_PASSED,
             CrossLossKind.JOINED: self.MESSAGE_JOINED,
             CrossLossKind.WASTED: self.MESSAGE_WASTED,
         }
+        fixes = {CrossLossKind.PASSED: self.FIX_PASSED, CrossLossKind.JOINED: self.FIX_JOINED}
         for foreign in find_cross_loss_gradients(context.flow):
             yield context.finding(
                 self,
@@ -117,6 +128,6 @@ class ForeignGradient(Rule):
                     context.related("this step applies it", foreign.step.site if foreign.step is not None else None),
                     context.created(foreign.optimizer),
                 ],
-                fix=Fix(self.FIX_JOINED if foreign.kind is CrossLossKind.JOINED else self.FIX),
-                demoted=foreign.kind is not CrossLossKind.APPLIED,
+                fix=Fix(fixes.get(foreign.kind, self.FIX)),
+                demoted=foreign.kind not in (CrossLossKind.APPLIED, CrossLossKind.PASSED),
             )

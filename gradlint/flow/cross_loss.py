@@ -19,6 +19,8 @@ class CrossLossKind(enum.Enum):
 
     APPLIED = enum.auto()
     """Their own optimizer stepped with it."""
+    PASSED = enum.auto()
+    """Their own optimizer stepped with what a loss left in them on its way to another network."""
     JOINED = enum.auto()
     """One step applied the gradient of both losses, which may be intended."""
     WASTED = enum.auto()
@@ -38,7 +40,7 @@ class CrossLossGradient:
     """The optimizer that the pass was run for."""
     parameters: list[Parameter]
     entry: SiteId
-    """Site where a value that depends on one network is passed to the other."""
+    """Site where a value that depends on one network is passed to the other; for PASSED, of the backward pass."""
     step: Step | None
     """The step that applied it."""
 
@@ -86,6 +88,14 @@ def _applied(flow: Flow, training: Training) -> Iterator[CrossLossGradient]:
             entry = entry_site(flow, backward, owner.keys, own)
             if entry != NO_SITE:
                 yield CrossLossGradient(CrossLossKind.APPLIED, backward, optimizer, owner, parameters, entry, step)
+            elif not _ever_stale(training, own) and entry_site(flow, backward, own, owner.keys) != NO_SITE:
+                at = backward.site
+                yield CrossLossGradient(CrossLossKind.PASSED, backward, optimizer, owner, parameters, at, step)
+
+
+def _ever_stale(training: Training, keys: frozenset[ParameterKey]) -> bool:
+    """Return True if a step of some parameters holds gradient that an earlier one applied: nothing clears them."""
+    return any(c.stale for step in training.steps for key, c in step.content.items() if key in keys)
 
 
 def _served_another(
