@@ -114,7 +114,7 @@ def _severity(context: Context, loss: Op) -> Severity | None:
     producers = find_producers(trace, target)
     if loss.name == "kl_div":
         return Severity.ERROR if are_exchanged(loss, find_producers(trace, given), producers) else None
-    if not context.flow.trained_by((target,)) or _may_train(context, given):
+    if _may_train(context, given):
         return None
     if loss.name in _SYMMETRIC:
         return Severity.INFO
