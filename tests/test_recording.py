@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -447,3 +448,21 @@ def test_a_module_may_define_parameters_itself():
             model(torch.randn(3, 4)).square().mean().backward()
             optimizer.step()
     assert gradlint.check(recording).findings == []
+
+
+def test_buffers_that_a_functional_call_puts_in_are_not_compared() -> None:
+    """A batch of networks under vmap: the recording begins while their buffers are torch.func's wrappers."""
+    networks = [torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).eval() for _ in range(2)]
+    parameters, buffers = torch.func.stack_module_state(networks)
+    x = torch.randn(5, 4)
+
+    def run(p: Any, b: Any) -> Any:
+        return torch.func.functional_call(networks[0], (p, b), (x,))
+
+    with gradlint.record() as recording:
+        optimizer = torch.optim.SGD(parameters.values(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            torch.vmap(run)(parameters, buffers).sum().backward()
+            optimizer.step()
+    assert not gradlint.check(recording).errors

@@ -13,7 +13,7 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import storage_id
 from gradlint.recorder.facts.module_tree import buffers, places
 from gradlint.recorder.facts.unregistered import find_unregistered_tensors
-from gradlint.restore.tensors import is_readable, same_values
+from gradlint.restore.tensors import inner_tensors, is_readable, same_values
 from gradlint.traces.ids import OpIndex, ParameterKey
 
 
@@ -68,7 +68,9 @@ class ForwardStart:
         made = recorder.tensors.allocated
         self.allocated = {key for key in self.untouched & made.keys() if made[key]() is self.tensors[key]}
         self.modes = {id(p.module): bool(p.module.training) for p in places(roots)}
-        self._buffers = {name: (t, t.detach().clone()) for name, t in buffers(roots).items() if is_readable(t)}
+        # a buffer that torch.func has put in for a call is gone afterwards, and cannot be compared
+        plain = {name: t for name, t in buffers(roots).items() if is_readable(t) and not inner_tensors(t)}
+        self._buffers = {name: (t, t.detach().clone()) for name, t in plain.items()}
         self.named_buffers = {recorder.tensors.read(t): name for name, (t, _) in self._buffers.items()}
         self.unregistered_tensors = find_unregistered_tensors(roots, self.tensors, recorder)
         self.start = OpIndex(len(recorder.tape.ops))
@@ -78,7 +80,10 @@ class ForwardStart:
         return frozenset(
             name
             for name, t in buffers(roots).items()
-            if name in self._buffers and is_readable(t) and not same_values(t, self._buffers[name][1])
+            if name in self._buffers
+            and is_readable(t)
+            and not inner_tensors(t)
+            and not same_values(t, self._buffers[name][1])
         )
 
 
