@@ -13,9 +13,9 @@ class AscentGradientKept(Rule):
     """The gradient that moved the weights is still there when the pass at the new weights adds to it.
 
     ## What it does
-    Finds steps that apply the sum of two backward passes, between which user code moves every one of their parameters
-    by an amount computed from its own gradient. This is the ascent of sharpness-aware minimisation (SAM) without the
-    clear that follows it.
+    Finds steps that apply the sum of two backward passes. Between the passes, user code moves every one of the
+    parameters by an amount computed from its own gradient. This is the ascent of sharpness-aware minimisation (SAM)
+    without the clear that follows it.
 
     ## Why it is bad
     The step is to apply the gradient at the moved weights alone. Without the clear it applies the gradient at the old
@@ -121,7 +121,7 @@ class AscentGradientKept(Rule):
 
 
 def _summed_pairs(training: Training) -> dict[tuple[BackwardIndex, BackwardIndex], set[ParameterKey]]:
-    """Return two backward passes in a row whose sum a step applies for the first time → the parameters."""
+    """Return pairs of backward passes whose sum a step applies → the parameters."""
     pairs: dict[tuple[BackwardIndex, BackwardIndex], set[ParameterKey]] = {}
     for step in training.steps:
         for key, content in step.content.items():
@@ -132,7 +132,7 @@ def _summed_pairs(training: Training) -> dict[tuple[BackwardIndex, BackwardIndex
 
 
 def _moves(trace: Trace, training: Training, first: Backward, second: Backward) -> dict[ParameterKey, ParameterWrite]:
-    """Return parameter → the write between two backward passes that moves it by something made of its own gradient."""
+    """Return parameter → the write between two passes that is made of its own gradient."""
     writes = [w for w in trace.events_of(ParameterWrite) if first.event < w.number < second.event]
     if not writes:
         return {}

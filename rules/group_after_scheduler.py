@@ -119,7 +119,7 @@ class GroupAfterScheduler(Rule):
 
 
 def _schedule_of_others(training: Training, optimizer: Optimizer, group: Group) -> Schedule | None:
-    """Return a schedule that changes the rates of other groups, where none changes that of a group."""
+    """Return a schedule that changes the rates of other groups only; None without one."""
     later = [s for s in training.schedules if s.optimizer == optimizer.key and s.event > group.event]
     rates = {step.content[group.keys[0]].lr for step in training.steps if group.keys[0] in step.content}
     if rates != {group.lr} or any(group.index < s.known_groups for s in later):

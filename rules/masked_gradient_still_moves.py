@@ -18,8 +18,8 @@ class MaskedGradientStillMoves(Rule):
     """Entries whose gradient is set to zero by hand, and which the optimizer still changes.
 
     ## What it does
-    Finds parameters of which user code sets the same part of `.grad` to zero before each recorded step, and whose
-    entries there change in the step: by weight decay or momentum.
+    Finds parameters of which user code sets the same part of `.grad` to zero before each recorded step. The step
+    changes the entries there all the same, by weight decay or momentum.
 
     ## Why it is bad
     A gradient of zero does not freeze an entry. Weight decay moves every entry that the optimizer holds, and momentum
@@ -109,12 +109,12 @@ class MaskedGradientStillMoves(Rule):
 
 
 def _is_written_after(parameter: Parameter, step: Step) -> bool:
-    """Return True if user code writes to a parameter after a step: it may put the old values back."""
+    """Return True if user code writes to a parameter after a step, as to restore it."""
     return any(write.number > step.event for write in parameter.writes)
 
 
 def _mask(context: Context, key: ParameterKey, step: Step) -> SiteId:
-    """Return the site of the last write to the gradient of a parameter before a step; the step's own without one."""
+    """Return the site of the last write to a gradient before a step, else of the step."""
     trace, training = context.trace, context.training
     begin = max((training.backwards[b].op for b in step.content[key].backwards), default=training.start)
     writes = [op for op in trace.ops[begin : step.op] if op.kind == _WRITE and op.inputs]

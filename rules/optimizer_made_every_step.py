@@ -115,7 +115,7 @@ class OptimizerMadeEveryStep(Rule):
 
 
 def _habits(context: Context) -> Iterator[list[_Round]]:
-    """Yield the optimizers that one call makes in turn for the same parameters, each for a single step."""
+    """Yield the optimizers that one call makes in turn, each for one step of the same."""
     steps: dict[int, list[Step]] = {}
     for step in context.training.steps:
         for key in step.optimizers:

@@ -112,7 +112,7 @@ def _has_gradient(trace: Trace, call: ModuleCall) -> bool:
 
 
 def _call_inside(context: Context, wrapped: Sequence[int], parameters: Sequence[Parameter]) -> ModuleCall | None:
-    """Return the last call into a wrapped network before gradient first comes back to its parameters."""
+    """Return the last call into a wrapped network before its first backward pass."""
     trace, training = context.trace, context.training
     keys = {p.key for p in parameters}
     first = next((b for b in training.backwards if not keys.isdisjoint(b.deposits)), None)

@@ -94,7 +94,7 @@ def _applied(flow: Flow, training: Training) -> Iterator[CrossLossGradient]:
 
 
 def _ever_stale(training: Training, keys: frozenset[ParameterKey]) -> bool:
-    """Return True if a step of some parameters holds gradient that an earlier one applied: nothing clears them."""
+    """Return True if a step of some parameters applies gradient for a second time."""
     return any(c.stale for step in training.steps for key, c in step.content.items() if key in keys)
 
 

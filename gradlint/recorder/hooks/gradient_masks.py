@@ -24,7 +24,7 @@ class GradientMasks:
             self._before[key] = gradient != 0
 
     def stepped(self, key: ParameterKey, parameter: Tensor, value_before: Tensor) -> tuple[bool, bool]:
-        """Return (whether masked entries moved, whether entries masked earlier had a gradient) at a step."""
+        """Return (True if masked entries moved, True if a mask was lifted) at a step."""
         before, grad = self._before.pop(key, None), parameter.grad
         if before is None or grad is None or before.shape != grad.shape:
             return False, False

@@ -14,7 +14,7 @@ _COUNTER = "step"
 
 
 def is_empty(optimizer: Optimizer) -> bool:
-    """Return True if an optimizer remembers no step: it has no state, or only what its constructor put there."""
+    """Return True if an optimizer remembers no step, only what its constructor put there."""
     return all(_COUNTER in state and not state[_COUNTER] for state in _states(optimizer))
 
 

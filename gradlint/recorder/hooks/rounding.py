@@ -9,7 +9,7 @@ _LOW_PRECISION = frozenset((torch.bfloat16, torch.float16))
 
 
 def count_updates(parameter: Tensor, before: Tensor) -> tuple[int, int]:
-    """Return (entries with a gradient other than zero, those of them with the value from before the step).
+    """Return (number of entries with a gradient, number of those that did not change).
 
     Both are zero for a parameter of a precise data type.
     """
