@@ -14,8 +14,8 @@ class ConstantLossTerm(Rule):
     ## What it does
     Splits the scalar loss into its terms, through sums, differences and constant factors. Finds terms computed from
     trainable parameters that carry no gradient: detached, computed under no_grad, or returned by a non-differentiable
-    operation. The last is an info, because a count may be added only to be seen, or a warning if it has a weight of its
-    own.
+    operation. The last is an info, because a count may be added only to be seen. It is a warning if the count has a
+    weight of its own.
 
     ## Why it is bad
     The term appears in the printed loss and its weight can be tuned, but neither changes an update.
@@ -96,9 +96,10 @@ class ConstantLossTerm(Rule):
 
 
 def _severity(term: ConstantTerm) -> Severity:
-    """Return info for counts and comparisons that may be added only to be seen, as ACT's number of steps.
+    """Return the severity: info for counts that may be added only to be seen.
 
-    A weight of their own says that they are meant to change what is learned: a warning.
+    The number of steps of adaptive computation time is such a count. A weight of
+    their own says that they are meant to change what is learned: a warning.
     """
     if any(c.kind is not CutKind.NONDIFFERENTIABLE for c in term.cuts):
         return Severity.ERROR

@@ -125,7 +125,7 @@ class FrozenNormUpdatesStats(Rule):
 
 
 def _undone_eval(context: Context, modules: list[Module]) -> tuple[ModeSwitch | None, ModeSwitch | None]:
-    """Return the eval() of a part that contains one of some norm layers, and the train() that undid it.
+    """Return the eval() of a part that contains a norm layer, and the train() that undid it.
 
     An eval() of a whole model is a phase of the training, and says nothing about its frozen layers.
     """

@@ -101,7 +101,7 @@ def _of_one_forward(copies: list[Parameter]) -> list[Parameter]:
 
 
 def _called(parameter: Parameter, variable: str) -> Parameter:
-    """Return a parameter outside the model under the name of the variable that its layer is assigned to."""
+    """Return a parameter outside the model under the name of its layer's variable."""
     if parameter.in_tree:
         return parameter
     _, _, below = parameter.fqn.partition(".")

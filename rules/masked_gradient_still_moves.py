@@ -82,8 +82,8 @@ class MaskedGradientStillMoves(Rule):
     )
     RELATED = "this step changes the entries"
     FIX = (
-        "Put the parameter into a group with weight_decay=0 and mask it from the first step on, or write the old "
-        "values back after each step."
+        "Put the parameter into a group with weight_decay=0, and mask from the first step on. Or write the old values "
+        "back after each step."
     )
 
     def check(self, context: Context) -> Iterator[Finding]:

@@ -155,7 +155,7 @@ class NoOpFreeze(Rule):
             yield from self._aliases(context, function, node)
 
     def _aliases(self, context: Context, function: Function, region: ast.With) -> Iterator[Finding]:
-        """Yield a finding if a block only gives tensors other names, by which the loss gets their gradient."""
+        """Yield a finding if a block only renames tensors, and the loss gets their gradient."""
         for statement in region.body:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=alias)], value=ast.Name(id=source) as name):

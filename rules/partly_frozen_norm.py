@@ -139,9 +139,10 @@ def _missed(context: Context, frozen: list[Module], norms: list[Module]) -> list
 
 
 def _is_in_shortcut(context: Context, norm: Module, frozen: list[Module]) -> bool:
-    """Return True if a norm is in a branch beside frozen ones: in plain containers of the module that holds them.
+    """Return True if a norm is in a branch beside frozen ones.
 
-    Its output does not depend on them. A head or a later stage does.
+    The module that holds them contains it, through plain containers alone. Its output does not depend
+    on them. A head or a later stage does.
     """
     trace = context.trace
     holder = trace.modules[norm.parent]

@@ -15,9 +15,9 @@ class WrapperTrainedAround(Rule):
     """A wrapper for parallel training whose forward never runs.
 
     ## What it does
-    Finds modules of torch that spread training (`DistributedDataParallel`, `DataParallel`,
-    `FullyShardedDataParallel`), whose parameters get gradient and are stepped, and whose own forward runs at no
-    recorded step. The training calls the network inside, as in `ddp.module(x)`.
+    Finds wrappers for parallel training (`DistributedDataParallel`, `DataParallel`, `FullyShardedDataParallel`) whose
+    own forward runs at no recorded step. Their parameters get gradient and are stepped. The training
+    calls the network inside, as in `ddp.module(x)`.
 
     ## Why it is bad
     The forward of the wrapper is what spreads the work. Without it `DistributedDataParallel` never averages gradient:

@@ -257,7 +257,7 @@ def _terms_of(flow: FlowFacts, root: ValueId) -> _Terms:
 
 
 def scalar_terms(flow: FlowFacts) -> Iterator[tuple[list[Summand], list[Summand]]]:
-    """Yield the terms of each scalar loss: those with gradient, if there are any, and all of them."""
+    """Yield (terms with gradient, all terms) of each scalar loss that has gradient."""
     for root in flow.trace.roots if _is_judged(flow) else ():
         if not flow.trace.values[root].shape and (terms := _terms_of(flow, root)).live:
             yield terms.live, terms.all
@@ -351,7 +351,10 @@ def _is_reference(flow: FlowFacts, term: Summand, live: Summand) -> bool:
 
 
 def _computed_in(flow: FlowFacts, term: Summand) -> Frame | None:
-    """Return the innermost frame that computes a term, before any detach; one object per call expression."""
+    """Return the innermost frame that computes a term, before any detach.
+
+    It is one object for each call expression.
+    """
     trace = flow.trace
     value = term.value
     while (op := trace.made_by(value)) is not None and op.name in DETACHED_VALUES and op.inputs:
@@ -460,7 +463,10 @@ def _lost_at(flow: FlowFacts, number: int) -> int:
 
 
 def _with_gradient(flow: FlowFacts, value: ValueId) -> ValueId:
-    """Return the value with a gradient that was detached, then moved or reduced, to give a value without one."""
+    """Return the value with a gradient from which one without was made.
+
+    It was detached, then moved or reduced.
+    """
     source = value
     while not flow.masks.live.get(source):
         op = flow.trace.made_by(source)
@@ -562,7 +568,7 @@ def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
 
 
 def dropped_penalties(flow: FlowFacts) -> list[DroppedTerm]:
-    """Return the scalars of a gradient made for double backward that nothing reads (`Flow.dropped_penalties`).
+    """Return the scalars of a gradient with a graph that nothing reads.
 
     Silent where any other run of the same line reaches a loss.
     """

@@ -37,12 +37,15 @@ def computed_value(trace: Trace, value: ValueId, axis: int | None = None) -> tup
 
 
 def rearranging_ops(trace: Trace, value: ValueId) -> list[Op]:
-    """Return the ops between a value and its computation that only rearrange it, the last one first."""
+    """Return the ops that only rearrange a value after its computation, the last one first."""
     return [op for op, _, _ in _steps_back(trace, value, None) if op is not None]
 
 
 def _steps_back(trace: Trace, value: ValueId, axis: int | None) -> Iterator[tuple[Op | None, ValueId, int | None]]:
-    """Yield a value itself, then each op that only rearranges it, with the value and the axis before."""
+    """Yield (op, value before, axis before) for a value and each op that only rearranges it.
+
+    The first op is None: the value itself.
+    """
     yield None, value, axis
     while (producer := trace.values[value].producer) >= trace.forward_start:
         op = trace.ops[producer]

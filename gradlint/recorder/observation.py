@@ -276,7 +276,7 @@ class Observation:
                 for key in self.ledger.foreign & backward.deposits.keys():
                     del backward.deposits[key]
             roots, optimizers = self._found_roots(), self._found_optimizers()
-            begin = self._begin if training.backwards else None  # gradients made by hand tell of no loss
+            begin = self._begin if training.backwards else None  # gradients made by hand have no loss
             begin = begin or ForwardStart(recorder, roots, optimizers, len(self.log.calls), rebase=False)
             for p in places(roots):
                 begin.modes.setdefault(id(p.module), bool(p.module.training))

@@ -267,9 +267,9 @@ def _is_number(node: ast.expr) -> bool:
 
 
 def choice_location(trace: Trace, site: SiteId) -> Location | None:
-    """Return the test that decides whether a statement runs: of the ``if`` around it, or a ``continue`` before it.
+    """Return the test that decides whether a statement runs.
 
-    None if its function has no such test.
+    It belongs to the ``if`` around it, or to a ``continue`` before it. None if its function has no such test.
     """
     frame = trace.frame(site)
     function = function_of(frame.code) if frame is not None and frame.project else None

@@ -44,7 +44,7 @@ def activated_losses(
 
 
 def exchanged_losses(module: SourceModule, function: str, layer: str) -> list[LossCall]:
-    """Return the calls of a loss of log-probabilities and probabilities that get the two the other way round."""
+    """Return the calls of a loss whose log-probabilities and probabilities are exchanged."""
     exchanged = []
     for loss, _ in activated_losses(module, function, layer, frozenset(("softmax",))):
         options = {k.arg for k in loss.call.keywords}

@@ -329,7 +329,7 @@ class Tensors:
         return True
 
     def note_allocation(self, parameter: Tensor, data: Tensor) -> None:
-        """Note that a parameter is made of a tensor, if that is memory as its allocation returned it."""
+        """Note a parameter that is made of memory as its allocation returned it."""
         entry = self.entry_of(data)
         if entry is None:
             return

@@ -93,7 +93,7 @@ def _fills(scope: ast.AST, name: str, before: int) -> Iterator[ast.expr]:
 
 
 def _adds(node: ast.AST, name: str) -> bool:
-    """Return True if a node adds to the list of a name: ``x.append(p)``, ``x.extend(ps)``, ``x += [p]``."""
+    """Return True if a node adds to a list, as ``x.append(p)`` and ``x += [p]`` do."""
     match node:
         case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr="append" | "extend" | "add" | "insert")):
             return owner == name
