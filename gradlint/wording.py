@@ -128,12 +128,16 @@ def number_pattern(name: str) -> str:
 
 
 def patterns_of(names: Sequence[str], limit: int = 4) -> str:
-    """Return names for a sentence, at most `limit`; else patterns of their numbers.
+    """Return names for a sentence, at most `limit`; else patterns of the numbers in which they differ.
 
     Names of numbers only stay as they are: ``*.*`` would say nothing.
     """
-    patterns = list(dict.fromkeys(map(number_pattern, names)))
-    says_nothing = any(not pattern.strip("*.") for pattern in patterns)
+    alike: dict[str, list[list[str]]] = {}
+    for name in names:
+        alike.setdefault(number_pattern(name), []).append(name.split("."))
+    columns = [zip(*group, strict=True) for group in alike.values()]
+    patterns = [".".join(parts[0] if len(set(parts)) == 1 else "*" for parts in column) for column in columns]
+    says_nothing = any(not pattern.strip("*.0123456789") for pattern in patterns)
     return list_of(names if len(names) <= limit or says_nothing else patterns, limit)
 
 

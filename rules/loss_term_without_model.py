@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
-from gradlint.flow import untrained_terms
+from gradlint.flow import find_untrained_terms
 
 
 class LossTermWithoutModel(Rule):
@@ -70,7 +70,7 @@ class LossTermWithoutModel(Rule):
     FIX = "Pass the output of the network that trains. If the term is only monitored, log it beside the loss."
 
     def check(self, context: Context) -> Iterator[Finding]:
-        for (site, _), terms in context.by_place(untrained_terms(context.flow), lambda t: (t.op.site, t.op.name)):
+        for (site, _), terms in context.by_place(find_untrained_terms(context.flow), lambda t: (t.op.site, t.op.name)):
             parameters = context.flow.by_index({p.index for term in terms for p in term.parameters})
             message = self.MESSAGE if parameters else self.MESSAGE_DATA
             yield context.finding(

@@ -76,7 +76,7 @@ def test_comment_on_the_file(run: Run, folder: Path, comment: str) -> None:
         ("x = 1  # gradlint: ignore[GL401]", False),
         ("p.requires_grad = False  # gradlint: ignore[GL102]", False),
         ("# gradlint: ignore[GL401]", True),
-        ("# gradlint: ignore-file[GL413]", True),
+        ("# gradlint: ignore-file[GL510]", True),
         ("# gradlint: ignore-file[GL401]", False),
         ("x = 1  # noqa: GL413", True),
         ("x = 1  # noqa: F401", False),
@@ -105,7 +105,7 @@ def test_rule_that_is_not_run_is_not_judged(run: Run, folder: Path) -> None:
         ("x = 1  # note  # gradlint: ignore[GL413]", "x = 1  # note"),
         ("x = 1  # gradlint: ignore[GL413, GL401] -- why", "x = 1  # gradlint: ignore[GL401] -- why"),
         ("x = 1  # noqa: E501, GL413", "x = 1  # noqa: E501"),
-        ("x = 1\n# gradlint: ignore-file[GL413]\ny = 2", "x = 1\ny = 2"),
+        ("x = 1\n# gradlint: ignore-file[GL510]\ny = 2", "x = 1\ny = 2"),
         ("é = 'ü'  # gradlint: ignore[GL413]", "é = 'ü'"),
     ],
 )

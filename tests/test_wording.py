@@ -106,6 +106,7 @@ class Named:
 def test_many_names_are_folded_where_their_numbers_alone_differ() -> None:
     assert patterns_of(["layer.0.norm", "layer.1.norm"], limit=2) == "layer.0.norm, layer.1.norm"
     assert patterns_of([f"layer.{n}.norm" for n in range(3)] + ["head"], limit=2) == "layer.*.norm, head"
+    assert patterns_of([f"layer.{n}.1" for n in range(3)], limit=2) == "layer.*.1"
 
 
 def test_names_of_numbers_only_are_not_folded() -> None:

@@ -46,6 +46,6 @@ if TYPE_CHECKING:
     from gradlint.flow.ties import PartedTie as PartedTie
     from gradlint.flow.ties import parted_ties as parted_ties
     from gradlint.flow.uninitialised import never_written as never_written
-    from gradlint.flow.untrained_terms import untrained_terms as untrained_terms
+    from gradlint.flow.untrained_terms import find_untrained_terms as find_untrained_terms
 else:
     __getattr__, __dir__ = lazy_names(__name__)

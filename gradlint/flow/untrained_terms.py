@@ -26,7 +26,7 @@ class UntrainedTerm:
     """True if trained layers go on from these parameters, or the same line also computes terms that train."""
 
 
-def untrained_terms(flow: FlowFacts) -> list[UntrainedTerm]:
+def find_untrained_terms(flow: FlowFacts) -> list[UntrainedTerm]:
     """Return the criteria in the loss that depend on nothing that trains.
 
     Those that are subtracted from the rest are left out, as are those whose weight may be zero.
