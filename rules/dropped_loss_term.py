@@ -12,7 +12,8 @@ class DroppedLossTerm(Rule):
 
     ## What it does
     Finds scalars with a gradient that reach neither the loss nor the output, and are the only use of some trainable
-    parameters.
+    parameters. Finds losses too that are never added, where the loss uses the parameters only as constants: targets,
+    or factors such as an advantage.
 
     ## Why it is bad
     The term was meant to train these parameters. The logged sum differs from the returned sum.
@@ -63,8 +64,9 @@ class DroppedLossTerm(Rule):
 
     ## Known limits
     A scalar that is only read (`.item()`, a detach) counts as a metric, unless it is a sum that contains a term of the
-    loss. Parameters that the loss uses elsewhere are not considered. So a dropped regularizer is found only if it is a
-    penalty on a gradient (`create_graph=True`) that nothing reads.
+    loss. An error against a target is a loss, even if it is read, where the loss that trains makes constants of its
+    values. Parameters that the loss trains elsewhere are not considered. So a dropped regularizer is found only if it
+    is a penalty on a gradient (`create_graph=True`) that nothing reads.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.Tensor.backward.html
@@ -84,6 +86,16 @@ class DroppedLossTerm(Rule):
         "this scalar is computed from autograd.grad(..., create_graph=True), but reaches neither the loss nor the "
         "output: {parameters} {are} trained without it."
     )
+    MESSAGE_LEFT_OUT = (
+        "this loss is never added to the one that trains. That one uses {parameters} only as {constants}, without "
+        "gradient."
+    )
+    MESSAGE_LEFT_OUT_RETURN = (
+        "this return omits the sum that trains {parameters}. What it returns uses {them} only as {constants}, without "
+        "gradient."
+    )
+    RELATED_CONSTANT = "made constant here"
+    FIX_LEFT_OUT = "Add this loss to the one that calls backward()."
     RELATED = "computed here"
     RELATED_PART = "the term is computed here"
     FIX_PENALTY = "Add the term to the loss, or leave out create_graph=True."
@@ -98,6 +110,24 @@ class DroppedLossTerm(Rule):
                 parameters=term.parameters,
                 related=context.callers(term.computed),
                 fix=Fix(self.FIX_PENALTY),
+            )
+        for term in context.flow.left_out:
+            yield context.finding(
+                self,
+                context.fill(
+                    self.MESSAGE_LEFT_OUT if term.returned is None else self.MESSAGE_LEFT_OUT_RETURN,
+                    term.parameters,
+                    constants="a constant" if len(term.parameters) == 1 else "constants",
+                ),
+                at=term.returned or term.computed,
+                parameters=term.parameters,
+                related=[
+                    context.related(self.RELATED, term.computed if term.returned is not None else None),
+                    *(context.related(self.RELATED_CONSTANT, cut.location) for cut in term.cuts[:3]),
+                    *context.callers(term.computed),
+                ],
+                fix=Fix(self.FIX_LEFT_OUT),
+                severity=Severity.ERROR,
             )
         for term in context.flow.dropped_terms:
             template = self.MESSAGE if term.returned is None else self.MESSAGE_RETURN

@@ -15,6 +15,7 @@ from gradlint.flow.evidence import Evidence, Questions
 from gradlint.flow.exits import apply_evidence, grouped_by_exit
 from gradlint.flow.facts import FlowFacts
 from gradlint.flow.frozen_optimizers import FrozenOptimizer, frozen_optimizers
+from gradlint.flow.left_out import left_out_losses
 from gradlint.flow.loss_terms import (
     ConstantTerm,
     DroppedTerm,
@@ -75,7 +76,7 @@ class Flow(FlowFacts):
     def with_evidence(self, evidence: Evidence) -> Flow:
         """Return the flow of the same trace with evidence."""
         flow = copy.copy(self)
-        for name in ("relabels", "_constant_terms", "constant_terms", "dropped_terms", "terms_behind"):
+        for name in ("relabels", "_constant_terms", "constant_terms", "dropped_terms", "left_out", "terms_behind"):
             vars(flow).pop(name, None)
         flow.evidence = evidence
         flow._divide()
@@ -123,6 +124,11 @@ class Flow(FlowFacts):
     def dropped_terms(self) -> list[DroppedTerm]:
         """Scalars with a gradient that reach neither loss nor output, with the parameters nothing else uses."""
         return dropped_terms(self)
+
+    @cached_property
+    def left_out(self) -> list[DroppedTerm]:
+        """Losses that nothing adds, with the starved parameters that they alone would train."""
+        return left_out_losses(self)
 
     @cached_property
     def dropped_penalties(self) -> list[DroppedTerm]:

@@ -495,7 +495,7 @@ def terms_behind(flow: FlowFacts) -> dict[int, list[SiteId]]:
     The key is the position in `FlowFacts.cuts`. Losses of a single term are left out: there the term is the loss.
     """
     trace = flow.trace
-    terms = [parts for root in trace.roots if not trace.values[root].shape and len(parts := _summands(flow, root)) > 1]
+    terms = [parts for root in trace.roots if not trace.values[root].shape and len(parts := summands(flow, root)) > 1]
     if not terms or not flow.cuts or not _is_judged(flow):
         return {}
     behind: dict[ValueId, int] = {}
@@ -515,7 +515,7 @@ def terms_behind(flow: FlowFacts) -> dict[int, list[SiteId]]:
     return {position: list(found) for position, found in sites.items()}
 
 
-def _summands(flow: FlowFacts, root: ValueId) -> list[ValueId]:
+def summands(flow: FlowFacts, root: ValueId) -> list[ValueId]:
     """Return the scalars that a loss is the sum of."""
     parts, _ = _taken_apart(flow.trace, flow.masks.data, Summand(root, 1.0), through_detach=False, elementwise=False)
     return list(dict.fromkeys(term.value for term in parts))
@@ -533,6 +533,8 @@ class DroppedTerm:
     """The ``return`` that leaves the term out; None if it is not known."""
     parts: tuple[SiteId, ...] = ()
     """Sites of the summands of it that depend on the parameters."""
+    cuts: tuple[Cut, ...] = ()
+    """The cuts at which the loss makes constants of the parameters' values."""
 
 
 def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
@@ -562,7 +564,7 @@ def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
             continue
         producers = (trace.made_by(t.value) for t in parts if flow.masks.live.get(t.value, 0) & mask)
         sites = tuple(made.site for made in producers if made is not None)
-        by_op[number] = DroppedTerm(flow.by_index(indices(mask)), op.site, _return_without(flow, op.site), sites)
+        by_op[number] = DroppedTerm(flow.by_index(indices(mask)), op.site, return_without(flow, op.site), sites)
         unused &= ~mask
     return [term for _, term in sorted(by_op.items())]
 
@@ -600,7 +602,7 @@ def dropped_penalties(flow: FlowFacts) -> list[DroppedTerm]:
     return [DroppedTerm(members, site, None) for site, members in scalars.items() if site not in reaching]
 
 
-def _return_without(flow: FlowFacts, site: SiteId) -> Location | None:
+def return_without(flow: FlowFacts, site: SiteId) -> Location | None:
     """Return the only ``return`` of the function that computes a scalar but does not return it.
 
     None if the scalar has no name there.

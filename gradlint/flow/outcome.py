@@ -298,6 +298,9 @@ def _trains(trace: Trace, parameter: Parameter) -> Outcome:
 
 
 def _without_gradient(flow: Flow, parameter: Parameter) -> Outcome:
+    term = next((t for t in flow.left_out if parameter in t.parameters), None)
+    if term is not None:
+        return _at(flow.trace, OutcomeKind.NO_GRADIENT, "the loss that trains it is never added", term.computed)
     cuts = [cut for cut in flow.cuts if parameter in cut.starved]
     cut = next((c for c in cuts if c.kind is not CutKind.NONDIFFERENTIABLE), cuts[0] if cuts else None)
     if cut is None:

@@ -35,6 +35,7 @@ def report_cuts(
     one that only makes the indices of a lookup.
     """
     cuts = context.flow.cuts
+    left_out = {p.index for term in context.flow.left_out for p in term.parameters}
     explained = {p.index for c in cuts if c.kind is not CutKind.NONDIFFERENTIABLE for p in c.starved}
     by_value = {p.index for c in cuts if not _is_lookup(context, c) for p in c.starved}
     for position, cut in enumerate(cuts):
@@ -42,17 +43,20 @@ def report_cuts(
             continue  # requires_grad_() after the cut is the line to report
         if context.trace.ops[cut.op].region in context.trace.grad_off_leaked:
             continue  # the line that left grad mode off is the one to report
-        by_user = cut.project or any(p.project for p in cut.starved)
+        starved = [p for p in cut.starved if p.index not in left_out]
+        if not starved:
+            continue  # the loss that is never added is the line to report
+        by_user = cut.project or any(p.project for p in starved)
         innermost = context.trace.sites.innermost(cut.site)
         library = innermost.location if innermost is not None and not innermost.project else None
-        message = template(cut).format(call=cut.name, parameters=context.names(cut.starved))
+        message = template(cut).format(call=cut.name, parameters=context.names(starved))
         if losing := context.flow.loses_a_term(cut):
             message = f"{message} {context.fill(MESSAGE_TERM, losing)}"
         yield context.finding(
             rule,
             message,
             at=cut.location,
-            parameters=[*cut.starved, *losing],
+            parameters=[*starved, *losing],
             related=[
                 context.related("in this library code", library),
                 context.related("the value returns to torch here", cut.returned),
@@ -66,8 +70,8 @@ def report_cuts(
             severity=severity,
             demoted=not by_user
             or _cuts_own_parts(context, cut)
-            or (kind is CutKind.NONDIFFERENTIABLE and explained.issuperset(p.index for p in cut.starved))
-            or (_is_lookup(context, cut) and by_value.issuperset(p.index for p in cut.starved)),
+            or (kind is CutKind.NONDIFFERENTIABLE and explained.issuperset(p.index for p in starved))
+            or (_is_lookup(context, cut) and by_value.issuperset(p.index for p in starved)),
         )
 
 
