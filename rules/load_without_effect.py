@@ -6,7 +6,7 @@ import ast
 from collections.abc import Container, Iterator, Sequence
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
-from gradlint.flow import LostLoad, ignored_loads, lost_loads, own_loads
+from gradlint.flow import LostLoad, ignored_loads, left_out_blocks, lost_loads, own_loads, pretrained_loads
 from gradlint.rulekit import executed_functions, inflect
 from gradlint.source import Function
 from gradlint.traces import IgnoredState, SiteId
@@ -18,7 +18,8 @@ class LoadWithoutEffect(Rule):
     ## What it does
     Finds calls of `load_state_dict()` that leave the model as it is: none of the state's names is the model's, or the
     state has only the model's own values. Finds loads too whose values are lost before training: the loaded layers are
-    replaced by new ones, or initialised again.
+    replaced by new ones, or initialised again. A `from_pretrained()` of a library that finds no value for any parameter
+    is an error too. Info: a load gives values to some blocks of a stack and leaves other, equal ones as they were.
 
     ## Why it is bad
     With `strict=False`, torch loads the names that match and ignores the rest, even if that is everything. The model
@@ -95,6 +96,15 @@ class LoadWithoutEffect(Rule):
     MESSAGE_OWN = "load_state_dict() copies the model's own values onto themselves: it loads nothing into {parameters}."
     MESSAGE_REPLACED = "load_state_dict() has no effect: {place} replaces the loaded {parameters} by new {ones}."
     MESSAGE_OVERWRITTEN = "load_state_dict() has no effect: {place} initialises the loaded {parameters} again."
+    MESSAGE_PRETRAINED = "from_pretrained() loads nothing: {parameters} {keep} initial values."
+    MESSAGE_PART = (
+        "{parameters} {keep} initial values: this load has values for equal blocks beside {them}, and none for {them}."
+    )
+    FIX_PRETRAINED = (
+        "Compare the names in the checkpoint with the model's: output_loading_info=True returns those that are missing "
+        "and unexpected. If random values are meant, make the model from its config."
+    )
+    FIX_PART = "Load a checkpoint with as many blocks, or compare its names with the model's."
     RELATED_REPLACED = "replaced here, after the load"
     RELATED_OVERWRITTEN = "initialised here, after the load"
     FIX = "{changes} each name of the state, and check unexpected_keys of the result."
@@ -116,6 +126,14 @@ class LoadWithoutEffect(Rule):
             if left := context.unreported(self, parameters):
                 text = context.fill(self.MESSAGE_OWN, left)
                 yield self._finding(context, load.site, text, left, self.FIX_OWN, Severity.WARNING)
+        for load in pretrained_loads(trace):
+            if not load.loaded and any(len(p.shape) > 1 for p in load.initialised):
+                keep = inflect(load.initialised, "keep")
+                text = context.fill(self.MESSAGE_PRETRAINED, load.initialised, keep=keep)
+                yield self._finding(context, load.site, text, load.initialised, self.FIX_PRETRAINED)
+        for site, blocks in left_out_blocks(trace):
+            text = context.fill(self.MESSAGE_PART, blocks, keep=inflect(blocks, "keep"))
+            yield self._finding(context, site, text, blocks, self.FIX_PART, Severity.INFO)
         for _, lost in context.by_place(lost_loads(trace), lambda lost: lost.load.site):
             yield self._lost(context, lost)
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from gradlint.flow.parted import PartedOptimizer as PartedOptimizer
     from gradlint.flow.paths import lines_of as lines_of
     from gradlint.flow.paths import path_to_loss as path_to_loss
+    from gradlint.flow.pretrained import left_out_blocks as left_out_blocks
+    from gradlint.flow.pretrained import pretrained_loads as pretrained_loads
     from gradlint.flow.siblings import same_class_siblings as same_class_siblings
     from gradlint.flow.stuck_at_zero import ZeroInSteps as ZeroInSteps
     from gradlint.flow.stuck_at_zero import zero_in_steps as zero_in_steps

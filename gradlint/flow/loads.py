@@ -41,7 +41,8 @@ def is_initialised_only(parameter: Parameter) -> bool:
 
 def is_fill(event: ParameterWrite) -> bool:
     """Return True if a write gave a parameter initial values: random ones or a constant."""
-    return event.op_name in _FILLS and not event.sources and event.loading < 0
+    reads = bool(event.sources) and event.op_name not in VALUE_FREE  # one row is filled through a view
+    return event.op_name in _FILLS and not reads and event.loading < 0
 
 
 def ignored_loads(trace: Trace) -> Iterator[tuple[StateLoaded, list[Parameter]]]:
