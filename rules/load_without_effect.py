@@ -126,11 +126,11 @@ class LoadWithoutEffect(Rule):
             if left := context.unreported(self, parameters):
                 text = context.fill(self.MESSAGE_OWN, left)
                 yield self._finding(context, load.site, text, left, self.FIX_OWN, Severity.WARNING)
-        for load in pretrained_loads(trace):
-            if not load.loaded and any(len(p.shape) > 1 for p in load.initialised):
-                keep = inflect(load.initialised, "keep")
-                text = context.fill(self.MESSAGE_PRETRAINED, load.initialised, keep=keep)
-                yield self._finding(context, load.site, text, load.initialised, self.FIX_PRETRAINED)
+        for made in pretrained_loads(trace):
+            if not made.loaded and any(len(p.shape) > 1 for p in made.initialised):
+                keep = inflect(made.initialised, "keep")
+                text = context.fill(self.MESSAGE_PRETRAINED, made.initialised, keep=keep)
+                yield self._finding(context, made.site, text, made.initialised, self.FIX_PRETRAINED)
         for site, blocks in left_out_blocks(trace):
             text = context.fill(self.MESSAGE_PART, blocks, keep=inflect(blocks, "keep"))
             yield self._finding(context, site, text, blocks, self.FIX_PART, Severity.INFO)
