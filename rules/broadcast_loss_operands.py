@@ -60,7 +60,7 @@ class BroadcastLossOperands(Rule):
     ## Known limits
     Not reported if code lines up the axes by hand for all pairs, as `x.unsqueeze(1)` and `y.unsqueeze(0)`. Not reported
     if only one operand is repeated, or a batch of one hides the mistake. Written by hand, the loss must be a difference
-    of a trained tensor and data, squared or absolute, then averaged or summed over everything.
+    of a tensor with gradient and one without, squared or absolute, then averaged or summed over everything.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.MSELoss.html (target: same shape as the input)
@@ -88,9 +88,9 @@ class BroadcastLossOperands(Rule):
                     self,
                     self.MESSAGE.format(
                         loss=op.name if is_loss else "the difference",
-                        first=_text(shapes[0]),
-                        second=_text(shapes[1]),
-                        result=_text(repeated_shape(*shapes) or ()),
+                        first=shapes[0],
+                        second=shapes[1],
+                        result=repeated_shape(*shapes),
                         parameters=context.names(trained),
                     ),
                     at=op.site,
@@ -113,26 +113,25 @@ def _losses(context: Context) -> Iterator[tuple[Op, ValueId, ValueId]]:
         if ranks[0] == ranks[1] and any(by_hand):
             continue
         inserted = any(_inserts_axis(trace, v) for v in (value, target))
-        if inserted and ((op.kwargs or {}).get("reduction") == "none" or _has_vectors(trace, value, target)):
+        if inserted and (op.argument(4, "reduction") == "none" or _has_vectors(trace, value, target)):
             continue  # a matrix of all pairs, or the distances of all pairs of vectors
         yield op, value, target
 
 
 def _differences(context: Context) -> Iterator[tuple[Op, ValueId, ValueId]]:
     """Yield (difference, operand, operand) where the loss is its size over all pairs."""
-    trace, flow = context.trace, context.flow
+    trace = context.trace
     for op in trace.ops[trace.forward_start :]:
-        if op.name not in SUBTRACT or len(op.inputs) != 2 or not flow.on_path.intersection(op.outputs):
+        if op.name not in SUBTRACT or len(op.inputs) != 2:
             continue
         first, second = op.inputs
         if not _are_repeated(trace, first, second) or any(_lined_up(trace, v) for v in op.inputs):
             continue
         if len(trace.values[first].shape) == len(trace.values[second].shape):
             continue
-        is_trained = [trace.values[v].requires_grad for v in op.inputs]
-        if sum(is_trained) == 1 and not flow.masks.data.get(op.inputs[is_trained.index(False)]):
-            if _is_totalled(context, op.outputs[0]) and not _compares_itself(context, op):
-                yield op, first, second
+        is_ranking = all(trace.values[v].requires_grad for v in op.inputs)
+        if not is_ranking and _is_totalled(context, op.outputs[0]) and not _compares_itself(context, op):
+            yield op, first, second
 
 
 def _is_totalled(context: Context, difference: ValueId) -> bool:
@@ -175,7 +174,7 @@ def _origin(trace: Trace, value: ValueId) -> ValueId:
     """Return the value that was computed, before anything that rearranges or detaches it."""
     value, _ = computed_value(trace, value)
     op = trace.made_by(value)
-    return _origin(trace, op.inputs[0]) if op is not None and op.name in DETACHED_VALUES and op.inputs else value
+    return _origin(trace, op.inputs[0]) if op is not None and op.name in DETACHED_VALUES else value
 
 
 def _lined_up(trace: Trace, value: ValueId) -> bool:
@@ -198,12 +197,8 @@ def _has_none(index: Any) -> bool:
 def _has_vectors(trace: Trace, first: ValueId, second: ValueId) -> bool:
     """Return True if both operands have rows of several entries: (n, 1, d) and (n, d)."""
     shapes = sorted((trace.values[v].shape for v in (first, second)), key=len)
-    return len(shapes[0]) == 2 and len(shapes[1]) == 3 and min(shapes[0][-1], shapes[1][-1]) > 1
+    return len(shapes[0]) == 2 and min(shapes[0][-1], shapes[1][-1]) > 1
 
 
 def _shapes(trace: Trace, compared: tuple[Op, ValueId, ValueId]) -> list[tuple[int, ...]]:
     return [tuple(trace.values[v].shape) for v in compared[1:]]
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return str(tuple(shape))
