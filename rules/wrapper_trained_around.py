@@ -82,8 +82,7 @@ class WrapperTrainedAround(Rule):
         trace, training = context.trace, context.training
         ran = {call.module for call in trace.calls if call.start >= training.start and _has_gradient(trace, call)}
         inner = {e.module: e for e in trace.events_of(ChildRegistration)}
-        reached = frozenset(key for backward in training.backwards for key in backward.deposits)
-        trained = {key for step in training.steps for key in step.content if key in reached}
+        trained = {key for step in training.steps for key in step.content}
         for module in trace.modules:
             if module.type.name not in _WRAPPERS or not module.type.home.startswith("torch.") or module.number in ran:
                 continue
