@@ -109,6 +109,7 @@ class LiveScoreFactor(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
         found: list[tuple[Op, Op, list[Parameter]]] = []
+        numbers: list[OpIndex] = []
         for number in range(trace.forward_start, len(trace.ops)):
             op = trace.ops[number]
             if op.name not in MULTIPLY or len(op.inputs) != 2 or not flow.on_path.intersection(op.outputs):
@@ -118,14 +119,15 @@ class LiveScoreFactor(Rule):
                 others = [p for p in flow.trained_by([factor]) if p.index not in behind]
                 sample = _scored_sample(context, score, behind) if behind and others else None
                 if sample is not None:
-                    elsewhere = flow.trained_without(OpIndex(number))
-                    parameters = [p for p in others if p.index in elsewhere]
-                    if parameters:
-                        found.append((op, sample, parameters))
+                    numbers.append(OpIndex(number))
+                    found.append((op, sample, others))
+        elsewhere = flow.trained_without(numbers) if numbers else frozenset()
         # the clipped and the plain product of one line are one mistake
         for _, members in context.by_place(found, lambda entry: context.place(entry[0].site)):
             op, sample, _ = members[0]
-            parameters = list({p.index: p for _, _, judged in members for p in judged}.values())
+            parameters = flow.by_index({p.index for _, _, others in members for p in others} & elsewhere)
+            if not parameters:
+                continue
             yield context.finding(
                 self,
                 self.MESSAGE.format(parameters=context.names(parameters)),

@@ -58,7 +58,8 @@ class SchedulerBeforeOptimizer(Rule):
     ```
 
     ## Known limits
-    The step that a scheduler takes in its constructor is not reported. Schedulers that do not subclass torch's are not
+    The step that a scheduler takes in its constructor is not reported, nor one that follows a metric
+    (`ReduceLROnPlateau`): it may know the model before training. Schedulers that do not subclass torch's are not
     seen.
 
     ## References
@@ -76,7 +77,7 @@ class SchedulerBeforeOptimizer(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace, training = context.trace, context.training
         first = min([s.event for s in training.steps] + [event for event, _ in training.attempts], default=0)
-        early = [s for s in training.schedules if s.event < first]
+        early = [s for s in training.schedules if s.event < first and not s.is_by_metric]
         for site, schedules in context.by_place(early, lambda schedule: schedule.site):
             schedule = schedules[0]
             keys = {k for o in trace.optimizers if o.key == schedule.optimizer for k in o.keys}

@@ -174,11 +174,12 @@ class FlowFacts:
         """Return the indices of the parameters that data flows from to any of some values."""
         return frozenset(indices(union(self.masks.data, values)))
 
-    def trained_without(self, number: OpIndex) -> frozenset[ParameterIndex]:
-        """Return the indices of the parameters that gradient returns to on ways that avoid one op."""
+    def trained_without(self, numbers: Iterable[OpIndex]) -> frozenset[ParameterIndex]:
+        """Return the indices of the parameters that gradient returns to on ways that avoid some ops."""
         trace = self.trace
         ops = list(trace.ops)
-        ops[number] = ops[number]._replace(outputs=())
+        for number in numbers:
+            ops[number] = ops[number]._replace(outputs=())
         masks = propagate(ops, trace.values, trace.owners, trace.forward_start, trace.dropped)
         return frozenset(indices(union(masks.live, trace.roots)))
 

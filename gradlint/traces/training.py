@@ -162,6 +162,8 @@ class Schedule:
     """Number of groups that the scheduler knows: as many as it keeps base rates of, else all."""
     changed_groups: frozenset[int] = frozenset()
     """Positions of the groups whose learning rate it changed."""
+    is_by_metric: bool = False
+    """True if a metric decides about the rates, not the number of steps."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ MODEL = "model"
 
 
 LOOP = "the loop"
-BY_SOURCE = frozenset({"GL103"})
+BY_SOURCE = frozenset({"GL103", "GL210"})
 """Codes of the rules that ask the source of executed functions what a recording does not show."""
 
 
@@ -193,6 +193,12 @@ def has_own_step(builder: Builder) -> bool:
 
 
 @functools.cache
+def evaluates(builder: Builder) -> bool:
+    """Return True if a builder declares that its model runs in eval mode."""
+    return normalize(builder.load()()).train is False
+
+
+@functools.cache
 def _declared(builder: Builder) -> frozenset[str]:
     """Return the names of the parameters of the model that a builder declares."""
     model = normalize(builder.load()()).model
@@ -324,6 +330,12 @@ REASONS: dict[str, Explains] = {
     "a script has networks that no setup declares": lambda pair, name, said: (
         said is not None and said.undeclared and pair.here.form is Form.SCRIPT
     ),
+    "a script names networks that no setup declares by its variables": lambda pair, name, said: (
+        said is not None
+        and said.undeclared
+        and pair.there.form is Form.SCRIPT
+        and any((s.code, s.place) == (said.code, said.place) for s in pair.there.said)
+    ),
     "a script has optimizers that no setup declares": lambda pair, name, said: (
         Form.SCRIPT in _forms(pair) and pair.here.optimizers != pair.there.optimizers
     ),
@@ -332,6 +344,9 @@ REASONS: dict[str, Explains] = {
     ),
     "a script declares no model that a network of the loss could stand beside": lambda pair, name, said: (
         pair.there.form is Form.SCRIPT and said is not None and said.code == "GL302" and said.severity == "info"
+    ),
+    "a script cannot declare that it evaluates on purpose": lambda pair, name, said: (
+        pair.here.form is Form.SCRIPT and said is not None and said.code == "GL505" and evaluates(pair.builder)
     ),
     "the loop steps no scheduler": lambda pair, name, said: (
         said is not None and said.code == "GL303" and bool(pair.here.schedulers)
@@ -357,7 +372,6 @@ CASES = {
     "optimizer_never_steps-good_generator_every_fifth_time": "three rounds of a script end before the fifth",
     "optimizer_never_steps-good_accumulated_over_many_calls": "three rounds of a script end before the first step",
     "optimizer_never_steps-good_gradients_of_a_worker": "a script knows the networks by other names",
-    "training_in_eval_mode-good_evaluated_on_purpose": "a script cannot declare that it evaluates on purpose",
     "unused_parameter-bad_noise_decides_nothing": "a model that draws at random runs other layers in each form",
     "unused_parameter-good_condition_left_out_by_a_random_tensor": "random numbers decide what runs in each form",
     "unused_parameter-good_condition_left_out_by_chance": "random numbers decide what runs in each form",

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
@@ -591,7 +592,8 @@ class Ledger:
             changed = frozenset(i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
             base_rates = getattr(scheduler, "base_lrs", None)
             known = len(base_rates if isinstance(base_rates, list) else after)
-            self.training.schedules.append(Schedule(event.number, site, key, made_at, known, changed))
+            by_metric = isinstance(scheduler, ReduceLROnPlateau)
+            self.training.schedules.append(Schedule(event.number, site, key, made_at, known, changed, by_metric))
 
     def attempted(self, optimizer: OptimizerKey, site: SiteId) -> None:
         """Note that user code asks a gradient scaler to step an optimizer."""
