@@ -242,17 +242,25 @@ class FlowFacts:
     def dropped_at(self, parameter: Parameter) -> Op | None:
         """Return the last op that depends on a parameter and whose result no other op uses.
 
+        Ops with grad mode off (a log, an average of the weights) count only if there are no others.
         None if the parameter was never read.
         """
-        number = self.lost_at(1 << parameter.index)
+        number = self.lost_at(1 << parameter.index, grad_only=True)
+        if number < 0:
+            number = self.lost_at(1 << parameter.index)
         return self.trace.ops[number] if number >= 0 else None
 
-    def lost_at(self, bit: int) -> int:
-        """Return the last op that depends on a parameter (a mask) and has no reader; -1 for none."""
+    def lost_at(self, bit: int, *, grad_only: bool = False) -> int:
+        """Return the last op that depends on a parameter (a mask) and has no reader; -1 for none.
+
+        Args:
+            bit: the parameter.
+            grad_only: whether to pass over ops that ran with grad mode off.
+        """
         consumed = set(self.trace.roots)
         for number in range(len(self.trace.ops) - 1, self.trace.forward_start - 1, -1):
             op = self.trace.ops[number]
-            if not any(self.masks.data.get(o, 0) & bit for o in op.outputs):
+            if (grad_only and op.region >= 0) or not any(self.masks.data.get(o, 0) & bit for o in op.outputs):
                 continue  # reads a shape, or takes a number out for a log or a branch: that is no use of the result
             if op.site != NO_SITE and not consumed.intersection(op.outputs):
                 return number
