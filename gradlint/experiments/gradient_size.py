@@ -68,9 +68,13 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
                 if step >= STEPS and all(any(magnitudes) for magnitudes in sizes.values()):
                     break
                 with own_gradients(tensors):
-                    _backward(replay.live(step))
+                    roots = replay.live(step)
+                    _backward(roots)
+                    is_finite = _are_finite(roots)
                     for p in parameters:
-                        sizes[p.index].append(_size(replay.tensors[p.key].grad))
+                        size = _size(replay.tensors[p.key].grad)
+                        # comparisons with NaN are false, so what lies behind a clamp or a maximum gets zero
+                        sizes[p.index].append(size if size or is_finite else None)
                     if not step and trace.loss_given and any(m[0] == float("inf") for m in sizes.values()):
                         spoilt = _spoilt(replay, parameters, tensors)
                     _step(_moving(trace, replay))
@@ -114,6 +118,11 @@ def _backward(roots: Sequence[Tensor]) -> None:
         gradients.append(noise.to(root.device, plain).to(root.dtype).expand_as(root))
     if live:
         torch.autograd.backward(live, gradients)
+
+
+def _are_finite(roots: Iterable[Tensor]) -> bool:
+    """Return True if no entry of a loss or an output is NaN or infinite."""
+    return all(bool(root.detach().isfinite().all()) for root in roots if is_readable(root))
 
 
 def _size(gradient: Tensor | None) -> float | None:

@@ -458,11 +458,18 @@ def is_mode_free(module: SourceModule) -> bool:
     tree = module.tree
     if not _LAYERS.search(module.source.text):
         return False
-    homes = [(node, (node.module or "").split(".")[0]) for node in tree.nodes(ast.ImportFrom)]
-    imported = [a.name for node, home in homes if node.level or home not in _MODELLESS for a in node.names]
+    homes = [(node, (node.module or "").split(".")) for node in tree.nodes(ast.ImportFrom)]
+    imported = [
+        a.name
+        for node, home in homes
+        if (node.level or home[0] not in _MODELLESS) and _DATA.isdisjoint(home)
+        for a in node.names
+    ]
     return not _MODES.search(module.source.text) and not any(name[:1].isupper() for name in imported)
 
 
+_DATA = frozenset("data dataset datasets dataloader dataloaders data_loader data_utils transforms".split())
+"""Names of modules that give a file data sets and loaders, and no network."""
 _MODELLESS = frozenset(
     "torch torchvision tensorboardX tensorboard pathlib PIL typing collections dataclasses datetime tqdm numpy "
     "matplotlib abc enum functools argparse copy omegaconf wandb __future__".split()

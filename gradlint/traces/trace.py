@@ -352,7 +352,7 @@ class Gradient:
     """One parameter's gradient in a few steps of training."""
 
     sizes: tuple[float | None, ...]
-    """Its largest entry in each step; None without a gradient."""
+    """Its largest entry in each step; None without a gradient, or with one of zero from a loss that is not finite."""
     stop: Stop | None = None
     """The call in which it becomes zero, if it is zero in every step."""
     nonzero_with_other_signs: bool = False
