@@ -121,7 +121,7 @@ class LostTie(Rule):
 
     def _is_lost(self, context: Context, tie: PartedTie) -> bool:
         """Return True if both tensors train, and no code parted them on purpose."""
-        if any(not p.requires_grad or p.index not in context.flow.reached for p in tie.parameters):
+        if any(p.index not in context.flow.reached for p in tie.parameters):
             return False
         new, old = tie.parameters if tie.new is tie.parameters[0] else tie.parameters[::-1]
         if new.shape != old.shape:
@@ -129,14 +129,15 @@ class LostTie(Rule):
         event = tie.parted_by
         if event is None or isinstance(event, ParametersExchanged):
             return True
+        shares_memory = old.index in new.shares_memory_with
         if tie.loaded:  # a state that was saved from tied weights has one tensor for both names
-            return old.index in new.shares_memory_with
-        innermost = context.trace.sites.innermost(event.site) if event.site >= 0 else None
+            return shares_memory
+        innermost = context.trace.sites.innermost(event.site)
         if innermost is None or innermost.code.co_name == "__init__":
             return False
         is_copy = old.index in new.copied_from
         if isinstance(event, ParameterRegistration):
-            return not is_copy
+            return not is_copy and not shares_memory
         assert isinstance(event, ChildRegistration)
         return not is_copy or bool(context.trace.modules[event.child].children)
 

@@ -93,10 +93,9 @@ class ParametersSharingMemory(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        reported = context.reported_before(self)
         pairs: dict[int, tuple[Event | None, Parameter, Parameter]] = {}
         for parameter in trace.parameters:
-            if parameter.fqn in reported or not _is_stepped(context, parameter):
+            if not _is_stepped(context, parameter):
                 continue
             for index in sorted(parameter.shares_memory_with):
                 other = trace.parameters[index]
@@ -124,9 +123,8 @@ class ParametersSharingMemory(Rule):
 
 def _is_stepped(context: Context, parameter: Parameter) -> bool:
     """Return True if gradient reaches a parameter, and an optimizer moves it."""
-    if not parameter.shares_memory_with or parameter.index not in context.flow.reached or not parameter.requires_grad:
-        return False
-    return any(context.trace.optimizers[number].groups[group].lr != 0 for number, group in parameter.groups)
+    holders = (context.trace.optimizers[number].groups[group] for number, group in parameter.groups)
+    return parameter.index in context.flow.reached and any(group.lr != 0 for group in holders)
 
 
 def _made(parameter: Parameter) -> Event | None:
