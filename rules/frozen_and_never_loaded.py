@@ -6,7 +6,16 @@ from collections.abc import Iterable, Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
 from gradlint.rulekit import plural
-from gradlint.traces import NO_SITE, RANDOM_TENSORS, RANDOM_WRITES, VALUE_FREE, ParameterWrite, SiteId, ValueId
+from gradlint.traces import (
+    NO_SITE,
+    RANDOM_TENSORS,
+    RANDOM_WRITES,
+    VALUE_FREE,
+    ParameterWrite,
+    SiteId,
+    StateLoaded,
+    ValueId,
+)
 
 
 class FrozenAndNeverLoaded(Rule):
@@ -125,6 +134,7 @@ class _Origins:
     def __init__(self, trace: Trace) -> None:
         """Find the first value of each parameter."""
         self._trace = trace
+        self._assigning = list(trace.events_of(StateLoaded))
         self._first: dict[int, ValueId] = {}
         for value, index in trace.owners.items():
             self._first[index] = min(value, self._first.get(index, value))
@@ -136,6 +146,10 @@ class _Origins:
             if write.loading >= 0:
                 return write.site
         created = parameter.registered_by
+        if created is not None:
+            for load in self._assigning:
+                if load.first <= created.number < load.number:
+                    return load.site
         if writes or created is None or not created.is_new:
             return NO_SITE
         frames = self._trace.sites.chain(created.site)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Container, Iterator, Sequence
 
-from gradlint import Context, Finding, Fix, Parameter, Rule, Severity
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
 from gradlint.flow import LostLoad, ignored_loads, left_out_blocks, lost_loads, own_loads, pretrained_loads
 from gradlint.rulekit import executed_functions, inflect
 from gradlint.source import Function
@@ -82,20 +82,20 @@ class LoadWithoutEffect(Rule):
     yields_to = frozenset({"GL109", "GL510"})
 
     MESSAGE = (
-        "load_state_dict() loads nothing: the state has names like {name!r}, and the model has {own_name!r}. "
+        "{call}() loads nothing: the state has names like {name!r}, and the model has {own_name!r}. "
         "{parameters} {keep} initial values."
     )
     MESSAGE_UNRELATED = (
-        "load_state_dict() loads nothing: no name in the state, such as {name!r}, is one of the model's, such as "
+        "{call}() loads nothing: no name in the state, such as {name!r}, is one of the model's, such as "
         "{own_name!r}. {parameters} {keep} initial values."
     )
     MESSAGE_NESTED = (
-        "load_state_dict() loads nothing: the model's values stand below {nested!r} in the state. {parameters} {keep} "
+        "{call}() loads nothing: the model's values stand below {nested!r} in the state. {parameters} {keep} "
         "initial values."
     )
-    MESSAGE_OWN = "load_state_dict() copies the model's own values onto themselves: it loads nothing into {parameters}."
-    MESSAGE_REPLACED = "load_state_dict() has no effect: {place} replaces the loaded {parameters} by new {ones}."
-    MESSAGE_OVERWRITTEN = "load_state_dict() has no effect: {place} initialises the loaded {parameters} again."
+    MESSAGE_OWN = "{call}() copies the model's own values onto themselves: it loads nothing into {parameters}."
+    MESSAGE_REPLACED = "{call}() has no effect: {place} replaces the loaded {parameters} by new {ones}."
+    MESSAGE_OVERWRITTEN = "{call}() has no effect: {place} initialises the loaded {parameters} again."
     MESSAGE_PRETRAINED = "from_pretrained() loads nothing: {parameters} {keep} initial values."
     MESSAGE_PART = (
         "{parameters} {keep} initial values: this load has values for equal blocks beside {them}, and none for {them}."
@@ -120,11 +120,11 @@ class LoadWithoutEffect(Rule):
             message, fix = self._mismatch(load.ignored)
             fields = {"name": load.ignored.name, "own_name": load.ignored.own_name, "nested": load.ignored.nested}
             keep = inflect(parameters, "keep")
-            text = context.fill(message, parameters, keep=keep, **fields)
+            text = context.fill(message, parameters, call=_call(trace, load.site), keep=keep, **fields)
             yield self._finding(context, load.site, text, parameters, fix)
         for load, parameters in own_loads(trace) if any(map(_adds_to_state, executed_functions(trace))) else ():
             if left := context.unreported(self, parameters):
-                text = context.fill(self.MESSAGE_OWN, left)
+                text = context.fill(self.MESSAGE_OWN, left, call=_call(trace, load.site))
                 yield self._finding(context, load.site, text, left, self.FIX_OWN, Severity.WARNING)
         for made in pretrained_loads(trace):
             if not made.loaded and any(len(p.shape) > 1 for p in made.initialised):
@@ -153,7 +153,11 @@ class LoadWithoutEffect(Rule):
         last = lost[-1]
         template = self.MESSAGE_REPLACED if last.is_replaced else self.MESSAGE_OVERWRITTEN
         text = context.fill(
-            template, parameters, place=context.place(last.lost_by), ones="one" if len(parameters) == 1 else "ones"
+            template,
+            parameters,
+            call=_call(context.trace, last.load.site),
+            place=context.place(last.lost_by),
+            ones="one" if len(parameters) == 1 else "ones",
         )
         why = context.related(self.RELATED_REPLACED if last.is_replaced else self.RELATED_OVERWRITTEN, last.lost_by)
         callers = context.callers(last.lost_by.site, limit=1)
@@ -179,6 +183,16 @@ class LoadWithoutEffect(Rule):
             fix=Fix(fix),
             severity=severity,
         )
+
+
+def _call(trace: Trace, site: SiteId) -> str:
+    """Return the name of the function that user code called to load a state: load_state_dict, or a library's."""
+    name = "load_state_dict"
+    for frame in trace.sites.chain(site):
+        if frame.project:
+            break
+        name = frame.code.co_name
+    return name
 
 
 def _adds_to_state(function: Function) -> bool:

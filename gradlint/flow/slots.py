@@ -31,7 +31,8 @@ class Slots:
             self._occupants.setdefault((event.module, event.name), []).append(event)
             if isinstance(event, ChildRegistration):
                 self._above[event.child] = event
-            elif isinstance(event, ParameterRegistration):
+            else:
+                assert isinstance(event, ParameterRegistration)
                 self.registrations.setdefault(event.parameter, []).append(event)
 
     def of(self, registration: Registration) -> Slot | None:

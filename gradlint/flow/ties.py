@@ -36,8 +36,6 @@ def parted_ties(trace: Trace) -> Iterator[PartedTie]:
         for old, _ in event.exchanged:
             exchanges.setdefault(old, event)
     for key, registrations in slots.registrations.items():
-        if len(registrations) < 2:
-            continue
         places: dict[str, tuple[ParameterRegistration, Slot]] = {}
         for registration in registrations:
             slot = slots.of(registration)
