@@ -29,7 +29,7 @@ def imported(program: str, folder: Path, *, without_torch: bool = False, output:
     ("program", "absent"),
     [
         ("import gradlint", "torch click rich numpy ast inspect importlib.metadata"),
-        (COMMAND.format(["--version"]), "torch rich numpy importlib.metadata"),
+        (COMMAND.format(["--version"]), "torch rich numpy importlib.metadata gradlint.findings tempfile shutil"),
         (COMMAND.format(["rules"]), "torch numpy"),
         (COMMAND.format(["rule", "GL401"]), "torch numpy"),
         (COMMAND.format(["check", "m.py", "--no-cache"]), "torch numpy"),

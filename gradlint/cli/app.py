@@ -10,7 +10,7 @@ import click
 from gradlint._version import __version__
 from gradlint.cli import options, streams
 from gradlint.cli.exits import CLEAN
-from gradlint.cli.options import CheckOptions, OutputOptions
+from gradlint.cli.options import CheckOptions, OutputOptions, parsed
 from gradlint.cli.script_command import ScriptCommand
 from gradlint.errors import GradlintError
 
@@ -77,7 +77,7 @@ def check(**values: Any) -> int:
     """
     from gradlint.cli.output import run
 
-    return run(CheckOptions.of(values), OutputOptions.of(values))
+    return run(parsed(CheckOptions, values), parsed(OutputOptions, values))
 
 
 @app.command(cls=ScriptCommand)
@@ -123,7 +123,7 @@ def run(
         script = module
     if script is None:
         raise click.UsageError("name the script to run, or a module after -m")
-    check_options = CheckOptions.of(values)
+    check_options = parsed(CheckOptions, values)
     command = click.get_current_context().command
     assert isinstance(command, ScriptCommand)
     job = Job(
@@ -134,7 +134,9 @@ def run(
         from gradlint.cli import output  # while the process imports torch
         from gradlint.cli.run import ScriptChecker
 
-        return output.run(check_options, OutputOptions.of(values), partial(ScriptChecker, job=job, process=process))
+        return output.run(
+            check_options, parsed(OutputOptions, values), partial(ScriptChecker, job=job, process=process)
+        )
 
 
 @app.command()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -14,25 +13,18 @@ if TYPE_CHECKING:
     from gradlint.engine.options import Options
 
 F = TypeVar("F", bound=Callable[..., object])
-P = TypeVar("P", bound="_Parsed")
+P = TypeVar("P", "CheckOptions", "OutputOptions")
 
 
-@dataclass(frozen=True)
-class _Parsed:
-    """A group of options, filled from click's parameters by their names."""
+def parsed(group: type[P], values: Mapping[str, Any]) -> P:
+    """Return a group of options from the parameters of a command.
 
-    @classmethod
-    def of(cls: type[P], values: Mapping[str, Any]) -> P:
-        """Return this group of options from the parameters of a command.
-
-        Options that the command does not have keep their defaults.
-        """
-        names = {f.name for f in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
+    Options that the command does not have keep their defaults.
+    """
+    return group(**{name: value for name, value in values.items() if name in group._fields})
 
 
-@dataclass(frozen=True)
-class CheckOptions(_Parsed):
+class CheckOptions(NamedTuple):
     """The arguments and options of one call that decide what is found."""
 
     targets: tuple[str, ...] = ()
@@ -64,8 +56,7 @@ class CheckOptions(_Parsed):
         return Options(inputs=self.inputs, strict=self.strict, numeric=self.numeric, contract=contract)
 
 
-@dataclass(frozen=True)
-class OutputOptions(_Parsed):
+class OutputOptions(NamedTuple):
     """The options of one call that decide what becomes of its findings."""
 
     show_info: bool = False

@@ -57,12 +57,12 @@ def _refuse_nonsense(options: CheckOptions, output: OutputOptions) -> None:
 
 def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[CheckOptions], Checker]) -> int:
     if output.write_baseline:
-        options = replace(options, baseline=None)
+        options = options._replace(baseline=None)
     checker = make_checker(options)
     settings = checker.settings
     fail_on = Severity[output.fail_on.upper()] if output.fail_on else settings.fail_on
     show_info = output.show_info or settings.show_info or fail_on is Severity.INFO
-    output = replace(output, output_format=output.output_format or _configured_format(settings))
+    output = output._replace(output_format=output.output_format or _configured_format(settings))
     try:
         result = checker.check()
     except Interrupted as stop:

@@ -47,7 +47,7 @@ class ScriptChecker(Checker):
         """
         self.job = job
         self.process = process
-        super().__init__(replace(options, targets=(job.target,)))
+        super().__init__(options._replace(targets=(job.target,)))
         self.sources, self.targets = [], [job.target]
 
     def _settings(self) -> Settings:

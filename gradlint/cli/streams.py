@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -51,6 +50,8 @@ def _columns(stream: TextIO | None) -> int:
             return os.get_terminal_size(stream.fileno()).columns or 80
         except OSError:
             return 80
+    import shutil  # slow to import, for its archives
+
     return shutil.get_terminal_size((80, 24)).columns
 
 

@@ -13,13 +13,13 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from gradlint.findings import Failure
+if TYPE_CHECKING:
+    from gradlint.findings import Failure
 
 _COMMANDS = frozenset({"check", "lock", "diff", "why"})
 _NOTICE = 0.2
@@ -45,6 +45,8 @@ class _Diary:
         if hasattr(os, "memfd_create"):  # needs no folder that can be written to
             made = os.memfd_create("gradlint")
         else:
+            import tempfile  # slow to import
+
             with tempfile.TemporaryFile() as file:
                 made = os.dup(file.fileno())
         self._number = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 3)  # not the number of a closed stdout
@@ -186,6 +188,7 @@ def _wait(child: int, diary: _Diary) -> int:
 
 def _failure(code: int, entries: Sequence[str]) -> Failure:
     """Return how the working process ended, by its exit code and its diary."""
+    from gradlint.findings import Failure
     from gradlint.load import crash  # no other end needs it
 
     target, limit = _last(entries, "target"), _last(entries, "limit")

@@ -32,6 +32,8 @@ ENTRY_POINTS = "gradlint.rules"
 HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known limits", "References")
 """The headings that the docstring of every rule has."""
 _HEADINGS = {heading.lower(): heading for heading in HEADINGS}
+_LONGEST_HEADING = 40
+"""Characters of a heading with its markup; most lines are longer and need no look-up."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,10 @@ def _problems(rule: type[Rule], path: Path) -> Iterable[tuple[str, str]]:
 
 def heading_of(line: str) -> str | None:
     """Return the heading that a docstring line is, without its markup; None if it is none."""
-    text = line.strip().lstrip("#").strip().removesuffix("::").removesuffix(":").strip("*").strip()
+    text = line.strip()
+    if len(text) > _LONGEST_HEADING:
+        return None
+    text = text.lstrip("#").strip().removesuffix("::").removesuffix(":").strip("*").strip()
     return _HEADINGS.get(text.lower())
 
 
