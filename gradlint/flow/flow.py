@@ -27,8 +27,9 @@ from gradlint.flow.loss_terms import (
 )
 from gradlint.flow.parted import PartedOptimizer, parted_optimizers
 from gradlint.flow.replaced import ReplacedParameter, replaced_parameters
+from gradlint.flow.zero_factors import cuts_beside_zero_factors
 from gradlint.location import Location
-from gradlint.traces.ids import SiteId
+from gradlint.traces.ids import ParameterIndex, SiteId
 from gradlint.traces.trace import Parameter, Trace
 
 
@@ -63,6 +64,20 @@ class Flow(FlowFacts):
         apply_evidence(self, groups)
         self.cuts, unexplained = find_cuts(self)
         self._asked = Questions(tuple(groups.values()), unexplained)
+        self._add_zero_factors()
+
+    def _add_zero_factors(self) -> None:
+        """Count parameters as starved whose only gradient has the factor 0, beside a cut."""
+        self.only_zero = frozenset[ParameterIndex]()
+        for cut, lost in list(cuts_beside_zero_factors(self)):
+            known = next((c for c in self.cuts if (c.kind, c.location) == (cut.kind, cut.location)), None)
+            if known is None:
+                self.cuts = sorted([*self.cuts, cut], key=lambda c: c.op)
+                known = cut
+            known.starved += [p for p in lost if p not in known.starved]
+            self.only_zero |= {p.index for p in lost}
+        self.reached -= self.only_zero
+        self.starved |= self.only_zero
 
     def open_questions(self, *, terms: bool = True) -> Questions:
         """Return what the recording alone cannot answer.
@@ -79,6 +94,7 @@ class Flow(FlowFacts):
         for name in ("relabels", "_constant_terms", "constant_terms", "dropped_terms", "left_out", "terms_behind"):
             vars(flow).pop(name, None)
         flow.evidence = evidence
+        flow.reached = flow.trace.reached
         flow._divide()
         flow._search()
         return flow

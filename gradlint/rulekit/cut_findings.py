@@ -12,6 +12,7 @@ from gradlint.rulekit.rule import Rule
 from gradlint.traces.op_families import LOOKUPS
 
 MESSAGE_TERM = "It also makes a term of the loss constant, and that term does not train {parameters}."
+MESSAGE_ZERO = "Another term of the loss gives {parameters} a gradient with the factor 0."
 RELATED_TERM = "the value enters the loss in this term"
 
 _INDICES_FIRST = frozenset({"embedding", "embedding_bag", "one_hot"})
@@ -52,6 +53,8 @@ def report_cuts(
         message = template(cut).format(call=cut.name, parameters=context.names(starved))
         if losing := context.flow.loses_a_term(cut):
             message = f"{message} {context.fill(MESSAGE_TERM, losing)}"
+        if only_zero := [p for p in starved if p.index in context.flow.only_zero]:
+            message = f"{message} {context.fill(MESSAGE_ZERO, only_zero)}"
         yield context.finding(
             rule,
             message,
@@ -67,7 +70,7 @@ def report_cuts(
                 *(place for site in cut.again[:2] for place in context.callers(site, limit=1)),
             ],
             fix=Fix(fix),
-            severity=severity,
+            severity=Severity.WARNING if len(only_zero) == len(starved) else severity,
             demoted=not by_user
             or _cuts_own_parts(context, cut)
             or (kind is CutKind.NONDIFFERENTIABLE and explained.issuperset(p.index for p in starved))

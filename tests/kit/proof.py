@@ -322,7 +322,8 @@ def false_claim(builder: Builder, done: Run, annotation: Annotation, name: str, 
     elif rule in CUTS or rule == ZERO:
         checks = [
             ("is frozen", not p.requires_grad),
-            ("gets gradient", grad is True or (grad is False and rule != ZERO)),
+            # a warning about a cut: the gradient that another term gives has the factor 0
+            ("gets gradient", grad is True or (grad is False and rule != ZERO and annotation.severity != "warning")),
             ("does not reach the loss", nudge and not reaches_loss(builder, name)),
         ]
     elif rule in WRONG_LOSS:
@@ -344,6 +345,8 @@ def false_claim(builder: Builder, done: Run, annotation: Annotation, name: str, 
         ]
     elif rule == "dropped-loss-term" and "penalty" in builder.name:  # the loss trains them, without the penalty
         checks = [("gets no gradient", grad is None)]
+    elif rule == "dropped-loss-term" and annotation.severity == "error":  # the loss makes constants of their values
+        checks = [("gets gradient", grad is not None)]
     elif rule in ("unused-parameter", "dropped-loss-term"):
         checks = [("gets gradient", grad is not None), ("reaches the loss", nudge and reaches_loss(builder, name))]
     for reason, false in checks:
