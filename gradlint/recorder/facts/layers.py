@@ -86,8 +86,9 @@ def _has_recurrent_dropout(module: nn.Module) -> bool:
 
 def _is_active_dropout(module: nn.Module) -> bool:
     """Return True if a layer drops inputs in train mode: its probability is not 0."""
-    chance = getattr(module, "p", getattr(module, "drop_prob", 0))
-    return not _DROPOUTS.isdisjoint(cls.__name__ for cls in type(module).__mro__) and bool(chance)
+    if _DROPOUTS.isdisjoint(cls.__name__ for cls in type(module).__mro__):
+        return False  # asking a module for an attribute that it lacks is slow
+    return bool(getattr(module, "p", getattr(module, "drop_prob", 0)))
 
 
 def flags_of(thing: Any) -> dict[str, bool]:
