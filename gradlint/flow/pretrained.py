@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
@@ -84,27 +85,34 @@ def _left_out(trace: Trace, loaded: Set[int], initialised: list[Parameter]) -> l
     if not loaded or not initialised:
         return []
     fresh = {p.index for p in initialised}
+    around = {module.number for p in initialised for module in trace.around(p.module)}
     found: dict[int, Parameter] = {}
     for holder in trace.modules:
-        blocks = [trace.modules[m] for name, m in holder.children if name.isdecimal()] if holder.in_tree else []
-        if len(blocks) <= _ALIKE:
+        if not holder.in_tree or holder.number not in around:
             continue
-        contents = [_content(trace, block) for block in blocks]
-        whole = [c for c in contents if all(p.index in loaded for p in c.values())]
-        for content in contents:
-            alike = sum(_shapes(content) == _shapes(other) for other in whole)
-            if alike >= _ALIKE and _is_block(content) and all(p.index in fresh for p in content.values()):
+        contents = list(_blocks(trace, holder).values())
+        whole = Counter(_shapes(c) for c in contents if all(p.index in loaded for p in c.values()))
+        for content in contents if whole else ():
+            is_left_out = _is_block(content) and all(p.index in fresh for p in content.values())
+            if is_left_out and whole[_shapes(content)] >= _ALIKE:
                 found.update({p.index: p for p in content.values()})
     return [found[index] for index in sorted(found)]
 
 
-def _content(trace: Trace, block: Module) -> dict[str, Parameter]:
-    """Return the parameters of a block by their names within it."""
-    return {p.fqn[len(block.fqn) + 1 :]: p for p in trace.below(block)}
+def _blocks(trace: Trace, holder: Module) -> dict[str, dict[str, Parameter]]:
+    """Return the submodules with numbers for names: name → their parameters, by their names within them."""
+    numbered = {name for name, _ in holder.children if name.isdecimal()}
+    blocks: dict[str, dict[str, Parameter]] = {}
+    start = len(holder.fqn) + 1 if holder.fqn else 0
+    for parameter in trace.below(holder) if len(numbered) > _ALIKE else ():
+        name, _, within = parameter.fqn[start:].partition(".")
+        if name in numbered and within:
+            blocks.setdefault(name, {})[within] = parameter
+    return blocks
 
 
-def _shapes(content: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:
-    return {name: p.shape for name, p in content.items()}
+def _shapes(content: Mapping[str, Parameter]) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset((name, p.shape) for name, p in content.items())
 
 
 def _is_block(content: Mapping[str, Parameter]) -> bool:
