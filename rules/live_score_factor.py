@@ -117,7 +117,7 @@ class LiveScoreFactor(Rule):
             for score, factor in (op.inputs, op.inputs[::-1]):
                 behind = {p.index for p in flow.trained_by([score])}
                 others = [p for p in flow.trained_by([factor]) if p.index not in behind]
-                sample = _scored_sample(context, score, behind) if behind and others else None
+                sample = _scored_sample(context, score, behind) if others else None
                 if sample is not None:
                     numbers.append(OpIndex(number))
                     found.append((op, sample, others))
@@ -143,7 +143,7 @@ def _scored_sample(context: Context, score: ValueId, behind: set[ParameterIndex]
     trace = context.trace
     for op in _ops_before(trace, score, _KEEPS):
         live = [v for v in op.inputs if trace.values[v].requires_grad]
-        if len(op.inputs) < 2 or not live or not _scores(trace, op, live[0]):
+        if not live or not _scores(trace, op, live[0]):
             continue
         for value in op.inputs:
             for drawn in _ops_before(trace, value, _MOVES) if value not in live else ():

@@ -124,6 +124,6 @@ def _mask(context: Context, key: ParameterKey, step: Step) -> SiteId:
 def _base(trace: Trace, op: Op) -> ValueId:
     """Return the value that an in-place operation writes to, behind views of it."""
     value = op.inputs[0]
-    while (made_by := trace.made_by(value)) is not None and made_by.name in _VIEWS and made_by.inputs:
+    while (made_by := trace.made_by(value)) is not None and made_by.name in _VIEWS:
         value = made_by.inputs[0]
     return value

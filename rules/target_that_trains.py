@@ -98,7 +98,7 @@ class TargetThatTrains(Rule):
                     continue
                 for parameter in context.flow.trained_by([target]):
                     switch = _evaluated(context, parameter, students)
-                    if parameter.index not in students and parameter.key in optimizer.keys and switch is not None:
+                    if parameter.key in optimizer.keys and switch is not None:
                         found.setdefault(parameter.index, (parameter, loss, switch))
             if found:
                 yield self._finding(context, optimizer, list(found.values()))
@@ -108,7 +108,7 @@ class TargetThatTrains(Rule):
     ) -> Finding:
         _, loss, switch = found[0]
         parameters = [parameter for parameter, _, _ in found]
-        network = list_of(dict.fromkeys(context.trace.modules[s.module].fqn or "a network" for _, _, s in found))
+        network = list_of(dict.fromkeys(context.trace.modules[s.module].fqn for _, _, s in found))
         return context.finding(
             self,
             self.MESSAGE.format(

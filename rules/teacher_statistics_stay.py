@@ -118,7 +118,7 @@ class TeacherStatisticsStay(Rule):
                     followed = _followed(trace, parameter, event)
                     if followed is not None:
                         updates.setdefault(_roots(parameter.fqn, followed.fqn), event)
-        ran = _modes(trace)
+        ran = _modes(context)
         for (teacher, student), event in updates.items():
             norms = [m for m in trace.modules if _is_left_behind(trace, m, teacher, student, ran)]
             if norms:
@@ -167,12 +167,11 @@ def _roots(one_name: str, other_name: str) -> tuple[str, str]:
     return ".".join(one), ".".join(two)
 
 
-def _modes(trace: Trace) -> dict[ModuleIndex, set[bool]]:
+def _modes(context: Context) -> dict[ModuleIndex, set[bool]]:
     """Return module → the modes in which it ran in the recorded steps."""
     ran: dict[ModuleIndex, set[bool]] = {}
-    start = trace.training.start if trace.training is not None else 0
-    for call in trace.calls:
-        if call.start >= start:
+    for call in context.trace.calls:
+        if call.start >= context.training.start:
             ran.setdefault(call.module, set()).add(call.training)
     return ran
 
