@@ -81,7 +81,8 @@ class NeverInitialised(Rule):
                 found.append((parameter, None))
         for (site, is_emptied), members in context.by_place(found, _place):
             parameters = [parameter for parameter, _ in members]
-            zeros = next((p.writes[0] for p in parameters if p.writes), None)
+            writes = (e for p in parameters for e in p.writes if e.op <= trace.forward_start)
+            zeros = next(writes, None)
             message = self.MESSAGE if not is_emptied else self.MESSAGE_EMPTIED if zeros is None else self.MESSAGE_ZERO
             yield context.finding(
                 self,

@@ -21,12 +21,20 @@ def never_written(trace: Trace) -> Iterator[tuple[Parameter, ParametersExchanged
     exchanged = {new: e for e in trace.events_of(ParametersExchanged) for _, new in e.exchanged if e.how == "to_empty"}
     zeroed = _all_zero(trace, exchanged)
     for parameter in trace.parameters:
-        if parameter.written or not parameter.numel or not parameter.in_tree:
+        if not parameter.numel or not parameter.in_tree or _is_written_before_backward(trace, parameter):
             continue
         if parameter.key in zeroed:
             yield parameter, exchanged[parameter.key]
         elif parameter.is_allocated and not _writes(trace, parameter):
             yield parameter, exchanged.get(parameter.key)
+
+
+def _is_written_before_backward(trace: Trace, parameter: Parameter) -> bool:
+    """Return True if a forward may have given a parameter its first values: user code wrote to it before it trained."""
+    if not parameter.written or trace.training is None:
+        return parameter.written
+    first = next((b.op for b in trace.training.backwards if parameter.key in b.deposits), None)
+    return first is None or any(trace.forward_start < e.op < first for e in parameter.writes)
 
 
 def _writes(trace: Trace, parameter: Parameter) -> list[ParameterWrite]:

@@ -41,7 +41,8 @@ import table
 
 HELPERS = tuple(
     "flow.cut flow.cut_search flow.flow flow.loads flow.loss_terms flow.origin flow.replaced flow.siblings flow.slots"
-    " experiments.settle rulekit.cut_findings rulekit.executed_code rulekit.loss_inputs".split()
+    " flow.ties flow.uninitialised experiments.settle"
+    " rulekit.cut_findings rulekit.executed_code rulekit.loss_inputs".split()
 )
 """Modules of gradlint whose conditions are conditions of rules."""
 FACES = ("gradlint", "gradlint.flow", "gradlint.rulekit", "gradlint.source", "gradlint.traces")
