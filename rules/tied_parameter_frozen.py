@@ -177,7 +177,10 @@ def _end_in_part(context: Context, event: Freeze | Unfreeze, ends: list[Module])
     if event.through == NO_MODULE and (texts is None or (texts and not any(text in f"{end.fqn}." for text in texts))):
         return None, False  # all but a part may be frozen
     prefix = ".".join([*part, ""])
+    shared = ".".join([*_common([end.fqn.split(".") for end in ends]), ""]).removeprefix(".")
     outside = [p for p in trace.parameters if not any(name.startswith(prefix) for name in p.aliases)]
+    # a model beside the one that ties the weights, as the policy beside its frozen reference, says nothing
+    outside = [p for p in outside if any(name.startswith(shared) for name in p.aliases)]
     return end, any(p.requires_grad for p in outside)
 
 
