@@ -94,7 +94,7 @@ class LoadWithoutEffect(Rule):
         "initial values."
     )
     MESSAGE_OWN = "{call}() copies the model's own values onto themselves: it loads nothing into {parameters}."
-    MESSAGE_REPLACED = "{call}() has no effect: {place} replaces the loaded {parameters} by new {ones}."
+    MESSAGE_REPLACED = "{call}() has no effect: {place} replaces the loaded {parameters} by {ones}."
     MESSAGE_OVERWRITTEN = "{call}() has no effect: {place} initialises the loaded {parameters} again."
     MESSAGE_PRETRAINED = "from_pretrained() loads nothing: {parameters} {keep} initial values."
     MESSAGE_PART = (
@@ -157,7 +157,7 @@ class LoadWithoutEffect(Rule):
             parameters,
             call=_call(context.trace, last.load.site),
             place=context.place(last.lost_by),
-            ones="one" if len(parameters) == 1 else "ones",
+            ones="a new one" if len(parameters) == 1 else "new ones",
         )
         why = context.related(self.RELATED_REPLACED if last.is_replaced else self.RELATED_OVERWRITTEN, last.lost_by)
         callers = context.callers(last.lost_by.site, limit=1)
