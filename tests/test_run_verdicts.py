@@ -252,6 +252,27 @@ for layer in layers:
 """
 
 
+FROZEN_ENCODER = """
+encoder = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)).requires_grad_(False){mode}
+head = nn.Linear(8, 2)
+optimizer = torch.optim.SGD(head.parameters(), 0.1)
+for _ in range(5):
+    optimizer.zero_grad()
+    head(encoder(torch.randn(8, 4))).pow(2).mean().backward()
+    optimizer.step()
+"""
+
+
+def test_statistics_that_move_are_found_in_one_of_two_networks(tmp_path):
+    _, report = run(tmp_path, FROZEN_ENCODER.format(mode=""))
+    assert codes(report) == ["GL201"]
+
+
+def test_statistics_that_stay_are_clean_in_one_of_two_networks(tmp_path):
+    _, report = run(tmp_path, FROZEN_ENCODER.format(mode=".eval()"))
+    assert codes(report) == []
+
+
 @pytest.mark.slow
 def test_modules_whose_forward_is_called_by_hand_are_followed(tmp_path):
     _, report = run(tmp_path, LAYERWISE)

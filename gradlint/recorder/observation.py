@@ -160,6 +160,9 @@ class Observation:
             # the one that holds it may never be called itself: layer.forward(x) runs its children only
             holder = self.log.modules[self._top(self.log.number(module))]
             self.ledger.follow(nn.Module.parameters(holder))
+            if self._begin is not None:
+                with self.recorder.pausing():
+                    self._begin.buffers.see({"": holder})
         if not self.ledger.training.backwards and torch.is_grad_enabled():
             if self._begin is None or len(self.log.optimizers) != self._made:
                 self._look_around(module)
@@ -198,6 +201,8 @@ class Observation:
                 start.tensors = self._begin.tensors
                 start.untouched, start.allocated = self._begin.untouched, self._begin.allocated
                 start.earlier = self._begin.earlier | start.earlier
+                with self.recorder.pausing():
+                    start.buffers.see(self._found_roots())
                 self._begin = start
         if self._begin is not None:
             self._outside.before_backward(starts, self._begin)
@@ -290,7 +295,8 @@ class Observation:
             first = training.backwards[0].op if training.backwards else OpIndex(len(recorder.tape.ops))
             forward = ForwardFacts(
                 max(first, begin.start),
-                begin.buffers_moved(roots),
+                begin.buffers.named(roots),
+                begin.buffers.moved(roots),
                 unregistered_tensors=self._outside.tensors(),
                 recreated=recreated_in_steps(recorder, self.log, self.ledger, tables),
             )

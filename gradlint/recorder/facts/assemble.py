@@ -70,6 +70,8 @@ class ForwardFacts:
 
     loss_start: OpIndex
     """Number of ops recorded before the loss."""
+    buffers: Mapping[ValueId, str]
+    """As `Trace.buffers`."""
     buffers_moved: frozenset[str]
     roots: tuple[ValueId, ...] = ()
     loss_described: str = "none: no backward pass was seen"
@@ -201,7 +203,7 @@ def assemble(
         loss_described=described,
         loss_given=loss_given,
         owners={v: index[key] for v, key in recorder.tensors.owners.items() if key in index},
-        buffers=begin.named_buffers,
+        buffers=forward.buffers,
         inputs=forward.inputs,
         buffers_moved=forward.buffers_moved,
         inputs_described=forward.inputs_described,

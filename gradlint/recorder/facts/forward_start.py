@@ -11,9 +11,10 @@ from torch.nn.parameter import is_lazy
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import storage_id
-from gradlint.recorder.facts.module_tree import buffers, places
+from gradlint.recorder.facts.module_tree import places
+from gradlint.recorder.facts.seen_buffers import SeenBuffers
 from gradlint.recorder.facts.unregistered import find_unregistered_tensors
-from gradlint.restore.tensors import inner_tensors, is_readable, same_values
+from gradlint.restore.tensors import is_readable
 from gradlint.traces.ids import OpIndex, ParameterKey
 
 
@@ -29,7 +30,7 @@ class ForwardStart:
         untouched: identities of those that only recorded calls can have written.
         allocated: identities of those among them that were made of memory to which nothing had been written.
         modes: the training flag of each module, by identity.
-        named_buffers: value → name of the buffer whose content it was.
+        buffers: the buffers as they were.
         unregistered_tensors: tensors in plain attributes of modules.
         start: number of ops before.
     """
@@ -68,23 +69,10 @@ class ForwardStart:
         made = recorder.tensors.allocated
         self.allocated = {key for key in self.untouched & made.keys() if made[key]() is self.tensors[key]}
         self.modes = {id(p.module): bool(p.module.training) for p in places(roots)}
-        # a buffer that torch.func has put in for a call is gone afterwards, and cannot be compared
-        plain = {name: t for name, t in buffers(roots).items() if is_readable(t) and not inner_tensors(t)}
-        self._buffers = {name: (t, t.detach().clone()) for name, t in plain.items()}
-        self.named_buffers = {recorder.tensors.read(t): name for name, (t, _) in self._buffers.items()}
+        self.buffers = SeenBuffers(recorder)
+        self.buffers.see(roots)
         self.unregistered_tensors = find_unregistered_tensors(roots, self.tensors, recorder)
         self.start = OpIndex(len(recorder.tape.ops))
-
-    def buffers_moved(self, roots: Mapping[str, nn.Module]) -> frozenset[str]:
-        """Return the fqns of the buffers whose content has changed since."""
-        return frozenset(
-            name
-            for name, t in buffers(roots).items()
-            if name in self._buffers
-            and is_readable(t)
-            and not inner_tensors(t)
-            and not same_values(t, self._buffers[name][1])
-        )
 
 
 def _is_untouched(recorder: Recorder, tensor: Tensor) -> bool:

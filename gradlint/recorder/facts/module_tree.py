@@ -178,13 +178,3 @@ def _registered_since(
             registered = own.get((number, ParameterKey(id(tensor))), 0)
             since[f"{place.fqn}.{name}"] = max(since[place.fqn], registered)
     return since
-
-
-def buffers(roots: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return canonical name → buffer."""
-    by_name: dict[str, Tensor] = {}
-    for place in places(roots):
-        for name, tensor in place.module._buffers.items():
-            if isinstance(tensor, Tensor):
-                by_name[f"{place.fqn}.{name}" if place.fqn else name] = tensor
-    return by_name
