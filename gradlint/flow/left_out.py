@@ -33,7 +33,7 @@ _PASSED_ON = REDUCTIONS | RESHAPES | SAME_VALUES | JOINS | MULTIPLY | DIVIDE
 
 
 def left_out_losses(flow: FlowFacts) -> list[DroppedTerm]:
-    """Return the losses that nothing adds, with the parameters that have no gradient without them.
+    """Return the losses that nothing adds, with the parameters that they alone train.
 
     A loss is the error of a value against a target, or a sum that contains a term of the loss. It explains the missing
     gradient where each cut only makes a target, or a factor of what trains, and lies beside the way to that loss.
@@ -69,7 +69,7 @@ def _is_only_looked_at(flow: FlowFacts, value: ValueId) -> bool:
 
 
 def _is_loss(flow: FlowFacts, value: ValueId) -> bool:
-    """Return True if a scalar is an error against a target, or a sum that contains one or a term of the loss."""
+    """Return True if a scalar is an error against a target, or a sum with a term of a loss."""
     parts = summands(flow, value)
     if len(parts) > 1:
         return any(part in flow.on_path or _is_error(flow, part) for part in parts)
@@ -97,7 +97,7 @@ def _is_difference(op: Op | None) -> bool:
 
 
 def _only_constants(flow: FlowFacts, parameter: Parameter, left_out: ValueId) -> bool:
-    """Return True if the loss uses a parameter only as a target or a factor, beside a loss that is left out."""
+    """Return True if the loss uses a parameter only as a target or a factor."""
     cuts = [cut for cut in flow.cuts if parameter in cut.starved]
     return bool(cuts) and all(_is_constant_use(flow, cut, left_out) for cut in cuts)
 
@@ -129,7 +129,7 @@ def _is_constant_use(flow: FlowFacts, cut: Cut, left_out: ValueId) -> bool:
 
 
 def _feeds_a_layer(flow: FlowFacts, values: list[ValueId], before: Container[ValueId]) -> bool:
-    """Return True if a parameter is read on the way from some values to the loss: they are features."""
+    """Return True if a parameter is read on the way from some values to the loss."""
     trace = flow.trace
     pending, seen = list(values), set(values)
     while pending:

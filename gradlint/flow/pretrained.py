@@ -27,7 +27,7 @@ class PretrainedLoad:
 
 
 def pretrained_loads(trace: Trace) -> list[PretrainedLoad]:
-    """Return the calls of ``from_pretrained()`` of libraries, with what they loaded and what they initialised.
+    """Return the calls of ``from_pretrained()`` of libraries, with their parameters.
 
     A loaded parameter is made of the checkpoint's tensor, or it is written from one. One that the checkpoint does not
     have is filled by an initialiser.
@@ -45,7 +45,7 @@ def pretrained_loads(trace: Trace) -> list[PretrainedLoad]:
 
 
 def _caller(trace: Trace, site: SiteId) -> Frame | None:
-    """Return the frame of user code that called a library's ``from_pretrained()``, if a site lies within such a call.
+    """Return the frame that called the ``from_pretrained()`` of a library around a site.
 
     A project's own ``from_pretrained()`` inside of it may do anything.
     """
@@ -58,7 +58,7 @@ def _caller(trace: Trace, site: SiteId) -> Frame | None:
 
 
 def left_out_blocks(trace: Trace) -> Iterator[tuple[SiteId, list[Parameter]]]:
-    """Yield the loads that left whole blocks of a stack at initial values, with their parameters.
+    """Yield the loads that left whole blocks of a stack at initial values.
 
     A block is one of several submodules with numbers for names. Blocks beside it have the same parameters, and the
     load gave them values.
@@ -100,7 +100,7 @@ def _left_out(trace: Trace, loaded: Set[int], initialised: list[Parameter]) -> l
 
 
 def _blocks(trace: Trace, holder: Module) -> dict[str, dict[str, Parameter]]:
-    """Return the submodules with numbers for names: name → their parameters, by their names within them."""
+    """Return the parameters of numbered submodules: number → name within → parameter."""
     numbered = {name for name, _ in holder.children if name.isdecimal()}
     blocks: dict[str, dict[str, Parameter]] = {}
     start = len(holder.fqn) + 1 if holder.fqn else 0

@@ -41,7 +41,7 @@ def cuts_beside_zero_factors(flow: FlowFacts) -> Iterator[tuple[Cut, list[Parame
 
 
 def _are_written(flow: FlowFacts) -> bool:
-    """Return True if each product with 0 on the way to the loss has that number in its line of source."""
+    """Return True if each product with 0 on the way to the loss has a written 0."""
     trace = flow.trace
     products = [
         op
