@@ -34,9 +34,10 @@ def is_initialised_only(parameter: Parameter) -> bool:
     """Return True if a parameter of this run has had the values of an initialiser only."""
     if parameter.created_by is None or not parameter.created_by.is_new:
         return False
-    if parameter.copied_from or parameter.computed or not parameter.writes:
+    if parameter.copied_from or parameter.computed:
         return False
-    return all(is_fill(e) for e in parameter.writes if not e.converts)
+    writes = [e for e in parameter.writes if not e.converts]  # to(device) writes to loaded values too
+    return bool(writes) and all(map(is_fill, writes))
 
 
 def is_fill(event: ParameterWrite) -> bool:
