@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,7 +51,7 @@ def describe_module(
         calls: how often it ran.
     """
     module = row.module
-    plain = Module(
+    place: dict[str, Any] = dict(
         fqn=row.fqn,
         number=row.number,
         parent=row.parent,
@@ -64,11 +63,11 @@ def describe_module(
         calls=calls,
     )
     if not row.was_seen:
-        return plain
+        return Module(**place)
     children = ((name, numbers.get(id(child))) for name, child in module._modules.items() if child is not None)
     momentum = getattr(module, "momentum", None)
-    return replace(
-        plain,
+    return Module(
+        **place,
         training_after=bool(module.training),
         children=tuple((name, number) for name, number in children if number is not None),
         flags=flags_of(module),
