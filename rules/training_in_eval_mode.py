@@ -188,10 +188,11 @@ def _in_eval(context: Context, step: Step) -> list[tuple[Module, list[Module]]]:
             trained.add(outer)
         elif _depends_on_mode(trace.modules[call.module]):
             dependent.setdefault(outer, {})[call.module] = trace.modules[call.module]
+    around_trained = {module.number for number in trained for module in trace.around(number)}
     return [
         (trace.modules[outer], list(modules.values()))
         for outer, modules in dependent.items()
-        if outer not in trained
+        if outer not in around_trained
         and not (trained and _is_layer(trace.modules[outer]))
         and not step.content.keys().isdisjoint(p.key for p in trace.below(trace.modules[outer]))
     ]
