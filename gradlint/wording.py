@@ -128,7 +128,7 @@ def number_pattern(name: str) -> str:
 
 
 def patterns_of(names: Sequence[str], limit: int = 4) -> str:
-    """Return names for a sentence, at most `limit`; else patterns of the numbers in which they differ.
+    """Return at most `limit` names for a sentence, else patterns of the numbers that differ.
 
     Names of numbers only stay as they are: ``*.*`` would say nothing.
     """

@@ -60,7 +60,7 @@ class BroadcastLossOperands(Rule):
     ## Known limits
     Not reported if code lines up the axes by hand for all pairs, as `x.unsqueeze(1)` and `y.unsqueeze(0)`. Not reported
     if only one operand is repeated, or a batch of one hides the mistake. Written by hand, the loss must be a difference
-    of a tensor with gradient and one without, squared or absolute, then averaged or summed over everything.
+    of a tensor with gradient and one without. It must be squared or absolute, then averaged or summed over everything.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.MSELoss.html (target: same shape as the input)

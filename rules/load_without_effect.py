@@ -186,7 +186,7 @@ class LoadWithoutEffect(Rule):
 
 
 def _call(trace: Trace, site: SiteId) -> str:
-    """Return the name of the function that user code called to load a state: load_state_dict, or a library's."""
+    """Return the name of the function that user code called to load a state."""
     name = "load_state_dict"
     for frame in trace.sites.chain(site):
         if frame.project:

@@ -30,7 +30,7 @@ def never_written(trace: Trace) -> Iterator[tuple[Parameter, ParametersExchanged
 
 
 def _is_written_before_backward(trace: Trace, parameter: Parameter) -> bool:
-    """Return True if a forward may have given a parameter its first values: user code wrote to it before it trained."""
+    """Return True if user code wrote to a parameter before it trained, as a forward may."""
     if not parameter.written or trace.training is None:
         return parameter.written
     first = next((b.op for b in trace.training.backwards if parameter.key in b.deposits), None)
