@@ -31,6 +31,14 @@ def test_rules_listed_are_as_listed() -> None:
     assert {code: tuple(rest) for code, *rest in rows} == known, "python tests/kit/generate.py"
 
 
+def test_source_rules_listed_are_those_there_are() -> None:
+    [sentence] = re.findall(r"reads it and runs nothing\. (GL.*?) report a mistake", README, re.S)
+    listed: set[str] = set()
+    for first, last in re.findall(r"GL(\d+)(?: to GL(\d+))?", sentence):
+        listed |= {f"GL{number}" for number in range(int(first), int(last or first) + 1)}
+    assert listed == {rule.code for rule in registry.load(packs=False).rules if rule.judges_source()}
+
+
 def test_options_listed_exist_and_are_all_listed() -> None:
     [table] = re.findall(r"\| option of `check` \| meaning \|\n((?:\|.*\n)+)", README)
     real = {o for p in check.params for o in p.opts if o.startswith("--")}
