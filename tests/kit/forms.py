@@ -375,6 +375,7 @@ CASES = {
     "unused_parameter-bad_noise_decides_nothing": "a model that draws at random runs other layers in each form",
     "unused_parameter-good_condition_left_out_by_a_random_tensor": "random numbers decide what runs in each form",
     "unused_parameter-good_condition_left_out_by_chance": "random numbers decide what runs in each form",
+    "wrapper_trained_around-good_penalty_alone": "a script knows only the networks that run, and this one never does",
     "zero_gradient-good_tasks_in_turns": "a loss alone runs one task, a step and a script all of them",
     "zero_learning_rate_group-bad_everything": "a loss alone does not show that the rate stays at zero",
     "requires_grad_on_module-bad_setattr_in_a_helper": "a script does not know the helper before Python 3.12",
