@@ -129,6 +129,7 @@ SCRIPTS = {
         mistakes=(
             uncleared(),
             Mistake("F.smooth_l1_loss(value,", "F.smooth_l1_loss(value.detach(),", "GL401", "value.detach()"),
+            Mistake(" + torch.stack(value_losses).sum()", "", "GL412", "F.smooth_l1_loss(value,"),
             unstepped(),
         ),
     ),
