@@ -11,6 +11,7 @@ from functools import cached_property
 
 from gradlint.flow.cut import Cut
 from gradlint.flow.cut_search import find_cuts
+from gradlint.flow.dropped_terms import DroppedTerm, dropped_penalties, dropped_terms
 from gradlint.flow.evidence import Evidence, Questions
 from gradlint.flow.exits import apply_evidence, grouped_by_exit
 from gradlint.flow.facts import FlowFacts
@@ -18,11 +19,8 @@ from gradlint.flow.frozen_optimizers import FrozenOptimizer, frozen_optimizers
 from gradlint.flow.left_out import left_out_losses
 from gradlint.flow.loss_terms import (
     ConstantTerm,
-    DroppedTerm,
     added_numbers,
     constant_terms,
-    dropped_penalties,
-    dropped_terms,
     terms_behind,
 )
 from gradlint.flow.parted import PartedOptimizer, parted_optimizers
