@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from gradlint import Context, Finding, Fix, Optimizer, Rule, Severity, Training
 from gradlint.flow import optimizer_label
 from gradlint.rulekit import plural
-from gradlint.traces import Backward
+from gradlint.traces import Backward, ParameterKey
 
 
 class OptimizerNeverSteps(Rule):
@@ -60,7 +60,7 @@ class OptimizerNeverSteps(Rule):
     ## Known limits
     The recording ends after some steps. An optimizer that is stepped every hundredth iteration is reported as a
     warning, or not at all if each backward pass served another optimizer. The severity is info if 500 backward passes
-    accumulate gradient and no optimizer is stepped.
+    accumulate gradient and no optimizer is stepped. Parameters that the step writes by hand are left out.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#taking-an-optimization-step
@@ -83,17 +83,18 @@ class OptimizerNeverSteps(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace, training = context.trace, context.training
         for optimizer in trace.optimizers:
-            keys = optimizer.keys
             attempted = any(o == optimizer.key for _, o in training.attempts)
-            by_hand = any(p.written for p in trace.with_keys(keys))
-            if training.steps_of(keys) or attempted or by_hand:
+            if training.steps_of(optimizer.keys) or attempted:
                 continue
+            keys = optimizer.keys - {p.key for p in trace.with_keys(optimizer.keys) if p.written}
             wasted = [b for b in training.backwards if not keys.isdisjoint(b.deposits) and not _is_used(training, b)]
             if wasted:
-                yield self._finding(context, optimizer, wasted)
+                yield self._finding(context, optimizer, keys, wasted)
 
-    def _finding(self, context: Context, optimizer: Optimizer, wasted: list[Backward]) -> Finding:
-        training, keys = context.training, optimizer.keys
+    def _finding(
+        self, context: Context, optimizer: Optimizer, keys: Set[ParameterKey], wasted: list[Backward]
+    ) -> Finding:
+        training = context.training
         numbers = {b.number for b in wasted}
         cleared = any(
             key in keys and numbers.intersection(passes)
