@@ -16,6 +16,7 @@ from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.patience import Patience
 from gradlint.rulekit import registry
 from gradlint.runner import child
+from gradlint.runner.job import Job, discard
 
 
 def test_rules_of_a_checkout_are_no_files_of_the_user():
@@ -91,3 +92,12 @@ Current thread 0x00007f00 (most recent call first):
 """
     expected = 'Traceback (most recent call last):\n  File "train.py", line 7, in <module>\n'
     assert traceback_of_crash(dump) == expected + '  File "nets.py", line 3, in forward\n'
+
+
+def test_discarded_job_takes_no_file_but_its_own(tmp_path):
+    job = Job("train.py", False, (), report=str(tmp_path / "report"))
+    other = tmp_path / "thesis.txt"
+    for path in (other, Path(job.report), Path(job.crash)):
+        path.touch()
+    discard(job)
+    assert list(tmp_path.iterdir()) == [other]

@@ -16,7 +16,6 @@ import io
 import os
 import pkgutil
 import runpy
-import shutil
 import signal
 import stat
 import sys
@@ -40,7 +39,7 @@ from gradlint.recorder.hooks.gradients import EnoughRecorded
 from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
-from gradlint.runner.job import INTERRUPT_GRACE, Job, leave
+from gradlint.runner.job import INTERRUPT_GRACE, Job, discard, leave
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import Trace
 from gradlint.wording import plural, summarize_names
@@ -335,7 +334,7 @@ def _watch(parent: int, job: Job, orphaned: threading.Event) -> None:
         while os.read(parent, 1):
             pass
     orphaned.set()
-    shutil.rmtree(os.path.dirname(job.report), ignore_errors=True)
+    discard(job)
     interrupt_main_thread()
     time.sleep(INTERRUPT_GRACE)
     _end_group()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ class Job:
 
 def leave(report: Report, path: str) -> None:
     """Write a report for the other process, whole or not at all."""
-    part = Path(f"{path}.part")
+    part = _part(path)
     with contextlib.suppress(FileNotFoundError):  # the other process has gone, and its folder with it
         part.write_bytes(pickle.dumps(report))
         part.replace(path)
@@ -77,3 +78,15 @@ def collect(path: str) -> Report | None:
     except (OSError, EOFError, pickle.UnpicklingError):
         return None
     return report if isinstance(report, Report) else None
+
+
+def discard(job: Job) -> None:
+    """Delete the files of a job that nobody collects, and their folder if it is empty then."""
+    with contextlib.suppress(OSError):
+        for path in (Path(job.report), _part(job.report), Path(job.crash)):
+            path.unlink(missing_ok=True)
+        os.rmdir(os.path.dirname(job.report))
+
+
+def _part(path: str) -> Path:
+    return Path(f"{path}.part")
