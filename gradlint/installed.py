@@ -21,6 +21,13 @@ def _site_folders() -> set[str]:
 
 _STANDARD = tuple(sorted(_folders("stdlib", "platstdlib")))
 _LIBRARIES = tuple(sorted({*_STANDARD, *_folders("purelib", "platlib"), *_site_folders()}))
+_OWN_PACKAGES = tuple(sorted({os.path.realpath(path) + os.sep for path in _LIBRARIES}))
+"""The real folders into which packages of this Python are installed."""
+
+
+def is_of_this_python(path: str) -> bool:
+    """Return True if a real path lies where this Python's own packages are installed."""
+    return (path + os.sep).startswith(_OWN_PACKAGES)
 
 
 def is_standard_library(path: str) -> bool:

@@ -279,10 +279,15 @@ def test_rules_dir_adds_rules(run: Run, engine: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["rules"], ["rule", "ME101"], ["rules", "--config", "pyproject.toml"]])
-def test_the_configured_rules_are_known_to_the_catalogue(run: Run, tmp_path: Path, arguments: list[str]) -> None:
+def test_the_configured_rules_are_known_to_the_catalogue(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "my_rule.py").write_text(RULE.format(cls="MyRule", code="ME101", name="my-rule"))
     (tmp_path / "pyproject.toml").write_text('[tool.gradlint]\nrules-dirs = ["mine"]\n')
+    (tmp_path / "own" / "gradlint").mkdir(parents=True)
+    (tmp_path / "own" / "gradlint" / "gradlint.toml").write_text(f"trusted = ['{tmp_path}']")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
     assert "ME101" in run(*arguments).out
 
 

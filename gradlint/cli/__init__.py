@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -14,7 +15,7 @@ from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
 from gradlint.cli.script_command import ScriptCommand
 from gradlint.cli.supervised import in_own_process
-from gradlint.errors import GradlintError
+from gradlint.errors import GradlintError, UsageError
 from gradlint.gc_pause import mark_own_process
 
 
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
+        _refuse_files_as_options(arguments)
         code = app.main(arguments, prog_name="gradlint", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as stop:
@@ -60,6 +62,23 @@ def _run(arguments: list[str]) -> int:
 
         return _fail(arguments, f"gradlint itself failed ({type(error).__name__}: {error}); please report it",
                      traceback.format_exc())  # fmt: skip
+
+
+def _refuse_files_as_options(arguments: list[str]) -> None:
+    """Refuse an option of `check` that is also the name of a file here.
+
+    A hook or a glob of the shell may mean the file.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if arguments[:1] != ["check"]:
+        return
+    for argument in itertools.takewhile(lambda text: text != "--", arguments[1:]):
+        if argument.startswith("-") and argument != "-" and os.path.lexists(argument):
+            raise UsageError(
+                f"{argument} is an option, and a file of this name is here: put -- before file names, or rename it"
+            )
 
 
 def _fail(arguments: list[str], message: str, before: str = "") -> int:

@@ -202,7 +202,7 @@ def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: b
     from gradlint.report import catalogue
     from gradlint.rulekit import selection  # loads what --version need not
 
-    entry = selection.lookup(_known(rules_dirs, config, isolated), code)
+    entry = selection.lookup(_known(CheckOptions(rules_dirs=rules_dirs, config=config, isolated=isolated)), code)
     streams.write(catalogue.page(entry, streams.view_of_stdout(color)))
     return CLEAN
 
@@ -219,19 +219,22 @@ def rules(output_format: str, rules_dirs: tuple[str, ...], config: str | None, i
     """List all rules."""
     from gradlint.report import catalogue  # loads what --version need not
 
-    entries = _known(rules_dirs, config, isolated).entries
+    entries = _known(CheckOptions(rules_dirs=rules_dirs, config=config, isolated=isolated)).entries
     view = streams.view_of_stdout(color)
     streams.write(catalogue.as_json(entries) if output_format == "json" else catalogue.table(entries, view))
     return CLEAN
 
 
-def _known(rules_dirs: tuple[str, ...], config: str | None, isolated: bool) -> Registry:
-    """Return the rules that a check in this folder would load."""
-    from gradlint.config.settings import Configuration
-    from gradlint.rulekit import registry  # loads what --version need not
+def _known(given: CheckOptions) -> Registry:
+    """Return the rules that a check in this folder would load, and write what it would not."""
+    from gradlint.cli.plans import Plans
+    from gradlint.config.settings import Configuration  # loads what --version need not
 
-    settings = Configuration(config, isolated=isolated).near(Path.cwd())
-    return registry.load(settings.rule_folders(rules_dirs))
+    plans = Plans(given, ())
+    known = plans.of(Configuration(given.config, isolated=given.isolated).near(Path.cwd())).registry
+    for note in plans.notes():
+        streams.write_error(f"note: {note.message}\n")
+    return known
 
 
 @app.command("show-settings")

@@ -12,6 +12,7 @@ from pathlib import Path
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.one_target import each_target
 from gradlint.cli.options import CheckOptions
+from gradlint.cli.plans import Plans
 from gradlint.cli.streams import progress
 from gradlint.config.discover import SourceFile, discover, excluded
 from gradlint.config.settings import Configuration, Settings
@@ -21,9 +22,7 @@ from gradlint.engine.source_pass import RuleSet, check_files
 from gradlint.errors import UsageError
 from gradlint.findings import Failure, Finding, Report, SourceSummary
 from gradlint.report.view import shown_path
-from gradlint.rulekit import registry, selection
 from gradlint.rulekit.registry import Entry
-from gradlint.rulekit.selection import Selection
 from gradlint.source import overlay
 from gradlint.triage.baseline import Baseline
 from gradlint.triage.filters import Plan, Scope, filtered, shown
@@ -56,6 +55,7 @@ class Checker:
         self.sources = [text for text in options.targets if _is_source(text)]
         self.targets = [text for text in options.targets if not _is_source(text)]
         self.settings = self._settings()
+        self.plans = Plans(options, self._read_paths())
         if not options.targets:
             self.targets = list(self.settings.configured_targets())
             if not self.targets:
@@ -76,6 +76,11 @@ class Checker:
             if settings.path is not None:
                 return settings
         return here
+
+    def _read_paths(self) -> list[str]:
+        """Return the files and folders that are named, those of targets too."""
+        named = [*self.sources, *(text.rpartition(":")[0] for text in self.targets), self.options.stdin_filename or ""]
+        return [text for text in named if text and text != STDIN]
 
     def _of_target(self, text: str) -> Settings:
         return self.configuration.of_target(text)
@@ -105,11 +110,7 @@ class Checker:
 
     def plan(self, settings: Settings) -> Plan:
         """Return the plan for the files and targets that have these settings."""
-        return _plan(settings, self.options.rules_dirs, self.options.select)
-
-    def folders(self, settings: Settings) -> tuple[str, ...]:
-        """Return the folders with rules of the user."""
-        return settings.rule_folders(self.options.rules_dirs)
+        return self.plans.of(settings)
 
     def entries(self) -> list[Entry]:
         """Return the rules and own codes of gradlint that this call knows."""
@@ -182,9 +183,9 @@ class Checker:
         if STDIN in self.sources:
             listed += self._stdin(result)
         for text in named:
-            if not os.path.exists(text):
+            if not os.path.lexists(text):
                 result.report.errors.append(Failure(text, "there is no such file or folder"))
-        listed += discover([text for text in named if os.path.exists(text)], self.configuration)
+        listed += discover([text for text in named if os.path.lexists(text)], self.configuration)
         result.sources = listed
         with progress("gradlint: reading source files"):
             self.judge_sources(result, listed)
@@ -211,7 +212,8 @@ class Checker:
             listed,
             lambda file: RuleSet(
                 tuple(r for r in self.plan(file.settings).selection.rules if r.judges_source()),
-                self.folders(file.settings),
+                self.plans.folders(file.settings),
+                self.plans.fence,
             ),
             cache_folder=self.cache_folder(),
             target_of=lambda path: shown_path(path, Path.cwd()),
@@ -247,6 +249,7 @@ class Checker:
         report = filtered(result.report, plan_of, result.scopes)
         every = [plan.selection for plan in (*plans.values(), *by_target.values(), self.plan(self.settings))]
         report = shown(report, every, show_info=show_info)
+        report = replace(report, notes=[*report.notes, *(n for n in self.plans.notes() if n not in report.notes)])
         return self._without_known(report)
 
     def _without_known(self, report: Report) -> Report:
@@ -265,47 +268,7 @@ class Checker:
 
 def _is_source(text: str) -> bool:
     """Return True if an argument names files to read rather than a target to run."""
-    if text == STDIN or os.path.exists(text):
+    if text == STDIN or os.path.lexists(text):
         return True
     head, colon, attribute = text.rpartition(":")
     return not (colon and head and attribute) and text.endswith((".py", ".pyi"))
-
-
-_plans: dict[tuple[int, tuple[str, ...]], tuple[Settings, Plan]] = {}
-
-
-def _plan(settings: Settings, rules_dirs: tuple[str, ...], select: tuple[str, ...]) -> Plan:
-    key = (id(settings), rules_dirs)
-    cached = _plans.get(key)
-    if cached is not None and cached[0] is settings:
-        return cached[1]
-    rules = registry.load(settings.rule_folders(rules_dirs))
-    plan = Plan(settings, rules, _selected(rules, settings, bool(select)))
-    ignores = [selector for selectors in settings.per_file_ignores.values() for selector in selectors]
-    for selector in (*ignores, *settings.ignore_parameters, *settings.severity):
-        plan.codes(selector)  # what is wrong with it is said before anything is run
-    _plans[key] = (settings, plan)
-    return plan
-
-
-def _selected(rules: registry.Registry, settings: Settings, by_option: bool) -> Selection:
-    try:
-        return selection.select(rules, settings.select, settings.ignore, settings.extend_select)
-    except UsageError as error:
-        in_file = settings.path is not None and not by_option
-        for key in ("select", "ignore", "extend_select") if in_file else ():
-            for selector in getattr(settings, key):
-                try:
-                    selection.select(rules, [selector])
-                except UsageError:
-                    if selector in _in_file(settings, key):
-                        raise UsageError(f"{settings.path}: {key.replace('_', '-')}: {error}") from None
-        raise
-
-
-def _in_file(settings: Settings, key: str) -> tuple[str, ...]:
-    from gradlint.config.settings import read
-
-    assert settings.path is not None
-    values: tuple[str, ...] = getattr(read(settings.path), key)
-    return values

@@ -214,5 +214,7 @@ def show(report: Report, output: OutputOptions, rules: Sequence[Entry] = (), *, 
         streams.write(text)
     if output.output_format == "concise" and not output.quiet:
         streams.write_error(concise.aside(report, view))
+    if output.output_format in ("github", "sarif") and not output.quiet:
+        streams.write_error(concise.notes(report, view))
     if output.output_format != "full" or output.statistics or output.quiet:
         streams.write_error(concise.errors(report, view))

@@ -50,6 +50,9 @@ class ScriptChecker(Checker):
         super().__init__(options._replace(targets=(job.target,)))
         self.sources, self.targets = [], [job.target]
 
+    def _read_paths(self) -> list[str]:
+        return [] if self.job.module else [self.job.script]
+
     def _settings(self) -> Settings:
         return self._of_target(self.job.target)
 
@@ -67,7 +70,8 @@ class ScriptChecker(Checker):
         job = replace(
             self.job,
             rules=tuple(rule.code for rule in self.plan(settings).selection.rules),
-            rules_dirs=tuple(map(str, self.folders(settings))),
+            rules_dirs=self.plans.folders(settings),
+            fence=self.plans.fence,
             exclude=(*settings.exclude, *settings.extend_exclude),
             root=str(settings.root),
             strict=settings.strict,

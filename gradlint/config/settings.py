@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from gradlint.config import toml
+from gradlint.config.trust import is_trusted
 from gradlint.errors import UsageError
 from gradlint.findings import Severity
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FILE_NAMES = ("gradlint.toml", ".gradlint.toml", "pyproject.toml")
 """The files that may hold settings; of those in one folder, the first that does counts."""
@@ -73,6 +69,7 @@ class Settings:
     strict: bool = False
     output_format: str = "full"
     rules_dirs: tuple[str, ...] = ()
+    """Folders with rules, which are loaded only if the user allows it."""
     exclude: tuple[str, ...] = EXCLUDED
     extend_exclude: tuple[str, ...] = ()
     force_exclude: bool = False
@@ -93,9 +90,23 @@ class Settings:
         """Return the targets as written from the working directory."""
         return tuple(_from_here(name, self.root) for name in self.targets)
 
-    def rule_folders(self, folders: Iterable[str] = ()) -> tuple[str, ...]:
-        """Return the folders with rules of the user: those given, then those configured."""
-        return (*folders, *(os.path.join(self.root, folder) for folder in self.rules_dirs))
+    def rule_folders(self) -> tuple[str, ...]:
+        """Return the folders with rules that the file names."""
+        return tuple(os.path.join(self.root, folder) for folder in self.rules_dirs)
+
+    def allowed_rule_folders(self, given: Iterable[str] = ()) -> tuple[str, ...]:
+        """Return the folders with rules that may be loaded.
+
+        They are those given on the command line. Those that the file names count if the user trusts its folder:
+        the file may belong to code that is only to be read.
+        """
+        named = self.rule_folders()
+        return (*given, *(named if named and is_trusted(self.root) else ()))
+
+    def refused_rule_folders(self, given: Iterable[str] = ()) -> tuple[str, ...]:
+        """Return the folders with rules that the file names and that may not be loaded."""
+        allowed = set(map(os.path.realpath, self.allowed_rule_folders(given)))
+        return tuple(folder for folder in self.rule_folders() if os.path.realpath(folder) not in allowed)
 
 
 class Configuration:
@@ -181,10 +192,10 @@ def forget() -> None:
 
 def _read(file: Path, *, required: bool) -> Settings | None:
     try:
-        data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        data = toml.parsed(file.read_bytes())
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         if not required:
             # Other tools report a broken pyproject.toml; gradlint does only if the file mentions it.
             if b"tool.gradlint" not in file.read_bytes():

@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gradlint._version import __version__
 from gradlint.findings import Edit, Finding, Fix, Related, Severity
 from gradlint.location import Location
 
+T = TypeVar("T")
 FORMAT = 1
 KEPT_DAYS = 30
 """Days after which an entry that no check used is dropped."""
@@ -72,7 +73,7 @@ class Cache:
         self._known: dict[str, list[Any]] = {}
         self._changed = False
         if self._file is not None:
-            with contextlib.suppress(OSError, ValueError, AttributeError):
+            with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
                 entries = json.loads(self._file.read_bytes())
                 self._known = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 3}
 
@@ -127,23 +128,39 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 
 def _finding(plain: dict[str, Any], path: str, target: str) -> Finding:
+    """Return a finding from JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not what `_plain` writes.
+    """
     fix = plain["fix"]
     return Finding(
         target=target,
-        code=plain["code"],
-        name=plain["name"],
+        code=_is_a(str, plain["code"]),
+        name=_is_a(str, plain["name"]),
         severity=Severity(plain["severity"]),
-        message=plain["message"],
+        message=_is_a(str, plain["message"]),
         location=_location(plain["location"], path) if plain["location"] else None,
-        parameters=tuple(plain["parameters"]),
-        related=tuple(Related(r["message"], _location(r["location"], path)) for r in plain["related"]),
-        fix=fix and Fix(fix["description"], fix["safe"], tuple(_edit(e, path) for e in fix["edits"])),
+        parameters=tuple(_is_a(str, name) for name in plain["parameters"]),
+        related=tuple(Related(_is_a(str, r["message"]), _location(r["location"], path)) for r in plain["related"]),
+        fix=fix and Fix(_is_a(str, fix["description"]), _is_a(bool, fix["safe"]), _edits(fix["edits"], path)),
     )
 
 
-def _edit(plain: dict[str, Any], path: str) -> Edit:
-    return Edit(_location(plain["location"], path), plain["text"])
+def _edits(plain: list[dict[str, Any]], path: str) -> tuple[Edit, ...]:
+    return tuple(Edit(_location(edit["location"], path), _is_a(str, edit["text"])) for edit in plain)
 
 
 def _location(plain: dict[str, Any], path: str) -> Location:
-    return Location(path, plain["line"], plain["column"], plain["end_line"], plain["end_column"])
+    return Location(path, *(_is_a(int, plain[key]) for key in ("line", "column", "end_line", "end_column")))
+
+
+def _is_a(kind: type[T], value: object) -> T:
+    """Return a value of the cache, which somebody else may have written.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +18,7 @@ from gradlint.engine.source_cache import Cache, digest
 from gradlint.engine.source_file import judge_bytes, may_apply
 from gradlint.findings import Failure, Finding
 from gradlint.rulekit import registry
+from gradlint.rulekit.fence import Fence
 from gradlint.rulekit.rule import Rule
 from gradlint.source import overlay
 
@@ -23,6 +27,8 @@ WORTH_A_PROCESS = 1_500_000
 """Bytes to parse below which starting processes takes longer than it saves."""
 CHUNK = 400_000
 """Bytes handed to a process at once."""
+_Loading = tuple[tuple[str, ...], tuple[str, ...], Fence, bool]
+"""The codes of rules, and what `registry.load` takes."""
 
 
 @dataclass
@@ -53,6 +59,7 @@ class RuleSet:
 
     rules: tuple[type[Rule], ...]
     folders: tuple[str, ...] = ()
+    fence: Fence = Fence()  # noqa: RUF009 - it is frozen
     packs: bool = True
 
     @property
@@ -135,7 +142,7 @@ class _Task:
 
 def _texts(rules: RuleSet) -> Iterator[str]:
     """Yield everything that findings depend on beside the file: the rules and the engine."""
-    origins = registry.load(rules.folders, packs=rules.packs).origins
+    origins = registry.load(rules.folders, packs=rules.packs, fence=rules.fence).origins
     for rule in rules.rules:
         yield rule.code
         origin = origins.get(rule)
@@ -152,15 +159,16 @@ def _own_text() -> str:
 
 def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tuple[_Task, list[Finding] | Failure]]:
     alone = any(overlay.stands_in(task.path) for task in tasks)  # other processes have no overlay
+    alone = alone or not _processes_start_safely()
     workers = 1 if alone else min(jobs or _processors(), 1 + sum(task.size for task in tasks) // WORTH_A_PROCESS)
     if workers < 2:
         for task in tasks:
             yield task, _judge_file(task, rules.rules)
         return
     chunks = _chunks(tasks)
-    arguments = (rules.codes, rules.folders, rules.packs)
+    arguments = (rules.codes, rules.folders, rules.fence, rules.packs)
     lost: list[_Task] = []
-    with ProcessPoolExecutor(workers) as pool:
+    with _pool(workers) as pool:
         try:
             pending = {pool.submit(_judge_chunk, chunk, *arguments): chunk for chunk in chunks}
             for future in as_completed(pending):
@@ -175,9 +183,32 @@ def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tu
         yield task, _judge_alone(task, arguments)
 
 
-def _judge_alone(task: _Task, arguments: tuple[tuple[str, ...], tuple[str, ...], bool]) -> list[Finding] | Failure:
+def _processes_start_safely() -> bool:
+    """Return True if new processes can be kept from importing modules of the working directory."""
+    return sys.version_info >= (3, 11) or multiprocessing.get_start_method() == "fork"
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes that import no module of the working directory.
+
+    That is where the files to read lie.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        with ProcessPoolExecutor(workers) as pool:
+            yield pool
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def _judge_alone(task: _Task, arguments: _Loading) -> list[Finding] | Failure:
     """Judge one file in a process of its own, because its parsing may end the process."""
-    with ProcessPoolExecutor(1) as pool:
+    with _pool(1) as pool:
         try:
             return pool.submit(_judge_chunk, [task], *arguments).result()[0]
         except BrokenProcessPool:
@@ -205,12 +236,12 @@ def _chunks(tasks: Sequence[_Task]) -> list[list[_Task]]:
 
 
 def _judge_chunk(
-    tasks: list[_Task], codes: tuple[str, ...], folders: tuple[str, ...], packs: bool
+    tasks: list[_Task], codes: tuple[str, ...], folders: tuple[str, ...], fence: Fence, packs: bool
 ) -> list[list[Finding] | Failure]:
     import gc
 
     gc.disable()  # trees are large, full of cycles of none, and gone when the chunk is
-    rules = tuple(rule for rule in registry.load(folders, packs=packs).rules if rule.code in codes)
+    rules = tuple(rule for rule in registry.load(folders, packs=packs, fence=fence).rules if rule.code in codes)
     return [_judge_file(task, rules) for task in tasks]
 
 

@@ -20,12 +20,17 @@ def aside(report: Report, view: View) -> str:
     lines = [view.clean(f"{target.target}: {summary(target)}") for target in report.targets]
     if report.sources is not None:
         lines.append(sources(report.sources))
-    lines += [view.clean(f"note: {note.message}") for note in report.notes if not note.target]
+    lines += notes(report, view).splitlines()
     if report.fixed:
         lines.append(f"{report.fixed} fixed")
     if report.hidden:
         lines.append(f"{report.hidden} info hidden (--show-info)")
     return "".join(f"{line}\n" for line in lines)
+
+
+def notes(report: Report, view: View) -> str:
+    """Return the notes about the call as a whole, for stderr."""
+    return "".join(view.clean(f"note: {note.message}") + "\n" for note in report.notes if not note.target)
 
 
 def errors(report: Report, view: View) -> str:

@@ -22,6 +22,7 @@ from types import ModuleType
 
 from gradlint.errors import GradlintError
 from gradlint.findings import Severity
+from gradlint.rulekit.fence import Fence
 from gradlint.rulekit.precedence import in_order
 from gradlint.rulekit.rule import Rule
 
@@ -34,6 +35,7 @@ HEADINGS = ("What it does", "Why it is bad", "Example", "Use instead", "Known li
 _HEADINGS = {heading.lower(): heading for heading in HEADINGS}
 _LONGEST_HEADING = 40
 """Characters of a heading with its markup; most lines are longer and need no look-up."""
+_OPEN = Fence()
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Registry:
     rules: tuple[type[Rule], ...]
     origins: dict[type[Rule], Path] = field(default_factory=dict)
     """The file that each rule came from."""
+    refused: tuple[str, ...] = ()
+    """Installed packs that the fence keeps out, each with its place."""
 
     @property
     def entries(self) -> list[Entry]:
@@ -105,22 +109,28 @@ class Registry:
         return sorted(entries, key=lambda entry: entry.code)
 
 
-def load(folders: Sequence[str | Path] = (), *, packs: bool = True) -> Registry:
+def load(folders: Sequence[str | Path] = (), *, packs: bool = True, fence: Fence = _OPEN) -> Registry:
     """Load the built-in rules, those of installed packs and those in `folders`.
 
     A file is loaded once per process: loading again gives the same classes.
+
+    Args:
+        folders: those that the user allows.
+        packs: whether installed packs are loaded.
+        fence: keeps out packs in folders that are only read.
 
     Raises:
         GradlintError: a folder is missing or empty, a rule is malformed or two have the same code or name; the message
             names file and line.
     """
     origins: dict[type[Rule], Path] = {}
-    for rule, path in _all_rules(folders, packs):
+    refused: list[str] = []
+    for rule, path in _all_rules(folders, packs, fence, refused):
         if rule not in origins:
             _check_unique(rule, path, origins)
             origins[rule] = path
     _check_precedence(origins)
-    return Registry(tuple(sorted(origins, key=lambda rule: rule.code)), origins)
+    return Registry(tuple(sorted(origins, key=lambda rule: rule.code)), origins, tuple(refused))
 
 
 def builtin_folder() -> Path:
@@ -138,13 +148,15 @@ def builtin_folder() -> Path:
     raise GradlintError(f"gradlint's own rules are missing: neither {installed} nor {checkout} is there; reinstall it")
 
 
-def _all_rules(folders: Sequence[str | Path], packs: bool) -> Iterator[tuple[type[Rule], Path]]:
+def _all_rules(
+    folders: Sequence[str | Path], packs: bool, fence: Fence, refused: list[str]
+) -> Iterator[tuple[type[Rule], Path]]:
     builtin = list(_folder_rules(builtin_folder()))
     if not builtin:
         raise GradlintError(f"gradlint's own rules are missing: {builtin_folder()} holds none; reinstall it")
     yield from builtin
     if packs:
-        yield from _pack_rules()
+        yield from _pack_rules(fence, refused)
     for folder in folders:
         path = Path(folder).resolve()
         if not path.is_dir():
@@ -183,18 +195,53 @@ def _load_file(path: Path, name: str) -> ModuleType:
     return module
 
 
-def _pack_rules() -> Iterator[tuple[type[Rule], Path]]:
+def _pack_rules(fence: Fence, refused: list[str]) -> Iterator[tuple[type[Rule], Path]]:
     from importlib.metadata import entry_points  # slow to import, and not needed by every command
 
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
-        module = _import_pack(entry.module, f"rule pack {entry.name} ({entry.value})")
-        if not hasattr(module, "__path__"):
-            path = Path(module.__file__ or entry.module)
-            yield _rule_of(module, path), path
+        what = f"rule pack {entry.name} ({entry.value})"
+        listed_in = None if entry.dist is None else str(entry.dist.locate_file(""))
+        module = None
+        if listed_in is not None and not fence.admits(listed_in):
+            refused.append(f"{what} in {listed_in}")
             continue
-        for folder in module.__path__:
-            for path in _rule_files(Path(folder)):
-                yield _rule_of(_import_pack(f"{entry.module}.{path.stem}", str(path)), path), path
+        # Part by part, because looking for a.b runs a.
+        for length in range(1, entry.module.count(".") + 2):
+            name = ".".join(entry.module.split(".")[:length])
+            outside = next((place for place in _places_of(name) if not fence.admits(place)), None)
+            if outside is not None:
+                refused.append(f"{what} in {outside}")
+                break
+            module = _import_pack(name, what)
+        else:
+            assert module is not None
+            yield from _rules_of_pack(module, entry.module, fence, refused)
+
+
+def _places_of(name: str) -> list[str]:
+    """Return the files and folders that a module would be loaded from."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return []  # the import says what is wrong
+    if spec is None:
+        return []
+    return [*([spec.origin] if spec.has_location and spec.origin else []), *(spec.submodule_search_locations or [])]
+
+
+def _rules_of_pack(
+    module: ModuleType, name: str, fence: Fence, refused: list[str]
+) -> Iterator[tuple[type[Rule], Path]]:
+    if not hasattr(module, "__path__"):
+        path = Path(module.__file__ or name)
+        yield _rule_of(module, path), path
+        return
+    for folder in module.__path__:
+        for path in _rule_files(Path(folder)):
+            if fence.admits(path):
+                yield _rule_of(_import_pack(f"{name}.{path.stem}", str(path)), path), path
+            else:
+                refused.append(f"rule {name}.{path.stem} in {path}")
 
 
 def _import_pack(name: str, what: str) -> ModuleType:

@@ -71,6 +71,11 @@ def _codes_of(registry: Registry, selectors: tuple[str, ...], where: str) -> fro
         raise UsageError(f"{where}{error}") from None
 
 
+def is_known(registry: Registry, selectors: str) -> bool:
+    """Return True if each selector of a list matches a rule."""
+    return all(_matching(selector, registry.entries) for selector in split([selectors]))
+
+
 def split(selectors: Iterable[str]) -> list[str]:
     """Return the selectors in lists separated by commas, without empty ones."""
     return [part for text in selectors for part in re.split(r"[,\s]+", text) if part]

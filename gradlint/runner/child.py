@@ -64,7 +64,7 @@ _BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 class _Runner:
     def __init__(self, job: Job) -> None:
         self.job = job
-        rules = registry.load(job.rules_dirs)
+        rules = registry.load(job.rules_dirs, fence=job.fence)
         self.rules = [entry for entry in rules.rules if entry.code in job.rules]
         self.observation = Observation(
             job.target, steps=job.steps, gives_up=True, limit=job.max_batches, on_fault=lambda: self.finish(None)

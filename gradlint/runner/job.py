@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradlint.findings import Report
+from gradlint.rulekit.fence import Fence
 
 INTERRUPT_GRACE = 5.0
 """Seconds that an interrupted script gets to end by itself."""
@@ -31,6 +32,8 @@ class Job:
     rules: tuple[str, ...] = ()
     """Codes of the rules to judge by."""
     rules_dirs: tuple[str, ...] = ()
+    fence: Fence = Fence()  # noqa: RUF009 - it is frozen
+    """Keeps out rule packs in the project."""
     steps: int = 3
     max_batches: int | None = None
     """Number of calls or backward passes without progress after which to stop; None for the default."""

@@ -91,7 +91,7 @@ class TargetItem(pytest.Item):
         from gradlint.triage import filters
 
         settings = self.config.stash[_SETTINGS]
-        rules = registry.load(settings.rule_folders())
+        rules = registry.load(settings.rule_folders())  # pytest runs the project's own code anyway
         chosen = selection.select(rules, settings.select, settings.ignore, settings.extend_select)
         target = _absolute(self.name, settings.root)
         with lenient_warnings():

@@ -72,7 +72,7 @@ class Baseline:
         except OSError as error:
             hint = "; write one with --write-baseline" if isinstance(error, FileNotFoundError) else ""
             raise UsageError(f"baseline {path}: cannot be read: {error.strerror or error}{hint}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(f"baseline {path}: is no baseline of gradlint: {error!r}") from error
         if version != VERSION:
             raise UsageError(f"baseline {path}: has version {version!r}, not {VERSION}; write it anew")

@@ -24,6 +24,8 @@ class Plan:
     settings: Settings
     registry: Registry
     selection: Selection
+    is_partial: bool = False
+    """True if rules that the configuration or a pack names are not loaded."""
 
     def codes(self, selector: str) -> frozenset[str]:
         """Return the codes that a selector of the configuration matches.
@@ -116,7 +118,8 @@ class Scope:
         """Return why a code in a comment certainly suppresses nothing; None if that is not certain."""
         entry = self._entry(code)
         if entry is None:
-            return "no rule has this code or name" if self.source or self.ran else None
+            is_certain = (self.source or self.ran) and not self.plan.is_partial
+            return "no rule has this code or name" if is_certain else None
         if entry.code not in self.plan.selection.codes:
             return None
         if self._ran(line) and entry.code in self.recorded:
