@@ -17,6 +17,7 @@ from gradlint.cli.script_command import ScriptCommand
 from gradlint.cli.supervised import in_own_process
 from gradlint.errors import GradlintError, UsageError
 from gradlint.gc_pause import mark_own_process
+from gradlint.legible import one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +83,7 @@ def _refuse_files_as_options(arguments: list[str]) -> None:
 
 
 def _fail(arguments: list[str], message: str, before: str = "") -> int:
-    streams.write_error(f"{before}error: {message}\n")
+    streams.write_error(f"{before}error: {one_line(message)}\n")
     _write_document(arguments, message)
     return FAILED
 
@@ -98,7 +99,7 @@ def _write_document(arguments: list[str], message: str) -> None:
             from gradlint.report import render
             from gradlint.report.view import View
 
-            streams.write(render(document, Report(errors=[Failure("", message)]), View()))
+            streams.write_document(render(document, Report(errors=[Failure("", message)]), View()))
             return
 
 

@@ -13,6 +13,7 @@ from gradlint.cli.exits import CLEAN
 from gradlint.cli.options import CheckOptions, OutputOptions, parsed
 from gradlint.cli.script_command import ScriptCommand
 from gradlint.errors import GradlintError
+from gradlint.legible import one_line
 
 if TYPE_CHECKING:
     from gradlint.rulekit.registry import Registry
@@ -203,7 +204,7 @@ def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: b
     from gradlint.rulekit import selection  # loads what --version need not
 
     entry = selection.lookup(_known(CheckOptions(rules_dirs=rules_dirs, config=config, isolated=isolated)), code)
-    streams.write(catalogue.page(entry, streams.view_of_stdout(color)))
+    streams.write_document(catalogue.page(entry, streams.view_of_stdout(color)))
     return CLEAN
 
 
@@ -233,7 +234,7 @@ def _known(given: CheckOptions) -> Registry:
     plans = Plans(given, ())
     known = plans.of(Configuration(given.config, isolated=given.isolated).near(Path.cwd())).registry
     for note in plans.notes():
-        streams.write_error(f"note: {note.message}\n")
+        streams.write_error(f"note: {one_line(note.message)}\n")
     return known
 
 
@@ -262,7 +263,8 @@ def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
     configured = settings.root / settings.cache_dir if settings.cache_dir else source_cache.default_folder()
     folder = Path(cache_dir) if cache_dir else configured
     try:
-        streams.write_error(f"removed {folder}\n" if source_cache.clean(folder) else f"there is no cache at {folder}\n")
+        shown = one_line(str(folder))
+        streams.write_error(f"removed {shown}\n" if source_cache.clean(folder) else f"there is no cache at {shown}\n")
     except OSError as error:
         raise GradlintError(f"the cache is not removed: {error}") from error
     return CLEAN

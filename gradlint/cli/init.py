@@ -11,6 +11,7 @@ from pathlib import Path
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN
 from gradlint.errors import GradlintError
+from gradlint.legible import one_line
 from gradlint.report.view import shown_path
 from gradlint.source.file import SourceModule
 from gradlint.source.intent import proposed_contract
@@ -62,6 +63,8 @@ def run(file: str, output: str | None) -> int:
     if not classes:
         raise GradlintError(f"{file}: there is no class in it that is certainly an nn.Module; write build() by hand")
     target = path.with_name(f"{path.stem}_build.py") if output is None else Path(output)
+    if not all(part.isidentifier() for part in _dotted(path).split(".")):
+        raise GradlintError(f"{file}: {_dotted(path)} is no module name, so nothing can import it: rename the file")
     text = skeleton(module, classes, path, target.as_posix())
     if output == "-":
         streams.write(text)
@@ -73,7 +76,7 @@ def run(file: str, output: str | None) -> int:
         raise GradlintError(f"{target} is there already; name another file with --output") from None
     except OSError as error:
         raise GradlintError(f"{target}: cannot be written: {error.strerror or error}") from error
-    shown = shown_path(str(target.absolute()), Path.cwd())
+    shown = one_line(shown_path(str(target.absolute()), Path.cwd()))
     streams.write_error(f"wrote {shown}; complete it, then: gradlint check {shown}:build\n")
     return CLEAN
 
@@ -100,7 +103,9 @@ def skeleton(module: SourceModule, classes: list[ast.ClassDef], path: Path, name
 
     Each class that is no part of another gets a function; the first one is ``build``.
     """
-    head = _HEAD.format(name=name, module=_dotted(path), classes=", ".join(sorted(cls.name for cls in _outer(classes))))
+    head = _HEAD.format(
+        name=_in_docstring(name), module=_dotted(path), classes=", ".join(sorted(cls.name for cls in _outer(classes)))
+    )
     parts = []
     for number, cls in enumerate(_outer(classes)):
         function = "build" if not number else f"build_{_snake(cls.name)}"
@@ -149,6 +154,11 @@ def _arguments(module: SourceModule, cls: ast.ClassDef) -> str:
     required += [a for a, d in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True) if d is None]
     positional = {a.arg for a in init.args.posonlyargs}
     return ", ".join("..." if a.arg in positional else f"{a.arg}=..." for a in required)
+
+
+def _in_docstring(name: str) -> str:
+    """Return a file name that cannot end the docstring that it stands in."""
+    return one_line(name).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _snake(name: str) -> str:

@@ -49,7 +49,7 @@ def lock(
         return FAILED if report.errors else FOUND if report.findings else CLEAN
     if report.errors:
         _write_errors(report, view)
-        streams.write_error(f"error: {path.name} is left as it was\n")
+        streams.write_error(f"error: {view.clean(path.name)} is left as it was\n")
         return FAILED
     unchecked = {} if every else before
     changed = write(path, {**unchecked, **now}.values())

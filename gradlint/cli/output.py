@@ -13,7 +13,7 @@ from gradlint.cli.options import CheckOptions, OutputOptions
 from gradlint.config.settings import Settings
 from gradlint.errors import UsageError
 from gradlint.findings import Note, Report, Severity
-from gradlint.report import FORMATS, concise, render, statistics
+from gradlint.report import DOCUMENTS, FORMATS, concise, render, statistics
 from gradlint.report.view import View, shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
@@ -99,7 +99,7 @@ def _fix(
     remaining, changes = fix(checker, result, report, unsafe=unsafe, show_info=show_info)
     view = streams.view_of_stdout(output.color)
     if output.diff:
-        streams.write(changes.diff())
+        streams.write(changes.diff(), kept="\t\f\u200c\u200d")  # which honest sources contain
         _write_errors(remaining, changes.notes, view)
         if changes.count:
             streams.write_error(f"would fix {plural(changes.count, 'finding')}\n")
@@ -160,7 +160,9 @@ def _write_baseline(report: Report, path: Path) -> int:
         streams.write_error("the baseline is not written: findings of targets with errors would be missing\n")
         return FAILED
     Baseline.made_of(report.findings, path).write()
-    streams.write_error(f"listed {plural(len(report.findings), 'finding')} in {shown_path(str(path), Path.cwd())}\n")
+    streams.write_error(
+        f"listed {plural(len(report.findings), 'finding')} in {view.clean(shown_path(str(path), view.root))}\n"
+    )
     return CLEAN
 
 
@@ -209,9 +211,11 @@ def show(report: Report, output: OutputOptions, rules: Sequence[Entry] = (), *, 
                 f"--output-file {output.output_file}: cannot be written: {error.strerror or error}"
             ) from error
     elif to_stderr:
-        streams.write_error(text)
+        streams.write_error(text, color=view.color)
+    elif output.output_format in DOCUMENTS:
+        streams.write_document(text)
     else:
-        streams.write(text)
+        streams.write(text, color=view.color)
     if output.output_format == "concise" and not output.quiet:
         streams.write_error(concise.aside(report, view))
     if output.output_format in ("github", "sarif") and not output.quiet:

@@ -11,6 +11,7 @@ from gradlint.cli.exits import Interrupted
 from gradlint.cli.options import CheckOptions
 from gradlint.config.settings import Settings
 from gradlint.findings import Failure, Report
+from gradlint.legible import one_line
 from gradlint.runner.job import Job
 from gradlint.runner.parent import Process
 
@@ -99,7 +100,7 @@ class ScriptChecker(Checker):
             problem = "is a folder" if Path(job.script).is_dir() else "does not exist"
             return Report(errors=[Failure(job.target, f"{job.script} {problem}: name the file of a training script")])
         streams.write_error(
-            f"gradlint: running {job.target} until each optimizer has stepped {job.steps} times; "
+            f"gradlint: running {one_line(job.target)} until each optimizer has stepped {job.steps} times; "
             "files that it writes stay\n"
         )
         return self.process.run(job, _say_that_it_ends)

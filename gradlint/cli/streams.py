@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from gradlint.gc_pause import is_own_process
+from gradlint.legible import guarded, one_line
 
 if TYPE_CHECKING:
     from gradlint.report.view import View
@@ -70,8 +71,16 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-def write(text: str) -> None:
-    """Write to stdout, with escapes for what its encoding lacks."""
+def write(text: str, *, color: bool = False, kept: str = "\t") -> None:
+    """Write a text for people to stdout, with escapes for what is unsafe in it.
+
+    `color` and `kept` are those of `legible.guarded`.
+    """
+    _write(_stdout(), guarded(text, color=color, kept=kept))
+
+
+def write_document(text: str) -> None:
+    """Write a text for programs to stdout as it is."""
     _write(_stdout(), text)
 
 
@@ -87,13 +96,13 @@ def write_bytes(data: bytes) -> None:
     binary.flush()
 
 
-def write_error(text: str) -> None:
-    """Write to stderr, with escapes for characters that its encoding lacks.
+def write_error(text: str, *, color: bool = False) -> None:
+    """Write a text for people to stderr, with escapes for what is unsafe in it.
 
     Nothing happens if it is closed.
     """
     with contextlib.suppress(OSError, ValueError):
-        _write(sys.stderr, text)
+        _write(sys.stderr, guarded(text, color=color))
 
 
 def _write(stream: TextIO | None, text: str) -> None:
@@ -193,7 +202,7 @@ def progress(text: str, after: float = 1.0) -> Iterator[None]:
     if not _is_terminal(sys.stderr):
         yield
         return
-    timer = threading.Timer(after, write_error, [text + "\n"])
+    timer = threading.Timer(after, write_error, [one_line(text) + "\n"])
     timer.daemon = True
     timer.start()
     try:

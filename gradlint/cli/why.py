@@ -38,5 +38,5 @@ def why(target: str, pattern: str, inputs: Sequence[str], color: str) -> int:
         return FAILED
     if not explanations:
         raise GradlintError(f"no parameter of {target} matches {pattern!r}")
-    streams.write(render(explanations, view))
+    streams.write(render(explanations, view), color=view.color)
     return CLEAN

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from gradlint import legible
 from gradlint.config import toml
 from gradlint.config.trust import is_trusted
 from gradlint.errors import UsageError
@@ -354,7 +355,8 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
 
 def as_toml(settings: Settings) -> str:
     """Return the settings as TOML, each key with its value."""
-    lines = [f"# {settings.path or 'no configuration file: the defaults'}"]
+    path = settings.path
+    lines = [f"# {'no configuration file: the defaults' if path is None else legible.one_line(str(path))}"]
     tables = []
     for key in _KEYS:
         value = getattr(settings, key.replace("-", "_"))

@@ -45,7 +45,7 @@ def render(snapshots: Iterable[Snapshot]) -> str:
         "# What trains in each target. Written by `gradlint lock`: review it, commit it, and do not edit it.",
     ]
     for snapshot in sorted(snapshots, key=lambda s: _natural(s.target)):
-        lines += ["", f"[{snapshot.target}]"]
+        lines += ["", f"[{_quoted_section(snapshot.target)}]"]
         rows = {(name, 0): _norm_fields(norm) for name, norm in snapshot.norms.items()}
         rows |= {(name, 1): _entry_fields(entry) for name, entry in snapshot.entries.items()}
         lines += ["  ".join([_quoted(key[0]), *rows[key]]) for key in sorted(rows, key=lambda k: (_natural(k[0]), k))]
@@ -78,6 +78,7 @@ def parse(text: str, path: Path) -> dict[str, Snapshot]:
         place = Location(str(path), number)
         if line.startswith("[") and line.rstrip().endswith("]"):
             name = line.strip()[1:-1]
+            name = (_unquoted(name)[0] or name) if name.startswith('"') else name
             if name in snapshots:
                 raise LockError(f"{path}:{number}: {name} stands in this lock twice")
             current = snapshots[name] = Snapshot(name, places={"": place})
@@ -214,6 +215,10 @@ def _entry(name: str, fields: list[str]) -> Entry | None:
 def _quoted(name: str) -> str:
     plain = name and not re.search(r"\s|^[\"\[#<=>|]", name) and name.isprintable()
     return name if plain else json.dumps(name)
+
+
+def _quoted_section(target: str) -> str:
+    return target if target.isprintable() and not target.startswith('"') else json.dumps(target)
 
 
 def _unquoted(line: str) -> tuple[str | None, str]:

@@ -12,6 +12,7 @@ from gradlint.experiments.settle import analyse
 from gradlint.findings import TargetSummary
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import outcome_of
+from gradlint.legible import one_line
 from gradlint.lock.snapshot import Entry, Norm, Snapshot
 from gradlint.traces.trace import Optimizer, Parameter, Trace
 
@@ -39,12 +40,12 @@ def take(trace: Trace, flow: Flow) -> Snapshot:
             continue
         now = outcome_of(flow, parameter)
         snapshot.entries[parameter.fqn] = Entry(
-            parameter.fqn, tuple(parameter.shape), now.kind, re.sub(r"\s+", "_", now.by), _held(trace, parameter)
+            parameter.fqn, tuple(parameter.shape), now.kind, _word(now.by), _held(trace, parameter)
         )
         snapshot.why[parameter.fqn] = (now.why, now.location)
     for module in trace.modules:
         if module.in_tree and "running_mean" in module.running_stats:
-            snapshot.norms[module.fqn] = Norm(module.fqn, module.type.name, module.training)
+            snapshot.norms[module.fqn] = Norm(module.fqn, _word(module.type.name), module.training)
     return snapshot
 
 
@@ -59,5 +60,10 @@ def _held(trace: Trace, parameter: Parameter) -> tuple[str, ...]:
 
 
 def _label(optimizer: Optimizer) -> str:
-    name = re.sub(r"\s+", "_", optimizer.name)
-    return f"{name}:{optimizer.type}" if name else optimizer.type
+    name, kind = _word(optimizer.name), _word(optimizer.type)
+    return f"{name}:{kind}" if name else kind
+
+
+def _word(text: str) -> str:
+    """Return a name of user code as one word, so that it is one field of a line."""
+    return re.sub(r"\s+", "_", one_line(text))

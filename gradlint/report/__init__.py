@@ -19,6 +19,8 @@ FORMATS = {
     "github": "github",
 }
 """Each output format by name → the module of this room that writes it, loaded when it is used."""
+DOCUMENTS = frozenset({"json", "sarif", "github"})
+"""The formats for programs, which are written as they are."""
 
 
 class Format(Protocol):

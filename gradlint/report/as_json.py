@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gradlint.findings import Edit, Finding, Fix, Note, Related, Report, SourceSummary, TargetSummary, sorted_findings
+from gradlint.legible import json_text
 from gradlint.report.view import View, shown_path
 from gradlint.rulekit.registry import Entry
 
@@ -16,7 +16,7 @@ SCHEMA = 1
 
 def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
     """Return the report as JSON in ASCII, which no encoding of stdout can break."""
-    return json.dumps(document(report, view.root), indent=1) + "\n"
+    return json_text(document(report, view.root))
 
 
 def document(report: Report, root: Path) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import inspect
 import io
-import json
 import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from gradlint.legible import json_text
 from gradlint.report.view import View, cells, wrap
 from gradlint.rulekit.registry import HEADINGS, Entry, OwnCode, heading_of
 from gradlint.wording import inflect, list_of
@@ -70,7 +70,7 @@ def table(rules: Sequence[Entry], view: View) -> str:
 
 def as_json(rules: Sequence[Entry]) -> str:
     """Return the rules with their documentation as JSON in ASCII."""
-    return json.dumps({"schema": 1, "rules": [_entry(rule) for rule in rules]}, indent=1) + "\n"
+    return json_text({"schema": 1, "rules": [_entry(rule) for rule in rules]})
 
 
 def _entry(rule: Entry) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from rich.console import Console
 from rich.text import Text
 
+from gradlint import legible
 from gradlint.findings import Failure, Finding, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
@@ -111,7 +112,8 @@ class Page:
         for line, wrapped in self._lines:
             line.rstrip()
             console.print(line, no_wrap=not wrapped, overflow="fold" if wrapped else "ignore", crop=False)
-        return "".join(line.rstrip() + "\n" for line in buffer.getvalue().split("\n")[:-1])
+        text = "".join(line.rstrip() + "\n" for line in buffer.getvalue().split("\n")[:-1])
+        return legible.guarded(text, color=color)  # a broken word may have come to the start of a line
 
 
 def _finding(page: Page, finding: Finding) -> None:

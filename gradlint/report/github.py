@@ -16,16 +16,16 @@ def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
     lines = [_line(finding, view) for finding in sorted_findings(report.findings)]
     for failure in report.errors:
         text = f"{failure.target}: {failure.message}" if failure.target else failure.message
-        lines.append(f"::error title=gradlint::{_data(text)}")
+        lines.append(f"::error title=gradlint::{_data(view.clean(text))}")
     return "".join(f"{line}\n" for line in lines)
 
 
 def _line(finding: Finding, view: View) -> str:
-    properties = {"title": f"gradlint ({finding.code} {finding.name})"}
+    properties = {"title": view.clean(f"gradlint ({finding.code} {finding.name})")}
     place = finding.location
     where = f"{finding.target}: "
     if place is not None:
-        path = shown_path(place.path, view.root)
+        path = view.clean(shown_path(place.path, view.root))
         properties |= {"file": path, "line": str(place.line), "col": str(place.column)}
         properties |= {"endLine": str(place.end_line or place.line)}
         if place.end_column and place.end_line in (0, place.line):
@@ -33,7 +33,8 @@ def _line(finding: Finding, view: View) -> str:
         where = f"{path}:{place.line}:{place.column}: "
     listed = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
     fix = f" Fix: {finding.fix.description}" if finding.fix else ""
-    return f"::{_COMMANDS[finding.severity]} {listed}::{_data(f'{where}{finding.code} {finding.message}{fix}')}"
+    text = view.clean(f"{where}{finding.code} {finding.message}{fix}")
+    return f"::{_COMMANDS[finding.severity]} {listed}::{_data(text)}"
 
 
 def _data(text: str) -> str:

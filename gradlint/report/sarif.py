@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 from gradlint._version import __version__
 from gradlint.findings import Edit, Failure, Finding, Report, Severity, sorted_findings
+from gradlint.legible import json_text
 from gradlint.location import Location
 from gradlint.report.catalogue import as_markdown, documentation, summary
 from gradlint.report.view import View
@@ -19,12 +19,13 @@ from gradlint.rulekit.registry import Entry
 from gradlint.triage.baseline import Fingerprints
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_LINK = re.compile(r"\[(?=[^\[\]]*\]\()")
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
 def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
     """Return the report as one SARIF log in ASCII."""
-    return json.dumps(document(report, view.root, rules), indent=1) + "\n"
+    return json_text(_storable(document(report, view.root, rules)))
 
 
 def document(report: Report, root: Path, entries: Sequence[Entry]) -> dict[str, Any]:
@@ -61,6 +62,23 @@ def document(report: Report, root: Path, entries: Sequence[Entry]) -> dict[str, 
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
+def _storable(value: Any) -> Any:
+    """Return plain data without lone surrogates, which not every reader of JSON takes.
+
+    They stand for the bytes of file names that are not UTF-8, which the URIs keep.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: _storable(part) for key, part in value.items()}
+    return [_storable(part) for part in value] if isinstance(value, list) else value
+
+
+def _message(text: str) -> dict[str, str]:
+    """Return a message; a bracket that would begin a link is escaped."""
+    return {"text": _LINK.sub(r"\\[", text)}
+
+
 def _known(findings: Sequence[Finding], entries: Sequence[Entry]) -> list[Entry]:
     used = {finding.code for finding in findings}
     return [entry for entry in entries if entry.code in used]
@@ -91,7 +109,7 @@ def _rule(entry: Entry) -> dict[str, Any]:
 
 def _notification(failure: Failure) -> dict[str, Any]:
     text = f"{failure.target}: {failure.message}" if failure.target else failure.message
-    return {"level": "error", "message": {"text": text}}
+    return {"level": "error", "message": _message(text)}
 
 
 def _result(finding: Finding, root: Path, index: dict[str, int], prints: Fingerprints) -> dict[str, Any]:
@@ -101,7 +119,7 @@ def _result(finding: Finding, root: Path, index: dict[str, int], prints: Fingerp
     result: dict[str, Any] = {
         "ruleId": finding.code,
         "level": _LEVELS[finding.severity],
-        "message": {"text": text},
+        "message": _message(text),
         "locations": [_location(finding.location, root)] if finding.location else [],
         "partialFingerprints": {"gradlint/v1": prints.of(finding)},
         "properties": {"target": finding.target, "parameters": list(finding.parameters)},
@@ -110,7 +128,7 @@ def _result(finding: Finding, root: Path, index: dict[str, int], prints: Fingerp
         result["ruleIndex"] = index[finding.code]
     if finding.related:
         result["relatedLocations"] = [
-            {"id": number, **_location(related.location, root), "message": {"text": related.message}}
+            {"id": number, **_location(related.location, root), "message": _message(related.message)}
             for number, related in enumerate(finding.related)
         ]
     if finding.fix is not None and finding.fix.edits:
@@ -123,7 +141,7 @@ def _fix(description: str, edits: Sequence[Edit], root: Path) -> dict[str, Any]:
     for edit in edits:
         by_path.setdefault(edit.location.path, []).append(edit)
     return {
-        "description": {"text": description},
+        "description": _message(description),
         "artifactChanges": [
             {
                 "artifactLocation": _artifact(path, root),
@@ -151,14 +169,26 @@ def _region(place: Location, *, whole: bool = False) -> dict[str, int]:
 
 def _artifact(path: str, root: Path) -> dict[str, Any]:
     if path.startswith("<"):
-        return {"uri": quote(path)}
+        return {"uri": quote(path, errors="backslashreplace")}
     try:
         relative = os.path.relpath(path, root)
     except ValueError:  # another Windows drive
         relative = ".."
     if relative.split(os.sep)[0] == "..":
-        return {"uri": Path(os.path.abspath(path)).as_uri()}
-    return {"uri": quote(relative.replace(os.sep, "/")), "uriBaseId": "SRCROOT"}
+        return {"uri": Path(_encodable(os.path.abspath(path))).as_uri()}
+    return {"uri": quote(os.fsencode(_encodable(relative.replace(os.sep, "/")))), "uriBaseId": "SRCROOT"}
+
+
+def _encodable(path: str) -> str:
+    """Return a path that can be encoded.
+
+    A lone surrogate that stands for no byte becomes an escape: user code can name its files so.
+    """
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "backslashreplace").decode()
+    return path
 
 
 def _folder_uri(folder: Path) -> str:

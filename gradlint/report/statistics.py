@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
 from gradlint.findings import Finding, Report
+from gradlint.legible import json_text
 from gradlint.report.view import View
 from gradlint.triage.fixes import applicable
 
@@ -28,7 +28,7 @@ def as_json(report: Report) -> str:
     rows = [
         {"code": code, "name": name, "count": count, "fixable": fixable} for count, code, name, fixable in _rows(report)
     ]
-    return json.dumps({"schema": 1, "statistics": rows}, indent=1) + "\n"
+    return json_text({"schema": 1, "statistics": rows})
 
 
 def _rows(report: Report) -> list[tuple[int, str, str, bool]]:

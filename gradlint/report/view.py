@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from gradlint import legible
+
 _BOXES = {ord(char): plain for char, plain in zip("─━│┃┏┓┗┛┌┐└┘├┤•▌", "--||++++++++++*|", strict=True)}
 
 
@@ -47,19 +49,18 @@ class View:
 
         Control characters and characters that the encoding lacks become escapes.
         """
-        if " " <= char <= "~":
-            return char
-        if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-            return char.encode("ascii", "backslashreplace").decode() if ord(char) > 127 else f"\\x{ord(char):02x}"
-        try:
-            char.encode(self.encoding)
-        except (UnicodeEncodeError, LookupError):
-            return char.encode("ascii", "backslashreplace").decode()
+        char = legible.char(char)
+        if not char.isascii():
+            try:
+                char.encode(self.encoding)
+            except (UnicodeEncodeError, LookupError):
+                return char.encode("ascii", "backslashreplace").decode()
         return char
 
     def clean(self, text: str) -> str:
-        """Return one line of safe text: tabs and line ends become spaces, the rest as `char`."""
-        return "".join(map(self.char, re.sub(r"[\t\r\n\v\f]+", " ", text)))
+        """Return one line of safe text that the encoding has."""
+        text = legible.one_line(text)
+        return text if text.isascii() else "".join(map(self.char, text))
 
     def keep(self, text: str) -> str:
         """Return text that may contain colour codes.

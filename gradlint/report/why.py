@@ -34,7 +34,7 @@ def _step(page: Page, step: Step) -> None:
     if step.location is None:
         page.paragraph(text, indent=4)
         return
-    place = f"{shown_path(step.location.path, view.root)}:{step.location.line}:{step.location.column}"
+    place = view.clean(f"{shown_path(step.location.path, view.root)}:{step.location.line}:{step.location.column}")
     column = 4 + max(STEP_WIDTH, cells(text)) + 2
     if column + cells(place) <= view.width:
         page.line(" " * 4, Text(text, style=style), " " * (column - 4 - cells(text)), Text(place, style="blue"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Fix, Related, Report, Severity
+from gradlint.legible import one_line
 from gradlint.location import Location
 from gradlint.wording import plural
 
@@ -257,7 +258,7 @@ def text_of(report: Report, subject: str) -> str:
     from gradlint.report.view import View
 
     text = full.render(report, View(width=WIDTH, verbose=True, root=Path.cwd())).rstrip("\n")
-    return f"{subject}: {_summary(report)}\n\n{text}"
+    return f"{one_line(f'{subject}: {_summary(report)}')}\n\n{text}"
 
 
 def _fail(what: str, report: Report) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from gradlint.errors import UsageError
 from gradlint.findings import Finding
+from gradlint.legible import json_text
 from gradlint.source.text import source_lines
 from gradlint.triage.fixes import write_atomically
 
@@ -28,7 +29,9 @@ class Fingerprints:
 
     def of(self, finding: Finding) -> str:
         """Return the same text for the same mistake in the same file, wherever it moved."""
-        return hashlib.blake2b("\0".join(self.parts(finding)).encode(), digest_size=12).hexdigest()
+        return hashlib.blake2b(
+            "\0".join(self.parts(finding)).encode("utf-8", "backslashreplace"), digest_size=12
+        ).hexdigest()
 
     def parts(self, finding: Finding) -> tuple[str, str, str]:
         """Return (code, path, blamed text); without a location the parameters replace the text."""
@@ -103,7 +106,7 @@ class Baseline:
             {"code": code, "path": path, "text": text, "count": self.counts[fingerprint], "fingerprint": fingerprint}
             for fingerprint, (code, path, text) in sorted(self.about.items(), key=lambda item: (item[1][1], item[1]))
         ]
-        document = json.dumps({"version": VERSION, "findings": rows}, indent=1, ensure_ascii=False) + "\n"
+        document = json_text({"version": VERSION, "findings": rows}, readable=True)
         try:
             write_atomically(str(self.path), document.encode())
         except OSError as error:

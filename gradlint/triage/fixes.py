@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gradlint import legible
 from gradlint.findings import Edit, Finding
 from gradlint.source.text import SourceText, Unreadable, parse
 
@@ -103,9 +105,10 @@ def _parses(text: str) -> bool:
 
 def unified(before: str, after: str, name: str) -> str:
     """Return a unified diff of two texts, which marks a last line without an end."""
-    lines = difflib.unified_diff(
-        before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{name}", f"b/{name}"
-    )
+    name = legible.one_line(name)
+    # Not str.splitlines: a form feed or a Unicode line separator ends no line of a diff.
+    old, new = (re.findall(r"[^\n]*\n|[^\n]+$", text) for text in (before, after))
+    lines = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
