@@ -358,3 +358,30 @@ def test_source_rules_do_not_contradict_the_recording(tmp_path):
     """
     _, report = run(tmp_path, body)
     assert (report["findings"], report["errors"]) == ([], [])
+
+
+def test_a_layer_that_a_constructor_runs_begins_no_training(tmp_path):
+    body = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Linear(4, 6)
+            self.a = nn.Linear(self.features(torch.zeros(1, 4)).shape[1], 5)
+            self.traced = torch.jit.trace(nn.Linear(5, 5), torch.zeros(1, 5))
+            self.b = nn.Linear(5, 5)
+            self.head = nn.Linear(5, 2)
+        def forward(self, x):
+            return self.head(self.b(self.traced(self.a(self.features(x)))).detach())
+    model = Net()
+    while True:
+        model.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.grad is not None: p -= 0.01 * p.grad
+    """
+    head = "\n".join(line for line in HEAD.splitlines() if not line.startswith("optimizer = "))
+    _, report = run(tmp_path, body, head=head)
+    (finding,) = report["findings"]
+    lost = ("features", "a", "traced", "b")
+    assert finding["parameters"] == [f"{layer}.{kind}" for layer in lost for kind in ("weight", "bias")]

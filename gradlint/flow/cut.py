@@ -9,10 +9,22 @@ from gradlint.location import Location
 from gradlint.source.lookup import decorator_location, definition_location
 from gradlint.traces.events import GradModeOff
 from gradlint.traces.ids import EventIndex, ParameterIndex, SiteId, ValueId
-from gradlint.traces.op_families import DETACHING, ROUNDTRIPS, TENSOR_MAKERS
-from gradlint.traces.ops import GRAD_ON, IN_FUNCTION, KIND_ALIAS, KIND_EXTRACT, KIND_OPAQUE, CustomFunction, Op
+from gradlint.traces.op_families import DETACHED_VALUES, DETACHING, ROUNDTRIPS, TENSOR_MAKERS
+from gradlint.traces.ops import (
+    GRAD_ON,
+    IN_FUNCTION,
+    KIND_ALIAS,
+    KIND_EXTRACT,
+    KIND_OPAQUE,
+    KIND_WRITE,
+    CustomFunction,
+    Op,
+)
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import Parameter, Trace
+
+_VIEWS = 4
+"""Number of calls that are followed back from a write to the one that left autograd."""
 
 
 class CutKind(enum.Enum):
@@ -91,6 +103,12 @@ def place(trace: Trace, number: int, output: ValueId, leaving: int | None = None
 def place_of_op(trace: Trace, number: int, output: ValueId) -> Cut:
     """Return the cut that an op itself makes at an output, whatever region it runs in."""
     op = trace.ops[number]
+    if op.kind == KIND_ALIAS and len(op.inputs) == 2:
+        writing = trace.values[op.inputs[1]].producer
+        if writing >= 0 and trace.ops[writing].kind == KIND_WRITE:  # the memory was written to by another tensor
+            cut = _op_cut(trace, CutKind.ROUNDTRIP, writing, trace.ops[writing])
+            cut.name = written_through(trace, trace.ops[writing])
+            return cut
     if op.kind == KIND_OPAQUE:
         kind = CutKind.FUNCTION
         if op.name == "CheckpointFunction":
@@ -110,6 +128,16 @@ def place_of_op(trace: Trace, number: int, output: ValueId) -> Cut:
         cut.returned = _returned(trace, number)
     cut.zero = output >= 0 and trace.values[output].requires_grad
     return cut
+
+
+def written_through(trace: Trace, writer: Op) -> str:
+    """Return the name of a write after the call that reached the memory: ``data.copy_``."""
+    op: Op | None = writer
+    for _ in range(_VIEWS):
+        op = trace.made_by(op.inputs[0]) if op is not None and op.inputs else None
+        if op is not None and op.name in DETACHED_VALUES:
+            return f"{op.name}{'()' if op.name in DETACHING else ''}.{writer.name}"
+    return writer.name
 
 
 def _op_cut(trace: Trace, kind: CutKind, number: int, op: Op) -> Cut:

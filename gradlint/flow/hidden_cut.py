@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gradlint.flow.cut import Cut, CutKind
+from gradlint.flow.cut import Cut, CutKind, written_through
 from gradlint.flow.facts import FlowFacts
 from gradlint.traces.events import Freeze
 from gradlint.traces.ids import NO_SITE, OpIndex, ParameterIndex, ValueId
-from gradlint.traces.op_families import DETACHED_VALUES, DETACHING
-from gradlint.traces.ops import KIND_ALIAS, Op
-from gradlint.traces.trace import Trace
-
-_VIEWS = 4
-"""Number of calls that are followed back from a write to the one that left autograd."""
+from gradlint.traces.ops import KIND_ALIAS
 
 
 def frozen_where_read(flow: FlowFacts, members: Iterable[ParameterIndex]) -> Iterator[tuple[Cut, ParameterIndex]]:
@@ -60,22 +55,12 @@ def written_beside(flow: FlowFacts, members: Iterable[ParameterIndex]) -> Iterat
         if not lost or number < 0:
             continue
         writer = trace.ops[number]
-        name = _through(trace, writer)
+        name = written_through(trace, writer)
         frame = trace.frame(writer.site)
         where, project = (frame.location, frame.project) if frame is not None else (None, False)
         for index in members:
             if lost >> index & 1:
                 yield Cut(CutKind.ROUNDTRIP, name, where, writer.site, number, [], project=project), index
-
-
-def _through(trace: Trace, writer: Op) -> str:
-    """Return the name of a write after the call that reached the memory: ``data.copy_``."""
-    op: Op | None = writer
-    for _ in range(_VIEWS):
-        op = trace.made_by(op.inputs[0]) if op is not None and op.inputs else None
-        if op is not None and op.name in DETACHED_VALUES:
-            return f"{op.name}{'()' if op.name in DETACHING else ''}.{writer.name}"
-    return writer.name
 
 
 def unseen(flow: FlowFacts, members: Iterable[ParameterIndex]) -> Iterator[tuple[Cut, ParameterIndex]]:

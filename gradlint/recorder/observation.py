@@ -36,7 +36,7 @@ from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.hooks.warned import keeping_warning_lines
 from gradlint.recorder.patience import Patience
 from gradlint.recorder.steps import STEPS, StepQuota
-from gradlint.traces.events import ChildRegistration
+from gradlint.traces.events import ChildRegistration, ParameterRegistration
 from gradlint.traces.ids import EventIndex, OpIndex, OptimizerKey
 from gradlint.traces.trace import Trace
 
@@ -85,6 +85,8 @@ class Observation:
         self._names: dict[int, str] = {}
         self._made = 0
         self._begin: ForwardStart | None = None
+        self._first: nn.Module | None = None
+        """The module whose call began the forward."""
         self._roots: dict[str, nn.Module] = {}
         self._first_event = EventIndex(0)
         self._above: dict[int, int] = {}
@@ -149,6 +151,8 @@ class Observation:
         self.ledger.stop_if_enough()
         if not self.recorder.active:
             return False
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return False  # it runs to be compiled
         if self._only_evaluates(module):
             self.evaluations += 1
             if self.evaluations % _EVALUATIONS == 0:
@@ -164,9 +168,21 @@ class Observation:
                 with self.recorder.pausing():
                     self._begin.buffers.see({"": holder})
         if not self.ledger.training.backwards and torch.is_grad_enabled():
-            if self._begin is None or len(self.log.optimizers) != self._made:
+            if self._begin is None or len(self.log.optimizers) != self._made or self._began_in_constructor(module):
                 self._look_around(module)
         return True
+
+    def _began_in_constructor(self, module: nn.Module) -> bool:
+        """Return True if what ran first was a part of this module, which was built on after that.
+
+        A constructor may run a layer to learn the size of its output.
+        """
+        tape, first = self.recorder.tape, self._first
+        if first is None or first is module or not tape.events[self._first_event :]:
+            return False
+        if self._top(self.log.number(first)) != self._top(self.log.number(module)):
+            return False
+        return any(isinstance(e, ParameterRegistration) and e.is_new for e in tape.events[self._first_event :])
 
     def _count(self, module: nn.Module) -> None:
         """Count a call of a model.
@@ -211,6 +227,7 @@ class Observation:
         """Save the state before the first training forward."""
         self.recorder.forward_begun = True
         self._made = len(self.log.optimizers)
+        self._first = calling
         self._first_event = EventIndex(len(self.recorder.tape.events))
         with self.recorder.pausing():
             roots = self._found_roots(calling)

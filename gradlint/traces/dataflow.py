@@ -21,7 +21,7 @@ from gradlint.traces.op_families import (
     ZERO_GRADIENT_IF_REAL,
     ZERO_GRADIENT_OF_SECOND,
 )
-from gradlint.traces.ops import IN_FUNCTION, KIND_OPAQUE, KIND_WRITE, Op, Value
+from gradlint.traces.ops import IN_FUNCTION, KIND_ALIAS, KIND_OPAQUE, KIND_WRITE, Op, Value
 
 
 @dataclass
@@ -85,6 +85,8 @@ def propagate(
             passing = returns = union(live, inputs[1:])
         elif name in NEW_LEAF or has_zero_gradient(op, values):
             passing = 0
+        elif op.kind == KIND_ALIAS and len(inputs) == 2 and _is_overwritten(ops, values, *inputs):
+            depends, passing = data.get(inputs[1], 0), returns
         elif name in ZERO_GRADIENT_OF_SECOND:
             passing = live.get(inputs[0], 0) if op.tensor(0, "input") is not None else 0
         elif op.kind == KIND_OPAQUE and dropped:
@@ -105,6 +107,15 @@ def propagate(
             if lost and number >= start:
                 masks.cuts.append((OpIndex(number), output, lost))
     return masks
+
+
+def _is_overwritten(ops: Sequence[Op], values: Sequence[Value], old: ValueId, written: ValueId) -> bool:
+    """Return True if a write by one tensor left nothing of another one's values."""
+    number = values[written].producer
+    if not 0 <= number < len(ops) or written not in ops[number].outputs or values[old].shape != values[written].shape:
+        return False
+    write = ops[number]
+    return write.kind == KIND_WRITE and ((write.name in OVERWRITES and len(write.inputs) > 1) or _forgets(write))
 
 
 def mask_of(parameters: Iterable[ParameterIndex]) -> int:

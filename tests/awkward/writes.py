@@ -479,3 +479,15 @@ class Autocast(Base):
 
 def case_autocast():
     return setup(Autocast(), loss=lambda out: out.float().mean())
+
+
+class OverwrittenBesideAutograd(Base):
+    def forward(self, x):
+        h = torch.relu(self.b(x)).detach()
+        h.data.copy_(self.a(x))  # error: [value-roundtrip-upstream] a.*  # warning: [unused-parameter] b.*
+        return self.head(h)
+
+
+def case_overwritten_beside_autograd():
+    """Nothing is left of ``b``, although its tensor reaches the loss."""
+    return setup(OverwrittenBesideAutograd())

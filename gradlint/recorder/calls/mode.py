@@ -25,7 +25,7 @@ from gradlint.recorder.calls.call_chains import CallChains, Chain
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.probabilities import has_probabilities
 from gradlint.recorder.calls.tape import FunctionRun, Tape
-from gradlint.recorder.calls.values import Tensors, tensors_in
+from gradlint.recorder.calls.values import Tensors, is_wrapped, tensors_in
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Event, Freeze, GradModeOff, Unfreeze
@@ -466,7 +466,7 @@ class Recorder(TorchFunctionMode):
         tensor = args[0]
         wanted = args[1] if len(args) > 1 else (kwargs or {}).get("requires_grad", True)
         self.tensors.update_requires_grad(tensor)
-        if tensor.is_leaf:
+        if tensor.is_leaf and not is_wrapped(tensor):  # torch.func marks its own wrappers, which hold the user's tensor
             self.event(Unfreeze if wanted else Freeze, ParameterKey(id(tensor)), self.through)
             self.tensors.keep.append(tensor)
 

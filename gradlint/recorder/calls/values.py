@@ -388,6 +388,11 @@ _is_wrapped = getattr(_functorch, "is_functorch_wrapped_tensor", None)
 _unwrap_once = getattr(_functorch, "get_unwrapped", None)
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Return True if a tensor is a wrapper of torch.func."""
+    return _is_wrapped is not None and bool(_is_wrapped(tensor))
+
+
 def _unwrapped(tensor: Tensor) -> Tensor:
     """Return the plain tensor inside torch.func's wrappers, or the tensor itself."""
     if _is_wrapped is None or _unwrap_once is None:

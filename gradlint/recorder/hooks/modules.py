@@ -100,6 +100,7 @@ def install_hooks(recorder: Recorder, log: HookLog) -> Iterator[None]:
         for name in ("state_dict", "load_state_dict"):
             patch(stack, Optimizer, name, without_compiler_guard)
         patch(stack, nn.Module, "__call__", _module_call, recorder, log)
+        patch(stack, torch.jit.ScriptFunction, "__call__", _script_function_call, recorder)
         patch(stack, nn.Module, "train", _train, recorder, log)
         patch(stack, nn.Parameter, "__deepcopy__", _deepcopy, recorder)
         patch(stack, nn.Module, "requires_grad_", _requires_grad, recorder, log)
@@ -186,6 +187,25 @@ def _scripted(
     inputs = tensors_in((args, kwargs))
     recorder.opaque(f"scripted {type(module).__name__}", inputs, list(nn.Module.parameters(module)), output, site, run)
     recorder.tape.note_unseen("a scripted module: what runs inside it was not seen op by op", site)
+
+
+def _script_function_call(original: Any, recorder: Recorder) -> Any:
+    """Record a call of a scripted or traced function, which passes no function mode."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not recorder.active:
+            return original(self, *args, **kwargs)
+        _, apply, _, _, _, run = chain = recorder.walk(sys._getframe(1))
+        if apply is not None:
+            run = recorder.function_run(apply, chain)
+        result = original(self, *args, **kwargs)
+        recorder.opaque(self.name, tensors_in((args, kwargs)), [], result, chain.site, run)
+        recorder.tape.note_unseen(
+            f"the scripted function {self.name}: what runs inside it was not seen op by op", chain.site
+        )
+        return result
+
+    return __call__
 
 
 def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameType | None:
