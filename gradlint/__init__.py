@@ -6,6 +6,7 @@ The names below are for everybody; rule authors find more in `gradlint.flow`, `g
 The rooms, in the order in which they may import each other (each only those before it; tests/test_architecture.py):
 
     legible      text from outside, made safe to show
+    writing      the one writer of files
     location     file, line and column
     installed    which files are gradlint's own or of a library
     findings     findings and reports: plain data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import os
 import sys
@@ -26,12 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     With ``--output-format json`` or ``sarif`` stdout holds one document, also when the options are wrong.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _run(arguments)
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; the interpreter must not stumble over it when it flushes.
-        streams.close_stdout()
-        return FAILED
+    code = _run(arguments)
+    streams.drop_unwritten()
+    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -54,11 +53,11 @@ def _run(arguments: list[str]) -> int:
         return _fail(arguments, error.format_message(), usage)
     except GradlintError as error:
         return _fail(arguments, str(error))
-    except BrokenPipeError:
-        raise
     except SystemExit:  # so click ends if nobody reads stdout any more
-        raise BrokenPipeError from None
+        return _fail([], str(streams.StdoutLost(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))))
     except Exception as error:
+        if _is_of_click(error):
+            return _fail([], str(streams.StdoutLost(error)))
         import traceback  # not needed unless gradlint itself is at fault
 
         return _fail(arguments, f"gradlint itself failed ({type(error).__name__}: {error}); please report it",
@@ -82,6 +81,14 @@ def _refuse_files_as_options(arguments: list[str]) -> None:
             )
 
 
+def _is_of_click(error: Exception) -> bool:
+    """Return True if an error comes from click's writing of a help page to stdout."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return isinstance(error, OSError) and trace is not None and trace.tb_frame.f_globals["__name__"] == "click.utils"
+
+
 def _fail(arguments: list[str], message: str, before: str = "") -> int:
     streams.write_error(f"{before}error: {one_line(message)}\n")
     _write_document(arguments, message)
@@ -99,13 +106,15 @@ def _write_document(arguments: list[str], message: str) -> None:
             from gradlint.report import render
             from gradlint.report.view import View
 
-            streams.write_document(render(document, Report(errors=[Failure("", message)]), View()))
+            with contextlib.suppress(streams.StdoutLost):
+                streams.write_document(render(document, Report(errors=[Failure("", message)]), View()))
             return
 
 
 def console_script() -> NoReturn:
     """Run the command line and exit: what the command ``gradlint`` calls."""
     mark_own_process()
+    streams.fill_closed()
     arguments = sys.argv[1:]
     code = in_own_process(arguments, _worked, lambda message: _fail(arguments, message))
     sys.exit(code)

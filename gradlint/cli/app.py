@@ -260,13 +260,16 @@ def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
     from gradlint.engine import source_cache
 
     settings = Configuration(config, isolated=isolated).near(Path.cwd())
-    configured = settings.root / settings.cache_dir if settings.cache_dir else source_cache.default_folder()
-    folder = Path(cache_dir) if cache_dir else configured
+    if cache_dir:
+        folder = Path(cache_dir).expanduser()
+    else:
+        folder = settings.cache_folder(trusted=config is not None) or source_cache.default_folder()
     try:
-        shown = one_line(str(folder))
-        streams.write_error(f"removed {shown}\n" if source_cache.clean(folder) else f"there is no cache at {shown}\n")
+        is_gone = source_cache.clean(folder)
     except OSError as error:
         raise GradlintError(f"the cache is not removed: {error}") from error
+    shown = one_line(str(folder))
+    streams.write_error(f"removed the cache in {shown}\n" if is_gone else f"there is no cache at {shown}\n")
     return CLEAN
 
 

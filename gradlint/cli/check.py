@@ -16,11 +16,11 @@ from gradlint.cli.plans import Plans
 from gradlint.cli.streams import progress
 from gradlint.config.discover import SourceFile, discover, excluded
 from gradlint.config.settings import Configuration, Settings
-from gradlint.engine.source_cache import default_folder
+from gradlint.engine.source_cache import default_folder, digest, is_usable
 from gradlint.engine.source_of_recording import without_recorded
 from gradlint.engine.source_pass import RuleSet, check_files
 from gradlint.errors import UsageError
-from gradlint.findings import Failure, Finding, Report, SourceSummary
+from gradlint.findings import Failure, Finding, Note, Report, SourceSummary
 from gradlint.report.view import shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
@@ -39,6 +39,22 @@ class CheckResult:
     scopes: dict[str, Scope] = field(default_factory=dict)
     stdin: str = ""
     """The path that stdin goes by; empty where it was not read."""
+    judged: dict[str, str] = field(default_factory=dict)
+    """Digests of the contents that the source rules judged, by path."""
+    began: float = field(default_factory=time.time)
+    """The time before anything was read."""
+
+    def has_changed(self, path: str, data: bytes) -> bool:
+        """Return True if a file has been changed since it was judged; `data` is its content now.
+
+        What a recording has read is not kept: there the time of the last change says it.
+
+        Raises:
+            OSError: the file is gone.
+        """
+        if path in self.judged:
+            return digest(data) != self.judged[path]
+        return self.began <= os.stat(path).st_mtime <= time.time()
 
 
 class Checker:
@@ -173,7 +189,11 @@ class Checker:
         return {os.path.abspath(t) for t in settings.configured_targets()} <= here
 
     def check_sources(self) -> CheckResult:
-        """Check the named files with the source rules."""
+        """Check the named files with the source rules.
+
+        Raises:
+            UsageError: stdin is named and closed.
+        """
         result = CheckResult(Report())
         if not self.sources:
             return result
@@ -198,6 +218,8 @@ class Checker:
         name = self.options.stdin_filename
         path = os.path.abspath(name) if name else "<stdin>"
         result.stdin = path
+        if sys.stdin is None:
+            raise UsageError("stdin is closed, and - is to read it")
         data = sys.stdin.buffer.read()
         overlay.stand_in(path, data)
         settings = self.configuration.near(path if name else Path.cwd())
@@ -208,6 +230,11 @@ class Checker:
     def judge_sources(self, result: CheckResult, listed: Sequence[SourceFile]) -> None:
         """Add the findings of the source rules in files to a result."""
         by_path = {file.path: file for file in listed}
+        cache_folder = self.cache_folder()
+        if cache_folder is not None and not is_usable(cache_folder):
+            note = f"nothing is cached: {cache_folder} holds other files, or cannot be read; name a new or empty folder"
+            result.report.notes.append(Note("", note))
+            cache_folder = None
         outcome = check_files(
             listed,
             lambda file: RuleSet(
@@ -215,25 +242,28 @@ class Checker:
                 self.plans.folders(file.settings),
                 self.plans.fence,
             ),
-            cache_folder=self.cache_folder(),
+            cache_folder=cache_folder,
             target_of=lambda path: shown_path(path, Path.cwd()),
         )
         for file in outcome.results:
             result.report.findings += file.findings
+            result.judged[file.path] = file.digest
             scope = result.scopes.setdefault(file.path, Scope(self.plan(by_path[file.path].settings)))
             scope.source = True
         result.report.errors += outcome.failures
         result.report.sources = SourceSummary(outcome.files, outcome.parsed, outcome.cached)
 
     def cache_folder(self) -> Path | None:
-        """Return the folder of the cache; None without a cache."""
+        """Return the folder of the cache; None without a cache.
+
+        Raises:
+            UsageError: the configured one lies outside of the configuration's own folder.
+        """
         if self.options.no_cache or os.environ.get("GRADLINT_NO_CACHE"):
             return None
         if self.options.cache_dir:
-            return Path(self.options.cache_dir)
-        if self.settings.cache_dir:
-            return self.settings.root / self.settings.cache_dir
-        return default_folder()
+            return Path(self.options.cache_dir).expanduser()
+        return self.settings.cache_folder(trusted=self.options.config is not None) or default_folder()
 
     def reported(self, result: CheckResult, *, show_info: bool = False) -> Report:
         """Return the report without findings that configuration, comments or baseline remove."""

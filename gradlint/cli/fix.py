@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gradlint import writing
 from gradlint.cli.check import Checker, CheckResult
-from gradlint.findings import Finding, Note, Report
+from gradlint.findings import Failure, Finding, Note, Report
 from gradlint.location import Location
 from gradlint.report.view import shown_path
 from gradlint.source import overlay
 from gradlint.source.text import SourceText, Unreadable
-from gradlint.triage.fixes import applicable, fix_text, unified, write_atomically
+from gradlint.triage.fixes import applicable, fix_text, unified
 from gradlint.triage.write_ignores import with_ignores
 
 ROUNDS = 10
@@ -26,11 +27,29 @@ class Changes:
 
     before: dict[str, SourceText] = field(default_factory=dict)
     after: dict[str, str] = field(default_factory=dict)
-    count: int = 0
-    """Findings that were dealt with."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Findings that were dealt with, by file."""
     notes: list[Note] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    """Files that could not be changed."""
     stdin: str = ""
     """The path that stdin goes by, which is not written to."""
+
+    @property
+    def count(self) -> int:
+        """Findings that were dealt with."""
+        return sum(self.counts.values())
+
+    def add(self, source: SourceText, text: str, count: int) -> None:
+        """Add the new text of a file.
+
+        Raises:
+            UnicodeError: it cannot be written in the encoding of the file.
+        """
+        source.encoded(text)
+        self.before.setdefault(source.path, source)
+        self.after[source.path] = text
+        self.counts[source.path] = self.counts.get(source.path, 0) + count
 
     def diff(self) -> str:
         """Return all changes as a unified diff."""
@@ -40,32 +59,89 @@ class Changes:
         )
 
     def write(self) -> None:
-        """Write the files; a file that cannot be written stays, and a note names it."""
-        for path, text in self.after.items():
-            if path == self.stdin:
-                continue
-            try:
-                if Path(path).read_bytes() != self.before[path].data:
-                    raise OSError("it was changed while gradlint checked it")
-                write_atomically(path, self.before[path].encoded(text))
-            except (OSError, UnicodeEncodeError) as error:
-                shown = shown_path(path, Path.cwd())
-                self.notes.append(Note(shown, f"{shown} is not fixed: {getattr(error, 'strerror', None) or error}"))
+        """Write the files.
+
+        One that cannot be written stays as it was, and is among the failures instead.
+        """
+        for path, text in list(self.after.items()):
+            problem = "" if path == self.stdin else _written(self.before[path], self.before[path].encoded(text))
+            if problem:
+                self.fail(path, problem)
+
+    def fail(self, path: str, problem: str) -> None:
+        """Leave a file as it is."""
+        self.failures[path] = Failure(shown_path(path, Path.cwd()), f"cannot be changed: {problem}")
+        self.after.pop(path, None)
+        self.counts.pop(path, None)
+
+
+def _written(source: SourceText, data: bytes) -> str:
+    """Write the new content of a file, and return what is in the way of that."""
+    try:
+        writing.write(source.path, data, instead_of=source.data)
+    except writing.Changed as error:
+        # The file has two names, or another gradlint has made the same edits.
+        return "" if _holds(source.path, data) else str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _holds(path: str, data: bytes) -> bool:
+    try:
+        return Path(path).read_bytes() == data
+    except OSError:
+        return False
 
 
 def fix(
-    checker: Checker, result: CheckResult, report: Report, *, unsafe: bool, show_info: bool
+    checker: Checker, result: CheckResult, report: Report, *, unsafe: bool, show_info: bool, write: bool
 ) -> tuple[Report, Changes]:
     """Make the edits of the findings, check the changed files again, and fix those too.
+
+    A file that cannot be written keeps its findings, and is an error.
+
+    Args:
+        checker: has checked the files.
+        result: what it found.
+        report: the findings that count.
+        unsafe: whether unsafe edits are made too.
+        show_info: whether findings of severity info count.
+        write: whether files are written.
 
     Returns:
         The report of the remaining findings, and the changes.
     """
-    changes = Changes(stdin=result.stdin)
+    remaining, changes = _fixed(checker, result, report, {}, unsafe=unsafe, show_info=show_info)
+    if write:
+        sources = dict(changes.before)
+        changes.write()
+        if changes.failures:
+            for path, source in sources.items():
+                overlay.stand_in(path, source.data)
+            failures = changes.failures
+            remaining, changes = _fixed(checker, result, report, failures, unsafe=unsafe, show_info=show_info)
+    return replace(remaining, errors=[*remaining.errors, *changes.failures.values()]), changes
+
+
+def _fixed(
+    checker: Checker,
+    result: CheckResult,
+    report: Report,
+    failures: Mapping[str, Failure],
+    *,
+    unsafe: bool,
+    show_info: bool,
+) -> tuple[Report, Changes]:
+    """Return the report after all edits that can be made, and the changes.
+
+    Files with failures are left out.
+    """
+    changes = Changes(stdin=result.stdin, failures=dict(failures))
     by_path = {file.path: file for file in result.sources}
     recorded = {target.target for target in report.targets} | set(checker.targets)
     for _ in range(ROUNDS):
-        edited = _round(report, changes, unsafe=unsafe)
+        edited = _round(result, report, changes, unsafe=unsafe)
         if not edited:
             break
         again = CheckResult(Report(), result.sources, stdin=result.stdin)
@@ -87,7 +163,7 @@ class _Edited:
     lines: Callable[[int], int]
 
 
-def _round(report: Report, changes: Changes, *, unsafe: bool) -> dict[str, _Edited]:
+def _round(result: CheckResult, report: Report, changes: Changes, *, unsafe: bool) -> dict[str, _Edited]:
     """Make the edits that can be made together, and return the files that changed."""
     wanted: dict[str, list[Finding]] = {}
     for finding in report.findings:
@@ -95,9 +171,8 @@ def _round(report: Report, changes: Changes, *, unsafe: bool) -> dict[str, _Edit
             wanted.setdefault(finding.location.path, []).append(finding)
     edited: dict[str, _Edited] = {}
     for path, findings in wanted.items():
-        try:
-            source = SourceText(path, overlay.read(path))
-        except (OSError, Unreadable):
+        source = _source(path, result, changes)
+        if source is None:
             continue
         fixed = fix_text(source, findings, unsafe=unsafe)
         for finding, reason in fixed.refused:
@@ -107,16 +182,33 @@ def _round(report: Report, changes: Changes, *, unsafe: bool) -> dict[str, _Edit
         if not fixed.changed:
             continue
         try:
-            data = source.encoded(fixed.text)
-        except UnicodeEncodeError:
-            changes.notes.append(Note(path, f"{path} is not fixed: its encoding, {source.encoding}, lacks a character"))
+            changes.add(source, fixed.text, len(fixed.applied))
+        except UnicodeError:
+            changes.notes.append(_encoding_note(source))
             continue
-        changes.before.setdefault(path, source)
-        changes.after[path] = fixed.text
-        changes.count += len(fixed.applied)
         edited[path] = _Edited(fixed.applied, _line_map(source.text, fixed.text))
-        overlay.stand_in(path, data)
+        overlay.stand_in(path, source.encoded(fixed.text))
     return edited
+
+
+def _source(path: str, result: CheckResult, changes: Changes) -> SourceText | None:
+    """Return the text that the findings in a file are about; None if it is gone."""
+    if path in changes.failures:
+        return None
+    try:
+        source = SourceText(path, overlay.read(path))
+        if not overlay.stands_in(path) and result.has_changed(path, source.data):
+            raise writing.Changed
+    except writing.Changed as error:
+        changes.fail(path, str(error))
+        return None
+    except (OSError, Unreadable):
+        return None
+    return source
+
+
+def _encoding_note(source: SourceText) -> Note:
+    return Note(source.path, f"{source.path} is not changed: its encoding, {source.encoding}, cannot hold the new text")
 
 
 def _line_map(before: str, after: str) -> Callable[[int], int]:
@@ -157,8 +249,12 @@ def _moved(finding: Finding, lines: dict[str, Callable[[int], int]]) -> Finding:
     )
 
 
-def add_ignores(report: Report) -> tuple[Report, Changes]:
-    """Write a comment for each finding; the report keeps findings that got none."""
+def add_ignores(result: CheckResult, report: Report) -> tuple[Report, Changes]:
+    """Write a comment for each finding.
+
+    Returns:
+        The report of the findings that got none, and the changes. A file that cannot be written is an error.
+    """
     changes = Changes()
     by_path: dict[str, list[Finding]] = {}
     remaining = [finding for finding in report.findings if finding.location is None]
@@ -166,14 +262,17 @@ def add_ignores(report: Report) -> tuple[Report, Changes]:
         if finding.location is not None:
             by_path.setdefault(finding.location.path, []).append(finding)
     for path, findings in by_path.items():
-        try:
-            source = SourceText(path, overlay.read(path))
-        except (OSError, Unreadable):
-            remaining += findings
+        source = _source(path, result, changes)
+        if source is None:
+            remaining += [] if path in changes.failures else findings
             continue
         text, done, rest = with_ignores(source, findings)
-        remaining += rest
-        if text != source.text:
-            changes.before[path], changes.after[path] = source, text
-            changes.count += len(done)
-    return replace(report, findings=remaining), changes
+        try:
+            if text != source.text:
+                changes.add(source, text, len(done))
+            remaining += rest
+        except UnicodeError:
+            changes.notes.append(_encoding_note(source))
+            remaining += findings
+    changes.write()
+    return replace(report, findings=remaining, errors=[*report.errors, *changes.failures.values()]), changes

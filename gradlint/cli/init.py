@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from gradlint import writing
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN
 from gradlint.errors import GradlintError
@@ -62,20 +63,23 @@ def run(file: str, output: str | None) -> int:
     classes = model_classes(module)
     if not classes:
         raise GradlintError(f"{file}: there is no class in it that is certainly an nn.Module; write build() by hand")
-    target = path.with_name(f"{path.stem}_build.py") if output is None else Path(output)
     if not all(part.isidentifier() for part in _dotted(path).split(".")):
         raise GradlintError(f"{file}: {_dotted(path)} is no module name, so nothing can import it: rename the file")
+    beside = path.with_name(f"{path.stem}_build.py")
+    is_stream = output is not None and (output == "-" or writing.is_special(output))
+    target = beside if output is None or is_stream else Path(output)
     text = skeleton(module, classes, path, target.as_posix())
     if output == "-":
         streams.write(text)
         return CLEAN
     try:
-        with open(target, "x", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        writing.create(output or target, text.encode("utf-8", "backslashreplace"))
     except FileExistsError:
         raise GradlintError(f"{target} is there already; name another file with --output") from None
     except OSError as error:
-        raise GradlintError(f"{target}: cannot be written: {error.strerror or error}") from error
+        raise GradlintError(f"{output or target}: cannot be written: {error.strerror or error}") from error
+    if is_stream:
+        return CLEAN
     shown = one_line(shown_path(str(target.absolute()), Path.cwd()))
     streams.write_error(f"wrote {shown}; complete it, then: gradlint check {shown}:build\n")
     return CLEAN

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gradlint import writing
 from gradlint.cli import streams
 from gradlint.cli.check import Checker, CheckResult
 from gradlint.cli.exits import CLEAN, FAILED, FOUND, Interrupted
@@ -18,7 +19,6 @@ from gradlint.report.view import View, shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
 from gradlint.triage.baseline import Baseline
-from gradlint.triage.fixes import write_atomically
 from gradlint.wording import nearest, plural
 
 
@@ -50,6 +50,8 @@ def _refuse_nonsense(options: CheckOptions, output: OutputOptions) -> None:
         raise UsageError("--add-ignores cannot change stdin: name files")
     if output.write_baseline and output.changes_files:
         raise UsageError("--write-baseline cannot be combined with fixes: fix first, then write it")
+    if output.output_file and output.output_file.endswith((".py", ".pyi")) and Path(output.output_file).exists():
+        raise UsageError(f"--output-file {output.output_file}: this is source code, which no report replaces")
     if output.statistics and output.output_format and output.output_format not in statistics.FORMATS:
         formats = ", ".join(statistics.FORMATS)
         raise UsageError(f"--statistics has no {output.output_format} format: use one of {formats}")
@@ -75,7 +77,7 @@ def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[C
     report = checker.reported(result, show_info=show_info)
     report.notes += _hints(checker, result)
     if output.add_ignores:
-        return _add_ignores(report)
+        return _add_ignores(result, report)
     if output.changes_files:
         return _fix(checker, result, report, output, fail_on, show_info)
     show(report, output, checker.entries())
@@ -96,7 +98,8 @@ def _fix(
     from gradlint.cli.fix import fix
 
     unsafe = output.unsafe_fixes or checker.settings.unsafe_fixes
-    remaining, changes = fix(checker, result, report, unsafe=unsafe, show_info=show_info)
+    writes = not output.diff
+    remaining, changes = fix(checker, result, report, unsafe=unsafe, show_info=show_info, write=writes)
     view = streams.view_of_stdout(output.color)
     if output.diff:
         streams.write(changes.diff(), kept="\t\f\u200c\u200d")  # which honest sources contain
@@ -104,7 +107,6 @@ def _fix(
         if changes.count:
             streams.write_error(f"would fix {plural(changes.count, 'finding')}\n")
         return FAILED if remaining.errors else FOUND if changes.after and not output.exit_zero else CLEAN
-    changes.write()
     if result.stdin:
         text = changes.after.get(result.stdin)
         data = overlay.read(result.stdin) if text is None else changes.before[result.stdin].encoded(text)
@@ -124,11 +126,10 @@ def _write_errors(report: Report, notes: list[Note], view: View) -> None:
     streams.write_error("".join(f"{view.clean(note.message)}\n" for note in notes))
 
 
-def _add_ignores(report: Report) -> int:
+def _add_ignores(result: CheckResult, report: Report) -> int:
     from gradlint.cli.fix import add_ignores
 
-    remaining, changes = add_ignores(report)
-    changes.write()
+    remaining, changes = add_ignores(result, report)
     view = streams.view_of_stdout()
     streams.write_error(
         f"added comments for {plural(changes.count, 'finding')} in {plural(len(changes.after), 'file')}\n"
@@ -136,7 +137,7 @@ def _add_ignores(report: Report) -> int:
     _write_errors(remaining, changes.notes, view)
     if remaining.findings:
         streams.write_error("no comment can suppress these:\n" + concise.render(remaining, view))
-    return FAILED if report.errors or changes.notes else FOUND if remaining.findings else CLEAN
+    return FAILED if remaining.errors else FOUND if remaining.findings else CLEAN
 
 
 def _configured_format(settings: Settings) -> str:
@@ -205,7 +206,7 @@ def show(report: Report, output: OutputOptions, rules: Sequence[Entry] = (), *, 
         text = render(output.output_format or "full", report, view, rules)
     if output.output_file:
         try:
-            write_atomically(output.output_file, text.encode("utf-8", "backslashreplace"))
+            writing.write(output.output_file, text.encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise UsageError(
                 f"--output-file {output.output_file}: cannot be written: {error.strerror or error}"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
+import select
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from gradlint import writing
+from gradlint.errors import GradlintError
 from gradlint.gc_pause import is_own_process
 from gradlint.legible import guarded, one_line
 
@@ -71,29 +76,54 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+class StdoutLost(GradlintError):
+    """What was written to stdout cannot get there."""
+
+    def __init__(self, error: Exception) -> None:
+        is_closed = isinstance(error, OSError) and error.errno == errno.EBADF
+        problem = "it is closed" if is_closed else getattr(error, "strerror", None) or str(error)
+        super().__init__(f"stdout cannot be written: {problem}")
+
+
 def write(text: str, *, color: bool = False, kept: str = "\t") -> None:
     """Write a text for people to stdout, with escapes for what is unsafe in it.
 
     `color` and `kept` are those of `legible.guarded`.
+
+    Raises:
+        StdoutLost: it is closed, or takes no more.
     """
-    _write(_stdout(), guarded(text, color=color, kept=kept))
+    write_document(guarded(text, color=color, kept=kept))
 
 
 def write_document(text: str) -> None:
-    """Write a text for programs to stdout as it is."""
-    _write(_stdout(), text)
+    """Write a text for programs to stdout as it is.
+
+    Raises:
+        StdoutLost: it is closed, or takes no more.
+    """
+    stream = _stdout()
+    if text and stream is not None:
+        _to_stdout(lambda: _write(stream, text))
 
 
 def write_bytes(data: bytes) -> None:
-    """Write bytes to stdout: source from stdin keeps its own encoding."""
+    """Write bytes to stdout: source from stdin keeps its own encoding.
+
+    Raises:
+        StdoutLost: it is closed, or takes no more.
+    """
     stream = _stdout()
-    stream.flush()
-    binary = getattr(stream, "buffer", None)
-    if binary is None:
-        _write(stream, data.decode("utf-8", "replace"))
-        return
-    binary.write(data)
-    binary.flush()
+    if data:
+        _to_stdout(lambda: _write_bytes(stream, data))
+
+
+def _to_stdout(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except (OSError, ValueError) as error:
+        drop_unwritten()
+        raise StdoutLost(error) from error
 
 
 def write_error(text: str, *, color: bool = False) -> None:
@@ -102,17 +132,41 @@ def write_error(text: str, *, color: bool = False) -> None:
     Nothing happens if it is closed.
     """
     with contextlib.suppress(OSError, ValueError):
-        _write(sys.stderr, guarded(text, color=color))
+        if sys.stderr is not None:
+            _write(sys.stderr, guarded(text, color=color))
 
 
-def _write(stream: TextIO | None, text: str) -> None:
-    if stream is None:
+def _write(stream: TextIO, text: str) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    if getattr(stream, "buffer", None) is not None:
+        _write_bytes(stream, text.replace("\n", os.linesep).encode(encoding, "backslashreplace"))
         return
     try:
         stream.write(text)
     except UnicodeEncodeError:
-        stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()
+
+
+def _write_bytes(stream: TextIO, data: bytes) -> None:
+    stream.flush()
+    binary = getattr(stream, "buffer", None)
+    if binary is None:
+        _write(stream, data.decode("utf-8", "replace"))
+        return
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[binary.write(rest) :]
+        except BlockingIOError as full:  # another process has made this pipe or terminal so
+            rest = rest[full.characters_written :]
+            select.select([], [binary], [])
+    while True:
+        try:
+            binary.flush()
+            return
+        except BlockingIOError:
+            select.select([], [binary], [])
 
 
 @contextlib.contextmanager
@@ -128,6 +182,8 @@ def stdout_for_the_report() -> Iterator[None]:
         yield
         return
     saved = _point_stdout_at_stderr()
+    if saved is not None:
+        writing.moved[1] = saved
     if is_own_process() and saved is not None and sys.stdout is not None and sys.stderr is not None:
         _own_stdout = open(saved, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
         sys.stdout = sys.stderr
@@ -141,6 +197,7 @@ def stdout_for_the_report() -> Iterator[None]:
     finally:
         _flush()
         if saved is not None:
+            writing.moved.pop(1, None)
             os.dup2(saved, 1)
             os.close(saved)
 
@@ -159,11 +216,41 @@ def seal_stdout() -> None:
     sys.stdout = sys.stderr
 
 
-def close_stdout() -> None:
-    """Let what is still written to stdout be lost."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    for number in {1, *([_own_stdout.fileno()] if _own_stdout is not None else [])}:
-        os.dup2(nothing, number)
+def drop_unwritten() -> None:
+    """Let go of what stdout and stderr do not take.
+
+    The interpreter would stumble over it at its end. Nothing happens in a process that is not gradlint's own.
+    """
+    if not is_own_process():
+        return
+    for stream in (_own_stdout, sys.stdout, sys.__stdout__, sys.__stderr__):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                nothing = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nothing, stream.fileno())
+                os.close(nothing)
+
+
+def fill_closed() -> None:
+    """Put what can be neither read nor written in place of standard streams that are closed.
+
+    Else the next file that is opened takes the number of one, and what is printed goes there.
+    """
+    for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            nothing = os.open(os.devnull, mode)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            os.set_inheritable(number, True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
 
 
 def _point_stdout_at_stderr() -> int | None:

@@ -109,6 +109,25 @@ class Settings:
         allowed = set(map(os.path.realpath, self.allowed_rule_folders(given)))
         return tuple(folder for folder in self.rule_folders() if os.path.realpath(folder) not in allowed)
 
+    def cache_folder(self, *, trusted: bool) -> Path | None:
+        """Return the configured folder of the cache; None without one.
+
+        Args:
+            trusted: whether the user has named the file that holds these settings on the command line.
+
+        Raises:
+            UsageError: the user trusts neither the file nor its folder, and the cache lies outside of that folder.
+        """
+        if not self.cache_dir:
+            return None
+        folder = self.root / os.path.expanduser(self.cache_dir)
+        if not (trusted or _lies_in(folder, self.root) or is_trusted(self.root)):
+            raise UsageError(
+                f"{self.path}: cache-dir {self.cache_dir!r} lies outside of {self.root}: name it with --cache-dir, or "
+                "the file with --config"
+            )
+        return folder
+
 
 class Configuration:
     """The settings of each file and target, given ``--config`` and ``--isolated``."""
@@ -254,6 +273,15 @@ def _kind(value: Any) -> str:
     return names.get(type(value), f"a {type(value).__name__}")
 
 
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Return True if a path is below a folder once all links are followed."""
+    real, below = (os.path.normcase(os.path.realpath(p)) for p in (path, folder))
+    try:
+        return os.path.commonpath((real, below)) == below
+    except ValueError:  # another Windows drive
+        return False
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise _Wrong("", f"must be true or false, not {_kind(value)}")
@@ -264,6 +292,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise _Wrong("", f"must be a string, not {_kind(value)}")
     return value
+
+
+def _path(value: Any) -> str:
+    path = _text(value)
+    if "\0" in path:
+        raise _Wrong("", "must be a path, without the character NUL")
+    return path
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -348,8 +383,8 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
     "force-exclude": _boolean,
     "respect-gitignore": _boolean,
     "unsafe-fixes": _boolean,
-    "baseline": _text,
-    "cache-dir": _text,
+    "baseline": _path,
+    "cache-dir": _path,
 }
 
 

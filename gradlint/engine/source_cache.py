@@ -10,15 +10,16 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
+import re
+import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gradlint import writing
 from gradlint._version import __version__
 from gradlint.findings import Edit, Finding, Fix, Related, Severity
 from gradlint.location import Location
@@ -26,36 +27,84 @@ from gradlint.location import Location
 T = TypeVar("T")
 FORMAT = 1
 KEPT_DAYS = 30
-"""Days after which an entry that no check used is dropped."""
-_MARK = "CACHEDIR.TAG"
-_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds gradlint's cache; it can be deleted.\n"
+"""Days after which an entry that no check used is dropped, and a file of entries that no check wrote."""
+STALE_SECONDS = 3600.0
+"""Age of a temporary file that no process can be writing any more."""
+_TAG = "CACHEDIR.TAG"
+_SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds gradlint's cache; it can be deleted.\n"
+_MADE = "# gradlint made it.\n"
+_FILE = re.compile(r"[0-9a-f]{32}\.json")
 
 
 def default_folder() -> Path:
     """Return the default folder of caches: GRADLINT_CACHE_DIR, else the user's cache folder."""
     folder = os.environ.get("GRADLINT_CACHE_DIR")
     if folder:
-        return Path(folder)
+        return Path(folder).expanduser()
     from platformdirs import user_cache_path
 
     return Path(user_cache_path("gradlint", appauthor=False))
 
 
-def clean(folder: Path) -> bool:
-    """Delete a cache folder, and return True if there was one.
+def is_usable(folder: Path) -> bool:
+    """Return True if a folder may hold a cache: it is new or empty, or holds one already.
 
-    A folder that is no cache of gradlint is left alone.
+    Any other folder is somebody's: its tag would keep it out of backups.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return _tag_of(folder) is not None or all(writing.TEMPORARY.fullmatch(entry.name) for entry in entries)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def clean(folder: Path) -> bool:
+    """Delete the files of a cache, and return True if there was one.
+
+    Its folder goes too if gradlint made it and nothing else is in it. Other files stay.
 
     Raises:
-        OSError: it cannot be deleted.
+        OSError: it holds no cache of gradlint, or cannot be deleted.
     """
-    if not folder.is_dir():
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
         return False
-    tag = folder / _MARK
-    if not tag.is_file() or "gradlint" not in tag.read_text(encoding="utf-8", errors="replace"):
-        raise OSError(f"{folder} is no cache of gradlint: it holds no {_MARK} of it")
-    shutil.rmtree(folder)
+    tag = _tag_of(folder)
+    if tag is None:
+        raise OSError(f"{folder} is no cache of gradlint: it holds no {_TAG} of it")
+    for name in names:
+        path = folder / name
+        if (_FILE.fullmatch(name) or writing.TEMPORARY.fullmatch(name)) and _is_regular(path):
+            path.unlink(missing_ok=True)
+    others = [name for name in os.listdir(folder) if name != _TAG]
+    (folder / _TAG).unlink(missing_ok=True)
+    if _MADE in tag and not others and not folder.is_symlink():
+        with contextlib.suppress(OSError):  # a check may have begun in it
+            folder.rmdir()
     return True
+
+
+def _tag_of(folder: Path) -> str | None:
+    """Return the text of the tag that gradlint has put into a folder; None without one."""
+    path = folder / _TAG
+    if not _is_regular(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            text = file.read(1000).replace(b"\r\n", b"\n").decode("utf-8", "replace")
+    except OSError:
+        return None
+    return text if text in (_SIGNATURE, _SIGNATURE + _MADE) else None
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def digest(data: bytes) -> str:
@@ -72,7 +121,7 @@ class Cache:
         self._file = folder / f"{key}.json" if folder is not None else None
         self._known: dict[str, list[Any]] = {}
         self._changed = False
-        if self._file is not None:
+        if folder is not None and self._file is not None and _tag_of(folder) is not None and _is_regular(self._file):
             with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
                 entries = json.loads(self._file.read_bytes())
                 self._known = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 3}
@@ -109,15 +158,27 @@ class Cache:
             return
         oldest = int(time.time() // 86400) - KEPT_DAYS
         recent = {key: entry for key, entry in self._known.items() if isinstance(entry[0], int) and entry[0] >= oldest}
+        if not is_usable(self._folder):
+            return
         with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            tag = self._folder / _MARK
-            if not tag.exists():
-                tag.write_text(_TAG, encoding="utf-8")
-            handle, name = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(recent, file, separators=(",", ":"))
-            os.replace(name, self._file)
+            self._open_folder(self._folder)
+            writing.replace(str(self._file), json.dumps(recent, separators=(",", ":")).encode(), durable=False)
+            self._sweep(self._folder)
+
+    def _open_folder(self, folder: Path) -> None:
+        """Make the folder and its tag."""
+        is_new = not folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        if _tag_of(folder) is None:
+            writing.replace(str(folder / _TAG), (_SIGNATURE + _MADE * is_new).encode(), durable=False)
+
+    def _sweep(self, folder: Path) -> None:
+        """Remove what no check will read or finish."""
+        writing.sweep(folder, older_than=STALE_SECONDS)
+        oldest = time.time() - KEPT_DAYS * 86400
+        for path in folder.iterdir():
+            if _FILE.fullmatch(path.name) and _is_regular(path) and path.lstat().st_mtime < oldest:
+                path.unlink(missing_ok=True)
 
 
 def _plain(finding: Finding) -> dict[str, Any]:

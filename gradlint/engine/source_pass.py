@@ -37,6 +37,8 @@ class FileResult:
 
     path: str
     findings: list[Finding]
+    digest: str
+    """That of the content that was judged."""
 
 
 @dataclass
@@ -103,22 +105,22 @@ def check_files(
         if (root, rules) not in caches:
             caches[root, rules] = Cache(cache_folder, (root, *_texts(rules)))
         cache = caches[root, rules]
-        key = f"{digest(data)}{os.path.splitext(file.path)[1]}"
-        cached = cache.get(key, file.path, target_of)
+        known = digest(data)
+        cached = cache.get(_key(file.path, known), file.path, target_of)
         if cached is not None:
             outcome.cached += 1
             if cached[0] or cached[1]:
-                outcome.results.append(FileResult(file.path, cached[0]))
+                outcome.results.append(FileResult(file.path, cached[0], known))
             continue
-        todo.setdefault(rules, []).append(_Task(file.path, target_of(file.path), key, root, len(data), suppresses))
+        todo.setdefault(rules, []).append(_Task(file.path, target_of(file.path), root, len(data)))
     for rules, tasks in todo.items():
-        for task, findings in _judged(rules, tasks, jobs):
-            if isinstance(findings, Failure):
-                outcome.failures.append(findings)
+        for task, judged in _judged(rules, tasks, jobs):
+            if isinstance(judged, Failure):
+                outcome.failures.append(judged)
                 continue
-            caches[task.root, rules].put(task.key, findings, task.suppresses)
-            if findings or task.suppresses:
-                outcome.results.append(FileResult(task.path, findings))
+            caches[task.root, rules].put(_key(task.path, judged.digest), judged.findings, judged.suppresses)
+            if judged.findings or judged.suppresses:
+                outcome.results.append(FileResult(task.path, judged.findings, judged.digest))
     for cache in caches.values():
         cache.save()
     outcome.results.sort(key=lambda result: result.path)
@@ -130,13 +132,25 @@ def _suppresses(data: bytes) -> bool:
     return b"gradlint:" in data or (b"GL" in data and _NOQA.search(data) is not None)
 
 
+def _key(path: str, known: str) -> str:
+    """Return the key in the cache: the same text is judged otherwise in a stub."""
+    return f"{known}{os.path.splitext(path)[1]}"
+
+
 @dataclass(frozen=True)
 class _Task:
     path: str
     target: str
-    key: str
     root: str
     size: int
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The findings in the content that a file had when it was judged."""
+
+    digest: str
+    findings: list[Finding]
     suppresses: bool
 
 
@@ -157,7 +171,7 @@ def _own_text() -> str:
     return digest(b"".join(path.read_bytes() for path in files))
 
 
-def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tuple[_Task, list[Finding] | Failure]]:
+def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tuple[_Task, _Judged | Failure]]:
     alone = any(overlay.stands_in(task.path) for task in tasks)  # other processes have no overlay
     alone = alone or not _processes_start_safely()
     workers = 1 if alone else min(jobs or _processors(), 1 + sum(task.size for task in tasks) // WORTH_A_PROCESS)
@@ -206,7 +220,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             os.environ["PYTHONSAFEPATH"] = before
 
 
-def _judge_alone(task: _Task, arguments: _Loading) -> list[Finding] | Failure:
+def _judge_alone(task: _Task, arguments: _Loading) -> _Judged | Failure:
     """Judge one file in a process of its own, because its parsing may end the process."""
     with _pool(1) as pool:
         try:
@@ -237,7 +251,7 @@ def _chunks(tasks: Sequence[_Task]) -> list[list[_Task]]:
 
 def _judge_chunk(
     tasks: list[_Task], codes: tuple[str, ...], folders: tuple[str, ...], fence: Fence, packs: bool
-) -> list[list[Finding] | Failure]:
+) -> list[_Judged | Failure]:
     import gc
 
     gc.disable()  # trees are large, full of cycles of none, and gone when the chunk is
@@ -245,13 +259,13 @@ def _judge_chunk(
     return [_judge_file(task, rules) for task in tasks]
 
 
-def _judge_file(task: _Task, rules: tuple[type[Rule], ...]) -> list[Finding] | Failure:
+def _judge_file(task: _Task, rules: tuple[type[Rule], ...]) -> _Judged | Failure:
     try:
         data = overlay.read(task.path)
     except OSError as error:
         return Failure(task.target, f"cannot be read: {error.strerror or error}")
     try:
-        return judge_bytes(task.path, data, rules, task.target)
+        return _Judged(digest(data), judge_bytes(task.path, data, rules, task.target), _suppresses(data))
     except Exception as error:
         import traceback
 

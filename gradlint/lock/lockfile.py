@@ -17,10 +17,10 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from gradlint import writing
 from gradlint.errors import GradlintError
 from gradlint.flow.outcome import OutcomeKind
 from gradlint.location import Location
@@ -112,25 +112,13 @@ def write(path: Path, snapshots: Iterable[Snapshot]) -> bool:
         LockError: the folder or the file cannot be written; what was there before still is.
     """
     data = render(snapshots).encode()
-    temporary = ""
     try:
         if path.is_file() and path.read_bytes().replace(b"\r\n", b"\n") == data:
             return False
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-        return True
+        writing.write(path, data)
     except OSError as error:
         raise LockError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            if temporary:
-                os.unlink(temporary)
+    return True
 
 
 def section(locked: Mapping[str, Snapshot], target: str, path: Path) -> Snapshot:
@@ -237,9 +225,3 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
     """Return a sort key that puts ``layer.2`` before ``layer.10``."""
     parts = re.split(r"([0-9]+)", text)
     return [(1, int(part), part) if part.isdecimal() and part.isascii() else (0, 0, part) for part in parts]
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradlint import writing
 from gradlint.findings import Report
 from gradlint.rulekit.fence import Fence
 
@@ -68,10 +70,11 @@ class Job:
 
 def leave(report: Report, path: str) -> None:
     """Write a report for the other process, whole or not at all."""
-    part = _part(path)
-    with contextlib.suppress(FileNotFoundError):  # the other process has gone, and its folder with it
-        part.write_bytes(pickle.dumps(report))
-        part.replace(path)
+    try:
+        writing.replace(path, pickle.dumps(report), durable=False)
+    except OSError as error:
+        if os.path.isdir(os.path.dirname(path)):  # else the other process has gone, and its folder with it
+            sys.stderr.write(f"gradlint: the report cannot be kept: {error.strerror or error}\n")
 
 
 def collect(path: str) -> Report | None:
@@ -86,10 +89,7 @@ def collect(path: str) -> Report | None:
 def discard(job: Job) -> None:
     """Delete the files of a job that nobody collects, and their folder if it is empty then."""
     with contextlib.suppress(OSError):
-        for path in (Path(job.report), _part(job.report), Path(job.crash)):
+        for path in (Path(job.report), Path(job.crash)):
             path.unlink(missing_ok=True)
+        writing.sweep(Path(job.report).parent, older_than=0)
         os.rmdir(os.path.dirname(job.report))
-
-
-def _part(path: str) -> Path:
-    return Path(f"{path}.part")

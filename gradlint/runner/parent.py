@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from gradlint import writing
+from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Report
 from gradlint.runner.job import INTERRUPT_GRACE, Job, collect
 
@@ -49,11 +51,12 @@ class Process:
             on_wait: called if an interrupted script does not end soon.
 
         Raises:
+            GradlintError: there is no place for temporary files.
             KeyboardInterrupt: the user pressed Ctrl-C, or a signal asks this process to end; the script is ended, at
                 the latest with the context of `begun`.
         """
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="gradlint-") as folder:
+        with _folder() as folder:
             job = replace(job, report=str(Path(folder) / "report"))
             try:
                 self._give(job)
@@ -87,6 +90,13 @@ class Process:
                 self._process.wait(INTERRUPT_GRACE - 2.0)
 
 
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="gradlint-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise GradlintError(f"no temporary folder can be made: {error.strerror or error}") from error
+
+
 @contextlib.contextmanager
 def begun(*, tracking: bool = False) -> Iterator[Process]:
     """Begin a script's process; at exit it is gone, whether it was given a job or not.
@@ -106,6 +116,11 @@ def begun(*, tracking: bool = False) -> Iterator[Process]:
 
 def _silence(job: Job, code: int | None) -> Failure:
     """Return the reason why there is no report."""
+    try:
+        writing.replace(job.report, bytes(100_000), durable=False)
+    except OSError as error:
+        folder = os.path.dirname(os.path.dirname(job.report))
+        return Failure(job.target, f"no report could be kept in {folder}: {error.strerror or error}")
     if code is None:
         return Failure(
             job.target,

@@ -104,8 +104,13 @@ class SourceText:
         """Encode another text as this file is encoded.
 
         Raises:
-            UnicodeEncodeError: its encoding has no such character.
+            UnicodeError: its encoding has no such character, or would change other parts of the text too.
         """
+        if self._encoded(self.text) != self.data:
+            raise UnicodeError(f"the file is not written as {self.encoding} writes its text")
+        return self._encoded(text)
+
+    def _encoded(self, text: str) -> bytes:
         return (("\ufeff" if self.bom else "") + text).encode(self.encoding)
 
     @property

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gradlint import writing
 from gradlint.errors import UsageError
 from gradlint.findings import Finding
 from gradlint.legible import json_text
 from gradlint.source.text import source_lines
-from gradlint.triage.fixes import write_atomically
 
 VERSION = 1
 
@@ -50,6 +50,11 @@ class Fingerprints:
         except ValueError:  # another Windows drive
             relative = path
         return relative.replace(os.sep, "/")
+
+
+def _root(path: Path) -> Path:
+    """Return the folder that the paths in a baseline are relative to."""
+    return Path.cwd() if writing.is_special(path) else path.parent
 
 
 @dataclass
@@ -89,7 +94,7 @@ class Baseline:
     def made_of(cls, findings: Iterable[Finding], path: Path) -> Baseline:
         """Return the baseline that lists these findings."""
         baseline = cls(path)
-        prints = Fingerprints(path.parent)
+        prints = Fingerprints(_root(path))
         for finding in findings:
             fingerprint = prints.of(finding)
             baseline.counts[fingerprint] += 1
@@ -100,15 +105,17 @@ class Baseline:
         """Write the baseline, ordered so that two of them compare well.
 
         Raises:
-            UsageError: it cannot be written.
+            UsageError: it cannot be written, or its file holds something else.
         """
+        if self.path.is_file() and self.path.stat().st_size and not writing.is_special(self.path):
+            Baseline.read(self.path)
         rows = [
             {"code": code, "path": path, "text": text, "count": self.counts[fingerprint], "fingerprint": fingerprint}
             for fingerprint, (code, path, text) in sorted(self.about.items(), key=lambda item: (item[1][1], item[1]))
         ]
         document = json_text({"version": VERSION, "findings": rows}, readable=True)
         try:
-            write_atomically(str(self.path), document.encode())
+            writing.write(self.path, document.encode())
         except OSError as error:
             raise UsageError(f"baseline {self.path}: cannot be written: {error.strerror or error}") from error
 
@@ -117,7 +124,7 @@ class Baseline:
 
         The same mistake on one line, found through several targets, counts once.
         """
-        prints = Fingerprints(self.path.parent)
+        prints = Fingerprints(_root(self.path))
         places: dict[str, set[object]] = {}
         fresh: list[Finding] = []
         old = 0

@@ -1,16 +1,11 @@
-"""Edits of files: none overlaps another, the result parses, and each file is written at once."""
+"""Edits of files: none overlaps another, and the result parses."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gradlint import legible
 from gradlint.findings import Edit, Finding
@@ -110,25 +105,3 @@ def unified(before: str, after: str, name: str) -> str:
     old, new = (re.findall(r"[^\n]*\n|[^\n]+$", text) for text in (before, after))
     lines = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-
-
-def write_atomically(path: str, data: bytes) -> None:
-    """Replace the content of a file at once; its mode stays, and a link stays a link.
-
-    Raises:
-        OSError: it cannot be written; the file is as it was.
-    """
-    real = Path(os.path.realpath(path))
-    handle, name = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if real.exists():
-            shutil.copymode(real, name)
-        os.replace(name, real)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
