@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
-from gradlint.flow import ZeroInSteps, same_class_siblings, zero_in_steps
+from gradlint.flow import ZeroInSteps, flat_in_steps, same_class_siblings, zero_in_steps
 from gradlint.traces import BIASED_LAYERS, SELECTIONS, SUMS, GradientSizes, Stop
 
 _TINY = 1e-10
@@ -110,6 +110,15 @@ class ZeroGradient(Rule):
     def _in_steps(self, context: Context) -> Iterator[Finding]:
         """Yield the findings that the recorded steps prove without measuring."""
         trace = context.trace
+
+        if flat := context.unreported(self, flat_in_steps(context.flow)):
+            yield context.finding(
+                self,
+                context.fill(self.MESSAGE, flat, steps=len(context.training.steps), reason=self.FLAT_LOSS),
+                at=context.training.backwards[0].site,
+                parameters=flat,
+                severity=Severity.INFO,
+            )
 
         def place(cause: ZeroInSteps) -> tuple[Location | None, str]:
             op = trace.ops[cause.op]

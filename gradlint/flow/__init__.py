@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gradlint.flow.pretrained import pretrained_loads as pretrained_loads
     from gradlint.flow.siblings import same_class_siblings as same_class_siblings
     from gradlint.flow.stuck_at_zero import ZeroInSteps as ZeroInSteps
+    from gradlint.flow.stuck_at_zero import flat_in_steps as flat_in_steps
     from gradlint.flow.stuck_at_zero import zero_in_steps as zero_in_steps
     from gradlint.flow.ties import PartedTie as PartedTie
     from gradlint.flow.ties import parted_ties as parted_ties

@@ -38,13 +38,21 @@ def zero_in_steps(flow: FlowFacts) -> Iterator[ZeroInSteps]:
     contents = _contents(flow)
     zero = {i: rows for i, rows in contents.items() if not any(c.nonzero for c in rows)}
     if not zero or len(zero) == len(contents):
-        return  # the whole loss is flat with these inputs
+        return
     causes = {number: (True, members) for number, members in _single(flow, zero.keys()).items()}
     explained = {i for _, members in causes.values() for i in members}
     still = {i for i, rows in zero.items() if i not in explained and all(c.at_zero for c in rows)}
     causes |= {number: (False, members) for number, members in _products_of_zeros(flow, still).items()}
     for number, (single, members) in sorted(causes.items()):
         yield ZeroInSteps(number, single, flow.by_index(members))
+
+
+def flat_in_steps(flow: FlowFacts) -> list[Parameter]:
+    """Return the parameters whose gradient is zero in all steps, if no gradient is not."""
+    training = flow.trace.training
+    if training is None or any(content.nonzero for step in training.steps for content in step.content.values()):
+        return []
+    return flow.by_index(_contents(flow))
 
 
 def _contents(flow: FlowFacts) -> dict[ParameterIndex, list[Content]]:

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from types import FrameType
 from typing import Any
 
@@ -112,6 +112,8 @@ class Ledger:
         """Identity of a parameter → number of a backward pass → round in which a step applied its gradient."""
         self._grads: dict[ParameterKey, weakref.ref[Tensor]] = {}
         self._versions: dict[ParameterKey, int] = {}
+        self._clipped_until: dict[ParameterKey, OpIndex] = {}
+        """Parameter → the op after the latest clip of its gradient, where nothing else had written to it."""
         self._open: OpenBackward | None = None
         self._arrived: dict[ParameterKey, bool] = {}
         """Parameter whose gradient is about to be accumulated → whether there is one: autograd may pass on None."""
@@ -388,7 +390,8 @@ class Ledger:
         tensors = self._recorder.tensors
         entry = tensors.entry_of(grad) if grad is not None else None
         write = tensors.writes.get(entry.storage) if entry is not None else None
-        return write is not None and write[0] >= self.training.backwards[max(held)].op
+        since = max(self.training.backwards[max(held)].op, self._clipped_until.get(key, NO_OP))
+        return write is not None and write[0] >= since
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -554,10 +557,32 @@ class Ledger:
 
     # -- clips, schedules, scalers ------------------------------------------------------------------------------
 
+    def unwritten(self) -> frozenset[ParameterKey]:
+        """Return the parameters whose gradient is as a backward pass left it."""
+        with without_torch_function():
+            held = [(key, passes) for key, passes in self._holds.items() if passes and self._untouched(key)]
+            return frozenset(key for key, passes in held if not self._overwritten(key, passes))
+
     def clipped(
-        self, keys: Iterable[ParameterKey], event: EventIndex, site: SiteId, exhausted: bool, measures: bool
+        self,
+        keys: Iterable[ParameterKey],
+        event: EventIndex,
+        site: SiteId,
+        exhausted: bool,
+        measures: bool,
+        scaled_only: Set[ParameterKey],
     ) -> None:
-        """Note that the gradients of some parameters were clipped."""
+        """Note that the gradients of some parameters were clipped.
+
+        Args:
+            keys: the parameters.
+            event: number of the event of the call.
+            site: site of the call.
+            exhausted: whether its iterator of parameters was already used up.
+            measures: whether its limit is infinite.
+            scaled_only: the parameters whose gradient is zero after the clip only if it was before.
+        """
+        ops = OpIndex(len(self._recorder.tape.ops))
         fresh: list[ParameterKey] = []
         applied: list[ParameterKey] = []
         scaled: list[ParameterKey] = []
@@ -566,6 +591,10 @@ class Ledger:
             if not held:
                 continue
             (fresh if _UNAPPLIED in held.values() else applied).append(key)
+            if key in scaled_only:
+                with without_torch_function():
+                    self._versions[key] = getattr(self._parameters[key].grad, "_version", -1)
+                self._clipped_until[key] = ops
             if any(self.training.backwards[b].scaled and b not in self._unscaled for b in held):
                 scaled.append(key)
         clip = Clip(event, site, exhausted, measures, tuple(fresh), tuple(applied), tuple(scaled))

@@ -266,6 +266,8 @@ class _Clip(NamedTuple):
     """True if its iterator of parameters was already used up."""
     measures: bool
     """True if its limit is infinite: it only measures the norm."""
+    scaled_only: frozenset[ParameterKey]
+    """The parameters whose gradient is zero after the clip only if it was before."""
 
 
 class _Clips:
@@ -292,7 +294,10 @@ class _Clips:
         parameters = args[0] if args else kwargs.get("parameters")
         limit = args[1] if len(args) > 1 else kwargs.get("max_norm", kwargs.get("clip_value"))
         measures = isinstance(limit, (int, float)) and limit == float("inf")
-        self._running = _Clip(event, site, len(self._recorder.tape.ops), is_exhausted(parameters), measures)
+        scaled_only = self._ledger.unwritten() if limit != 0 else frozenset()
+        self._running = _Clip(
+            event, site, len(self._recorder.tape.ops), is_exhausted(parameters), measures, scaled_only
+        )
 
     def grad_switched_on(self) -> None:
         """Report a clip that ends to the ledger."""
@@ -303,7 +308,7 @@ class _Clips:
         touched = {v for op in self._recorder.tape.ops[clip.op :] for v in (*op.inputs, *op.outputs)}
         entries = ((key, tensors.entry_of(grad)) for key, grad in ledger.gradients())
         keys = [key for key, entry in entries if entry is not None and entry.value in touched]
-        ledger.clipped(keys, clip.event, clip.site, clip.exhausted, clip.measures)
+        ledger.clipped(keys, clip.event, clip.site, clip.exhausted, clip.measures, clip.scaled_only)
 
     def gradient_read(self, tensor: Tensor) -> None:
         """Report a read of a gradient to the ledger, unless a clip function makes it."""
