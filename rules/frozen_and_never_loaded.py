@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
+from gradlint.flow import is_read_from_file, is_whole
 from gradlint.rulekit import plural
 from gradlint.traces import (
     NO_SITE,
@@ -76,8 +78,9 @@ class FrozenAndNeverLoaded(Rule):
     ```
 
     ## Known limits
-    Loads are those of `load_state_dict` and of a `from_pretrained` that the recording includes. Not reported if a line
-    freezes the new layers alone, or more new tensors than loaded ones.
+    Loads are those of `load_state_dict`, of a `from_pretrained` that the recording includes, and of a loop that copies
+    the tensors of `torch.load` or safetensors. Not reported if a line freezes the new layers alone, or more new tensors
+    than loaded ones.
 
     ## References
     https://huggingface.co/docs/peft/developer_guides/troubleshooting (randomly initialized layers)
@@ -102,7 +105,7 @@ class FrozenAndNeverLoaded(Rule):
         for _, members in context.by_place(frozen, _freeze_of):
             loaded = {p.index: site for p in members if (site := origins.loaded_at(p)) != NO_SITE}
             used = [p for p in members if p.index not in loaded and p.index in context.flow.depends]
-            new = [p for p in used if origins.is_random(p)] if loaded else []
+            new = [p for p in used if origins.is_random(p)]
             if not new or len(new) > len(loaded):
                 continue
             created, freeze = new[0].created_by, new[0].frozen_by
@@ -132,29 +135,30 @@ class _Origins:
     """The origins of the values that parameters have when the forward starts."""
 
     def __init__(self, trace: Trace) -> None:
-        """Find the first value of each parameter."""
+        """List the values of each parameter."""
         self._trace = trace
         self._assigning = list(trace.events_of(StateLoaded))
-        self._first: dict[int, ValueId] = {}
-        for value, index in trace.owners.items():
-            self._first[index] = min(value, self._first.get(index, value))
+        self._values: defaultdict[int, list[ValueId]] = defaultdict(list)
+        for value, index in sorted(trace.owners.items()):
+            self._values[index].append(value)
 
     def loaded_at(self, parameter: Parameter) -> SiteId:
         """Return the site of the load that gave a parameter its values; NO_SITE if none did."""
+        if parameter.copied_from:  # a target network takes its state from the model itself
+            return NO_SITE
         writes = self._writes(parameter)
         for write in writes:
-            if write.loading >= 0:
+            if write.loading >= 0 or any(is_read_from_file(self._trace, v) for v in write.sources):
                 return write.site
-        created = parameter.registered_by
-        if created is not None:
+        for registration in parameter.registrations:
             for load in self._assigning:
-                if load.first <= created.number < load.number:
+                if load.first <= registration.number < load.number:
                     return load.site
-        if writes or created is None or not created.is_new:
+        if writes or self._is_made_at_random(parameter):
             return NO_SITE
-        frames = self._trace.sites.chain(created.site)
-        is_load = any(f.function.endswith("from_pretrained") for f in frames)
-        return created.site if is_load and not self._is_made_at_random(parameter) else NO_SITE
+        made_at = next((r.site for r in parameter.registrations), NO_SITE)
+        frames = self._trace.sites.chain(made_at)
+        return made_at if any(f.function.endswith("from_pretrained") for f in frames) else NO_SITE
 
     def is_random(self, parameter: Parameter) -> bool:
         """Return True if a parameter has the random values that it was initialised with in this run."""
@@ -162,37 +166,37 @@ class _Origins:
             return False
         is_random = self._is_made_at_random(parameter)
         for write in self._writes(parameter):
-            if write.sources:
+            if write.op_name in RANDOM_WRITES:
+                is_random = True
+            elif write.op_name in VALUE_FREE | {"fill_"}:
+                if is_whole(self._trace, write, parameter.shape):
+                    is_random = False
+            elif write.sources:
                 if not self._all_random(write.sources):
                     return False
                 is_random = True
-            elif write.op_name in RANDOM_WRITES:
-                is_random = True
-            elif write.op_name in VALUE_FREE | {"fill_"} and self._is_whole(write, parameter):
-                is_random = False
         return is_random
 
     def _writes(self, parameter: Parameter) -> list[ParameterWrite]:
         """Return the writes to a parameter before the forward, without conversions."""
         return [e for e in parameter.writes if e.op < self._trace.forward_start and not e.converts]
 
-    def _is_whole(self, write: ParameterWrite, parameter: Parameter) -> bool:
-        """Return True if a write covers a whole parameter, not a row of it, as that of the padding."""
-        outputs = self._trace.ops[write.op].outputs
-        return bool(outputs) and self._trace.values[outputs[0]].shape == parameter.shape
-
     def _is_made_at_random(self, parameter: Parameter) -> bool:
         """Return True if a parameter was made of a random tensor: ``nn.Parameter(torch.randn(8))``."""
-        return parameter.index in self._first and self._all_random([self._first[parameter.index]])
+        return self._all_random(self._values[parameter.index][:1])
 
     def _all_random(self, values: Iterable[ValueId]) -> bool:
         """Return True if some values are computed from nothing but random numbers."""
-        pending, seen = list(values), set(values)
+        pending, seen = set(values), set[ValueId]()
         while pending:
-            op = self._trace.made_by(pending.pop())
-            if op is None or not (op.inputs or op.name in RANDOM_TENSORS):
+            value = pending.pop()
+            seen.add(value)
+            op = self._trace.made_by(value)
+            if op is None:
                 return False
-            if op.name not in RANDOM_WRITES:
-                pending += [v for v in op.inputs if v not in seen]
-                seen.update(op.inputs)
+            if op.name in RANDOM_TENSORS | RANDOM_WRITES:
+                continue
+            if not op.inputs or op.name in VALUE_FREE:
+                return False
+            pending |= set(op.inputs) - seen
         return bool(seen)

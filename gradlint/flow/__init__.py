@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gradlint.flow.frozen_optimizers import FrozenOptimizer as FrozenOptimizer
     from gradlint.flow.loads import LostLoad as LostLoad
     from gradlint.flow.loads import ignored_loads as ignored_loads
+    from gradlint.flow.loads import is_read_from_file as is_read_from_file
+    from gradlint.flow.loads import is_whole as is_whole
     from gradlint.flow.loads import lost_loads as lost_loads
     from gradlint.flow.loads import own_loads as own_loads
     from gradlint.flow.loss_terms import ConstantTerm as ConstantTerm

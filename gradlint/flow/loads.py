@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from gradlint.flow.slots import Slots
 from gradlint.traces.events import Event, ParameterWrite, StateLoaded
 from gradlint.traces.ids import OpIndex, ParameterKey, ValueId
-from gradlint.traces.op_families import VALUE_FREE
+from gradlint.traces.op_families import ALLOCATIONS, VALUE_FREE
+from gradlint.traces.ops import KIND_WRITE
 from gradlint.traces.trace import Parameter, Trace
 
 _FILLS = frozenset(name for name in VALUE_FREE if name.endswith("_")) | {"fill_", "data"}
 """Writes that initialise a parameter, if they read no other tensor."""
+_FROM_MEMORY = frozenset("asarray frombuffer from_numpy".split())
+"""Makers of tensors of memory that is not torch's, as readers of files use."""
 _LOOKS = frozenset("data detach alias requires_grad_".split())
 """Functions whose result is the tensor itself."""
 
@@ -44,6 +47,23 @@ def is_fill(event: ParameterWrite) -> bool:
     """Return True if a write gave a parameter initial values: random ones or a constant."""
     reads = bool(event.sources) and event.op_name not in VALUE_FREE  # one row is filled through a view
     return event.op_name in _FILLS and not reads and event.loading < 0
+
+
+def is_whole(trace: Trace, write: ParameterWrite, shape: tuple[int, ...]) -> bool:
+    """Return True if a write covers a whole parameter, not a row of it, as that of the padding."""
+    return any(trace.values[output].shape == shape for output in trace.ops[write.op].outputs)
+
+
+def is_read_from_file(trace: Trace, value: ValueId) -> bool:
+    """Return True if a value is made from memory that something outside torch filled: a file's content."""
+    op = trace.made_by(value)
+    while op is not None and op.inputs and op.kind != KIND_WRITE:
+        op = trace.made_by(op.inputs[0])
+    if op is None or op.inputs:
+        return False
+    frame = trace.sites.innermost(op.site)
+    is_users = frame is not None and frame.project  # a table that user code computed by numpy
+    return op.name in ALLOCATIONS or (op.name in _FROM_MEMORY and not is_users)
 
 
 def ignored_loads(trace: Trace) -> Iterator[tuple[StateLoaded, list[Parameter]]]:
@@ -136,7 +156,7 @@ def _loss(
     if parameter is not None:
         before = [e for e in parameter.writes if e.number > load.number and e.op <= trace.forward_start]
         writes = [e for e in before if not e.converts]
-        if writes and all(is_fill(e) and _is_whole(trace, e, shape) for e in writes):
+        if writes and all(is_fill(e) and is_whole(trace, e, shape) for e in writes):
             return writes[-1], parameter
         return None
     for registration in slots.registrations.get(key, ()):
@@ -147,12 +167,6 @@ def _loss(
         if now is not None and now.shape == shape and is_initialised_only(now):
             return slot.replaced_by, now
     return None
-
-
-def _is_whole(trace: Trace, event: ParameterWrite, shape: tuple[int, ...]) -> bool:
-    """Return True if a write covers a whole parameter, not a row of it."""
-    outputs = trace.ops[event.op].outputs
-    return bool(outputs) and trace.values[outputs[0]].shape == shape
 
 
 def _is_read(trace: Trace, values: set[ValueId], start: OpIndex, end: OpIndex) -> bool:

@@ -16,7 +16,7 @@ from gradlint.recorder.calls.tape import Tape
 from gradlint.recorder.facts.autograd import leaves
 from gradlint.traces.events import Freeze, ParameterWrite
 from gradlint.traces.ids import NO_MODULE, NO_SITE, EventIndex, ParameterKey, SiteId, ValueId
-from gradlint.traces.op_families import ALLOCATIONS, VIEWS
+from gradlint.traces.op_families import ALLOCATIONS, RANDOM_TENSORS, VIEWS
 from gradlint.traces.ops import GRAD_ON, KIND_ALIAS, KIND_OPAQUE, Value
 
 
@@ -177,7 +177,7 @@ class Tensors:
         return holder.value if holder.pinned or holder() is not None else None
 
     def _copied(self, storage: int) -> ValueId | None:
-        """Return the last value in a storage that was filled from other tensors; else None.
+        """Return the last value in a storage that was filled from other tensors, or at random; else None.
 
         Only for parameters just created, and during build(): later, memory is reused too often.
         """
@@ -185,8 +185,8 @@ class Tensors:
         if value is None:
             return None
         producer = self._tape.values[value].producer
-        ops = self._tape.ops
-        return value if 0 <= producer < len(ops) and ops[producer].inputs else None
+        op = self._tape.ops[producer] if 0 <= producer < len(self._tape.ops) else None
+        return value if op is not None and (op.inputs or op.name in RANDOM_TENSORS) else None
 
     def _leaves(self, tensor: Tensor) -> tuple[ValueId, ...]:
         """Return the values of the leaf tensors that autograd reaches from a tensor."""
