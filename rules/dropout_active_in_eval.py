@@ -10,8 +10,8 @@ from gradlint.source import (
     DropoutFault,
     HardWiredDropout,
     asks_for_mode,
-    call_at,
-    function_of,
+    call_and_file_at,
+    class_of,
     hard_wired_dropout,
     hard_wired_dropouts,
 )
@@ -191,9 +191,11 @@ def _drops(op: Op) -> bool:
 def _hard_wired(trace: Trace, op: Op) -> HardWiredDropout | None:
     """Return how the source of a call fixes its dropout; None if it does not."""
     frame = trace.sites.innermost(op.site)
-    function = function_of(frame.code) if frame is not None else None
-    call = call_at(frame.path, frame.location, (op.name,)) if frame is not None and function is not None else None
-    return hard_wired_dropout(function.module, call) if function is not None and call is not None else None
+    assert frame is not None  # it is user code
+    match call_and_file_at(frame.path, frame.location, (op.name,)):
+        case module, call:
+            return hard_wired_dropout(module, call)
+    return None
 
 
 def _is_conditional(trace: Trace, site: SiteId, inside: CallIndex) -> bool:
@@ -201,10 +203,9 @@ def _is_conditional(trace: Trace, site: SiteId, inside: CallIndex) -> bool:
     *_, outermost = trace.calls_around(inside)
     end = trace.calls[outermost].site
     for frame, above in trace.sites.links(site):
-        function = function_of(frame.code) if frame.project else None
-        call = call_at(frame.path, frame.location) if function is not None else None
-        if function is not None and call is not None and asks_for_mode(function.module, call):
-            return True
+        match call_and_file_at(frame.path, frame.location):
+            case module, call if asks_for_mode(module, call):
+                return True
         if above == end:
             break
     return False
@@ -213,6 +214,6 @@ def _is_conditional(trace: Trace, site: SiteId, inside: CallIndex) -> bool:
 def _switches_itself(trace: Trace, call: ModuleCall) -> bool:
     """Return True if the class that calls a layer overrides ``train``."""
     frame = trace.frame(call.site)
-    function = function_of(frame.code) if frame is not None else None
-    cls = function.module.tree.owner(function.node) if function is not None else None
-    return function is not None and cls is not None and "train" in {getattr(node, "name", "") for node in cls.body}
+    assert frame is not None  # it is user code
+    cls = class_of(frame.code)
+    return cls is not None and "train" in {getattr(node, "name", "") for node in cls.body}

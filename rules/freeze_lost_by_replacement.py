@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
 from gradlint.flow import OutcomeKind, outcome_of, replaced_frozen
-from gradlint.source import function_of
-from gradlint.traces import NO_SITE, Freeze, ParameterRegistration, Registration, SiteId, Unfreeze
+from gradlint.source import class_of
+from gradlint.traces import Freeze, ParameterRegistration, Registration, SiteId, Unfreeze
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ def _lost(context: Context) -> Iterator[_Lost]:
     """Yield the parameters that train in the place of a frozen one with its values."""
     trace = context.trace
     replaced = replaced_frozen(trace)
-    flags = {e.parameter: e for e in trace.events if isinstance(e, Freeze | Unfreeze) and e.op <= trace.forward_start}
+    flags = {e.parameter: e for e in trace.events if isinstance(e, Freeze | Unfreeze)}
     for parameter in trace.parameters:
         replacement = replaced.get(parameter.index)
-        if replacement is None or parameter.has_hook or parameter.written or not parameter.requires_grad_before:
+        if replacement is None or parameter.has_hook or parameter.written:
             continue
         if any(isinstance(e, Unfreeze) for e in parameter.history):
             continue
@@ -158,20 +158,21 @@ def _call_of(trace: Trace, replacement: Registration) -> tuple[SiteId, bool]:
     A method by which a module replaces parts of itself is a call, its constructor is not.
     """
     own = trace.modules[replacement.module].type.bases
-    innermost = trace.sites.innermost(replacement.site)
     site = replacement.site
     for frame, above in trace.sites.links(replacement.site):
-        function = function_of(frame.code) if frame.project else None
-        if function is None or function.owner not in own or frame.code.co_name == "__init__":
+        cls = class_of(frame.code)
+        if cls is None or cls.name not in own or frame.code.co_name == "__init__":
             break
         site = above
-    is_own_method = site != replacement.site and site != NO_SITE
-    is_user = innermost is not None and innermost.project
-    return (site if is_own_method else replacement.site), is_user and not is_own_method
+    else:
+        site = replacement.site  # no user code called the forward that replaces
+    is_user = next((f.project for f in trace.sites.chain(replacement.site)), False)
+    return site, is_user and site == replacement.site
 
 
 def _is_whole(trace: Trace, parameter: Parameter) -> bool:
     """Return True if all of a parameter was computed or copied, not some of its rows."""
-    writes = [e for e in parameter.writes if e.op < trace.forward_start]
-    copies = [trace.ops[e.op].outputs[:1] for e in writes if e.op_name in ("copy_", "data")]
-    return not writes or any(trace.values[value].shape == parameter.shape for outputs in copies for value in outputs)
+    copies = [trace.ops[e.op].outputs[:1] for e in parameter.writes if e.op_name in ("copy_", "data")]
+    return not parameter.writes or any(
+        trace.values[value].shape == parameter.shape for outputs in copies for value in outputs
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Module, ModuleCall, Rule, Severity, Trace
 from gradlint.rulekit import list_of, plural
-from gradlint.source import call_at, last_name
+from gradlint.source import call_and_file_at, last_name
 from gradlint.traces import ModuleIndex
 
 _DEFAULT_MOMENTUM = 0.1
@@ -94,7 +94,7 @@ class RecomputedNormStatistics(Rule):
         norms = [
             (_checkpoint(trace, calls[number]), trace.modules[number])
             for number in sorted(recounted)
-            if number in calls and trace.modules[number].momentum == _DEFAULT_MOMENTUM
+            if trace.modules[number].momentum == _DEFAULT_MOMENTUM
         ]
         for where, members in context.by_place(norms, lambda norm: norm[0]):
             modules: list[Module] = [module for _, module in members]
@@ -113,11 +113,11 @@ class RecomputedNormStatistics(Rule):
             )
 
 
-def _checkpoint(trace: Trace, call: ModuleCall) -> Location | None:
+def _checkpoint(trace: Trace, ran: ModuleCall) -> Location | None:
     """Return the location of the checkpoint around a module call, or of the call without one."""
-    for frame in trace.sites.chain(call.site):
+    for frame in trace.sites.chain(ran.site):
         if frame.project:
-            node = call_at(frame.path, frame.location)
-            if node is not None and "checkpoint" in last_name(node.func).lower():
-                return frame.location
-    return trace.location(call.site)
+            match call_and_file_at(frame.path, frame.location):
+                case _, call if "checkpoint" in last_name(call.func).lower():
+                    return frame.location
+    return trace.location(ran.site)

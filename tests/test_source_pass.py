@@ -105,7 +105,7 @@ def test_left_alone(what: str) -> None:
     assert found(GOOD[what]) == []
 
 
-WEIGHED = {(what, text) for what in ("warning", "error") for text in cases(f"Weighs an? {what}").values()}
+WEIGHED = {(what, text) for what in ("info", "warning", "error") for text in cases(f"Weighs an? {what}").values()}
 
 
 @each(("what", "text"), sorted(WEIGHED))

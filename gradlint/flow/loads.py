@@ -55,7 +55,7 @@ def is_whole(trace: Trace, write: ParameterWrite, shape: tuple[int, ...]) -> boo
 
 
 def is_read_from_file(trace: Trace, value: ValueId) -> bool:
-    """Return True if a value is made from memory that something outside torch filled: a file's content."""
+    """Return True if a value is made from memory that was filled from a file, outside torch."""
     op = trace.made_by(value)
     while op is not None and op.inputs and op.kind != KIND_WRITE:
         op = trace.made_by(op.inputs[0])

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from gradlint.source.iterators import consumed_whole as consumed_whole
     from gradlint.source.kinds import Kind as Kind
     from gradlint.source.lookup import Function as Function
+    from gradlint.source.lookup import call_and_file_at as call_and_file_at
     from gradlint.source.lookup import call_at as call_at
+    from gradlint.source.lookup import class_of as class_of
     from gradlint.source.lookup import function_of as function_of
     from gradlint.source.lookup import name_parts as name_parts
     from gradlint.source.lookup import syntax_tree as syntax_tree

@@ -82,6 +82,12 @@ def function_of(code: CodeType | Code) -> Function | None:
     return Function(module, node) if node is not None else None
 
 
+def class_of(code: CodeType | Code) -> ast.ClassDef | None:
+    """Return the class that code is a method of; None for other code."""
+    function = function_of(code)
+    return function.module.tree.owner(function.node) if function is not None else None
+
+
 def enclosing_function(code: CodeType | Code) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
     """Return the ``def`` that code was compiled from, or None if there is none."""
     function = function_of(code)
@@ -120,6 +126,12 @@ def call_at(path: str, location: Location, names: Container[str] = ()) -> ast.Ca
             return call
     calls = [c for c in calls if (name_parts(c.func) or [""])[-1] in names] or calls
     return max(calls, key=lambda c: (c.end_lineno or 0, c.end_col_offset or 0, -c.col_offset), default=None)
+
+
+def call_and_file_at(path: str, location: Location, names: Container[str] = ()) -> tuple[SourceModule, ast.Call] | None:
+    """Return the file and the call expression that `call_at` finds, or None without one."""
+    module, call = source_module(path), call_at(path, location, names)
+    return (module, call) if module is not None and call is not None else None
 
 
 def name_parts(expression: ast.expr) -> list[str]:

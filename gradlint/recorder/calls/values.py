@@ -177,7 +177,7 @@ class Tensors:
         return holder.value if holder.pinned or holder() is not None else None
 
     def _copied(self, storage: int) -> ValueId | None:
-        """Return the last value in a storage that was filled from other tensors, or at random; else None.
+        """Return the last value in a storage if it is made from other tensors or at random.
 
         Only for parameters just created, and during build(): later, memory is reused too often.
         """
