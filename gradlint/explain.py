@@ -35,7 +35,7 @@ def explain(target: str, pattern: str, options: Options | None = None) -> list[E
     """
     with record_target(target, options or Options()) as recorded:
         trace = recorded.trace
-        wanted = [p for p in trace.parameters if matches(pattern, p.aliases)]
+        wanted = [p for p in trace.parameters if matches(pattern, p.all_names)]
         if not wanted:
             raise UsageError(f"no parameter matches {pattern!r}: {no_match(trace, pattern)}")
         flow = analyse(trace, recorded.replay, terms=False)
@@ -45,8 +45,9 @@ def explain(target: str, pattern: str, options: Options | None = None) -> list[E
 def _explain(trace: Trace, flow: Flow, parameter: Parameter) -> Explanation:
     shape = "x".join(map(str, parameter.shape)) or "scalar"
     about = f"{shape}, {count(parameter.numel)} {'parameter' if parameter.numel == 1 else 'parameters'}"
-    if len(parameter.aliases) > 1:
-        about += "; also named " + ", ".join(parameter.aliases[1:])
+    others = [name for alias in parameter.aliases for name in (alias, *parameter.spelled(alias)[-1:])]
+    if named := [name for name in dict.fromkeys(others) if name != parameter.fqn]:
+        about += "; also named " + ", ".join(named)
     sections = [
         Section("history", _history(trace, parameter)),
         Section("optimizer", _optimizer(trace, parameter)),

@@ -182,6 +182,8 @@ class Report:
     """Numbers of the source check; None without one."""
     ran: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     """File → first and last lines of the user's functions that ran while recording."""
+    spellings: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """(Target, parameter) → the parameter's name with the attributes of wrappers, for those inside wrappers."""
 
     def extend(self, other: Report) -> None:
         """Append what another report holds."""
@@ -198,6 +200,7 @@ class Report:
         self.sources = other.sources or self.sources
         for path, spans in other.ran.items():
             self.ran[path] = tuple(dict.fromkeys((*self.ran.get(path, ()), *spans)))
+        self.spellings |= other.spellings
 
     def worst(self) -> Severity | None:
         """Return the highest severity among the findings; None without findings."""

@@ -105,7 +105,10 @@ class AliasedNetwork(Rule):
         yield from self._two_optimizers(context, copied)
         declared: list[tuple[ModuleIndex, Parameter]] = []
         for parameter in trace.parameters:
-            frozen = [any(fnmatch.fnmatchcase(n, g) for g in trace.setup.frozen) for n in parameter.aliases]
+            frozen = [
+                any(fnmatch.fnmatchcase(n, g) for n in parameter.spelled(alias) for g in trace.setup.frozen)
+                for alias in parameter.aliases
+            ]
             if any(frozen) and not all(frozen) and parameter.requires_grad:
                 shared = _shared_network(trace, parameter)
                 if shared is not None and shared.number not in copied:

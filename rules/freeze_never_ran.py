@@ -100,7 +100,9 @@ class FreezeNeverRan(Rule):
             for frame in trace.sites.chain(event.site)
             if (where := frame.location)
         }
-        first = list(dict.fromkeys(p.fqn.split(".")[0] for p in trace.parameters))
+        # A wrapper around the model is part of the names that it gives out.
+        names = [name for p in trace.parameters for name in (p.spelled(p.fqn)[-1], p.fqn)]
+        first = list(dict.fromkeys(name.split(".")[0] for name in names))
         for function, node in executed_nodes(trace):
             module = function.module
             if isinstance(node, ast.For) and not _is_conditional(module, function, node):

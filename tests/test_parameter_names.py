@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
+import pytest
 import torch
 from cases import each
+from snippets import folder, run, write
 from torch import nn
 from torch.nn.utils import parametrize, weight_norm
 from torch.nn.utils.parametrizations import weight_norm as weight_parametrization
 from torch.optim.swa_utils import AveragedModel
 
 import gradlint
+
+__all__ = ["folder", "run"]
 
 
 def starved(model, *inputs):
@@ -119,6 +124,148 @@ def test_several_models_lend_their_names():
         }
     )
     assert {n for f in report.findings for n in f.parameters} == {"generator.weight", "generator.bias"}
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.norm(self.body(x))
+
+
+class Beside(nn.Module):
+    """A network beside a wrapped one, which is frozen and stays in eval mode."""
+
+    def __init__(self, wrapped):
+        super().__init__()
+        self.layer, self.part = nn.Linear(4, 4), wrapped.requires_grad_(False).eval()
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.part.eval()
+        return self
+
+    def forward(self, x):
+        return self.layer(x) + self.part(x)
+
+
+def wrapped_parts():
+    """Each wrapper of torch around a network, alone and around each other."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    return {
+        "average": AveragedModel(Normed()),
+        "compiled": torch.compile(Normed(), backend="eager"),
+        "data parallel": nn.DataParallel(Normed()),
+        "checkpointed": checkpoint_wrapper(Normed()),
+        "data parallel, compiled": nn.DataParallel(torch.compile(Normed(), backend="eager")),
+    }
+
+
+WRAPPED = wrapped_parts()
+
+
+def own_names(model, prefix):
+    """The names below a prefix, as `named_parameters()` and `named_buffers()` give them."""
+    named = [name for name, _ in (*nn.Module.named_parameters(model), *nn.Module.named_buffers(model))]
+    return [name for name in named if name.startswith(prefix) and not name.endswith(("n_averaged", "_tracked"))]
+
+
+@each("wrapper", WRAPPED)
+def test_a_contract_names_the_parts_of_a_wrapper_as_the_model_does(wrapper):
+    model = Beside(WRAPPED[wrapper])
+    names = own_names(model, "part.")
+    setup = {"model": model, "inputs": (X,)}
+    assert any("module" in name or "_orig_mod" in name for name in names)
+    for frozen in (
+        names,
+        [name.rpartition(".")[0] + ".*" for name in names],
+        ["part.*"],
+        ["part.body.*", "part.norm.*"],
+    ):
+        report = gradlint.check(setup, frozen=frozen, select=["GL7"])
+        assert (report.errors, report.findings) == ([], []), frozen
+
+
+@each("wrapper", WRAPPED)
+def test_a_contract_about_the_parts_of_a_wrapper_is_held(wrapper):
+    model = Beside(WRAPPED[wrapper])
+    names = [name for name, _ in nn.Module.named_parameters(model) if name.startswith("part.")]
+    report = gradlint.check({"model": model, "inputs": (X,)}, trains=names, select=["GL7"])
+    assert {f.code for f in report.findings} == {"GL701"}
+    assert {n for f in report.findings for n in f.parameters} == {
+        "part.body.weight", "part.body.bias", "part.norm.weight", "part.norm.bias"}  # fmt: skip
+
+
+@each("wrapper", WRAPPED)
+def test_a_wrapper_around_the_whole_model_is_part_of_its_names_or_not(wrapper):
+    model = WRAPPED[wrapper].requires_grad_(True).train()
+    names = [name for name, _ in nn.Module.named_parameters(model)]
+    for trains in (names, ["body.*", "norm.*"]):
+        report = gradlint.check({"model": model, "inputs": (X,)}, trains=trains, select=["GL7"])
+        assert (report.errors, report.findings) == ([], []), trains
+
+
+def test_a_name_without_its_wrapper_is_no_name():
+    report = gradlint.check({"model": Beside(Normed()), "inputs": (X,)}, frozen=["part.module.*"], select=["GL7"])
+    assert [f.code for f in report.findings] == ["GL703"]
+
+
+def test_names_in_a_dict_of_models_have_the_key_before_the_wrapper():
+    model = {"net": AveragedModel(Normed())}
+    report = gradlint.check({"model": model, "inputs": {"net": (X,)}}, trains=["net.module.body.*"], select=["GL7"])
+    assert (report.errors, report.findings) == ([], [])
+
+
+BESIDE = """
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+class Ema(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.ema = AveragedModel(self.layer)
+
+    def forward(self, x):
+        return self.layer(x) + self.ema(x).detach()
+
+def build():
+    model = Ema()
+    return {"model": model, "inputs": (torch.ones(2, 4),), "optimizer": torch.optim.SGD(model.parameters(), 0.1)}
+"""
+
+
+@pytest.fixture
+def beside(run, folder):
+    write(folder / "m.py", BESIDE)
+    return folder
+
+
+@each("name", ["ema.module.weight", "ema.weight"])
+def test_why_knows_both_names(run, beside, name):
+    assert f"{name}" in run("why", "m.py:build", name).out
+
+
+@each("option", ["ema.module.*", "ema.*", "ema.module.weight,ema.module.bias"])
+def test_options_and_settings_know_both_names(run, beside, option):
+    write(beside / "gradlint.toml", f"ignore-parameters = {{ALL = {option.split(',')}}}")
+    report = run("check", "m.py:build", "--config", "gradlint.toml", "--output-format", "json").out
+    assert [f["parameters"] for f in json.loads(report)["findings"]] == []
+
+
+@each("option", ["ema.module.*", "ema.*"])
+def test_options_of_a_contract_know_both_names(run, beside, option):
+    report = json.loads(run("check", "m.py:build", "--frozen", option, "--output-format", "json").out)
+    assert "GL703" not in {f["code"] for f in report["findings"]}
+
+
+def test_a_lock_does_not_know_the_wrapper(run, beside):
+    run("lock", "m.py:build")
+    assert "\nema.weight  4x4" in (beside / "gradlint.lock").read_text()
 
 
 def test_an_averaged_copy_beside_is_not_the_network():

@@ -153,6 +153,7 @@ def _judge(report: Report, trace: Trace, flow: Flow, rules: Sequence[type[Rule]]
         else:
             findings += run(rule(), context)
     report.findings += sorted_findings(findings)
+    report.spellings |= {(trace.target, alias): names for p in trace.parameters for alias, names in p.spellings.items()}
     return context
 
 

@@ -87,10 +87,13 @@ def resolve(trace: Trace, declarations: Sequence[Declaration]) -> Contract:
         TargetError: two declarations contradict each other; names both, the parameters, and where they are written.
     """
     unique = list(dict.fromkeys(declarations))
-    names: dict[str, tuple[str, ...]] = {p.fqn: p.aliases for p in trace.parameters if p.in_tree}
+    names: dict[str, tuple[str, ...]] = {p.fqn: p.all_names for p in trace.parameters if p.in_tree}
     for module in trace.modules:
         if module.in_tree:
-            names |= {name: (name,) for name in _statistics(module)}
+            names |= {
+                name: (name, *(f"{spelling}.{own}" for spelling in module.spellings))
+                for name, own in zip(_statistics(module), module.running_stats, strict=True)
+            }
     matched = {d: frozenset(n for n, aliases in names.items() if matches(d.pattern, aliases)) for d in unique}
     contract = Contract(unique, unmatched=[d for d in unique if not matched[d]])
     # the widest first, so that an exception overrides what it is an exception to
@@ -119,7 +122,7 @@ def own_declarations(trace: Trace) -> list[Declaration]:
 
 def no_match(trace: Trace, pattern: str) -> str:
     """Return a hint for a pattern without a match: the nearest name, else some that exist."""
-    names = [name for p in trace.parameters if p.in_tree for name in p.aliases]
+    names = [name for p in trace.parameters if p.in_tree for name in p.all_names]
     if any(name.startswith(f"{pattern}.") for name in names):
         return f"it is a module, write '{pattern}.*'"
     if pattern.endswith(".*"):

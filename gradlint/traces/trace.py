@@ -93,6 +93,19 @@ class Parameter:
     """True if moreover it was made of memory that had just been allocated."""
     shares_memory_with: frozenset[ParameterIndex] = frozenset()
     """Indices of the other parameters whose memory overlaps its own."""
+    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Alias → the same with the attributes of wrappers, as ``named_parameters()`` gives it; only inside wrappers."""
+
+    def spelled(self, alias: str) -> tuple[str, ...]:
+        """Return an alias in each of its spellings."""
+        return (alias, *self.spellings.get(alias, ()))
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Return every name that a user may call it by: its aliases, then their other spellings."""
+        if not self.spellings:
+            return self.aliases
+        return (*self.aliases, *(name for names in self.spellings.values() for name in names))
 
     @property
     def frozen_throughout(self) -> bool:
@@ -184,6 +197,8 @@ class Module:
     """Momentum of its running statistics."""
     has_hook: bool = False
     """True if a hook sees the gradients of its inputs or outputs."""
+    spellings: tuple[str, ...] = ()
+    """Its name with the attributes of wrappers; empty outside of wrappers."""
 
 
 @dataclass(frozen=True)

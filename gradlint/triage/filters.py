@@ -36,7 +36,11 @@ class Plan:
         return codes_of(self.registry, [selector], where=f"{self.settings.path}: ")
 
 
-def configured(finding: Finding, plan: Plan) -> Finding | None:
+Spellings = Mapping[tuple[str, str], tuple[str, ...]]
+"""(Target, parameter) → further names of the parameter."""
+
+
+def configured(finding: Finding, plan: Plan, spellings: Spellings) -> Finding | None:
     """Return a finding as the configuration changes it; None if it removes it."""
     settings = plan.settings
     if finding.code not in plan.selection.codes:
@@ -49,17 +53,20 @@ def configured(finding: Finding, plan: Plan) -> Finding | None:
     for selector, severity in settings.severity.items():
         if finding.code in plan.codes(selector):
             finding = replace(finding, severity=severity)
-    return _without_ignored(finding, plan)
+    return _without_ignored(finding, plan, spellings)
 
 
-def _without_ignored(finding: Finding, plan: Plan) -> Finding | None:
+def _without_ignored(finding: Finding, plan: Plan, spellings: Spellings) -> Finding | None:
     globs = [
         glob for selector, globs in plan.settings.ignore_parameters.items()
         if finding.code in plan.codes(selector) for glob in globs
     ]  # fmt: skip
     if not globs or not finding.parameters:
         return finding
-    parameters = tuple(p for p in finding.parameters if not any(fnmatchcase(p, glob) for glob in globs))
+    parameters = tuple(
+        p for p in finding.parameters
+        if not any(fnmatchcase(n, glob) for n in (p, *spellings.get((finding.target, p), ())) for glob in globs)
+    )  # fmt: skip
     if len(parameters) == len(finding.parameters):
         return finding
     if not parameters:
@@ -159,13 +166,17 @@ def filtered(
         plan_of: returns the plan for the part that a finding comes from.
         scopes: file → the parts of it that were checked.
     """
-    remaining = [new for finding in report.findings if (new := configured(finding, plan_of(finding))) is not None]
+    names = report.spellings
+    remaining = [
+        new for finding in report.findings if (new := configured(finding, plan_of(finding), names)) is not None
+    ]
 
     def unused(path: str, file: FileSuppressions) -> Iterable[Finding]:
         scope = scopes.get(path)
-        return () if scope is None or "GL001" not in scope.plan.selection.codes else [
-            new for finding in file.unused(scope.why_idle) if (new := configured(finding, scope.plan)) is not None
-        ]  # fmt: skip
+        if scope is None or "GL001" not in scope.plan.selection.codes:
+            return ()
+        new = [configured(finding, scope.plan, names) for finding in file.unused(scope.why_idle)]
+        return [finding for finding in new if finding is not None]
 
     silenced = silence(remaining, scopes, unused)
     return replace(report, findings=silenced.findings, silenced=report.silenced + silenced.count)

@@ -282,6 +282,7 @@ def _parameter(
     return Parameter(
         fqn=names[0],
         aliases=names,
+        spellings=named.spellings,
         key=key,
         index=named.index,
         requires_grad=(flag := begin.flags.get(key, bool(tensor.requires_grad))),

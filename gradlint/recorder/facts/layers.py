@@ -53,6 +53,7 @@ def describe_module(
     module = row.module
     place: dict[str, Any] = dict(
         fqn=row.fqn,
+        spellings=row.spellings,
         number=row.number,
         parent=row.parent,
         type=classes.describe(type(module)),

@@ -13,17 +13,23 @@ from gradlint.traces.ids import NO_MODULE, NO_SITE, ModuleIndex, ParameterIndex,
 from gradlint.traces.sites import class_is_project
 
 _WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod",
-             "FullyShardedDataParallel": "_fsdp_wrapped_module", "AveragedModel": "module"}  # fmt: skip
+             "FullyShardedDataParallel": "_fsdp_wrapped_module", "AveragedModel": "module",
+             "CheckpointWrapper": "_checkpoint_wrapped_module",
+             "OffloadWrapper": "_checkpoint_wrapped_module"}  # fmt: skip
 """Classes of torch that hold the user's model under an attribute which is no part of its names."""
+_SPELLINGS = 16
+"""Spellings of one name that are kept; three wrappers around each other have eight."""
 
 
 class Place:
     """A module at one of its places in the tree."""
 
-    __slots__ = ("fqn", "module", "parent", "project")
+    __slots__ = ("fqn", "module", "parent", "project", "spellings")
 
-    def __init__(self, fqn: str, module: nn.Module, parent: int, project: bool) -> None:
+    def __init__(self, fqn: str, module: nn.Module, parent: int, project: bool, spellings: tuple[str, ...]) -> None:
         self.fqn = fqn
+        self.spellings = spellings
+        """Its name with the attributes of wrappers, that of `named_modules()` last; empty without wrappers."""
         self.module = module
         self.parent = parent
         """Identity of the module that holds it; 0 for a root."""
@@ -41,13 +47,14 @@ def places(roots: Mapping[str, nn.Module]) -> list[Place]:
 
 def _places(module: nn.Module, fqn: str, project: bool, top: bool = False) -> list[Place]:
     places: list[Place] = []
-    pending: list[tuple[nn.Module, str, int, bool, tuple[int, ...], bool]] = [(module, fqn, 0, project, (), top)]
+    pending: list[tuple[nn.Module, str, tuple[str, ...], int, bool, tuple[int, ...], bool]]
+    pending = [(module, fqn, (), 0, project, (), top)]
     while pending:
-        module, fqn, parent, project, above, top = pending.pop()
+        module, fqn, spellings, parent, project, above, top = pending.pop()
         key = id(module)
         if key in above:
             continue  # a module that holds itself
-        places.append(Place(fqn, module, parent, project))
+        places.append(Place(fqn, module, parent, project, spellings))
         children = module._modules
         if not children:
             continue
@@ -56,15 +63,18 @@ def _places(module: nn.Module, fqn: str, project: bool, top: bool = False) -> li
         for name, child in reversed(children.items()):
             if child is not None:
                 inner = fqn if name == hidden else f"{fqn}.{name}" if fqn else name
+                others = spellings and tuple(f"{spelling}.{name}" for spelling in spellings)
+                if name == hidden:
+                    others = (*spellings, f"{fqn}.{name}" if fqn else name, *others)[-_SPELLINGS:]
                 owned = class_is_project(type(child)) or (project and not top)
-                pending.append((child, inner, key, owned, inside, top and name == hidden))
+                pending.append((child, inner, others, key, owned, inside, top and name == hidden))
     return places
 
 
 class NamedParameter:
     """A parameter and its names in the tree."""
 
-    __slots__ = ("in_tree", "index", "module", "names", "project", "tensor")
+    __slots__ = ("in_tree", "index", "module", "names", "project", "spellings", "tensor")
 
     def __init__(self, tensor: Tensor, index: ParameterIndex, module: ModuleIndex, in_tree: bool) -> None:
         self.tensor = tensor
@@ -73,6 +83,8 @@ class NamedParameter:
         """The module that registers it first."""
         self.in_tree = in_tree
         self.names: list[str] = []
+        self.spellings: dict[str, tuple[str, ...]] = {}
+        """Name → the same with the attributes of wrappers."""
         self.project = False
         """True if it is in a module, below the root, of a class of the user's own."""
 
@@ -96,6 +108,8 @@ class NamedModule:
     """Indices of the parameters registered by itself."""
     was_seen: bool = True
     """True if it is in the model or ran; False for one that was only built."""
+    spellings: tuple[str, ...] = ()
+    """Its name with the attributes of wrappers."""
 
 
 def name_all(
@@ -131,12 +145,16 @@ def name_all(
                 )
             named.project = named.project or place.project
             if in_tree or not named.in_tree:  # what only wraps a part of the model gives it no second name
-                named.names.append(f"{place.fqn}.{name}" if place.fqn else name)
+                named.names.append(full := f"{place.fqn}.{name}" if place.fqn else name)
+                if place.spellings:
+                    named.spellings[full] = tuple(f"{spelling}.{name}" for spelling in place.spellings)
             own.append(named.index)
         if number not in modules:
             parent = numbers.get(place.parent, NO_MODULE)
             site = registered.get((parent, number), NO_SITE)
-            modules[number] = NamedModule(place.fqn, number, parent, module, in_tree, site, tuple(own))
+            modules[number] = NamedModule(
+                place.fqn, number, parent, module, in_tree, site, tuple(own), spellings=place.spellings
+            )
 
     for place in places(roots):
         visit(place, True)
