@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import socket
 import stat
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cases import each
-from snippets import FROZEN_WRONG, Run, folder, run, write  # noqa: F401
+from snippets import FROZEN_WRONG, Run, folder, run, write
 
 from gradlint import writing
 
+__all__ = ["folder", "run"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and modes of POSIX")
 
 FIXED = FROZEN_WRONG.replace("requires_grad = False", "requires_grad_(False)")
@@ -361,3 +365,336 @@ def interrupted(at: int) -> Iterator[list[int]]:
         yield seen
     finally:
         sys.settrace(before)
+
+
+# What is told of it
+
+
+def full_disk(patch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> None:
+    patch.setattr(writing, "os", Faulty("write", 1, OSError(number, os.strerror(number)), "on"))
+
+
+def test_a_fix_that_was_not_written_is_not_made(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    full_disk(monkeypatch)
+    result = run("check", "m.py", "--fix", "--output-format", "json")
+    report = json.loads(result.out)
+    assert (result.code, report["fixed"], [f["code"] for f in report["findings"]]) == (2, 0, ["GL102"])
+    assert report["errors"][0]["message"] == "cannot be changed: No space left on device"
+    assert (folder / "m.py").read_text() == FROZEN_WRONG
+
+
+def test_the_other_files_are_fixed(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.py", "b.py", "c.py"):
+        write(folder / name, FROZEN_WRONG)
+    real = writing.write
+
+    def refusing(path: str | Path, data: bytes, **named: Any) -> None:
+        if Path(path).name == "b.py":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        real(path, data, **named)
+
+    monkeypatch.setattr(writing, "write", refusing)
+    result = run("check", ".", "--fix", "--output-format", "json")
+    report = json.loads(result.out)
+    assert [(folder / name).read_text() == FIXED for name in ("a.py", "b.py", "c.py")] == [True, False, True]
+    assert (result.code, report["fixed"], [f["target"] for f in report["findings"]]) == (2, 2, ["b.py"])
+
+
+@each(
+    ("arguments", "said"),
+    [
+        (["check", "m.py", "--fix-only"], "error: m.py: cannot be changed: No space left on device"),
+        (["check", "m.py", "--add-ignores"], "added comments for 0 findings in 0 files"),
+        (["check", "m.py", "--write-baseline", "b.json"], "b.json: cannot be written: No space left on device"),
+        (["check", "m.py", "-q", "--output-file", "out"], "--output-file out: cannot be written: No space left"),
+        (["init", "m.py"], "m_build.py: cannot be written: No space left on device"),
+        (["init", "m.py", "-o", "new.py"], "new.py: cannot be written: No space left on device"),
+    ],
+)
+def test_nothing_is_called_written_that_is_not(run: Run, folder: Path, arguments: list[str], said: str) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(patch)
+        result = run(*arguments)
+    assert (result.code, said in result.err, "Traceback" in result.err) == (2, True, False), result.err
+    assert [path.name for path in folder.iterdir()] == ["m.py"]
+    assert (folder / "m.py").read_text() == FROZEN_WRONG
+
+
+def test_a_lock_that_was_not_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradlint.lock import lockfile
+
+    lockfile.write(tmp_path / "gradlint.lock", [])
+    before = (tmp_path / "gradlint.lock").read_bytes()
+    full_disk(monkeypatch, errno.EDQUOT)
+    monkeypatch.setattr(lockfile, "render", lambda snapshots: "another text\n")
+    with pytest.raises(lockfile.LockError, match="cannot be written"):
+        lockfile.write(tmp_path / "gradlint.lock", [])
+    assert ((tmp_path / "gradlint.lock").read_bytes(), len(list(tmp_path.iterdir()))) == (before, 1)
+
+
+@pytest.mark.parametrize("way", ["--fix", "--add-ignores"])
+def test_a_file_changed_by_somebody_else_keeps_that(
+    run: Run, folder: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradlint.cli.check import Checker
+
+    path = write(folder / "m.py", FROZEN_WRONG)
+    theirs = "# theirs\n" + FROZEN_WRONG
+    real = Checker.check_sources
+
+    def then_saved(self: Checker) -> Any:
+        result = real(self)
+        path.write_text(theirs)
+        return result
+
+    monkeypatch.setattr(Checker, "check_sources", then_saved)
+    result = run("check", "m.py", way)
+    assert (result.code, path.read_text() == theirs) == (2, True)
+    assert "cannot be changed: it was changed while gradlint checked it" in " ".join((result.err + result.out).split())
+
+
+def test_a_recording_of_a_file_that_was_saved_since_fixes_nothing(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = (
+        "\n\ndef build():\n    net = Net()\n    return {'model': net, 'inputs': (torch.ones(2, 3),), 'loss': sum_of}\n"
+    )
+    text = FROZEN_WRONG + "\n\ndef sum_of(out):\n    return out.sum()\n" + build
+    path = write(folder / "m.py", text)
+    os.utime(path, (1e9, 1e9))
+    from gradlint.cli.check import Checker
+
+    real = Checker.check
+
+    def then_saved(self: Checker) -> Any:
+        result = real(self)
+        path.write_text("# theirs\n" + text)
+        return result
+
+    monkeypatch.setattr(Checker, "check", then_saved)
+    assert (run("check", "m.py:build", "--fix").code, path.read_text()) == (2, "# theirs\n" + text)
+
+
+def test_one_file_of_two_names_is_fixed_once(run: Run, folder: Path) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    (folder / "n.py").symlink_to("m.py")
+    os.link(folder / "m.py", folder / "o.py")
+    assert run("check", "m.py", "n.py", "o.py", "--fix").code == 0
+    assert ((folder / "o.py").read_text(), (folder / "n.py").is_symlink()) == (FIXED, True)
+
+
+@each(
+    "arguments",
+    [
+        ["check", "m.py", "--output-file", "m.py"],
+        ["check", "m.py", "--output-file", "other.py"],
+        ["check", "m.py", "--write-baseline", "m.py"],
+        ["check", "m.py", "--write-baseline", "other.txt"],
+        ["lock", "m.py:build", "--lock-file", "other.txt"],
+        ["init", "m.py", "-o", "other.py"],
+        ["init", "m.py", "-o", "hanging.py"],
+    ],
+)
+def test_what_is_something_else_is_not_replaced(run: Run, folder: Path, arguments: list[str]) -> None:
+    for name in ("m.py", "other.py", "other.txt"):
+        write(folder / name, FROZEN_WRONG)
+    with contextlib.suppress(FileExistsError):
+        (folder / "hanging.py").symlink_to("nowhere")
+    before = {path.name: path.is_file() and path.read_text() for path in folder.iterdir()}
+    assert run(*arguments).code == 2
+    assert {path.name: path.is_file() and path.read_text() for path in folder.iterdir()} == before
+
+
+def test_a_baseline_goes_through_pipes(run: Run, folder: Path) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    reading, written = os.pipe()
+    os.set_inheritable(written, True)
+    run("check", "m.py", "--write-baseline", f"/dev/fd/{written}")
+    os.close(written)
+    with open(reading, "rb") as file:
+        text = file.read()
+    assert [row["path"] for row in json.loads(text)["findings"]] == ["m.py"]
+    os.mkfifo(folder / "known")
+    writer = threading.Thread(target=lambda: (folder / "known").write_bytes(text))
+    writer.start()
+    assert run("check", "m.py", "--baseline", "known").code == 0
+    writer.join()
+
+
+@each(("output", "path"), [("-", "m_build.py"), ("/dev/stdout", "m_build.py"), ("sub.py", "sub.py")])
+def test_the_advice_of_init_names_the_file(run: Run, folder: Path, output: str, path: str) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    result = run("init", "m.py", "-o", output)
+    text = (folder / path).read_text() if output == path else result.out
+    assert (result.code, text.splitlines()[0][:40]) == (0, f'"""What `gradlint check {path}:build` build'[:40])
+
+
+# The cache
+
+
+def test_a_folder_of_somebodys_holds_no_cache(run: Run, folder: Path) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    write(folder / "mine/thesis.txt", "years of work")
+    result = run("check", "m.py", "--cache-dir", "mine")
+    assert (result.code, "nothing is cached: mine holds other files" in result.out) == (1, True)
+    assert run("clean", "--cache-dir", "mine").code == 2
+    assert [path.name for path in (folder / "mine").iterdir()] == ["thesis.txt"]
+
+
+@each(("made", "is_left"), [(False, ["mine"]), (True, [])])
+def test_clean_deletes_what_gradlint_made(run: Run, folder: Path, made: bool, is_left: list[str]) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    cache = folder / f"cache{made}"
+    if not made:
+        cache.mkdir()
+    run("check", "m.py", "--cache-dir", cache.name)
+    write(cache / ".gradlint-0123456789abcdef.tmp", "left by a killed one")
+    if not made:
+        write(cache / "mine", "x")
+        (cache / f"{'0' * 32}.json").symlink_to("mine")
+    assert run("clean", "--cache-dir", cache.name).code == 0
+    assert cache.exists() is not made
+    assert made or sorted(path.name for path in cache.iterdir()) == [f"{'0' * 32}.json", "mine"]
+
+
+def test_a_tag_of_somebody_else_is_no_cache(run: Run, folder: Path) -> None:
+    for text in ("Signature: 8a477f597d28d172789f06886806bc55\n", "# gradlint\n", ""):
+        write(folder / "mine/CACHEDIR.TAG", text)
+        write(folder / f"mine/{'0' * 32}.json", "{}")
+        assert run("clean", "--cache-dir", "mine").code == 2
+        assert len(list((folder / "mine").iterdir())) == 2
+
+
+@each("name", ["../mine", "inner/../../mine", "link", "link/below", "~/mine", "{folder}/../mine", "a\\u0000b"])
+def test_a_found_configuration_keeps_its_cache_at_home(run: Run, folder: Path, name: str) -> None:
+    write(folder.parent / "mine/thesis.txt", "x")
+    write(folder / "m.py", FROZEN_WRONG)
+    with contextlib.suppress(FileExistsError):
+        (folder / "link").symlink_to("../mine")
+    write(folder / "gradlint.toml", f'cache-dir = "{name.format(folder=folder)}"\n')
+    for arguments in (["check", "m.py"], ["clean"]):
+        result = run(*arguments)
+        assert (result.code, "cache-dir" in result.err) == (2, True)
+    assert run("check", "m.py", "--no-cache").code == 1 or "u0000" in name
+    assert [path.name for path in (folder.parent / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_named_configuration_puts_the_cache_anywhere(run: Run, folder: Path) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    write(folder / "gradlint.toml", "cache-dir = '../far'\n")
+    assert (run("check", "m.py", "--config", "gradlint.toml").code, (folder.parent / "far").is_dir()) == (1, True)
+    assert (run("clean", "--config", "gradlint.toml").code, (folder.parent / "far").exists()) == (0, False)
+
+
+def test_a_link_in_the_cache_is_not_followed(run: Run, folder: Path) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    run("check", "m.py", "--cache-dir", "cache")
+    [file] = (folder / "cache").glob("*.json")
+    file.unlink()
+    file.symlink_to(write(folder / "precious", "x"))
+    assert (run("check", "m.py", "--cache-dir", "cache").code, (folder / "precious").read_text()) == (1, "x")
+
+
+def test_stale_files_are_swept_and_no_others(run: Run, folder: Path) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    run("check", "m.py", "--cache-dir", "cache")
+    cache = folder / "cache"
+    for name in (".gradlint-0123456789abcdef.tmp", f"{'0' * 32}.json", "tmpabc.tmp", "notes.json"):
+        os.utime(write(cache / name, "{}"), (1e9, 1e9))
+    for name in (".gradlint-fedcba9876543210.tmp", f"{'1' * 32}.json"):
+        write(cache / name, "{}")
+    write(folder / "m.py", FROZEN_WRONG + "\n")
+    [known] = {path.name for path in cache.glob("*.json")} - {f"{c * 32}.json" for c in "01"} - {"notes.json"}
+    run("check", "m.py", "--cache-dir", "cache")
+    left = ["CACHEDIR.TAG", "tmpabc.tmp", "notes.json", ".gradlint-fedcba9876543210.tmp", f"{'1' * 32}.json", known]
+    assert sorted(path.name for path in cache.iterdir()) == sorted(left)
+
+
+def test_many_writers_of_one_file_leave_one_of_their_contents(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from gradlint.engine.source_cache import Cache
+
+    path = regular(tmp_path)
+    contents = [bytes([65 + number]) * 20_000 for number in range(8)]
+
+    def work(number: int) -> bool:
+        whole = True
+        for round_ in range(10):
+            writing.write(path, contents[number])
+            whole &= path.read_bytes() in contents
+            cache = Cache(tmp_path / "cache", ["same"])
+            cache.put(f"{number}-{round_}", [], False)
+            cache.save()
+            [file] = (tmp_path / "cache").glob("*.json")
+            whole &= isinstance(json.loads(file.read_bytes()), dict)
+        return whole
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+    names = {entry.name for entry in tmp_path.iterdir()} | {entry.name for entry in (tmp_path / "cache").iterdir()}
+    assert not {name for name in names if writing.TEMPORARY.fullmatch(name)}
+
+
+# stdout
+
+
+def started(*arguments: str, cwd: Path, shell: str = "", stdout: int = subprocess.DEVNULL) -> Any:
+    command = [sys.executable, "-m", "gradlint", *arguments]
+    environment = {**os.environ, "GRADLINT_NO_CACHE": "1"}
+    environment.pop("PYTHONUNBUFFERED", None)
+    if shell:
+        command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
+    return subprocess.run(command, cwd=cwd, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--version"], ["check", "--help"], ["rules"], ["check", "m.py"], ["check", "m.py", "--output-format", "json"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    ("shell", "said"), [(">/dev/full", "No space left on device"), (">&-", "it is closed"), ("", "Broken pipe")]
+)
+def test_a_stdout_that_takes_nothing_is_said(tmp_path: Path, arguments: list[str], shell: str, said: str) -> None:
+    write(tmp_path / "m.py", FROZEN_WRONG)
+    reading, written = os.pipe()
+    os.close(reading)
+    done = started(*arguments, cwd=tmp_path, shell=shell, stdout=written)
+    os.close(written)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("note")]
+    assert (done.returncode, lines) == (2, [f"error: stdout cannot be written: {said}"])
+
+
+@pytest.mark.parametrize("shell", ["2>&-", "2>/dev/full"])
+def test_a_stderr_that_takes_nothing_changes_nothing(tmp_path: Path, shell: str) -> None:
+    write(tmp_path / "m.py", FROZEN_WRONG)
+    assert started("check", "m.py", "--output-format", "concise", cwd=tmp_path, shell=shell).returncode == 1
+
+
+def test_a_report_in_a_file_needs_no_stdout(tmp_path: Path) -> None:
+    write(tmp_path / "m.py", FROZEN_WRONG)
+    done = started("check", "m.py", "--output-file", "out", cwd=tmp_path, shell=">&-")
+    assert (done.returncode, "GL102" in (tmp_path / "out").read_text()) == (1, True)
+
+
+def test_a_pipe_that_does_not_wait_gets_everything(tmp_path: Path) -> None:
+    reading, written = os.pipe()
+    os.set_blocking(written, False)
+    seen: list[bytes] = []
+
+    def read_late() -> None:
+        time.sleep(0.3)
+        with open(reading, "rb") as file:
+            seen.append(file.read())
+
+    reader = threading.Thread(target=read_late)
+    reader.start()
+    for number in range(40):
+        write(tmp_path / f"m{number}.py", FROZEN_WRONG)
+    done = started("check", ".", "--output-format", "sarif", cwd=tmp_path, stdout=written)
+    os.close(written)
+    reader.join()
+    assert (done.returncode, len(json.loads(seen[0])["runs"][0]["results"])) == (1, 40)
