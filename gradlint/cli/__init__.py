@@ -16,7 +16,6 @@ from gradlint.cli import streams
 from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
 from gradlint.cli.script_command import ScriptCommand
-from gradlint.cli.supervised import in_own_process
 from gradlint.errors import GradlintError, UsageError
 from gradlint.gc_pause import mark_own_process
 from gradlint.legible import one_line
@@ -115,12 +114,10 @@ def console_script() -> NoReturn:
     """Run the command line and exit: what the command ``gradlint`` calls."""
     mark_own_process()
     streams.fill_closed()
-    arguments = sys.argv[1:]
-    code = in_own_process(arguments, _worked, lambda message: _fail(arguments, message))
-    sys.exit(code)
-
-
-def _worked() -> int:
     code = main()
     streams.seal_stdout()
-    return code
+    if "gradlint.cli.guard" in sys.modules:
+        from gradlint.cli.guard import wait_for_workers  # loads what --version need not
+
+        wait_for_workers()
+    sys.exit(code)

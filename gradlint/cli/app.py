@@ -64,6 +64,7 @@ def app() -> None:
 @options.strict
 @options.numeric
 @options.timeout
+@options.max_memory
 @options.rules_dir
 @options.verbose
 @options.color

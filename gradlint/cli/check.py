@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gradlint.cli.exits import Interrupted
-from gradlint.cli.one_target import each_target
+from gradlint.cli.one_target import Targets
 from gradlint.cli.options import CheckOptions
 from gradlint.cli.plans import Plans
 from gradlint.cli.streams import progress
@@ -140,15 +140,18 @@ class Checker:
             Interrupted: on Ctrl-C.
         """
         result = self.check_sources()
-        for settings, targets in self._grouped():
-            report = Report()
-            try:
-                for _, part in each_target(targets, report, self._check_target, "checking", self.options.timeout):
-                    report.extend(part)
-            except Interrupted:
-                result.report.extend(report)
-                raise Interrupted(self.reported(result)) from None
-            self.add(result, report, settings)
+        grouped = self._grouped()
+        every = [target for _, targets in grouped for target in targets]
+        with Targets(every, self._check_target, "checking", self.options.limits) as outcomes:
+            for settings, targets in grouped:
+                report = Report()
+                try:
+                    for _, part in outcomes.of(targets, report):
+                        report.extend(part)
+                except Interrupted:
+                    result.report.extend(report)
+                    raise Interrupted(self.reported(result)) from None
+                self.add(result, report, settings)
         return result
 
     def _check_target(self, target: str) -> Report:

@@ -7,61 +7,120 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 
-from gradlint.cli import supervised
 from gradlint.cli.exits import Interrupted
+from gradlint.cli.guard import Guarded, Limits
 from gradlint.cli.streams import progress, stdout_for_the_report
 from gradlint.cli.targets import missing_attribute
+from gradlint.cli.worker import user_code_begins
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Report
-from gradlint.gc_pause import frozen_imports
+from gradlint.gc_pause import frozen_imports, is_own_process
+from gradlint.load.build import user_traceback
 from gradlint.load.target import missing_path, parse_target
 
 T = TypeVar("T")
 
 
-def each_target(
-    targets: Iterable[str],
-    report: Report,
-    work: Callable[[str], T],
-    doing: str = "recording",
-    limit: float | None = None,
-) -> Iterator[tuple[str, T]]:
-    """Yield each target with the result of `work`; add failures to the report.
+class Targets(Generic[T]):
+    """The outcomes of targets. In a process that gradlint started, user code runs in processes of its own.
 
     Args:
         targets: each is handled once.
-        report: where failures go.
-        work: the user's code runs in it; what it prints goes to stderr.
+        work: returns the outcome of a target; user code runs in it, and what it prints goes to stderr.
         doing: what is being done with a target, for the progress line.
-        limit: seconds that the user gives each target by an option.
+        limits: what the user code of one target may take.
+    """
+
+    def __init__(
+        self,
+        targets: Iterable[str],
+        work: Callable[[str], T],
+        doing: str = "recording",
+        limits: Limits | None = None,
+    ) -> None:
+        self._problems = {target: missing_attribute(target) for target in targets}
+        self._doing = doing
+        self._done = 0
+        runnable = [target for target, problem in self._problems.items() if not problem]
+        attempt = partial(_outcome, work=work)
+        self._source: Guarded | _Here = _Here(runnable, attempt)
+        if hasattr(os, "fork") and is_own_process():
+            self._source = Guarded(runnable, attempt, _load_for_workers, limits or Limits())
+
+    def __enter__(self) -> Targets[T]:
+        self._source.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._source.__exit__(KeyboardInterrupt if kind is Interrupted else kind, error, trace)
+
+    def of(self, targets: Sequence[str], report: Report) -> Iterator[tuple[str, T]]:
+        """Yield the next targets, each with its outcome; add failures to the report.
+
+        Raises:
+            Interrupted: on Ctrl-C, with the report.
+        """
+        count = len(self._problems)
+        for target in targets:
+            self._done += 1
+            problem = self._problems[target]
+            if problem:
+                report.errors.append(Failure(target, problem))
+                continue
+            place = f" ({self._done} of {count})" if count > 1 else ""
+            try:
+                with progress(f"gradlint: {self._doing} {target}{place}"):
+                    outcome = self._source.next()
+            except KeyboardInterrupt:
+                report.errors.append(Failure(target, "interrupted"))
+                raise Interrupted(report) from None
+            if isinstance(outcome, Failure):
+                report.errors.append(outcome)
+            else:
+                yield target, outcome
+
+
+def each_target(
+    targets: Iterable[str], report: Report, work: Callable[[str], T], doing: str = "recording"
+) -> Iterator[tuple[str, T]]:
+    """Yield each target with the result of `work`; add failures to the report. See `Targets`.
 
     Raises:
         Interrupted: on Ctrl-C, with the report.
     """
     unique = list(dict.fromkeys(targets))
-    for number, target in enumerate(unique, 1):
-        place = f" ({number} of {len(unique)})" if len(unique) > 1 else ""
-        problem = missing_attribute(target)
-        if problem or target in supervised.crashed:
-            report.errors.append(Failure(target, problem) if problem else supervised.crashed[target])
-            continue
+    with Targets(unique, work, doing) as outcomes:
+        yield from outcomes.of(unique, report)
+
+
+class _Here:
+    """The outcomes of targets in this process."""
+
+    def __init__(self, targets: Sequence[str], attempt: Callable[[str], Any]) -> None:
+        self._left = iter(targets)
+        self._attempt = attempt
+
+    def next(self) -> Any:
+        """Return the outcome of the next target."""
         process = os.getpid()
-        shown = progress(f"gradlint: {doing} {target}{place}")
-        try:
-            with supervised.running(target, limit), shown, stdout_for_the_report():
-                outcome = _guarded(target, work)
-                if os.getpid() != process:  # the user's code has forked, and went on in both processes
-                    os._exit(0)
-        except KeyboardInterrupt:
-            report.errors.append(Failure(target, "interrupted"))
-            raise Interrupted(report) from None
-        if isinstance(outcome, Failure):
-            report.errors.append(outcome)
-        else:
-            yield target, outcome
+        with stdout_for_the_report():
+            outcome = self._attempt(next(self._left))
+            if os.getpid() != process:  # user code has forked, and went on in both processes
+                os._exit(0)
+        return outcome
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def _load_engine(target: str) -> None:
@@ -73,6 +132,10 @@ def _load_engine(target: str) -> None:
     path = parse_target(target).path
     if path is not None and not path.exists():
         raise missing_path(path)
+    _load()
+
+
+def _load() -> None:
     if "gradlint.engine.check" not in sys.modules:
         with frozen_imports():
             with contextlib.suppress(ImportError):  # the engine reports it
@@ -80,10 +143,19 @@ def _load_engine(target: str) -> None:
             importlib.import_module("gradlint.engine.check")
 
 
-def _guarded(target: str, work: Callable[[str], T]) -> T | Failure:
+def _load_for_workers() -> None:
+    """Import all that a worker needs, also to wind up."""
+    with frozen_imports():
+        _load()
+        with contextlib.suppress(ImportError):
+            importlib.import_module("gradlint.runner.child")
+
+
+def _outcome(target: str, work: Callable[[str], T]) -> T | Failure:
     """Return the result of `work`, or the failure that its exception means."""
     try:
         _load_engine(target)
+        user_code_begins()
         return work(target)
     except TargetError as error:
         return Failure(target, str(error), error.traceback)
@@ -97,6 +169,10 @@ def _guarded(target: str, work: Callable[[str], T]) -> T | Failure:
         return Failure(target, f"the code under check called sys.exit({error.code!r})")
     except Exception as error:
         return _own_fault(target, error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return Failure(target, f"the code under check raised {type(error).__name__}", user_traceback(error))
 
 
 def _own_fault(target: str, error: Exception) -> Failure:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from gradlint.cli.sizes import Size, SizeType
 from gradlint.report import FORMATS
 
 if TYPE_CHECKING:
+    from gradlint.cli.guard import Limits
     from gradlint.engine.options import Options
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -47,6 +49,15 @@ class CheckOptions(NamedTuple):
     numeric: bool = False
     timeout: float = 600.0
     """Seconds that the user code of each target gets."""
+    max_memory: Size | None = None
+    """The memory that the user code of each target gets; None for any."""
+
+    @property
+    def limits(self) -> Limits:
+        """What the user code of each target may take."""
+        from gradlint.cli.guard import Limits  # loads what --version need not
+
+        return Limits(self.timeout, "--timeout", self.max_memory)
 
     def engine_options(self) -> Options:
         """Return the options of the engine, before the settings of a target are added."""
@@ -112,6 +123,10 @@ numeric = click.option(
 timeout = click.option(
     "--timeout", type=click.FloatRange(1), default=600.0, show_default=True,
     help="End the check of a target after this many seconds, as an error.",
+)  # fmt: skip
+max_memory = click.option(
+    "--max-memory", type=SizeType(), metavar="SIZE",
+    help="End the check of a target that takes more memory than this (4GB, 512MiB), as an error; Linux only.",
 )  # fmt: skip
 verbose = click.option(
     "-v",

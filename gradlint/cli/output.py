@@ -68,7 +68,7 @@ def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[C
     try:
         result = checker.check()
     except Interrupted as stop:
-        if output.output_format == "json":
+        if output.output_format in ("json", "sarif"):
             show(stop.report, output, checker.entries())
         raise
     if output.write_baseline:

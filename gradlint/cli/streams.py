@@ -207,8 +207,12 @@ def seal_stdout() -> None:
 
     This is not undone. It does nothing if no user code ran.
     """
-    if not _user_code_ran or _own_stdout is not None:
-        return
+    if _user_code_ran and _own_stdout is None:
+        leave_stdout()
+
+
+def leave_stdout() -> None:
+    """Send to stderr whatever this process, or one that it starts, writes to stdout from now on."""
     _flush()
     saved = _point_stdout_at_stderr()
     if saved is not None:
@@ -251,6 +255,25 @@ def fill_closed() -> None:
             os.set_inheritable(number, True)
     if sys.stdout is None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Lose what is written to stderr."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        _flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nothing)
 
 
 def _point_stdout_at_stderr() -> int | None:

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -314,7 +314,7 @@ def main(job: Job, parent: int) -> NoReturn:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _wind_up()
+    wind_up()
     if orphaned.is_set():
         _end_group()
     leave_process(code & 0xFF)
@@ -347,18 +347,23 @@ def _end_group() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _wind_up() -> None:
+def wind_up(before: Collection[int] = ()) -> None:
     """Do what Python does at its end, without taking modules apart.
 
     After torch and transformers that takes half as long as importing torch.
+
+    Args:
+        before: the descriptors that were open before user code ran; if it has left no file open for writing, modules
+            stay. Empty if that is not known.
     """
     getattr(threading, "_shutdown", lambda: None)()
     atexit._run_exitfuncs()
     opened: list[Any] = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
-    writes = _writes()
+    writes = _writes(before)
     if writes:
         gc.unfreeze()
-    _drop_user_modules(writes)  # what the script leaves is finalized: a ZipFile writes its directory then
+    if writes or not before:
+        _drop_user_modules(writes)  # what the script leaves is finalized: a ZipFile writes its directory then
     if writes:
         opened += [thing for thing in gc.get_objects() if type(thing) in _BUFFERED]
     for stream in opened:
@@ -393,12 +398,15 @@ def _names_of_user_modules() -> Iterator[str]:
             yield name
 
 
-def _writes() -> bool:
-    """Return True if a file may be open for writing, except the three standard streams."""
+def _writes(before: Collection[int]) -> bool:
+    """Return True if a file may be open for writing.
+
+    The three standard streams and those of `before` do not count.
+    """
     try:
         import fcntl
 
-        opened = [int(name) for name in os.listdir("/proc/self/fd")]
+        opened = {int(name) for name in os.listdir("/proc/self/fd")}.difference(before)
     except (ImportError, OSError, ValueError):
         return True
     for number in opened:

@@ -1,0 +1,101 @@
+"""The processes that user code starts: how much memory they take, and how those end that stay."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_SIGNALS = (0, signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM))
+"""What ends a process: nothing but patience at first."""
+
+
+def adopt_orphans() -> None:
+    """Become the parent of the processes whose parents end; Linux only."""
+    if sys.platform.startswith("linux"):
+        import ctypes  # torch imports it too
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def end_orphans(seconds: float) -> None:
+    """End all children of this process.
+
+    They get some seconds to end by themselves, and some after each signal.
+    """
+    for number in _SIGNALS:
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            if not _has_children():
+                return
+            for pid in children(os.getpid()) if number else ():
+                with contextlib.suppress(OSError):
+                    os.kill(pid, number)
+            time.sleep(0.01)
+
+
+def _has_children() -> bool:
+    """Return True if a child is alive; those that have ended are forgotten."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes that a process is the parent of; Linux only."""
+    try:
+        pids: list[int] = []
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            with contextlib.suppress(FileNotFoundError):  # the thread has ended
+                with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as file:
+                    pids += map(int, file.read().split())
+        return pids
+    except OSError:
+        return []
+
+
+def family(parent: int) -> Iterator[int]:
+    """Yield a process, and all that come from it."""
+    todo = [parent]
+    while todo:
+        yield todo[-1]
+        todo += children(todo.pop())
+
+
+def can_measure_memory() -> bool:
+    """Return True if the system says what a process takes."""
+    return os.path.exists("/proc/self/smaps_rollup")
+
+
+def memory_exceeds(process: int, limit: int) -> bool:
+    """Return True if a process and those that come from it take more bytes than a limit.
+
+    What they share counts once. That is slow to find out, so it is asked only if the plain sum exceeds the limit.
+    """
+    return _sum(process, _resident) > limit and _sum(process, _proportional) > limit
+
+
+def _sum(process: int, measure: Callable[[int], int]) -> int:
+    total = 0
+    for pid in family(process):
+        with contextlib.suppress(OSError, ValueError):  # it has ended
+            total += measure(pid)
+    return total
+
+
+def _resident(pid: int) -> int:
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * _PAGE
+
+
+def _proportional(pid: int) -> int:
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))

@@ -1,0 +1,247 @@
+"""The process that runs the user code of one target, and what it leaves for the guard that started it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import faulthandler
+import os
+import pickle
+import signal
+import sys
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NoReturn
+
+from gradlint.findings import Failure
+from gradlint.installed import OWN_FOLDER, is_library_file
+
+BEGUN = b""
+"""What a worker says once torch is imported and user code begins."""
+CLOSED = 76
+"""Exit code of a worker that cannot reach the guard any more."""
+WHERE = getattr(signal, "SIGRTMAX", getattr(signal, "SIGURG", signal.SIGTERM))
+"""The signal at which a worker writes where it stands, also from C code."""
+
+
+class Diary:
+    """What a worker leaves for the guard: a file that has no name."""
+
+    def __init__(self) -> None:
+        import fcntl  # there is none without fork
+
+        if hasattr(os, "memfd_create"):  # needs no folder that can be written to
+            made = os.memfd_create("gradlint")
+        else:
+            import tempfile  # slow to import
+
+            with tempfile.TemporaryFile() as file:
+                made = os.dup(file.fileno())
+        self._number = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 3)  # not the number of a closed stdout
+        os.close(made)
+
+    def write(self, *words: object) -> None:
+        """Add an entry."""
+        with contextlib.suppress(OSError):
+            os.write(self._number, ("\n@" + " ".join(map(str, words)) + "\n").encode("utf-8", "surrogateescape"))
+
+    def fileno(self) -> int:
+        """Return the number of its descriptor."""
+        return self._number
+
+    def size(self) -> int:
+        """Return its length in bytes."""
+        return os.fstat(self._number).st_size
+
+    def text(self) -> str:
+        """Return all entries."""
+        data = os.pread(self._number, self.size(), 0)  # the offset is the writer's
+        return data.decode("utf-8", "surrogateescape")
+
+    def close(self) -> None:
+        """Forget it."""
+        os.close(self._number)
+
+
+class Worker:
+    """The worker that this process is.
+
+    Args:
+        writing: the descriptor of the pipe to the guard.
+        diary: where ends that Python cannot report are noted.
+        seconds: what user code may take.
+    """
+
+    current: Worker | None = None
+
+    def __init__(self, writing: int, diary: Diary, seconds: float) -> None:
+        self.process = os.getpid()
+        self.leave = os._exit
+        self._writing = writing
+        self._diary = diary
+        self._seconds = seconds
+        self._dumps = pickle.dumps
+        self._write = os.write
+
+    def guard_against_ends(self, signals: Mapping[int, Any]) -> None:
+        """Note the ends that Python cannot report.
+
+        `signals` says how the process of the user handles each signal.
+        """
+        for number, handler in signals.items():
+            signal.signal(number, signal.SIG_IGN if handler == signal.SIG_IGN else signal.SIG_DFL)
+        if signals[signal.SIGINT] != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupt)
+        _end_with_parent()
+        faulthandler.enable(self._diary.fileno(), all_threads=False)
+        faulthandler.register(WHERE, self._diary.fileno(), all_threads=True)
+        os._exit = self._exit_hard
+
+    def begin(self) -> None:
+        """Start the time of user code.
+
+        The end comes from a thread of C, because user code may never let another thread of Python run.
+        """
+        _forget_exit_handlers()
+        faulthandler.dump_traceback_later(self._seconds, file=self._diary.fileno(), exit=True)
+        self.say(BEGUN)
+
+    def finish(self, outcome: Any) -> None:
+        """Say what came of the target; a fork of this process ends here."""
+        if os.getpid() != self.process:
+            self.leave(0)
+        faulthandler.cancel_dump_traceback_later()
+        self.say(self._dumps(outcome))
+
+    def say(self, message: bytes) -> None:
+        """Send a message to the guard."""
+        data = memoryview(len(message).to_bytes(8, "big") + message)
+        while data:
+            data = data[self._write(self._writing, data) :]
+
+    def close(self) -> None:
+        """Let go of the guard, which hears nothing more."""
+        faulthandler.disable()
+        faulthandler.unregister(WHERE)
+        os._exit = self.leave
+        self._diary.close()
+        os.close(self._writing)
+
+    def note_closed(self) -> None:
+        """Note that user code has closed the pipe to the guard."""
+        self._diary.write("closed")
+
+    def _exit_hard(self, status: int) -> NoReturn:
+        if os.getpid() == self.process:
+            self._diary.write("exit", status)
+            faulthandler.dump_traceback(self._diary.fileno(), all_threads=False)
+        self.leave(status)
+        raise SystemExit
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self._diary.write("interrupted")
+        raise KeyboardInterrupt
+
+
+def user_code_begins() -> None:
+    """Start the time limit of user code, if this process is a worker."""
+    if Worker.current is not None:
+        Worker.current.begin()
+
+
+def work(
+    target: str,
+    attempt: Callable[[str], Any],
+    writing: int,
+    diary: Diary,
+    seconds: float,
+    signals: Mapping[int, Any],
+    *,
+    teaches: bool,
+) -> NoReturn:
+    """Be the worker of a target: attempt it, say what came of it, and end.
+
+    Args:
+        target: what to attempt.
+        attempt: returns the outcome, also for exceptions of user code.
+        writing: the descriptor of the pipe to the guard.
+        diary: where ends that Python cannot report are noted.
+        seconds: what user code may take.
+        signals: signal → how the user's process handles it.
+        teaches: whether the guard wants to know which libraries are imported.
+    """
+    worker = Worker.current = Worker(writing, diary, seconds)
+    code = 1
+    try:
+        worker.guard_against_ends(signals)
+        before, opened = set(sys.modules), _descriptors()
+        try:
+            outcome = attempt(target)
+        except KeyboardInterrupt as error:  # matters only if user code raised it
+            from gradlint.load.build import user_traceback
+
+            outcome = Failure(target, "the code under check raised KeyboardInterrupt", user_traceback(error))
+        worker.finish(outcome)
+        code = 0
+        if teaches:
+            worker.say(pickle.dumps(list(_libraries_beyond(before))))
+        worker.close()
+        _wind_up(opened)
+    except OSError as error:
+        if code and error.errno == errno.EBADF:
+            worker.note_closed()
+            code = CLOSED
+    finally:
+        worker.leave(code)
+
+
+def _libraries_beyond(before: set[str]) -> Iterator[str]:
+    """Yield the modules of libraries that were imported since."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) if name not in before and name.isascii() else None
+        if isinstance(file, str) and (is_library_file(file) or file.startswith(OWN_FOLDER)):
+            yield name
+
+
+def _forget_exit_handlers() -> None:
+    """Forget the exit handlers of libraries; keep those that user code relies on.
+
+    Those of torch take as long as a small check.
+    """
+    atexit._clear()
+    for name, function in (("logging", "shutdown"), ("multiprocessing.util", "_exit_function")):
+        handler = getattr(sys.modules.get(name), function, None)
+        if handler is not None:
+            atexit.register(handler)
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        finalizer.atexit = False
+    exit_function = getattr(weakref.finalize, "_exitfunc", None)
+    if exit_function is not None:
+        atexit.register(exit_function)
+
+
+def _descriptors() -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    return []
+
+
+def _wind_up(opened: Collection[int]) -> None:
+    """Let threads and exit handlers of user code come to their ends.
+
+    `opened` are the descriptors that user code did not open.
+    """
+    if "torch" in sys.modules:
+        from gradlint.runner.child import wind_up
+
+        wind_up(opened)
+
+
+def _end_with_parent() -> None:
+    """Let the system end this process with the guard; Linux only."""
+    if sys.platform.startswith("linux"):
+        import ctypes  # torch imports it too
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
