@@ -443,7 +443,7 @@ def test_builders_are_found_without_importing(project: Path) -> None:
 
 
 DRIVER = """
-import atexit, os, sys, types
+import atexit, os, signal, sys, types
 from gradlint.findings import Report
 
 def check_target(target, rules, options):
@@ -460,6 +460,7 @@ sys.modules["gradlint.engine.check"] = engine
 from gradlint.rulekit import registry
 registry._all_rules = lambda *_: []
 from gradlint.cli import console_script
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 console_script()
 """
 
@@ -495,10 +496,7 @@ def test_version_names_the_distribution() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c() -> None:
-    take = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background ignores it
-    )
-    done = drive("check", "m:build", action=f"{take}; os.kill(os.getpid(), signal.SIGINT)")
+    done = drive("check", "m:build", action="os.killpg(0, 2); import time; time.sleep(9)", start_new_session=True)
     assert (done.returncode, done.stdout, done.stderr.count(b"gradlint: interrupted\n")) == (130, b"", 1)
 
 

@@ -147,8 +147,7 @@ def _load_for_workers() -> None:
     """Import all that a worker needs, also to wind up."""
     with frozen_imports():
         _load()
-        with contextlib.suppress(ImportError):
-            importlib.import_module("gradlint.runner.child")
+        importlib.import_module("gradlint.runner.wind_up")
 
 
 def _outcome(target: str, work: Callable[[str], T]) -> T | Failure:

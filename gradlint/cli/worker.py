@@ -11,7 +11,7 @@ import pickle
 import signal
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from gradlint.findings import Failure
@@ -78,6 +78,7 @@ class Worker:
     def __init__(self, writing: int, diary: Diary, seconds: float) -> None:
         self.process = os.getpid()
         self.leave = os._exit
+        self.has_begun = False
         self._writing = writing
         self._diary = diary
         self._seconds = seconds
@@ -103,6 +104,7 @@ class Worker:
 
         The end comes from a thread of C, because user code may never let another thread of Python run.
         """
+        self.has_begun = True
         _forget_exit_handlers()
         faulthandler.dump_traceback_later(self._seconds, file=self._diary.fileno(), exit=True)
         self.say(BEGUN)
@@ -187,7 +189,10 @@ def work(
         if teaches:
             worker.say(pickle.dumps(list(_libraries_beyond(before))))
         worker.close()
-        _wind_up(opened)
+        if worker.has_begun:
+            from gradlint.runner.wind_up import wind_up  # the guard has imported it for several targets
+
+            wind_up(opened)
     except OSError as error:
         if code and error.errno == errno.EBADF:
             worker.note_closed()
@@ -225,17 +230,6 @@ def _descriptors() -> list[int]:
     with contextlib.suppress(OSError):
         return [int(name) for name in os.listdir("/proc/self/fd")]
     return []
-
-
-def _wind_up(opened: Collection[int]) -> None:
-    """Let threads and exit handlers of user code come to their ends.
-
-    `opened` are the descriptors that user code did not open.
-    """
-    if "torch" in sys.modules:
-        from gradlint.runner.child import wind_up
-
-        wind_up(opened)
 
 
 def _end_with_parent() -> None:

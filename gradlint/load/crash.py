@@ -36,7 +36,7 @@ def main_thread(dump: str) -> str:
 
 
 def last_place(dump: str) -> tuple[str, int] | None:
-    """Return the file and line of user code that a dump of faulthandler ends in; None without any."""
+    """Return the file and line of user code at which a dump was made; None without any."""
     own = [(path, int(number)) for path, number, _ in _user_frames(dump) if not is_library_file(path)]
     return own[-1] if own else None
 
@@ -53,7 +53,10 @@ def traceback_of_crash(dump: str) -> str:
 
 
 def _user_frames(dump: str) -> list[tuple[str, str, str]]:
-    """Return (path, line, function) of the frames of user code and of what it calls, outermost first."""
+    """Return the frames of user code and of what it calls, outermost first.
+
+    Each is path, line and function.
+    """
     frames = [frame for frame in reversed(_FRAME.findall(dump)) if not is_glue(frame[0], frame[2])]
     while frames and is_library_file(frames[0][0]):  # what leads to gradlint and from there to user code
         del frames[0]

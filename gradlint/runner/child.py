@@ -9,24 +9,20 @@ import _thread
 import atexit
 import builtins
 import contextlib
-import ctypes
 import faulthandler
-import gc
-import io
 import os
 import pkgutil
 import runpy
 import signal
-import stat
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from gradlint.engine.check import check_trace
 from gradlint.engine.options import Options, given_contract
@@ -40,6 +36,7 @@ from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
 from gradlint.runner.job import INTERRUPT_GRACE, Job, discard, leave
+from gradlint.runner.wind_up import wind_up
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import Trace
 from gradlint.wording import plural, summarize_names
@@ -55,10 +52,6 @@ _INTERRUPTED = 130
 """Exit code of a script that was interrupted."""
 _OTHERS = 3
 """How many times as many steps another thread may take until the main one is waited for no longer."""
-
-
-_BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
-"""Types of objects that may hold data not yet written to a file."""
 
 
 class _Runner:
@@ -345,77 +338,6 @@ def _end_group() -> None:
     if hasattr(os, "killpg"):
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def wind_up(before: Collection[int] = ()) -> None:
-    """Do what Python does at its end, without taking modules apart.
-
-    After torch and transformers that takes half as long as importing torch.
-
-    Args:
-        before: the descriptors that were open before user code ran; if it has left no file open for writing, modules
-            stay. Empty if that is not known.
-    """
-    getattr(threading, "_shutdown", lambda: None)()
-    atexit._run_exitfuncs()
-    opened: list[Any] = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
-    writes = _writes(before)
-    if writes:
-        gc.unfreeze()
-    if writes or not before:
-        _drop_user_modules(writes)  # what the script leaves is finalized: a ZipFile writes its directory then
-    if writes:
-        opened += [thing for thing in gc.get_objects() if type(thing) in _BUFFERED]
-    for stream in opened:
-        with contextlib.suppress(Exception):
-            stream.flush()
-    with contextlib.suppress(Exception):
-        ctypes.CDLL(None).fflush(None)  # what libraries wrote by C's printf
-
-
-def _drop_user_modules(clear: bool) -> None:
-    """Drop the user's modules.
-
-    Args:
-        clear: also clear those whose functions are kept alive, for example as a signal handler.
-    """
-    threading.excepthook = lambda _: None  # Python stops daemon threads before it does this
-    names = list(_names_of_user_modules())
-    dropped = {id(vars(sys.modules.pop(name))) for name in reversed(names)}
-    gc.collect()
-    alive = [thing for thing in gc.get_objects() if type(thing) is dict and id(thing) in dropped] if clear else []
-    for namespace in alive:
-        for name in [n for n in namespace if n != "__builtins__"] if namespace.get("__name__") in names else ():
-            namespace[name] = None
-    if alive:
-        gc.collect()
-
-
-def _names_of_user_modules() -> Iterator[str]:
-    for name, module in list(sys.modules.items()):
-        file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-        if isinstance(file, str) and is_project(file):
-            yield name
-
-
-def _writes(before: Collection[int]) -> bool:
-    """Return True if a file may be open for writing.
-
-    The three standard streams and those of `before` do not count.
-    """
-    try:
-        import fcntl
-
-        opened = {int(name) for name in os.listdir("/proc/self/fd")}.difference(before)
-    except (ImportError, OSError, ValueError):
-        return True
-    for number in opened:
-        with contextlib.suppress(OSError):  # that of the listing itself
-            mode = os.fstat(number).st_mode
-            written = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-            if number > 2 and written and (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
-                return True
-    return False
 
 
 def _run(job: Job) -> int:
