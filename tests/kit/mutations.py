@@ -40,8 +40,9 @@ import messages
 import table
 
 HELPERS = tuple(
-    "flow.cut flow.cut_search flow.flow flow.loads flow.loss_terms flow.origin flow.replaced flow.siblings flow.slots"
-    " flow.ties flow.uninitialised experiments.settle"
+    "source.training_order flow.broadcast flow.cross_loss flow.cut flow.cut_search flow.dropped_terms flow.flow"
+    " flow.loads flow.loss_terms flow.marks flow.origin flow.replaced flow.siblings flow.slots flow.ties"
+    " flow.uninitialised flow.untrained_terms flow.zero_factors experiments.settle"
     " rulekit.cut_findings rulekit.executed_code rulekit.loss_inputs".split()
 )
 """Modules of gradlint whose conditions are conditions of rules."""
@@ -228,8 +229,8 @@ def ask(path: Path, kind: str, alive: Sequence[Mutant]) -> list[int]:
     sys.path.insert(0, str(path.parent))
     _judge_source_once()
     if kind == "source":
-        return [number for number, mutant in enumerate(alive) if noticed_in_source(mutant)]
-    files = {p: compile(p.read_text(encoding="utf-8"), str(p), "exec") for p in sorted(table.RULES.glob("*.py"))}
+        return [number for number, mutant in enumerate(alive) if noticed_in_source(mutant, path)]
+    files = _compiled(sorted(table.RULES.glob("*.py")))
     killed: set[int] = set()
     for case in KINDS[kind](path):
         if len(killed) == len(alive):
@@ -241,6 +242,10 @@ def ask(path: Path, kind: str, alive: Sequence[Mutant]) -> list[int]:
         finally:
             torch.set_grad_enabled(True)
     return sorted(killed)
+
+
+def _compiled(paths: Sequence[Path]) -> dict[Path, Any]:
+    return {p: compile(p.read_text(encoding="utf-8"), str(p), "exec") for p in paths}
 
 
 def noticed(case: Case, alive: dict[int, Mutant], files: dict[Path, Any]) -> set[int]:
@@ -366,7 +371,7 @@ def source_cases() -> list[tuple[Any, Callable[[Any], Any]]]:
 
 @functools.cache
 def _source_before(path: Path) -> list[Any]:
-    return _of_source(rules_of(compile(path.read_text(encoding="utf-8"), str(path), "exec"), path))
+    return _of_source(rules_of(_compiled([path])[path], path))
 
 
 def _of_source(rules: tuple[Any, ...]) -> list[Any]:
@@ -378,12 +383,15 @@ def _of_source(rules: tuple[Any, ...]) -> list[Any]:
     ]
 
 
-def noticed_in_source(mutant: Mutant) -> bool:
-    """Whether a mutated rule says other things of the source cases."""
-    expected = _source_before(mutant.path)
+def noticed_in_source(mutant: Mutant, path: Path) -> bool:
+    """Whether the rule of a file says other things of the source cases with a mutant, of itself or of a helper."""
+    expected = _source_before(path)
     try:
         with limited():
-            return _of_source(rules_of(mutant.code, mutant.path)) != expected
+            if mutant.path == path:
+                return _of_source(rules_of(mutant.code, path)) != expected
+            with _helper(_helper_name(mutant.path), mutant.code, _compiled([path])) as rules:
+                return _of_source(rules) != expected
     except Exception:
         return True
 
@@ -392,14 +400,21 @@ def _with_helper(name: str | None, code: Any, trace: Any, evidence: Any, files: 
     """The findings of all rules with one of the shared modules mutated."""
     import gradlint
 
+    with _helper(name, code, files) as rules:
+        context = gradlint.Context(trace, gradlint.Flow(trace, evidence))
+        return _run_in_order(rules, context)
+
+
+@contextlib.contextmanager
+def _helper(name: str | None, code: Any, files: Mapping[Path, Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rules of some files while they and gradlint use one of the shared modules mutated."""
     kept = dict(sys.modules), {face: dict(vars(importlib.import_module(face))) for face in FACES}
     try:
         modules, names, rules = _world(name, code, tuple(files.items()))
         sys.modules.update(modules)
         _attach(modules)
         _set_names(names)
-        context = gradlint.Context(trace, gradlint.Flow(trace, evidence))
-        return _run_in_order(rules, context)
+        yield rules
     finally:
         sys.modules.clear()
         sys.modules.update(kept[0])
@@ -513,12 +528,13 @@ def main() -> int:
     own = [table.FIXTURES / p.name for p in paths if (table.FIXTURES / p.name).is_file()]
     others = [p for place in SETUPS for p in sorted(place.glob("*.py")) if p not in own]
     others = [p for p in others if not given.fast or p.stem not in SLOW]
-    source = [p for p in paths if not given.helpers and "def check_source" in p.read_text(encoding="utf-8")]
+    judging = table.RULES.glob("*.py") if given.helpers else paths
+    source = [p for p in sorted(judging) if "def check_source" in p.read_text(encoding="utf-8")]
     print(f"{total} mutants of {len(paths)} files", flush=True)
     plans = [
         [(p, "built", True) for p in own],
         [(p, "made before", True) for p in own],
-        [(p, "source", True) for p in source],
+        [(p, "source", not given.helpers) for p in source],
         [(p, "documented", not given.helpers) for p in sorted(table.RULES.glob("*.py"))],
         [(p, "built", False) for p in (*own, *others)],
         [(p, "made before", False) for p in table.fixture_files()],
