@@ -67,6 +67,7 @@ class MarkedGradientContradicted(Rule):
 
     MESSAGE_CONSTANT = "this value is marked as constant, but gradient passes through it to {parameters}."
     MESSAGE_CUT = "this value is marked as differentiable, but {clause}: no gradient reaches {parameters} through it."
+    MESSAGE_INPUT = "this value is marked as differentiable, but {clause}: no gradient returns to it."
     MESSAGE_FROZEN = "this value is marked as differentiable, but {parameters}, which it depends on, {are} frozen."
     MESSAGE_LEAF = "this value is marked as differentiable, but nothing that it is computed from requires grad."
     RELATED_CUT = "the gradient path is cut here"
@@ -90,8 +91,7 @@ class MarkedGradientContradicted(Rule):
     def _message(self, context: Context, mark: ContradictedMark) -> str:
         if mark.constant:
             return context.fill(self.MESSAGE_CONSTANT, mark.parameters)
-        if mark.parameters and not any(p.requires_grad for p in mark.parameters):
-            return context.fill(self.MESSAGE_FROZEN, mark.parameters)
-        if mark.cut is None or not mark.parameters:
-            return self.MESSAGE_LEAF
-        return context.fill(self.MESSAGE_CUT, mark.parameters, clause=mark.cut.clause)
+        if mark.cut is not None:
+            template = self.MESSAGE_CUT if mark.parameters else self.MESSAGE_INPUT
+            return context.fill(template, mark.parameters, clause=mark.cut.clause)
+        return context.fill(self.MESSAGE_FROZEN, mark.parameters) if mark.parameters else self.MESSAGE_LEAF

@@ -52,10 +52,27 @@ def test_a_function_with_markers_can_be_compiled_without_a_graph_break() -> None
     assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
 
 
-def test_a_differentiable_value_without_any_parameter_is_an_error() -> None:
+def drawn(x: Tensor) -> Tensor:
+    return gradlint.differentiable(torch.ones_like(x))
+
+
+def rounded(x: Tensor) -> Tensor:
+    return torch.round(gradlint.differentiable(torch.ones_like(x, requires_grad=True)))
+
+
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        (drawn, "but nothing that it is computed from requires grad."),
+        (rounded, "but the gradient of round is zero everywhere: no gradient returns to it."),
+    ],
+)
+def test_a_differentiable_value_without_any_parameter_is_an_error(
+    shift: Callable[[Tensor], Tensor], message: str
+) -> None:
     class Shifted(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) + gradlint.differentiable(torch.ones(3))
+            return super().forward(x + shift(x))
 
     def build() -> dict[str, Any]:
         model = Shifted(4, 3)
@@ -65,3 +82,4 @@ def test_a_differentiable_value_without_any_parameter_is_an_error() -> None:
 
     (found,) = gradlint.check(build).findings
     assert (found.code, found.parameters) == ("GL705", ())
+    assert found.message == f"this value is marked as differentiable, {message}"

@@ -126,7 +126,7 @@ def place_of_op(trace: Trace, number: int, output: ValueId) -> Cut:
     cut = _op_cut(trace, kind, number, op)
     if op.kind == KIND_EXTRACT:
         cut.returned = _returned(trace, number)
-    cut.zero = output >= 0 and trace.values[output].requires_grad
+    cut.zero = kind is not CutKind.FUNCTION and output >= 0 and trace.values[output].requires_grad
     return cut
 
 

@@ -12,7 +12,8 @@ from gradlint.traces.dataflow import has_zero_gradient, indices, union, value_in
 from gradlint.traces.events import Marked
 from gradlint.traces.ids import SiteId, ValueId
 from gradlint.traces.op_families import ZERO_GRADIENT_OF_SECOND
-from gradlint.traces.trace import Parameter
+from gradlint.traces.ops import IN_FUNCTION, Op
+from gradlint.traces.trace import Parameter, Trace
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ContradictedMark:
     Frozen ones if a differentiable value depends on frozen ones only.
     """
     cut: Cut | None = None
-    """The place that ends the gradient of a differentiable value; None if none of its sources requires grad."""
+    """The place that ends the gradient of a differentiable value; None if it is computed from nothing that trains."""
 
 
 def contradicted_marks(flow: Flow) -> Iterator[ContradictedMark]:
@@ -51,11 +52,11 @@ def contradicted_marks(flow: Flow) -> Iterator[ContradictedMark]:
             if mask:
                 yield ContradictedMark(events[0].site, True, _trainable(flow, mask))
         elif not any(_passing(flow, e, differentiated) for e in events):
-            values = [v for e in events for v in e.values if v in flow.on_path]
-            if values:
-                mask = union(flow.masks.data, values)
-                parameters = _trainable(flow, mask) or flow.by_index(indices(mask))
-                yield ContradictedMark(events[0].site, False, parameters, _end(flow, values[0]))
+            marked = [(e, v) for e in events for v in e.values if v in flow.on_path]
+            mask = union(flow.masks.data, (v for _, v in marked))
+            parameters = _trainable(flow, mask) or flow.by_index(indices(mask))
+            for event, value in marked[:1]:
+                yield ContradictedMark(events[0].site, False, parameters, _end(flow, event, value))
 
 
 def _trainable(flow: Flow, mask: int) -> list[Parameter]:
@@ -67,15 +68,22 @@ def _carrying(flow: Flow, roots: Iterable[ValueId]) -> set[ValueId]:
     trace = flow.trace
     carrying = {root for root in roots if trace.values[root].requires_grad}
     for op in reversed(trace.ops):
-        if carrying.isdisjoint(op.outputs) or has_zero_gradient(op, trace.values):
-            continue
-        read = value_inputs(op)
-        for position, value in enumerate(op.inputs):
-            if not trace.values[value].requires_grad or value not in read or (op.func, position) in trace.dropped:
-                continue
-            if position == 0 or op.name not in ZERO_GRADIENT_OF_SECOND:
-                carrying.add(value)
+        if not carrying.isdisjoint(op.outputs):
+            carrying |= _given_gradient(trace, op)
     return carrying
+
+
+def _given_gradient(trace: Trace, op: Op) -> set[ValueId]:
+    """Return the inputs to which the backward of an op gives gradient."""
+    if has_zero_gradient(op, trace.values):
+        return set()
+    read = value_inputs(op)
+    return {
+        value
+        for position, value in enumerate(op.inputs)
+        if trace.values[value].requires_grad and value in read and (op.func, position) not in trace.dropped
+        if position == 0 or op.name not in ZERO_GRADIENT_OF_SECOND
+    }
 
 
 def _passing(flow: Flow, event: Marked, carrying: set[ValueId]) -> list[ValueId]:
@@ -91,21 +99,18 @@ def _passing(flow: Flow, event: Marked, carrying: set[ValueId]) -> list[ValueId]
     return passing
 
 
-def _end(flow: Flow, value: ValueId) -> Cut | None:
-    """Return the first place before or after a value that ends its gradient."""
+def _end(flow: Flow, event: Marked, value: ValueId) -> Cut | None:
+    """Return the first place before or after a marked value that ends its gradient."""
     trace = flow.trace
     if not trace.values[value].requires_grad:
-        cuts = flow.first_cuts(value, flow.masks.data.get(value, 0))
-        return cuts[0][0] if cuts else None
-    pending, seen = [value], {value}
-    while pending:
-        for number in flow.consumers.get(pending.pop(0), ()):
-            op = trace.ops[number]
-            for output in op.outputs:
-                if output not in flow.on_path or output in seen:
-                    continue
-                if not trace.values[output].requires_grad or has_zero_gradient(op, trace.values):
-                    return place(trace, number, output)
-                seen.add(output)
-                pending.append(output)
+        return next((cut for cut, _ in flow.first_cuts(value, flow.masks.data.get(value, 0))), None)
+    reached = {value}
+    for number, op in enumerate(trace.ops[event.op :], event.op):
+        outputs = flow.on_path.intersection(op.outputs)
+        if not outputs or reached.isdisjoint(op.inputs) or op.region == IN_FUNCTION:
+            continue
+        live = {o for o in outputs if trace.values[o].requires_grad}
+        if not live or reached.isdisjoint(_given_gradient(trace, op)):
+            return place(trace, number, min(outputs))
+        reached |= live
     return None
