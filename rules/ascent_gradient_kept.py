@@ -134,8 +134,6 @@ def _summed_pairs(training: Training) -> dict[tuple[BackwardIndex, BackwardIndex
 def _moves(trace: Trace, training: Training, first: Backward, second: Backward) -> dict[ParameterKey, ParameterWrite]:
     """Return parameter → the write between two passes that is made of its own gradient."""
     writes = [w for w in trace.events_of(ParameterWrite) if first.event < w.number < second.event]
-    if not writes:
-        return {}
     bits = {key: ParameterIndex(bit) for bit, key in enumerate(dict.fromkeys(training.gradients.values()))}
     owners = {value: bits[key] for value, key in training.gradients.items()}
     made_of = propagate(trace.ops[first.op : second.op], trace.values, owners).data

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradlint import Context, Finding, Fix, Op, Rule, Severity, Trace
 from gradlint.flow import computed_value, rearranging_ops, repeated_shape
-from gradlint.rulekit import find_loss_inputs
+from gradlint.rulekit import find_targeted_losses
 from gradlint.traces import DETACHED_VALUES, MULTIPLY, SUBTRACT, ValueId
 
 _LOSSES = frozenset("mse_loss l1_loss smooth_l1_loss huber_loss kl_div poisson_nll_loss gaussian_nll_loss".split())
@@ -104,9 +104,8 @@ class BroadcastLossOperands(Rule):
 def _losses(context: Context) -> Iterator[tuple[Op, ValueId, ValueId]]:
     """Yield (loss, input, target) where both operands are repeated, and not on purpose."""
     trace = context.trace
-    for op, value in find_loss_inputs(context, _LOSSES):
-        target = op.tensor(1, "target")
-        if target is None or not _are_repeated(trace, value, target):
+    for op, value, target in find_targeted_losses(context, _LOSSES):
+        if not _are_repeated(trace, value, target):
             continue
         ranks = [len(trace.values[v].shape) for v in (value, target)]
         by_hand = [_lined_up(trace, v) for v in (value, target)]

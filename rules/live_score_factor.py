@@ -27,7 +27,9 @@ _MOVES = frozenset(
     "__setitem__ detach clone contiguous to long float".split()
 )
 """Ops that rearrange a sample, or store it."""
-_KEEPS = _MOVES | MULTIPLY | DIVIDE | ADD | SUBTRACT | NEGATE | REDUCTIONS | {"pow", "exp", "clamp", "where"}
+_KEEPS = (
+    (_MOVES - {"detach"}) | MULTIPLY | DIVIDE | ADD | SUBTRACT | NEGATE | REDUCTIONS | {"pow", "exp", "clamp", "where"}
+)
 """Ops between a log-probability and the product."""
 
 
@@ -121,11 +123,11 @@ class LiveScoreFactor(Rule):
                 if sample is not None:
                     numbers.append(OpIndex(number))
                     found.append((op, sample, others))
-        elsewhere = flow.trained_without(numbers) if numbers else frozenset()
         # the clipped and the plain product of one line are one mistake
         for _, members in context.by_place(found, lambda entry: context.place(entry[0].site)):
             op, sample, _ = members[0]
-            parameters = flow.by_index({p.index for _, _, others in members for p in others} & elsewhere)
+            moved = {p.index for _, _, others in members for p in others}
+            parameters = flow.by_index(moved & flow.trained_without(numbers))
             if not parameters:
                 continue
             yield context.finding(
@@ -142,33 +144,30 @@ def _scored_sample(context: Context, score: ValueId, behind: set[ParameterIndex]
     """Return the op that drew the sample whose log-probability a value is; None if it is none."""
     trace = context.trace
     for op in _ops_before(trace, score, _KEEPS):
-        live = [v for v in op.inputs if trace.values[v].requires_grad]
-        if not live or not _scores(trace, op, live[0]):
+        if not trace.values[op.outputs[0]].requires_grad or not _scores(trace, op):
             continue
         for value in op.inputs:
-            for drawn in _ops_before(trace, value, _MOVES) if value not in live else ():
+            for drawn in _ops_before(trace, value, _MOVES):
                 if drawn.name in _SAMPLERS and not behind.isdisjoint(context.flow.behind(drawn.inputs)):
                     return drawn
     return None
 
 
-def _scores(trace: Trace, op: Op, live: ValueId) -> bool:
+def _scores(trace: Trace, op: Op) -> bool:
     """Return True if an op takes the log-probability of one operand by another.
 
     It picks logarithms, is a loss, or subtracts a mean.
     """
     if op.name in _PICKS:
-        return any(before.name in _LOGARITHMS for before in _ops_before(trace, live, _MOVES))
+        return any(before.name in _LOGARITHMS for before in _ops_before(trace, op.inputs[0], _MOVES))
     return op.name in _LOSSES or op.name in SUBTRACT
 
 
 def _ops_before(trace: Trace, value: ValueId, passed: frozenset[str]) -> Iterator[Op]:
     """Yield the op that made a value, and those before it as long as each is one of some ops."""
-    pending, seen = [value], {value}
+    pending, seen = {value}, {value}
     while pending:
-        op = trace.made_by(pending.pop())
-        if op is not None:
-            yield op
-            if op.name in passed:
-                pending += [v for v in op.inputs if v not in seen]
-                seen.update(op.inputs)
+        ops = [op for op in map(trace.made_by, sorted(pending, reverse=True)) if op is not None]
+        yield from ops
+        pending = {v for op in ops if op.name in passed for v in op.inputs} - seen
+        seen |= pending

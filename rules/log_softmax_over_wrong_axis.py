@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gradlint import Context, Finding, Fix, Op, Rule, Severity, Trace
 from gradlint.flow import computed_value, computed_values
-from gradlint.rulekit import find_loss_inputs, softmax_dim
+from gradlint.rulekit import find_targeted_losses, softmax_dim
 from gradlint.traces import DETACHED_VALUES, SOFTMAX, ValueId
 
 _NLL = frozenset("nll_loss nll_loss2d nll_loss_nd".split())
@@ -130,9 +130,9 @@ class _Wrong(NamedTuple):
 def _wrong_nll(context: Context) -> Iterator[_Wrong]:
     """Yield the calls of log_softmax along another axis than the classes of nll_loss."""
     trace = context.trace
-    for loss, value in find_loss_inputs(context, _NLL):
+    for loss, value, target in find_targeted_losses(context, _NLL):
         shape = trace.values[value].shape
-        if _is_square(shape) or _is_counted(trace, loss.tensor(1, "target")):
+        if _is_square(shape) or _is_counted(trace, target):
             continue
         sources = computed_values(trace, value, 1 if len(shape) > 1 else 0)
         wrong = []
@@ -150,20 +150,19 @@ def _wrong_nll(context: Context) -> Iterator[_Wrong]:
 def _wrong_kl_div(context: Context) -> Iterator[_Wrong]:
     """Yield the softmaxes of a kl_div along another axis than its target's, or along the batch."""
     trace = context.trace
-    for loss, value in find_loss_inputs(context, ("kl_div",)):
+    for loss, value, target in find_targeted_losses(context, ("kl_div",)):
         shape = trace.values[value].shape
-        target = loss.tensor(1, "target")
-        softmax, axis = _normalised(trace, value)
-        if softmax is None or axis is None or target is None or trace.values[target].shape != shape:
+        given, theirs = _normalised(trace, value), _normalised(trace, target)
+        if given is None or trace.values[target].shape != shape:
             continue
-        theirs = _normalised(trace, target)[1]
-        if theirs is not None and theirs != axis:
-            yield _Wrong(loss, softmax, _Kind.TARGET, axis, theirs)
-        elif axis == 0 and len(shape) > 1 and not _is_square(shape) and _option(loss, "reduction") == "batchmean":
+        softmax, axis = given
+        if theirs is not None and theirs[1] != axis:
+            yield _Wrong(loss, softmax, _Kind.TARGET, axis, theirs[1])
+        elif axis == 0 and len(shape) > 1 and not _is_square(shape) and loss.argument(4, "reduction") == "batchmean":
             yield _Wrong(loss, softmax, _Kind.BATCH, axis, axis)
 
 
-def _normalised(trace: Trace, value: ValueId) -> tuple[Op | None, int | None]:
+def _normalised(trace: Trace, value: ValueId) -> tuple[Op, int] | None:
     """Return the only softmax that gave a value, with the axis of the value along which it runs."""
     for axis in range(len(trace.values[value].shape)):
         source = value
@@ -171,12 +170,12 @@ def _normalised(trace: Trace, value: ValueId) -> tuple[Op | None, int | None]:
         while True:
             source, before = computed_value(trace, source, before)
             op = trace.made_by(source)
-            if op is None or op.name not in DETACHED_VALUES or not op.inputs:
+            if op is None or op.name not in DETACHED_VALUES:
                 break
             source = op.inputs[0]
         if op is not None and op.name in SOFTMAX and before == softmax_dim(trace, op):
             return op, axis
-    return None, None
+    return None
 
 
 def _is_square(shape: tuple[int, ...]) -> bool:
@@ -184,11 +183,7 @@ def _is_square(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and shape[0] == shape[1]
 
 
-def _is_counted(trace: Trace, target: ValueId | None) -> bool:
+def _is_counted(trace: Trace, target: ValueId) -> bool:
     """Return True if a target numbers the entries of a batch, as in contrastive losses."""
-    op = trace.made_by(computed_value(trace, target)[0]) if target is not None else None
+    op = trace.made_by(computed_value(trace, target)[0])
     return op is not None and op.name == "arange"
-
-
-def _option(loss: Op, name: str) -> object:
-    return (loss.kwargs or {}).get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Op, Parameter, Rule, Severity, Step, Trace
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Step, Trace
 from gradlint.traces import ParameterKey, SiteId, ValueId
 
 _STEPS = 2
@@ -117,13 +117,13 @@ def _mask(context: Context, key: ParameterKey, step: Step) -> SiteId:
     """Return the site of the last write to a gradient before a step, else of the step."""
     trace, training = context.trace, context.training
     begin = max((training.backwards[b].op for b in step.content[key].backwards), default=training.start)
-    writes = [op for op in trace.ops[begin : step.op] if op.kind == _WRITE and op.inputs]
-    return next((op.site for op in reversed(writes) if training.gradients.get(_base(trace, op)) == key), step.site)
+    writes = [(op.site, v) for op in trace.ops[begin : step.op] if op.kind == _WRITE for v in op.inputs[:1]]
+    sites = (site for site, v in reversed(writes) if training.gradients.get(_base(trace, v)) == key)
+    return next(sites, step.site)
 
 
-def _base(trace: Trace, op: Op) -> ValueId:
-    """Return the value that an in-place operation writes to, behind views of it."""
-    value = op.inputs[0]
+def _base(trace: Trace, value: ValueId) -> ValueId:
+    """Return the value that a view shows, behind views of it."""
     while (made_by := trace.made_by(value)) is not None and made_by.name in _VIEWS:
         value = made_by.inputs[0]
     return value

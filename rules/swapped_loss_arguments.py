@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Op, Rule, Severity, SourceContext
-from gradlint.rulekit import are_exchanged, find_losses, find_producers
+from gradlint.rulekit import are_exchanged, find_producers, find_targeted_losses
 from gradlint.source import exchanged_losses, in_grad_off
 from gradlint.traces import BIASED_LAYERS, NORMS, ValueId
 
@@ -86,8 +86,8 @@ class SwappedLossArguments(Rule):
                 yield context.finding(self, self.MESSAGE_SOURCE, loss.call, fix=Fix(self.FIX.format(loss="kl_div")))
 
     def check(self, context: Context) -> Iterator[Finding]:
-        losses = find_losses(context, _SYMMETRIC | _ONE_WAY | {"kl_div"})
-        swapped = [(op, severity) for op in losses if (severity := _severity(context, op)) is not None]
+        losses = find_targeted_losses(context, _SYMMETRIC | _ONE_WAY | {"kl_div"})
+        swapped = [(loss[0], severity) for loss in losses if (severity := _severity(context, *loss)) is not None]
         for (site, name, severity), members in context.by_place(
             swapped, lambda pair: (pair[0].site, pair[0].name, pair[1])
         ):
@@ -105,12 +105,9 @@ class SwappedLossArguments(Rule):
                 )
 
 
-def _severity(context: Context, loss: Op) -> Severity | None:
+def _severity(context: Context, loss: Op, given: ValueId, target: ValueId) -> Severity | None:
     """Return the severity of exchanged arguments; None if each may be in its place."""
     trace = context.trace
-    given, target = loss.tensor(0, "input"), loss.tensor(1, "target")
-    if given is None or target is None:
-        return None
     producers = find_producers(trace, target)
     if loss.name == "kl_div":
         return Severity.ERROR if are_exchanged(loss, find_producers(trace, given), producers) else None
@@ -125,4 +122,4 @@ def _severity(context: Context, loss: Op) -> Severity | None:
 def _may_train(context: Context, value: ValueId) -> bool:
     """Return True if a value depends on parameters that may train, with or without gradient."""
     mask = context.flow.masks.data.get(value, 0)
-    return any(mask >> p.index & 1 and (p.requires_grad or p.groups) for p in context.trace.parameters)
+    return any(mask >> p.index & 1 and p.requires_grad for p in context.trace.parameters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Op, Optimizer, Parameter, Rule, Severity
-from gradlint.rulekit import find_loss_inputs, list_of
+from gradlint.rulekit import find_targeted_losses, list_of
 from gradlint.traces import ModeSwitch, ParameterIndex
 
 _LOSSES = frozenset(
@@ -89,10 +89,7 @@ class TargetThatTrains(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         for optimizer in context.trace.optimizers:
             found: dict[int, tuple[Parameter, Op, ModeSwitch]] = {}
-            for loss, value in find_loss_inputs(context, _LOSSES):
-                target = loss.tensor(1, "target")
-                if target is None:
-                    continue
+            for loss, value, target in find_targeted_losses(context, _LOSSES):
                 students = {p.index for p in context.flow.trained_by([value])}
                 if not any(context.trace.parameters[i].key in optimizer.keys for i in students):
                     continue

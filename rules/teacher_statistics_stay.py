@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
 from gradlint.rulekit import list_of, plural
-from gradlint.traces import ModuleIndex, ParameterWrite, ValueId
+from gradlint.traces import ModuleIndex, ParameterWrite
 
 _PASSES = frozenset(
     "detach data alias clone to cpu cuda float contiguous mul mul_ __mul__ __rmul__ div add".split()
@@ -142,19 +142,14 @@ def _followed(trace: Trace, parameter: Parameter, event: ParameterWrite) -> Para
     """Return the trained parameter that a write copies into another, or averages it with."""
     if parameter.groups:
         return None
-    owners: set[int] = set()
-    pending: list[ValueId] = list(event.sources)
+    pending = set(event.sources)
     seen = set(pending)
     while pending:
-        value = pending.pop()
-        owner = trace.owners.get(value)
-        op = trace.made_by(value)
-        if owner is not None:
-            owners.add(owner)
-        elif op is not None and (op.name in _PASSES or op.name.startswith("_foreach_")):
-            pending += [v for v in op.inputs if v not in seen]
-            seen.update(op.inputs)
-    candidates = [p for i in owners if (p := trace.parameters[i]).groups and p.shape == parameter.shape]
+        made = [op for v in pending - trace.owners.keys() if (op := trace.made_by(v)) is not None]
+        passed = [op for op in made if op.name in _PASSES or op.name.startswith("_foreach_")]
+        pending = {v for op in passed for v in op.inputs} - seen
+        seen |= pending
+    candidates = [p for v in seen & trace.owners.keys() if (p := trace.parameters[trace.owners[v]]).groups]
     return min(candidates, key=lambda p: len(_roots(parameter.fqn, p.fqn)[0]), default=None)
 
 

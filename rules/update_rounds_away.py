@@ -113,9 +113,9 @@ class UpdateRoundsAway(Rule):
 def _warms_up(optimizer: Optimizer, steps: Sequence[Step]) -> bool:
     """Return True if the rate of a group is below the one that it is to have, or grows."""
     for group in optimizer.groups:
-        contents = [c for step in steps for key in group.keys[:1] if (c := step.content.get(key)) is not None]
-        rates = [c.lr or 0.0 for c in contents]
-        if rates and rates[0] < max(*rates, group.peak_lr or 0.0):
+        rates = [step.content[key].lr for step in steps for key in group.keys[:1] if key in step.content]
+        known = [rate for rate in (*rates, group.peak_lr) if rate is not None]
+        if any(known[0] < rate for rate in known):
             return True
     return False
 

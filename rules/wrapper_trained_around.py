@@ -81,13 +81,15 @@ class WrapperTrainedAround(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace, training = context.trace, context.training
         ran = {call.module for call in trace.calls if call.start >= training.start and _has_gradient(trace, call)}
-        inner = {e.module: e for e in trace.events_of(ChildRegistration)}
+        inner: dict[int, list[ChildRegistration]] = {}
+        for event in trace.events_of(ChildRegistration):
+            inner.setdefault(event.module, []).append(event)
         trained = {key for step in training.steps for key in step.content}
         for module in trace.modules:
             if module.type.name not in _WRAPPERS or not module.type.home.startswith("torch.") or module.number in ran:
                 continue
-            registered = inner.get(module.number)
-            numbers = [number for _, number in module.children] or ([registered.child] if registered else [])
+            registered = inner.get(module.number, [])
+            numbers = [number for _, number in module.children] or [event.child for event in registered[-1:]]
             parameters = [p for n in numbers for p in trace.below(trace.modules[n]) if p.key in trained]
             call = _call_inside(context, numbers, parameters)
             if call is not None:
@@ -100,14 +102,17 @@ class WrapperTrainedAround(Rule):
                     ),
                     at=_caller(trace, trace.modules[numbers[0]], call.site),
                     parameters=parameters,
-                    related=[context.related(self.RELATED.format(wrapper=module.type.name), registered)],
+                    related=[
+                        context.related(self.RELATED.format(wrapper=module.type.name), event)
+                        for event in registered[-1:]
+                    ],
                     fix=Fix(self.FIX),
                 )
 
 
 def _has_gradient(trace: Trace, call: ModuleCall) -> bool:
     """Return True if a module ran with grad mode on, by the first operation since its start."""
-    return call.start >= len(trace.ops) or trace.ops[call.start].region < 0
+    return all(op.region < 0 for op in trace.ops[call.start : call.start + 1])
 
 
 def _call_inside(context: Context, wrapped: Sequence[int], parameters: Sequence[Parameter]) -> ModuleCall | None:
@@ -126,7 +131,7 @@ def _call_inside(context: Context, wrapped: Sequence[int], parameters: Sequence[
 def _caller(trace: Trace, network: Module, site: SiteId) -> Location | None:
     """Return the innermost place of user code that is no method of the network itself."""
     for frame in trace.sites.chain(site):
-        function = function_of(frame.code) if frame.project else None
+        function = function_of(frame.code)
         if function is not None and function.owner not in network.type.bases:
             return frame.location
     return trace.location(site)

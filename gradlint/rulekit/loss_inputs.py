@@ -28,6 +28,14 @@ def find_loss_inputs(context: Context, names: Container[str]) -> Iterator[tuple[
             yield op, value
 
 
+def find_targeted_losses(context: Context, names: Container[str]) -> Iterator[tuple[Op, ValueId, ValueId]]:
+    """Yield (loss, value of its input, value of its target) for the calls of `find_loss_inputs`."""
+    for op, value in find_loss_inputs(context, names):
+        target = op.tensor(1, "target")
+        if target is not None:
+            yield op, value, target
+
+
 def find_losses(context: Context, names: Container[str]) -> Iterator[Op]:
     """Yield the calls of these losses on a path to parameters."""
     return (op for op, _ in find_loss_inputs(context, names))
