@@ -19,6 +19,8 @@ from pathlib import Path
 
 TEMPORARY = re.compile(r"\.gradlint-[0-9a-f]{16}\.tmp")
 """Matches the names of temporary files; no user has such a file."""
+STALE_SECONDS = 3600.0
+"""Age of a temporary file that no process is writing any more."""
 PATIENCE = 10.0
 """Seconds that somebody gets to open the other end of a named pipe."""
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV)
@@ -26,6 +28,8 @@ _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV)
 _NO_TERMINAL = getattr(os, "O_NOCTTY", 0)
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
+_swept: set[str] = set()
+"""Folders without stale temporary files."""
 moved: dict[int, int] = {}
 """Number of an open file → its number now, where gradlint has put another file in its place."""
 
@@ -152,8 +156,8 @@ def open_file(path: str | Path) -> int | None:
     return None
 
 
-def sweep(folder: Path, *, older_than: float) -> None:
-    """Remove temporary files that an ended process has left in a folder of gradlint's own.
+def sweep(folder: str | Path, *, older_than: float = STALE_SECONDS) -> None:
+    """Remove temporary files that an ended process has left in a folder.
 
     Args:
         folder: the folder.
@@ -353,7 +357,12 @@ def _remove(path: str) -> None:
 
 
 def _temporary_beside(path: str) -> str:
-    return os.path.join(os.path.dirname(path), f".gradlint-{os.urandom(8).hex()}.tmp")
+    """Return a new name in the folder of a file, which is swept the first time."""
+    folder = os.path.dirname(path) or "."
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
+    return os.path.join(folder, f".gradlint-{os.urandom(8).hex()}.tmp")
 
 
 def _separators() -> tuple[str, ...]:

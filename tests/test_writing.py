@@ -367,7 +367,79 @@ def interrupted(at: int) -> Iterator[list[int]]:
         sys.settrace(before)
 
 
+def test_what_a_killed_process_left_beside_a_file_is_swept(tmp_path: Path) -> None:
+    path = regular(tmp_path)
+    for name, age in (
+        (".gradlint-0123456789abcdef.tmp", 7200),
+        (".gradlint-0123456789abcde1.tmp", 0),
+        (".x.tmp", 7200),
+    ):
+        os.utime(write(tmp_path / name, "x"), (time.time() - age,) * 2)
+    writing.write(path, NEW)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".gradlint-0123456789abcde1.tmp", ".x.tmp", "file"]
+
+
 # What is told of it
+
+
+COMMANDS = {
+    "fix": ["check", "m.py", "n.py", "--fix", "--output-format", "json", "--no-cache"],
+    "ignores": ["check", "m.py", "--add-ignores", "--no-cache"],
+    "baseline": ["check", "m.py", "--write-baseline", "known.json", "--no-cache"],
+    "report": ["check", "m.py", "--output-file", "report.txt", "--no-cache"],
+    "init": ["init", "m.py", "-o", "new.py"],
+    "cache": ["check", "m.py", "--cache-dir", "cache"],
+}
+SAID = {
+    "fix": '"fixed": 2',
+    "ignores": "comments for 1 finding",
+    "baseline": "listed 1 finding",
+    "init": "wrote new.py",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_fault_of_a_command_is_lost(run: Run, folder: Path, command: str) -> None:
+    arguments = COMMANDS[command]
+
+    def prepared() -> None:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        write(folder / "m.py", FROZEN_WRONG)
+        write(folder / "n.py", FROZEN_WRONG)
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    prepared()
+    before = contents()
+    watched = Faulty()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "os", watched)
+        code = run(*arguments).code
+    after = contents()
+    injected = 0
+    for name in dict.fromkeys(watched.calls):
+        for number in range(1, watched.calls.count(name) + 1):
+            for fault in ("ENOSPC", "EACCES", "EIO", "KeyboardInterrupt"):
+                for how in ("once", "on", "half") if name == "write" else ("once",):
+                    prepared()
+                    with pytest.MonkeyPatch.context() as patch:
+                        faulty = Faulty(name, number, fault_of(fault), how)
+                        patch.setattr(writing, "os", faulty)
+                        result = run(*arguments)
+                    injected += faulty.raised
+                    said = f"{name}() number {number}: {fault}, {how}: {result}"
+                    for file, content in contents().items():
+                        assert content in (before.get(file), after.get(file)), f"{said}: half of {file}"
+                    assert contents().keys() <= after.keys(), f"{said}: something is left"
+                    assert not list((folder / "cache").glob(".*")), f"{said}: something is left"
+                    is_whole = contents() == after
+                    codes = {130} if fault == "KeyboardInterrupt" and faulty.raised else {code, 2} if is_whole else {2}
+                    assert result.code in ({code} if command == "cache" and 130 not in codes else codes), said
+                    assert is_whole or SAID.get(command, "!") not in result.out + result.err, said
+    print(f"{command}: {injected} faults")
 
 
 def full_disk(patch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> None:
@@ -507,6 +579,17 @@ def test_what_is_something_else_is_not_replaced(run: Run, folder: Path, argument
     assert {path.name: path.is_file() and path.read_text() for path in folder.iterdir()} == before
 
 
+def test_a_configured_baseline_is_a_regular_file(run: Run, folder: Path) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    for name in ("/dev/zero", "pipe", "link"):
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(folder / "pipe")
+            (folder / "link").symlink_to("/dev/zero")
+        write(folder / "gradlint.toml", f'baseline = "{name}"\n')
+        result = run("check", "m.py")
+        assert (result.code, "is no regular file" in result.err) == (2, True)
+
+
 def test_a_baseline_goes_through_pipes(run: Run, folder: Path) -> None:
     write(folder / "m.py", FROZEN_WRONG)
     reading, written = os.pipe()
@@ -521,6 +604,13 @@ def test_a_baseline_goes_through_pipes(run: Run, folder: Path) -> None:
     writer.start()
     assert run("check", "m.py", "--baseline", "known").code == 0
     writer.join()
+
+
+@each("name", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_a_report_may_go_to_stdout_by_name(run: Run, folder: Path, name: str) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    result = run("check", "m.py", "-q", "--output-format", "concise", "--output-file", name)
+    assert (result.code, result.out.count("GL102"), len(list(folder.iterdir()))) == (1, 1, 1)
 
 
 @each(("output", "path"), [("-", "m_build.py"), ("/dev/stdout", "m_build.py"), ("sub.py", "sub.py")])

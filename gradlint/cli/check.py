@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gradlint import writing
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.one_target import Targets
 from gradlint.cli.options import CheckOptions
@@ -235,8 +236,9 @@ class Checker:
         by_path = {file.path: file for file in listed}
         cache_folder = self.cache_folder()
         if cache_folder is not None and not is_usable(cache_folder):
-            note = f"nothing is cached: {cache_folder} holds other files, or cannot be read; name a new or empty folder"
-            result.report.notes.append(Note("", note))
+            if cache_folder.is_dir():
+                note = f"nothing is cached: {cache_folder} holds other files; name a new or empty folder"
+                result.report.notes.append(Note("", note))
             cache_folder = None
         outcome = check_files(
             listed,
@@ -293,10 +295,19 @@ class Checker:
         return replace(report, findings=fresh, known=report.known + known, gone=gone)
 
     def baseline_path(self) -> Path | None:
-        """Return the path of the baseline; None without one."""
+        """Return the path of the baseline; None without one.
+
+        Raises:
+            UsageError: the configured one is a device or a pipe, which may never end.
+        """
         if self.options.baseline:
             return Path(self.options.baseline)
-        return self.settings.root / self.settings.baseline if self.settings.baseline else None
+        if not self.settings.baseline:
+            return None
+        path = self.settings.root / self.settings.baseline
+        if writing.is_special(path):
+            raise UsageError(f"{self.settings.path}: baseline {self.settings.baseline!r} is no regular file")
+        return path
 
 
 def _is_source(text: str) -> bool:

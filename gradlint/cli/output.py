@@ -58,6 +58,8 @@ def _refuse_nonsense(options: CheckOptions, output: OutputOptions) -> None:
 
 
 def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[CheckOptions], Checker]) -> int:
+    if output.output_file == "-":
+        output = output._replace(output_file=None)
     if output.write_baseline:
         options = options._replace(baseline=None)
     checker = make_checker(options)

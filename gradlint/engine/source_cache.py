@@ -28,8 +28,6 @@ T = TypeVar("T")
 FORMAT = 1
 KEPT_DAYS = 30
 """Days after which an entry that no check used is dropped, and a file of entries that no check wrote."""
-STALE_SECONDS = 3600.0
-"""Age of a temporary file that no process can be writing any more."""
 _TAG = "CACHEDIR.TAG"
 _SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds gradlint's cache; it can be deleted.\n"
 _MADE = "# gradlint made it.\n"
@@ -174,7 +172,7 @@ class Cache:
 
     def _sweep(self, folder: Path) -> None:
         """Remove what no check will read or finish."""
-        writing.sweep(folder, older_than=STALE_SECONDS)
+        writing.sweep(folder)
         oldest = time.time() - KEPT_DAYS * 86400
         for path in folder.iterdir():
             if _FILE.fullmatch(path.name) and _is_regular(path) and path.lstat().st_mtime < oldest:
