@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +15,10 @@ from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.module_tree import NamedParameter, places
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.restore.tensors import is_readable, same_values
-from gradlint.traces.dataflow import ancestors, indices, propagate
+from gradlint.traces.dataflow import indices, propagate, value_inputs
 from gradlint.traces.events import Freeze, ParameterEvent, ParameterRegistration, ParameterWrite, Unfreeze
 from gradlint.traces.ids import NO_SITE, NO_VALUE, ParameterIndex, ParameterKey, ValueId
+from gradlint.traces.ops import Op
 
 
 @dataclass
@@ -91,10 +93,14 @@ def _find_copies(
     former = propagate(copying, values, {v: bits[k] for v, k in watched.items() if k in bits}).data if gone else {}
     if any(p.key not in earlier for p in parameters):  # copies made in the forward
         masks.data |= propagate(copying + ops[start:], values, owners).data
+    hidden = {
+        p.key for p, h in zip(parameters, histories, strict=True) if h.events and h.events[0].region >= 0
+    } & first.keys()  # created where grad mode was off
+    sources = _sources(ops[:start], watched) if hidden else {}
     for parameter, history in zip(parameters, histories, strict=True):
         key = parameter.key
-        if history.events and history.events[0].region >= 0 and key in first:
-            history.computed = any(watched.get(v, key) != key for v in ancestors(ops[:start], (first[key],)))
+        if key in hidden:
+            history.computed = bool(sources.get(first[key], frozenset()) - {key})
         value = earlier.get(key, first.get(key, NO_VALUE))
         if value >= 0:
             # a freeze gives a new value without a producer: the value before it shows the origin of the copy
@@ -102,6 +108,18 @@ def _find_copies(
             depends = masks.data.get(computed[-1] if computed else value, 0)
             history.copied_from = set(indices(depends)) - {parameter.index}
             history.made_from = {gone[bit] for bit in indices(former.get(computed[-1] if computed else value, 0))}
+
+
+def _sources(ops: Sequence[Op], watched: Mapping[ValueId, ParameterKey]) -> Mapping[ValueId, frozenset[ParameterKey]]:
+    """Return value → the parameters that it was computed from, or two of them."""
+    found: dict[ValueId, frozenset[ParameterKey]] = {}
+    for op in ops:
+        inputs = list(value_inputs(op))
+        keys = {watched[v] for v in inputs if v in watched}.union(*(found[v] for v in inputs if v in found))
+        if keys:
+            for output in op.outputs:
+                found[output] = frozenset(itertools.islice(found.get(output, frozenset()) | keys, 2))
+    return found
 
 
 def _find_copies_made_before(
