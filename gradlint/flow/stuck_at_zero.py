@@ -50,7 +50,9 @@ def zero_in_steps(flow: FlowFacts) -> Iterator[ZeroInSteps]:
 def flat_in_steps(flow: FlowFacts) -> list[Parameter]:
     """Return the parameters whose gradient is zero in all steps, if no gradient is not."""
     training = flow.trace.training
-    if training is None or any(content.nonzero for step in training.steps for content in step.content.values()):
+    if training is None or any(b.spoilt for b in training.backwards):  # a hook may put zeros in place of NaN
+        return []
+    if any(content.nonzero for step in training.steps for content in step.content.values()):
         return []
     return flow.by_index(_contents(flow))
 
