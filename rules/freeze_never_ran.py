@@ -92,14 +92,10 @@ class FreezeNeverRan(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        if not trace.parameters or not all(p.requires_grad and p.requires_grad_before for p in trace.parameters):
+        if any(isinstance(event, Freeze) for p in trace.parameters for event in p.history):
             return
-        lines = {
-            (where.path, where.line)
-            for event in trace.events_of(Freeze)
-            for frame in trace.sites.chain(event.site)
-            if (where := frame.location)
-        }
+        sites = {event.site for event in trace.events_of(Freeze)}  # of parameters that were replaced
+        ran = {(f.location.path, f.location.line) for site in sites for f in trace.sites.chain(site)}
         # A wrapper around the model is part of the names that it gives out.
         names = [name for p in trace.parameters for name in (p.spelled(p.fqn)[-1], p.fqn)]
         first = list(dict.fromkeys(name.split(".")[0] for name in names))
@@ -108,8 +104,7 @@ class FreezeNeverRan(Rule):
             if isinstance(node, ast.For) and not _is_conditional(module, function, node):
                 for statement, test in _freezes_by_name(module, node):
                     place = module.location(statement)
-                    ran = any((place.path, line) in lines for line in range(place.line, (place.end_line or 0) + 1))
-                    if ran or not _may_match(trace, test):
+                    if (place.path, place.line) in ran or not _may_match(trace, test):
                         continue
                     yield context.finding(
                         self,
@@ -147,13 +142,10 @@ def _freezes_by_name(module: SourceModule, loop: ast.For) -> Iterator[tuple[ast.
     inner = [c.target for c in ast.walk(loop.iter) if isinstance(c, ast.comprehension)]
     names = {n.id for target in (loop.target, *inner) for n in ast.walk(target) if isinstance(n, ast.Name)}
     in_iter = [test for c in ast.walk(loop.iter) if isinstance(c, ast.comprehension) for test in c.ifs]
-    for statement in ast.walk(loop):
-        value = _flag_given(statement)
-        if value is None or not isinstance(statement, ast.stmt):
-            continue
-        if "named_parameters" not in iterated and isinstance(statement, ast.Assign):
-            target = statement.targets[0]
-            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id in names:
+    modules = names if "named_parameters" not in iterated else set()
+    for statement, value in _flags_given(loop):
+        match statement:
+            case ast.Assign(targets=[ast.Attribute(value=ast.Name(id=owner))]) if owner in modules:
                 continue  # the flag of a module is an attribute like any other
         tests = [a.test for a in module.tree.above(statement) if isinstance(a, ast.If) and loop in module.tree.above(a)]
         tests += in_iter
@@ -166,14 +158,14 @@ def _freezes_by_name(module: SourceModule, loop: ast.For) -> Iterator[tuple[ast.
             yield statement, tests[0]
 
 
-def _flag_given(statement: ast.AST) -> ast.expr | None:
-    """Return the value that a statement gives to ``requires_grad``; None if it does not."""
-    match statement:
-        case ast.Assign(targets=[ast.Attribute(attr="requires_grad")], value=value):
-            return value
-        case ast.Expr(value=ast.Call(func=ast.Attribute(attr="requires_grad_"), args=[value])):
-            return value
-    return None
+def _flags_given(root: ast.AST) -> Iterator[tuple[ast.stmt, ast.expr]]:
+    """Yield (statement, value) for each value that a statement gives to ``requires_grad``."""
+    for node in ast.walk(root):
+        match node:
+            case ast.Assign(targets=[ast.Attribute(attr="requires_grad")], value=value):
+                yield node, value
+            case ast.Expr(value=ast.Call(func=ast.Attribute(attr="requires_grad_"), args=[value])):
+                yield node, value
 
 
 def _is_about_names(module: SourceModule, test: ast.expr, names: set[str]) -> bool:
@@ -211,6 +203,6 @@ def _may_match(trace: Trace, test: ast.expr) -> bool:
 def _is_freezing_method(module: SourceModule, name: str) -> bool:
     """Return True if a file defines a method of this name whose body freezes."""
     for method in module.tree.nodes(ast.FunctionDef):
-        if method.name == name and "freeze" in name and not method.decorator_list:
-            return any(isinstance(v := _flag_given(s), ast.Constant) and v.value is False for s in ast.walk(method))
+        if method.name == name and not method.decorator_list:
+            return any(isinstance(v, ast.Constant) and v.value is False for _, v in _flags_given(method))
     return False
