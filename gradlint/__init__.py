@@ -52,8 +52,11 @@ import sys
 # `python -m gradlint` puts the working directory first on the path, before this file runs and nothing else has been
 # imported. What lies there is to be read, not run. A checkout of gradlint itself that is used in this way stays.
 if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m") == "gradlint":
-    if sys.path[0] == os.getcwd() != os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
-        del sys.path[0]
+    try:
+        if sys.path[0] == os.getcwd() != os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
+            del sys.path[0]
+    except OSError:  # the working directory is gone, and nothing lies in it
+        pass
 
 from typing import TYPE_CHECKING
 

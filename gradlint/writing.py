@@ -53,6 +53,8 @@ def write(path: str | Path, data: bytes, *, instead_of: bytes | None = None) -> 
         Changed: it holds something else.
         OSError: it cannot be written. A regular file is as it was.
     """
+    if instead_of is not None and is_special(path):
+        raise OSError("it is no regular file")
     number = open_file(path)
     if number is not None:
         _write_all(number, data)

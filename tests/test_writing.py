@@ -549,6 +549,23 @@ def test_a_recording_of_a_file_that_was_saved_since_fixes_nothing(
     assert (run("check", "m.py:build", "--fix").code, path.read_text()) == (2, "# theirs\n" + text)
 
 
+def test_what_is_read_once_is_judged_and_not_written_to(run: Run, folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    for arguments, code, fixed in (([], 1, 0), (["--fix"], 2, 0)):
+        writer = threading.Thread(target=lambda: (folder / "pipe").write_text(FROZEN_WRONG))
+        writer.start()
+        result = run("check", "pipe", "--output-format", "json", *arguments)
+        writer.join()
+        report = json.loads(result.out)
+        assert (result.code, report["fixed"], [f["code"] for f in report["findings"]]) == (code, fixed, ["GL102"])
+
+
+def test_a_device_is_not_read(run: Run, folder: Path) -> None:
+    (folder / "m.py").symlink_to("/dev/zero")
+    result = run("check", "m.py", "--output-format", "concise")
+    assert (result.code, "m.py: this is a device" in result.err, run("check", "/dev/null").code) == (2, True, 0)
+
+
 def test_one_file_of_two_names_is_fixed_once(run: Run, folder: Path) -> None:
     write(folder / "m.py", FROZEN_WRONG)
     (folder / "n.py").symlink_to("m.py")
@@ -788,3 +805,16 @@ def test_a_pipe_that_does_not_wait_gets_everything(tmp_path: Path) -> None:
     os.close(written)
     reader.join()
     assert (done.returncode, len(json.loads(seen[0])["runs"][0]["results"])) == (1, 40)
+
+
+def test_a_working_directory_that_is_gone_is_said(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gradlint"]
+    run = (
+        f"import os, sys; os.chdir({str(tmp_path / 'gone')!r}); os.rmdir(os.getcwd()); "
+        f"os.execv(sys.executable, {command!r} + sys.argv[1:])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(writing.__file__).parents[1])}
+    for arguments, code in ((["check", "m.py"], 2), (["--version"], 0)):
+        (tmp_path / "gone").mkdir()
+        done = subprocess.run([sys.executable, "-c", run, *arguments], capture_output=True, text=True, env=environment)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
+        _refuse_a_lost_folder(arguments)
         _refuse_files_as_options(arguments)
         code = app.main(arguments, prog_name="gradlint", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -61,6 +62,20 @@ def _run(arguments: list[str]) -> int:
 
         return _fail(arguments, f"gradlint itself failed ({type(error).__name__}: {error}); please report it",
                      traceback.format_exc())  # fmt: skip
+
+
+def _refuse_a_lost_folder(arguments: list[str]) -> None:
+    """Refuse a command in a working directory that does not exist any more.
+
+    Raises:
+        UsageError: this is one.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        if arguments and not arguments[0].startswith("-"):
+            problem = error.strerror or error
+            raise UsageError(f"the working directory cannot be used ({problem}): change to another") from error
 
 
 def _refuse_files_as_options(arguments: list[str]) -> None:

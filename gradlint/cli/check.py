@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -209,7 +210,12 @@ class Checker:
         for text in named:
             if not os.path.lexists(text):
                 result.report.errors.append(Failure(text, "there is no such file or folder"))
-        listed += discover([text for text in named if os.path.lexists(text)], self.configuration)
+        for file in discover([text for text in named if os.path.lexists(text)], self.configuration):
+            problem = _taken_in(file.path) if file.named else ""
+            if problem:
+                result.report.errors.append(Failure(shown_path(file.path, Path.cwd()), problem))
+            else:
+                listed.append(file)
         result.sources = listed
         with progress("gradlint: reading source files"):
             self.judge_sources(result, listed)
@@ -308,6 +314,19 @@ class Checker:
         if writing.is_special(path):
             raise UsageError(f"{self.settings.path}: baseline {self.settings.baseline!r} is no regular file")
         return path
+
+
+def _taken_in(path: str) -> str:
+    """Read a named file that can be read only once, and return what is wrong with it."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not os.path.samefile(path, os.devnull)):
+            return "this is a device"
+        if writing.is_special(path):
+            overlay.stand_in(path, Path(path).read_bytes())
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return ""
 
 
 def _is_source(text: str) -> bool:
