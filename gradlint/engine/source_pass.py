@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradlint.config.discover import SourceFile
+from gradlint.engine.pool import pool
 from gradlint.engine.source_cache import Cache, digest
 from gradlint.engine.source_file import judge_bytes, may_apply
 from gradlint.findings import Failure, Finding
@@ -182,17 +182,13 @@ def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tu
     chunks = _chunks(tasks)
     arguments = (rules.codes, rules.folders, rules.fence, rules.packs)
     lost: list[_Task] = []
-    with _pool(workers) as pool:
-        try:
-            pending = {pool.submit(_judge_chunk, chunk, *arguments): chunk for chunk in chunks}
-            for future in as_completed(pending):
-                try:
-                    yield from zip(pending[future], future.result(), strict=True)
-                except BrokenProcessPool:
-                    lost += pending[future]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with pool(workers) as processes:
+        pending = {processes.submit(_judge_chunk, chunk, *arguments): chunk for chunk in chunks}
+        for future in as_completed(pending):
+            try:
+                yield from zip(pending[future], future.result(), strict=True)
+            except BrokenProcessPool:
+                lost += pending[future]
     for task in lost:
         yield task, _judge_alone(task, arguments)
 
@@ -202,29 +198,11 @@ def _processes_start_safely() -> bool:
     return sys.version_info >= (3, 11) or multiprocessing.get_start_method() == "fork"
 
 
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes that import no module of the working directory.
-
-    That is where the files to read lie.
-    """
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        with ProcessPoolExecutor(workers) as pool:
-            yield pool
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
-
-
 def _judge_alone(task: _Task, arguments: _Loading) -> _Judged | Failure:
     """Judge one file in a process of its own, because its parsing may end the process."""
-    with _pool(1) as pool:
+    with pool(1) as process:
         try:
-            return pool.submit(_judge_chunk, [task], *arguments).result()[0]
+            return process.submit(_judge_chunk, [task], *arguments).result()[0]
         except BrokenProcessPool:
             return Failure(task.target, "Python's parser did not survive this file")
 
