@@ -33,7 +33,7 @@ class UnregisteredSubmodule(Rule):
 
         def forward(self, x):
             for layer in self.layers:
-                x = layer(x).relu()
+                x = layer(x).tanh()
             return self.head(x)
 
     def build():
@@ -53,7 +53,7 @@ class UnregisteredSubmodule(Rule):
 
         def forward(self, x):
             for layer in self.layers:
-                x = layer(x).relu()
+                x = layer(x).tanh()
             return self.head(x)
 
     def build():
