@@ -16,6 +16,7 @@ from gradlint.traces.ids import SiteId
 from gradlint.traces.sites import Frame, is_project
 from gradlint.traces.trace import Parameter, Trace
 
+_CONTAINERS = ("ModuleList", "ModuleDict", "Sequential")
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 
 
@@ -199,7 +200,7 @@ def repeats_a_call(trace: Trace, site: SiteId) -> bool:
     The list may have a name.
     """
     frame = trace.frame(site)
-    call = call_at(frame.path, frame.location) if frame is not None and frame.project else None
+    call = call_at(frame.path, frame.location, _CONTAINERS) if frame is not None and frame.project else None
     module = source_module(frame.path) if frame is not None and call is not None else None
     if module is None or call is None:
         return False
@@ -223,7 +224,7 @@ def argument_list_location(trace: Trace, site: SiteId) -> Location | None:
     """
     frame = trace.frame(site)
     function = function_of(frame.code) if frame is not None and frame.project else None
-    call = call_at(frame.path, frame.location) if frame is not None and function is not None else None
+    call = call_at(frame.path, frame.location, _CONTAINERS) if frame is not None and function is not None else None
     if function is None or call is None:
         return None
     lists = [a.value for a in call.args if isinstance(a, ast.Starred)] or (call.args if len(call.args) == 1 else [])
