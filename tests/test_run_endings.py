@@ -9,6 +9,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import processes
 import pytest
 from script import HEAD, codes, run
 
@@ -179,3 +180,12 @@ def test_a_crash_is_told(tmp_path):
     done, report = run(tmp_path, "", head="import ctypes, torch\nctypes.string_at(0)\n")
     [error] = report["errors"]
     assert done.returncode == 2 and "ended by signal 11 (SIGSEGV) before anything could be judged" in error["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="C's library")
+def test_the_place_that_a_script_does_not_leave_is_told(tmp_path):
+    """No thread of Python runs there."""
+    (tmp_path / "train.py").write_text("import ctypes\nctypes.PyDLL(None).sleep(60)\n", encoding="utf-8")
+    told = processes.gradlint(["run", "--timeout", "1", "train.py"], tmp_path).stdout
+    assert "ended after 1 s (--timeout)" in told and 'train.py", line 2, in <module>' in told

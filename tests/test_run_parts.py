@@ -99,5 +99,5 @@ def test_discarded_job_takes_no_file_but_its_own(tmp_path):
     other = tmp_path / "thesis.txt"
     for path in (other, Path(job.report), Path(job.crash)):
         path.touch()
-    discard(job)
+    discard(job.report)
     assert list(tmp_path.iterdir()) == [other]

@@ -31,7 +31,7 @@ def main() -> None:
     stream = os.fdopen(given, "rb", closefd=False)
     try:
         job: Job = pickle.load(stream)
-    except EOFError:
+    except (EOFError, pickle.UnpicklingError):  # or the other process ended while it wrote
         return  # there is nothing to run after all
     if missing is not None:
         leave(Report(errors=[Failure(job.target, str(torch_missing(missing)))]), job.report)

@@ -36,6 +36,7 @@ from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
 from gradlint.runner.job import INTERRUPT_GRACE, Job, discard, leave
+from gradlint.runner.process import end_tree
 from gradlint.runner.wind_up import wind_up
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import Trace
@@ -48,6 +49,8 @@ _HELD_UP = 50
 
 _NUDGE = 2.0
 """Seconds that a script has, once its time is up, to call a model before it is interrupted."""
+_LATE = 8.0
+"""Seconds after the end of its time when the place is noted that a script does not leave."""
 _INTERRUPTED = 130
 """Exit code of a script that was interrupted."""
 _OTHERS = 3
@@ -301,7 +304,9 @@ def main(job: Job, parent: int) -> NoReturn:
     orphaned = threading.Event()
     threading.Thread(target=_watch, args=(parent, job, orphaned), daemon=True).start()
     with contextlib.suppress(OSError, ValueError):
-        faulthandler.enable(open(job.crash, "wb"), all_threads=False)
+        crash = open(job.crash, "wb")
+        faulthandler.enable(crash, all_threads=False)
+        faulthandler.dump_traceback_later(job.seconds + _LATE, file=crash)
     try:
         code = _run(job)
     except KeyboardInterrupt:
@@ -327,7 +332,7 @@ def _watch(parent: int, job: Job, orphaned: threading.Event) -> None:
         while os.read(parent, 1):
             pass
     orphaned.set()
-    discard(job)
+    discard(job.report)
     interrupt_main_thread()
     time.sleep(INTERRUPT_GRACE)
     _end_group()
@@ -337,7 +342,7 @@ def _end_group() -> None:
     """End this process and those that it started."""
     if hasattr(os, "killpg"):
         os.killpg(0, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGTERM)
+    end_tree(os.getpid())
 
 
 def _run(job: Job) -> int:

@@ -54,7 +54,7 @@ class Job:
     @property
     def crash(self) -> str:
         """The file that faulthandler writes to if Python crashes."""
-        return f"{self.report}.crash"
+        return _crash(self.report)
 
     @property
     def target(self) -> str:
@@ -86,10 +86,14 @@ def collect(path: str) -> Report | None:
     return report if isinstance(report, Report) else None
 
 
-def discard(job: Job) -> None:
-    """Delete the files of a job that nobody collects, and their folder if it is empty then."""
+def discard(report: str) -> None:
+    """Delete a report and what lies beside it of its job, and the folder if it is empty then."""
     with contextlib.suppress(OSError):
-        for path in (Path(job.report), Path(job.crash)):
+        for path in (Path(report), Path(_crash(report))):
             path.unlink(missing_ok=True)
-        writing.sweep(Path(job.report).parent, older_than=0)
-        os.rmdir(os.path.dirname(job.report))
+        writing.sweep(Path(report).parent, older_than=0)
+        os.rmdir(os.path.dirname(report))
+
+
+def _crash(report: str) -> str:
+    return f"{report}.crash"

@@ -32,15 +32,28 @@ class Forks:
 
 
 def gradlint(
-    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    meanwhile: Callable[[int], None] = lambda pid: None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command with arguments in a folder, for two minutes at most."""
+    """Run the command with arguments in a folder, for two minutes at most.
+
+    Args:
+        arguments: those of the command line.
+        cwd: the working directory.
+        environment: what the environment has besides that of the tests.
+        meanwhile: called with the process id once it runs.
+    """
     environment = {**os.environ, **(environment or {})}
     if not Forks.are_used:
-        return subprocess.run(
-            [sys.executable, "-m", "gradlint", *arguments],
-            cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gradlint", *arguments], cwd=cwd, env=environment, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
+        meanwhile(process.pid)
+        outputs = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, *outputs)
     with tempfile.TemporaryDirectory() as folder:
         streams = [str(Path(folder, name)) for name in ("stdout", "stderr")]
         request = {"argv": ["gradlint", *arguments], "cwd": str(cwd), "environment": environment, "streams": streams}
@@ -48,8 +61,10 @@ def gradlint(
         assert server.stdin is not None and server.stdout is not None
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
-        killing = threading.Timer(120, os.kill, (int(server.stdout.readline()), signal.SIGKILL))
+        pid = int(server.stdout.readline())
+        killing = threading.Timer(120, os.kill, (pid, signal.SIGKILL))
         killing.start()
+        meanwhile(pid)
         code = int(server.stdout.readline())
         killing.cancel()
         return subprocess.CompletedProcess(arguments, code, *(Path(path).read_text("utf-8") for path in streams))
@@ -71,15 +86,16 @@ def serve() -> None:
     """Import what gradlint's processes import; then run a command for each line of stdin."""
     from gradlint.cli import console_script
     from gradlint.rulekit import registry
-    from gradlint.runner import child, parent  # noqa: F401
+    from gradlint.runner import child, process  # noqa: F401
 
     registry.load(packs=False)
     path = sys.path[1:]
-    parent.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": functools.partial(_Script, path)})
+    process.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": functools.partial(_Script, path)})
     while line := sys.stdin.readline():
         request = json.loads(line)
         pid = os.fork()
         if pid == 0:
+            os.setsid()
             os.chdir(request["cwd"])
             sys.argv = request["argv"]
             streams = [os.open(stream, os.O_WRONLY | os.O_CREAT) for stream in request["streams"]]
@@ -99,6 +115,7 @@ def _become(
     sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, closefd=False)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # it was that of the tests
     sys.path[:] = [os.getcwd(), *path]
     code: Any = 0
     try:
@@ -123,25 +140,23 @@ class _Script:
         env: Mapping[str, str],
         **_: Any,
     ) -> None:
-        assert command == [sys.executable, "-m", "gradlint.runner"] and stdin == subprocess.PIPE
-        reading, writing = os.pipe()
+        assert command == [sys.executable, "-m", "gradlint.runner"]
+        self.polling = threading.Lock()
         self.pid = os.fork()
         if self.pid == 0:
             from gradlint.runner.__main__ import main
 
             os.setsid()
-            os.close(writing)
-            for number in (signal.SIGTERM, signal.SIGHUP):  # a new process has no handlers
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # a new process has no handlers
                 signal.signal(number, signal.SIG_DFL)
-            _become(main, reading, stdout, stderr, env, path)
-        os.close(reading)
-        self.stdin = os.fdopen(writing, "wb")
+            _become(main, stdin, stdout, stderr, env, path)
         self.code: int | None = None
 
     def poll(self) -> int | None:
         """Return the exit code; None while it runs."""
-        if self.code is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
-            self.code = os.waitstatus_to_exitcode(ended[1])
+        with self.polling:
+            if self.code is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+                self.code = os.waitstatus_to_exitcode(ended[1])
         return self.code
 
     def wait(self, timeout: float = float("inf")) -> int:

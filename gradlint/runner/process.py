@@ -1,0 +1,232 @@
+"""The script's process, and the guard: a process between gradlint and it that ends both when one is gone.
+
+gradlint can be killed without a chance to end anything. So its fork, in a session of its own, starts the script's
+process and adopts what that leaves behind. The guard ends all of them when gradlint asks for it, or is gone.
+
+Where there is no fork (Windows), gradlint starts the script's process itself. That one notices by its stdin alone that
+gradlint is gone. Where no orphan can be adopted (macOS), a process that left the script's session stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from gradlint.runner.job import INTERRUPT_GRACE, discard
+
+_WINDOWS = os.name == "nt"
+_INTERRUPT, _END = b"i", b"e"
+"""Messages to the guard."""
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+"""Names of the signals that a user or a system sends to end a program."""
+_SWEEP = 5.0
+"""Seconds in which what the script left behind is killed."""
+
+
+class ScriptProcess(Protocol):
+    """The process of a script, as far as gradlint knows it."""
+
+    def interrupt(self) -> None:
+        """Interrupt the script as Ctrl-C does."""
+
+    def wait(self, seconds: float) -> int | None:
+        """Return the exit code; None if the process does not end within some seconds."""
+
+    def end(self) -> None:
+        """End the process and all that it started."""
+
+
+class Direct:
+    """The script's process as our own child, the leader of a session."""
+
+    def __init__(self, environment: Mapping[str, str], stdin: int, output: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gradlint.runner"],
+            stdin=stdin,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),
+            start_new_session=not _WINDOWS,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) if _WINDOWS else 0,
+        )
+
+    def interrupt(self) -> None:
+        """Interrupt the script as Ctrl-C does."""
+        with contextlib.suppress(OSError, ValueError):
+            self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
+
+    def wait(self, seconds: float) -> int | None:
+        """Return the exit code; None if the process does not end within some seconds."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def end(self) -> None:
+        """End the process and its group."""
+        if _WINDOWS:
+            end_tree(self._process.pid)
+            self.wait(5.0)
+            return
+        for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+            self.wait(seconds)
+
+
+class Guarded:
+    """The script's process as a child of the guard."""
+
+    def __init__(self, environment: Mapping[str, str], stdin: int, output: int, report: str, unused: int) -> None:
+        """Fork the guard, which starts the script's process.
+
+        Args:
+            environment: that of the script.
+            stdin: file descriptor that the job comes from.
+            output: file descriptor for stdout and stderr of the script.
+            report: file of the report, which is discarded when gradlint is gone.
+            unused: file descriptor that the guard closes: the other end of `stdin`.
+
+        Raises:
+            OSError: there is no place for another process.
+        """
+        self._link, other = socket.socketpair()
+        self._code: int | None = None
+        with warnings.catch_warnings():  # of threads: the guard uses nothing that one may hold
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._pid = os.fork()
+        if self._pid == 0:
+            self._link.close()
+            os.close(unused)
+            _guard(other, environment, stdin, output, report)
+        other.close()
+
+    def interrupt(self) -> None:
+        """Interrupt the script as Ctrl-C does."""
+        self._say(_INTERRUPT)
+
+    def wait(self, seconds: float) -> int | None:
+        """Return the exit code; None if the process does not end within some seconds."""
+        if self._code is None and select.select([self._link], [], [], seconds)[0]:
+            told = self._link.recv(64)
+            # without a word, the guard has been killed, and there is nobody to wait for the script
+            self._code = int(told) if told else -signal.SIGKILL
+        return self._code
+
+    def end(self) -> None:
+        """End the process and all that it started, and the guard."""
+        self._say(_END)
+        with contextlib.suppress(ChildProcessError):  # it was killed, and we adopted what it left
+            os.waitpid(self._pid, 0)
+        self._link.close()
+
+    def _say(self, word: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._link.send(word)
+
+
+def _guard(link: socket.socket, environment: Mapping[str, str], stdin: int, output: int, report: str) -> NoReturn:
+    """Start the script's process, and end it when gradlint says so or is gone."""
+    try:
+        for name in _SIGNALS:
+            number = getattr(signal, name)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # the script is to ignore what we were started to ignore
+                signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nothing can wait for the script
+        os.setsid()
+        with orphans_adopted():
+            script = Direct(environment, stdin, output)
+            os.close(stdin)
+            _let_go_of_streams()
+            threading.Thread(target=_tell_the_end, args=(script, link), daemon=True).start()
+            if not _is_told_to_end(link, script):
+                script.wait(INTERRUPT_GRACE + 1.0)  # it interrupts itself
+                discard(report)
+            script.end()
+    finally:
+        os._exit(0)
+    raise SystemExit
+
+
+def _let_go_of_streams() -> None:
+    """Let whoever reads our output see its end once gradlint and the script are gone."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nothing, number)
+
+
+def _tell_the_end(script: ScriptProcess, link: socket.socket) -> None:
+    code = script.wait(threading.TIMEOUT_MAX)
+    with contextlib.suppress(OSError):
+        link.send(str(code).encode())
+
+
+def _is_told_to_end(link: socket.socket, script: ScriptProcess) -> bool:
+    """Pass on interrupts; return True at the message to end, False if gradlint is gone."""
+    while True:
+        try:
+            word = link.recv(1)
+        except ConnectionError:
+            return False
+        if word != _INTERRUPT:
+            return word == _END
+        script.interrupt()
+
+
+def end_tree(pid: int) -> None:
+    """End a process of Windows and all that it started."""
+    subprocess.run(["taskkill", "/F", "/T", "/PID", str(pid)], capture_output=True, check=False)
+
+
+@contextlib.contextmanager
+def orphans_adopted() -> Iterator[None]:
+    """Adopt processes that leave the group when their parents end, and kill them at exit.
+
+    This works on Linux only.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    before = set(_children())
+    adopting = _set_subreaper(True)
+    try:
+        yield
+    finally:
+        if adopting:
+            limit = time.monotonic() + _SWEEP
+            while (strays := [pid for pid in _children() if pid not in before]) and time.monotonic() < limit:
+                for pid in strays:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                for pid in strays:
+                    with contextlib.suppress(OSError):
+                        os.waitpid(pid, os.WNOHANG)
+            _set_subreaper(False)
+
+
+def _set_subreaper(flag: bool) -> bool:
+    try:
+        return bool(ctypes.CDLL(None).prctl(36, int(flag), 0, 0, 0) == 0)  # PR_SET_CHILD_SUBREAPER
+    except (OSError, AttributeError):
+        return False
+
+
+def _children() -> list[int]:
+    """Return our child processes."""
+    pids: list[int] = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            pids += map(int, path.read_text().split())
+    return pids
