@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import os
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gradlint.errors import GradlintError, TargetError
 from gradlint.installed import OWN_FOLDER, is_library_file
+from gradlint.load import event_loop
 from gradlint.load.setup import Setup
 
 _RECORDER = os.path.join(OWN_FOLDER, "recorder") + os.sep
@@ -91,13 +91,13 @@ def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = No
 def _unwrap_result(result: Any, target: Target, stack: contextlib.ExitStack | None) -> Any:
     """Run a coroutine to its end; take the first value of a generator or context manager."""
     if inspect.iscoroutine(result):
-        return asyncio.run(result)
+        return event_loop.run(result)
     if inspect.isasyncgen(result):
-        loop = asyncio.new_event_loop()
+        loop = event_loop.OwnLoop()
         closing = contextlib.ExitStack()
         closing.callback(loop.close)
-        closing.callback(lambda: loop.run_until_complete(result.aclose()))
-        return _first(lambda: loop.run_until_complete(result.__anext__()), closing.close, target, stack)
+        closing.callback(lambda: loop.run(result.aclose()))
+        return _first(lambda: loop.run(result.__anext__()), closing.close, target, stack)
     if inspect.isgenerator(result):
         return _first(lambda: next(result), result.close, target, stack)
     if isinstance(result, contextlib._GeneratorContextManager):
@@ -116,7 +116,11 @@ def _first(take: Any, close: Any, target: Target, stack: contextlib.ExitStack | 
 
     try:
         value = take()
-    except (StopIteration, StopAsyncIteration) as error:
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            close()
+        if not isinstance(error, (StopIteration, StopAsyncIteration)):
+            raise
         raise TargetError(f"{target.label} is a generator that yields nothing: yield or return the model") from error
     if stack is None:
         teardown()

@@ -22,9 +22,10 @@ def page(rule: Entry, view: View) -> str:
     text = documentation(rule) + _precedence(rule) + _messages(rule)
     if not view.terminal:
         return f"{title}\n\n{text}\n"
-    from rich.console import Console  # rich's Markdown is slow to import; only this page needs it
-    from rich.markdown import Markdown
+    from rich.markdown import Markdown  # slow to import; only this page needs it
     from rich.theme import Theme
+
+    from gradlint.report.styled import Console
 
     buffer = io.StringIO()
     console = Console(

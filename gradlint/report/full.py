@@ -8,13 +8,11 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from rich.console import Console
-from rich.text import Text
-
 from gradlint import legible
 from gradlint.findings import Failure, Finding, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
+from gradlint.report.styled import Console, Text
 from gradlint.report.summary import sources, summary
 from gradlint.report.view import View, cells, shown_path, wrap
 from gradlint.rulekit.registry import Entry

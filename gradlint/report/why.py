@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.text import Text
-
 from gradlint.report.explanation import Explanation, Step
 from gradlint.report.full import Page
+from gradlint.report.styled import Text
 from gradlint.report.view import View, cells, shown_path
 
 STEP_WIDTH = 28
