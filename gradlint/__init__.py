@@ -5,6 +5,7 @@ The names below are for everybody; rule authors find more in `gradlint.flow`, `g
 
 The rooms, in the order in which they may import each other (each only those before it; tests/test_architecture.py):
 
+    undo         undoes what a recording changes in the process; one thread records at a time
     legible      text from outside, made safe to show
     writing      the one writer of files
     location     file, line and column

@@ -6,11 +6,14 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradlint.undo import leaving_nothing
+
 if TYPE_CHECKING:
     from gradlint.findings import Report
     from gradlint.traces.trace import Trace
 
 
+@leaving_nothing
 def check(
     setup: Any,
     *,
@@ -68,6 +71,7 @@ def check(
     return filters.of_one(report, filters.Plan(Settings(), rules, chosen), show_info=show_info)
 
 
+@leaving_nothing
 def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
     """Record a setup (as for `check`) and return the record.
 

@@ -18,12 +18,14 @@ from gradlint.rulekit.contract import matches, no_match
 from gradlint.traces.events import Freeze, ParameterEvent, ParameterRegistration, ParameterWrite, Unfreeze
 from gradlint.traces.ops import Op
 from gradlint.traces.trace import Parameter, Trace
+from gradlint.undo import leaving_nothing
 from gradlint.wording import count
 
 SHOWN = 12
 """Steps shown of a path to the loss; of a longer one the first and the last."""
 
 
+@leaving_nothing
 def explain(target: str, pattern: str, options: Options | None = None) -> list[Explanation]:
     """Explain the parameters of a target that a glob matches, in the model's order.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-_FROZEN_BY_PYTHON = 1000
-"""Python 3.12 starts with some 400 frozen objects; a call of `gc.freeze` adds thousands, whatever was imported."""
+_NEVER = 1_000_000
+"""Number of collections of the middle generation before a full one, while there is to be none."""
 
 
 class _Process:
@@ -46,29 +46,29 @@ def frozen_imports() -> Iterator[None]:
             gc.enable()
 
 
-@contextlib.contextmanager
-def gc_paused(until: Callable[[], bool]) -> Iterator[None]:
-    """Freeze existing objects and later imports, so that the collector does not scan them.
+class ImportsUnscanned:
+    """Keeps the collector from scanning all objects again and again while user code imports its libraries.
 
-    Objects that survive a full collection are frozen too, until `until` returns True. In a process that gradlint did
-    not start, everything is unfrozen at exit; if that process has frozen objects itself, nothing is done. In gradlint's
-    own process objects stay frozen, so garbage among them is freed only after `gc.unfreeze`.
+    Existing objects are frozen, and full collections wait until `end`. Does nothing in a process that gradlint did not
+    start: its collector is the user's. A callback of the collector would lose every Ctrl-C that arrives while it runs.
     """
-    if gc.get_freeze_count() > _FROZEN_BY_PYTHON and not _Process.is_own:
-        yield
-        return
 
-    def freeze_survivors(phase: str, info: dict[str, int]) -> None:
-        if phase == "stop" and info["generation"] == 2 and not until():
+    def __init__(self) -> None:
+        self._thresholds = gc.get_threshold()
+
+    def __enter__(self) -> ImportsUnscanned:
+        if _Process.is_own:
+            gc.freeze()
+            young, middle, _ = self._thresholds
+            gc.set_threshold(young, middle, _NEVER)
+        return self
+
+    def end(self) -> None:
+        """Freeze what the imports left, once they are done."""
+        if gc.get_threshold()[2] == _NEVER:
+            gc.set_threshold(*self._thresholds)
             gc.freeze()
 
-    if not _Process.is_own:
-        gc.freeze()
-    gc.callbacks.append(freeze_survivors)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # user code has cleared the list
-            gc.callbacks.remove(freeze_survivors)
-        if not _Process.is_own:
-            gc.unfreeze()
+    def __exit__(self, *exception: object) -> None:
+        if gc.get_threshold()[2] == _NEVER:
+            gc.set_threshold(*self._thresholds)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from gradlint.undo import Undo
 
     def constant(value: T) -> T:
         """Declare that no gradient passes through a value, and return the value.
@@ -55,19 +55,19 @@ def _observed_differentiable(value: Any) -> Any:
 _PLAIN = (constant.__code__, differentiable.__code__)
 
 
-@contextlib.contextmanager
-def observing(observer: Callable[[Any, bool], None]) -> Iterator[None]:
-    """Call an observer with each value that is marked, and whether it is marked as constant.
+def observe(undo: Undo, observer: Callable[[Any, bool], None]) -> None:
+    """Call an observer with each marked value until it is undone.
 
-    The markers get other code for that time. A test of a variable in them would cost time in every training, and
-    would keep scripts from being compiled.
+    Its second argument is True for a value that is marked as constant. The markers get other code for that time. A
+    test of a variable in them would cost time in every training, and would keep scripts from being compiled.
     """
+    undo.call(_stop_observing, observer)
     _observers.append(observer)
     constant.__code__ = _observed_constant.__code__
     differentiable.__code__ = _observed_differentiable.__code__
-    try:
-        yield
-    finally:
-        _observers.remove(observer)
-        if not _observers:
-            constant.__code__, differentiable.__code__ = _PLAIN
+
+
+def _stop_observing(observer: Callable[[Any, bool], None]) -> None:
+    _observers[:] = [other for other in _observers if other is not observer]
+    if not _observers:
+        constant.__code__, differentiable.__code__ = _PLAIN

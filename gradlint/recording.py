@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -82,18 +81,27 @@ class Recording:
         if self._observation is not None:
             raise UsageError("this recording has begun already: make another with gradlint.record()")
         self._trace = None
-        self._observation = Observation(self._name, self._models, self._optimizers, self._steps or STEPS)
+        observation = Observation(self._name, self._models, self._optimizers, self._steps or STEPS)
         if self._steps is not None:
-            self._observation.ledger.stopping = self._stop_early
-        self._observation.__enter__()
-        return self
+            observation.ledger.stopping = self._stop_early
+        try:
+            self._observation = observation
+            observation.__enter__()
+            return self
+        except BaseException:
+            self._observation = None
+            observation.end()
+            raise
 
     def __exit__(self, *exception: object) -> None:
-        observation, self._observation = self._observation, None
-        if observation is not None:
-            with contextlib.ExitStack() as stack:
-                stack.callback(observation.__exit__, *exception)
-                self._finish(observation)
+        try:
+            if self._observation is not None:
+                self._finish(self._observation)
+        finally:
+            try:
+                self._end()
+            finally:
+                self._end()
 
     def __call__(self, function: F) -> F:
         """Return the function with each call recorded.
@@ -117,6 +125,11 @@ class Recording:
             self._finish(observation)
             observation.stop()
         return False
+
+    def _end(self) -> None:
+        if self._observation is not None:
+            self._observation.end()
+            self._observation = None
 
     def _finish(self, observation: Observation) -> None:
         if self._trace is None:
@@ -164,15 +177,18 @@ class Watch:
 
     def end(self, *, judge: bool = True) -> None:
         """Judge at the end of training, unless it failed (`judge` False)."""
-        observation, self._observation = self._observation, None
-        if observation is None:
+        if (observation := self._observation) is None:
             return
         from gradlint.rulekit import registry
 
         try:
             trace = observation.trace() if judge and observation.ledger.training.backwards else None
         finally:
-            observation.__exit__(None, None, None)
+            try:
+                observation.end()
+            finally:
+                observation.end()
+                self._observation = None
         if trace is not None:
             rules = registry.load().rules if self._rules is None else tuple(self._rules)
             self.report = check_trace(trace, rules, Options())

@@ -28,6 +28,21 @@ def grad_mode_is_put_back():
     torch.set_grad_enabled(before)
 
 
+@pytest.fixture(autouse=True)
+def gradlint_leaves_nothing():
+    """After every test in which gradlint was used, it is gone from the process."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import fingerprint
+
+    before = fingerprint.cheap()
+    yield
+    left = fingerprint.differences(before, fingerprint.cheap())
+    fingerprint.mend()
+    assert left == []
+
+
 @pytest.fixture
 def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A `pytester` whose runs in this process forget the project's modules alone: torch cannot be imported twice."""

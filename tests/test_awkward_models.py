@@ -24,7 +24,8 @@ from gradlint.experiments.settle import analyse
 from gradlint.findings import Report
 from gradlint.flow.cut import CutKind
 from gradlint.flow.flow import Flow
-from gradlint.recorder.hooks.eager import forcing_eager
+from gradlint.recorder.hooks.eager import force_eager, prepare_to_force_eager
+from gradlint.undo import Undo
 
 FOLDER = Path(__file__).parent / "awkward"
 
@@ -42,10 +43,11 @@ def built(case: Builder) -> proof.Parts:
 def truth(case: Builder) -> tuple[set[str], set[str]]:
     """The parameters that a real backward gives a gradient, and those whose gradient is zero everywhere."""
     torch.manual_seed(0)
-    with forcing_eager() as force, warnings.catch_warnings():
+    with Undo() as undo, warnings.catch_warnings():
+        prepare_to_force_eager(undo)
         here = built(case)
         torch.manual_seed(0)
-        force()
+        force_eager(undo)
         warnings.simplefilter("ignore")
         out = here.model(**here.inputs) if isinstance(here.inputs, dict) else here.model(*here.inputs)
         loss = here.loss(out)

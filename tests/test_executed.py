@@ -9,7 +9,8 @@ from types import CodeType
 
 import pytest
 
-from gradlint.recorder.hooks.executed import collecting_codes
+from gradlint.recorder.hooks.executed import ExecutedCode
+from gradlint.undo import Undo
 
 
 def names(codes: dict[int, CodeType]) -> set[str]:
@@ -29,8 +30,8 @@ def test_functions_around_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("colorsys", "own_part_of_the_setup"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    codes: dict[int, CodeType] = {}
-    with collecting_codes(codes):
+    executed = ExecutedCode(Undo())
+    with executed.collecting():
         before()
         import colorsys
 
@@ -38,21 +39,21 @@ def test_functions_around_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         import own_part_of_the_setup  # type: ignore[import-not-found]  # noqa: F401
 
         after()
-    assert {"before", "after", "made"} <= names(codes)
+    assert {"before", "after", "made"} <= names(executed.codes)
 
 
 def test_failed_import_leaves_the_watch_on() -> None:
-    codes: dict[int, CodeType] = {}
-    with collecting_codes(codes):
+    executed = ExecutedCode(Undo())
+    with executed.collecting():
         with pytest.raises(ImportError):
             import no_module_has_this_name  # type: ignore[import-not-found]  # noqa: F401
         after()
-    assert "after" in names(codes)
+    assert "after" in names(executed.codes)
 
 
 def test_nothing_is_left_behind() -> None:
     original, profile = builtins.__import__, sys.getprofile()
-    with pytest.raises(KeyError), collecting_codes({}):
+    with pytest.raises(KeyError), ExecutedCode(Undo()).collecting():
         raise KeyError
     assert builtins.__import__ is original
     assert sys.getprofile() is profile

@@ -16,6 +16,7 @@ from cases import each
 from gradlint.errors import GradlintError, TargetError, UsageError
 from gradlint.load.build import call_build, user_traceback
 from gradlint.load.target import load_target, parse_target
+from gradlint.undo import Undo
 
 Tree = dict[str, str]
 
@@ -82,7 +83,8 @@ def write_alone(root: Path, tree: Tree) -> None:
 def run(text: str) -> Any:
     """Load and build."""
     target = parse_target(text)
-    with load_target(target) as obj, contextlib.ExitStack() as stack:
+    with Undo() as undo, contextlib.ExitStack() as stack:
+        obj = load_target(target, undo)
         return call_build(obj, target, stack)
 
 
@@ -310,7 +312,8 @@ def test_module_of_another_project_is_put_back(project: Path, tmp_path_factory: 
 def test_generator_is_closed_after_use(project: Path) -> None:
     write(project, {"m.py": "log = []\ndef build():\n try: yield log\n finally: log.append('closed')"})
     target = parse_target("m.py:build")
-    with load_target(target) as obj, contextlib.ExitStack() as stack:
+    with Undo() as undo, contextlib.ExitStack() as stack:
+        obj = load_target(target, undo)
         log = call_build(obj, target, stack)
         during = list(log)
     assert (during, log) == ([], ["closed"])

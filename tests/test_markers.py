@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import gradlint
 from gradlint import markers
 from gradlint.markers import constant, differentiable
+from gradlint.undo import Undo
 
 
 @pytest.mark.parametrize("marker", [constant, differentiable])
@@ -30,7 +31,8 @@ def test_the_markers_need_no_torch() -> None:
 def test_the_markers_are_as_before_after_a_recording() -> None:
     before = (constant.__code__, differentiable.__code__)
     seen: list[bool] = []
-    with markers.observing(lambda value, is_constant: seen.append(is_constant)):
+    with Undo() as undo:
+        markers.observe(undo, lambda value, is_constant: seen.append(is_constant))
         constant(1)
         differentiable(1)
     assert seen == [True, False]

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import StepLR
 
 import gradlint
 from gradlint.recorder.steps import losses_of_round
+from gradlint.undo import Undo
 
 
 class Net(nn.Module):
@@ -99,7 +100,7 @@ class Training:
                 optimizer.step()
 
     def round(self) -> list[Tensor]:
-        return losses_of_round(self, self.optimizers, [*self.first.parameters(), *self.second.parameters()])
+        return losses_of_round(Undo(), self, self.optimizers, [*self.first.parameters(), *self.second.parameters()])
 
 
 def test_a_round_has_the_loss_of_each_optimizer() -> None:
@@ -120,7 +121,7 @@ def test_a_round_changes_no_parameter_and_no_gradient() -> None:
 def test_a_round_ends_where_one_optimizer_steps_twice() -> None:
     training = Training(rounds=100)
     idle = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
-    losses = losses_of_round(training, [*training.optimizers, idle], [])
+    losses = losses_of_round(Undo(), training, [*training.optimizers, idle], [])
     assert len(losses) == 3
 
 
@@ -135,7 +136,7 @@ def test_a_round_keeps_the_step_that_a_scheduler_has_wrapped() -> None:
 def test_a_round_ends_before_an_unknown_optimizer_steps() -> None:
     training = Training(rounds=1)
     before = training.second.weight.detach().clone()
-    losses_of_round(training, training.optimizers[:1], [])
+    losses_of_round(Undo(), training, training.optimizers[:1], [])
     assert torch.equal(training.second.weight, before)
 
 
@@ -148,7 +149,7 @@ def test_a_round_evaluates_the_closure_of_a_step() -> None:
         loss.backward()
         return loss
 
-    assert len(losses_of_round(lambda: optimizer.step(closure), [optimizer], list(model.parameters()))) == 1
+    assert len(losses_of_round(Undo(), lambda: optimizer.step(closure), [optimizer], list(model.parameters()))) == 1
 
 
 def test_losses_that_oppose_each_other_do_not_cancel() -> None:

@@ -15,6 +15,10 @@ from typing import Any
 import torch
 from cases import each
 from torch import nn
+from torch.nn.modules import module as module_hooks
+from torch.utils import _python_dispatch
+
+optimizer_hooks = sys.modules["torch.optim.optimizer"]  # the package hides its module
 
 SOURCE = Path(__file__).resolve().parent.parent / "gradlint"
 
@@ -64,6 +68,17 @@ NAMES: dict[str, tuple[Callable[[], Any], str]] = {
     "_saved_self": (lambda: torch.ones(1, requires_grad=True).log().grad_fn, "what autograd has saved"),
     "_set_grad_enabled": (lambda: torch._C, "grad-mode switches are seen"),
     "_GLOBAL_DEVICE_CONTEXT": (lambda: torch, "the default device is put back"),
+    "_device": (lambda: torch.utils, "the default device is put back"),
+    "_get_current_function_mode_stack": (lambda: torch.overrides, "the stack of function modes is put back"),
+    "_get_current_dispatch_mode_stack": (lambda: _python_dispatch, "the stack of dispatch modes is put back"),
+    "_pop_mode": (lambda: torch.overrides, "the recorder is taken off from below a mode of the user's"),
+    "_push_mode": (lambda: torch.overrides, "the recorder is taken off from below a mode of the user's"),
+    "_top_saved_tensors_default_hooks": (lambda: torch._C._autograd, "the hooks of saved tensors are put back"),
+    "_pop_saved_tensors_default_hooks": (lambda: torch._C._autograd, "the hooks of saved tensors are put back"),
+    "_global_parameter_registration_hooks": (lambda: module_hooks, "an interrupted registration is undone"),
+    "_global_module_registration_hooks": (lambda: module_hooks, "an interrupted registration is undone"),
+    "_global_optimizer_pre_hooks": (lambda: optimizer_hooks, "an interrupted registration is undone"),
+    "_global_optimizer_post_hooks": (lambda: optimizer_hooks, "an interrupted registration is undone"),
 }
 
 
@@ -95,7 +110,15 @@ def test_no_other_is_used() -> None:
     own |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     used = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
     private = {name for name in used - own if name.startswith("_") and not name.startswith("__")}
-    python = {"_fields", "_replace", "_getframe", "_GeneratorContextManager", "_run_exitfuncs"}
+    python = {
+        "_get_running_loop",
+        "_set_running_loop",
+        "_fields",
+        "_replace",
+        "_getframe",
+        "_GeneratorContextManager",
+        "_run_exitfuncs",
+    }
     assert private - python <= set(NAMES)
 
 

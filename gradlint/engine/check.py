@@ -26,6 +26,7 @@ from gradlint.rulekit.executed_code import executed_functions
 from gradlint.rulekit.precedence import in_order, run
 from gradlint.rulekit.rule import ON_REQUEST, Rule
 from gradlint.source.intent import proposed_contract
+from gradlint.undo import leaving_nothing
 from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from gradlint.traces.trace import Trace
 
 
+@leaving_nothing
 def check_target(target: str, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "") -> Report:
     """Record a target and judge it by `rules`; a fault of user code is in `Report.errors`.
 
@@ -44,6 +46,7 @@ def check_target(target: str, rules: Sequence[type[Rule]], options: Options | No
     return report
 
 
+@leaving_nothing
 def check_setup(
     setup: Any, rules: Sequence[type[Rule]], options: Options | None = None, name: str = "<setup>"
 ) -> Report:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from gradlint.errors import TargetError
 from gradlint.load.build import Target, call_build
 from gradlint.load.target import load_target, parse_target
+from gradlint.undo import Undo
 
 
 class Buildable(Protocol):
@@ -19,8 +20,18 @@ class Buildable(Protocol):
         """The name of the setup's origin in messages, for example ``model.py:build()``."""
         ...
 
-    def open(self, stack: ExitStack) -> Any:
-        """Run user code and return what it builds; the stack takes what must be undone afterwards."""
+    @property
+    def at_hand(self) -> Any:
+        """The object of the user's that is there before anything runs; None without one."""
+        ...
+
+    def open(self, teardown: ExitStack, undo: Undo) -> Any:
+        """Run user code and return what it builds.
+
+        Args:
+            teardown: takes what user code does afterwards.
+            undo: takes what must be undone after that.
+        """
         ...
 
 
@@ -47,8 +58,12 @@ class TargetOnDisk:
     def label(self) -> str:
         return self.target.label
 
-    def open(self, stack: ExitStack) -> Any:
-        return call_build(stack.enter_context(load_target(self.target)), self.target, stack)
+    @property
+    def at_hand(self) -> None:
+        return None
+
+    def open(self, teardown: ExitStack, undo: Undo) -> Any:
+        return call_build(load_target(self.target, undo), self.target, teardown)
 
 
 @dataclass(frozen=True)
@@ -62,8 +77,12 @@ class SetupAtHand:
     def label(self) -> str:
         return f"{self.name}()" if self._builds else self.name
 
-    def open(self, stack: ExitStack) -> Any:
-        return call_build(self.setup, Target(self.name, attribute=self.name), stack) if self._builds else self.setup
+    @property
+    def at_hand(self) -> Any:
+        return self.setup
+
+    def open(self, teardown: ExitStack, undo: Undo) -> Any:
+        return call_build(self.setup, Target(self.name, attribute=self.name), teardown) if self._builds else self.setup
 
     @property
     def _builds(self) -> bool:

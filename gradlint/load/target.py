@@ -11,7 +11,7 @@ import inspect
 import linecache
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from gradlint.errors import GradlintError, TargetError, UsageError
 from gradlint.installed import is_library_file
 from gradlint.load.build import InstanceMethod, Target, user_error, user_traceback
 from gradlint.load.setup import Setup
+from gradlint.undo import Undo
 
 _MARKERS = ("pyproject.toml", "setup.py", ".git")
 
@@ -61,12 +62,11 @@ def missing_path(path: Path) -> TargetError:
     return TargetError(f"{path} does not exist: {hint}")
 
 
-@contextlib.contextmanager
-def load_target(target: Target) -> Iterator[Any]:
-    """Execute the target's module afresh and yield the attribute object.
+def load_target(target: Target, undo: Undo) -> Any:
+    """Execute the target's module afresh and return the attribute object.
 
-    Inside the context, modules of the file's folder and of the project root can be imported. Afterwards ``sys.path``,
-    ``sys.argv``, ``sys.modules``, ``sys.meta_path``, the working directory and bytecode writing are as before.
+    Modules of the file's folder and of the project root can be imported then. Undone are ``sys.path``, ``sys.argv``,
+    ``sys.modules``, ``sys.meta_path``, the working directory and bytecode writing.
 
     Raises:
         TargetError: torch is missing, the file or attribute does not exist, or executing the file raised.
@@ -79,9 +79,8 @@ def load_target(target: Target) -> Iterator[Any]:
     except ImportError as error:
         raise TargetError('torch is not installed here: pip install "torch-gradlint[torch]"') from error
     place = _locate(target)
-    with _sandbox(place):
-        module = _execute(target, place)
-        yield _attribute(target, module)
+    undo.enter(_Sandbox(place))
+    return _attribute(target, _execute(target, place))
 
 
 @dataclass(frozen=True)
@@ -158,38 +157,45 @@ class _Guard:
         return importlib.machinery.PathFinder.find_spec(name, [p for p in sys.path if p not in self.hidden and p])
 
 
-@contextlib.contextmanager
-def _sandbox(place: _Place) -> Iterator[None]:
-    path, argv, meta = list(sys.path), list(sys.argv), list(sys.meta_path)
-    cwd, bytecode, before = os.getcwd(), sys.dont_write_bytecode, dict(sys.modules)
-    # All are listed before the first is removed: a namespace package asks for its parent when asked for its path.
-    hidden = _top_names(place.front)
-    for name in [n for n, module in before.items() if n.partition(".")[0] in hidden and _foreign(n, module, place)]:
-        del sys.modules[name]
-    parent, _, leaf = place.name.rpartition(".")
-    package = before.get(parent)
-    member = vars(package).get(leaf) if package is not None else None
-    try:
-        sys.path[:] = [*place.front, *(p for p in path if p not in place.front), *(p for p in place.back)]
+class _Sandbox:
+    """The state of the import system and of the process around a target's module."""
+
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+        self._path, self._argv, self._meta = list(sys.path), list(sys.argv), list(sys.meta_path)
+        self._cwd, self._bytecode, self._modules = os.getcwd(), sys.dont_write_bytecode, dict(sys.modules)
+        parent, _, self._leaf = place.name.rpartition(".")
+        self._package = self._modules.get(parent)
+        self._member = vars(self._package).get(self._leaf) if self._package is not None else None
+
+    def __enter__(self) -> None:
+        place = self._place
+        # All are listed before the first is removed: a namespace package asks for its parent when asked for its path.
+        hidden = _top_names(place.front)
+        modules = self._modules.items()
+        for name in [n for n, module in modules if n.partition(".")[0] in hidden and _foreign(n, module, place)]:
+            del sys.modules[name]
+        sys.path[:] = [*place.front, *(p for p in self._path if p not in place.front), *(p for p in place.back)]
         sys.argv[:] = [str(place.file) if place.file else place.name]
         sys.meta_path.insert(0, _Guard(place.guarded, place.front + place.back))
         sys.dont_write_bytecode = True
         importlib.invalidate_caches()
         linecache.checkcache()
-        yield
-    finally:
-        sys.path[:], sys.argv[:], sys.dont_write_bytecode = path, argv, bytecode
-        sys.meta_path[:] = meta
-        added = [(name, now) for name, now in list(sys.modules.items()) if now is not before.get(name)]
+
+    def __exit__(self, *exception: object) -> None:
+        place = self._place
+        sys.path[:], sys.argv[:], sys.dont_write_bytecode = self._path, self._argv, self._bytecode
+        sys.meta_path[:] = self._meta
+        added = [(name, now) for name, now in list(sys.modules.items()) if now is not self._modules.get(name)]
         for name in [name for name, now in added if name == place.name or _under(now, place.roots)]:
             if name.partition(".")[0] != "gradlint":
                 del sys.modules[name]
-        for name, module in before.items():
+        for name, module in self._modules.items():
             sys.modules.setdefault(name, module)
-        if package is not None and member is not None:
-            setattr(package, leaf, member)
+        if self._package is not None and self._member is not None:
+            setattr(self._package, self._leaf, self._member)
         with contextlib.suppress(OSError):
-            os.chdir(cwd)
+            os.chdir(self._cwd)
 
 
 def _foreign(name: str, module: ModuleType, place: _Place) -> bool:

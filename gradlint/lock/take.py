@@ -15,8 +15,10 @@ from gradlint.flow.outcome import outcome_of
 from gradlint.legible import one_line
 from gradlint.lock.snapshot import Entry, Norm, Snapshot
 from gradlint.traces.trace import Optimizer, Parameter, Trace
+from gradlint.undo import leaving_nothing
 
 
+@leaving_nothing
 def snapshot_target(target: str, options: Options | None = None, name: str = "") -> tuple[Snapshot, TargetSummary]:
     """Record a target and return its snapshot and its summary.
 

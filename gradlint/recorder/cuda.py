@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from gradlint.restore.tensors import storage_of
+from gradlint.undo import Undo
 
 _Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -45,8 +46,9 @@ class CpuStandIn:
     def __init__(self) -> None:
         self.used = False
         self.active = False
-        self._undo: list[tuple[Any, str, Any, Any]] = []
-        """(owner, name, original, replacement) of each replaced attribute."""
+        self._undo = Undo()
+        self._originals: dict[int, tuple[Any, Any]] = {}
+        """Identity of a replacement → (replacement, original)."""
         self._loaded: frozenset[str] = frozenset()
         self._moved: set[int] = set()
 
@@ -55,32 +57,23 @@ class CpuStandIn:
             return self
         self.active = True
         self._loaded = frozenset(sys.modules)
-        try:
-            self._replace_all()
-        except BaseException:
-            self.__exit__()
-            raise
+        self._replace_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.active = False
-        originals: dict[int, Any] = {}
-        while self._undo:
-            owner, name, old, new = self._undo.pop()
-            if old is _ABSENT:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, old)
-                originals[id(new)] = (new, old)
-        self._give_originals(originals)
+        self._undo.close()
+        self._give_originals()
+        self._originals.clear()
         self._moved.clear()
 
-    def _give_originals(self, originals: dict[int, Any]) -> None:
+    def _give_originals(self) -> None:
         """Put the originals into modules that imported a replacement meanwhile.
 
         ``from torch.cuda import Event`` copies the replacement.
         """
-        for name in [name for name in sys.modules if name not in self._loaded]:
+        originals = self._originals
+        for name in [name for name in sys.modules if name not in self._loaded] if originals else ():
             module = sys.modules[name]
             for key, value in list(getattr(module, "__dict__", {}).items()):
                 if id(value) in originals:
@@ -149,8 +142,9 @@ class CpuStandIn:
         """Replace a public name if it exists."""
         if not hasattr(owner, name):
             return
-        self._undo.append((owner, name, vars(owner).get(name, _ABSENT), new))
-        setattr(owner, name, new)
+        if name in vars(owner):
+            self._originals[id(new)] = (new, vars(owner)[name])
+        self._undo.replace(owner, name, new)
 
     def _replace_all(self) -> None:
         cuda = torch.cuda
@@ -249,13 +243,6 @@ def _itself(tensor: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
-
-
-class _Absent:
-    pass
-
-
-_ABSENT = _Absent()
 
 
 class _Block:

@@ -6,13 +6,12 @@ restored, because the training is the user's own.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -30,15 +29,16 @@ from gradlint.recorder.facts.optimizer_table import optimizers_in_use
 from gradlint.recorder.facts.outside_tree import OutsideTree, recreated_in_steps
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
-from gradlint.recorder.hooks.executed import collecting_codes
+from gradlint.recorder.hooks.executed import ExecutedCode
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
-from gradlint.recorder.hooks.warned import keeping_warning_lines
+from gradlint.recorder.hooks.warned import keep_warning_lines
 from gradlint.recorder.patience import Patience
 from gradlint.recorder.steps import STEPS, StepQuota
 from gradlint.traces.events import ChildRegistration, ParameterRegistration
 from gradlint.traces.ids import EventIndex, OpIndex, OptimizerKey
 from gradlint.traces.trace import Trace
+from gradlint.undo import Turn, Undo
 
 _EVALUATIONS = 4
 """How many calls that only evaluate count as one call of a model: they are not recorded, and cheap."""
@@ -92,18 +92,31 @@ class Observation:
         self._above: dict[int, int] = {}
         """Module → the module that it was registered in, as far as events were read."""
         self._read = 0
-        self._codes: dict[int, CodeType] = {}
-        self._stack = contextlib.ExitStack()
+        self._undo = Undo()
+        self._executed = ExecutedCode(self._undo)
         self._outside = OutsideTree(self.recorder, self.log, self.ledger)
 
     def __enter__(self) -> Observation:
-        """Begin to record."""
-        stack = self._stack
-        stack.enter_context(keeping_warning_lines())
-        stack.enter_context(hooks.install_hooks(self.recorder, self.log))
-        stack.enter_context(training_hooks.install_hooks(self.recorder, self.log, self.ledger))
-        stack.callback(self._end)
-        stack.enter_context(self.recorder.filtering_module_calls(self._should_record))
+        """Begin to record.
+
+        Raises:
+            UsageError: another thread records.
+        """
+        try:
+            self._begin_to_record()
+            return self
+        except BaseException:
+            self.end()
+            raise
+
+    def _begin_to_record(self) -> None:
+        undo = self._undo
+        Turn(self.target, undo, self.recorder, pauses=False).take()
+        keep_warning_lines(undo)
+        hooks.install_hooks(undo, self.recorder, self.log)
+        training_hooks.install_hooks(undo, self.recorder, self.log, self.ledger)
+        undo.call(self._end)
+        self.recorder.module_filter = self._should_record
         self.ledger.before_backward = self._before_backward
         self.recorder.tensors.running = True
         if hasattr(os, "register_at_fork"):
@@ -112,13 +125,17 @@ class Observation:
         self.ledger.follow(p for o in (self._optimizers or {}).values() for g in o.param_groups for p in g["params"])
         if self._models is not None:
             self._look_around()
-        stack.enter_context(self.recorder)
-        stack.enter_context(collecting_codes(self._codes, hot=True))
-        return self
+        undo.enter(self.recorder)
+        self._executed.collect(undo, hot=True)
 
     def __exit__(self, *exception: object) -> None:
         """Take the recorder out."""
-        self._stack.close()
+        self.end()
+
+    def end(self) -> None:
+        """Take the recorder out, at the latest with a second call if an interrupt ends the first."""
+        self.recorder.stop()
+        self._undo.close()
 
     def stop(self) -> None:
         """Record nothing more, although the block goes on.
@@ -127,7 +144,7 @@ class Observation:
         """
         self.recorder.stop()
         if self.recorder.on_top and not self.ledger.in_hook:
-            self._stack.close()
+            self._undo.close()
         else:
             self._end()
 
@@ -318,7 +335,8 @@ class Observation:
                 recreated=recreated_in_steps(recorder, self.log, self.ledger, tables),
             )
             setup = Setup(roots[""] if list(roots) == [""] else roots)
-            return assemble(self.target, setup, recorder, self.log, self._codes, begin, tables, forward, training)
+            codes = self._executed.codes
+            return assemble(self.target, setup, recorder, self.log, codes, begin, tables, forward, training)
 
 
 def _without_wrappers(modules: list[nn.Module]) -> list[nn.Module]:

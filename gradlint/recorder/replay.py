@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -16,6 +16,7 @@ from gradlint.recorder.user_code import SEED, seed
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.ids import ParameterKey, SiteId
 from gradlint.traces.trace import Trace
+from gradlint.undo import Undo
 
 
 class Replay:
@@ -30,6 +31,7 @@ class Replay:
     def __init__(
         self,
         recorder: Recorder,
+        undo: Undo,
         roots: Mapping[str, nn.Module],
         optimizers: Mapping[str, Optimizer],
         tensors: Mapping[ParameterKey, Tensor],
@@ -40,6 +42,7 @@ class Replay:
 
         Args:
             recorder: the recorder of the setup.
+            undo: undoes its recording.
             roots: name → model.
             optimizers: name → optimizer.
             tensors: key of a parameter → its tensor.
@@ -50,6 +53,7 @@ class Replay:
         self.optimizers = optimizers
         self.tensors = tensors
         self._recorder = recorder
+        self._undo = undo
         self._run = run
         self._preserved = preserved
         self._sites = len(recorder.tape.sites.rows)
@@ -57,12 +61,16 @@ class Replay:
     def __call__(self) -> list[Tensor]:
         """Return the roots' values, and restore everything that the run changes."""
         preserving = Preserved(self.roots) if self._preserved is None else self._preserved()
-        with preserving as preserved, self._recorder.announcing_writes_to(preserved):
+        with self._undo.part() as part, self._recorder.announcing_writes_to(preserving):
+            part.enter(preserving)
             return [t.detach().clone() for t in self.live()]
 
-    def preserving(self) -> Preserved:
-        """Return a context that puts back the changes of several runs and between them."""
-        return Preserved(self.roots, self.optimizers.values()) if self._preserved is None else self._preserved()
+    @contextlib.contextmanager
+    def preserving(self) -> Iterator[Preserved]:
+        """Put back the changes of several runs and between them."""
+        preserving = Preserved(self.roots, self.optimizers.values()) if self._preserved is None else self._preserved()
+        with self._undo.part() as part:
+            yield part.enter(preserving)
 
     def live(self, number: int = SEED, watch: AbstractContextManager[object] | None = None) -> list[Tensor]:
         """Return the roots with their history; what the run changes stays changed.

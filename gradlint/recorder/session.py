@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradlint.errors import TargetError
-from gradlint.gc_pause import gc_paused
+from gradlint.gc_pause import ImportsUnscanned
 from gradlint.load.buildable import Buildable
 from gradlint.load.frameworks import unwrap_framework
 from gradlint.load.inputs.find import Inputs, InputSpecs, find_inputs
@@ -35,11 +36,11 @@ from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.facts.unregistered import judge_unregistered_tensors
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
-from gradlint.recorder.hooks.eager import forcing_eager
-from gradlint.recorder.hooks.executed import collecting_codes
+from gradlint.recorder.hooks.eager import force_eager, prepare_to_force_eager
+from gradlint.recorder.hooks.executed import ExecutedCode
 from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
-from gradlint.recorder.hooks.warned import keeping_warning_lines
+from gradlint.recorder.hooks.warned import keep_warning_lines
 from gradlint.recorder.replay import Recorded, Replay
 from gradlint.recorder.steps import losses_of_round, run_steps
 from gradlint.recorder.user_code import (
@@ -50,9 +51,11 @@ from gradlint.recorder.user_code import (
     user_errors,
     watch_random_draws,
 )
+from gradlint.restore.generators import generators_of_project
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Phase, PhaseBegun
 from gradlint.traces.ids import NO_SITE, EventIndex, OpIndex, OptimizerKey, ParameterKey, SiteId, ValueId
+from gradlint.undo import Turn, Undo
 
 _SECONDS_TO_REPEAT = 1.0
 """Duration of one optimizer step from which on a step is not run again: one question may take forty runs."""
@@ -79,29 +82,23 @@ def recording(
         TargetError: the user's code, or what it returned, keeps the recording from being made.
     """
     session = _Session(target)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(gc_paused(until=lambda: bool(session.log.modules)))
-        stack.enter_context(keeping_warning_lines())
-        stack.enter_context(Preserved(()))  # random states, switches and filters that build() changes
-        # Said because of the recorder's own hooks; the filters are put back by Preserved.
-        warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
-        standin = stack.enter_context(CpuStandIn())
-        session.recorder.redirect_cuda(standin)
-        stack.enter_context(hooks.install_hooks(session.recorder, session.log))
-        stack.enter_context(training_hooks.install_hooks(session.recorder, session.log, session.ledger))
-        stack.callback(session.ledger.leave)
-        stack.callback(session.recorder.tensors.forget)
-        session.force_eager = stack.enter_context(forcing_eager())
-        with session.recorder, collecting_codes(session.codes):
-            result = gradlint_runs_user_code(buildable.open, stack)
-            with user_errors("configuring the optimizers"):
-                result = gradlint_runs_user_code(unwrap_framework, result)
-        session.note_left_off()
-        setup = normalize(result, buildable.label)
-        if amend is not None:
-            setup = amend(setup)
-        session.notes += setup.notes
-        yield stack.enter_context(session.forward(setup, inputs, standin))
+    try:
+        standin = session.begin(buildable)
+        with contextlib.ExitStack() as teardown:
+            with session.recorder, session.executed.collecting():
+                result = gradlint_runs_user_code(buildable.open, teardown, session.undo)
+                with user_errors("configuring the optimizers"):
+                    result = gradlint_runs_user_code(unwrap_framework, result)
+            session.note_left_off()
+            setup = normalize(result, buildable.label)
+            if amend is not None:
+                setup = amend(setup)
+            session.notes += setup.notes
+            with session.forward(setup, inputs, standin) as recorded:
+                yield recorded
+    finally:
+        session.recorder.stop()
+        session.undo.close()
 
 
 class _Session:
@@ -110,9 +107,9 @@ class _Session:
         self.recorder = Recorder()
         self.log = HookLog()
         self.ledger = Ledger(self.recorder)
-        self.force_eager: Callable[[], None] = lambda: None
+        self.undo = Undo()
+        self.executed = ExecutedCode(self.undo)
         self.notes: list[str] = []
-        self.codes: dict[int, CodeType] = {}
         self.grad_off_leaked: set[EventIndex] = set()
         self._reachable: list[Optimizer] = []
         """The optimizers that the setup's step leads to."""
@@ -122,6 +119,28 @@ class _Session:
         """Duration of one recorded step of an optimizer."""
         self._made_before = 0
         """Number of optimizers that were made before the steps."""
+
+    def begin(self, buildable: Buildable) -> CpuStandIn:
+        """Install all that a recording needs; return the replacement for CUDA."""
+        undo, recorder = self.undo, self.recorder
+        Turn(self.target, undo, recorder, pauses=True).take()
+        self.log.at_first_module = undo.enter(ImportsUnscanned()).end
+        keep_warning_lines(undo)
+        # random states, switches and filters that build() changes
+        held = [*generators_of_project(), *reachable_from(buildable.at_hand).generators]
+        undo.enter(Preserved((), generators=held))
+        undo.call(_put_back_lines, dict(linecache.cache))
+        # Said because of the recorder's own hooks; the filters are put back by Preserved.
+        warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
+        standin = undo.enter(CpuStandIn())
+        recorder.redirect_cuda(standin)
+        hooks.install_hooks(undo, recorder, self.log)
+        training_hooks.install_hooks(undo, recorder, self.log, self.ledger)
+        undo.call(self.ledger.leave)
+        undo.call(recorder.tensors.forget)
+        undo.call(recorder.__exit__)
+        prepare_to_force_eager(undo)
+        return standin
 
     def note_left_off(self) -> None:
         """Note the current grad-mode switch if grad mode is off, where it should be on."""
@@ -135,6 +154,7 @@ class _Session:
         optimizers = optimizers_of(setup)
         recorder = self.recorder
         owned = reachable_from(setup.step) if setup.step is not None else ReachableState()
+        generators = [*owned.generators, *reachable_from(setup.loss, setup.inputs).generators]
         self._reachable = [thing for thing in owned.stateful if isinstance(thing, Optimizer)]
 
         def everything() -> Preserved:
@@ -143,12 +163,14 @@ class _Session:
                 optimizers=optimizers.values(),
                 schedulers=[*owned.stateful, *(s for s, _ in self.log.schedulers), *(s for s, _ in self.log.scalers)],
                 extra_tensors=[*tensors_in(setup.inputs), *owned.tensors],
+                generators=generators,
             )
 
         self._preserved = everything
         preserved = everything()
-        with preserved, recorder.announcing_writes_to(preserved):
-            self.force_eager()
+        with self.undo.part() as part, recorder.announcing_writes_to(preserved):
+            part.enter(preserved)
+            force_eager(self.undo)
             self._modes(setup, roots)
             for place in places(roots):
                 self.log.number(place.module)
@@ -217,7 +239,9 @@ class _Session:
         recorder = self.recorder
 
         def attempt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            with Preserved(roots) as preserved, recorder.announcing_writes_to(preserved), recorder.pausing():
+            preserved = Preserved(roots)
+            with self.undo.part() as part, recorder.announcing_writes_to(preserved), recorder.pausing():
+                part.enter(preserved)
                 seed()
                 with recorder, torch.no_grad():
                     return root(*args, **kwargs)
@@ -284,7 +308,7 @@ class _Session:
             grad_off_leaked=frozenset(self.grad_off_leaked),
             notes=tuple(notes),
         )
-        trace = assemble(self.target, setup, recorder, log, self.codes, begin, tables, forward, training)
+        trace = assemble(self.target, setup, recorder, log, self.executed.codes, begin, tables, forward, training)
         judged_by_steps = training is not None and training.backwards and setup.loss is None
         replay = None
         if judged_by_steps and setup.step is not None:
@@ -300,7 +324,7 @@ class _Session:
         self.recorder.tensors.running = self.recorder.forward_begun = True
         outputs: dict[str, Any] = {}
         drawn = watch_random_draws()
-        with self.recorder, collecting_codes(self.codes, hot=True):
+        with self.recorder, self.executed.collecting(hot=True):
             for name, inputs in called.items():
                 where = f" of {name!r}" if name else ""
                 with user_errors(f"the forward{where} with {inputs.description or 'no inputs'} ({inputs.how})"):
@@ -353,7 +377,7 @@ class _Session:
                 recorder,
                 ledger,
                 lambda: list((optimizers or self._optimizers_of_steps()).values()),
-                self.codes,
+                self.executed,
             )
             self._seconds = (time.monotonic() - began) / max(1, len(ledger.training.steps))
         finally:
@@ -412,7 +436,7 @@ class _Session:
             outputs = {n: gradlint_runs_user_code(run_forward, roots[n], i) for n, i in called.items()}
             return list(roots_of(setup, _output(setup, outputs), True, self.recorder, []).tensors)
 
-        return Replay(self.recorder, roots, optimizers_of(setup), tensors, run)
+        return Replay(self.recorder, self.undo, roots, optimizers_of(setup), tensors, run)
 
     def _replay_of_step(
         self,
@@ -424,9 +448,16 @@ class _Session:
         """Return the means to run one round of the step once more, unrecorded and without updates."""
 
         def run() -> list[Tensor]:
-            return losses_of_round(step, list(optimizers.values()), list(tensors.values()))
+            return losses_of_round(self.undo, step, list(optimizers.values()), list(tensors.values()))
 
-        return Replay(self.recorder, roots, optimizers, tensors, run, self._preserved)
+        return Replay(self.recorder, self.undo, roots, optimizers, tensors, run, self._preserved)
+
+
+def _put_back_lines(cache: dict[str, Any]) -> None:
+    """Put the cache of source lines back: it holds the cells of notebooks."""
+    for name in [name for name in linecache.cache if name not in cache]:
+        del linecache.cache[name]
+    linecache.cache.update(cache)
 
 
 def _output(setup: Setup, outputs: Mapping[str, Any]) -> Any:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from types import CodeType
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import _global_optimizer_pre_hooks, register_optimizer_step_pre_hook
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.facts.training_log import TrainingLog
-from gradlint.recorder.hooks.executed import collecting_codes
+from gradlint.recorder.hooks.executed import ExecutedCode
 from gradlint.recorder.hooks.gradients import EnoughRecorded, Ledger
+from gradlint.recorder.hooks.modules import register
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
 from gradlint.traces.ids import OptimizerKey, ParameterKey
+from gradlint.undo import Undo
 
 STEPS = 3
 """Number of recorded steps of each optimizer."""
@@ -67,7 +68,7 @@ def run_steps(
     recorder: Recorder,
     ledger: Ledger,
     optimizers: Callable[[], Sequence[Optimizer]],
-    codes: dict[int, CodeType],
+    executed: ExecutedCode,
     steps: int = STEPS,
 ) -> None:
     """Call a setup's step until enough steps of its optimizers are recorded.
@@ -87,7 +88,7 @@ def run_steps(
     try:
         with recorder.filtering_module_calls(goes_on):
             while True:
-                with recorder, collecting_codes(codes, hot=True), user_errors("step()"):
+                with recorder, executed.collecting(hot=True), user_errors("step()"):
                     gradlint_runs_user_code(step)
                 training.calls += 1
                 if enough() or not _goes_on(training, steps, time.monotonic() - began):
@@ -100,7 +101,7 @@ def run_steps(
 
 
 def losses_of_round(
-    step: Callable[[], Any], optimizers: Sequence[Optimizer], parameters: Collection[Tensor]
+    undo: Undo, step: Callable[[], Any], optimizers: Sequence[Optimizer], parameters: Collection[Tensor]
 ) -> list[Tensor]:
     """Run a setup's step without updates; return the roots of its backward passes.
 
@@ -108,13 +109,12 @@ def losses_of_round(
     put back.
     """
     losses: list[Tensor] = []
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(own_gradients(parameters))
-        stack.enter_context(_collecting_losses(losses))
+    with undo.part() as part, own_gradients(parameters):
+        part.replace(torch.autograd, "backward", _collecting_losses(losses))
         round_of_steps = _Round(optimizers)
-        stack.callback(register_optimizer_step_pre_hook(round_of_steps.end).remove)
+        register(part, _global_optimizer_pre_hooks, register_optimizer_step_pre_hook, round_of_steps.end)
         for optimizer in optimizers:
-            stack.enter_context(_replaced(optimizer, "step", functools.partial(round_of_steps.skip, optimizer)))
+            part.replace(optimizer, "step", functools.partial(round_of_steps.skip, optimizer))
         with contextlib.suppress(EnoughRecorded):
             gradlint_runs_user_code(step)
     return losses
@@ -148,26 +148,8 @@ class _Round:
         raise EnoughRecorded
 
 
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Replace an attribute of an object, and put back what the object itself had."""
-    own = vars(owner).get(name, _ABSENT)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if own is _ABSENT:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
-
-
-_ABSENT = object()
-
-
-@contextlib.contextmanager
-def _collecting_losses(losses: list[Tensor]) -> Iterator[None]:
-    """Collect the roots of backward passes, and keep their graphs."""
+def _collecting_losses(losses: list[Tensor]) -> Callable[..., Any]:
+    """Return a backward pass that collects its roots, and keeps their graphs."""
     original: Callable[..., Any] = torch.autograd.backward
 
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
@@ -178,8 +160,7 @@ def _collecting_losses(losses: list[Tensor]) -> Iterator[None]:
             return original(tensors, *before, True, *after, **kwargs)
         return original(tensors, *before, retain_graph=True, **kwargs)
 
-    with _replaced(torch.autograd, "backward", backward):
-        yield
+    return backward
 
 
 def _goes_on(training: TrainingLog, steps: int, seconds: float) -> bool:

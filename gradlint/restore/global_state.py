@@ -10,10 +10,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any
 
 import torch
+import torch.utils._device
+
+from gradlint.restore.mode_stack import ModeStack, dispatch_modes, function_modes
 
 _Setting = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 """Name, reader and writer of one global setting."""
 
+_ABSENT = object()
 _leaked_guards: list[AbstractContextManager[Any]] = []
 """Guards that undo an inference mode which user code never left. Ending one out of order would switch it on again."""
 
@@ -59,23 +63,36 @@ def _attribute(owner: Any, name: str) -> _Setting:
     return name, lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
 
 
-def _default_device() -> torch.device | None:
-    """Return the device set through set_default_device, or None.
+def _attributes(name: str, *places: tuple[Any, str]) -> _Setting:
+    """Return a setting that is held by attributes, which may be absent."""
 
-    A ``with torch.device(...)`` around gradlint's call is no such setting: its owner ends it.
-    """
-    context = getattr(getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None), "device_context", None)
-    device: torch.device | None = getattr(context, "device", None)
-    return device
+    def read() -> tuple[Any, ...]:
+        return tuple(getattr(owner, attribute, _ABSENT) for owner, attribute in places)
+
+    def write(values: tuple[Any, ...]) -> None:
+        for (owner, attribute), value in zip(places, values, strict=True):
+            if value is not _ABSENT:
+                setattr(owner, attribute, value)
+            elif hasattr(owner, attribute):
+                delattr(owner, attribute)
+
+    return name, read, write
 
 
-def _set_default_device(device: torch.device | None) -> None:
-    torch.set_default_device(device)
-    store = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
-    if device is None and getattr(store, "device_context", device) is None:
-        # torch 2.4 leaves None as the context, on which its own get_default_device() fails.
-        with suppress(AttributeError):
-            del store.device_context  # type: ignore[union-attr]
+def _stack(name: str, stack: ModeStack) -> _Setting:
+    return name, lambda: _Identities(stack.read()), stack.put_back
+
+
+class _Identities(list[Any]):
+    """A list that equals another one with the very same objects."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, list) and list(map(id, self)) == list(map(id, other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None
 
 
 def _leave_inference(inside: bool) -> None:
@@ -103,12 +120,39 @@ def _anomaly() -> tuple[bool, bool]:
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
 
+def _saved_tensor_hooks() -> _Setting:
+    """Return the setting of the innermost ``saved_tensors_hooks``.
+
+    Those that are left over can only be removed.
+    """
+    module: Any = torch._C._autograd
+
+    def read() -> Any:
+        return module._top_saved_tensors_default_hooks(True)
+
+    def write(hooks: Any) -> None:
+        for _ in range(100):
+            if read() in (hooks, None):
+                break
+            module._pop_saved_tensors_default_hooks()
+
+    return "hooks of saved tensors", read, write
+
+
 # Inference mode comes first: leaving it also sets the grad mode.
 _SETTINGS: tuple[_Setting, ...] = (
     ("inference mode", torch.is_inference_mode_enabled, _leave_inference),
     ("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
     ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
-    ("default device", _default_device, _set_default_device),
+    _stack("function modes", function_modes),
+    _stack("dispatch modes", dispatch_modes),
+    # `with torch.device(...)` is a function mode; this is what set_default_device keeps besides
+    _attributes(
+        "default device",
+        (getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None), "device_context"),
+        (torch.utils._device, "CURRENT_DEVICE"),
+    ),
+    _saved_tensor_hooks(),
     (
         "deterministic algorithms",
         _deterministic,
@@ -124,6 +168,24 @@ _SETTINGS: tuple[_Setting, ...] = (
     _attribute(torch.backends.cudnn, "benchmark"),
     _attribute(torch.backends.cudnn, "deterministic"),
     _attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
+    (
+        "swapping on conversion",
+        torch.__future__.get_swap_module_params_on_conversion,
+        torch.__future__.set_swap_module_params_on_conversion,
+    ),
+    (
+        "overwriting on conversion",
+        torch.__future__.get_overwrite_module_params_on_conversion,
+        torch.__future__.set_overwrite_module_params_on_conversion,
+    ),
+    ("warnings always", torch.is_warn_always_enabled, torch.set_warn_always),
+    ("flash attention", torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+    (
+        "memory-efficient attention",
+        torch.backends.cuda.mem_efficient_sdp_enabled,
+        torch.backends.cuda.enable_mem_efficient_sdp,
+    ),
+    ("plain attention", torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
 )
 
 

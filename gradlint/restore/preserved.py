@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from operator import is_
 from types import TracebackType
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradlint.restore.generators import generators_among, is_generator, restorer
+from gradlint.restore.generators import kinds as generator_kinds
 from gradlint.restore.global_state import GlobalState, rng_restorers, without_torch_function
 from gradlint.restore.mutation import written_tensors
 from gradlint.restore.tensors import (
@@ -28,6 +29,7 @@ from gradlint.restore.tensors import (
     inner_tensors,
     storage_of,
 )
+from gradlint.traces.sites import class_is_project
 
 LARGE_BUFFER = 64 * 2**20
 """Bytes above which a buffer is copied on write, like a parameter (a quantised model keeps its weights as buffers)."""
@@ -93,6 +95,8 @@ class _ObjectState:
                 now[name] = value
 
 
+_NO_GENERATORS = frozenset(name for name in nn.Module().__dict__)
+"""Attributes of every module."""
 _REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
@@ -151,13 +155,14 @@ class Preserved:
     optimizers, schedulers and scalers with their states; random states, torch's global settings, warnings filters.
 
     Not covered: other attributes of modules and objects that the user's own code sets; hooks; ``_version`` counters;
-    a lazy parameter that the forward initialised stays initialised; generators outside the modules' attributes.
+    a lazy parameter that the forward initialised stays initialised.
 
     Args:
         modules: root modules, or name → root module; the name becomes the prefix of the names in `unrestored`.
         optimizers: optimizers; their parameters are watched even if no module holds them.
         schedulers: schedulers, gradient scalers and other objects with a ``state_dict``.
         extra_tensors: tensors to watch like parameters, for example the inputs.
+        generators: random generators; those in attributes of modules, and those that torch calls use, are found.
 
     Attributes:
         unrestored: names of the objects that could not be put back, known after the exit: parameters written to
@@ -170,6 +175,7 @@ class Preserved:
         optimizers: Iterable[Any] = (),
         schedulers: Iterable[Any] = (),
         extra_tensors: Iterable[Tensor] = (),
+        generators: Iterable[Any] = (),
     ) -> None:
         if isinstance(modules, Mapping):
             roots = [(f"{key}.", module) for key, module in modules.items()]
@@ -179,6 +185,7 @@ class Preserved:
         self._roots = roots
         self._objects = [*optimizers, *schedulers]
         self._extra = list(extra_tensors)
+        self._held = list(generators)
         self._entered = False
         self._clear()
 
@@ -187,7 +194,8 @@ class Preserved:
         self._storages: dict[int, list[StorageBytes]] = {}
         self._tensors: dict[int, TensorState] = {}
         self._states: dict[int, tuple[Any, str, _ModuleState | _ObjectState | _Container]] = {}
-        self._generators: list[tuple[torch.Generator, Tensor]] = []
+        self._generators: dict[int, tuple[Any, Callable[[], object]]] = {}
+        self._kinds = frozenset(generator_kinds())
 
     def __enter__(self) -> Preserved:
         if self._entered:
@@ -201,6 +209,7 @@ class Preserved:
                     self._watch_modules(prefix, root)
                 for index, target in enumerate(self._objects):
                     self._watch_object(f"{type(target).__name__} {index}", target)
+                self._watch_generators(self._held)
                 for index, tensor in enumerate(self._extra):
                     self._watch_tensor(f"tensor {index}", tensor, copy=False)
         self._entered = True
@@ -230,7 +239,9 @@ class Preserved:
                         watched.save()
 
     def before_call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Announce the tensors that a torch function is about to write to or export."""
+        """Announce what a torch function is about to change: tensors and its generator."""
+        if kwargs and kwargs.get("generator") is not None and self._entered:
+            self._watch_generators([kwargs["generator"]])
         for tensor in written_tensors(function, args, kwargs):
             self.before_write(tensor)
 
@@ -246,7 +257,6 @@ class Preserved:
     ) -> None:
         if not self._entered:
             return
-        self._entered = False
         interrupt: BaseException | None = None
         unrestored: dict[str, None] = dict.fromkeys(self.unrestored)
         with without_torch_function():
@@ -262,6 +272,7 @@ class Preserved:
                         # A second Ctrl-C must not leave the model half restored.
                         interrupt = raised
                         put_back()
+        self._entered = False  # not before: whoever was interrupted may come again
         self._clear()
         self.unrestored = list(unrestored)
         if interrupt is not None:
@@ -275,8 +286,8 @@ class Preserved:
         for tensor in self._tensors.values():
             for part in tensor.bytes:
                 yield tensor.name, part.put_back
-        for generator, state in self._generators:
-            yield "generator", partial(generator.set_state, state)
+        for _, restore in self._generators.values():
+            yield "generator", restore
         for put_back in self._rng:
             yield "random state", put_back
 
@@ -293,12 +304,19 @@ class Preserved:
             for name, buffer in module._buffers.items():
                 if isinstance(buffer, Tensor):
                     self._watch_tensor(prefix + name, buffer, copy=not _larger(buffer, LARGE_BUFFER))
-            # isinstance would ask a slow metaclass for every attribute.
-            if torch.Generator in map(type, module.__dict__.values()):
-                own = [value for value in module.__dict__.values() if type(value) is torch.Generator]
-                self._generators += [(generator, generator.get_state()) for generator in own]
+            # isinstance would ask a slow metaclass for every attribute
+            if not self._kinds.isdisjoint(map(type, module.__dict__.values())):
+                self._watch_generators(value for value in module.__dict__.values() if type(value) in self._kinds)
+            if class_is_project(type(module)):
+                plain = [value for name, value in module.__dict__.items() if name not in _NO_GENERATORS]
+                self._watch_generators(generators_among(plain))
             children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
             pending.extend(reversed(children))
+
+    def _watch_generators(self, generators: Iterable[Any]) -> None:
+        for generator in generators:
+            if id(generator) not in self._generators and is_generator(generator):
+                self._generators[id(generator)] = (generator, restorer(generator))
 
     def _watch_tensor(self, name: str, tensor: Tensor, *, copy: bool) -> None:
         state = self._tensors.get(id(tensor))

@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -109,6 +110,12 @@ class Registry:
         return sorted(entries, key=lambda entry: entry.code)
 
 
+_loading = threading.RLock()
+"""Held while rules are loaded, which several threads may ask for at once."""
+_loaded: set[str] = set()
+"""The names of the modules that were loaded to their end: an interrupted one is loaded again."""
+
+
 def load(folders: Sequence[str | Path] = (), *, packs: bool = True, fence: Fence = _OPEN) -> Registry:
     """Load the built-in rules, those of installed packs and those in `folders`.
 
@@ -125,10 +132,11 @@ def load(folders: Sequence[str | Path] = (), *, packs: bool = True, fence: Fence
     """
     origins: dict[type[Rule], Path] = {}
     refused: list[str] = []
-    for rule, path in _all_rules(folders, packs, fence, refused):
-        if rule not in origins:
-            _check_unique(rule, path, origins)
-            origins[rule] = path
+    with _loading:
+        for rule, path in _all_rules(folders, packs, fence, refused):
+            if rule not in origins:
+                _check_unique(rule, path, origins)
+                origins[rule] = path
     _check_precedence(origins)
     return Registry(tuple(sorted(origins, key=lambda rule: rule.code)), origins, tuple(refused))
 
@@ -180,7 +188,7 @@ def _folder_rules(folder: Path) -> Iterator[tuple[type[Rule], Path]]:
 
 
 def _load_file(path: Path, name: str) -> ModuleType:
-    if name in sys.modules:
+    if name in _loaded and name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -192,6 +200,7 @@ def _load_file(path: Path, name: str) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise GradlintError(_import_failure(error, path)) from error
+    _loaded.add(name)
     return module
 
 

@@ -28,7 +28,7 @@ from gradlint.engine.check import check_trace
 from gradlint.engine.options import Options, given_contract
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
-from gradlint.gc_pause import gc_paused
+from gradlint.gc_pause import ImportsUnscanned
 from gradlint.load.build import InternalError, user_error
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.hooks.gradients import EnoughRecorded
@@ -92,8 +92,8 @@ class _Runner:
         code = 0
         failure: Failure | None = None
         try:
-            modules = self.observation.log.modules
-            with gc_paused(lambda: bool(modules)), CpuStandIn() as cpu, self.observation:
+            with ImportsUnscanned() as imports, CpuStandIn() as cpu, self.observation:
+                self.observation.log.at_first_module = imports.end
                 self.observation.recorder.redirect_cuda(cpu)
                 try:
                     gradlint_runs_user_code(_script, job)

@@ -16,6 +16,7 @@ from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Fix, Related, Report, Severity
 from gradlint.legible import one_line
 from gradlint.location import Location
+from gradlint.undo import leaving_nothing
 from gradlint.wording import plural
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ class Assertions:
                 options = replace(options, inputs=self._inputs(target, inputs))
             return check_target(target, rules, options, name or setup)
 
+    @leaving_nothing
     def _probed(self, setup: Any, to: str | Iterable[str], pick: Pick, inputs: Sequence[str], judge: Judge) -> Report:
         """Return what a judge finds in a setup, with gradient from a part of its output."""
         from gradlint import api

@@ -16,7 +16,8 @@ from table import Annotation, Builder, expand
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from gradlint.recorder.hooks.eager import forcing_eager
+from gradlint.recorder.hooks.eager import force_eager, prepare_to_force_eager
+from gradlint.undo import Undo
 
 CUTS = {
     "detached-upstream",
@@ -55,8 +56,9 @@ class Parts:
     def forward(self) -> Any:
         """Call the model under a fixed seed."""
         torch.manual_seed(SEED)
-        with warnings.catch_warnings(), forcing_eager() as force:
-            force()
+        with warnings.catch_warnings(), Undo() as undo:
+            prepare_to_force_eager(undo)
+            force_eager(undo)
             warnings.simplefilter("ignore")
             if isinstance(self.inputs, Mapping):
                 return self.model(**self.inputs)

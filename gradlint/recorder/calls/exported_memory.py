@@ -35,6 +35,11 @@ class ExportedMemory(Generic[T]):
             insort(self._starts, start)
         block.add(end, tensor)
 
+    def forget(self, tensor: T) -> None:
+        """Keep no reference to a tensor."""
+        for block in self._blocks.values():
+            block.forget(tensor)
+
     def at(self, address: int) -> list[T]:
         """Return the living tensors that exported the memory at an address."""
         number = bisect_right(self._starts, address)
@@ -59,6 +64,9 @@ class _Block(Generic[T]):
         self._tensors.append(tensor)
         if len(self._tensors) > self._enough:
             self._enough = 16 + 2 * len(self.living())
+
+    def forget(self, tensor: T) -> None:
+        self._tensors = [other for other in self._tensors if other is not tensor]
 
     def lives(self) -> bool:
         return bool(self._tensors) and (self._tensors[-1]() is not None or bool(self.living()))

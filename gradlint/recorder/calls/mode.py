@@ -27,6 +27,7 @@ from gradlint.recorder.calls.probabilities import has_probabilities
 from gradlint.recorder.calls.tape import FunctionRun, Tape
 from gradlint.recorder.calls.values import Tensors, is_wrapped, tensors_in
 from gradlint.recorder.cuda import CpuStandIn
+from gradlint.restore.mode_stack import function_modes
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Event, Freeze, GradModeOff, Unfreeze
 from gradlint.traces.ids import NO_CALL, NO_MODULE, EventIndex, OpIndex, ParameterKey, SiteId, ValueId
@@ -198,14 +199,9 @@ class Recorder(TorchFunctionMode):
         finally:
             self.module_filter = None
 
-    @contextlib.contextmanager
-    def notifying(self, listener: GradListener) -> Iterator[None]:
+    def notify(self, listener: GradListener) -> None:
         """Notify `listener` of grad-mode switches and gradient reads."""
         self._grad_listener = listener
-        try:
-            yield
-        finally:
-            self._grad_listener = None
 
     def redirect_cuda(self, stand_in: CpuStandIn) -> None:
         """Make the calls that name a CUDA device on the CPU while `stand_in` is active."""
@@ -215,6 +211,13 @@ class Recorder(TorchFunctionMode):
             self._rewritten_keywords = stand_in.keywords
 
     # -- the mode -----------------------------------------------------------------------------------------------
+
+    def __exit__(self, *exception: object) -> None:
+        """Take the recorder off the stack of modes.
+
+        It may lie below a mode that user code has left entered.
+        """
+        function_modes.take_off(self)
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -421,6 +424,16 @@ class Recorder(TorchFunctionMode):
             tape.ops.append(Op(name, site, call, region, read, tuple(values), (), None, kind))
             if tape.nodes is not None:
                 tape.nodes.append((_next_node(), OpIndex(len(tape.ops) - 1)))
+
+    def exchange(self, tensors: list[Tensor], read: tuple[ValueId, ...], site: SiteId) -> None:
+        """Record that tensors have exchanged their contents; `read` are their values before."""
+        tape = self.tape
+        values = tuple(self.tensors.exchanged(t, read, tensors, site) for t in tensors)
+        region = GRAD_ON if torch.is_grad_enabled() else tape.region
+        call = tape.calls[-1].number if tape.calls else NO_CALL
+        tape.ops.append(Op(torch.utils.swap_tensors, site, call, region, read, values, (), None, KIND_WRITE))
+        if tape.nodes is not None:
+            tape.nodes.append((_next_node(), OpIndex(len(tape.ops) - 1)))
 
     # -- who called ---------------------------------------------------------------------------------------------
 

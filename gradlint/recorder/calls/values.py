@@ -298,6 +298,31 @@ class Tensors:
             start = address - int(tensor.storage_offset()) * tensor.element_size()
             self._exports.add(start, start + int(tensor.untyped_storage().nbytes()), entry)
 
+    def release(self, tensor: Tensor) -> None:
+        """Forget a tensor.
+
+        torch exchanges the contents of tensors without weak references only.
+        """
+        entry = self.tracked.pop(id(tensor), None)
+        self.allocated.pop(ParameterKey(id(tensor)), None)
+        if entry is not None:
+            if self._storages.get(entry.storage) is entry:
+                self._storages[entry.storage] = entry.value
+            self._exports.forget(entry)
+
+    def exchanged(self, tensor: Tensor, read: tuple[ValueId, ...], inputs: list[Tensor], site: SiteId) -> ValueId:
+        """Give a released tensor a new value.
+
+        The op being recorded has exchanged its content.
+        """
+        value = self.add(tensor, len(self._tape.ops))
+        key = ParameterKey(id(tensor))
+        if key in self.watched:
+            self.owners[value] = key
+            self._watched_storages[storage_id(tensor)] = key
+            self._parameter_written(tensor, torch.utils.swap_tensors, read, inputs, site)
+        return value
+
     # -- parameters ---------------------------------------------------------------------------------------------
 
     def watch(self, tensor: Tensor, copied: Tensor | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""Networks, optimizers, schedulers and tensors that a function can reach and may change."""
+"""Networks, optimizers, schedulers, generators and tensors that a function can reach and may change."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.utils.data
 from torch import Tensor, nn
 
+from gradlint.restore.generators import is_generator
 from gradlint.traces.sites import class_is_project
 
 _DEPTH = 5
 _ITEMS = 1000
+_DATA = (torch.utils.data.DataLoader, torch.utils.data.Sampler)
 _ATOMS = frozenset((type(None), str, bytes, int, float, bool, complex, torch.dtype, torch.device, type))
 
 
@@ -25,13 +28,18 @@ class ReachableState:
         self.stateful: list[Any] = []
         """Optimizers, schedulers and gradient scalers."""
         self.tensors: list[Tensor] = []
+        self.generators: list[Any] = []
+        """Random generators."""
 
 
-def reachable_from(function: Any) -> ReachableState:
-    """Return the objects that a callable's closure, defaults, bound object and globals lead to."""
+def reachable_from(*callables: Any) -> ReachableState:
+    """Return the objects that callables lead to.
+
+    They are found through closures, defaults, bound objects and globals.
+    """
     owned = ReachableState()
     seen: set[int] = set()
-    pending: list[tuple[Any, int]] = [(function, 0)]
+    pending: list[tuple[Any, int]] = [(function, 0) for function in callables]
     while pending:
         thing, depth = pending.pop()
         if type(thing) in _ATOMS or id(thing) in seen or depth > _DEPTH:
@@ -40,7 +48,9 @@ def reachable_from(function: Any) -> ReachableState:
         if isinstance(thing, Tensor):
             owned.tensors.append(thing)
             continue
-        if isinstance(thing, nn.Module):
+        if is_generator(thing):
+            owned.generators.append(thing)
+        elif isinstance(thing, nn.Module):
             owned.modules.append(thing)
         elif _stateful(thing):
             owned.stateful.append(thing)
@@ -65,7 +75,7 @@ def _parts(thing: Any) -> Iterable[Any]:
         return [thing.__self__, thing.__func__]
     if inspect.isfunction(thing):
         return list(_of_function(thing))
-    if isinstance(thing, nn.Module) or _stateful(thing) or class_is_project(type(thing)):
+    if isinstance(thing, (nn.Module, *_DATA)) or _stateful(thing) or class_is_project(type(thing)):
         return list(getattr(thing, "__dict__", {}).values())
     return ()
 

@@ -11,38 +11,52 @@ from types import CodeType, FrameType
 from typing import Any
 
 from gradlint.traces.sites import is_project
+from gradlint.undo import Undo
 
 
-@contextlib.contextmanager
-def collecting_codes(codes: dict[int, CodeType], *, hot: bool = False) -> Iterator[None]:
-    """Collect the code objects that run, by identity.
+class ExecutedCode:
+    """Collects the code objects that run, by identity, while `collecting`."""
 
-    `hot` is True for code of many calls, such as a forward. Before Python 3.12 only a profile function sees calls,
-    which is too slow there; functions that make torch calls are known from their sites anyway.
-    """
-    if sys.version_info >= (3, 12):
-        with _monitored(codes):
+    def __init__(self, undo: Undo) -> None:
+        """Prepare to collect; `undo` ends it at the latest."""
+        self.codes: dict[int, CodeType] = {}
+        self._undo = undo
+
+    @contextlib.contextmanager
+    def collecting(self, *, hot: bool = False) -> Iterator[None]:
+        """Collect what runs inside.
+
+        `hot` is True for code of many calls, such as a forward. Before Python 3.12 only a profile function sees calls,
+        which is too slow there; functions that make torch calls are known from their sites anyway.
+        """
+        with self._undo.part() as part:
+            self.collect(part, hot=hot)
             yield
-    elif hot or sys.getprofile() is not None:
-        yield
-    else:
 
-        def note(frame: FrameType, event: str, argument: Any) -> None:
-            if event == "call":
-                code = frame.f_code
-                codes[id(code)] = code
-
-        with _libraries_unwatched(note):
-            sys.setprofile(note)
-            try:
-                yield
-            finally:
-                if sys.getprofile() is note:
-                    sys.setprofile(None)
+    def collect(self, undo: Undo, *, hot: bool = False) -> None:
+        """Collect what runs until it is undone."""
+        if sys.version_info >= (3, 12):
+            _monitor(undo, self.codes)
+        elif not hot and sys.getprofile() is None:
+            _profile(undo, self.codes)
 
 
-@contextlib.contextmanager
-def _libraries_unwatched(note: Any) -> Iterator[None]:
+def _profile(undo: Undo, codes: dict[int, CodeType]) -> None:
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            code = frame.f_code
+            codes[id(code)] = code
+
+    def stop() -> None:
+        if sys.getprofile() is note:
+            sys.setprofile(None)
+
+    _leave_libraries_out(undo, note)
+    undo.call(stop)
+    sys.setprofile(note)
+
+
+def _leave_libraries_out(undo: Undo, note: Any) -> None:
     """Remove the profile function while a library is imported.
 
     transformers alone makes millions of calls.
@@ -60,12 +74,7 @@ def _libraries_unwatched(note: Any) -> Iterator[None]:
             if sys.getprofile() is None:
                 sys.setprofile(note)
 
-    builtins.__import__ = __import__
-    try:
-        yield
-    finally:
-        if builtins.__import__ is __import__:
-            builtins.__import__ = original
+    undo.replace(builtins, "__import__", __import__)
 
 
 def _own(top: str) -> bool:
@@ -82,25 +91,25 @@ def _own(top: str) -> bool:
 
 if sys.version_info >= (3, 12):
 
-    @contextlib.contextmanager
-    def _monitored(codes: dict[int, CodeType]) -> Iterator[None]:
+    def _monitor(undo: Undo, codes: dict[int, CodeType]) -> None:
         monitoring = sys.monitoring
         tool = next((i for i in (4, 3) if monitoring.get_tool(i) is None), None)
         if tool is None:
-            yield
             return
+        name = f"gradlint {id(codes)}"
 
         def note(code: CodeType, offset: int) -> Any:
             codes[id(code)] = code
             return monitoring.DISABLE
 
-        monitoring.use_tool_id(tool, "gradlint")
-        try:
-            monitoring.register_callback(tool, monitoring.events.PY_START, note)
-            monitoring.restart_events()  # an earlier recording has switched its places off
-            monitoring.set_events(tool, monitoring.events.PY_START)
-            yield
-        finally:
-            monitoring.set_events(tool, 0)
-            monitoring.register_callback(tool, monitoring.events.PY_START, None)
-            monitoring.free_tool_id(tool)
+        def stop() -> None:
+            if monitoring.get_tool(tool) == name:
+                monitoring.set_events(tool, 0)
+                monitoring.register_callback(tool, monitoring.events.PY_START, None)
+                monitoring.free_tool_id(tool)
+
+        undo.call(stop)
+        monitoring.use_tool_id(tool, name)
+        monitoring.register_callback(tool, monitoring.events.PY_START, note)
+        monitoring.restart_events()  # an earlier recording has switched its places off
+        monitoring.set_events(tool, monitoring.events.PY_START)

@@ -46,7 +46,10 @@ from gradlint.traces.ids import (
     ValueId,
 )
 from gradlint.traces.training import Clear, Clip, Content, Schedule, Spoiling
+from gradlint.undo import Undo
 
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+"""The attributes of a tensor that hold its hooks."""
 _UNAPPLIED = -1
 _ZERO = -2
 """Instead of a round: the gradient is exactly zero, or was zeroed unseen (``p.grad.data.zero_()``)."""
@@ -107,7 +110,8 @@ class Ledger:
         """A function called at each step in another thread, in that thread."""
         self._recorder = recorder
         self._parameters: dict[ParameterKey, Tensor] = {}
-        self._handles: list[Any] = []
+        self._unhooked: dict[ParameterKey, list[str]] = {}
+        """Identity of a parameter → the tables of hooks that it did not have before."""
         self._holds: dict[ParameterKey, dict[BackwardIndex, int]] = {}
         """Identity of a parameter → number of a backward pass → round in which a step applied its gradient."""
         self._grads: dict[ParameterKey, weakref.ref[Tensor]] = {}
@@ -151,19 +155,34 @@ class Ledger:
             if key in self._parameters or not tensor.is_leaf:
                 continue
             self._parameters[key] = tensor
-            flag = tensor.requires_grad
-            # A step may unfreeze a parameter, and only what requires grad takes a hook.
-            with without_torch_function():
-                try:
-                    if not flag:
-                        tensor.requires_grad_(True)
-                    self._handles.append(tensor.register_hook(Arrival(self, key)))  # type: ignore[no-untyped-call]
-                    self._handles.append(tensor.register_post_accumulate_grad_hook(self._deposit))  # type: ignore[no-untyped-call]
-                except RuntimeError:  # integers, inference tensors
+            with without_torch_function(), contextlib.suppress(RuntimeError):  # integers, inference tensors
+                if tensor.requires_grad:
+                    self._hook(tensor, key)
                     continue
-                finally:
-                    if not flag and tensor.requires_grad:
-                        tensor.requires_grad_(False)
+                # A step may unfreeze a parameter, and only what requires grad takes a hook.
+                with Undo() as undo:
+                    undo.call(tensor.requires_grad_, False)
+                    tensor.requires_grad_(True)
+                    self._hook(tensor, key)
+
+    def _hook(self, tensor: Tensor, key: ParameterKey) -> None:
+        tables = {name: getattr(tensor, name, None) for name in _HOOKS}
+        self._unhooked[key] = [
+            name for name, table in tables.items() if table is None or (table and all(map(_is_own, table.values())))
+        ]
+        tensor.register_hook(Arrival(self, key))  # type: ignore[no-untyped-call]
+        tensor.register_post_accumulate_grad_hook(self._deposit)  # type: ignore[no-untyped-call]
+
+    def _unhook(self, tensor: Tensor, key: ParameterKey) -> None:
+        """Remove the hooks of a tensor, and torch's tables of hooks if it had none before."""
+        for name in _HOOKS:
+            hooks = getattr(tensor, name, None) or {}
+            own = [k for k, h in hooks.items() if getattr(h, "_ledger", None) is self or h == self._deposit]
+            for handle in own:
+                del hooks[handle]
+        for name in self._unhooked.get(key, ()):
+            if not getattr(tensor, name, None):
+                setattr(tensor, name, None)
 
     def leave(self) -> None:
         """Remove all hooks, and follow nothing more."""
@@ -171,12 +190,18 @@ class Ledger:
             self._forget_running()
         self.following = False
         self._recorder.tape.nodes = None
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        with without_torch_function():
+            for key, tensor in self._parameters.items():
+                self._unhook(tensor, key)
         self._parameters.clear()
+        self._unhooked.clear()
         self._holds.clear()
         self._grads.clear()
+
+    def release(self, *gradients: Tensor) -> None:
+        """Keep no weak reference to some gradients, which may be exchanged then."""
+        for key in [key for key, grad in self._grads.items() if any(grad() is g for g in gradients)]:
+            del self._grads[key]
 
     # -- backward -----------------------------------------------------------------------------------------------
 
@@ -639,6 +664,11 @@ class Ledger:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 self._unscaled.update(self._holds.get(ParameterKey(id(p)), ()))
+
+
+def _is_own(hook: Any) -> bool:
+    """Return True if a hook of a tensor belongs to a recording."""
+    return isinstance(hook, Arrival) or isinstance(getattr(hook, "__self__", None), Ledger)
 
 
 def _frozen_values(running: _Running) -> dict[ParameterKey, Tensor]:

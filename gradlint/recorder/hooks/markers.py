@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 from typing import Any
 
-from gradlint.markers import observing
+from gradlint.markers import observe
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.events import Marked
+from gradlint.undo import Undo
 
 
-def noting_marks(recorder: Recorder) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which each marked value becomes an event."""
+def note_marks(undo: Undo, recorder: Recorder) -> None:
+    """Make an event of each marked value until it is undone."""
 
     def note(value: Any, constant: bool) -> None:
         if recorder.paused or threading.get_ident() != recorder.thread:
@@ -27,4 +27,4 @@ def noting_marks(recorder: Recorder) -> contextlib.AbstractContextManager[None]:
             values = tuple(recorder.tensors.read(tensor) for tensor in tensors_in(value))
         recorder.tape.event(Marked, chain.site, values, constant)
 
-    return observing(note)
+    observe(undo, note)

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -28,8 +27,9 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.loaded_state import ignored_state, own_state
 from gradlint.recorder.facts.optimizer_source import constructor_arguments
-from gradlint.recorder.hooks.markers import noting_marks
+from gradlint.recorder.hooks.markers import note_marks
 from gradlint.recorder.hooks.uncompiled import bypass_compiler, without_compiler_guard
+from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.events import (
     ChildRegistration,
     GroupAdded,
@@ -51,12 +51,15 @@ from gradlint.traces.ids import (
 )
 from gradlint.traces.ops import GRAD_ON, KIND_PLAIN, ModuleCall
 from gradlint.traces.trace import Arguments
+from gradlint.undo import Turn, Undo
 
 
 class HookLog:
     """The facts that the hooks collect besides events. Keeps the objects alive, so that identities stay unique."""
 
     def __init__(self) -> None:
+        self.at_first_module: Callable[[], None] = lambda: None
+        """Called before the first module is numbered: the user's libraries are imported then."""
         self.calls: list[ModuleCall] = []
         self.modules: list[nn.Module] = []
         self.numbers: dict[int, ModuleIndex] = {}
@@ -80,46 +83,65 @@ class HookLog:
         """Return the number of a module, constant for the whole recording."""
         number = self.numbers.get(id(module))
         if number is None:
+            if not self.modules:
+                self.at_first_module()
             number = self.numbers[id(module)] = ModuleIndex(len(self.modules))
             self.modules.append(module)
         return number
 
 
-@contextlib.contextmanager
-def install_hooks(recorder: Recorder, log: HookLog) -> Iterator[None]:
-    """Set the hooks, and remove them at exit in every case."""
-    with contextlib.ExitStack() as stack:
-        for handle in (
-            module_hooks.register_module_parameter_registration_hook(_on_parameter(recorder, log)),
-            module_hooks.register_module_module_registration_hook(_on_module(recorder, log)),
-        ):
-            stack.callback(handle.remove)
-        patch(stack, Optimizer, "__init__", _optimizer_init, recorder, log, stack)
-        patch(stack, Optimizer, "__setstate__", _optimizer_setstate, recorder, log)
-        patch(stack, Optimizer, "add_param_group", _add_param_group, recorder, log)
-        for name in ("state_dict", "load_state_dict"):
-            patch(stack, Optimizer, name, without_compiler_guard)
-        patch(stack, nn.Module, "__call__", _module_call, recorder, log)
-        patch(stack, torch.jit.ScriptFunction, "__call__", _script_function_call, recorder)
-        patch(stack, nn.Module, "train", _train, recorder, log)
-        patch(stack, nn.Parameter, "__deepcopy__", _deepcopy, recorder)
-        patch(stack, nn.Module, "requires_grad_", _requires_grad, recorder, log)
-        patch(stack, nn.Module, "load_state_dict", _load_state_dict, recorder, log)
-        patch(stack, nn.Module, "_apply", _apply, recorder, log)
-        patch(stack, threading.Thread, "start", _thread_start, recorder)
-        regions: list[EventIndex] = []  # in which the inference_mode contexts now open began
-        patch(stack, inference_mode, "__enter__", _inference_enter, recorder, regions)
-        patch(stack, inference_mode, "__exit__", _inference_exit, recorder, regions)
-        _patch_variable(stack, recorder)
-        stack.enter_context(noting_marks(recorder))
-        yield
+def install_hooks(undo: Undo, recorder: Recorder, log: HookLog) -> None:
+    """Set the hooks until `undo` removes them."""
+    register(
+        undo,
+        module_hooks._global_parameter_registration_hooks,
+        module_hooks.register_module_parameter_registration_hook,
+        _on_parameter(recorder, log),
+    )
+    register(
+        undo,
+        module_hooks._global_module_registration_hooks,
+        module_hooks.register_module_module_registration_hook,
+        _on_module(recorder, log),
+    )
+    patch(undo, Optimizer, "__init__", _optimizer_init, recorder, log, undo)
+    patch(undo, Optimizer, "__setstate__", _optimizer_setstate, recorder, log)
+    patch(undo, Optimizer, "add_param_group", _add_param_group, recorder, log)
+    for name in ("state_dict", "load_state_dict"):
+        patch(undo, Optimizer, name, without_compiler_guard)
+    patch(undo, nn.Module, "__call__", _module_call, recorder, log)
+    patch(undo, torch.jit.ScriptFunction, "__call__", _script_function_call, recorder)
+    patch(undo, nn.Module, "train", _train, recorder, log)
+    patch(undo, nn.Parameter, "__deepcopy__", _deepcopy, recorder)
+    patch(undo, nn.Module, "requires_grad_", _requires_grad, recorder, log)
+    patch(undo, nn.Module, "load_state_dict", _load_state_dict, recorder, log)
+    patch(undo, nn.Module, "_apply", _apply, recorder, log)
+    patch(undo, torch.utils, "swap_tensors", _swap_tensors, recorder)
+    patch(undo, threading.Thread, "start", _thread_start, recorder)
+    regions: list[EventIndex] = []  # in which the inference_mode contexts now open began
+    patch(undo, inference_mode, "__enter__", _inference_enter, recorder, regions)
+    patch(undo, inference_mode, "__exit__", _inference_exit, recorder, regions)
+    _patch_variable(undo, recorder)
+    note_marks(undo, recorder)
 
 
-def patch(stack: contextlib.ExitStack, owner: Any, name: str, wrapper: Callable[..., Any], *args: Any) -> None:
-    """Replace an attribute by ``wrapper(attribute, *args)`` until the stack is closed."""
-    original = owner.__dict__[name]
-    setattr(owner, name, wrapper(original, *args))
-    stack.callback(setattr, owner, name, original)
+def patch(undo: Undo, owner: Any, name: str, wrapper: Callable[..., Any], *args: Any) -> None:
+    """Replace an attribute by ``wrapper(attribute, *args)`` until it is undone."""
+    undo.replace(owner, name, wrapper(owner.__dict__[name], *args))
+
+
+def register(undo: Undo, hooks: Any, registration: Callable[[Any], Any], hook: Callable[..., Any]) -> None:
+    """Register a global hook of torch until it is undone.
+
+    `hooks` is torch's table of such hooks, from which it is removed even if its registration never returned.
+    """
+    undo.call(_remove, hooks, hook)
+    registration(hook)
+
+
+def _remove(hooks: dict[int, Any], hook: Callable[..., Any]) -> None:
+    for key in [key for key, value in hooks.items() if value is hook]:
+        del hooks[key]
 
 
 def _on_parameter(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str, Any], None]:
@@ -219,7 +241,7 @@ def _constructor_frame(optimizer: Optimizer, frame: FrameType | None) -> FrameTy
     return None
 
 
-def _optimizer_init(original: Any, recorder: Recorder, log: HookLog, stack: contextlib.ExitStack) -> Any:
+def _optimizer_init(original: Any, recorder: Recorder, log: HookLog, undo: Undo) -> Any:
     def __init__(self: Optimizer, *args: Any, **kwargs: Any) -> None:
         if recorder.paused or any(o is self for o in log.optimizers):
             return original(self, *args, **kwargs)  # type: ignore[no-any-return]
@@ -236,7 +258,7 @@ def _optimizer_init(original: Any, recorder: Recorder, log: HookLog, stack: cont
             original(self, *args, **kwargs)
         finally:
             log.under_construction.pop()
-        bypass_compiler(stack, type(self))
+        bypass_compiler(undo, type(self))
         return None
 
     return __init__
@@ -325,6 +347,7 @@ class _ThreadWatch(TorchFunctionMode):
 
 def _thread_start(original: Any, recorder: Recorder) -> Any:
     def start(self: threading.Thread) -> None:
+        Turn.note_started(self)
         # a daemon thread only watches (a progress bar); a thread that computes is joined, so it is no daemon
         if not recorder.active or self.daemon or "run" in vars(self):
             return original(self)  # type: ignore[no-any-return]
@@ -401,6 +424,26 @@ def _apply(original: Any, recorder: Recorder, log: HookLog) -> Any:
     return _apply
 
 
+def _swap_tensors(original: Any, recorder: Recorder) -> Any:
+    """Record the exchange of two tensors' contents as a write to both.
+
+    It passes no function mode.
+    """
+
+    def swap_tensors(t1: Tensor, t2: Tensor) -> Any:
+        both = [t1, t2]
+        with without_torch_function():
+            read = tuple(recorder.tensors.read(t) for t in both) if recorder.active else ()
+            for tensor in both:
+                recorder.tensors.release(tensor)
+            result = original(t1, t2)
+            if read:
+                recorder.exchange(both, read, recorder.walk(sys._getframe(1)).site)
+        return result
+
+    return swap_tensors
+
+
 def _note_exchange(
     recorder: Recorder, log: HookLog, module: nn.Module, before: Mapping[str, nn.Parameter], how: str
 ) -> None:
@@ -447,7 +490,7 @@ def _inference_exit(original: Any, recorder: Recorder, regions: list[EventIndex]
     return __exit__
 
 
-def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
+def _patch_variable(undo: Undo, recorder: Recorder) -> None:
     """Record ``Variable(t)`` and ``nn.Parameter(t)``, which pass no function mode, as ops.
 
     Both return a new leaf. Their metaclasses are patched, as user code may have imported the classes before.
@@ -469,8 +512,7 @@ def _patch_variable(stack: contextlib.ExitStack, recorder: Recorder) -> None:
                 recorder.opaque(name, [data], [], result, site, -1, kind=KIND_PLAIN)
             return result
 
-        meta.__call__ = __call__
-        stack.callback(delattr, meta, "__call__")
+        undo.replace(meta, "__call__", __call__)
 
     patch(torch.autograd.Variable, "Variable", lambda: True)
     patch(nn.Parameter, "Parameter", lambda: recorder.tensors.running)

@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -24,11 +24,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.gradients import Ledger
-from gradlint.recorder.hooks.modules import HookLog, is_exhausted, patch
+from gradlint.recorder.hooks.modules import HookLog, is_exhausted, patch, register
 from gradlint.recorder.hooks.uncompiled import without_compiler_guard
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.events import BackwardCalled, StepCalled
 from gradlint.traces.ids import NO_SITE, EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId
+from gradlint.undo import Undo
 
 _OPTIM = os.path.join("torch", "optim") + os.sep
 _SEEN = "_gradlint_sees_steps"
@@ -36,30 +37,35 @@ _SEEN = "_gradlint_sees_steps"
 _CLIP = os.path.join("nn", "utils", "clip_grad.py")
 
 
-@contextlib.contextmanager
-def install_hooks(recorder: Recorder, log: HookLog, ledger: Ledger) -> Iterator[None]:
-    """Set the hooks, and remove them at exit in every case."""
-    with contextlib.ExitStack() as stack:
-        for handle in (
-            optimizer_hooks.register_optimizer_step_pre_hook(_before_step(recorder, log, ledger)),
-            optimizer_hooks.register_optimizer_step_post_hook(_after_step(recorder, log, ledger)),
-        ):
-            stack.callback(handle.remove)
-        patch(stack, torch.autograd, "backward", _backward, recorder, ledger, _Counters(log))
-        patch(stack, Optimizer, "zero_grad", _zero_grad, recorder, ledger, _held_by_optimizer)
-        patch(stack, nn.Module, "zero_grad", _zero_grad, recorder, ledger, _held_by_module)
-        running: set[int] = set()  # the schedulers whose step has not returned
-        patch(stack, LRScheduler, "__init__", _scheduler_init, recorder, log, ledger, stack, running)
-        for cls in _with_own_step(LRScheduler):
-            patch(stack, cls, "step", _scheduler_step, recorder, log, ledger, running)
-        scaler = getattr(getattr(torch, "amp", None), "GradScaler", None)
-        if scaler is not None:
-            patch(stack, scaler, "__init__", _scaler_init, log)
-            patch(stack, scaler, "scale", _scale, recorder, log, ledger)
-            patch(stack, scaler, "unscale_", _unscale, recorder, ledger)
-            patch(stack, scaler, "step", _scaler_step, recorder, ledger)
-        stack.enter_context(recorder.notifying(_Clips(recorder, ledger)))
-        yield
+def install_hooks(undo: Undo, recorder: Recorder, log: HookLog, ledger: Ledger) -> None:
+    """Set the hooks until `undo` removes them."""
+    register(
+        undo,
+        optimizer_hooks._global_optimizer_pre_hooks,
+        optimizer_hooks.register_optimizer_step_pre_hook,
+        _before_step(recorder, log, ledger),
+    )
+    register(
+        undo,
+        optimizer_hooks._global_optimizer_post_hooks,
+        optimizer_hooks.register_optimizer_step_post_hook,
+        _after_step(recorder, log, ledger),
+    )
+    patch(undo, torch.autograd, "backward", _backward, recorder, ledger, _Counters(log))
+    patch(undo, Optimizer, "zero_grad", _zero_grad, recorder, ledger, _held_by_optimizer)
+    patch(undo, nn.Module, "zero_grad", _zero_grad, recorder, ledger, _held_by_module)
+    patch(undo, torch.utils, "swap_tensors", _swap_tensors, ledger)
+    running: set[int] = set()  # the schedulers whose step has not returned
+    patch(undo, LRScheduler, "__init__", _scheduler_init, recorder, log, ledger, undo, running)
+    for cls in _with_own_step(LRScheduler):
+        patch(undo, cls, "step", _scheduler_step, recorder, log, ledger, running)
+    scaler = getattr(getattr(torch, "amp", None), "GradScaler", None)
+    if scaler is not None:
+        patch(undo, scaler, "__init__", _scaler_init, log)
+        patch(undo, scaler, "scale", _scale, recorder, log, ledger)
+        patch(undo, scaler, "unscale_", _unscale, recorder, ledger)
+        patch(undo, scaler, "step", _scaler_step, recorder, ledger)
+    recorder.notify(_Clips(recorder, ledger))
 
 
 def _on_recorder_thread(recorder: Recorder) -> bool:
@@ -154,6 +160,14 @@ def _zero_grad(original: Any, recorder: Recorder, ledger: Ledger, held: Callable
     return zero_grad
 
 
+def _swap_tensors(original: Any, ledger: Ledger) -> Any:
+    def swap_tensors(t1: Tensor, t2: Tensor) -> Any:
+        ledger.release(t1, t2)
+        return original(t1, t2)
+
+    return swap_tensors
+
+
 # -- schedulers ---------------------------------------------------------------------------------------------------
 
 
@@ -164,7 +178,7 @@ def _with_own_step(cls: type) -> list[type]:
 
 
 def _scheduler_init(
-    original: Any, recorder: Recorder, log: HookLog, ledger: Ledger, stack: contextlib.ExitStack, running: set[int]
+    original: Any, recorder: Recorder, log: HookLog, ledger: Ledger, undo: Undo, running: set[int]
 ) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if _on_recorder_thread(recorder) and not recorder.paused:
@@ -175,7 +189,7 @@ def _scheduler_init(
         for cls in type(self).__mro__:  # classes that were defined since the recording began
             step = cls.__dict__.get("step")
             if step is not None and not hasattr(step, _SEEN) and issubclass(cls, LRScheduler):
-                patch(stack, cls, "step", _scheduler_step, recorder, log, ledger, running)
+                patch(undo, cls, "step", _scheduler_step, recorder, log, ledger, running)
         original(self, *args, **kwargs)
 
     return __init__

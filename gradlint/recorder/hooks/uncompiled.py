@@ -5,7 +5,6 @@ Their methods need it for compiled code only. Once the compiler is imported, the
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
+
+from gradlint.undo import Undo
 
 _DECORATOR = os.path.join("torch", "_compile.py")
 """File of torch's decorator against compiling."""
@@ -28,10 +29,10 @@ def without_compiler_guard(function: Any) -> Any:
     return getattr(function, "__wrapped__", function)
 
 
-def bypass_compiler(stack: contextlib.ExitStack, cls: type[Optimizer]) -> None:
+def bypass_compiler(undo: Undo, cls: type[Optimizer]) -> None:
     """Keep the steps of an optimizer's class from importing the compiler.
 
-    Ends with the stack. The wrappers that torch puts around a step stay, and so do all hooks; only the innermost
+    It ends with `undo`. The wrappers that torch puts around a step stay, and so do all hooks; only the innermost
     function is replaced.
     """
     step: Any = getattr(cls, "step", None)
@@ -39,8 +40,7 @@ def bypass_compiler(stack: contextlib.ExitStack, cls: type[Optimizer]) -> None:
         for cell in step.__closure__ or ():
             held = _content(cell)
             if _sets_grad_mode(held):
-                cell.cell_contents = _plain(held)
-                stack.callback(setattr, cell, "cell_contents", held)
+                undo.replace(cell, "cell_contents", _plain(held))
         step = vars(step).get("__wrapped__")
 
 

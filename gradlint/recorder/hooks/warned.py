@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 from gradlint.installed import OWN_FOLDER
 from gradlint.load.build import passes_on
 from gradlint.recorder.calls.call_chains import BASE_FRAME
+from gradlint.undo import Undo
 
 _OVERRIDES = os.path.join("torch", "overrides.py")
 """The file in which torch passes a call on to the recorder."""
 
 
-@contextlib.contextmanager
-def keeping_warning_lines() -> Iterator[None]:
+def keep_warning_lines(undo: Undo) -> None:
     """Give warnings the place that they have without gradlint."""
     module: Any = warnings
     original = getattr(module, "_showwarnmsg", None)
     if original is None:
-        yield
         return
     local = threading.local()
 
@@ -51,12 +48,7 @@ def keeping_warning_lines() -> Iterator[None]:
         finally:
             local.moving = False
 
-    module._showwarnmsg = _showwarnmsg
-    try:
-        yield
-    finally:
-        if module._showwarnmsg is _showwarnmsg:
-            module._showwarnmsg = original
+    undo.replace(module, "_showwarnmsg", _showwarnmsg)
 
 
 def _true_place(message: Any, warner: FrameType) -> tuple[FrameType, FrameType] | None:
