@@ -42,7 +42,7 @@ def _run(arguments: list[str]) -> int:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt, Interrupted) as stop:
         streams.write_error("gradlint: interrupted\n")
-        if not isinstance(stop, Interrupted):
+        if not (isinstance(stop, Interrupted) and stop.is_shown):
             _write_document(arguments, "interrupted")
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:

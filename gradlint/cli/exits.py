@@ -15,8 +15,10 @@ class Interrupted(Exception):
 
     Attributes:
         report: what was found until then.
+        is_shown: whether it was written to stdout.
     """
 
     def __init__(self, report: Report) -> None:
         super().__init__("interrupted")
         self.report = report
+        self.is_shown = False

@@ -72,6 +72,7 @@ def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[C
     except Interrupted as stop:
         if output.output_format in ("json", "sarif"):
             show(stop.report, output, checker.entries())
+            stop.is_shown = True
         raise
     if output.write_baseline:
         checker.settings = replace(settings, baseline="")

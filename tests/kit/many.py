@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,12 @@ def check(folder: Path, *targets: str, **environment: str) -> subprocess.Popen[s
     return subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, text=True, **streams)
 
 
+def cpu() -> float:
+    """The seconds of CPU that processes which have ended took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     """Measure and print."""
     from gradlint.cli.process_tree import family
@@ -103,7 +110,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             lines = [spoiling[i // 5 % len(spoiling)] if options.spoil and not i % 5 else "" for i in range(count)]
             targets = [write(Path(folder), number, line) for number, line in enumerate(lines)]
-            began = time.monotonic()
+            began, before = time.monotonic(), cpu()
             process = check(Path(folder), *targets)
             largest: dict[int, int] = {}  # process → its largest memory in MB
             reading = threading.Thread(target=process.communicate)
@@ -118,8 +125,12 @@ def main() -> None:
                 time.sleep(0.1)
             took = time.monotonic() - began
             memory = ", ".join(f"{largest.get(place, 0)} MB" for place in range(3))
-            times = f"{took:.1f} s, {took / count * 1000:.0f} ms each"
-            print(f"{count} targets: exit code {process.returncode}, {times}; gradlint, guard, worker: {memory}")
+            worked = cpu() - before
+            times = f"{took:.1f} s, {worked:.1f} s of CPU, {worked / count * 1000:.0f} ms each"
+            print(
+                f"{count} targets: exit code {process.returncode}, {times}; gradlint, guard, worker: {memory}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
