@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +92,18 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         graph[name] = {module for module in targets if module} - {name}
     graph.pop("")  # the face names every room, lazily
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_one_module_writes_files() -> None:
+    """What writes, renames or makes temporary files elsewhere is listed here, with the reason."""
+    elsewhere = {
+        "cli/streams.py",  # stdout, and the null device
+        "cli/worker.py",  # a file without a name
+        "runner/child.py",  # Python's own dump of a crash, in the folder of the job
+        "runner/parent.py",  # that folder, and a pipe
+    }
+    writes = re.compile(
+        r"\bmkstemp|\btempfile\.|os\.(replace|rename|link)\(|\.write_text\(|(?<!streams)\.write_bytes\(|open\([^)]*\"[wax]b?\""
+    )
+    found = {path.as_posix() for path in FILES if writes.search((PACKAGE / path).read_text(encoding="utf-8"))}
+    assert found - elsewhere == {"writing.py"}
