@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Container, Iterator, Sequence
 
-from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
+from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceModule, Trace
 from gradlint.flow import LostLoad, ignored_loads, left_out_blocks, lost_loads, own_loads, pretrained_loads
 from gradlint.rulekit import executed_functions, inflect
-from gradlint.source import Function
+from gradlint.source import Function, call_and_file_at, value_of
 from gradlint.traces import IgnoredState, SiteId
 
 
@@ -127,7 +127,8 @@ class LoadWithoutEffect(Rule):
                 text = context.fill(self.MESSAGE_OWN, left, call=_call(trace, load.site))
                 yield self._finding(context, load.site, text, left, self.FIX_OWN, Severity.WARNING)
         for made in pretrained_loads(trace):
-            if not made.loaded and any(len(p.shape) > 1 for p in made.initialised):
+            is_meant = made.loaded or _names_no_state(trace, made.site)
+            if not is_meant and any(len(p.shape) > 1 for p in made.initialised):
                 keep = inflect(made.initialised, "keep")
                 text = context.fill(self.MESSAGE_PRETRAINED, made.initialised, keep=keep)
                 yield self._finding(context, made.site, text, made.initialised, self.FIX_PRETRAINED)
@@ -183,6 +184,28 @@ class LoadWithoutEffect(Rule):
             fix=Fix(fix),
             severity=severity,
         )
+
+
+def _names_no_state(trace: Trace, site: SiteId) -> bool:
+    """Return True if a call of ``from_pretrained()`` is given None or an empty dict to load."""
+    frame = trace.frame(site)
+    assert frame is not None  # user code calls it
+    match call_and_file_at(frame.path, frame.location, ("from_pretrained",)):
+        case module, call:
+            given = {k.arg: k.value for k in call.keywords}
+            name = next(iter(call.args), given.get("pretrained_model_name_or_path"))
+            return _is_nothing(module, given.get("state_dict", name))
+    return False
+
+
+def _is_nothing(module: SourceModule, state: ast.expr | None) -> bool:
+    """Return True if an argument is None or an empty dict."""
+    match state:
+        case ast.Constant(value=None) | ast.Dict(keys=[]):
+            return True
+        case ast.Name():
+            return _is_nothing(module, value_of(module, state))
+    return False
 
 
 def _call(trace: Trace, site: SiteId) -> str:
