@@ -143,7 +143,7 @@ class CpuStandIn:
         if not hasattr(owner, name):
             return
         if name in vars(owner):
-            self._originals[id(new)] = (new, vars(owner)[name])
+            self._originals.setdefault(id(new), (new, vars(owner)[name]))
         self._undo.replace(owner, name, new)
 
     def _replace_all(self) -> None:
