@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import sys
@@ -52,9 +51,11 @@ def _run(arguments: list[str]) -> int:
         usage = f"{error.ctx.get_usage()}\n" if isinstance(error, click.UsageError) and error.ctx else ""
         return _fail(arguments, error.format_message(), usage)
     except GradlintError as error:
+        if isinstance(error, streams.StdoutLost) and error.has_no_reader:
+            return FAILED
         return _fail(arguments, str(error))
     except SystemExit:  # so click ends if nobody reads stdout any more
-        return _fail([], str(streams.StdoutLost(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))))
+        return FAILED
     except Exception as error:
         if _is_of_click(error):
             return _fail([], str(streams.StdoutLost(error)))

@@ -80,6 +80,8 @@ class StdoutLost(GradlintError):
     """What was written to stdout cannot get there."""
 
     def __init__(self, error: Exception) -> None:
+        self.has_no_reader = isinstance(error, BrokenPipeError)
+        """True if the other end of a pipe is closed, as behind ``| head``: its reader has had enough."""
         is_closed = isinstance(error, OSError) and error.errno == errno.EBADF
         problem = "it is closed" if is_closed else getattr(error, "strerror", None) or str(error)
         super().__init__(f"stdout cannot be written: {problem}")
