@@ -83,15 +83,15 @@ class Guarded:
         self._shares = True
 
     def next(self) -> Any:
-        """Return the outcome of the next target, or the failure that its end means.
-
-        Raises:
-            OSError: no process can be started.
-        """
+        """Return the outcome of the next target, or the failure that its end means."""
         target = self._left[0]
         while True:
             if self._guard is None:
-                self._guard = _Handle.started(self)
+                try:
+                    self._guard = _Handle.started(self)
+                except OSError as error:
+                    del self._left[0]
+                    return _not_started(target, error)
             message = self._guard.read()
             if message == _STARTED:
                 self._guard.busy = True
@@ -160,6 +160,10 @@ def wait_for_workers() -> None:
             guard.end(interrupts=False)
 
 
+def _not_started(target: str, error: OSError) -> Failure:
+    return Failure(target, f"no process can be started: {error.strerror or error}")
+
+
 def _loaded(target: str, message: bytes) -> Any:
     try:
         return pickle.loads(message)
@@ -183,6 +187,8 @@ class _Handle:
 
     @classmethod
     def started(cls, work: Guarded) -> _Handle:
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nothing can wait for a process
         results, orders = _pipe(), _pipe()
         signals: dict[int, Any] = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         pid = os.fork()
@@ -276,7 +282,6 @@ class _Guard:
         self, targets: Sequence[str], attempt: Callable[[str], Any], prepare: Callable[[], object], *, shares: bool
     ) -> None:
         """Start the workers, one after the other."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nothing can wait for a process
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -284,7 +289,8 @@ class _Guard:
         streams.leave_stdout()
         several = sum(map(_exists, targets)) > 1 and sys.platform != "darwin"  # whose frameworks survive no fork
         if several:
-            prepare()
+            with contextlib.suppress(Exception):  # each worker reports it
+                prepare()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for number, target in enumerate(targets, 1):
             self._say(_STARTED)
@@ -318,7 +324,7 @@ class _Guard:
                 warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which no library leaves here
                 child = os.fork()
         except OSError as error:
-            self._say(pickle.dumps(Failure(target, f"no process can be started: {error.strerror or error}")))
+            self._say(pickle.dumps(_not_started(target, error)))
             return []
         if child == 0:
             for number in (reading, self.results, self.orders):
