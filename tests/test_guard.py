@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -111,3 +112,27 @@ def test_code_that_does_not_end_is_an_error_with_its_line(tmp_path):
 def test_a_size_that_is_none_is_refused(tmp_path, size):
     done, report = check(tmp_path, "model.py:build", f"--max-memory={size}")
     assert (done.returncode, "is no size" in report["errors"][0]["message"]) == (2, True)
+
+
+def test_targets_under_several_configurations_share_a_call(tmp_path):
+    for number, ignored in enumerate(["GL501", "GL406", "GL502"]):
+        (tmp_path / f"part{number}").mkdir()
+        (tmp_path / f"part{number}" / "gradlint.toml").write_text(f'ignore = ["{ignored}"]\n')
+        (tmp_path / f"part{number}" / "model.py").write_text(CUT)
+    done, report = check(tmp_path, *(f"part{number}/model.py:build" for number in range(3)))
+    found = [(finding["target"], finding["code"]) for finding in report["findings"]]
+    assert found == [("part0/model.py:build", "GL406"), ("part2/model.py:build", "GL406")]
+    assert done.returncode == 1
+
+
+def test_a_process_that_cannot_be_started_is_an_error_of_its_target(tmp_path):
+    program = (
+        "import errno, os, sys\n"
+        "def fork(): raise BlockingIOError(errno.EAGAIN, 'busy')\n"
+        "os.fork, sys.argv = fork, ['gradlint', 'check', 'cut.py:build', '--output-format', 'json']\n"
+        "from gradlint.cli import console_script\n"
+        "console_script()"
+    )
+    (tmp_path / "cut.py").write_text(CUT)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, json.loads(done.stdout)["errors"][0]["message"]) == (2, "no process can be started: busy")
