@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.recorder.facts.finiteness import FiniteWatch
+from gradlint.restore.global_state import without_torch_function
 from gradlint.restore.tensors import is_readable
 from gradlint.traces.ids import NO_SITE, ParameterIndex, SiteId
 from gradlint.traces.op_families import PRODUCTS, SOFTMAX
@@ -236,7 +237,7 @@ class _Places(TorchFunctionMode):
 
     def _name(self, output: Tensor, func: Any, args: Any, kwargs: Any) -> None:
         name = str(getattr(func, "__name__", func))
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad(), without_torch_function():
             operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.is_floating_point()]
             zeros = len([a for a in operands[:2] if _is_zero(a)]) == 2
             factors = [a for a in args if not isinstance(a, str)][:2]

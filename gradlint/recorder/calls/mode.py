@@ -49,7 +49,7 @@ _PLAIN = frozenset((int, float, str, bool, complex, type(None), type(Ellipsis)))
 
 _TORCH_CONSTANTS = frozenset((torch.dtype, torch.device, torch.layout, torch.memory_format))
 
-_next_node: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: -1)
+_next_node: Callable[[], int] = getattr(getattr(torch._C, "_autograd", None), "_get_sequence_nr", lambda: -1)
 """A function that returns the number that autograd gives to its next node."""
 
 _OPERATIONS = frozenset((dispatch.RECORD, dispatch.WRITE, dispatch.LOGITS))
