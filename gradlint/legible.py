@@ -6,10 +6,8 @@ sequences for terminals, ends of lines, controls of the writing direction, comma
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterable
 from typing import Any
 
 _BREAKS = re.compile(r"[\t\r\n\v\f]+")
@@ -77,11 +75,10 @@ def json_text(value: Any, *, readable: bool = False) -> str:
         value: plain dicts, lists, strings and numbers.
         readable: whether letters beyond ASCII stay as they are; what is unsafe becomes an escape of JSON anyway.
     """
+    import json  # most commands do not need it
+
     text = json.dumps(value, indent=1, ensure_ascii=not readable)
     if readable:
-        text = text.translate({ord(c): json.dumps(c)[1:-1] for c in _beyond_ascii(text)})
+        unsafe = [c for c in set(text) if c >= "\x7f" and unicodedata.category(c) in _HIDDEN]
+        text = text.translate({ord(c): json.dumps(c)[1:-1] for c in unsafe})
     return text.replace("##", "#\\u0023") + "\n"
-
-
-def _beyond_ascii(text: str) -> Iterable[str]:
-    return [c for c in set(text) if c >= "\x7f" and unicodedata.category(c) in _HIDDEN]

@@ -142,9 +142,9 @@ def test_a_baseline_is_safe_and_known_again(text: str, tmp_path_factory: pytest.
 def test_a_lock_is_safe_and_read_back(text: str) -> None:
     entry = Entry(text, (2, 2), OutcomeKind.TRAINS)
     written = lock_text([Snapshot(f"{text}.py:build", {text: entry}, {f"{text}.n": Norm(f"{text}.n", "N", True)})])
-    hidden = {c for c in written if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+    found = [problem for problem in problems(written) if "begin with" not in problem]  # it is no log
     [(target, snapshot)] = parse(written, Path("gradlint.lock")).items()
-    assert (hidden, target, snapshot.entries) == (set(), f"{text}.py:build", {text: entry})
+    assert (found, target, snapshot.entries) == ([], f"{text}.py:build", {text: entry})
 
 
 @FEW
@@ -247,3 +247,46 @@ def test_usage_errors_are_safe(run: Run, folder: Path, option: str) -> None:
     write(folder / "a.py", FROZEN_WRONG)
     result = run("check", "a.py", "gone/\x1b[2J\n::error::x.py", option, "gone/\x1b[2J\n::error::x")
     assert (result.code, problems(result.err)) == (2, [])
+
+
+# -- user code that names its parts so ---------------------------------------------------------------------------------
+
+HOSTILE_CODE = r"""
+import torch
+from torch import nn
+
+EVIL = "\x1b[2J\n::error title=x::y ##[error] \u202e {0} [bold]"
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleDict({EVIL: nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+        self.norm = type("N" + EVIL, (nn.BatchNorm1d,), {})(4)
+
+    def forward(self, x):
+        return self.norm(self.layers["b"](self.layers[EVIL](x).detach()))
+
+
+def build():
+    model = Net()
+    optimizer = type("O" + EVIL, (torch.optim.SGD,), {})(model.parameters(), 0.1)
+    return {"model": model, "inputs": (torch.ones(2, 4),), "optimizer": {EVIL: optimizer}}
+
+
+def raises():
+    raise type("E" + EVIL, (Exception,), {})(EVIL)
+"""
+
+
+@pytest.mark.parametrize("color", ["always", "never"])
+def test_hostile_names_of_user_code_are_safe(run: Run, folder: Path, color: str) -> None:
+    write(folder / "m.py", HOSTILE_CODE)
+    result = run("check", "m.py:build", "m.py:raises", "-v", "--color", color)
+    assert ("GL401" in result.out, problems(result.out, color=True), problems(result.err)) == (True, [], [])
+
+
+def test_hostile_names_of_user_code_are_locked(run: Run, folder: Path) -> None:
+    write(folder / "m.py", HOSTILE_CODE)
+    assert [run("lock", "m.py:build").code, run("lock", "--check", "m.py:build").code] == [0, 0]
+    assert not {c for c in (folder / "gradlint.lock").read_text() if c != "\n" and not c.isprintable()}

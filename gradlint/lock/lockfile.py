@@ -201,12 +201,16 @@ def _entry(name: str, fields: list[str]) -> Entry | None:
 
 
 def _quoted(name: str) -> str:
-    plain = name and not re.search(r"\s|^[\"\[#<=>|]", name) and name.isprintable()
-    return name if plain else json.dumps(name)
+    plain = name and not re.search(r"\s|^[\"\[#<=>|]|##", name) and name.isprintable()
+    return name if plain else _text(name)
+
+
+def _text(name: str) -> str:
+    return json.dumps(name).replace("##", "#\\u0023")  # services take some texts after it as commands
 
 
 def _quoted_section(target: str) -> str:
-    return target if target.isprintable() and not target.startswith('"') else json.dumps(target)
+    return target if target.isprintable() and not target.startswith('"') and "##" not in target else _text(target)
 
 
 def _unquoted(line: str) -> tuple[str | None, str]:
