@@ -13,6 +13,7 @@ from cases import each
 from torch import Tensor, nn
 
 from gradlint.errors import TargetError, UsageError
+from gradlint.load.inputs import search
 from gradlint.load.inputs.find import Inputs, InputSpec, InputSpecs, find_inputs, parse_inputs
 
 
@@ -292,6 +293,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 
 def find(made: nn.Module) -> Inputs:
     return find_inputs(made, lambda args, kwargs: made(*args, **kwargs))
+
+
+@pytest.fixture(autouse=True)
+def search_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many inputs are tried says nothing about how busy the machine is."""
+    monkeypatch.setattr(search, "MAX_SECONDS", 1000.0)
 
 
 @each("name", MODELS)
