@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import random
 import sys
 import tempfile
@@ -383,6 +384,7 @@ def interrupts(way: str, number: int, seed: int, only: str = "") -> tuple[int, l
         raised, faults = 0, []
         before = case.table(trained=trained)
         for spot in chosen:
+            gc.collect()  # what an interrupt left suspended ends here, and not amid the next run
             was, came_out = interrupted(run, spot)
             raised += was
             left = fingerprint.differences(before, case.table(trained=trained))
