@@ -37,8 +37,6 @@ from gradlint.traces.op_families import ALLOCATIONS
 from gradlint.traces.ops import TENSOR, Op
 from gradlint.traces.trace import Trace
 
-RENEWED = frozenset("Parameter Variable requires_grad_".split())
-"""Ops whose result has the memory of their input."""
 SAME = "bit-equal"
 
 
@@ -84,7 +82,7 @@ def executed(trace: Trace, seen: Seen) -> str:
     """Execute a recording; return SAME, the first difference, or what cannot be executed."""
     environment: dict[torch.fx.Node, Any] = {}
     inputs = iter(trace.inputs)
-    undefined: set[ValueId] = set()  # memory that was only allocated
+    undefined: set[int] = set()  # memory that was allocated: parts of it may be filled later, or never
     seed()
     for node in fx_graph(trace).nodes:
         match node.op:
@@ -104,13 +102,19 @@ def executed(trace: Trace, seen: Seen) -> str:
                     return f"{node.meta['op'].name} raised {type(error).__name__}: {str(error).splitlines()[0]}"
                 value = node.meta.get("value")
                 op = node.meta["op"]
-                if op.name in ALLOCATIONS or (op.name in RENEWED and not undefined.isdisjoint(op.inputs)):
-                    undefined.update(op.outputs)
-                    if value in seen.copies and seen.copies[value].shape != environment[node].shape:
+                result = environment[node]
+                if isinstance(result, Tensor) and (op.name in ALLOCATIONS or memory(result) in undefined):
+                    undefined.add(memory(result))
+                    if value in seen.copies and seen.copies[value].shape != result.shape:
                         return f"{EXPLAINED}: memory that was filled from outside"
-                elif value in seen.copies and not same(environment[node], seen.copies[value]):
+                elif value in seen.copies and not same(result, seen.copies[value]):
                     return f"{op.name} gives other values"
     return SAME
+
+
+def memory(tensor: Tensor) -> int:
+    """Return the identity of a tensor's memory."""
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided and not tensor.is_nested else id(tensor)
 
 
 def leaf(trace: Trace, seen: Seen, value: ValueId) -> Tensor:
@@ -129,7 +133,7 @@ def _run(node: torch.fx.Node, environment: dict[torch.fx.Node, Any], trace: Trac
         raise Unexecutable("an argument that is no plain data")
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), environment.__getitem__)
     wanted = seen.copies.get(op.outputs[0]) if len(op.outputs) == 1 else None
-    random = torch.get_rng_state()
+    random_state = torch.get_rng_state()
     with torch.set_grad_enabled(node.meta["grad_mode"]):
         failure: RuntimeError | None = None
         try:
@@ -139,7 +143,7 @@ def _run(node: torch.fx.Node, environment: dict[torch.fx.Node, Any], trace: Trac
         if wanted is None and failure is not None:
             raise failure
         if wanted is not None and (failure or (isinstance(result, Tensor) and result.dtype != wanted.dtype)):
-            torch.set_rng_state(random)  # which ops ran under autocast is not recorded: the type of the result shows it
+            torch.set_rng_state(random_state)  # which ops ran under autocast is not recorded: the type of the result shows it
             half = wanted.dtype if wanted.dtype.itemsize == 2 else torch.bfloat16
             with torch.autocast("cpu", half):
                 result = node.target(*args, **kwargs)
