@@ -79,6 +79,7 @@ class UnusedParameter(Rule):
     NEVER_READ = "no operation of the forward reads {them}"
     NOT_READ_BY_CHANCE = "no operation of this forward reads {them}, and random numbers decide which layers run"
     DROPPED = "the forward drops the result that it computes from {them} here"
+    STEERS = "the forward uses {them} only to steer control flow"
     NO_EFFECT = "the forward reads {them}, but the loss does not depend on the values"
     OTHER_LOSS = "the loss that the optimizer is stepped for does not depend on {them}, although another loss does"
     FIX = "Use the result, add the loss term, or remove the layer. If it is not meant to train, freeze it."
@@ -104,9 +105,12 @@ class UnusedParameter(Rule):
         where, by_user = trace.location(site), context.by_user(site)
         dropped = flow.dropped_at(parameter)
         if dropped is not None:
-            where, reason, by_user = trace.location(dropped.site), self.DROPPED, by_user or parameter.project
+            reason = self.STEERS if parameter.index in flow.steering else self.DROPPED
+            where, by_user = trace.location(dropped.site), by_user or parameter.project
         elif parameter.index in flow.in_other_losses and (passes := own_passes(trace, parameter)):
             return trace.location(passes[0].site), self.OTHER_LOSS, False
+        elif parameter.index in flow.steering:
+            reason = self.STEERS
         elif flow.readers(parameter):
             reason, by_user = self.NO_EFFECT, False
         elif flow.uses_random_numbers:

@@ -18,7 +18,7 @@ from torch import Tensor
 from gradlint.restore.global_state import isolated_rng, without_torch_function
 from gradlint.restore.tensors import is_readable, same_values
 
-Outcome = Literal["reaches", "no_evidence", "unknown"]
+Outcome = Literal["reaches", "steers", "no_evidence", "unknown"]
 
 SCALES: tuple[tuple[float, bool], ...] = ((1e-3, True), (1.0, False), (-10.0, False))
 """The perturbations, in this order: size, and whether it is relative to the parameter's root mean square."""
@@ -34,7 +34,8 @@ class Verdict:
     """The verdict of the runs on one parameter."""
 
     outcome: Outcome
-    """``no_evidence`` is no proof of absence: no perturbation that was tried moved the loss."""
+    """``no_evidence`` is no proof of absence: no perturbation that was tried moved the loss. ``steers``: only those
+    moved it that made other code run."""
     group: bool = False
     """The verdict is that of several parameters perturbed together; the bound on runs left no room to part them."""
     reason: str = ""
@@ -55,6 +56,7 @@ def find_effects(
     *,
     max_runs: int = 40,
     apart: bool = True,
+    path: Callable[[], object] = lambda: None,
 ) -> dict[str, Verdict]:
     """Run the model with the suspects perturbed; return whether the loss or an output moved.
 
@@ -68,16 +70,18 @@ def find_effects(
         suspects: the names to settle. Those without memory or of no floating-point type are ``unknown``.
         max_runs: bound on the number of runs, the two unperturbed ones included.
         apart: whether each suspect gets a verdict of its own; else one verdict, found together, holds for all.
+        path: returns what the last run executed, to be compared.
 
     Returns:
         A verdict for each suspect. All are ``unknown``, with the reason, if unperturbed runs fail or differ.
     """
     suspects = list(dict.fromkeys(suspects))
     movable = [name for name in suspects if _can_move(parameters[name])]
-    runner = _Runner(run, parameters, max_runs)
+    runner = _Runner(run, parameters, max_runs, path)
     verdicts: dict[str, Verdict] = {}
     if movable:
         first, second = runner.outcome(), runner.outcome()
+        runner.usual = path()
         if first is None or second is None:
             verdicts = dict.fromkeys(movable, Verdict("unknown", reason=runner.fault))
         elif not _same(first, second):
@@ -109,6 +113,7 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
             baseline: list[Tensor] | None = None
             try:
                 baseline = runner.outcome(bounded=True) if noise else plain
+                runner.usual = runner.path() if noise else runner.usual
                 if baseline is None:
                     continue
                 finite = finite or any(bool(tensor.isfinite().any()) for tensor in baseline)
@@ -127,6 +132,7 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
                 return dict.fromkeys(suspects, _IRREPRODUCIBLE)
     if not finite and not verdicts:
         unsettled = Verdict("unknown", reason="the loss is not finite, so nothing can move it")
+    verdicts = dict.fromkeys(runner.steering, Verdict("steers")) | verdicts
     return {name: verdicts.get(name, unsettled) for name in suspects}
 
 
@@ -159,7 +165,13 @@ class _Runner:
         run: Callable[[], Tensor | Sequence[Tensor] | None],
         parameters: Mapping[str, Tensor],
         max_runs: int,
+        path: Callable[[], object] = lambda: None,
     ) -> None:
+        self.path = path
+        self.usual: object = None
+        """The path of the unperturbed run."""
+        self.steering: set[str] = set()
+        """Names of parameters with which the loss moved on another path."""
         self.parameters = parameters
         self.max_runs = max_runs
         self.runs = 0
@@ -187,11 +199,16 @@ class _Runner:
     def moves(self, names: Sequence[str], scale: tuple[float, bool], baseline: list[Tensor]) -> bool:
         """Return True if the outcome differs from the baseline with these parameters perturbed.
 
-        A run that raises moves nothing.
+        A run that raises moves nothing. A run on another path shows that the parameters steer, and no more.
         """
         with self._shifted(names, *scale):
             perturbed = self.outcome(bounded=True)
-        return perturbed is not None and not _same(baseline, perturbed)
+        if perturbed is None or _same(baseline, perturbed):
+            return False
+        if self.path() != self.usual:
+            self.steering.update(names)
+            return False
+        return True
 
     def adding_noise(self) -> AbstractContextManager[None]:
         """Add a little noise to every parameter inside the context, suspects too.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _RUNS_TOGETHER, _RUNS_SINGLY = 12, 40
 """Bounds on the runs of one experiment."""
+_STRENGTH = ("reaches", "unknown", "steers", "no_evidence")
+"""The outcomes: what holds of a group is the first that holds of a member."""
 
 
 def analyse(trace: Trace, replay: Replay | None, *, terms: bool = True, numeric: bool = False) -> Flow:
@@ -44,7 +46,7 @@ def answer(questions: Questions, trace: Trace, replay: Replay) -> Evidence:
     groups: dict[tuple[ParameterIndex, ...], Effect] = {}
     for members in questions.groups:
         effects = _perturbed(trace, replay, members, apart=False)
-        groups[members] = min(effects.values(), key=lambda e: ("reaches", "unknown", "no_evidence").index(e.outcome))
+        groups[members] = min(effects.values(), key=lambda e: _STRENGTH.index(e.outcome))
     parameters = _perturbed(trace, replay, questions.parameters, apart=True) if questions.parameters else {}
     sources = {number.op: source_of(number, trace, replay) for number in questions.numbers}
     return Evidence(groups, parameters, {op: source for op, source in sources.items() if source is not None})
@@ -55,9 +57,13 @@ def _perturbed(
 ) -> dict[ParameterIndex, Effect]:
     """Return the effect of changing parameters: each by itself, or all of them together."""
     from gradlint.experiments.perturb import find_effects
+    from gradlint.experiments.run_path import RunPath
 
     tensors = {p.fqn: replay.tensors[p.key] for p in trace.parameters}
     names = {index: trace.parameters[index].fqn for index in members}
     runs = _RUNS_SINGLY if apart else _RUNS_TOGETHER
-    verdicts = find_effects(replay, tensors, list(names.values()), max_runs=runs, apart=apart)
+    path = RunPath()
+    verdicts = find_effects(
+        lambda: replay(path), tensors, list(names.values()), max_runs=runs, apart=apart, path=path.taken
+    )
     return {index: Effect(verdicts[name].outcome, verdicts[name].reason) for index, name in names.items()}

@@ -40,7 +40,7 @@ def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
     of the loss.
     """
     trace = flow.trace
-    unused = mask_of(flow.unused)
+    unused = mask_of(flow.unused - flow.steering)
     by_op: dict[int, DroppedTerm] = {}
     for number in range(len(trace.ops) - 1, trace.forward_start - 1, -1):
         op = trace.ops[number]

@@ -37,8 +37,8 @@ class Questions:
 class Effect:
     """The effect on the loss of changing parameters."""
 
-    outcome: Literal["reaches", "no_evidence", "unknown"]
-    """``no_evidence``: none of the changes tried moved the loss."""
+    outcome: Literal["reaches", "steers", "no_evidence", "unknown"]
+    """``no_evidence``: no change that was tried moved the loss; ``steers``: only those that made other code run."""
     reason: str = ""
     """Reason for ``unknown``."""
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+
 from gradlint.flow.facts import FlowFacts
+from gradlint.location import node_location
+from gradlint.source.lookup import syntax_tree
 from gradlint.traces.dataflow import indices, union
 from gradlint.traces.ids import OpIndex, ParameterIndex
-from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS
-from gradlint.traces.ops import KIND_EXTRACT
+from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS, NUMBERS_OUT
+from gradlint.traces.ops import KIND_EXTRACT, Op
+from gradlint.traces.trace import Trace
 
 Groups = dict[tuple[OpIndex, ...], tuple[ParameterIndex, ...]]
 """Ops by which values left torch (-1: unknown) → indices of the unused parameters whose values left by them."""
@@ -34,6 +40,8 @@ def apply_evidence(flow: FlowFacts, groups: Groups) -> None:
             flow.unused.difference_update(members)
             whole = [n for n in exits if flow.trace.ops[n].name in ARRAYS_OUT]
             flow.proven.update(dict.fromkeys(members, (whole or list(exits))[0]))
+        elif effect.outcome == "steers":
+            flow.steering.update(members)
         elif effect.outcome == "unknown" and not _are_dropped(flow, exits):
             flow.why_undecided = effect.reason
             flow.undecided.update(members)
@@ -43,6 +51,33 @@ def apply_evidence(flow: FlowFacts, groups: Groups) -> None:
 def _are_dropped(flow: FlowFacts, exits: tuple[OpIndex, ...]) -> bool:
     """Return True if the last result of each parameter is dropped, and no value left torch."""
     return all(n >= 0 and flow.trace.ops[n].kind != KIND_EXTRACT for n in exits) and not flow.trace.unrecorded
+
+
+def _is_in_a_condition(trace: Trace, op: Op) -> bool:
+    """Return True if a number leaves torch in the condition of a branch: ``if t.item() > 0``."""
+    frame = trace.frame(op.site)
+    if frame is None:
+        return False
+    return any(node_location(frame.path, node) == frame.location for node in _in_conditions(frame.path))
+
+
+@functools.lru_cache(maxsize=64)
+def _in_conditions(path: str) -> tuple[ast.Call, ...]:
+    """Return the calls of a file that are compared or tested in the condition of a branch."""
+    branches = (ast.If, ast.While, ast.IfExp, ast.Assert)
+    pending = [node.test for node in ast.walk(syntax_tree(path)) if isinstance(node, branches)]
+    calls = []
+    for test in pending:
+        match test:
+            case ast.Compare():
+                pending += [test.left, *test.comparators]
+            case ast.BoolOp():
+                pending += test.values
+            case ast.UnaryOp():
+                pending.append(test.operand)
+            case ast.Call():
+                calls.append(test)
+    return tuple(calls)
 
 
 def _exits(flow: FlowFacts) -> dict[ParameterIndex, list[OpIndex]]:
@@ -55,12 +90,13 @@ def _exits(flow: FlowFacts) -> dict[ParameterIndex, list[OpIndex]]:
         if op.kind != KIND_EXTRACT:
             continue
         depends = union(flow.masks.data, op.inputs)
-        if op.name in DECISIONS:
+        if op.name in DECISIONS or (depends and op.name in NUMBERS_OUT and _is_in_a_condition(trace, op)):
             steering |= depends
             continue
         for index in indices(depends):
             if index in flow.unused:
                 exits.setdefault(index, []).append(OpIndex(number))
+    flow.steering = set(indices(steering)) & flow.unused - set(exits)
     for index in flow.unused - set(exits):
         lost = flow.lost_at(1 << index)
         if not steering >> index & 1 and (lost >= 0 or trace.unrecorded):

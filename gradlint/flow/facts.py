@@ -31,6 +31,7 @@ class FlowFacts:
         starved: indices of judged parameters that the loss depends on and no gradient returns to.
         unused: indices of judged parameters that no data flows from to the loss.
         in_other_losses: indices of those from which data flows to a loss that their optimizer is not stepped for.
+        steering: indices of those whose values decide which code runs.
         undecided: indices of judged parameters whose values left torch, in a run that cannot be reproduced.
         proven: parameter → index of the op through which its value left torch on the way to the loss.
         why_undecided: the reason why some are undecided.
@@ -57,6 +58,7 @@ class FlowFacts:
             self.starved.update(i for i in members if depends >> i & 1)
         self.unused = set(lost - self.starved)
         self.in_other_losses = frozenset(i for i in self.unused if i in self.depends)
+        self.steering: set[ParameterIndex] = set()
         self.undecided: set[ParameterIndex] = set()
         self.proven: dict[ParameterIndex, int] = {}
         self.why_undecided = ""

@@ -311,6 +311,9 @@ def _without_gradient(flow: Flow, parameter: Parameter) -> Outcome:
 def _unused(flow: Flow, parameter: Parameter) -> Outcome:
     trace = flow.trace
     dropped = flow.dropped_at(parameter)
+    if parameter.index in flow.steering:
+        site = made_site(trace, parameter, flow.unused) if dropped is None else dropped.site
+        return _at(trace, OutcomeKind.UNUSED, "only steers control flow", site)
     if dropped is not None:
         return _at(trace, OutcomeKind.UNUSED, f"the result of {dropped.name} is dropped", dropped.site)
     if flow.readers(parameter):

@@ -58,12 +58,15 @@ class Replay:
         self._preserved = preserved
         self._sites = len(recorder.tape.sites.rows)
 
-    def __call__(self) -> list[Tensor]:
-        """Return the roots' values, and restore everything that the run changes."""
+    def __call__(self, watch: AbstractContextManager[object] | None = None) -> list[Tensor]:
+        """Return the roots' values, and restore everything that the run changes.
+
+        `watch` is a context to run in.
+        """
         preserving = Preserved(self.roots) if self._preserved is None else self._preserved()
         with self._undo.part() as part, self._recorder.announcing_writes_to(preserving):
             part.enter(preserving)
-            return [t.detach().clone() for t in self.live()]
+            return [t.detach().clone() for t in self.live(watch=watch)]
 
     @contextlib.contextmanager
     def preserving(self) -> Iterator[Preserved]:

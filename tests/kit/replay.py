@@ -143,7 +143,9 @@ def _run(node: torch.fx.Node, environment: dict[torch.fx.Node, Any], trace: Trac
         if wanted is None and failure is not None:
             raise failure
         if wanted is not None and (failure or (isinstance(result, Tensor) and result.dtype != wanted.dtype)):
-            torch.set_rng_state(random_state)  # which ops ran under autocast is not recorded: the type of the result shows it
+            torch.set_rng_state(
+                random_state
+            )  # which ops ran under autocast is not recorded: the type of the result shows it
             half = wanted.dtype if wanted.dtype.itemsize == 2 else torch.bfloat16
             with torch.autocast("cpu", half):
                 result = node.target(*args, **kwargs)

@@ -1,0 +1,43 @@
+"""The path of a run: its torch calls, on which parameters and slices, with results of which shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
+
+_CHOICES = frozenset("__getitem__ select narrow".split())
+"""Functions whose whole numbers choose a part of a tensor."""
+
+
+class RunPath(TorchFunctionMode):
+    """Takes down the path of the run inside; it begins anew with each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._path = 0
+
+    def taken(self) -> int:
+        """Return the path of the last run, as one number."""
+        return self._path
+
+    def __enter__(self) -> RunPath:
+        """Begin a path."""
+        self._path = 0
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one torch call and add it to the path."""
+        result = func(*args, **(kwargs or {}))
+        parameters = tuple(id(a) for a in args if type(a) is Parameter)
+        name = getattr(func, "__name__", "")
+        choice = str([a for a in args if not isinstance(a, Tensor)]) if name in _CHOICES else ""
+        shape = tuple(result.shape) if isinstance(result, Tensor) and not result.is_nested else ()
+        self._path = hash((self._path, name, parameters, choice, shape))
+        return result

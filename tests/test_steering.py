@@ -1,0 +1,54 @@
+"""A value that only decides which code runs gets one verdict in every spelling."""
+
+from __future__ import annotations
+
+import pytest
+import table
+
+PROGRAM = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x):
+        t, h = self.a(x).sum(), self.b(x) + self.layers[0](x) + self.layers[1](x)
+        {lines}
+        return h
+
+def build():
+    torch.manual_seed(0)
+    model = Net()
+    return {{"model": model, "inputs": (torch.randn(3, 4),), "loss": lambda out: out.square().sum(),
+             "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}}
+"""
+SPELLINGS = {
+    "if": "h = h * 2 if t > 0 else h",
+    "bool": "flag = bool(t > 0); h = h * 2 if flag else h",
+    "item": "h = h * 2 if t.item() > 0 else h",
+    "float": "h = h * 2 if float(t) > 0 and h.shape[0] else h",
+    "any": "h = h * 2 if (t > 0).any() else h",
+    "size": "h = h[:, : int(t.abs()) % 3 + 1]",
+    "index": "h = h + self.layers[t.abs().long().item() % 2](x)",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_value_that_only_steers(spelling, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM.format(lines=SPELLINGS[spelling]))
+    report = table.report(f"{path}:build")
+    (finding,) = report.findings
+    assert (finding.code, finding.parameters) == ("GL405", ("a.weight", "a.bias"))
+    assert "only to steer control flow" in finding.message
+
+
+@pytest.mark.parametrize("line", ["h = h * t.item()", "h = h + float(t)", "h = h * (1 + int(100 * t))"])
+def test_a_value_that_also_counts(line, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM.format(lines=line))
+    assert [f.code for f in table.report(f"{path}:build").findings] == ["GL403"]
