@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceContext, Step, Training
-from gradlint.source import Act, Deed, bound_in, functions_and_loops
+from gradlint.source import CodeEffect, EffectKind, bound_in, functions_and_loops
 from gradlint.traces import Backward, Content
 
 
@@ -87,18 +87,18 @@ class GradientsNotCleared(Rule):
 
     def check_source(self, context: SourceContext) -> Iterator[Finding]:
         reported: set[ast.expr] = set()
-        for deeds, loops in functions_and_loops(context.module):
+        for function, loops in functions_and_loops(context.module):
             for loop in loops:
-                acts = deeds.of_body(loop)
-                for backward, step in _uncleared(acts, bound_in(loop)):
+                effects = function.of_body(loop)
+                for backward, step in _uncleared(effects, bound_in(loop)):
                     if backward.node not in reported:
                         reported.add(backward.node)
                         yield context.finding(
                             self,
-                            self.MESSAGE_SOURCE.format(optimizer=step.subject),
+                            self.MESSAGE_SOURCE.format(optimizer=step.object_name),
                             backward.node,
                             related=[context.related(self.RELATED_STEP, step.node)],
-                            severity=None if step.proven else Severity.WARNING,
+                            severity=None if step.is_known_optimizer else Severity.WARNING,
                             fix=Fix(self.FIX),
                         )
 
@@ -130,16 +130,16 @@ class GradientsNotCleared(Rule):
             )
 
 
-def _uncleared(acts: list[Deed], bound: set[str]) -> Iterator[tuple[Deed, Deed]]:
+def _uncleared(effects: list[CodeEffect], bound: set[str]) -> Iterator[tuple[CodeEffect, CodeEffect]]:
     """Yield (backward, step) for each step of a loop that certainly applies old gradient again."""
-    if any(d.act in (Act.CLEAR, Act.TOUCH) for d in acts):
+    if any(e.kind in (EffectKind.CLEAR_GRAD, EffectKind.ACCESS_GRAD) for e in effects):
         return
-    backwards = [d for d in acts if d.act is Act.BACKWARD]
-    for step in (d for d in acts if d.act is Act.STEP and d.subject and not d.single):
-        if not backwards or _root(step.subject) in bound or step.subject in bound:
+    backwards = [e for e in effects if e.kind is EffectKind.BACKWARD]
+    for step in (e for e in effects if e.kind is EffectKind.STEP and e.object_name and not e.is_before_exit):
+        if not backwards or _root(step.object_name) in bound or step.object_name in bound:
             continue
-        models = {d.subject for d in acts if d.act is Act.RUN}
-        if not any(d.may_reach({step.subject, *models}) for d in acts):
+        models = {e.object_name for e in effects if e.kind is EffectKind.CALL}
+        if not any(e.may_affect({step.object_name, *models}) for e in effects):
             yield backwards[-1], step
 
 

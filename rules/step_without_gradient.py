@@ -21,7 +21,7 @@ from gradlint import (
 )
 from gradlint.flow import optimizer_label
 from gradlint.rulekit import cleared_gradients
-from gradlint.source import Act, Deed, Deeds, dotted_text, functions_and_loops, preceding
+from gradlint.source import CodeEffect, EffectKind, FunctionEffects, dotted_text, functions_and_loops, preceding
 from gradlint.traces import Clear, GradModeOff
 from gradlint.traces.ids import NO_EVENT, NO_SITE
 
@@ -107,20 +107,20 @@ class StepWithoutGradient(Rule):
 
     def check_source(self, context: SourceContext) -> Iterator[Finding]:
         module = context.module
-        for deeds, _ in functions_and_loops(module):
-            for step in deeds.own_steps():
-                found = _cleared_before(module, deeds, step)
+        for function, _ in functions_and_loops(module):
+            for step in function.own_steps():
+                found = _cleared_before(module, function, step)
                 if found is not None:
                     backward, clear = found
                     yield context.finding(
                         self,
-                        self.MESSAGE_SOURCE.format(optimizer=step.subject),
+                        self.MESSAGE_SOURCE.format(optimizer=step.object_name),
                         step.node,
                         related=[
                             context.related(self.RELATED_BACKWARD, backward.node),
                             context.related(self.RELATED_CLEAR, clear.node),
                         ],
-                        severity=None if step.proven else Severity.WARNING,
+                        severity=None if step.is_known_optimizer else Severity.WARNING,
                         fix=Fix(self.FIX_CLEARED),
                     )
 
@@ -209,29 +209,40 @@ def _precedes_step(clear: Clear, keys: frozenset[int], steps: list[Step], traini
     return after is not None and not any(clear.event < b.event < after.event for b in training.backwards)
 
 
-def _cleared_before(module: SourceModule, deeds: Deeds, step: Deed) -> tuple[Deed, Deed] | None:
+def _cleared_before(
+    module: SourceModule, function: FunctionEffects, step: CodeEffect
+) -> tuple[CodeEffect, CodeEffect] | None:
     """Return (backward, clear) if the clear runs after the last backward before a step."""
     statement = module.tree.statement(step.node)
-    clear: Deed | None = None
+    clear: CodeEffect | None = None
     between: list[ast.stmt] = []
     for before, is_earlier in preceding(module, statement) if statement is not None else ():
-        acts = deeds.of(before)
-        if any(d.act is Act.TOUCH or (d.act is Act.STEP and d.subject == step.subject) for d in acts):
+        effects = function.of(before)
+        if any(
+            e.kind is EffectKind.ACCESS_GRAD or (e.kind is EffectKind.STEP and e.object_name == step.object_name)
+            for e in effects
+        ):
             return None
-        backward = next((d for d in acts if d.act is Act.BACKWARD), None)
-        clears = [d for d in acts if d.act is Act.CLEAR and d.subject and d.subject in (step.subject, step.trains)]
+        backward = next((e for e in effects if e.kind is EffectKind.BACKWARD), None)
+        clears = [
+            e
+            for e in effects
+            if e.kind is EffectKind.CLEAR_GRAD
+            and e.object_name
+            and e.object_name in (step.object_name, step.trained_model)
+        ]
         if clear is None:
-            if backward is not None or any(not d.certain for d in clears):
+            if backward is not None or any(not e.is_unconditional for e in clears):
                 return None
             if clears:
                 clear = clears[0]
-            elif any(d.act is Act.UNKNOWN for d in acts):
+            elif any(e.kind is EffectKind.UNKNOWN for e in effects):
                 between.append(before)
         elif backward is not None:
             is_summed = isinstance(before, ast.For | ast.AsyncFor)
             is_needed = _leads_to(between, before) if is_earlier else not between
-            return (backward, clear) if (backward.certain or is_summed) and is_needed else None
-        elif any(d.may_reach({step.subject}) for d in acts):
+            return (backward, clear) if (backward.is_unconditional or is_summed) and is_needed else None
+        elif any(e.may_affect({step.object_name}) for e in effects):
             return None
     return None
 

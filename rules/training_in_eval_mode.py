@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Rule, Severity, SourceContext, SourceModule, Step, Trace
-from gradlint.source import Act, Deed, Deeds, functions_and_loops, is_mode_free
+from gradlint.source import CodeEffect, EffectKind, FunctionEffects, functions_and_loops, is_mode_free
 from gradlint.traces import CallIndex, ModeSwitch, ModuleIndex
 
 
@@ -100,15 +100,15 @@ class TrainingInEvalMode(Rule):
     def check_source(self, context: SourceContext) -> Iterator[Finding]:
         module = context.module
         reported: set[ast.expr] = set()
-        for deeds, loops in functions_and_loops(module):
+        for function, loops in functions_and_loops(module):
             for loop in loops:
-                acts = deeds.of_body(loop)
-                for switch, backward in _left_in_eval(module, deeds, loop, acts):
+                effects = function.of_body(loop)
+                for switch, backward in _left_in_eval(module, function, loop, effects):
                     if switch.node not in reported and not is_mode_free(module):
                         reported.add(switch.node)
                         yield context.finding(
                             self,
-                            self.MESSAGE_SOURCE.format(model=switch.subject),
+                            self.MESSAGE_SOURCE.format(model=switch.object_name),
                             switch.node,
                             related=[context.related(self.RELATED_BACKWARD, backward.node)],
                             fix=Fix(self.FIX),
@@ -143,24 +143,26 @@ class TrainingInEvalMode(Rule):
 
 
 def _left_in_eval(
-    module: SourceModule, deeds: Deeds, loop: ast.For | ast.AsyncFor | ast.While, acts: list[Deed]
-) -> Iterator[tuple[Deed, Deed]]:
+    module: SourceModule, function: FunctionEffects, loop: ast.For | ast.AsyncFor | ast.While, effects: list[CodeEffect]
+) -> Iterator[tuple[CodeEffect, CodeEffect]]:
     """Yield (eval, backward) where a loop leaves the network that it trains in eval mode."""
-    backwards = [d for d in acts if d.act is Act.BACKWARD and d.has_grad]
-    steps = [d for d in acts if d.act is Act.STEP]
-    if not backwards or not steps or any(d.act is Act.TRAIN for d in acts):
+    backwards = [e for e in effects if e.kind is EffectKind.BACKWARD and e.is_grad_enabled]
+    steps = [e for e in effects if e.kind is EffectKind.STEP]
+    if not backwards or not steps or any(e.kind is EffectKind.TRAIN_MODE for e in effects):
         return
-    before = [s for s in deeds.own_statements() if s.lineno < loop.lineno and loop not in module.tree.above(s)]
-    trained = {d.subject for s in before for d in deeds.of(s) if d.act is Act.TRAIN} | {s.trains for s in steps}
-    for switch in (d for d in acts if d.act is Act.EVAL and d.subject in trained and d.subject):
-        if switch.single or any(d.may_reach({switch.subject}) for d in acts):
+    before = [s for s in function.own_statements() if s.lineno < loop.lineno and loop not in module.tree.above(s)]
+    trained = {e.object_name for s in before for e in function.of(s) if e.kind is EffectKind.TRAIN_MODE} | {
+        s.trained_model for s in steps
+    }
+    for switch in (e for e in effects if e.kind is EffectKind.EVAL_MODE and e.object_name in trained and e.object_name):
+        if switch.is_before_exit or any(e.may_affect({switch.object_name}) for e in effects):
             continue
-        after = acts.index(switch) > acts.index(backwards[0])
-        if after or not (switch.certain or _is_beside(module, switch.node, backwards)):
+        after = effects.index(switch) > effects.index(backwards[0])
+        if after or not (switch.is_unconditional or _is_beside(module, switch.node, backwards)):
             yield switch, backwards[0]
 
 
-def _is_beside(module: SourceModule, switch: ast.expr, backwards: list[Deed]) -> bool:
+def _is_beside(module: SourceModule, switch: ast.expr, backwards: list[CodeEffect]) -> bool:
     """Return True if the branch that switches the mode also trains."""
     branch = next((a for a in module.tree.above(switch) if isinstance(a, ast.If)), None)
     inside = set(ast.walk(branch)) if branch is not None else set()

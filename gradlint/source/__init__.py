@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from gradlint.source.roundtrips import find_roundtrips as find_roundtrips
     from gradlint.source.scopes import dotted_text as dotted_text
     from gradlint.source.scopes import last_name as last_name
-    from gradlint.source.training_order import Act as Act
-    from gradlint.source.training_order import Deed as Deed
-    from gradlint.source.training_order import Deeds as Deeds
+    from gradlint.source.training_order import CodeEffect as CodeEffect
+    from gradlint.source.training_order import EffectKind as EffectKind
+    from gradlint.source.training_order import FunctionEffects as FunctionEffects
     from gradlint.source.training_order import bound_in as bound_in
     from gradlint.source.training_order import functions_and_loops as functions_and_loops
     from gradlint.source.training_order import is_mode_free as is_mode_free

@@ -19,8 +19,8 @@ from gradlint.source.kinds import Kind
 from gradlint.source.scopes import FUNCTIONS, Function, dotted_text, last_name, own_nodes, self_name
 
 Loop: TypeAlias = ast.For | ast.AsyncFor | ast.While
-_DEEPEST = 4
-_MOST_CALLS = 300
+_MAX_DEPTH = 4
+_MAX_CALLS = 300
 """Number of calls that are followed from one function; further ones count as unknown."""
 _CLEARS = frozenset("zero_grad clear_grad clear_gradients clear_grads zero_gradients zero_grads cleargrads".split())
 _SAME_MODEL = frozenset("module _orig_mod".split())
@@ -41,66 +41,66 @@ _COMPOUND = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
 
 _MODELS = re.compile(r"(^|[._])(self|cls|\w*model|\w*net|agent|policy|trainer|learner|engine|state)$", re.I)
 """Names of what may contain a model or an optimizer."""
-_HOLDERS = re.compile(r"callback|hook|trainer|learner|runner|event|inherited:", re.I)
+_CALLBACKS = re.compile(r"callback|hook|trainer|learner|runner|event|inherited:", re.I)
 """Names of what may act on a model that no argument shows."""
 
 
-class Act(enum.Enum):
-    """What a call does to gradients or modes."""
+class EffectKind(enum.Enum):
+    """What code does to gradients or modes."""
 
     BACKWARD = enum.auto()
     STEP = enum.auto()
-    CLEAR = enum.auto()
-    TOUCH = enum.auto()
+    CLEAR_GRAD = enum.auto()
+    ACCESS_GRAD = enum.auto()
     """``.grad`` is read or written by hand."""
-    TRAIN = enum.auto()
-    EVAL = enum.auto()
-    RUN = enum.auto()
+    TRAIN_MODE = enum.auto()
+    EVAL_MODE = enum.auto()
+    CALL = enum.auto()
     """An object is called: the forward of a model, perhaps."""
     UNKNOWN = enum.auto()
     """A call of code that is not in the file."""
 
 
 @dataclass(frozen=True)
-class Deed:
-    """One act on one object."""
+class CodeEffect:
+    """One effect on one object."""
 
-    act: Act
-    subject: str
-    """Text of the optimizer or model, as the judged function names it; empty if unknown."""
+    kind: EffectKind
+    object_name: str
+    """Text of the optimizer or model, as the judged function writes it; empty if unknown."""
     node: ast.expr
-    given: frozenset[str] = frozenset()
-    """Texts of the objects that an unknown call gets."""
-    certain: bool = True
+    argument_names: frozenset[str] = frozenset()
+    """Texts of the arguments of an unknown call."""
+    is_unconditional: bool = True
     """True if it runs whenever the statement that was asked about runs."""
-    proven: bool = True
-    """Of a step: True if the file shows that its subject is an optimizer of torch."""
-    trains: str = ""
+    is_known_optimizer: bool = True
+    """Of a step: True if the file shows that the object is an optimizer of torch."""
+    trained_model: str = ""
     """Of a step: text of the model whose parameters the optimizer was made of; empty if unknown."""
-    single: bool = False
-    """True if the function or loop around it ends right after it."""
-    has_grad: bool = True
+    is_before_exit: bool = False
+    """True if the function or loop around it ends in the same block."""
+    is_grad_enabled: bool = True
     """True unless it runs in a region with grad mode off."""
     is_own: bool = True
     """True if the judged function itself contains it."""
 
-    def may_reach(self, subjects: Collection[str]) -> bool:
-        """Return True if it is an unknown call that may reach an optimizer or a model.
+    def may_affect(self, objects: Collection[str]) -> bool:
+        """Return True if it is an unknown call that may change one of some optimizers or models.
 
-        It gets one of them, or an object that may contain them.
+        One of them, or an object that may contain it, is an argument.
         """
-        if self.act is not Act.UNKNOWN:
+        if self.kind is not EffectKind.UNKNOWN:
             return False
-        if _HOLDERS.search(self.subject):
+        if _CALLBACKS.search(self.object_name):
             return True
         return any(
-            _MODELS.search(given) or any(s == given or s.startswith(f"{given}.") for s in subjects)
-            for given in self.given
+            _MODELS.search(name) or any(o == name or o.startswith(f"{name}.") for o in objects)
+            for name in self.argument_names
         )
 
 
 @dataclass(frozen=True)
-class _Passed:
+class _Argument:
     """An argument of a call that is followed."""
 
     text: str
@@ -109,91 +109,113 @@ class _Passed:
     """The expression that the first caller passes."""
 
 
-class Deeds:
+class FunctionEffects:
     """What the statements of one function do, and what the functions do that they call."""
 
     def __init__(self, module: SourceModule, function: ast.Module | Function) -> None:
         self.module = module
         self.function = function
-        self._known: dict[ast.stmt, list[Deed]] = {}
+        self._effects: dict[ast.stmt, list[CodeEffect]] = {}
         self._followed = 0
 
-    def of(self, statement: ast.stmt) -> list[Deed]:
-        """Return the acts of a statement, in order."""
-        if statement not in self._known:
-            self._known[statement] = list(self._in(statement, {}, (self.function,)))
-        return self._known[statement]
+    def of(self, statement: ast.stmt) -> list[CodeEffect]:
+        """Return the effects of a statement, in order."""
+        if statement not in self._effects:
+            self._effects[statement] = list(self._effects_of(statement, {}, (self.function,)))
+        return self._effects[statement]
 
     def own_statements(self) -> Iterator[ast.stmt]:
         """Yield the simple statements of the function."""
         return (n for n in own_nodes(self.function) if isinstance(n, ast.Expr | ast.Assign))
 
-    def own_steps(self) -> Iterator[Deed]:
+    def own_steps(self) -> Iterator[CodeEffect]:
         """Yield the steps of optimizers that the function itself takes."""
         for statement in self.own_statements():
-            yield from (d for d in self.of(statement) if d.act is Act.STEP and d.is_own)
+            yield from (e for e in self.of(statement) if e.kind is EffectKind.STEP and e.is_own)
 
-    def of_body(self, loop: Loop) -> list[Deed]:
-        """Return the acts of one iteration of a loop, in order."""
-        return [deed for statement in loop.body for deed in self.of(statement)]
+    def of_body(self, loop: Loop) -> list[CodeEffect]:
+        """Return the effects of one iteration of a loop, in order."""
+        return [effect for statement in loop.body for effect in self.of(statement)]
 
-    def _in(self, root: ast.stmt, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]) -> Iterator[Deed]:
+    def _effects_of(
+        self, root: ast.stmt, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]
+    ) -> Iterator[CodeEffect]:
         for node in own_nodes(ast.Module(body=[root], type_ignores=[])):
-            if isinstance(node, ast.Attribute) and node.attr == "grad" and not self._is_only_asked(node):
-                yield self._deed(Act.TOUCH, "", node, root)
-            elif isinstance(node, ast.Attribute) and node.attr in _CLEARS and not self._is_idle(node):
-                yield self._deed(Act.CLEAR, self._text(node.value, names, stack), node, root)
+            if isinstance(node, ast.Attribute) and node.attr == "grad" and not self._is_only_measured(node):
+                yield self._effect(EffectKind.ACCESS_GRAD, "", node, root)
+            elif isinstance(node, ast.Attribute) and node.attr in _CLEARS and not self._is_uncalled(node):
+                yield self._effect(EffectKind.CLEAR_GRAD, self._text(node.value, arguments, call_stack), node, root)
             elif isinstance(node, ast.Attribute) and node.attr == "training" and isinstance(node.ctx, ast.Store):
-                yield self._deed(Act.TRAIN, self._text(node.value, names, stack), node, root)
+                yield self._effect(EffectKind.TRAIN_MODE, self._text(node.value, arguments, call_stack), node, root)
             elif isinstance(node, ast.Call):
-                for deed in self._call(node, names, stack):
+                for effect in self._effects_of_call(node, arguments, call_stack):
                     yield dataclasses.replace(
-                        deed,
-                        certain=deed.certain and self._is_certain(node, root),
-                        single=deed.single or self._ends_after(node, root),
-                        has_grad=deed.has_grad and not self._is_grad_off(node),
+                        effect,
+                        is_unconditional=effect.is_unconditional and self._is_unconditional(node, root),
+                        is_before_exit=effect.is_before_exit or self._is_before_exit(node, root),
+                        is_grad_enabled=effect.is_grad_enabled and not self._is_grad_off(node),
                     )
 
-    def _deed(self, act: Act, subject: str, node: ast.expr, root: ast.stmt) -> Deed:
-        return Deed(act, subject, node, certain=self._is_certain(node, root))
+    def _effect(self, kind: EffectKind, object_name: str, node: ast.expr, root: ast.stmt) -> CodeEffect:
+        return CodeEffect(kind, object_name, node, is_unconditional=self._is_unconditional(node, root))
 
-    def _call(self, call: ast.Call, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]) -> Iterator[Deed]:
+    def _effects_of_call(
+        self, call: ast.Call, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]
+    ) -> Iterator[CodeEffect]:
         function = call.func
-        given = frozenset(filter(None, (self._text(a, names, stack) for a in _arguments(call))))
-        inner = self._callee(function)
-        if inner is not None and inner not in stack and len(stack) <= _DEEPEST and self._followed < _MOST_CALLS:
+        argument_names = frozenset(filter(None, (self._text(a, arguments, call_stack) for a in _arguments(call))))
+        callee = self._callee(function)
+        if (
+            callee is not None
+            and callee not in call_stack
+            and len(call_stack) <= _MAX_DEPTH
+            and self._followed < _MAX_CALLS
+        ):
             self._followed += 1
-            yield from self._inlined(call, inner, names, stack)
+            yield from self._effects_of_callee(call, callee, arguments, call_stack)
             return
         if isinstance(function, ast.Attribute):
-            subject = self._text(function.value, names, stack)
-            plain = not call.args and not call.keywords
+            object_name = self._text(function.value, arguments, call_stack)
+            has_no_arguments = not call.args and not call.keywords
             if function.attr.endswith("backward"):
-                whole = all(k.arg in ("retain_graph", "create_graph", "gradient", "loss") for k in call.keywords)
-                yield Deed(Act.BACKWARD if whole else Act.UNKNOWN, "", call, given | {subject})
+                is_tensor_backward = all(
+                    k.arg in ("retain_graph", "create_graph", "gradient", "loss") for k in call.keywords
+                )
+                yield CodeEffect(
+                    EffectKind.BACKWARD if is_tensor_backward else EffectKind.UNKNOWN,
+                    "",
+                    call,
+                    argument_names | {object_name},
+                )
                 return
             if function.attr in _CLEARS:
                 return  # its attribute is seen by itself
             if function.attr == "step":
-                optimizer = function.value if plain else (call.args or [function.value])[0]
+                optimizer = function.value if has_no_arguments else (call.args or [function.value])[0]
                 made = optimizer
-                if isinstance(optimizer, ast.Name) and optimizer.id in names:
-                    made = names[optimizer.id].value
-                is_optimizer, proven = self._optimizer(made)
-                if not proven:
-                    is_optimizer = self._optimizer(optimizer)[0]
-                if is_optimizer and (plain or _is_scaler(function.value)):
-                    trains = self._trained_by(made, stack)
-                    yield Deed(Act.STEP, self._text(optimizer, names, stack), call, proven=proven, trains=trains)
-                elif not plain:
-                    yield Deed(Act.UNKNOWN, "", call, given | {subject})
+                if isinstance(optimizer, ast.Name) and optimizer.id in arguments:
+                    made = arguments[optimizer.id].value
+                is_optimizer, is_known = self._recognized_optimizer(made)
+                if not is_known:
+                    is_optimizer = self._recognized_optimizer(optimizer)[0]
+                if is_optimizer and (has_no_arguments or _is_scaler(function.value)):
+                    trained_model = self._trained_by(made, call_stack)
+                    yield CodeEffect(
+                        EffectKind.STEP,
+                        self._text(optimizer, arguments, call_stack),
+                        call,
+                        is_known_optimizer=is_known,
+                        trained_model=trained_model,
+                    )
+                elif not has_no_arguments:
+                    yield CodeEffect(EffectKind.UNKNOWN, "", call, argument_names | {object_name})
                 return
-            if function.attr == "eval" and plain:
-                yield Deed(Act.EVAL, subject, call)
+            if function.attr == "eval" and has_no_arguments:
+                yield CodeEffect(EffectKind.EVAL_MODE, object_name, call)
                 return
             if function.attr == "train":
                 off = [a for a in (*call.args, *(k.value for k in call.keywords)) if getattr(a, "value", True) is False]
-                yield Deed(Act.EVAL if off else Act.TRAIN, subject, call)
+                yield CodeEffect(EffectKind.EVAL_MODE if off else EffectKind.TRAIN_MODE, object_name, call)
                 return
             if function.attr in _PLAIN_METHODS:
                 return
@@ -205,38 +227,44 @@ class Deeds:
         if isinstance(function, ast.Name) and not self.module.tree.bindings(function):
             if function.id in _PLAIN_FUNCTIONS:
                 return
-        subject = self._text(function, names, stack)
+        object_name = self._text(function, arguments, call_stack)
         if not full:
-            yield Deed(Act.RUN, subject, call, given)
+            yield CodeEffect(EffectKind.CALL, object_name, call, argument_names)
         inherited = "inherited:" if self._is_inherited(function) else ""
-        yield Deed(Act.UNKNOWN, inherited + subject, call, given)
+        yield CodeEffect(EffectKind.UNKNOWN, inherited + object_name, call, argument_names)
 
-    def _inlined(
-        self, call: ast.Call, inner: Function, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]
-    ) -> Iterator[Deed]:
-        parameters = [a.arg for a in (*inner.args.posonlyargs, *inner.args.args)]
-        passed: dict[str, _Passed] = {}
-        is_static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in inner.decorator_list)
-        if self.module.tree.owner(inner) is not None and isinstance(call.func, ast.Attribute) and not is_static:
-            passed[self_name(inner)] = self._passed(call.func.value, names, stack)
+    def _effects_of_callee(
+        self, call: ast.Call, callee: Function, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]
+    ) -> Iterator[CodeEffect]:
+        parameters = [a.arg for a in (*callee.args.posonlyargs, *callee.args.args)]
+        arguments_of_callee: dict[str, _Argument] = {}
+        is_static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in callee.decorator_list)
+        if self.module.tree.owner(callee) is not None and isinstance(call.func, ast.Attribute) and not is_static:
+            arguments_of_callee[self_name(callee)] = self._argument(call.func.value, arguments, call_stack)
             parameters = parameters[1:]
         for parameter, value in zip(parameters, call.args, strict=False):
-            passed[parameter] = self._passed(value, names, stack)
-        passed.update({k.arg: self._passed(k.value, names, stack) for k in call.keywords if k.arg})
-        is_generator = any(isinstance(n, ast.Yield | ast.YieldFrom) for n in own_nodes(inner))
-        for statement in inner.body:
-            for deed in self._in(statement, passed, (*stack, inner)):
+            arguments_of_callee[parameter] = self._argument(value, arguments, call_stack)
+        arguments_of_callee.update(
+            {k.arg: self._argument(k.value, arguments, call_stack) for k in call.keywords if k.arg}
+        )
+        is_generator = any(isinstance(n, ast.Yield | ast.YieldFrom) for n in own_nodes(callee))
+        for statement in callee.body:
+            for effect in self._effects_of(statement, arguments_of_callee, (*call_stack, callee)):
                 yield dataclasses.replace(
-                    deed,
-                    certain=deed.certain and not is_generator and not _may_return_before(inner, statement),
-                    has_grad=deed.has_grad and not _is_decorated_grad_off(inner),
+                    effect,
+                    is_unconditional=effect.is_unconditional
+                    and not is_generator
+                    and not _may_return_before(callee, statement),
+                    is_grad_enabled=effect.is_grad_enabled and not _is_decorated_grad_off(callee),
                     is_own=False,
                 )
 
-    def _passed(self, value: ast.expr, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]) -> _Passed:
-        if isinstance(value, ast.Name) and value.id in names:
-            return names[value.id]
-        return _Passed(self._text(value, names, stack), value)
+    def _argument(
+        self, value: ast.expr, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]
+    ) -> _Argument:
+        if isinstance(value, ast.Name) and value.id in arguments:
+            return arguments[value.id]
+        return _Argument(self._text(value, arguments, call_stack), value)
 
     def _callee(self, function: ast.expr) -> Function | None:
         """Return the function or method of this file that a call runs, or None if unknown."""
@@ -261,12 +289,12 @@ class Deeds:
             return False
         return function.attr not in self.module.kinds.attributes(around[0])
 
-    def _text(self, node: ast.expr, names: Mapping[str, _Passed], stack: tuple[ast.AST, ...]) -> str:
+    def _text(self, node: ast.expr, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]) -> str:
         """Return the text of an object in the judged function; empty if it has no name."""
         node = node.value if isinstance(node, ast.Starred) else node
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr in ("parameters", "named_parameters", "modules"):
-                return self._text(node.func.value, names, stack)
+                return self._text(node.func.value, arguments, call_stack)
         while isinstance(node, ast.Attribute) and node.attr in _SAME_MODEL:
             node = node.value
         root: ast.expr = node
@@ -275,17 +303,17 @@ class Deeds:
         if not isinstance(root, ast.Name):
             return ""
         text = dotted_text(node)
-        if len(stack) == 1:
+        if len(call_stack) == 1:
             return text
-        if root.id in names:
-            outer = names[root.id].text
+        if root.id in arguments:
+            outer = arguments[root.id].text
             return outer + text.removeprefix(root.id) if outer else ""
-        inner = stack[-1]
-        is_local = any(self.module.tree.scope_of(b).node is inner for b in self.module.tree.bindings(root))
-        return f"{getattr(inner, 'name', '')}:{text}" if is_local else text
+        callee = call_stack[-1]
+        is_local = any(self.module.tree.scope_of(b).node is callee for b in self.module.tree.bindings(root))
+        return f"{getattr(callee, 'name', '')}:{text}" if is_local else text
 
-    def _optimizer(self, node: ast.expr) -> tuple[bool, bool]:
-        """Return (is an optimizer, by the file's own proof) of an expression."""
+    def _recognized_optimizer(self, node: ast.expr) -> tuple[bool, bool]:
+        """Return (is it an optimizer, does the file show it) for an expression."""
         kinds = self._kinds(node)
         if kinds and None not in kinds:
             is_optimizer = all(kind is not None and kind.what == "optimizer" for kind in kinds)
@@ -317,16 +345,16 @@ class Deeds:
         values = self._values(node)
         return all(not isinstance(v, ast.Call) or self.module.kinds.class_of(v.func) is None for v in values)
 
-    def _trained_by(self, optimizer: ast.expr, stack: tuple[ast.AST, ...]) -> str:
+    def _trained_by(self, optimizer: ast.expr, call_stack: tuple[ast.AST, ...]) -> str:
         """Return the text of the model whose ``parameters()`` an optimizer was made of."""
-        makings = [k.made for k in self._kinds(optimizer) if k is not None] or self._values(optimizer)
-        given = [m.args[0] if isinstance(m, ast.Call) and m.args else None for m in makings]
-        texts = {self._text(a, {}, stack[:1]) for a in given if isinstance(a, ast.Call)}
-        return texts.pop() if len(texts) == 1 and len(given) == 1 else ""
+        constructors = [k.made for k in self._kinds(optimizer) if k is not None] or self._values(optimizer)
+        models = [m.args[0] if isinstance(m, ast.Call) and m.args else None for m in constructors]
+        texts = {self._text(a, {}, call_stack[:1]) for a in models if isinstance(a, ast.Call)}
+        return texts.pop() if len(texts) == 1 and len(models) == 1 else ""
 
     # Where a call stands
 
-    def _is_certain(self, node: ast.AST, root: ast.stmt) -> bool:
+    def _is_unconditional(self, node: ast.AST, root: ast.stmt) -> bool:
         """Return True if a node runs whenever the statement around it runs."""
         child: ast.AST = node
         for around in self.module.tree.above(node) if node is not root else ():
@@ -341,7 +369,7 @@ class Deeds:
             child = around
         return True
 
-    def _ends_after(self, node: ast.AST, root: ast.stmt) -> bool:
+    def _is_before_exit(self, node: ast.AST, root: ast.stmt) -> bool:
         """Return True if a loop or function ends in the block of a call."""
         tree = self.module.tree
         statement = tree.statement(node)
@@ -366,11 +394,11 @@ class Deeds:
                 return _is_decorated_grad_off(around)
         return False
 
-    def _is_idle(self, node: ast.Attribute) -> bool:
+    def _is_uncalled(self, node: ast.Attribute) -> bool:
         """Return True if a method is named in a statement of its own, and not called."""
         return isinstance(self.module.tree.parents.get(node), ast.Expr)
 
-    def _is_only_asked(self, node: ast.Attribute) -> bool:
+    def _is_only_measured(self, node: ast.Attribute) -> bool:
         """Return True if a gradient is only compared, or measured for a log."""
         parent = self.module.tree.parents.get(node)
         if isinstance(parent, ast.Compare):
@@ -439,7 +467,7 @@ def _counts(branch: ast.If) -> bool:
 
 
 @functools.lru_cache(maxsize=2)  # several rules ask about one file
-def functions_and_loops(module: SourceModule) -> list[tuple[Deeds, list[Loop]]]:
+def functions_and_loops(module: SourceModule) -> list[tuple[FunctionEffects, list[Loop]]]:
     """Return each function, and the top level of the file, with its loops from the outside in."""
     tree = module.tree
     functions: list[ast.Module | Function] = [
@@ -448,7 +476,10 @@ def functions_and_loops(module: SourceModule) -> list[tuple[Deeds, list[Loop]]]:
         *tree.nodes(ast.AsyncFunctionDef),
     ]
     return [
-        (Deeds(module, function), [n for n in own_nodes(function) if isinstance(n, ast.For | ast.AsyncFor | ast.While)])
+        (
+            FunctionEffects(module, function),
+            [n for n in own_nodes(function) if isinstance(n, ast.For | ast.AsyncFor | ast.While)],
+        )
         for function in functions
     ]
 
@@ -462,7 +493,7 @@ def is_mode_free(module: SourceModule) -> bool:
     imported = [
         a.name
         for node, home in homes
-        if (node.level or home[0] not in _MODELLESS) and _DATA.isdisjoint(home)
+        if (node.level or home[0] not in _PACKAGES_WITHOUT_NETWORKS) and _DATA.isdisjoint(home)
         for a in node.names
     ]
     return not _MODES.search(module.source.text) and not any(name[:1].isupper() for name in imported)
@@ -470,7 +501,7 @@ def is_mode_free(module: SourceModule) -> bool:
 
 _DATA = frozenset("data dataset datasets dataloader dataloaders data_loader data_utils transforms".split())
 """Names of modules that give a file data sets and loaders, and no network."""
-_MODELLESS = frozenset(
+_PACKAGES_WITHOUT_NETWORKS = frozenset(
     "torch torchvision tensorboardX tensorboard pathlib PIL typing collections dataclasses datetime tqdm numpy "
     "matplotlib abc enum functools argparse copy omegaconf wandb __future__".split()
 )
