@@ -132,6 +132,6 @@ def _caller(trace: Trace, network: Module, site: SiteId) -> Location | None:
     """Return the innermost place of user code that is no method of the network itself."""
     for frame in trace.sites.chain(site):
         function = function_of(frame.code)
-        if function is not None and function.owner not in network.type.bases:
+        if function is None or function.owner not in network.type.bases:
             return frame.location
     return trace.location(site)

@@ -385,3 +385,16 @@ def test_a_layer_that_a_constructor_runs_begins_no_training(tmp_path):
     (finding,) = report["findings"]
     lost = ("features", "a", "traced", "b")
     assert finding["parameters"] == [f"{layer}.{kind}" for layer in lost for kind in ("weight", "bias")]
+
+
+AROUND_DDP = """
+import torch.distributed as dist
+dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+wrapped = nn.parallel.DistributedDataParallel(model)
+for _ in range(3): iteration()
+"""
+
+
+def test_a_wrapper_that_a_script_trains_around_is_found_at_the_call(tmp_path):
+    _, report = run(tmp_path, AROUND_DDP)
+    assert codes(report) == ["GL801"]
