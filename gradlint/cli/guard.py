@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gradlint.cli import process_tree, streams
+from gradlint.cli import streams
 from gradlint.cli.sizes import Size
 from gradlint.cli.worker import BEGUN, CLOSED, WHERE, Diary, work
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure
+from gradlint.runner import process_tree
 
 GRACE = 3.0
 """Seconds that interrupted user code gets to end by itself."""
