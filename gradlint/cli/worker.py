@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from gradlint.findings import Failure
 from gradlint.installed import OWN_FOLDER, is_library_file
+from gradlint.runner import process_tree
 
 BEGUN = b""
 """What a worker says once torch is imported and user code begins."""
@@ -94,7 +95,7 @@ class Worker:
             signal.signal(number, signal.SIG_IGN if handler == signal.SIG_IGN else signal.SIG_DFL)
         if signals[signal.SIGINT] != signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._interrupt)
-        _end_with_parent()
+        process_tree.end_with_parent()
         faulthandler.enable(self._diary.fileno(), all_threads=False)
         faulthandler.register(WHERE, self._diary.fileno(), all_threads=True)
         os._exit = self._exit_hard
@@ -230,12 +231,3 @@ def _descriptors() -> list[int]:
     with contextlib.suppress(OSError):
         return [int(name) for name in os.listdir("/proc/self/fd")]
     return []
-
-
-def _end_with_parent() -> None:
-    """Let the system end this process with the guard; Linux only."""
-    if sys.platform.startswith("linux"):
-        import ctypes  # torch imports it too
-
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG

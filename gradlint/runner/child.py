@@ -36,7 +36,7 @@ from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
 from gradlint.runner.job import INTERRUPT_GRACE, Job, discard, leave
-from gradlint.runner.process import end_tree
+from gradlint.runner.process_tree import end_tree
 from gradlint.runner.wind_up import wind_up
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import Trace

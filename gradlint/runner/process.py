@@ -10,7 +10,6 @@ gradlint is gone. Where no orphan can be adopted (macOS), a process that left th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -21,9 +20,9 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NoReturn, Protocol
 
+from gradlint.runner import process_tree
 from gradlint.runner.job import INTERRUPT_GRACE, discard
 
 _WINDOWS = os.name == "nt"
@@ -77,7 +76,7 @@ class Direct:
     def end(self) -> None:
         """End the process and its group."""
         if _WINDOWS:
-            end_tree(self._process.pid)
+            process_tree.end_tree(self._process.pid)
             self.wait(5.0)
             return
         for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
@@ -185,48 +184,32 @@ def _is_told_to_end(link: socket.socket, script: ScriptProcess) -> bool:
         script.interrupt()
 
 
-def end_tree(pid: int) -> None:
-    """End a process of Windows and all that it started."""
-    subprocess.run(["taskkill", "/F", "/T", "/PID", str(pid)], capture_output=True, check=False)
-
-
 @contextlib.contextmanager
 def orphans_adopted() -> Iterator[None]:
     """Adopt processes that leave the group when their parents end, and kill them at exit.
 
     This works on Linux only.
     """
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    before = set(_children())
-    adopting = _set_subreaper(True)
+    before = set(process_tree.children(os.getpid()))
+    is_adopting = process_tree.adopt_orphans()
     try:
         yield
     finally:
-        if adopting:
-            limit = time.monotonic() + _SWEEP
-            while (strays := [pid for pid in _children() if pid not in before]) and time.monotonic() < limit:
-                for pid in strays:
-                    with contextlib.suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
-                for pid in strays:
-                    with contextlib.suppress(OSError):
-                        os.waitpid(pid, os.WNOHANG)
-            _set_subreaper(False)
+        if is_adopting:
+            _kill_children_beyond(before)
+            process_tree.adopt_orphans(False)
 
 
-def _set_subreaper(flag: bool) -> bool:
-    try:
-        return bool(ctypes.CDLL(None).prctl(36, int(flag), 0, 0, 0) == 0)  # PR_SET_CHILD_SUBREAPER
-    except (OSError, AttributeError):
-        return False
-
-
-def _children() -> list[int]:
-    """Return our child processes."""
-    pids: list[int] = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread has ended
-            pids += map(int, path.read_text().split())
-    return pids
+def _kill_children_beyond(before: set[int]) -> None:
+    """Kill the children of this process, but for those that it had before."""
+    limit = time.monotonic() + _SWEEP
+    while time.monotonic() < limit:
+        strays = set(process_tree.children(os.getpid())) - before
+        if not strays:
+            return
+        for pid in strays:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in strays:
+            with contextlib.suppress(OSError):
+                os.waitpid(pid, os.WNOHANG)

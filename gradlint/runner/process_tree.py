@@ -1,4 +1,4 @@
-"""The processes that user code starts: how much memory they take, and how those end that stay."""
+"""The processes that user code starts: their memory, and the end of those that outlive their parents."""
 
 from __future__ import annotations
 
@@ -14,13 +14,27 @@ _SIGNALS = (0, signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM))
 """What ends a process: nothing but patience at first."""
 
 
-def adopt_orphans() -> None:
-    """Become the parent of the processes whose parents end; Linux only."""
+def adopt_orphans(flag: bool = True) -> bool:
+    """Become the parent of descendants whose own parents end, or stop being it; Linux only.
+
+    Returns:
+        True if the system did so.
+    """
     if sys.platform.startswith("linux"):
         import ctypes  # torch imports it too
 
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+            return bool(ctypes.CDLL(None).prctl(36, int(flag), 0, 0, 0) == 0)  # PR_SET_CHILD_SUBREAPER
+    return False
+
+
+def end_with_parent() -> None:
+    """Let the system kill this process when its parent ends; Linux only."""
+    if sys.platform.startswith("linux"):
+        import ctypes  # torch imports it too
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def end_orphans(seconds: float) -> None:
@@ -49,12 +63,19 @@ def _has_children() -> bool:
     return True
 
 
+def end_tree(pid: int) -> None:
+    """End a process of Windows and all that it started."""
+    import subprocess  # on Windows alone
+
+    subprocess.run(["taskkill", "/F", "/T", "/PID", str(pid)], capture_output=True, check=False)
+
+
 def children(parent: int) -> list[int]:
     """Return the processes that a process is the parent of; Linux only."""
     try:
         pids: list[int] = []
         for thread in os.listdir(f"/proc/{parent}/task"):
-            with contextlib.suppress(FileNotFoundError):  # the thread has ended
+            with contextlib.suppress(OSError):  # the thread has ended
                 with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as file:
                     pids += map(int, file.read().split())
         return pids
