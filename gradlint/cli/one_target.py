@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from gradlint.cli.exits import Interrupted
-from gradlint.cli.guard import Guarded, Limits
 from gradlint.cli.streams import progress, stdout_for_the_report
+from gradlint.cli.supervisor import Limits, SupervisedTargets
 from gradlint.cli.targets import missing_attribute
-from gradlint.cli.worker import user_code_begins
+from gradlint.cli.worker import start_time_limit
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Report
 from gradlint.gc_pause import frozen_imports, is_own_process
@@ -48,9 +48,9 @@ class Targets(Generic[T]):
         self._done = 0
         runnable = [target for target, problem in self._problems.items() if not problem]
         attempt = partial(_outcome, work=work)
-        self._source: Guarded | _Here = _Here(runnable, attempt)
+        self._source: SupervisedTargets | _Here = _Here(runnable, attempt)
         if hasattr(os, "fork") and is_own_process():
-            self._source = Guarded(runnable, attempt, _load_for_workers, limits or Limits())
+            self._source = SupervisedTargets(runnable, attempt, _load_for_workers, limits or Limits())
 
     def __enter__(self) -> Targets[T]:
         self._source.__enter__()
@@ -154,7 +154,7 @@ def _outcome(target: str, work: Callable[[str], T]) -> T | Failure:
     """Return the result of `work`, or the failure that its exception means."""
     try:
         _load_engine(target)
-        user_code_begins()
+        start_time_limit()
         return work(target)
     except TargetError as error:
         return Failure(target, str(error), error.traceback)

@@ -11,7 +11,7 @@ from gradlint.cli.sizes import Size, SizeType
 from gradlint.report import FORMATS
 
 if TYPE_CHECKING:
-    from gradlint.cli.guard import Limits
+    from gradlint.cli.supervisor import Limits
     from gradlint.engine.options import Options
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -55,7 +55,7 @@ class CheckOptions(NamedTuple):
     @property
     def limits(self) -> Limits:
         """What the user code of each target may take."""
-        from gradlint.cli.guard import Limits  # loads what --version need not
+        from gradlint.cli.supervisor import Limits  # loads what --version need not
 
         return Limits(self.timeout, "--timeout", self.max_memory)
 

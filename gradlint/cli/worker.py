@@ -1,4 +1,4 @@
-"""The process that runs the user code of one target, and what it leaves for the guard that started it."""
+"""The process that runs the user code of one target, and its messages to the supervisor that started it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gradlint.findings import Failure
 from gradlint.installed import OWN_FOLDER, is_library_file
 from gradlint.runner import process_tree
 
-BEGUN = b""
-"""What a worker says once torch is imported and user code begins."""
-CLOSED = 76
-"""Exit code of a worker that cannot reach the guard any more."""
-WHERE = getattr(signal, "SIGRTMAX", getattr(signal, "SIGURG", signal.SIGTERM))
-"""The signal at which a worker writes where it stands, also from C code."""
+USER_CODE_BEGINS = b""
+"""The message that a worker sends when torch is imported and user code begins."""
+PIPE_CLOSED = 76
+"""Exit code of a worker that cannot reach the supervisor any more."""
+TRACEBACK_SIGNAL = getattr(signal, "SIGRTMAX", getattr(signal, "SIGURG", signal.SIGTERM))
+"""The signal at which a worker writes its traceback, also from C code."""
 
 
-class Diary:
-    """What a worker leaves for the guard: a file that has no name."""
+class CrashLog:
+    """Notes and tracebacks that a worker leaves for the supervisor, in a file without a name."""
 
     def __init__(self) -> None:
         import fcntl  # there is none without fork
@@ -61,7 +61,7 @@ class Diary:
         return data.decode("utf-8", "surrogateescape")
 
     def close(self) -> None:
-        """Forget it."""
+        """Close the file."""
         os.close(self._number)
 
 
@@ -69,25 +69,25 @@ class Worker:
     """The worker that this process is.
 
     Args:
-        writing: the descriptor of the pipe to the guard.
-        diary: where ends that Python cannot report are noted.
+        writing: the descriptor of the pipe to the supervisor.
+        crash_log: where ends that Python cannot report are noted.
         seconds: what user code may take.
     """
 
     current: Worker | None = None
 
-    def __init__(self, writing: int, diary: Diary, seconds: float) -> None:
+    def __init__(self, writing: int, crash_log: CrashLog, seconds: float) -> None:
         self.process = os.getpid()
-        self.leave = os._exit
+        self.exit = os._exit
         self.has_begun = False
         self._writing = writing
-        self._diary = diary
+        self._crash_log = crash_log
         self._seconds = seconds
         self._dumps = pickle.dumps
         self._write = os.write
 
-    def guard_against_ends(self, signals: Mapping[int, Any]) -> None:
-        """Note the ends that Python cannot report.
+    def report_hard_ends(self, signals: Mapping[int, Any]) -> None:
+        """Note in the log each end that Python cannot report.
 
         `signals` says how the process of the user handles each signal.
         """
@@ -96,8 +96,8 @@ class Worker:
         if signals[signal.SIGINT] != signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._interrupt)
         process_tree.end_with_parent()
-        faulthandler.enable(self._diary.fileno(), all_threads=False)
-        faulthandler.register(WHERE, self._diary.fileno(), all_threads=True)
+        faulthandler.enable(self._crash_log.fileno(), all_threads=False)
+        faulthandler.register(TRACEBACK_SIGNAL, self._crash_log.fileno(), all_threads=True)
         os._exit = self._exit_hard
 
     def begin(self) -> None:
@@ -107,77 +107,77 @@ class Worker:
         """
         self.has_begun = True
         _forget_exit_handlers()
-        faulthandler.dump_traceback_later(self._seconds, file=self._diary.fileno(), exit=True)
-        self.say(BEGUN)
+        faulthandler.dump_traceback_later(self._seconds, file=self._crash_log.fileno(), exit=True)
+        self.send(USER_CODE_BEGINS)
 
-    def finish(self, outcome: Any) -> None:
-        """Say what came of the target; a fork of this process ends here."""
+    def send_outcome(self, outcome: Any) -> None:
+        """Send the outcome of the target; a fork of this process ends here."""
         if os.getpid() != self.process:
-            self.leave(0)
+            self.exit(0)
         faulthandler.cancel_dump_traceback_later()
-        self.say(self._dumps(outcome))
+        self.send(self._dumps(outcome))
 
-    def say(self, message: bytes) -> None:
-        """Send a message to the guard."""
+    def send(self, message: bytes) -> None:
+        """Send a message to the supervisor."""
         data = memoryview(len(message).to_bytes(8, "big") + message)
         while data:
             data = data[self._write(self._writing, data) :]
 
-    def close(self) -> None:
-        """Let go of the guard, which hears nothing more."""
+    def disconnect(self) -> None:
+        """Close the connection to the supervisor."""
         faulthandler.disable()
-        faulthandler.unregister(WHERE)
-        os._exit = self.leave
-        self._diary.close()
+        faulthandler.unregister(TRACEBACK_SIGNAL)
+        os._exit = self.exit
+        self._crash_log.close()
         os.close(self._writing)
 
     def note_closed(self) -> None:
-        """Note that user code has closed the pipe to the guard."""
-        self._diary.write("closed")
+        """Note that user code has closed the pipe to the supervisor."""
+        self._crash_log.write("closed")
 
     def _exit_hard(self, status: int) -> NoReturn:
         if os.getpid() == self.process:
-            self._diary.write("exit", status)
-            faulthandler.dump_traceback(self._diary.fileno(), all_threads=False)
-        self.leave(status)
+            self._crash_log.write("exit", status)
+            faulthandler.dump_traceback(self._crash_log.fileno(), all_threads=False)
+        self.exit(status)
         raise SystemExit
 
     def _interrupt(self, number: int, frame: Any) -> None:
-        self._diary.write("interrupted")
+        self._crash_log.write("interrupted")
         raise KeyboardInterrupt
 
 
-def user_code_begins() -> None:
+def start_time_limit() -> None:
     """Start the time limit of user code, if this process is a worker."""
     if Worker.current is not None:
         Worker.current.begin()
 
 
-def work(
+def run_worker(
     target: str,
     attempt: Callable[[str], Any],
     writing: int,
-    diary: Diary,
+    crash_log: CrashLog,
     seconds: float,
     signals: Mapping[int, Any],
     *,
-    teaches: bool,
+    reports_imports: bool,
 ) -> NoReturn:
-    """Be the worker of a target: attempt it, say what came of it, and end.
+    """Attempt a target, send its outcome and end this process.
 
     Args:
         target: what to attempt.
         attempt: returns the outcome, also for exceptions of user code.
-        writing: the descriptor of the pipe to the guard.
-        diary: where ends that Python cannot report are noted.
+        writing: the descriptor of the pipe to the supervisor.
+        crash_log: where ends that Python cannot report are noted.
         seconds: what user code may take.
         signals: signal → how the user's process handles it.
-        teaches: whether the guard wants to know which libraries are imported.
+        reports_imports: whether the supervisor wants to know which libraries are imported.
     """
-    worker = Worker.current = Worker(writing, diary, seconds)
+    worker = Worker.current = Worker(writing, crash_log, seconds)
     code = 1
     try:
-        worker.guard_against_ends(signals)
+        worker.report_hard_ends(signals)
         before, opened = set(sys.modules), _descriptors()
         try:
             outcome = attempt(target)
@@ -185,21 +185,21 @@ def work(
             from gradlint.load.build import user_traceback
 
             outcome = Failure(target, "the code under check raised KeyboardInterrupt", user_traceback(error))
-        worker.finish(outcome)
+        worker.send_outcome(outcome)
         code = 0
-        if teaches:
-            worker.say(pickle.dumps(list(_libraries_beyond(before))))
-        worker.close()
+        if reports_imports:
+            worker.send(pickle.dumps(list(_libraries_beyond(before))))
+        worker.disconnect()
         if worker.has_begun:
-            from gradlint.runner.wind_up import wind_up  # the guard has imported it for several targets
+            from gradlint.runner.wind_up import wind_up  # the supervisor has imported it for several targets
 
             wind_up(opened)
     except OSError as error:
         if code and error.errno == errno.EBADF:
             worker.note_closed()
-            code = CLOSED
+            code = PIPE_CLOSED
     finally:
-        worker.leave(code)
+        worker.exit(code)
 
 
 def _libraries_beyond(before: set[str]) -> Iterator[str]:

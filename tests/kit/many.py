@@ -128,7 +128,7 @@ def main() -> None:
             worked = cpu() - before
             times = f"{took:.1f} s, {worked:.1f} s of CPU, {worked / count * 1000:.0f} ms each"
             print(
-                f"{count} targets: exit code {process.returncode}, {times}; gradlint, guard, worker: {memory}",
+                f"{count} targets: exit code {process.returncode}, {times}; gradlint, supervisor, worker: {memory}",
                 flush=True,
             )
 

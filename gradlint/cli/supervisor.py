@@ -1,12 +1,12 @@
 """User code works in a process of its own for each target, so that every end of such a process can be reported.
 
 Three processes take part. The one that the user started reads the options and writes the report; no user code runs in
-it. It starts a guard, and the guard starts a worker for each target, one after the other. User code can end or spoil
-its worker alone: by `os._exit`, a crash in C, an endless loop, too much memory, a patched function. The guard ends what
-the worker leaves behind, and ends itself with the process that started it.
+it. It starts a supervisor, which starts a worker for each target, one after the other. User code can end or spoil its
+worker alone: by `os._exit`, a crash in C, an endless loop, too much memory, a patched function. The supervisor ends
+what the worker leaves behind, and ends itself with the process that started it.
 
-If there are several targets, the guard imports torch once and the workers are forks of that process. It also imports
-the libraries that a worker imported, for the workers after it.
+If there are several targets, the supervisor imports torch once, and the workers are forks of that process. It also
+imports the libraries that a worker imported, for the workers after it.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from typing import Any, NoReturn
 
 from gradlint.cli import streams
 from gradlint.cli.sizes import Size
-from gradlint.cli.worker import BEGUN, CLOSED, WHERE, Diary, work
+from gradlint.cli.worker import PIPE_CLOSED, TRACEBACK_SIGNAL, USER_CODE_BEGINS, CrashLog, run_worker
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure
 from gradlint.runner import process_tree
 
-GRACE = 3.0
+INTERRUPT_GRACE = 3.0
 """Seconds that interrupted user code gets to end by itself."""
-_WIND_UP = 5.0
+_EXIT_GRACE = 5.0
 """Seconds that threads and exit handlers of user code get once its outcome is known."""
-_NOTICE = 0.2
-"""Seconds in which an interrupt that the terminal sends to all processes is noted by the one that works."""
-_SPARE = 2.0
-"""Seconds after its limit at which the guard ends a worker that has not ended itself."""
-_START = 300.0
+_INTERRUPT_DELAY = 0.2
+"""Seconds in which the worker notes an interrupt that the terminal sends to all processes."""
+_TIMEOUT_SLACK = 2.0
+"""Seconds after its limit at which the supervisor ends a worker that has not ended itself."""
+_STARTUP_LIMIT = 300.0
 """Seconds that a worker gets to import torch."""
-_STRAYS = 0.5
-"""Seconds that processes which user code started get to end with it: some unlink shared memory."""
-_LEARNING = 120.0
-"""Seconds that the guard gives the imports that it takes over from a worker."""
-_STARTED = b""
-"""What the guard says when it starts the next worker."""
-_AFRESH = 75
-"""Exit code of a guard that must not be forked any more."""
+_ORPHAN_GRACE = 0.5
+"""Seconds that the processes of user code get to end with it: some unlink shared memory."""
+_PRELOAD_LIMIT = 120.0
+"""Seconds that the supervisor may take to import what a worker imported."""
+_WORKER_STARTED = b""
+"""The message that the supervisor sends when it starts the next worker."""
+_NO_LONGER_FORKABLE = 75
+"""Exit code of a supervisor that must not be forked any more."""
 _INTERRUPT, _KILL = b"i", b"k"
 
 
@@ -60,10 +60,10 @@ class Limits:
     option: str = ""
     """The option that set the seconds; empty for the default of a command without one."""
     memory: Size | None = None
-    """The memory of its worker and of the processes that this starts; None for any."""
+    """The memory of its worker and of the processes that the worker starts; None for no limit."""
 
 
-class Guarded:
+class SupervisedTargets:
     """The outcomes of targets, each from a worker of its own, in order.
 
     Args:
@@ -80,55 +80,55 @@ class Guarded:
         self._attempt = attempt
         self._prepare = prepare
         self._limits = limits
-        self._guard: _Handle | None = None
-        self._shares = True
+        self._supervisor: _SupervisorHandle | None = None
+        self._preloads = True
 
     def next(self) -> Any:
         """Return the outcome of the next target, or the failure that its end means."""
         target = self._left[0]
         while True:
-            if self._guard is None:
+            if self._supervisor is None:
                 try:
-                    self._guard = _Handle.started(self)
+                    self._supervisor = _SupervisorHandle.started(self)
                 except OSError as error:
                     del self._left[0]
                     return _not_started(target, error)
-            message = self._guard.read()
-            if message == _STARTED:
-                self._guard.busy = True
+            message = self._supervisor.read()
+            if message == _WORKER_STARTED:
+                self._supervisor.busy = True
             elif message is not None:
-                self._guard.busy = False
-                self._guard.done += 1
+                self._supervisor.busy = False
+                self._supervisor.done += 1
                 del self._left[0]
                 return _loaded(target, message)
             else:
-                busy, done, code = self._guard.busy, self._guard.done, self._guard.wait()
-                self._guard = None
-                if not busy and done:  # by what a worker left, or by the imports that it took over
-                    self._shares = False
+                busy, done, code = self._supervisor.busy, self._supervisor.done, self._supervisor.wait()
+                self._supervisor = None
+                if not busy and done:  # ended by what a worker left behind, or by the imports that it repeated
+                    self._preloads = False
                     continue
                 del self._left[0]
                 from gradlint.load import crash  # no other end needs it
 
                 return Failure(target, f"the process of the code under check {crash.end_in_words(code)}")
 
-    def __enter__(self) -> Guarded:
+    def __enter__(self) -> SupervisedTargets:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, _interrupt)  # as Ctrl-C, so that no process stays
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        guard, self._guard = self._guard, None
-        if guard is None:
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is None:
             return
         if kind is None and not self._left:
-            _winding_up.append(guard)
+            _exiting.append(supervisor)
         else:
-            guard.end(interrupts=kind is KeyboardInterrupt)
+            supervisor.end(interrupts=kind is KeyboardInterrupt)
 
-    def guard(self, results: int, orders: int, signals: dict[int, Any]) -> NoReturn:
-        """Be the guard: start a worker for each target and pass on its outcome, then end.
+    def supervise(self, results: int, orders: int, signals: dict[int, Any]) -> NoReturn:
+        """Start a worker for each target and pass on its outcome; then end this process.
 
         Args:
             results: the descriptor of the pipe that outcomes go to.
@@ -136,8 +136,8 @@ class Guarded:
             signals: signal → how the user's process handles it.
         """
         try:
-            guard = _Guard(results, orders, signals, self._limits)
-            guard.run(self._left, self._attempt, self._prepare, shares=self._shares)
+            supervisor = _Supervisor(results, orders, signals, self._limits)
+            supervisor.run(self._left, self._attempt, self._prepare, preloads=self._preloads)
         finally:
             os._exit(0)
 
@@ -146,19 +146,19 @@ def _interrupt(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-_winding_up: list[_Handle] = []
-"""Guards whose last worker ends while the report is written."""
+_exiting: list[_SupervisorHandle] = []
+"""Supervisors whose last worker ends while the report is written."""
 
 
 def wait_for_workers() -> None:
     """Wait until no process of user code is left."""
     try:
-        while _winding_up:
-            _winding_up[-1].wait()
-            _winding_up.pop()
+        while _exiting:
+            _exiting[-1].wait()
+            _exiting.pop()
     except KeyboardInterrupt:
-        for guard in _winding_up:
-            guard.end(interrupts=False)
+        for supervisor in _exiting:
+            supervisor.end(interrupts=False)
 
 
 def _not_started(target: str, error: OSError) -> Failure:
@@ -173,8 +173,8 @@ def _loaded(target: str, message: bytes) -> Any:
         return Failure(target, problem)
 
 
-class _Handle:
-    """A guard, for the process that started it."""
+class _SupervisorHandle:
+    """A supervisor, for the process that started it."""
 
     def __init__(self, pid: int, results: int, orders: int) -> None:
         self.pid = pid
@@ -187,7 +187,7 @@ class _Handle:
         self._code: int | None = None
 
     @classmethod
-    def started(cls, work: Guarded) -> _Handle:
+    def started(cls, work: SupervisedTargets) -> _SupervisorHandle:
         if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nothing can wait for a process
         results, orders = _pipe(), _pipe()
@@ -196,17 +196,17 @@ class _Handle:
         if pid == 0:
             os.close(results[0])
             os.close(orders[1])
-            work.guard(results[1], orders[0], signals)
+            work.supervise(results[1], orders[0], signals)
         os.close(results[1])
         os.close(orders[0])
         return cls(pid, results[0], orders[1])
 
     def read(self) -> bytes | None:
         """Return the next message; None if there will be none."""
-        header = self._exactly(8)
-        return None if header is None else self._exactly(int.from_bytes(header, "big"))
+        header = self._read_exactly(8)
+        return None if header is None else self._read_exactly(int.from_bytes(header, "big"))
 
-    def _exactly(self, size: int) -> bytes | None:
+    def _read_exactly(self, size: int) -> bytes | None:
         data = bytearray()
         while len(data) < size:
             part = os.read(self._results, min(size - len(data), 2**20))
@@ -216,23 +216,23 @@ class _Handle:
         return bytes(data)
 
     def end(self, *, interrupts: bool) -> None:
-        """End the guard and its worker; an interrupted one gets some time."""
-        limit = time.monotonic() + 2 * GRACE
-        self._order(_INTERRUPT if interrupts else _KILL)
+        """End the supervisor and its worker; an interrupted one gets some time."""
+        limit = time.monotonic() + 2 * INTERRUPT_GRACE
+        self._send_order(_INTERRUPT if interrupts else _KILL)
         while True:
             try:
                 while not self._has_ended() and time.monotonic() < limit:
                     time.sleep(0.01)
                 break
             except KeyboardInterrupt:  # pressed again
-                self._order(_KILL)
+                self._send_order(_KILL)
         if not self._has_ended():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
     def wait(self) -> int:
-        """Wait for the end of the guard and return its exit code."""
+        """Wait for the end of the supervisor and return its exit code."""
         if self._code is None:
             self._ended_with(os.waitpid(self.pid, 0)[1])
         assert self._code is not None
@@ -250,7 +250,7 @@ class _Handle:
         os.close(self._results)
         os.close(self._orders)
 
-    def _order(self, order: bytes) -> None:
+    def _send_order(self, order: bytes) -> None:
         with contextlib.suppress(OSError):
             os.write(self._orders, order)
             os.kill(self.pid, signal.SIGINT)  # ends it while it imports torch
@@ -267,7 +267,7 @@ def _pipe() -> tuple[int, int]:
     return high[0], high[1]
 
 
-class _Guard:
+class _Supervisor:
     """The process between the one that the user started and those that run user code."""
 
     def __init__(self, results: int, orders: int, signals: dict[int, Any], limits: Limits) -> None:
@@ -277,10 +277,10 @@ class _Guard:
         self.signals = signals
         """Signal → how the user's process handles it."""
         self.is_ending = False
-        """True once the process that started this one asked for the end."""
+        """True once the process that started this one has asked it to end."""
 
     def run(
-        self, targets: Sequence[str], attempt: Callable[[str], Any], prepare: Callable[[], object], *, shares: bool
+        self, targets: Sequence[str], attempt: Callable[[str], Any], prepare: Callable[[], object], *, preloads: bool
     ) -> None:
         """Start the workers, one after the other."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -288,27 +288,29 @@ class _Guard:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         process_tree.adopt_orphans()
         streams.leave_stdout()
-        several = sum(map(_exists, targets)) > 1 and sys.platform != "darwin"  # whose frameworks survive no fork
-        if several:
+        has_several = sum(map(_exists, targets)) > 1 and sys.platform != "darwin"  # whose frameworks survive no fork
+        if has_several:
             with contextlib.suppress(Exception):  # each worker reports it
                 prepare()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for number, target in enumerate(targets, 1):
-            self._say(_STARTED)
-            learned = self._one(target, attempt, teaches=several and shares and number < len(targets))
+            self._send_message(_WORKER_STARTED)
+            imported = self._run_target(
+                target, attempt, reports_imports=has_several and preloads and number < len(targets)
+            )
             if self.is_ending:
                 return
-            if learned:
-                self._learn(learned)
+            if imported:
+                self._preload(imported)
 
-    def obey(self) -> bytes:
+    def read_order(self) -> bytes:
         """Return the last order; empty without a new one."""
         if not select.select([self.orders], [], [], 0)[0]:
             return b""
         self.is_ending = True
         return os.read(self.orders, 16)[-1:] or _KILL
 
-    def _say(self, message: bytes) -> None:
+    def _send_message(self, message: bytes) -> None:
         data = memoryview(len(message).to_bytes(8, "big") + message)
         try:
             while data:
@@ -316,50 +318,52 @@ class _Guard:
         except OSError:
             self.is_ending = True
 
-    def _one(self, target: str, attempt: Callable[[str], Any], *, teaches: bool) -> list[str]:
-        """Run one target and say what came of it; return the library modules that it imported."""
+    def _run_target(self, target: str, attempt: Callable[[str], Any], *, reports_imports: bool) -> list[str]:
+        """Run one target and send its outcome; return the library modules that it imported."""
         try:
-            diary = Diary()
+            crash_log = CrashLog()
             reading, writing = _pipe()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which no library leaves here
                 child = os.fork()
         except OSError as error:
-            self._say(pickle.dumps(_not_started(target, error)))
+            self._send_message(pickle.dumps(_not_started(target, error)))
             return []
         if child == 0:
             for number in (reading, self.results, self.orders):
                 os.close(number)
-            work(target, attempt, writing, diary, self.limits.seconds, self.signals, teaches=teaches)
+            run_worker(
+                target, attempt, writing, crash_log, self.limits.seconds, self.signals, reports_imports=reports_imports
+            )
         os.close(writing)
-        watch = _Watch(child, reading, diary, self)
+        monitor = _WorkerMonitor(child, reading, crash_log, self)
         try:
-            outcome = watch.outcome()
+            outcome = monitor.outcome()
             if self.is_ending:
                 return []
             if outcome is None:
-                self._say(pickle.dumps(watch.failure(target)))
+                self._send_message(pickle.dumps(monitor.failure(target)))
                 return []
-            self._say(outcome)
-            learned = watch.second() if teaches else None
-            watch.wait_for_end()
-            return [] if learned is None else list(pickle.loads(learned))
+            self._send_message(outcome)
+            imported = monitor.imported_modules() if reports_imports else None
+            monitor.wait_for_end()
+            return [] if imported is None else list(pickle.loads(imported))
         finally:
-            watch.kill()
-            diary.close()
+            monitor.kill()
+            crash_log.close()
             os.close(reading)
 
-    def _learn(self, names: Sequence[str]) -> None:
+    def _preload(self, names: Sequence[str]) -> None:
         """Import the libraries that a worker imported, so that the next ones need not.
 
-        The guard ends if it could not be forked any more after that.
+        The supervisor ends if it could not be forked any more after that.
         """
         import faulthandler
         import gc
         import importlib
         import threading
 
-        faulthandler.dump_traceback_later(_LEARNING, file=os.open(os.devnull, os.O_WRONLY), exit=True)
+        faulthandler.dump_traceback_later(_PRELOAD_LIMIT, file=os.open(os.devnull, os.O_WRONLY), exit=True)
         with streams.muted(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for name in names:
@@ -368,70 +372,70 @@ class _Guard:
         faulthandler.cancel_dump_traceback_later()
         gc.freeze()  # else each worker scans them
         if threading.active_count() > 1 or process_tree.children(os.getpid()) or _uses_gpu():
-            os._exit(_AFRESH)
+            os._exit(_NO_LONGER_FORKABLE)
 
 
-class _Watch:
-    """What the guard sees of one worker."""
+class _WorkerMonitor:
+    """What the supervisor sees of one worker."""
 
-    def __init__(self, child: int, reading: int, diary: Diary, guard: _Guard) -> None:
+    def __init__(self, child: int, reading: int, crash_log: CrashLog, supervisor: _Supervisor) -> None:
         self.child = child
-        self.diary = diary
-        self.guard = guard
-        self.limits = guard.limits
+        self.crash_log = crash_log
+        self.supervisor = supervisor
+        self.limits = supervisor.limits
         self.code: int | None = None
         """The exit code; None while it runs."""
         self.reason = ""
-        """Why the guard ended it; empty if it did not."""
+        """Why the supervisor ended it; empty if it did not."""
         self._reading = reading
         self._is_open = True
         self._data = bytearray()
-        self._deadline = time.monotonic() + self.limits.seconds + _START
+        self._deadline = time.monotonic() + self.limits.seconds + _STARTUP_LIMIT
         self._interrupted: float | None = None
 
     def outcome(self) -> bytes | None:
-        """Return what the worker made of its target; None if it ended without."""
+        """Return the outcome of the target; None if the worker ended without one."""
         memory = self.limits.memory
         pause = 0.02 if memory else 0.25
         while True:
             message = self._message()
-            if message == BEGUN:
-                self._deadline = time.monotonic() + self.limits.seconds + _SPARE
+            if message == USER_CODE_BEGINS:
+                self._deadline = time.monotonic() + self.limits.seconds + _TIMEOUT_SLACK
                 continue
             if message is not None:
                 return message
             if self._has_ended():
                 return None
-            self._obey()
+            self._follow_order()
             now = time.monotonic()
-            if self.guard.is_ending:
-                if self._interrupted is None or now > self._interrupted + GRACE:
+            if self.supervisor.is_ending:
+                if self._interrupted is None or now > self._interrupted + INTERRUPT_GRACE:
                     self._send(signal.SIGKILL)
             elif now > self._deadline:
-                self._end(self._late())
+                self._end(self._timeout_reason())
             elif memory and process_tree.memory_exceeds(self.child, memory.bytes):
                 self._end(f"took more than {memory.text} of memory (--max-memory)")
             self._wait(pause)
 
-    def second(self) -> bytes | None:
-        """Return the message after the outcome; None if there is none."""
-        limit = time.monotonic() + _WIND_UP
-        while time.monotonic() < limit and not self.guard.is_ending:
+    def imported_modules(self) -> bytes | None:
+        """Return the message that follows the outcome; None if there is none."""
+        limit = time.monotonic() + _EXIT_GRACE
+        while time.monotonic() < limit and not self.supervisor.is_ending:
             message = self._message()
             if message is not None:
                 return message
             if self._has_ended():
                 return self._message()
-            self._obey()
+            self._follow_order()
             self._wait(0.05)
         return None
 
     def wait_for_end(self) -> None:
-        """Give threads and exit handlers their time."""
-        limit = time.monotonic() + _WIND_UP
+        """Wait until threads and exit handlers of user code have ended, or their time is over."""
+        limit = time.monotonic() + _EXIT_GRACE
         pause = 0.001
-        while not self._has_ended() and time.monotonic() < limit and not self.guard.is_ending:
-            self._obey()
+        while not self._has_ended() and time.monotonic() < limit and not self.supervisor.is_ending:
+            self._follow_order()
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)
 
@@ -440,17 +444,17 @@ class _Watch:
         if self.code is None:
             self._send(signal.SIGKILL)
             self.code = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
-        process_tree.end_orphans(_STRAYS)
+        process_tree.end_orphans(_ORPHAN_GRACE)
 
     def failure(self, target: str) -> Failure:
-        """Return how the worker ended, by its exit code and its diary."""
+        """Return how the worker ended, by its exit code and its crash log."""
         from gradlint.load import crash  # no other end needs it
         from gradlint.report.view import shown_path
 
         assert self.code is not None
-        last = self.diary.text().split("\n@")[-1]
+        last = self.crash_log.text().split("\n@")[-1]
         if not self.reason and crash.is_timeout(last):
-            self.reason = self._late()
+            self.reason = self._timeout_reason()
         if self.reason:
             last = crash.main_thread(last)
             place = crash.last_place(last)
@@ -458,7 +462,7 @@ class _Watch:
             message = f"the code under check {self.reason}{at}"
         elif last.startswith("exit "):
             message = f"the code under check called os._exit({last.split()[1]})"
-        elif self.code == CLOSED:
+        elif self.code == PIPE_CLOSED:
             message = "the code under check closed file descriptors that are not its own"
         else:
             message = f"the process of the code under check {crash.end_in_words(self.code)}"
@@ -466,17 +470,17 @@ class _Watch:
                 message += ", perhaps because memory ran out"
         return Failure(target, message, crash.traceback_of_crash(last))
 
-    def _late(self) -> str:
+    def _timeout_reason(self) -> str:
         option = f" ({self.limits.option})" if self.limits.option else ""
         return f"did not end within {self.limits.seconds:g} s{option}"
 
     def _end(self, reason: str) -> None:
         """End the worker for a reason, after it has written where it stands."""
-        size = self.diary.size()
-        self._send(WHERE)
+        size = self.crash_log.size()
+        self._send(TRACEBACK_SIGNAL)
         for _ in range(50):
             time.sleep(0.01)
-            if self.diary.size() > size or self._has_ended():
+            if self.crash_log.size() > size or self._has_ended():
                 break
         time.sleep(0.02)
         self.reason = reason
@@ -487,18 +491,18 @@ class _Watch:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.child, number)
 
-    def _obey(self) -> None:
-        order = self.guard.obey()
+    def _follow_order(self) -> None:
+        order = self.supervisor.read_order()
         if order == _KILL or (order and self._interrupted is not None):
             self._send(signal.SIGKILL)
         elif order:
             self._interrupted = time.monotonic()
-            time.sleep(_NOTICE)  # the terminal sends it to all processes
-            if "\n@interrupted" not in self.diary.text():
+            time.sleep(_INTERRUPT_DELAY)  # the terminal sends it to all processes
+            if "\n@interrupted" not in self.crash_log.text():
                 self._send(signal.SIGINT)
 
     def _has_ended(self) -> bool:
-        """Return True if the worker has ended and has said nothing more."""
+        """Return True if the worker has ended and no message of it is left."""
         if self.code is None:
             pid, status = os.waitpid(self.child, os.WNOHANG)
             if pid:
@@ -507,7 +511,7 @@ class _Watch:
         return self.code is not None and not self._is_complete()
 
     def _wait(self, seconds: float) -> None:
-        inputs = [self._reading, self.guard.orders] if self._is_open else [self.guard.orders]
+        inputs = [self._reading, self.supervisor.orders] if self._is_open else [self.supervisor.orders]
         if self.code is None and self._reading in select.select(inputs, [], [], seconds)[0]:
             self._read()
 
