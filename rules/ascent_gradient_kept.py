@@ -14,7 +14,7 @@ class AscentGradientKept(Rule):
 
     ## What it does
     Finds steps that apply the sum of two backward passes. Between the passes, user code moves every one of the
-    parameters by an amount computed from its own gradient. This is the ascent of sharpness-aware minimisation (SAM)
+    parameters by an amount computed from its own gradient. This is the ascent of sharpness-aware minimization (SAM)
     without the clear that follows it.
 
     ## Why it is bad

@@ -99,9 +99,9 @@ class DropoutActiveInEval(Rule):
     source_prefilter = ("dropout|Dropout",)
     suppressible_on = r"[Dd]ropout|scaled_dot_product_attention|\("
 
-    MESSAGE_NO_ARGUMENT = "{call} drops elements in eval mode too: training is True unless it is given."
+    MESSAGE_NO_ARGUMENT = "{call} drops elements in eval mode too: its argument training is True by default."
     MESSAGE_CONSTANT = "{call} drops elements in eval mode too: training is always True."
-    MESSAGE_ATTENTION = "{call} drops weights in eval mode too: dropout_p holds in every mode."
+    MESSAGE_ATTENTION = "{call} drops weights in eval mode too: dropout_p applies in every mode."
     MESSAGE_NEW_LAYER = "this dropout is in no module that eval() reaches: it drops elements in eval mode too."
     MESSAGE_IN_EVAL = "{call} drops elements although the {module} around it is in eval mode."
     FIX = "Pass training=self.training."

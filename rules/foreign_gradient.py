@@ -87,8 +87,8 @@ class ForeignGradient(Rule):
         "it together with their own gradient."
     )
     MESSAGE_PASSED = (
-        "backward() leaves gradient in {parameters} on its way to {owner}; {optimizer} then applies it together with "
-        "their own gradient, as nothing clears it."
+        "backward() of the loss for {owner} also leaves gradient in {parameters}: nothing clears it, and {optimizer} "
+        "applies it together with their own."
     )
     MESSAGE_JOINED = (
         "through this call, the loss for {owner} also accumulates gradient into {parameters}; {optimizer} is then "

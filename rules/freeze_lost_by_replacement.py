@@ -100,8 +100,8 @@ class FreezeLostByReplacement(Rule):
     name = "freeze-lost-by-replacement"
     severity = Severity.WARNING
 
-    MESSAGE = "this call replaces {parameters}, frozen at {place}, by new {tensors} that {train}: the freeze is lost."
-    MESSAGE_ASSIGNED = "this line replaces {parameters}, frozen at {place}, by new {tensors} that {train}."
+    MESSAGE = "this call replaces {parameters}, frozen at {place}, by {tensors}: the freeze is lost."
+    MESSAGE_ASSIGNED = "this line replaces {parameters}, frozen at {place}, by {tensors}."
     RELATED_FROZEN = "frozen here"
     RELATED_REPLACED = "replaced here"
     FIX = "Freeze last, or set requires_grad of the new parameter to that of the old one."
@@ -118,7 +118,7 @@ class FreezeLostByReplacement(Rule):
                     self.MESSAGE_ASSIGNED if first.is_assignment else self.MESSAGE,
                     parameters,
                     place=context.place(first.freeze),
-                    tensors="tensor" if len(parameters) == 1 else "tensors",
+                    tensors="a new tensor that trains" if len(parameters) == 1 else "new tensors that train",
                 ),
                 at=site,
                 parameters=parameters,

@@ -91,9 +91,7 @@ class FrozenAndNeverLoaded(Rule):
     severity = Severity.WARNING
     needs = frozenset({"forward"})
 
-    MESSAGE = (
-        "this line freezes {parameters} at random initial values, together with {others}: no load has written {them}."
-    )
+    MESSAGE = "this line freezes {parameters} at random initial values, beside {others}: no load has written {them}."
     RELATED_CREATED = "created here"
     RELATED_LOADED = "the others are loaded here"
     FIX = "Leave new layers out of the freeze. With peft, name them in modules_to_save."

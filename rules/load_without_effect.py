@@ -82,7 +82,7 @@ class LoadWithoutEffect(Rule):
     yields_to = frozenset({"GL109", "GL510"})
 
     MESSAGE = (
-        "{call}() loads nothing: the state has names like {name!r}, and the model has {own_name!r}. "
+        "{call}() loads nothing: the state has names like {name!r} where the model has {own_name!r}. "
         "{parameters} {keep} initial values."
     )
     MESSAGE_UNRELATED = (
@@ -90,16 +90,14 @@ class LoadWithoutEffect(Rule):
         "{own_name!r}. {parameters} {keep} initial values."
     )
     MESSAGE_NESTED = (
-        "{call}() loads nothing: the model's values stand below {nested!r} in the state. {parameters} {keep} "
-        "initial values."
+        "{call}() loads nothing: the state holds the model's values under {nested!r}. "
+        "{parameters} {keep} initial values."
     )
     MESSAGE_OWN = "{call}() copies the model's own values onto themselves: it loads nothing into {parameters}."
     MESSAGE_REPLACED = "{call}() has no effect: {place} replaces the loaded {parameters} by {ones}."
     MESSAGE_OVERWRITTEN = "{call}() has no effect: {place} initialises the loaded {parameters} again."
     MESSAGE_PRETRAINED = "from_pretrained() loads nothing: {parameters} {keep} initial values."
-    MESSAGE_PART = (
-        "{parameters} {keep} initial values: this load has values for equal blocks beside {them}, and none for {them}."
-    )
+    MESSAGE_PART = "{parameters} {keep} initial values: this load has values for the equal blocks beside {them} only."
     FIX_PRETRAINED = (
         "Compare the names in the checkpoint with the model's: output_loading_info=True returns those that are missing "
         "and unexpected. If random values are meant, make the model from its config."
@@ -110,7 +108,7 @@ class LoadWithoutEffect(Rule):
     FIX = "{changes} each name of the state, and check unexpected_keys of the result."
     FIX_UNRELATED = "Rename the state's entries to the model's names, and check unexpected_keys of the result."
     FIX_NESTED = "Load state[{nested!r}]."
-    FIX_OWN = "Check which entries the state takes from the checkpoint: names or shapes of none match."
+    FIX_OWN = "Compare the names and shapes in the checkpoint with the model's: none match."
     FIX_LOST = "Load last, after all layers are in place and initialised."
 
     def check(self, context: Context) -> Iterator[Finding]:

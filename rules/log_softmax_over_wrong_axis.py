@@ -15,12 +15,12 @@ _NLL = frozenset("nll_loss nll_loss2d nll_loss_nd".split())
 
 
 class LogSoftmaxOverWrongAxis(Rule):
-    """Log-probabilities that are normalised along another axis than that of the classes.
+    """Log-probabilities that are normalized along another axis than that of the classes.
 
     ## What it does
     Finds `nll_loss` on a log_softmax along another axis than the classes, which are axis 1, or axis 0 of a vector. Ops
-    that only rearrange may stand between. Finds `kl_div` whose input and target are normalised along different axes.
-    With `reduction="batchmean"`, it also finds those that are normalised along the batch: a warning.
+    that only rearrange may stand between. Finds `kl_div` whose input and target are normalized along different axes.
+    With `reduction="batchmean"`, it also finds those that are normalized along the batch: a warning.
 
     ## Why it is bad
     The values are no log-probabilities of the classes: over the batch they sum to one, over the classes they do not.
@@ -51,7 +51,7 @@ class LogSoftmaxOverWrongAxis(Rule):
     ```
 
     ## Known limits
-    Not reported on a square matrix, or against a target made by `arange`: contrastive losses normalise along either
+    Not reported on a square matrix, or against a target made by `arange`: contrastive losses normalize along either
     axis. Not reported if axes were merged or anything was computed in between, or if the loss is written by hand.
 
     ## References
@@ -63,19 +63,22 @@ class LogSoftmaxOverWrongAxis(Rule):
     severity = Severity.ERROR
     needs = frozenset({"forward", "loss"})
 
-    MESSAGE = "{softmax} runs along axis {axis}, and nll_loss takes axis {classes} for the classes of {parameters}."
+    MESSAGE = (
+        "{softmax} runs along axis {axis}, but nll_loss expects classes along axis {classes}: the gradient of "
+        "{parameters} is wrong."
+    )
     MESSAGE_IMPLICIT = (
-        "{softmax} without dim runs along axis {axis}, and nll_loss takes axis {classes} for the classes of "
-        "{parameters}."
+        "{softmax} without dim runs along axis {axis}, but nll_loss expects classes along axis {classes}: the gradient "
+        "of {parameters} is wrong."
     )
     MESSAGE_TARGET = (
-        "kl_div compares an input normalised along axis {axis} with a target normalised along axis {classes}, for "
-        "{parameters}."
+        "kl_div compares an input normalized along axis {axis} with a target normalized along axis {classes}: the "
+        "gradient of {parameters} is wrong."
     )
-    MESSAGE_BATCH = "{softmax} runs along axis 0, which kl_div counts as the batch, for {parameters}."
+    MESSAGE_BATCH = "{softmax} runs along axis 0, the batch for kl_div: the gradient of {parameters} is wrong."
     RELATED = "{softmax} is applied here"
     FIX = "Give {softmax} the axis of the classes, dim={classes}."
-    FIX_TARGET = "Normalise the input and the target along the same axis."
+    FIX_TARGET = "Normalize the input and the target along the same axis."
     FIX_BATCH = "Give {softmax} the axis of the classes, for example dim=-1."
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -124,7 +127,7 @@ class _Wrong(NamedTuple):
     axis: int
     """Axis of its result along which it runs."""
     classes: int
-    """Axis that the loss takes for that of the classes, or along which the target is normalised."""
+    """Axis that the loss takes for that of the classes, or along which the target is normalized."""
 
 
 def _wrong_nll(context: Context) -> Iterator[_Wrong]:
@@ -152,7 +155,7 @@ def _wrong_kl_div(context: Context) -> Iterator[_Wrong]:
     trace = context.trace
     for loss, value, target in find_targeted_losses(context, ("kl_div",)):
         shape = trace.values[value].shape
-        given, theirs = _normalised(trace, value), _normalised(trace, target)
+        given, theirs = _normalized(trace, value), _normalized(trace, target)
         if given is None or trace.values[target].shape != shape:
             continue
         softmax, axis = given
@@ -162,7 +165,7 @@ def _wrong_kl_div(context: Context) -> Iterator[_Wrong]:
             yield _Wrong(loss, softmax, _Kind.BATCH, axis, axis)
 
 
-def _normalised(trace: Trace, value: ValueId) -> tuple[Op, int] | None:
+def _normalized(trace: Trace, value: ValueId) -> tuple[Op, int] | None:
     """Return the only softmax that gave a value, with the axis of the value along which it runs."""
     for axis in range(len(trace.values[value].shape)):
         source = value

@@ -84,7 +84,7 @@ class ParametersSharingMemory(Rule):
     needs = frozenset({"optimizer"})
     yields_to = frozenset({"GL111"})
 
-    MESSAGE = "{parameters} {have} the same memory as {others}: each step changes it once for each of them."
+    MESSAGE = "{parameters} and {others} share memory: each step updates it once for each of them."
     RELATED = "{name} is created here"
     FIX = (
         "To tie the weights, use one parameter in both places (F.linear(x, weight.t())). For a parameter of its own, "

@@ -17,7 +17,7 @@ _SCORES = BIASED_LAYERS | NORMS
 
 
 class SwappedLossArguments(Rule):
-    """A loss whose input and target have changed places.
+    """A loss whose input and target are swapped.
 
     ## What it does
     Finds losses whose `target` is the raw result of a trained layer, while `input` depends on nothing that trains:
@@ -70,13 +70,15 @@ class SwappedLossArguments(Rule):
     needs = frozenset({"forward", "loss"})
     source_prefilter = ("softmax|Softmax", "kl_div|KLDivLoss")
 
-    MESSAGE = "{loss} gets {parameters} as target, and as input what nothing trains: the arguments have changed places."
+    MESSAGE = (
+        "the arguments of {loss} are swapped: its target depends on {parameters}, and its input on nothing that trains."
+    )
     MESSAGE_KL = (
-        "kl_div gets probabilities as input and log-probabilities as target: the arguments have changed places for "
-        "{parameters}."
+        "the arguments of kl_div are swapped for {parameters}: it gets probabilities as input and log-probabilities as "
+        "target."
     )
     MESSAGE_SOURCE = (
-        "kl_div gets probabilities as input and log-probabilities as target: the arguments have changed places."
+        "the arguments of kl_div are swapped: it gets probabilities as input and log-probabilities as target."
     )
     FIX = "Pass the prediction first, then the target: {loss}(prediction, target)."
 

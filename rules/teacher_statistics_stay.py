@@ -100,8 +100,8 @@ class TeacherStatisticsStay(Rule):
     needs = frozenset({"step"})
 
     MESSAGE = (
-        "this update moves {teacher} after {student}, but not the running statistics of {count} ({names}), which "
-        "{normalize} in eval mode on the way to the loss."
+        "this update moves {teacher} toward {student}, but not the running statistics of {count} ({names}), which "
+        "{normalize} in eval mode before the loss."
     )
     FIX = (
         "Copy the buffers too: for old, new in zip(teacher.buffers(), student.buffers()): old.copy_(new). Or run the "

@@ -61,7 +61,7 @@ class WrapperTrainedAround(Rule):
 
     ## Known limits
     A wrapper that runs at one of the recorded steps is not reported, even if others go past it. Gradient that user code
-    averages itself is not recognised.
+    averages itself is not recognized.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
@@ -72,10 +72,10 @@ class WrapperTrainedAround(Rule):
     severity = Severity.WARNING
     needs = frozenset({"step"})
 
-    MESSAGE = "this call goes past the {wrapper} around the network, which never runs: {effect} of {parameters}."
-    RELATED = "{wrapper} is put around the network here"
-    EFFECT_DATA_PARALLEL = "one device does all the work"
-    EFFECT = "no process averages the gradient"
+    MESSAGE = "this call bypasses {wrapper}, whose forward never runs: {effect} {parameters}."
+    RELATED = "the network is wrapped in {wrapper} here"
+    EFFECT_DATA_PARALLEL = "one device does all the work for"
+    EFFECT = "no process averages the gradient of"
     FIX = "Call the wrapper itself: model(x) in place of model.module(x)."
 
     def check(self, context: Context) -> Iterator[Finding]:

@@ -314,7 +314,7 @@ def test_found_inputs_run(name: str) -> None:
     made(*found.args, **found.kwargs)
 
 
-def test_norm_layers_get_something_to_normalise() -> None:
+def test_norm_layers_get_something_to_normalize() -> None:
     blocks = [nn.Sequential(nn.Conv2d(c, 4, 3, 2, 1), nn.BatchNorm2d(4)) for c in (3, 4, 4, 4)]
     assert find(nn.Sequential(*blocks)).description == "float32[2, 3, 32, 32]"
 

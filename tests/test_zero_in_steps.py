@@ -28,7 +28,7 @@ class Adapted(nn.Module):
 
 
 class Scored(nn.Module):
-    """Weighs what it sees by scores that are normalised over the outputs of a layer."""
+    """Weighs what it sees by scores that are normalized over the outputs of a layer."""
 
     def __init__(self, scores: int, dim: int = -1) -> None:
         super().__init__()

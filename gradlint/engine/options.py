@@ -32,7 +32,7 @@ class Options:
     own_contract: bool = True
     """True if the declarations of the setup itself count."""
     amend: Callable[[Setup], Setup] | None = None
-    """Changes the normalised setup before it is run."""
+    """Changes the normalized setup before it is run."""
 
     files: tuple[str, ...] = ()
     """Files that ran, and that the source rules judge as a whole."""

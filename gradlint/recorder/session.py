@@ -74,7 +74,7 @@ def recording(
         target: what the user named.
         buildable: gives what build() returns.
         inputs: the inputs of the forward, instead of those of the setup or found ones.
-        amend: changes the normalised setup before it is run.
+        amend: changes the normalized setup before it is run.
 
     Everything of the user's is put back at exit.
 

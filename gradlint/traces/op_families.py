@@ -38,7 +38,7 @@ PRODUCTS = MULTIPLY | BIASED_LAYERS | RECURRENT | frozenset("matmul __matmul__ _
 WEIGHTED = CONVOLUTIONS | frozenset("linear addmm matmul mm __matmul__".split())
 """Functions that multiply each row of their output with a weight once."""
 NORMS = frozenset("batch_norm layer_norm group_norm instance_norm".split())
-"""Normalisations."""
+"""Normalizations."""
 TARGETED_LOSSES = frozenset(
     "mse_loss l1_loss smooth_l1_loss huber_loss cross_entropy cross_entropy_loss nll_loss kl_div binary_cross_entropy "
     "binary_cross_entropy_with_logits poisson_nll_loss gaussian_nll_loss soft_margin_loss".split()

@@ -431,7 +431,7 @@ def case_weight_replaced_for_a_while():
 
 
 class WeightData(Base):
-    """The weights are renormalised by hand before use: they still get gradient."""
+    """The weights are renormalized by hand before use: they still get gradient."""
 
     def forward(self, x):
         self.a.weight.data /= self.a.weight.data.norm(dim=-1, keepdim=True)

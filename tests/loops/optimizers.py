@@ -25,7 +25,7 @@ def loss_of(model, x=X, y=Y):
 
 
 class SAM(torch.optim.Optimizer):
-    """Sharpness-aware minimisation around another optimizer."""
+    """Sharpness-aware minimization around another optimizer."""
 
     def __init__(self, params, base, rho=0.05, **kwargs):
         super().__init__(params, dict(rho=rho, **kwargs))

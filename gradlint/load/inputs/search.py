@@ -47,7 +47,7 @@ class Attempt:
     received: dict[str, nn.Module] = field(default_factory=dict)
     """Argument → the first layer of known input shape that received it, or a view of it."""
     degenerate: bool = False
-    """True if a normalisation layer got a single spatial position, which makes its output constant."""
+    """True if a normalization layer got a single spatial position, which makes its output constant."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Search:
     def attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: dict[str, Any] | None = None) -> Attempt:
         """Run the forward once, and watch the modules it calls.
 
-        `names` are the arguments by name, to be recognised where a layer receives them.
+        `names` are the arguments by name, to be recognized where a layer receives them.
         """
         self.tries += 1
         result = Attempt(args, kwargs, None)
@@ -179,7 +179,7 @@ class Search:
         return self.attempt(args, {a.name: values[a.name] for a in arguments if a.keyword}, values)
 
     def _less_degenerate(self, arguments: list[Argument], guesses: dict[str, Guess], success: Attempt) -> Attempt:
-        """Return a try with inputs large enough for normalisation layers, else the one that ran."""
+        """Return a try with inputs large enough for normalization layers, else the one that ran."""
         for size in (32, 64):
             larger = {n: g.resized(size) if len(g.shape) > 3 and g.shape[2] < size else g for n, g in guesses.items()}
             if larger != guesses and not self._over():

@@ -25,7 +25,7 @@ CHANNEL_NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
-"""Norm layers that normalise each channel over batch and space."""
+"""Norm layers that normalize each channel over batch and space."""
 _SEQUENCE = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _UNITS = (*_SEQUENCE, nn.RNNCellBase)
 

@@ -290,7 +290,7 @@ class Tensors:
             tape.synthetic("requires_grad_", 0, (old,), value, self._caller(), tape.region)
 
     def export(self, tensor: Tensor) -> None:
-        """Remember the address of a tensor's memory that leaves torch, to recognise its return."""
+        """Remember the address of a tensor's memory that leaves torch, to recognize its return."""
         address = _address(tensor)
         entry = self.entry_of(tensor)
         self.exported.add(storage_id(tensor))
