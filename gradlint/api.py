@@ -1,4 +1,4 @@
-"""The two functions of the Python API. Importing it imports no torch."""
+"""The two functions of the Python API."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A place explains why a parameter has no gradient if the gradient would arrive without this place: some data path from
 the parameter to the loss passes no other. Where every path passes several places, only all those of one path together
 explain it. A path through the target of a loss, or through the constant factor of something that trains, counts only
-if there is no other: such values are often detached on purpose. Imports no torch.
+if there is no other: such values are often detached on purpose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The search for the cuts that starve parameters: which place ended whose gradient first. Imports no torch."""
+"""The search for the cuts that starve parameters: which place ended whose gradient first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terms that are computed and never added to a loss. Imports no torch."""
+"""The terms that are computed and never added to a loss."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Which parameters the loss depends on, which its gradient reaches, and the cuts that explain the difference.
 
-Computed once from a trace and shared by rules, summaries and explanations. Imports no torch.
+Computed once from a trace and shared by rules, summaries and explanations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optimizers that train nothing because all that they contain is frozen. Imports no torch."""
+"""Optimizers that train nothing because all that they contain is frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses that were computed and never added, of parameters that the loss uses only as constants. Imports no torch."""
+"""Losses that were computed and never added, of parameters that the loss uses only as constants."""
 
 from __future__ import annotations
 

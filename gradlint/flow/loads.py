@@ -1,4 +1,4 @@
-"""Loads of states that have no effect on the model that trains. Imports no torch."""
+"""Loads of states that have no effect on the model that trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terms of a scalar loss, and those that train nothing. Imports no torch."""
+"""The terms of a scalar loss, and those that train nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses that each optimizer is stepped for, where the recorded steps have several. Imports no torch."""
+"""The losses that each optimizer is stepped for, where the recorded steps have several."""
 
 from __future__ import annotations
 

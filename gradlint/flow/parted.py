@@ -1,4 +1,4 @@
-"""Optimizers that contain none of the model's parameters, but others in their place. Imports no torch."""
+"""Optimizers that contain none of the model's parameters, but others in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What libraries' ``from_pretrained()``, and loads of a part of the model, left at initial values. Imports no torch."""
+"""What libraries' ``from_pretrained()``, and loads of a part of the model, left at initial values."""
 
 from __future__ import annotations
 

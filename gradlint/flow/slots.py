@@ -1,4 +1,4 @@
-"""The names under which modules registered parameters, and what took their places. Imports no torch."""
+"""The names under which modules registered parameters, and what took their places."""
 
 from __future__ import annotations
 

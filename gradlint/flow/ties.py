@@ -1,4 +1,4 @@
-"""Tied parameters that come apart before training. Imports no torch."""
+"""Tied parameters that come apart before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters whose memory nothing has written before training. Imports no torch."""
+"""Parameters whose memory nothing has written before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The criteria in a loss whose operands depend on nothing that trains. Imports no torch."""
+"""The criteria in a loss whose operands depend on nothing that trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters whose only gradient has the factor 0, and the cuts beside it. Imports no torch."""
+"""Parameters whose only gradient has the factor 0, and the cuts beside it."""
 
 from __future__ import annotations
 

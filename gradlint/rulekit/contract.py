@@ -1,4 +1,4 @@
-"""Declarations of parameters that should train or stay frozen, and which one applies to each. Imports no torch.
+"""Declarations of parameters that should train or stay frozen, and which one applies to each.
 
 A declaration is a glob pattern of parameter names. Where one pattern's parameters are all among another's and fewer, it
 is an exception to it (``frozen = ["*"], trains = ["head.*"]``); any other overlap is a contradiction.

@@ -1,4 +1,4 @@
-"""The rules that are known: the built-in folder, installed rule packs and folders named by the user. Imports no torch.
+"""The rules that are known: the built-in folder, installed rule packs and folders named by the user.
 
 There is no list of rules: each folder is read, one rule per file. A file that is no proper rule stops the start.
 """

@@ -1,4 +1,4 @@
-"""Which rules run, and whose findings of severity info are shown. Imports no torch."""
+"""Which rules run, and whose findings of severity info are shown."""
 
 from __future__ import annotations
 

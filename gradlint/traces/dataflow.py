@@ -1,6 +1,6 @@
 """Which parameters each recorded value depends on, and which of them its gradient would return to.
 
-Sets of parameters are bit masks: bit *i* is the parameter at index *i*. Imports no torch.
+Sets of parameters are bit masks: bit *i* is the parameter at index *i*.
 """
 
 from __future__ import annotations

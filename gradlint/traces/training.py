@@ -1,7 +1,6 @@
 """The record of training steps: backward passes, optimizer steps, clears, clips and schedules, as plain data.
 
 Parameters are named by their keys (`Parameter.key`), backward passes and steps by their position in `Training`.
-Imports no torch.
 """
 
 from __future__ import annotations
