@@ -1,4 +1,4 @@
-"""The two functions of the Python API."""
+"""The two functions of the Python API. Importing it imports no torch."""
 
 from __future__ import annotations
 

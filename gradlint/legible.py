@@ -37,8 +37,8 @@ def one_line(text: str) -> str:
     return without_commands(text)
 
 
-def guarded(text: str, *, color: bool = False, kept: str = "\t") -> str:
-    """Return a finished text of several lines without what is unsafe in it.
+def sanitized(text: str, *, color: bool = False, kept: str = "\t") -> str:
+    """Return a text of several lines with escapes for what is unsafe in it.
 
     Args:
         text: its lines end in a line feed, with or without a carriage return.

@@ -21,39 +21,39 @@ TEMPORARY = re.compile(r"\.gradlint-[0-9a-f]{16}\.tmp")
 """Matches the names of temporary files; no user has such a file."""
 STALE_SECONDS = 3600.0
 """Age of a temporary file that no process is writing any more."""
-PATIENCE = 10.0
-"""Seconds that somebody gets to open the other end of a named pipe."""
-_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV)
+PIPE_TIMEOUT = 10.0
+"""Seconds to wait until another process opens a named pipe for reading."""
+_NOT_REPLACEABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV)
 """Errors of a folder that takes no new file, or of a file that cannot be replaced, such as a mounted one."""
 _NO_TERMINAL = getattr(os, "O_NOCTTY", 0)
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 _swept: set[str] = set()
 """Folders without stale temporary files."""
-moved: dict[int, int] = {}
+redirected: dict[int, int] = {}
 """Number of an open file → its number now, where gradlint has put another file in its place."""
 
 
-class Changed(OSError):
+class FileChanged(OSError):
     """A file no longer holds what it did when it was read."""
 
     def __init__(self) -> None:
         super().__init__("it was changed while gradlint checked it")
 
 
-def write(path: str | Path, data: bytes, *, instead_of: bytes | None = None) -> None:
+def write(path: str | Path, data: bytes, *, expected: bytes | None = None) -> None:
     """Write a file, whole or not at all where it is a regular one.
 
     Args:
         path: where; links are followed.
         data: the new content.
-        instead_of: its content until now; None for any content, or no file.
+        expected: its content until now; None for any content, or no file.
 
     Raises:
-        Changed: it holds something else.
+        FileChanged: it holds something else.
         OSError: it cannot be written. A regular file is as it was.
     """
-    if instead_of is not None and is_special(path):
+    if expected is not None and is_special(path):
         raise OSError("it is no regular file")
     number = open_file(path)
     if number is not None:
@@ -65,17 +65,17 @@ def write(path: str | Path, data: bytes, *, instead_of: bytes | None = None) -> 
     except FileNotFoundError:
         status = None
     if status is None:
-        if instead_of is not None:
-            raise Changed
+        if expected is not None:
+            raise FileChanged
         if os.fspath(path).endswith(_separators()):
             raise _error(errno.ENOENT)
         replace(real, data)
     elif not stat.S_ISREG(status.st_mode):
-        _send(real, status, data)
+        _write_special(real, status, data)
     else:
         os.close(os.open(real, os.O_WRONLY | _BINARY))  # a folder would let a file be replaced that is read-only
-        if status.st_nlink > 1 or not _replaced(real, status, data, instead_of):
-            _overwrite(real, data, instead_of)
+        if status.st_nlink > 1 or not _try_replace(real, status, data, expected):
+            _overwrite(real, data, expected)
 
 
 def create(path: str | Path, data: bytes) -> None:
@@ -90,14 +90,14 @@ def create(path: str | Path, data: bytes) -> None:
         return
     temporary = _temporary_beside(os.fspath(path))
     try:
-        _fill(temporary, data, 0o666)
-        _name(temporary, path)
+        _write_new(temporary, data, 0o666)
+        _publish(temporary, path)
         _remove(temporary)
     finally:
         _remove(temporary)
 
 
-def _name(temporary: str, path: str | Path) -> None:
+def _publish(temporary: str, path: str | Path) -> None:
     """Give a file a name that no other has."""
     try:
         os.link(temporary, path)
@@ -120,7 +120,7 @@ def replace(path: str, data: bytes, *, durable: bool = True) -> None:
     """
     temporary = _temporary_beside(path)
     try:
-        _fill(temporary, data, 0o666, durable=durable)
+        _write_new(temporary, data, 0o666, durable=durable)
         os.replace(temporary, path)
     finally:
         _remove(temporary)
@@ -151,7 +151,7 @@ def open_file(path: str | Path) -> int | None:
         folder = os.path.realpath(os.path.dirname(name))
         base = os.path.basename(name)
         if folder in own or (folder.startswith(f"/proc/{os.getpid()}/task/") and folder.endswith("/fd")):
-            return _given(base) if base.isdecimal() else None
+            return _inherited_descriptor(base) if base.isdecimal() else None
         if not os.path.islink(name):
             return None
         name = os.path.join(folder, os.readlink(name))
@@ -174,7 +174,7 @@ def sweep(folder: str | Path, *, older_than: float = STALE_SECONDS) -> None:
                     os.unlink(entry.path)
 
 
-def _given(name: str) -> int:
+def _inherited_descriptor(name: str) -> int:
     """Return the present number of an open file that this process was started with."""
     if len(name) > 9:  # no system has so many
         raise _error(errno.EBADF)
@@ -182,10 +182,10 @@ def _given(name: str) -> int:
     os.fstat(number)
     if number > 2 and not os.get_inheritable(number):  # gradlint has opened it itself
         raise _error(errno.EBADF)
-    return moved.get(number, number)
+    return redirected.get(number, number)
 
 
-def _send(path: str, status: os.stat_result, data: bytes) -> None:
+def _write_special(path: str, status: os.stat_result, data: bytes) -> None:
     """Write to a device or a pipe, which stays what it is."""
     if stat.S_ISBLK(status.st_mode):
         raise OSError("it is a disk")
@@ -197,8 +197,8 @@ def _send(path: str, status: os.stat_result, data: bytes) -> None:
 
 
 def _open_pipe(path: str) -> int:
-    """Open a named pipe once somebody reads from it."""
-    limit = time.monotonic() + PATIENCE
+    """Open a named pipe once another process reads from it."""
+    limit = time.monotonic() + PIPE_TIMEOUT
     while True:
         try:
             number = os.open(path, os.O_WRONLY | os.O_NONBLOCK | _BINARY)
@@ -213,7 +213,7 @@ def _open_pipe(path: str) -> int:
             return number
 
 
-def _replaced(path: str, status: os.stat_result, data: bytes, instead_of: bytes | None) -> bool:
+def _try_replace(path: str, status: os.stat_result, data: bytes, expected: bytes | None) -> bool:
     """Put a file of the same mode and owner in the place of a regular one.
 
     Returns:
@@ -221,13 +221,13 @@ def _replaced(path: str, status: os.stat_result, data: bytes, instead_of: bytes 
     """
     temporary = _temporary_beside(path)
     try:
-        if not _fill(temporary, data, 0o600, finish=lambda number: _made_alike(number, path, status)):
+        if not _write_new(temporary, data, 0o600, finish=lambda number: _copy_metadata(number, path, status)):
             return False
-        if instead_of is not None and Path(path).read_bytes() != instead_of:
-            raise Changed
+        if expected is not None and Path(path).read_bytes() != expected:
+            raise FileChanged
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno not in _NO_PLACE:
+        if error.errno not in _NOT_REPLACEABLE:
             raise
         return False
     finally:
@@ -235,7 +235,7 @@ def _replaced(path: str, status: os.stat_result, data: bytes, instead_of: bytes 
     return True
 
 
-def _fill(
+def _write_new(
     path: str, data: bytes, mode: int, *, durable: bool = True, finish: Callable[[int], bool] = lambda _: True
 ) -> bool:
     """Write a file that is not there yet, and return what `finish` returns."""
@@ -250,7 +250,7 @@ def _fill(
         os.close(number)
 
 
-def _made_alike(number: int, path: str, status: os.stat_result) -> bool:
+def _copy_metadata(number: int, path: str, status: os.stat_result) -> bool:
     """Give an open file the owner, the attributes and the mode of another.
 
     Returns:
@@ -288,7 +288,7 @@ def _attribute(number: int, name: str) -> bytes | None:
         return None
 
 
-def _overwrite(path: str, data: bytes, instead_of: bytes | None) -> None:
+def _overwrite(path: str, data: bytes, expected: bytes | None) -> None:
     """Write a regular file in its place, because no other file may take that.
 
     If that fails, its content is put back.
@@ -297,12 +297,12 @@ def _overwrite(path: str, data: bytes, instead_of: bytes | None) -> None:
     try:
         with open(number, "rb", closefd=False) as file:
             before = file.read()
-        if instead_of is not None and before != instead_of:
-            raise Changed
+        if expected is not None and before != expected:
+            raise FileChanged
         try:
             _rewrite(number, data)
         except BaseException:
-            _put_back(number, before)
+            _restore_content(number, before)
             raise
     finally:
         os.close(number)
@@ -320,7 +320,7 @@ def _rewrite(number: int, data: bytes) -> None:
     os.fsync(number)
 
 
-def _put_back(number: int, before: bytes) -> None:
+def _restore_content(number: int, before: bytes) -> None:
     for _ in range(3):
         try:
             try:
@@ -343,7 +343,7 @@ def _write_all(number: int, data: bytes) -> None:
     while rest:
         try:
             rest = rest[os.write(number, rest) :]
-        except BlockingIOError:  # somebody else has made this pipe or terminal so
+        except BlockingIOError:  # another process has made this pipe or terminal non-blocking
             select.select([], [number], [])
 
 

@@ -20,7 +20,7 @@ from test_formats import official
 from gradlint.findings import Edit, Failure, Finding, Fix, Note, Related, Report, Severity, Skipped, SourceSummary
 from gradlint.findings import TargetSummary as Summary
 from gradlint.flow.outcome import OutcomeKind
-from gradlint.legible import guarded, json_text, one_line
+from gradlint.legible import json_text, one_line, sanitized
 from gradlint.location import Location
 from gradlint.lock.lockfile import parse
 from gradlint.lock.lockfile import render as lock_text
@@ -98,7 +98,7 @@ def test_reports_are_safe(form: str, color: bool, text: str, width: int, encodin
 @given(text=HOSTILE)
 def test_what_stands_beside_a_report_is_safe(text: str) -> None:
     report, view = report_of(text), View(width=20)
-    parts = [concise.aside(report, view), guarded(concise.errors(report, view)), concise.notes(report, view),
+    parts = [concise.aside(report, view), sanitized(concise.errors(report, view)), concise.notes(report, view),
              statistics.render(report, view), statistics.as_json(report), text_of(report, "m.py:build")]  # fmt: skip
     assert [problems(part) for part in parts] == [[]] * len(parts)
 
@@ -155,8 +155,8 @@ def test_one_line_is_one_safe_line(text: str) -> None:
 
 @FEW
 @given(text=HOSTILE)
-def test_what_is_guarded_once_stays_the_same(text: str) -> None:
-    assert guarded(guarded(text)) == guarded(text)
+def test_what_is_sanitized_once_stays_the_same(text: str) -> None:
+    assert sanitized(sanitized(text)) == sanitized(text)
 
 
 @FEW

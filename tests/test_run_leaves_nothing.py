@@ -149,22 +149,22 @@ def sends(*names: str, group: bool = False) -> Ending:
     return send
 
 
-def kills_the_guard(pid: int) -> None:
+def kills_the_supervisor(pid: int) -> None:
     """Kill the process that stands between gradlint and the script."""
-    os.kill(_guard_of(pid), signal.SIGKILL)
+    os.kill(_supervisor_of(pid), signal.SIGKILL)
 
 
 def kills_both(pid: int) -> None:
     """Kill gradlint, and the process between it and the script."""
-    guard = _guard_of(pid)
+    supervisor = _supervisor_of(pid)
     os.kill(pid, signal.SIGSTOP)
-    os.kill(guard, signal.SIGKILL)
+    os.kill(supervisor, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
 
 
-def _guard_of(pid: int) -> int:
-    [guard] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(guard)
+def _supervisor_of(pid: int) -> int:
+    [supervisor] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(supervisor)
 
 
 ENDINGS: dict[str, Ending] = {
@@ -181,7 +181,7 @@ ENDINGS: dict[str, Ending] = {
     "SIGKILL to the group": sends("SIGKILL", group=True),
     "SIGTERM to the group": sends("SIGTERM", group=True),
     "SIGINT to the group": sends("SIGINT", group=True),
-    "the guard is killed": kills_the_guard,
+    "the supervisor is killed": kills_the_supervisor,
     "both are killed": kills_both,
 }
 

@@ -128,7 +128,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
 
 
 def test_a_pipe_that_nobody_reads_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "PATIENCE", 0.05)
+    monkeypatch.setattr(writing, "PIPE_TIMEOUT", 0.05)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="nobody reads"):
         writing.write(tmp_path / "pipe", NEW)
@@ -179,11 +179,11 @@ def test_what_cannot_be_written_is_an_error(tmp_path: Path, name: str, error: ty
 
 def test_a_changed_file_is_left_alone(tmp_path: Path) -> None:
     for path in (regular(tmp_path), twice_named(tmp_path)):
-        with pytest.raises(writing.Changed):
-            writing.write(path, NEW, instead_of=b"what was read")
+        with pytest.raises(writing.FileChanged):
+            writing.write(path, NEW, expected=b"what was read")
         assert path.read_bytes() == OLD
-    with pytest.raises(writing.Changed):
-        writing.write(tmp_path / "gone", NEW, instead_of=OLD)
+    with pytest.raises(writing.FileChanged):
+        writing.write(tmp_path / "gone", NEW, expected=OLD)
     assert not (tmp_path / "gone").exists()
 
 
@@ -253,7 +253,7 @@ def fault_of(name: str) -> BaseException:
 
 
 def existing(path: Path) -> None:
-    writing.write(path, NEW, instead_of=OLD)
+    writing.write(path, NEW, expected=OLD)
 
 
 def made(path: Path) -> None:

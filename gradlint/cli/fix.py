@@ -78,8 +78,8 @@ class Changes:
 def _written(source: SourceText, data: bytes) -> str:
     """Write the new content of a file, and return what is in the way of that."""
     try:
-        writing.write(source.path, data, instead_of=source.data)
-    except writing.Changed as error:
+        writing.write(source.path, data, expected=source.data)
+    except writing.FileChanged as error:
         # The file has two names, or another gradlint has made the same edits.
         return "" if _holds(source.path, data) else str(error)
     except OSError as error:
@@ -198,8 +198,8 @@ def _source(path: str, result: CheckResult, changes: Changes) -> SourceText | No
     try:
         source = SourceText(path, overlay.read(path))
         if not overlay.stands_in(path) and result.has_changed(path, source.data):
-            raise writing.Changed
-    except writing.Changed as error:
+            raise writing.FileChanged
+    except writing.FileChanged as error:
         changes.fail(path, str(error))
         return None
     except (OSError, Unreadable):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from gradlint import writing
 from gradlint.errors import GradlintError
 from gradlint.gc_pause import is_own_process
-from gradlint.legible import guarded, one_line
+from gradlint.legible import one_line, sanitized
 
 if TYPE_CHECKING:
     from gradlint.report.view import View
@@ -90,12 +90,12 @@ class StdoutLost(GradlintError):
 def write(text: str, *, color: bool = False, kept: str = "\t") -> None:
     """Write a text for people to stdout, with escapes for what is unsafe in it.
 
-    `color` and `kept` are those of `legible.guarded`.
+    `color` and `kept` are those of `legible.sanitized`.
 
     Raises:
         StdoutLost: it is closed, or takes no more.
     """
-    write_document(guarded(text, color=color, kept=kept))
+    write_document(sanitized(text, color=color, kept=kept))
 
 
 def write_document(text: str) -> None:
@@ -135,7 +135,7 @@ def write_error(text: str, *, color: bool = False) -> None:
     """
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
-            _write(sys.stderr, guarded(text, color=color))
+            _write(sys.stderr, sanitized(text, color=color))
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -185,7 +185,7 @@ def stdout_for_the_report() -> Iterator[None]:
         return
     saved = _point_stdout_at_stderr()
     if saved is not None:
-        writing.moved[1] = saved
+        writing.redirected[1] = saved
     if is_own_process() and saved is not None and sys.stdout is not None and sys.stderr is not None:
         _own_stdout = open(saved, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
         sys.stdout = sys.stderr
@@ -199,7 +199,7 @@ def stdout_for_the_report() -> Iterator[None]:
     finally:
         _flush()
         if saved is not None:
-            writing.moved.pop(1, None)
+            writing.redirected.pop(1, None)
             os.dup2(saved, 1)
             os.close(saved)
 

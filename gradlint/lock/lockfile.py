@@ -8,7 +8,7 @@
     encoder.1  BatchNorm1d  eval
     head.weight  2x8  trains  AdamW lr=0.001
 
-Nothing in it depends on the machine, the version of torch or line numbers.
+Nothing in it depends on the machine, the version of torch or line numbers. Imports no torch.
 """
 
 from __future__ import annotations

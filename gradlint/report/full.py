@@ -111,7 +111,7 @@ class Page:
             line.rstrip()
             console.print(line, no_wrap=not wrapped, overflow="fold" if wrapped else "ignore", crop=False)
         text = "".join(line.rstrip() + "\n" for line in buffer.getvalue().split("\n")[:-1])
-        return legible.guarded(text, color=color)  # a broken word may have come to the start of a line
+        return legible.sanitized(text, color=color)  # a broken word may have come to the start of a line
 
 
 def _finding(page: Page, finding: Finding) -> None:

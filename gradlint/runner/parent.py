@@ -18,7 +18,7 @@ from gradlint import writing
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Report
 from gradlint.runner.job import INTERRUPT_GRACE, Job, collect, discard
-from gradlint.runner.process import Direct, Guarded, ScriptProcess, orphans_adopted
+from gradlint.runner.process import DirectProcess, ScriptProcess, SupervisedProcess, orphans_adopted
 
 GRACE = 20.0
 """Seconds that a script gets to end once its time is up, and to run its own teardown once the report is there."""
@@ -183,9 +183,9 @@ def _started(environment: Mapping[str, str], report: str) -> Iterator[tuple[Scri
         output = subprocess.DEVNULL
     reading, pipe = os.pipe()
     try:
-        script: ScriptProcess = Guarded(environment, reading, output, report, pipe)
+        script: ScriptProcess = SupervisedProcess(environment, reading, output, report, pipe)
     except (AttributeError, OSError):  # there is no fork, or no place for another process
-        script = Direct(environment, reading, output)
+        script = DirectProcess(environment, reading, output)
     os.close(reading)
     try:
         yield script, pipe

@@ -1,7 +1,7 @@
-"""The script's process, and the guard: a process between gradlint and it that ends both when one is gone.
+"""The script's process, and the supervisor: a process between gradlint and it that ends both when one is gone.
 
 gradlint can be killed without a chance to end anything. So its fork, in a session of its own, starts the script's
-process and adopts what that leaves behind. The guard ends all of them when gradlint asks for it, or is gone.
+process and adopts what that leaves behind. The supervisor ends all of them when gradlint asks for it, or is gone.
 
 Where there is no fork (Windows), gradlint starts the script's process itself. That one notices by its stdin alone that
 gradlint is gone. Where no orphan can be adopted (macOS), a process that left the script's session stays.
@@ -27,10 +27,10 @@ from gradlint.runner.job import INTERRUPT_GRACE, discard
 
 _WINDOWS = os.name == "nt"
 _INTERRUPT, _END = b"i", b"e"
-"""Messages to the guard."""
+"""Messages to the supervisor."""
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 """Names of the signals that a user or a system sends to end a program."""
-_SWEEP = 5.0
+_KILL_LIMIT = 5.0
 """Seconds in which what the script left behind is killed."""
 
 
@@ -47,7 +47,7 @@ class ScriptProcess(Protocol):
         """End the process and all that it started."""
 
 
-class Direct:
+class DirectProcess:
     """The script's process as our own child, the leader of a session."""
 
     def __init__(self, environment: Mapping[str, str], stdin: int, output: int) -> None:
@@ -85,58 +85,58 @@ class Direct:
             self.wait(seconds)
 
 
-class Guarded:
-    """The script's process as a child of the guard."""
+class SupervisedProcess:
+    """The script's process as a child of the supervisor."""
 
     def __init__(self, environment: Mapping[str, str], stdin: int, output: int, report: str, unused: int) -> None:
-        """Fork the guard, which starts the script's process.
+        """Fork the supervisor, which starts the script's process.
 
         Args:
             environment: that of the script.
             stdin: file descriptor that the job comes from.
             output: file descriptor for stdout and stderr of the script.
             report: file of the report, which is discarded when gradlint is gone.
-            unused: file descriptor that the guard closes: the other end of `stdin`.
+            unused: file descriptor that the supervisor closes: the other end of `stdin`.
 
         Raises:
             OSError: there is no place for another process.
         """
-        self._link, other = socket.socketpair()
+        self._link, supervisor_end = socket.socketpair()
         self._code: int | None = None
-        with warnings.catch_warnings():  # of threads: the guard uses nothing that one may hold
+        with warnings.catch_warnings():  # about threads: the supervisor needs no lock that one may hold
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:
             self._link.close()
             os.close(unused)
-            _guard(other, environment, stdin, output, report)
-        other.close()
+            _supervise(supervisor_end, environment, stdin, output, report)
+        supervisor_end.close()
 
     def interrupt(self) -> None:
         """Interrupt the script as Ctrl-C does."""
-        self._say(_INTERRUPT)
+        self._send(_INTERRUPT)
 
     def wait(self, seconds: float) -> int | None:
         """Return the exit code; None if the process does not end within some seconds."""
         if self._code is None and select.select([self._link], [], [], seconds)[0]:
-            told = self._link.recv(64)
-            # without a word, the guard has been killed, and there is nobody to wait for the script
-            self._code = int(told) if told else -signal.SIGKILL
+            message = self._link.recv(64)
+            # an empty message: the supervisor was killed, and no process waits for the script
+            self._code = int(message) if message else -signal.SIGKILL
         return self._code
 
     def end(self) -> None:
-        """End the process and all that it started, and the guard."""
-        self._say(_END)
+        """End the process and all that it started, and the supervisor."""
+        self._send(_END)
         with contextlib.suppress(ChildProcessError):  # it was killed, and we adopted what it left
             os.waitpid(self._pid, 0)
         self._link.close()
 
-    def _say(self, word: bytes) -> None:
+    def _send(self, message: bytes) -> None:
         with contextlib.suppress(OSError):
-            self._link.send(word)
+            self._link.send(message)
 
 
-def _guard(link: socket.socket, environment: Mapping[str, str], stdin: int, output: int, report: str) -> NoReturn:
+def _supervise(link: socket.socket, environment: Mapping[str, str], stdin: int, output: int, report: str) -> NoReturn:
     """Start the script's process, and end it when gradlint says so or is gone."""
     try:
         for name in _SIGNALS:
@@ -146,11 +146,11 @@ def _guard(link: socket.socket, environment: Mapping[str, str], stdin: int, outp
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nothing can wait for the script
         os.setsid()
         with orphans_adopted():
-            script = Direct(environment, stdin, output)
+            script = DirectProcess(environment, stdin, output)
             os.close(stdin)
-            _let_go_of_streams()
-            threading.Thread(target=_tell_the_end, args=(script, link), daemon=True).start()
-            if not _is_told_to_end(link, script):
+            _detach_streams()
+            threading.Thread(target=_report_exit_code, args=(script, link), daemon=True).start()
+            if not _receive_orders(link, script):
                 script.wait(INTERRUPT_GRACE + 1.0)  # it interrupts itself
                 discard(report)
             script.end()
@@ -159,28 +159,28 @@ def _guard(link: socket.socket, environment: Mapping[str, str], stdin: int, outp
     raise SystemExit
 
 
-def _let_go_of_streams() -> None:
-    """Let whoever reads our output see its end once gradlint and the script are gone."""
+def _detach_streams() -> None:
+    """Close the standard streams, so that their readers see the end of gradlint and the script."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
 
 
-def _tell_the_end(script: ScriptProcess, link: socket.socket) -> None:
+def _report_exit_code(script: ScriptProcess, link: socket.socket) -> None:
     code = script.wait(threading.TIMEOUT_MAX)
     with contextlib.suppress(OSError):
         link.send(str(code).encode())
 
 
-def _is_told_to_end(link: socket.socket, script: ScriptProcess) -> bool:
-    """Pass on interrupts; return True at the message to end, False if gradlint is gone."""
+def _receive_orders(link: socket.socket, script: ScriptProcess) -> bool:
+    """Pass on interrupts; return True at the order to end, False if gradlint is gone."""
     while True:
         try:
-            word = link.recv(1)
+            message = link.recv(1)
         except ConnectionError:
             return False
-        if word != _INTERRUPT:
-            return word == _END
+        if message != _INTERRUPT:
+            return message == _END
         script.interrupt()
 
 
@@ -202,7 +202,7 @@ def orphans_adopted() -> Iterator[None]:
 
 def _kill_children_beyond(before: set[int]) -> None:
     """Kill the children of this process, but for those that it had before."""
-    limit = time.monotonic() + _SWEEP
+    limit = time.monotonic() + _KILL_LIMIT
     while time.monotonic() < limit:
         strays = set(process_tree.children(os.getpid())) - before
         if not strays:
