@@ -5,11 +5,13 @@ The names below are for everybody; rule authors find more in `gradlint.flow`, `g
 
 The rooms, in the order in which they may import each other (each only those before it; tests/test_architecture.py):
 
+    errors       the exceptions that gradlint raises
     undo         undoes what a recording changes in the process; one thread records at a time
     legible      text from outside, made safe to show
     writing      the one writer of files
     location     file, line and column
     installed    which files are gradlint's own or of a library
+    gc_pause     keeps the garbage collector from scanning all of torch again and again
     findings     findings and reports: plain data
     wording      names, counts and verbs in messages
     markers      declarations about the gradient of a value, in user code
