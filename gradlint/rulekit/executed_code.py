@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 
 from gradlint.location import Location
 from gradlint.source.attributes import Write, idle_flag_statement, write_of
+from gradlint.source.file import SourceModule
 from gradlint.source.iterators import consumed_whole
 from gradlint.source.lookup import Function, call_at, function_of, name_parts, source_module
 from gradlint.source.order import surely_before
@@ -136,17 +137,35 @@ def variable_of(trace: Trace, site: SiteId) -> str:
 
     The call may be an argument within the value: ``layer = nn.Sequential(nn.Linear(2, 2))``.
     """
-    frame = trace.frame(site)
-    function = function_of(frame.code) if frame is not None and frame.project else None
-    if frame is None or function is None:
-        return ""
-    line = frame.location.line
-    for node in function.nodes():
-        if isinstance(node, ast.Assign) and node.lineno <= line <= (node.end_lineno or node.lineno):
-            target = node.targets[0]
-            if isinstance(node.value, ast.Call) and isinstance(target, ast.Name | ast.Attribute):
-                return target.id if isinstance(target, ast.Name) else target.attr
+    function, line = _function_at(trace, site)
+    for statement in _assignments_at(function, line):
+        target = statement.targets[0]
+        if isinstance(statement.value, ast.Call) and isinstance(target, ast.Name | ast.Attribute):
+            return target.id if isinstance(target, ast.Name) else target.attr
     return ""
+
+
+def _function_at(trace: Trace, site: SiteId) -> tuple[Function | None, int]:
+    """Return (function around a site, line in it); (None, 0) outside of user code."""
+    frame = trace.frame(site)
+    if frame is None or not frame.project:
+        return None, 0
+    return function_of(frame.code), frame.location.line
+
+
+def _assignments_at(function: Function | None, line: int) -> list[ast.Assign]:
+    """Return the assignments of a function that a line belongs to."""
+    nodes = function.nodes() if function is not None else ()
+    return [n for n in nodes if isinstance(n, ast.Assign) and n.lineno <= line <= (n.end_lineno or n.lineno)]
+
+
+def _call_at(trace: Trace, site: SiteId, names: Collection[str] = ()) -> tuple[SourceModule, ast.Call] | None:
+    """Return (file, call at a site); None outside of user code."""
+    frame = trace.frame(site)
+    if frame is None or not frame.project:
+        return None
+    call, module = call_at(frame.path, frame.location, names), source_module(frame.path)
+    return (module, call) if module is not None and call is not None else None
 
 
 def iterator_places(trace: Trace, site: SiteId) -> tuple[Location | None, Location | None]:
@@ -154,11 +173,10 @@ def iterator_places(trace: Trace, site: SiteId) -> tuple[Location | None, Locati
 
     Each is None if it is not in the function that makes the call.
     """
-    frame = trace.frame(site)
-    call = call_at(frame.path, frame.location) if frame is not None and frame.project else None
-    module = source_module(frame.path) if frame is not None and call is not None else None
-    if module is None or call is None:
+    found = _call_at(trace, site)
+    if found is None:
         return None, None
+    module, call = found
     tree = module.tree
     made_only: Location | None = None
     given = [*call.args[:1], *(k.value for k in call.keywords if k.arg in ("params", "parameters"))]
@@ -199,11 +217,10 @@ def repeats_a_call(trace: Trace, site: SiteId) -> bool:
     For example ``nn.ModuleList([nn.Linear(2, 2)] * 3)``. So does ``dict.fromkeys(names, nn.Linear(2, 2))``.
     The list may have a name.
     """
-    frame = trace.frame(site)
-    call = call_at(frame.path, frame.location, _CONTAINERS) if frame is not None and frame.project else None
-    module = source_module(frame.path) if frame is not None and call is not None else None
-    if module is None or call is None:
+    found = _call_at(trace, site, _CONTAINERS)
+    if found is None:
         return False
+    module, call = found
     for argument in call.args:
         given: ast.expr | None = argument.value if isinstance(argument, ast.Starred) else argument
         if isinstance(given, ast.Name) and len(bindings := module.tree.bindings(given)) == 1:
@@ -222,11 +239,11 @@ def argument_list_location(trace: Trace, site: SiteId) -> Location | None:
 
     For ``nn.Sequential(*layers)`` that is ``layers = [...]``. None if the call does not name the list.
     """
-    frame = trace.frame(site)
-    function = function_of(frame.code) if frame is not None and frame.project else None
-    call = call_at(frame.path, frame.location, _CONTAINERS) if frame is not None and function is not None else None
-    if function is None or call is None:
+    found = _call_at(trace, site, _CONTAINERS)
+    function, _ = _function_at(trace, site)
+    if function is None or found is None:
         return None
+    _, call = found
     lists = [a.value for a in call.args if isinstance(a, ast.Starred)] or (call.args if len(call.args) == 1 else [])
     names = {a.id for a in lists if isinstance(a, ast.Name)}
     location = None
@@ -245,14 +262,7 @@ def allocated_by_constructor(trace: Trace, parameter: Parameter) -> bool:
     made = parameter.created_by
     if made is None or not parameter.is_untouched or parameter.written or parameter.copied_from or parameter.writes:
         return False
-    frame = trace.frame(made.site)
-    function = function_of(frame.code) if frame is not None and frame.project else None
-    if frame is None or function is None:
-        return False
-    first = frame.location.line
-    statements = [
-        n for n in function.nodes() if isinstance(n, ast.Assign) and n.lineno <= first <= (n.end_lineno or n.lineno)
-    ]
+    statements = _assignments_at(*_function_at(trace, made.site))
     outer = statements[0].value if len(statements) == 1 else None
     if not isinstance(outer, ast.Call) or last_name(outer.func) != "Parameter" or not outer.args:
         return False
@@ -272,11 +282,10 @@ def choice_location(trace: Trace, site: SiteId) -> Location | None:
 
     It belongs to the ``if`` around it, or to a ``continue`` before it. None if its function has no such test.
     """
-    frame = trace.frame(site)
-    function = function_of(frame.code) if frame is not None and frame.project else None
-    if frame is None or function is None:
+    function, line = _function_at(trace, site)
+    if function is None:
         return None
-    line, nearest = frame.location.line, None
+    nearest = None
     for node in function.nodes():
         if not isinstance(node, ast.If) or node.lineno >= line:
             continue

@@ -162,76 +162,77 @@ class FunctionEffects:
     def _effects_of_call(
         self, call: ast.Call, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]
     ) -> Iterator[CodeEffect]:
-        function = call.func
-        argument_names = frozenset(filter(None, (self._text(a, arguments, call_stack) for a in _arguments(call))))
-        callee = self._callee(function)
-        if (
-            callee is not None
-            and callee not in call_stack
-            and len(call_stack) <= _MAX_DEPTH
-            and self._followed < _MAX_CALLS
-        ):
+        callee = self._callee(call.func)
+        may_follow = len(call_stack) <= _MAX_DEPTH and self._followed < _MAX_CALLS
+        if callee is not None and callee not in call_stack and may_follow:
             self._followed += 1
             yield from self._effects_of_callee(call, callee, arguments, call_stack)
             return
-        if isinstance(function, ast.Attribute):
-            object_name = self._text(function.value, arguments, call_stack)
-            has_no_arguments = not call.args and not call.keywords
-            if function.attr.endswith("backward"):
-                is_tensor_backward = all(
-                    k.arg in ("retain_graph", "create_graph", "gradient", "loss") for k in call.keywords
-                )
-                yield CodeEffect(
-                    EffectKind.BACKWARD if is_tensor_backward else EffectKind.UNKNOWN,
-                    "",
-                    call,
-                    argument_names | {object_name},
-                )
+        if isinstance(call.func, ast.Attribute):
+            known = self._effects_of_method(call, call.func, arguments, call_stack)
+            if known is not None:
+                yield from known
                 return
-            if function.attr in _CLEARS:
-                return  # its attribute is seen by itself
-            if function.attr == "step":
-                optimizer = function.value if has_no_arguments else (call.args or [function.value])[0]
-                made = optimizer
-                if isinstance(optimizer, ast.Name) and optimizer.id in arguments:
-                    made = arguments[optimizer.id].value
-                is_optimizer, is_known = self._recognized_optimizer(made)
-                if not is_known:
-                    is_optimizer = self._recognized_optimizer(optimizer)[0]
-                if is_optimizer and (has_no_arguments or _is_scaler(function.value)):
-                    trained_model = self._trained_by(made, call_stack)
-                    yield CodeEffect(
-                        EffectKind.STEP,
-                        self._text(optimizer, arguments, call_stack),
-                        call,
-                        is_known_optimizer=is_known,
-                        trained_model=trained_model,
-                    )
-                elif not has_no_arguments:
-                    yield CodeEffect(EffectKind.UNKNOWN, "", call, argument_names | {object_name})
-                return
-            if function.attr == "eval" and has_no_arguments:
-                yield CodeEffect(EffectKind.EVAL_MODE, object_name, call)
-                return
-            if function.attr == "train":
-                off = [a for a in (*call.args, *(k.value for k in call.keywords)) if getattr(a, "value", True) is False]
-                yield CodeEffect(EffectKind.EVAL_MODE if off else EffectKind.TRAIN_MODE, object_name, call)
-                return
-            if function.attr in _PLAIN_METHODS:
-                return
-        full = self.module.qualified(function)
+        full = self.module.qualified(call.func)
         if full.startswith("torch.") and not full.startswith(_GRADIENT_FUNCTIONS):
             return
         if full.startswith("torch.nn.utils.clip_grad"):
             return
-        if isinstance(function, ast.Name) and not self.module.tree.bindings(function):
-            if function.id in _PLAIN_FUNCTIONS:
+        if isinstance(call.func, ast.Name) and not self.module.tree.bindings(call.func):
+            if call.func.id in _PLAIN_FUNCTIONS:
                 return
-        object_name = self._text(function, arguments, call_stack)
+        name = self._text(call.func, arguments, call_stack)
+        argument_names = self._argument_names(call, arguments, call_stack)
         if not full:
-            yield CodeEffect(EffectKind.CALL, object_name, call, argument_names)
-        inherited = "inherited:" if self._is_inherited(function) else ""
-        yield CodeEffect(EffectKind.UNKNOWN, inherited + object_name, call, argument_names)
+            yield CodeEffect(EffectKind.CALL, name, call, argument_names)
+        inherited = "inherited:" if self._is_inherited(call.func) else ""
+        yield CodeEffect(EffectKind.UNKNOWN, inherited + name, call, argument_names)
+
+    def _effects_of_method(
+        self, call: ast.Call, method: ast.Attribute, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]
+    ) -> list[CodeEffect] | None:
+        """Return the effects of a call by the method's name; None if the name says nothing."""
+        object_name = self._text(method.value, arguments, call_stack)
+        takes_arguments = bool(call.args or call.keywords)
+        if method.attr.endswith("backward"):
+            is_of_tensor = all(k.arg in ("retain_graph", "create_graph", "gradient", "loss") for k in call.keywords)
+            kind = EffectKind.BACKWARD if is_of_tensor else EffectKind.UNKNOWN
+            return [CodeEffect(kind, "", call, self._argument_names(call, arguments, call_stack) | {object_name})]
+        if method.attr in _CLEARS:
+            return []  # its attribute is seen by itself
+        if method.attr == "step":
+            return self._effects_of_step(call, method, arguments, call_stack)
+        if method.attr == "eval" and not takes_arguments:
+            return [CodeEffect(EffectKind.EVAL_MODE, object_name, call)]
+        if method.attr == "train":
+            off = [a for a in _arguments(call) if getattr(a, "value", True) is False]
+            return [CodeEffect(EffectKind.EVAL_MODE if off else EffectKind.TRAIN_MODE, object_name, call)]
+        return [] if method.attr in _PLAIN_METHODS else None
+
+    def _effects_of_step(
+        self, call: ast.Call, method: ast.Attribute, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]
+    ) -> list[CodeEffect]:
+        """Return the effects of ``optimizer.step()`` or ``scaler.step(optimizer)``."""
+        takes_arguments = bool(call.args or call.keywords)
+        optimizer = (call.args or [method.value])[0] if takes_arguments else method.value
+        made = optimizer
+        if isinstance(optimizer, ast.Name) and optimizer.id in arguments:
+            made = arguments[optimizer.id].value
+        is_optimizer, is_known = self._recognized_optimizer(made)
+        if not is_known:
+            is_optimizer = self._recognized_optimizer(optimizer)[0]
+        if is_optimizer and (not takes_arguments or _is_scaler(method.value)):
+            name, model = self._text(optimizer, arguments, call_stack), self._trained_by(made, call_stack)
+            return [CodeEffect(EffectKind.STEP, name, call, is_known_optimizer=is_known, trained_model=model)]
+        if takes_arguments:
+            names = self._argument_names(call, arguments, call_stack)
+            return [CodeEffect(EffectKind.UNKNOWN, "", call, names | {self._text(method.value, arguments, call_stack)})]
+        return []
+
+    def _argument_names(
+        self, call: ast.Call, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]
+    ) -> frozenset[str]:
+        return frozenset(filter(None, (self._text(a, arguments, call_stack) for a in _arguments(call))))
 
     def _effects_of_callee(
         self, call: ast.Call, callee: Function, arguments: Mapping[str, _Argument], call_stack: tuple[ast.AST, ...]
