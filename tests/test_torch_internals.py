@@ -70,6 +70,8 @@ NAMES: dict[str, tuple[Callable[[], Any], str]] = {
     "_saved_self": (lambda: torch.ones(1, requires_grad=True).log().grad_fn, "what autograd has saved"),
     "_set_grad_enabled": (lambda: torch._C, "grad-mode switches are seen"),
     "_GLOBAL_DEVICE_CONTEXT": (lambda: torch, "the default device is put back"),
+    "_get_torch_function_state": (lambda: torch._C, "torch calls reach modes as before"),
+    "_set_torch_function_state": (lambda: torch._C, "torch calls reach modes as before"),
     "_device": (lambda: torch.utils, "the default device is put back"),
     "_get_current_function_mode_stack": (lambda: torch.overrides, "the stack of function modes is put back"),
     "_get_current_dispatch_mode_stack": (lambda: _python_dispatch, "the stack of dispatch modes is put back"),

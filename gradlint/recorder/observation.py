@@ -35,6 +35,7 @@ from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.hooks.warned import keep_warning_lines
 from gradlint.recorder.patience import Patience
 from gradlint.recorder.steps import STEPS, StepQuota
+from gradlint.restore.global_state import keep_torch_functions
 from gradlint.traces.events import ChildRegistration, ParameterRegistration
 from gradlint.traces.ids import EventIndex, OpIndex, OptimizerKey
 from gradlint.traces.trace import Trace
@@ -112,6 +113,7 @@ class Observation:
     def _begin_to_record(self) -> None:
         undo = self._undo
         Turn(self.target, undo, self.recorder, pauses=False).take()
+        keep_torch_functions(undo)
         keep_warning_lines(undo)
         hooks.install_hooks(undo, self.recorder, self.log)
         training_hooks.install_hooks(undo, self.recorder, self.log, self.ledger)

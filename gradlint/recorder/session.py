@@ -52,6 +52,7 @@ from gradlint.recorder.user_code import (
     watch_random_draws,
 )
 from gradlint.restore.generators import generators_of_project
+from gradlint.restore.global_state import keep_torch_functions
 from gradlint.restore.preserved import Preserved
 from gradlint.traces.events import Phase, PhaseBegun
 from gradlint.traces.ids import NO_SITE, EventIndex, OpIndex, OptimizerKey, ParameterKey, SiteId, ValueId
@@ -128,6 +129,7 @@ class _Session:
         keep_warning_lines(undo)
         # random states, switches and filters that build() changes
         held = [*generators_of_project(), *reachable_from(buildable.at_hand).generators]
+        keep_torch_functions(undo)
         undo.enter(Preserved((), generators=held))
         undo.call(_put_back_lines, dict(linecache.cache))
         # Said because of the recorder's own hooks; the filters are put back by Preserved.

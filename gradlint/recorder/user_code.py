@@ -32,7 +32,7 @@ def user_errors(what: str) -> Iterator[None]:
         yield
     except GradlintError:
         raise
-    except (KeyboardInterrupt, EnoughRecorded):
+    except (KeyboardInterrupt, GeneratorExit, EnoughRecorded):  # the second if an interrupt left this unfinished
         raise
     except BaseException as error:
         raise user_error(what, error) from error

@@ -13,6 +13,7 @@ import torch
 import torch.utils._device
 
 from gradlint.restore.mode_stack import ModeStack, dispatch_modes, function_modes
+from gradlint.undo import Undo
 
 _Setting = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 """Name, reader and writer of one global setting."""
@@ -25,6 +26,16 @@ _leaked_guards: list[AbstractContextManager[Any]] = []
 def without_torch_function() -> AbstractContextManager[Any]:
     """Return a context in which torch calls bypass modes and subclass overrides."""
     return getattr(torch._C, "DisableTorchFunction", nullcontext)()
+
+
+def keep_torch_functions(undo: Undo) -> None:
+    """Put back at the end whether calls of torch reach modes.
+
+    An interrupt may cut `without_torch_function` short.
+    """
+    state: Any = torch._C
+    if hasattr(state, "_get_torch_function_state"):
+        undo.call(state._set_torch_function_state, state._get_torch_function_state())
 
 
 def rng_restorers() -> list[Callable[[], object]]:

@@ -233,6 +233,7 @@ def cheap() -> Table:
     """Return what a fixture can compare around every test."""
     table: Table = {
         "function modes": [Same(m) for m in torch.overrides._get_current_function_mode_stack()],
+        "torch functions": torch._C._is_torch_function_enabled(),
         "open turns": len(gradlint.undo.Turn._queue),
         "replaced attributes": sorted(name for _, name in gradlint.undo._Layer.stacks),
         "collector's callbacks": list(gc.callbacks),
