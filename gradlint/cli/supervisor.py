@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gradlint import process_tree
 from gradlint.cli import streams
 from gradlint.cli.sizes import Size
 from gradlint.cli.worker import PIPE_CLOSED, TRACEBACK_SIGNAL, USER_CODE_BEGINS, CrashLog, run_worker
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure
-from gradlint.runner import process_tree
 
 INTERRUPT_GRACE = 3.0
 """Seconds that interrupted user code gets to end by itself."""

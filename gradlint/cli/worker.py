@@ -14,9 +14,9 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from gradlint import process_tree
 from gradlint.findings import Failure
 from gradlint.installed import OWN_FOLDER, is_library_file
-from gradlint.runner import process_tree
 
 USER_CODE_BEGINS = b""
 """The message that a worker sends when torch is imported and user code begins."""

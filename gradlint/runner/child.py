@@ -30,13 +30,13 @@ from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
 from gradlint.gc_pause import ImportsUnscanned
 from gradlint.load.build import InternalError, user_error
+from gradlint.process_tree import end_tree
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.hooks.gradients import EnoughRecorded
 from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
 from gradlint.runner.job import INTERRUPT_GRACE, Job, discard, leave
-from gradlint.runner.process_tree import end_tree
 from gradlint.runner.wind_up import wind_up
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import Trace

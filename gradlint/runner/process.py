@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import NoReturn, Protocol
 
-from gradlint.runner import process_tree
+from gradlint import process_tree
 from gradlint.runner.job import INTERRUPT_GRACE, discard
 
 _WINDOWS = os.name == "nt"
