@@ -31,9 +31,9 @@ def adopt_orphans(flag: bool = True) -> bool:
 def end_with_parent() -> None:
     """Let the system kill this process when its parent ends; Linux only."""
     if sys.platform.startswith("linux"):
-        import ctypes  # torch imports it too
+        with contextlib.suppress(ImportError, OSError, AttributeError):
+            import ctypes  # not everywhere there
 
-        with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 

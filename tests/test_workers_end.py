@@ -28,7 +28,7 @@ if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv.pop(1))
     console_script()
 """
-NO_DEATH_SIGNAL = "pool._be_killed_with_parent = lambda: None"
+NO_DEATH_SIGNAL = "pool.process_tree.end_with_parent = lambda: None"
 
 NEVER_DONE = '''
 """A rule that never comes to an end."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-_PR_SET_PDEATHSIG = 1
+from gradlint import process_tree
 
 
 @contextlib.contextmanager
@@ -45,7 +43,7 @@ def _end_with_parent() -> None:
     The queue of a pool never ends for a worker, because the other workers hold its writing end. So a thread waits. C
     code that holds the lock of the interpreter delays the thread; on Linux, the system does not wait for it.
     """
-    _be_killed_with_parent()
+    process_tree.end_with_parent()
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -54,12 +52,3 @@ def _wait_for_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _be_killed_with_parent() -> None:
-    """Let the system kill this process with its parent; Linux only."""
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(ImportError, OSError, AttributeError):
-            import ctypes  # not everywhere there
-
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
