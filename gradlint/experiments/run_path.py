@@ -1,4 +1,7 @@
-"""The path of a run: its torch calls, on which parameters and slices, with results of which shapes."""
+"""The path of a run: its torch calls, the parameters that they read and the shapes of their results.
+
+A crop of the same shape at another place is no other path: its position is a value that the loss depends on.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
-_CHOICES = frozenset("__getitem__ select narrow".split())
-"""Functions whose whole numbers choose a part of a tensor."""
-
 
 class RunPath(TorchFunctionMode):
-    """Takes down the path of the run inside; it begins anew with each."""
+    """Records the path of the run inside of it; each run begins a new one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,6 @@ class RunPath(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         parameters = tuple(id(a) for a in args if type(a) is Parameter)
         name = getattr(func, "__name__", "")
-        choice = str([a for a in args if not isinstance(a, Tensor)]) if name in _CHOICES else ""
         shape = tuple(result.shape) if isinstance(result, Tensor) and not result.is_nested else ()
-        self._path = hash((self._path, name, parameters, choice, shape))
+        self._path = hash((self._path, name, parameters, shape))
         return result
