@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity, Trace, Training
-from gradlint.traces import Backward, BackwardIndex, ParameterIndex, ParameterKey, ParameterWrite, propagate
+from gradlint import Context, Finding, Fix, Rule, Severity, Step, Trace, Training
+from gradlint.traces import Backward, BackwardIndex, ParameterIndex, ParameterKey, ParameterWrite, SiteId, propagate
 
 
 class AscentGradientKept(Rule):
@@ -15,7 +15,7 @@ class AscentGradientKept(Rule):
     ## What it does
     Finds steps that apply the sum of two backward passes. Between the passes, user code moves every one of the
     parameters by an amount computed from its own gradient. This is the ascent of sharpness-aware minimization (SAM)
-    without the clear that follows it.
+    without the clear that follows it. An optimizer may also make the move in its own `step(closure)`.
 
     ## Why it is bad
     The step is to apply the gradient at the moved weights alone. Without the clear it applies the gradient at the old
@@ -76,7 +76,7 @@ class AscentGradientKept(Rule):
 
     ## Known limits
     Where only some of the parameters are moved, the sum is meant: adversarial training of embeddings (FGM) adds both
-    gradients. Moves inside of an optimizer's own step are not seen.
+    gradients. Inside an optimizer's own step, a move counts if it follows the signs of the gradient, of 16 or more.
 
     ## References
     https://arxiv.org/abs/2010.01412
@@ -86,6 +86,7 @@ class AscentGradientKept(Rule):
     name = "ascent-gradient-kept"
     severity = Severity.WARNING
     needs = frozenset({"step"})
+    yields_to = frozenset({"GL501"})
 
     MESSAGE = (
         "backward() adds to the gradient that has just moved the weights: the step applies the sum of both to "
@@ -97,11 +98,11 @@ class AscentGradientKept(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, training = context.trace, context.training
-        found: dict[int, tuple[Backward, ParameterWrite, Backward]] = {}
-        hit: dict[int, set[ParameterKey]] = {}
-        for (first, second), keys in _summed_pairs(training).items():
+        found: dict[SiteId, tuple[Backward, SiteId, Backward]] = {}
+        hit: dict[SiteId, set[ParameterKey]] = {}
+        for (first, second), (step, keys) in _summed_pairs(training).items():
             earlier, later = training.backwards[first], training.backwards[second]
-            moves = _moves(trace, training, earlier, later)
+            moves = dict.fromkeys(later.climbed, step.site) | _moves(trace, training, earlier, later)
             if keys <= moves.keys():
                 found.setdefault(later.site, (earlier, moves[next(iter(keys))], later))
                 hit.setdefault(later.site, set()).update(keys)
@@ -120,25 +121,27 @@ class AscentGradientKept(Rule):
             )
 
 
-def _summed_pairs(training: Training) -> dict[tuple[BackwardIndex, BackwardIndex], set[ParameterKey]]:
-    """Return pairs of backward passes whose sum a step applies → the parameters."""
-    pairs: dict[tuple[BackwardIndex, BackwardIndex], set[ParameterKey]] = {}
+def _summed_pairs(
+    training: Training,
+) -> dict[tuple[BackwardIndex, BackwardIndex], tuple[Step, set[ParameterKey]]]:
+    """Return pairs of backward passes whose sum a step applies → the step, and the parameters."""
+    pairs: dict[tuple[BackwardIndex, BackwardIndex], tuple[Step, set[ParameterKey]]] = {}
     for step in training.steps:
         for key, content in step.content.items():
-            if not content.stale:
-                for pair in itertools.pairwise(sorted(content.backwards)):
-                    pairs.setdefault(pair, set()).add(key)
+            for first, second in itertools.pairwise(sorted(content.backwards)):
+                if first in training.backwards[second].deposits.get(key, ()):
+                    pairs.setdefault((first, second), (step, set()))[1].add(key)
     return pairs
 
 
-def _moves(trace: Trace, training: Training, first: Backward, second: Backward) -> dict[ParameterKey, ParameterWrite]:
-    """Return parameter → the write between two passes that is made of its own gradient."""
+def _moves(trace: Trace, training: Training, first: Backward, second: Backward) -> dict[ParameterKey, SiteId]:
+    """Return parameter → site of the write between two passes that is made of its own gradient."""
     writes = [w for w in trace.events_of(ParameterWrite) if first.event < w.number < second.event]
     bits = {key: ParameterIndex(bit) for bit, key in enumerate(dict.fromkeys(training.gradients.values()))}
     owners = {value: bits[key] for value, key in training.gradients.items()}
     made_of = propagate(trace.ops[first.op : second.op], trace.values, owners).data
     return {
-        write.parameter: write
+        write.parameter: write.site
         for write in writes
         if write.parameter in bits and any(made_of.get(s, 0) >> bits[write.parameter] & 1 for s in write.sources)
     }

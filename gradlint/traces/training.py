@@ -69,6 +69,8 @@ class Backward:
 
     The gradient of a tensor outside all optimizers counts too (an attacked input). Clipping and clearing do not count.
     """
+    climbed: frozenset[ParameterKey] = frozenset()
+    """Parameters that an optimizer's step had moved along their gradient before it ran its closure, which runs this."""
 
 
 class Content(NamedTuple):

@@ -49,6 +49,7 @@ class OpenBackward:
     applied_by: set[StepIndex] = field(default_factory=set)
     recounted: frozenset[ModuleIndex] = frozenset()
     read: bool = False
+    climbed: frozenset[ParameterKey] = frozenset()
 
     def finished(self) -> Backward:
         """Return the backward pass as it is by now."""
@@ -67,6 +68,7 @@ class OpenBackward:
             applied_by=frozenset(self.applied_by),
             recounted=self.recounted,
             read=self.read,
+            climbed=self.climbed,
         )
 
 

@@ -50,6 +50,10 @@ from gradlint.undo import Undo
 
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 """The attributes of a tensor that hold its hooks."""
+_TORCH_OPTIMIZERS = "torch.optim."
+"""Modules of optimizers that never move parameters along their gradient before a closure."""
+_CLIMBING_ENTRIES = 16
+"""Number of entries moved in the direction of their gradient that is no accident."""
 _UNAPPLIED = -1
 _ZERO = -2
 """Instead of a round: the gradient is exactly zero, or was zeroed unseen (``p.grad.data.zero_()``)."""
@@ -76,7 +80,9 @@ class EnoughRecorded(BaseException):
 class _Running:
     """A step that has not returned."""
 
-    def __init__(self, step: OpenStep, frame: FrameType | None, before: dict[ParameterKey, Tensor]) -> None:
+    def __init__(
+        self, step: OpenStep, frame: FrameType | None, before: dict[ParameterKey, Tensor], round_: int
+    ) -> None:
         self.step = step
         self.frame = frame
         """Frame of torch's wrapper around the step; the step runs while it is on the stack."""
@@ -87,6 +93,8 @@ class _Running:
         """Optimizers that took part and had no state before."""
         self.evaluations = 0
         """Number of times the closure has run."""
+        self.round = round_
+        """Round of the ledger in which the step began."""
 
 
 class Ledger:
@@ -129,6 +137,8 @@ class Ledger:
         """Kind of backward pass → the ways of the first of its kind."""
         self._running: list[_Running] = []
         self._round = 0
+        self._climbed: tuple[int, frozenset[ParameterKey]] = (0, frozenset())
+        """Round in which the running step began, and what it moved along its gradient before the closure."""
         self._masks = GradientMasks()
         self._scaled: set[ValueId] = set()
         """Values that a gradient scaler returned."""
@@ -295,8 +305,20 @@ class Ledger:
         event = self._recorder.tape.event(BackwardCalled, site, number)
         backward = OpenBackward(number, event.number, event.op, site, roots, retains, self._trainable())
         backward.scaled = not self._scaled.isdisjoint(roots)
+        if self._climbed[1]:
+            self._note_climb(backward)
         training.backwards.append(backward)
         return backward
+
+    def _note_climb(self, backward: OpenBackward) -> None:
+        """Note a move along the gradient in the step that runs a backward pass.
+
+        The step has not applied that gradient as descent.
+        """
+        (begun, backward.climbed), self._climbed = self._climbed, (0, frozenset())
+        for key in backward.climbed:
+            held = self._holds.get(key, {})
+            held.update((number, _UNAPPLIED) for number, applied in held.items() if applied >= begun)
 
     def arrive(self, key: ParameterKey, gradient: Tensor | None) -> None:
         """Note the gradient that torch is about to accumulate into a parameter."""
@@ -443,12 +465,14 @@ class Ledger:
             self.stepped.setdefault(key, optimizer)
             event = recorder.tape.event(StepCalled, recorder.walk(frame).site, key)
             step = OpenStep(event.number, event.op, event.site, (key,))
-            running = _Running(step, frame, {})
+            running = _Running(step, frame, {}, self._round)
             self._hold(running, optimizer)
-        entry = running if not nested else _Running(running.step, frame, {})
+        entry = running if not nested else _Running(running.step, frame, {}, running.round)
         self._running.append(entry)
         recorder.pause()
-        return self._with_closure(running, args, kwargs)
+        return self._with_closure(
+            running, args, kwargs, may_climb=not type(optimizer).__module__.startswith(_TORCH_OPTIMIZERS)
+        )
 
     def stepped_elsewhere(self, optimizer: Optimizer) -> None:
         """Note a step in another thread, whose parameters are ignored from now on."""
@@ -473,7 +497,7 @@ class Ledger:
                     if p.layout == torch.strided and is_readable(p):
                         running.before[key] = p.detach().clone()
 
-    def _with_closure(self, running: _Running, args: Any, kwargs: Any) -> Any:
+    def _with_closure(self, running: _Running, args: Any, kwargs: Any, *, may_climb: bool) -> Any:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
             return None
@@ -482,10 +506,13 @@ class Ledger:
         def evaluated(*arguments: Any, **named: Any) -> Any:
             running.evaluations += 1
             frozen = _frozen_values(running)
+            if may_climb:
+                self._climbed = running.round, _moved_uphill(running)
             try:
                 with recorder.resuming():
                     return closure(*arguments, **named)
             finally:
+                self._climbed = running.round, frozenset()
                 _carry_over(running, frozen)
                 self._look()
                 self._apply(running)
@@ -676,6 +703,26 @@ def _frozen_values(running: _Running) -> dict[ParameterKey, Tensor]:
     with without_torch_function(), torch.no_grad():
         held = ((key, p) for key, (p, _) in running.parameters.items() if key in running.before)
         return {key: p.detach().clone() for key, p in held if not p.requires_grad and is_readable(p)}
+
+
+def _moved_uphill(running: _Running) -> frozenset[ParameterKey]:
+    """Return the parameters that a step has moved along their gradient, in each entry moved."""
+    climbed: set[ParameterKey] = set()
+    entries = 0
+    with without_torch_function(), torch.no_grad():
+        for key, (p, _) in running.parameters.items():
+            before, gradient = running.before.get(key), p.grad
+            if before is None or gradient is None or not is_readable(p) or not is_readable(gradient):
+                continue
+            if not before.shape == p.shape == gradient.shape or gradient.layout != torch.strided:
+                continue
+            move = (p.detach() - before).sign()
+            moved = move != 0
+            count = int(moved.sum())
+            if count and bool((move == gradient.sign())[moved].all()):
+                climbed.add(key)
+                entries += count
+    return frozenset(climbed) if entries >= _CLIMBING_ENTRIES else frozenset()
 
 
 def _carry_over(running: _Running, frozen: Mapping[ParameterKey, Tensor]) -> None:
