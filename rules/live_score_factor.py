@@ -141,7 +141,7 @@ class LiveScoreFactor(Rule):
 
 
 def _scored_sample(context: Context, score: ValueId, behind: set[ParameterIndex]) -> Op | None:
-    """Return the op that drew the sample whose log-probability a value is; None if it is none."""
+    """Return the op that drew the sample of a log-probability; None for other values."""
     trace = context.trace
     for op in _ops_before(trace, score, _KEEPS):
         if not trace.values[op.outputs[0]].requires_grad or not _scores(trace, op):

@@ -52,11 +52,11 @@ def dropped_terms(flow: FlowFacts) -> list[DroppedTerm]:
         if not mask or entry.shape or not entry.requires_grad or value in flow.on_path:
             continue
         readers = [trace.ops[n] for n in flow.consumers.get(value, ())]
-        looks = [r for r in readers if r.kind == KIND_EXTRACT or r.name in DETACHED_VALUES]
-        if len(looks) < len(readers):
+        inspections = [r for r in readers if r.kind == KIND_EXTRACT or r.name in DETACHED_VALUES]
+        if len(inspections) < len(readers):
             continue  # not the last of it
         parts = summands(flow, value)
-        if looks and flow.on_path.isdisjoint(parts):
+        if inspections and flow.on_path.isdisjoint(parts):
             continue
         producers = (trace.made_by(part) for part in parts if flow.masks.live.get(part, 0) & mask)
         sites = tuple(made.site for made in producers if made is not None)

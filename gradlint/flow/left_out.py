@@ -48,7 +48,7 @@ def left_out_losses(flow: FlowFacts) -> list[DroppedTerm]:
             continue
         value = op.outputs[0]
         mask = flow.masks.live.get(value, 0) & lost
-        if not mask or trace.values[value].shape or value in flow.on_path or not _is_only_looked_at(flow, value):
+        if not mask or trace.values[value].shape or value in flow.on_path or not _is_only_logged(flow, value):
             continue
         if not _is_loss(flow, value):
             continue
@@ -63,8 +63,8 @@ def left_out_losses(flow: FlowFacts) -> list[DroppedTerm]:
     return list(found.values())[::-1]
 
 
-def _is_only_looked_at(flow: FlowFacts, value: ValueId) -> bool:
-    """Return True if nothing reads a value but a log."""
+def _is_only_logged(flow: FlowFacts, value: ValueId) -> bool:
+    """Return True if a value is read only as a number or after a detach, as for a log."""
     readers = (flow.trace.ops[n] for n in flow.consumers.get(value, ()))
     return all(r.kind == KIND_EXTRACT or r.name in DETACHED_VALUES for r in readers)
 

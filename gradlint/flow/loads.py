@@ -14,9 +14,9 @@ from gradlint.traces.trace import Parameter, Trace
 
 _FILLS = frozenset(name for name in VALUE_FREE if name.endswith("_")) | {"fill_", "data"}
 """Writes that initialise a parameter, if they read no other tensor."""
-_FROM_MEMORY = frozenset("asarray frombuffer from_numpy".split())
+_FROM_FOREIGN_MEMORY = frozenset("asarray frombuffer from_numpy".split())
 """Makers of tensors of memory that is not torch's, as readers of files use."""
-_LOOKS = frozenset("data detach alias requires_grad_".split())
+_ALIASES = frozenset("data detach alias requires_grad_".split())
 """Functions whose result is the tensor itself."""
 
 
@@ -63,7 +63,7 @@ def is_read_from_file(trace: Trace, value: ValueId) -> bool:
         return False
     frame = trace.sites.innermost(op.site)
     is_users = frame is not None and frame.project  # a table that user code computed by numpy
-    return op.name in ALLOCATIONS or (op.name in _FROM_MEMORY and not is_users)
+    return op.name in ALLOCATIONS or (op.name in _FROM_FOREIGN_MEMORY and not is_users)
 
 
 def ignored_loads(trace: Trace) -> Iterator[tuple[StateLoaded, list[Parameter]]]:
@@ -173,9 +173,9 @@ def _is_read(trace: Trace, values: set[ValueId], start: OpIndex, end: OpIndex) -
     """Return True if an op between two others uses any of some values."""
     seen = set(values)
     for op in trace.ops[start:end]:
-        if seen.isdisjoint(op.inputs) or op.name in _FILLS - _LOOKS or op.name in VALUE_FREE:
+        if seen.isdisjoint(op.inputs) or op.name in _FILLS - _ALIASES or op.name in VALUE_FREE:
             continue
-        if op.name not in _LOOKS:
+        if op.name not in _ALIASES:
             return True
         seen.update(op.outputs)
     return False

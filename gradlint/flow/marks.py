@@ -43,37 +43,37 @@ def contradicted_marks(flow: Flow) -> Iterator[ContradictedMark]:
         marks.setdefault((trace.location(event.site), event.constant), []).append(event)
     if not marks:
         return
-    trained = _carrying(flow, trace.roots)
+    trained = _values_with_gradient(flow, trace.roots)
     asked = {value for op in trace.ops if op.name == "grad" for value in op.inputs}
-    differentiated = _carrying(flow, (*trace.roots, *asked))
+    differentiated = _values_with_gradient(flow, (*trace.roots, *asked))
     for (_, constant), events in marks.items():
         if constant:
-            mask = union(flow.masks.live, (v for e in events for v in _passing(flow, e, trained)))
+            mask = union(flow.masks.live, (v for e in events for v in _values_with_gradient_after(flow, e, trained)))
             if mask:
                 yield ContradictedMark(events[0].site, True, _trainable(flow, mask))
-        elif not any(_passing(flow, e, differentiated) for e in events):
+        elif not any(_values_with_gradient_after(flow, e, differentiated) for e in events):
             marked = [(e, v) for e in events for v in e.values if v in flow.on_path]
             mask = union(flow.masks.data, (v for _, v in marked))
             parameters = _trainable(flow, mask) or flow.by_index(indices(mask))
             for event, value in marked[:1]:
-                yield ContradictedMark(events[0].site, False, parameters, _end(flow, event, value))
+                yield ContradictedMark(events[0].site, False, parameters, _ending_cut(flow, event, value))
 
 
 def _trainable(flow: Flow, mask: int) -> list[Parameter]:
     return [p for p in flow.by_index(indices(mask)) if p.requires_grad]
 
 
-def _carrying(flow: Flow, roots: Iterable[ValueId]) -> set[ValueId]:
+def _values_with_gradient(flow: Flow, roots: Iterable[ValueId]) -> set[ValueId]:
     """Return the values through which gradient passes from any of some roots."""
     trace = flow.trace
     carrying = {root for root in roots if trace.values[root].requires_grad}
     for op in reversed(trace.ops):
         if not carrying.isdisjoint(op.outputs):
-            carrying |= _given_gradient(trace, op)
+            carrying |= _inputs_with_gradient(trace, op)
     return carrying
 
 
-def _given_gradient(trace: Trace, op: Op) -> set[ValueId]:
+def _inputs_with_gradient(trace: Trace, op: Op) -> set[ValueId]:
     """Return the inputs to which the backward of an op gives gradient."""
     if has_zero_gradient(op, trace.values):
         return set()
@@ -86,7 +86,7 @@ def _given_gradient(trace: Trace, op: Op) -> set[ValueId]:
     }
 
 
-def _passing(flow: Flow, event: Marked, carrying: set[ValueId]) -> list[ValueId]:
+def _values_with_gradient_after(flow: Flow, event: Marked, carrying: set[ValueId]) -> list[ValueId]:
     """Return the marked values through which gradient passes by a use after the mark."""
     trace = flow.trace
     passing = []
@@ -99,7 +99,7 @@ def _passing(flow: Flow, event: Marked, carrying: set[ValueId]) -> list[ValueId]
     return passing
 
 
-def _end(flow: Flow, event: Marked, value: ValueId) -> Cut | None:
+def _ending_cut(flow: Flow, event: Marked, value: ValueId) -> Cut | None:
     """Return the first place before or after a marked value that ends its gradient."""
     trace = flow.trace
     if not trace.values[value].requires_grad:
@@ -110,7 +110,7 @@ def _end(flow: Flow, event: Marked, value: ValueId) -> Cut | None:
         if not outputs or reached.isdisjoint(op.inputs) or op.region == IN_FUNCTION:
             continue
         live = {o for o in outputs if trace.values[o].requires_grad}
-        if not live or reached.isdisjoint(_given_gradient(trace, op)):
+        if not live or reached.isdisjoint(_inputs_with_gradient(trace, op)):
             return place(trace, number, min(outputs))
         reached |= live
     return None
