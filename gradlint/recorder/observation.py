@@ -185,7 +185,7 @@ class Observation:
             self.ledger.follow(nn.Module.parameters(holder))
             if self._begin is not None:
                 with self.recorder.pausing():
-                    self._begin.buffers.see({"": holder})
+                    self._begin.buffers.note_new({"": holder})
         if not self.ledger.training.backwards and torch.is_grad_enabled():
             if self._begin is None or len(self.log.optimizers) != self._made or self._began_in_constructor(module):
                 self._look_around(module)
@@ -237,7 +237,7 @@ class Observation:
                 start.untouched, start.allocated = self._begin.untouched, self._begin.allocated
                 start.earlier = self._begin.earlier | start.earlier
                 with self.recorder.pausing():
-                    start.buffers.see(self._found_roots())
+                    start.buffers.note_new(self._found_roots())
                 self._begin = start
         if self._begin is not None:
             self._outside.before_backward(starts, self._begin)
@@ -332,7 +332,7 @@ class Observation:
             forward = ForwardFacts(
                 max(first, begin.start),
                 begin.buffers.named(roots),
-                begin.buffers.moved(roots),
+                begin.buffers.changed(roots),
                 unregistered_tensors=self._outside.tensors(),
                 recreated=recreated_in_steps(recorder, self.log, self.ledger, tables),
             )

@@ -282,7 +282,7 @@ class _Session:
             )
         )
         recreated = self._recreated(setup, roots, called, tables)
-        moved = begin.buffers.moved(roots)
+        moved = begin.buffers.changed(roots)
         outside = OutsideTree(recorder, log, self.ledger)
         self.ledger.before_backward = lambda starts: outside.before_backward(starts, begin)
         training = self._steps(setup, roots, optimizers)
@@ -291,7 +291,7 @@ class _Session:
             tables = tabulate(recorder, log, begin, roots, optimizers)
             unregistered_tensors = outside.tensors(unregistered_tensors)
             recreated |= recreated_in_steps(recorder, log, self.ledger, tables)
-            moved |= begin.buffers.moved(roots)
+            moved |= begin.buffers.changed(roots)
         if standin.used:
             notes.append("CUDA is asked for and absent here: recorded on the CPU")
         forward = ForwardFacts(

@@ -70,7 +70,7 @@ class ForwardStart:
         self.allocated = {key for key in self.untouched & made.keys() if made[key]() is self.tensors[key]}
         self.modes = {id(p.module): bool(p.module.training) for p in places(roots)}
         self.buffers = SeenBuffers(recorder)
-        self.buffers.see(roots)
+        self.buffers.note_new(roots)
         self.unregistered_tensors = find_unregistered_tensors(roots, self.tensors, recorder)
         self.start = OpIndex(len(recorder.tape.ops))
 

@@ -29,14 +29,14 @@ class SeenBuffers:
         self._recorder = recorder
         self._seen: dict[tuple[int, str], _Seen] = {}
 
-    def see(self, roots: Mapping[str, nn.Module]) -> None:
+    def note_new(self, roots: Mapping[str, nn.Module]) -> None:
         """Keep the content of the buffers that are new."""
         for _, module, attribute, tensor in _buffers(roots):
             if self._of(module, attribute) is None:
                 value = self._recorder.tensors.read(tensor)
                 self._seen[id(module), attribute] = _Seen(module, tensor.detach().clone(), value)
 
-    def moved(self, roots: Mapping[str, nn.Module]) -> frozenset[str]:
+    def changed(self, roots: Mapping[str, nn.Module]) -> frozenset[str]:
         """Return the names of the buffers whose content has changed since."""
         return frozenset(
             name

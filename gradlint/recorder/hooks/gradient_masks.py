@@ -18,12 +18,12 @@ class GradientMasks:
         self._masked: dict[ParameterKey, Tensor] = {}
         """Parameter → the entries that were set to zero so far."""
 
-    def read(self, key: ParameterKey, gradient: Tensor) -> None:
+    def on_read(self, key: ParameterKey, gradient: Tensor) -> None:
         """Note a gradient that user code reads, before it may write to it."""
         if key not in self._before and gradient.layout == torch.strided and is_readable(gradient):
             self._before[key] = gradient != 0
 
-    def stepped(self, key: ParameterKey, parameter: Tensor, value_before: Tensor) -> tuple[bool, bool]:
+    def on_step(self, key: ParameterKey, parameter: Tensor, value_before: Tensor) -> tuple[bool, bool]:
         """Return (True if masked entries moved, True if a mask was lifted) at a step."""
         before, grad = self._before.pop(key, None), parameter.grad
         if before is None or grad is None or before.shape != grad.shape:
@@ -36,6 +36,6 @@ class GradientMasks:
         moved = bool((masked & (parameter.detach() != value_before)).any())
         return moved and bool(left.any()), lifted
 
-    def added(self, key: ParameterKey) -> None:
+    def on_accumulate(self, key: ParameterKey) -> None:
         """Forget what was read of a gradient, as more is added to it."""
         self._before.pop(key, None)

@@ -354,7 +354,7 @@ class Ledger:
                 backward = last
             else:
                 backward = self._begin((), False, NO_SITE)
-        self._masks.added(key)
+        self._masks.on_accumulate(key)
         held = self._holds.setdefault(key, {})
         if backward.number not in held:
             backward.deposits.setdefault(key, tuple(held))
@@ -386,7 +386,7 @@ class Ledger:
         if grad is not None and grad.grad_fn is None:
             self.training.gradients[self._recorder.tensors.read(grad)] = key
             with without_torch_function(), torch.no_grad():
-                self._masks.read(key, grad)
+                self._masks.on_read(key, grad)
 
     # -- clears -------------------------------------------------------------------------------------------------
 
@@ -539,7 +539,7 @@ class Ledger:
                 if before is None or content is None or not is_readable(p):
                     continue
                 updates, lost = count_updates(p, before)
-                moves_masked, lifts_mask = self._masks.stepped(key, p, before)
+                moves_masked, lifts_mask = self._masks.on_step(key, p, before)
                 spoilt = any(key in self.training.backwards[b].spoilt for b in content.backwards)
                 step.content[key] = content._replace(
                     moved=not same_values(p.detach(), before),
