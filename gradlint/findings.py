@@ -148,6 +148,75 @@ class TargetSummary:
 
 
 @dataclass(frozen=True)
+class ParameterState:
+    """One parameter as an overview shows it."""
+
+    name: str
+    names: tuple[str, ...]
+    """Every name of it, that of `name` first."""
+    shape: tuple[int, ...]
+    numel: int
+    requires_grad: bool
+    outcome: str
+    """The outcome of training, as in ``no gradient``."""
+    groups: tuple[tuple[int, int], ...]
+    """(position of the optimizer, position of the group) of every group that holds it."""
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class ModuleState:
+    """One module as an overview shows it."""
+
+    name: str
+    """Fully qualified name; empty for a single root."""
+    parent: int
+    """Position of the module that contains it; -1 for a root."""
+    type: str
+    class_number: int
+    """Number of its class: two classes may have one name."""
+    training: bool
+    by_mode: str = ""
+    """The layer that its mode decides on: ``norm`` with running statistics, ``dropout``; empty for others."""
+    parameters: tuple[int, ...] = ()
+    """Positions of the parameters that it registers and that are counted here."""
+    tied: tuple[int, ...] = ()
+    """Positions of those that it registers and that are counted in another module."""
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """One parameter group of an optimizer as an overview shows it."""
+
+    lr: float | None
+    weight_decay: float | None
+    scheduled: bool
+    """True if a learning-rate scheduler is attached."""
+    tensors: int
+    """Number of tensors that it holds, those of other models included."""
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """One optimizer as an overview shows it."""
+
+    label: str
+    """Its class, with its name if there are several: ``SGD 'critic'``."""
+    groups: tuple[GroupState, ...]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The modules and parameters of one target, and the outcome of training for each. Parents come first."""
+
+    target: str
+    modules: tuple[ModuleState, ...]
+    parameters: tuple[ParameterState, ...]
+    optimizers: tuple[OptimizerState, ...]
+
+
+@dataclass(frozen=True)
 class SourceSummary:
     """Numbers of a source check, which runs no file."""
 
@@ -180,6 +249,8 @@ class Report:
     """Findings whose edits were made."""
     sources: SourceSummary | None = None
     """Numbers of the source check; None without one."""
+    overviews: list[Overview] = field(default_factory=list)
+    """The modules of each target, if they were asked for."""
     ran: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     """File → first and last lines of the user's functions that ran while recording."""
     spellings: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
@@ -192,6 +263,7 @@ class Report:
         self.errors += other.errors
         self.notes += other.notes
         self.targets += other.targets
+        self.overviews += other.overviews
         self.hidden += other.hidden
         self.silenced += other.silenced
         self.known += other.known

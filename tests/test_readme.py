@@ -50,3 +50,12 @@ def test_exit_codes_are_as_listed() -> None:
 
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.M)}
     assert listed == {exits.CLEAN, exits.FOUND, exits.FAILED, exits.INTERRUPTED}
+
+
+@pytest.mark.slow
+def test_summary_is_what_is_printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    [shown] = re.findall(r"```\n(module .*?)```", README, re.S)
+    monkeypatch.chdir(ROOT)
+    assert main(["summary", "fixtures/real/text.py:good_bert_frozen_encoder", "--isolated"]) == 0
+    assert capfd.readouterr().out.endswith(shown)

@@ -11,7 +11,7 @@ from gradlint._version import __version__
 from gradlint.cli import options, streams
 from gradlint.cli.exits import CLEAN
 from gradlint.cli.options import CheckOptions, OutputOptions, parsed
-from gradlint.cli.script_command import ScriptCommand
+from gradlint.cli.script_command import ScriptCommand, TargetOrScriptCommand, is_script
 from gradlint.errors import GradlintError
 from gradlint.legible import one_line
 
@@ -139,6 +139,68 @@ def run(
         return output.run(
             check_options, parsed(OutputOptions, values), partial(ScriptChecker, job=job, process=process)
         )
+
+
+@app.command(cls=TargetOrScriptCommand)
+@click.argument("script", required=False, metavar="TARGET|SCRIPT", type=click.Path())
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENTS]...")
+@click.option("-m", "module", metavar="MODULE", help="Run a module or package instead of SCRIPT, as python -m does.")
+@click.option("--depth", type=click.IntRange(0), help="Show this many levels below the model.")
+@click.option("--expand", multiple=True, metavar="GLOB", help="Unfold these modules and all in them; repeatable.")
+@click.option("--parameters", is_flag=True, help="List the parameters: shape, requires_grad, state.")
+@click.option(
+    "--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True,
+    help="Write the summary to stdout in this format.",
+)  # fmt: skip
+@click.option(
+    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Record this many steps of a script."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(1), show_default="600, of a script 300",
+    help="End the target or the script after this many seconds.",
+)  # fmt: skip
+@options.inputs
+@options.configuration
+@options.color
+def summary(
+    script: str | None, arguments: tuple[str, ...], module: str | None, depth: int | None, expand: tuple[str, ...],
+    parameters: bool, output_format: str, steps: int, timeout: float | None, color: str, **values: Any,
+) -> int:  # fmt: skip
+    """Show which modules train.
+
+    TARGET is built and run once, as for check. SCRIPT runs until its optimizers have stepped, as for run: everything
+    after it belongs to it. Repeated modules share one row, and a subtree without differences may be closed.
+    """
+    from functools import partial
+
+    from gradlint.cli.check import Checker
+    from gradlint.cli.summary import summary
+    from gradlint.report.overview import Wanted
+
+    command = click.get_current_context().command
+    assert isinstance(command, TargetOrScriptCommand)
+    wanted = Wanted(depth, expand, parameters)
+    given = parsed(CheckOptions, values)._replace(overview=True)
+    if module is None and script is None:
+        raise click.UsageError("name a target, as in model.py:build, or a training script")
+    if module is None and script is not None and not is_script(script):
+        if arguments:
+            raise click.UsageError(f"one target at a time: {arguments[0]} is one too many")
+        given = given._replace(targets=(script,), timeout=timeout or given.timeout)
+        return summary(given, wanted, output_format, color, Checker)
+    from gradlint.runner.job import Job
+    from gradlint.runner.parent import begun
+
+    if module is not None:
+        arguments = (*(() if script is None else (script,)), *arguments)
+    job = Job(
+        script=module or script or "", module=module is not None, arguments=arguments,
+        misplaced=command.misplaced(arguments), steps=steps, seconds=timeout or 300.0,
+    )  # fmt: skip
+    with begun() as process:
+        from gradlint.cli.run import ScriptChecker  # while the process imports torch
+
+        return summary(given, wanted, output_format, color, partial(ScriptChecker, job=job, process=process))
 
 
 @app.command()

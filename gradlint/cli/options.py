@@ -47,6 +47,8 @@ class CheckOptions(NamedTuple):
     trains: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     numeric: bool = False
+    overview: bool = False
+    """True if the report includes the modules of each target."""
     timeout: float = 600.0
     """Seconds that the user code of each target gets."""
     max_memory: Size | None = None
@@ -64,7 +66,9 @@ class CheckOptions(NamedTuple):
         from gradlint.engine.options import Options, given_contract  # loads what --version need not
 
         contract = given_contract(self.trains, self.frozen)
-        return Options(inputs=self.inputs, strict=self.strict, numeric=self.numeric, contract=contract)
+        return Options(
+            inputs=self.inputs, strict=self.strict, numeric=self.numeric, contract=contract, overview=self.overview
+        )
 
 
 class OutputOptions(NamedTuple):

@@ -76,6 +76,7 @@ class ScriptChecker(Checker):
             exclude=(*settings.exclude, *settings.extend_exclude),
             root=str(settings.root),
             strict=settings.strict,
+            overview=self.options.overview,
         )
         result = CheckResult(Report())
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -44,6 +45,32 @@ class ScriptCommand(click.Command):
         """Return a script's first argument that is a long option of gradlint; empty without one."""
         options = {name for p in self.params if isinstance(p, click.Option) for name in p.opts if name[:2] == "--"}
         return next((name for argument in arguments if (name := argument.partition("=")[0]) in options), "")
+
+
+class TargetOrScriptCommand(ScriptCommand):
+    """A command that takes a target, with options on both sides of it, or a script with its arguments."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse all options if a target is named, else those before the script."""
+        if self._names_target(args):
+            return click.Command.parse_args(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+    def own(self, args: Sequence[str]) -> list[str]:
+        """Return the arguments that are gradlint's; next to a target, all are."""
+        return list(args) if self._names_target(args) else super().own(args)
+
+    def _names_target(self, args: Sequence[str]) -> bool:
+        own, rest = split(args, self._valued())
+        return not any(map(_MODULE.fullmatch, own)) and not (rest and is_script(rest[0]))
+
+
+def is_script(text: str) -> bool:
+    """Return True if an argument names a script rather than a target."""
+    if os.path.lexists(text):
+        return True
+    head, colon, attribute = text.rpartition(":")
+    return not (colon and head and attribute) and text.endswith((".py", ".pyc"))
 
 
 def split(args: Sequence[str], valued: Collection[str]) -> tuple[list[str], list[str]]:

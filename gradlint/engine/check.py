@@ -19,6 +19,7 @@ from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Ski
 from gradlint.flow.evidence import Evidence
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, kind_of, optimizer_label
+from gradlint.flow.overview import overview
 from gradlint.load.buildable import Buildable, SetupAtHand, TargetOnDisk
 from gradlint.rulekit.context import Context
 from gradlint.rulekit.contract import DeclarationKind, own_declarations
@@ -132,6 +133,8 @@ def _judged(report: Report, flow: Flow, rules: Sequence[type[Rule]], options: Op
     more, report.ran = source_findings(trace, rules, report.findings, skipped, options.files)
     report.findings = sorted_findings([*report.findings, *more])
     _account_for_the_unseen(report, trace, flow, options.strict)
+    if options.overview:
+        report.overviews.append(overview(flow))
     problem = nothing_to_judge(trace) or trains_nothing(trace)
     if problem and not any(f.severity > Severity.INFO for f in report.findings):
         raise TargetError(problem)

@@ -36,6 +36,8 @@ class Options:
 
     files: tuple[str, ...] = ()
     """Files that ran, and that the source rules judge as a whole."""
+    overview: bool = False
+    """True if the report includes the modules of the target."""
 
     def configured(self, settings: Settings, target: str) -> Options:
         """Return the options for one target, with its settings.

@@ -10,7 +10,9 @@ import random
 
 _before = random.getstate()
 try:
+    from rich.color import ColorSystem as ColorSystem
     from rich.console import Console as Console
+    from rich.style import Style as Style
     from rich.text import Text as Text
 finally:
     random.setstate(_before)

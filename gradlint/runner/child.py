@@ -199,7 +199,8 @@ class _Runner:
             return Report(errors=[failure or Failure(job.target, self.why_nothing())])
         contract = given_contract(job.trains, job.frozen)
         trace = observation.trace()
-        options = Options(strict=job.strict, contract=contract, files=tuple(_project_files(job, trace)))
+        files = tuple(_project_files(job, trace))
+        options = Options(strict=job.strict, contract=contract, files=files, overview=job.overview)
         report = check_trace(trace, self.rules, options)
         if not observation.enough():
             report.ran = {}  # what a comment silences may come later

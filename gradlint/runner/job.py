@@ -46,6 +46,8 @@ class Job:
     root: str = ""
     """The folder that these globs are relative to."""
     strict: bool = False
+    overview: bool = False
+    """True if the report includes the modules of the script's models."""
     trains: tuple[str, ...] = ()
     """Globs of the parameters that are declared to train."""
     frozen: tuple[str, ...] = ()

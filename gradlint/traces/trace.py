@@ -83,6 +83,8 @@ class Parameter:
     """At the end of the recording."""
     dtype: str = ""
     """Name of its data type, as in ``float32``."""
+    device: str = ""
+    """Name of its device, as in ``cuda:0``."""
     flags: Mapping[str, bool] = field(default_factory=dict)
     """Boolean attributes that were set on the tensor itself."""
     has_hook: bool = False

@@ -301,6 +301,7 @@ def _parameter(
         written=past.written,
         requires_grad_after=bool(tensor.requires_grad),
         dtype=str(tensor.dtype).removeprefix("torch."),
+        device=str(tensor.device),
         flags=flags_of(tensor),
         has_hook=_has_hook(tensor),
         is_untouched=key in begin.untouched,
