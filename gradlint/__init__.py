@@ -30,7 +30,8 @@ The rooms, in the order in which they may import each other (each only those bef
     triage       which findings count: suppressions, baseline, filters; applies fixes
     report       Report → text, JSON, SARIF, GitHub annotations
     lock         the state of each parameter, in a file under version control
-    explain, recording, api   `gradlint why`, `gradlint.record`, `gradlint.check`
+    explain, costs            `gradlint why`, `gradlint cost`
+    recording, api            `gradlint.record`, `gradlint.check`
     runner, testing, integrations, cli   a script under the recorder, pytest, trainers, the command line
 
 The rules are in rules/, one file each.

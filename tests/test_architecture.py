@@ -17,8 +17,8 @@ from cases import each
 PACKAGE = Path(__file__).resolve().parent.parent / "gradlint"
 
 ROOMS = """_version lazy errors undo legible writing location installed process_tree gc_pause findings wording markers
-source load traces fx restore recorder flow experiments rulekit config engine triage report lock explain recording api
-runner testing integrations cli __main__""".split()
+source load traces fx restore recorder flow experiments rulekit config engine triage report lock explain costs
+recording api runner testing integrations cli __main__""".split()
 """Each room may import those before it, and itself."""
 
 TORCH_FREE = set(

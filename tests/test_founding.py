@@ -41,6 +41,18 @@ EXPECTED = {
         ("GL303", "model.model_1.parameters()", "model_1.0.weight model_1.0.bias"),
         ("GL303", "model.model_2.parameters()", "model_2.0.weight model_2.0.bias"),
     ],
+    "f3k_whole": [],
+    "f3k_first": [],
+    "f3k_middle": [],
+    "f3k_detach": [
+        (
+            "GL401",
+            "h.detach()",
+            " ".join(
+                f"part_{part}.{layer}.{kind}" for part in (1, 2) for layer in (0, 2) for kind in ("weight", "bias")
+            ),
+        )
+    ],
     "f4a": [],
     "f4b": [
         ("GL402", "with torch.no_grad():", "generator.0.weight generator.0.bias generator.2.weight generator.2.bias")

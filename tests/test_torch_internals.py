@@ -68,6 +68,8 @@ NAMES: dict[str, tuple[Callable[[], Any], str]] = {
     "_functorch": (lambda: torch._C, "what is inside the wrappers of torch.func"),
     "_autograd": (lambda: torch._C, "the number of the next node"),
     "_saved_self": (lambda: torch.ones(1, requires_grad=True).log().grad_fn, "what autograd has saved"),
+    "_current_graph_task_id": (lambda: torch._C, "operations of backward are told from those of forward"),
+    "_current_autograd_node": (lambda: torch._C, "gradients of inputs are told from those of weights"),
     "_set_grad_enabled": (lambda: torch._C, "grad-mode switches are seen"),
     "_GLOBAL_DEVICE_CONTEXT": (lambda: torch, "the default device is put back"),
     "_get_torch_function_state": (lambda: torch._C, "torch calls reach modes as before"),

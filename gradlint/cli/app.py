@@ -219,6 +219,29 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 
 
 @app.command()
+@click.argument("target")
+@click.option("--batch", type=click.IntRange(1), help="Repeat the inputs of build() to a batch of this size.")
+@click.option(
+    "--depth", type=click.IntRange(0), default=2, show_default=True, help="Show the module tree down to this level."
+)
+@click.option(
+    "--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True,
+    help="Write the costs to stdout in this format.",
+)  # fmt: skip
+@options.inputs
+@options.color
+def cost(target: str, **values: Any) -> int:
+    """Measure the memory and the FLOPs of a training step.
+
+    TARGET is built and run, and its optimizer takes a step on tensors of gradlint's own. Activations are the bytes that
+    autograd keeps for backward. FLOPs are those of torch.utils.flop_counter.
+    """
+    from gradlint.cli.cost import run
+
+    return run(target, **values)
+
+
+@app.command()
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option("--check", is_flag=True, help="Write nothing; report each difference from the lock (GL704).")
 @options.lock_file

@@ -1,11 +1,101 @@
-"""The cost of a parameter's gradient, in bytes and floating-point operations."""
+"""What a training step costs, in bytes and floating-point operations."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 
 from gradlint.traces.op_families import TRANSPOSED_CONVOLUTIONS, WEIGHTED
 from gradlint.traces.trace import Parameter, Trace
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes and floating-point operations of one training step."""
+
+    parameters: int = 0
+    """Bytes of the parameters."""
+    gradients: int = 0
+    """Bytes of the gradients that one backward pass leaves."""
+    optimizer: int = 0
+    """Bytes of the state that one optimizer step allocates."""
+    activations: int = 0
+    """Bytes that the forward makes and keeps for backward, each storage counted once."""
+    forward_flops: int = 0
+    input_gradient_flops: int = 0
+    """Operations of backward that pass gradient on."""
+    weight_gradient_flops: int = 0
+    """Operations of backward for the gradients of parameters."""
+
+    def __add__(self, other: Cost) -> Cost:
+        """Return the sum."""
+        return Cost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Cost) -> Cost:
+        """Return the difference."""
+        return Cost(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a step: parameters, gradients, optimizer state and activations."""
+        return self.parameters + self.gradients + self.optimizer + self.activations
+
+    @property
+    def flops(self) -> int:
+        """Operations of a step without the optimizer's."""
+        return self.forward_flops + self.input_gradient_flops + self.weight_gradient_flops
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The cost of one training step, by module."""
+
+    modules: Mapping[str, Cost]
+    """Name of a module → its own cost, without the modules in it."""
+    outside: Cost
+    """The cost of the rest: the loss, and what runs in no module of the model."""
+    inputs_kept: int = 0
+    """Bytes kept for backward that the run did not make: inputs and targets."""
+    backwards: int = 1
+    """Number of backward passes whose activations are counted."""
+    notes: tuple[str, ...] = ()
+    """Notes on what could not be measured, one sentence each."""
+
+    @property
+    def total(self) -> Cost:
+        """The cost of the whole step."""
+        return sum(self.modules.values(), self.outside)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A change of the training setup that saves something and trains the same parameters."""
+
+    reason: str
+    names: str
+    """The parameters to freeze, in short."""
+    parameters: tuple[str, ...]
+    """Their names."""
+    saved: Cost
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of one target: the report of ``gradlint cost``."""
+
+    target: str
+    inputs: str
+    """The inputs in words."""
+    loss: str
+    """The loss in words."""
+    optimizers: tuple[str, ...]
+    """Types of the optimizers."""
+    types: Mapping[str, str]
+    """Name of a module → its class, parents first."""
+    measured: Measured
+    savings: tuple[Saving, ...] = ()
+    """Savings, largest first."""
 
 
 def weight_gradient_flops(trace: Trace, parameter: Parameter) -> int:

@@ -1,0 +1,171 @@
+"""`gradlint cost`: its numbers against a plain training step, its text and JSON, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import cost_truth
+import pytest
+import torch
+from cases import each
+from click.testing import CliRunner
+
+from gradlint.cli.app import app
+from gradlint.costs import cost_of
+from gradlint.errors import TargetError
+from gradlint.flow.cost import Cost, Costs, Measured
+from gradlint.report.cost import as_json, render
+from gradlint.report.view import View, cells
+
+ROOT = Path(__file__).resolve().parent.parent
+FOUNDING = ROOT / "fixtures" / "founding"
+MODELS = ROOT / "tests" / "kit" / "cost_models.py"
+
+
+def plain(path: Path, name: str) -> cost_truth.Truth:
+    """What a plain step of a builder costs."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return cost_truth.measure(getattr(module, name)())
+
+
+def agrees(path: Path, name: str) -> None:
+    """Fail unless a measurement agrees with a plain step."""
+    total, truth = cost_of(f"{path}:{name}").measured.total, plain(path, name)
+    backward = total.input_gradient_flops + total.weight_gradient_flops
+    mine = (total.parameters, total.gradients, total.optimizer, total.activations, total.forward_flops, backward)
+    assert mine == astuple(truth)
+
+
+@each("name", ["resnet_like", "unet_like", "lstm", "vit_like", "rmsprop"])
+def test_a_model_costs_what_a_plain_step_does(name: str) -> None:
+    agrees(MODELS, f"build_{name}")
+
+
+@pytest.mark.slow
+@each("name", ["bert", "gpt2"])
+def test_a_language_model_costs_what_a_plain_step_does(name: str) -> None:
+    agrees(MODELS, f"build_{name}")
+
+
+@each(
+    ("file", "row", "expected"),
+    [
+        ("two_layers", "f2b", Cost(412, 132, 0, 420, 1440, 0, 480)),
+        ("two_layers", "f2c", Cost(412, 412, 0, 420, 1440, 480, 1440)),
+        ("two_layers", "f2d", Cost(412, 132, 0, 420, 1440, 0, 480)),
+        ("memory", "f3k_whole", Cost(5200, 5200, 10448, 11264, 77824, 69632, 77824)),
+        ("memory", "f3k_first", Cost(5200, 3536, 7104, 9216, 77824, 36864, 53248)),
+        ("memory", "f3k_middle", Cost(5200, 3024, 6080, 11264, 77824, 69632, 45056)),
+        ("memory", "f3k_detach", Cost(5200, 1360, 2736, 5120, 77824, 4096, 20480)),
+    ],
+)
+def test_founding_case_costs(file: str, row: str, expected: Cost) -> None:
+    path = FOUNDING / f"{file}.py"
+    assert cost_of(f"{path}:build_{row}").measured.total == expected
+    agrees(path, f"build_{row}")
+
+
+def test_freezing_saves_what_the_frozen_setup_lacks() -> None:
+    [saving] = cost_of(f"{FOUNDING / 'two_layers.py'}:build_f2c").savings
+    frozen = cost_of(f"{FOUNDING / 'two_layers.py'}:build_f2d").measured.total
+    whole = cost_of(f"{FOUNDING / 'two_layers.py'}:build_f2c").measured.total
+    assert saving.saved == whole - frozen and saving.parameters == ("fc1.weight", "fc1.bias")
+
+
+def test_a_step_that_computes_its_loss_costs_what_forward_and_loss_do() -> None:
+    assert cost_of(f"{MODELS}:build_step").measured.total == Cost(412, 412, 840, 420, 1440, 480, 1440)
+
+
+MODEL = """
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
+optimizer = torch.optim.Adam(model.parameters())
+def build():
+    return {"model": model, "inputs": (torch.ones(2, 4),), "optimizer": optimizer, "loss": lambda out: out.mean()}
+"""
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    (tmp_path / "m.py").write_text(MODEL)
+    return f"{tmp_path / 'm.py'}:build"
+
+
+def test_activations_grow_with_the_batch(target: str) -> None:
+    small, large = (cost_of(target, batch=batch).measured.total for batch in (2, 6))
+    assert large.forward_flops == 3 * small.forward_flops and large.activations > 2 * small.activations
+    assert large.optimizer == small.optimizer
+
+
+def test_a_batch_that_targets_do_not_follow_says_so() -> None:
+    with pytest.raises(TargetError, match="--batch repeats the inputs alone"):
+        cost_of(f"{FOUNDING / 'two_layers.py'}:build_f2a", batch=3)
+
+
+def test_a_batch_of_a_step_says_so() -> None:
+    with pytest.raises(TargetError, match="made elsewhere"):
+        cost_of(f"{MODELS}:build_step", batch=3)
+
+
+def test_the_setup_stays_as_it_was(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gradlint.load.buildable as buildable
+
+    seen: list[Any] = []
+    opened = buildable.TargetOnDisk.open
+
+    def keep(self: Any, *args: Any) -> Any:
+        made = opened(self, *args)
+        seen.append((made, [t.clone() for t in made["model"].state_dict().values()]))
+        return made
+
+    monkeypatch.setattr(buildable.TargetOnDisk, "open", keep)
+    cost_of(target)
+    [(made, before)] = seen
+    assert all(map(torch.equal, made["model"].state_dict().values(), before))
+    assert not made["optimizer"].state and all(p.grad is None for p in made["model"].parameters())
+
+
+def costs(names: dict[str, Cost]) -> Costs:
+    """A report about modules of these names."""
+    return Costs("m.py:build", "none", "given", (), dict.fromkeys(names, "Linear"), Measured(names, Cost()))
+
+
+def test_numbered_neighbours_of_one_cost_are_one_row() -> None:
+    names = {"": Cost(), "layer": Cost(), **{f"layer.{i}": Cost(parameters=8) for i in range(12)}}
+    text = render(costs(names), View())
+    assert "0-11 (12 alike)" in text and "96B" in text and "layer.1" not in text
+
+
+@each("depth, shown", [(0, ["(the model)"]), (1, ["(the model)", "a"]), (2, ["(the model)", "a", "b"])])
+def test_depth_bounds_the_tree(depth: int, shown: list[str]) -> None:
+    text = render(costs({"": Cost(), "a": Cost(1), "a.b": Cost(2)}), View(), depth)
+    rows = text.split("bwd-w\n")[1].split("  K, M")[0].splitlines()
+    assert [row.rsplit(maxsplit=7)[0].strip() for row in rows] == shown
+
+
+def test_hostile_names_stay_in_their_line() -> None:
+    name = "\x1b[31m\u202eab\n" + "x" * 200
+    text = render(costs({"": Cost(), name: Cost(5)}), View())
+    assert "\x1b" not in text and "\u202e" not in text and max(map(cells, text.splitlines())) <= 80
+
+
+def test_json_has_modules_with_and_without_what_is_in_them() -> None:
+    document = json.loads(as_json(costs({"": Cost(), "a": Cost(1), "a.b": Cost(2)})))
+    assert [(m["name"], m["own"]["parameters"], m["total"]["parameters"]) for m in document["modules"]] == [
+        ("", 0, 3),
+        ("a", 1, 3),
+        ("a.b", 2, 2),
+    ]
+
+
+def test_the_command_writes_the_total(target: str) -> None:
+    result = CliRunner().invoke(app, ["cost", target, "--output-format", "json"], standalone_mode=False)
+    assert json.loads(result.stdout)["total"]["parameters"] == 164
