@@ -119,7 +119,7 @@ def test_json_keeps_the_true_text(text: str) -> None:
     assert document["findings"][0]["message"] in (text, f"a {text}")
 
 
-@each("text", [*PIECES[:8], "".join(PIECES)])
+@pytest.mark.parametrize("text", [*PIECES[:8], "".join(PIECES)], ids=ascii)
 def test_sarif_is_valid(official: dict[str, Any], text: str) -> None:
     log = json.loads(render("sarif", report_of(text), View(root=Path("/nowhere"))))
     jsonschema.validate(log, official)
