@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gradlint import Context, Finding, Fix, Location, Module, ModuleCall, Parameter, Rule, Severity, Trace
+from gradlint import (
+    Context,
+    Event,
+    Finding,
+    Fix,
+    Location,
+    Module,
+    ModuleCall,
+    Parameter,
+    Rule,
+    Severity,
+    Trace,
+)
 from gradlint.source import function_of
-from gradlint.traces import ChildRegistration, SiteId
+from gradlint.traces import (
+    ChildRegistration,
+    Freeze,
+    ModuleIndex,
+    ParameterKey,
+    ParametersExchanged,
+    SiteId,
+    Unfreeze,
+)
 
 _WRAPPERS = frozenset("DataParallel DistributedDataParallel FullyShardedDataParallel".split())
 
+_DISTRIBUTED = "DistributedDataParallel"
+
 
 class WrapperTrainedAround(Rule):
-    """A wrapper for parallel training whose forward never runs.
+    """A wrapper for parallel training that some of the training goes past.
 
     ## What it does
     Finds wrappers for parallel training (`DistributedDataParallel`, `DataParallel`, `FullyShardedDataParallel`) whose
     own forward runs at no recorded step. Their parameters get gradient and are stepped. The training
     calls the network inside, as in `ddp.module(x)`.
 
+    It also finds parameters that a `DistributedDataParallel` does not know: they are added to the network, replaced or
+    unfrozen after it was wrapped.
+
     ## Why it is bad
     The forward of the wrapper is what spreads the work. Without it `DistributedDataParallel` never averages gradient:
     each process trains a network of its own, and they drift apart. `DataParallel` leaves all work to one device.
+    `DistributedDataParallel` hooks the trainable parameters that it finds at its construction, and averages no others.
 
     ## Example
     ```python
@@ -61,7 +87,7 @@ class WrapperTrainedAround(Rule):
 
     ## Known limits
     A wrapper that runs at one of the recorded steps is not reported, even if others go past it. Gradient that user code
-    averages itself is not recognized.
+    averages itself is not recognized. A change that was made before the recording is not seen.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
@@ -76,6 +102,14 @@ class WrapperTrainedAround(Rule):
     RELATED = "the network is wrapped in {wrapper} here"
     EFFECT_DATA_PARALLEL = "one device does all the work for"
     EFFECT = "no process averages the gradient of"
+    MESSAGE_CHANGED = (
+        "{how} after the network is wrapped in DistributedDataParallel: no process averages the gradient of "
+        "{parameters}."
+    )
+    ADDS = "this adds parameters"
+    REPLACES = "this conversion replaces parameters"
+    UNFREEZES = "this unfreezes parameters"
+    FIX_CHANGED = "Make the change before the network is wrapped, or wrap it again after the change."
     FIX = "Call the wrapper itself: model(x) in place of model.module(x)."
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -84,15 +118,18 @@ class WrapperTrainedAround(Rule):
         inner: dict[int, list[ChildRegistration]] = {}
         for event in trace.events_of(ChildRegistration):
             inner.setdefault(event.module, []).append(event)
+        in_use = {
+            event.child for number in ran for event in inner.get(number, ()) if _is_wrapper(trace.modules[number])
+        }
         trained = {key for step in training.steps for key in step.content}
         for module in trace.modules:
-            if module.type.name not in _WRAPPERS or not module.type.home.startswith("torch.") or module.number in ran:
+            if not _is_wrapper(module) or module.number in ran:
                 continue
             registered = inner.get(module.number, [])
             numbers = [number for _, number in module.children] or [event.child for event in registered[-1:]]
             parameters = [p for n in numbers for p in trace.below(trace.modules[n]) if p.key in trained]
             call = _call_inside(context, numbers, parameters)
-            if call is not None:
+            if call is not None and in_use.isdisjoint(numbers):  # a network may be wrapped anew
                 yield context.finding(
                     self,
                     self.MESSAGE.format(
@@ -108,6 +145,104 @@ class WrapperTrainedAround(Rule):
                     ],
                     fix=Fix(self.FIX),
                 )
+        yield from self._changed(context, inner)
+
+    def _changed(self, context: Context, inner: dict[int, list[ChildRegistration]]) -> Iterator[Finding]:
+        """Yield the findings of parameters that came into a network after it was wrapped."""
+        trace = context.trace
+        wrapped = [
+            _Wrapped(trace, registered)
+            for module in trace.modules
+            if _is_wrapper(module) and module.type.name == _DISTRIBUTED
+            for registered in inner.get(module.number, [])[-1:]
+        ]
+        trained = {key for step in context.training.steps for key, c in step.content.items() if c.backwards}
+        found: list[tuple[Event, ChildRegistration, Parameter]] = []
+        for parameter in trace.parameters:
+            around = [network for network in wrapped if parameter.index in network.held]
+            changes = [change for network in around if (change := network.change(parameter)) is not None]
+            if changes and len(changes) == len(around) and parameter.key in trained:
+                found.append((changes[-1], around[-1].registered, parameter))
+        for _, members in context.by_place(found, lambda member: member[0].site):
+            change, registered, _ = members[0]
+            parameters = [parameter for _, _, parameter in members]
+            how = self.UNFREEZES if isinstance(change, Unfreeze) else self.ADDS
+            yield context.finding(
+                self,
+                self.MESSAGE_CHANGED.format(
+                    how=self.REPLACES if isinstance(change, ParametersExchanged) else how,
+                    parameters=context.names(parameters),
+                ),
+                at=change.site,
+                parameters=parameters,
+                related=[context.related(self.RELATED.format(wrapper=_DISTRIBUTED), registered)],
+                fix=Fix(self.FIX_CHANGED),
+            )
+
+
+class _Wrapped:
+    """A network inside a wrapper that knows the parameters of its construction alone."""
+
+    def __init__(self, trace: Trace, registered: ChildRegistration) -> None:
+        self.registered = registered
+        self.held = {p.index for p in trace.below(trace.modules[registered.child])}
+        """Indices of the parameters in it by now."""
+        registrations = list(trace.events_of(ChildRegistration))
+        seen = {(e.module, e.child) for e in registrations}
+        unseen = [(m.number, c) for m in trace.modules for _, c in m.children if (m.number, c) not in seen]
+        before = [(e.module, e.child) for e in registrations if e.number < registered.number]
+        self._modules = _reached(_children([*before, *unseen]), registered.child)
+        """The modules that were in it when it was wrapped."""
+        ever = _children([*seen, *unseen])
+        self._added: dict[ModuleIndex, Event] = {}
+        """Module → the event that put it in later."""
+        for event in registrations:
+            if event.number > registered.number and event.module in self._modules:
+                self._added |= dict.fromkeys(_reached(ever, event.child), event)
+        self._exchanged: dict[ParameterKey, Event] = {
+            new: event
+            for event in trace.events_of(ParametersExchanged)
+            if event.number > registered.number
+            for _, new in event.exchanged
+        }
+
+    def change(self, parameter: Parameter) -> Event | None:
+        """Return the event that made a parameter one that the wrapper does not know, or None."""
+        if parameter.key in self._exchanged:
+            return self._exchanged[parameter.key]
+        wrapped_at = self.registered.number
+        flags = [e for e in parameter.flag_changes if e.number < wrapped_at]
+        if flags and isinstance(flags[-1], Freeze):
+            later = (e for e in parameter.flag_changes if e.number > wrapped_at and isinstance(e, Unfreeze))
+            return next(later, None)
+        registrations = parameter.registrations
+        if any(e.number < wrapped_at and e.module in self._modules for e in registrations):
+            return None
+        added = (self._added[e.module] for e in registrations if e.module in self._added)
+        return next(added, next((e for e in registrations if e.module in self._modules), None))
+
+
+def _children(edges: Iterable[tuple[ModuleIndex, ModuleIndex]]) -> dict[ModuleIndex, list[ModuleIndex]]:
+    """Return module → the modules in it."""
+    children: dict[ModuleIndex, list[ModuleIndex]] = {}
+    for module, child in edges:
+        children.setdefault(module, []).append(child)
+    return children
+
+
+def _reached(children: Mapping[ModuleIndex, Sequence[ModuleIndex]], root: ModuleIndex) -> set[ModuleIndex]:
+    """Return a module and all modules below it."""
+    reached, waiting = {root}, [root]
+    while waiting:
+        below = [child for child in children.get(waiting.pop(), ()) if child not in reached]
+        reached.update(below)
+        waiting += below
+    return reached
+
+
+def _is_wrapper(module: Module) -> bool:
+    """Return True for one of torch's wrappers for parallel training."""
+    return module.type.name in _WRAPPERS and module.type.home.startswith("torch.")
 
 
 def _has_gradient(trace: Trace, call: ModuleCall) -> bool:
