@@ -22,6 +22,7 @@ from gradlint.traces.ops import (
     KIND_OPAQUE,
     KIND_WRITE,
     TENSOR,
+    MethodName,
     Op,
     TorchConstant,
 )
@@ -145,10 +146,11 @@ _NAMESPACES = (
 )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)
 def _callable(name: str) -> Any:
-    """Return torch's function of a name, or one that gets or sets the attribute of this name."""
-    spaces = (torch.Tensor,) if name.startswith("__") else _NAMESPACES
+    """Return torch's function or method of a name, or one for an attribute of it."""
+    is_method = isinstance(name, MethodName) or name.startswith("__")
+    spaces = (torch.Tensor,) if is_method else _NAMESPACES
     found = [f for space in spaces if (f := getattr(space, name, None)) is not None]
     functions = [f for f in dict.fromkeys(found) if callable(f)]
     if len(functions) > 1:

@@ -14,6 +14,16 @@ def test_generated_program(number: int, tmp_path: Path) -> None:
     assert [str(d) for d in fuzz.judge(generated.program(number), tmp_path)] == []
 
 
+@pytest.mark.parametrize(
+    "templates",
+    [("copied_over", "vmap"), ("filled", "jvp"), ("np_function", "new_parameter"), ("copied_over", "func_grad")],
+    ids="-".join,
+)
+def test_statements_together(templates: tuple[str, ...], tmp_path: Path) -> None:
+    statements = tuple(generated.Statement(t, n, n - 1, -1) for n, t in enumerate(templates))
+    assert [str(d) for d in fuzz.judge(generated.Program(statements, "all"), tmp_path)] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(100, 1300, 100))
 def test_generated_programs(first: int) -> None:

@@ -113,6 +113,10 @@ def raising(model: Any, x: Tensor) -> Any:
     raise ZeroDivisionError("nothing to divide by")
 
 
+def absorbed(model: Any, x: Tensor) -> Any:
+    return item(model, x) + 1e12
+
+
 def raises_when_nudged(model: Any, x: Tensor) -> Any:
     if abs(model.suspect(x)).max() > 3:
         raise ValueError("out of range")
@@ -139,6 +143,7 @@ WAYS: dict[str, tuple[Way, dict[str, str]]] = {
     "dropout, logged": (dropout_and_logged, NONE),
     "behind zeros": (behind_zero, BOTH),
     "array on the same memory": (shared_array, BOTH),
+    "absorbed by a large value": (absorbed, BOTH),
     "a NaN beside": (nan_beside, BOTH),
     "a NaN beside, logged": (nan_beside_logged, NONE),
     "only NaN": (only_nan, UNKNOWN),
@@ -271,6 +276,26 @@ KINDS: dict[str, tuple[Callable[[], Tensor], str]] = {
     "bool": (lambda: torch.tensor([True]), "unknown"),
     "empty": (lambda: torch.ones(0), "unknown"),
 }
+
+
+def test_hidden_by_chance() -> None:
+    """Under one seed dropout hides the parameter; the other seed counts where the same code runs."""
+    suspect = nn.Parameter(torch.ones(()))
+    for path_of_other, expected in ((0, "reaches"), (1, "no_evidence")):
+        taken = [0]
+
+        def run(kept: float, path: int, taken: list[int] = taken) -> Tensor:
+            taken[0] = path
+            return torch.ones(()) + kept * suspect.item()
+
+        verdicts = find_effects(
+            lambda run=run: run(0.0, 0),
+            {"suspect": suspect},
+            ["suspect"],
+            path=lambda taken=taken: taken[0],
+            reseeded=lambda run=run, path=path_of_other: run(1.0, path),
+        )
+        assert verdicts["suspect"].outcome == expected
 
 
 @each("name", KINDS)

@@ -87,9 +87,16 @@ def reshaped_by_method_and_function(layers, x):
     return torch.reshape(layers[0](x).reshape(2, 6), (3, 4)).transpose(0, 1)
 
 
+def method_and_function_with_other_arguments(layers, x):
+    h = layers[0](x)
+    windows = F.unfold(h[None, None], (2, 2)).sum() + h.unfold(1, 2, 2).sum(-1).mean()
+    return torch.where(h > 0, h, windows) + h.where(h > 0.5, windows)
+
+
 @pytest.mark.parametrize(
     "forward",
     [
+        method_and_function_with_other_arguments,
         slice_with_one_result,
         written_by_setitem,
         written_through_a_view,

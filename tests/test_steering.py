@@ -31,6 +31,8 @@ SPELLINGS = {
     "bool": "flag = bool(t > 0); h = h * 2 if flag else h",
     "item": "h = h * 2 if t.item() > 0 else h",
     "float": "h = h * 2 if float(t) > 0 and h.shape[0] else h",
+    "named, and never flipped": "k = abs(t.item()); h = h * 2 if k < 1e9 else h",
+    "under two names": "k = t.item(); flag = k < 1e9; h = h * 2 if flag else h",
     "any": "h = h * 2 if (t > 0).any() else h",
     "size": "h = h[:, : int(t.abs()) % 3 + 1]",
     "index": "h = h + self.layers[t.abs().long().item() % 2](x)",
@@ -47,7 +49,16 @@ def test_a_value_that_only_steers(spelling, tmp_path):
     assert "only to steer control flow" in finding.message
 
 
-@pytest.mark.parametrize("line", ["h = h * t.item()", "h = h + float(t)", "h = h * (1 + int(100 * t))"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "h = h * t.item()",
+        "h = h + float(t)",
+        "h = h * (1 + int(100 * t))",
+        "k = t.item(); h = h * k if k < 1e9 else h",
+        "h = h * t.item() + nn.Parameter(torch.ones(4))",
+    ],
+)
 def test_a_value_that_also_counts(line, tmp_path):
     path = tmp_path / "program.py"
     path.write_text(PROGRAM.format(lines=line))

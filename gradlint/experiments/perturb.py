@@ -18,11 +18,15 @@ from torch import Tensor
 from gradlint.restore.global_state import isolated_rng, without_torch_function
 from gradlint.restore.tensors import is_readable, same_values
 
+Run = Callable[[], "Tensor | Sequence[Tensor] | None"]
+
 Outcome = Literal["reaches", "steers", "no_evidence", "unknown"]
 
 SCALES: tuple[tuple[float, bool], ...] = ((1e-3, True), (1.0, False), (-10.0, False))
 """The perturbations, in this order: size, and whether it is relative to the parameter's root mean square."""
 
+_LARGE = 1e7
+"""Where adding one to a number of single precision is rounded away."""
 _NOISE = 0.02
 """Standard deviation of the second baseline's noise, in the parameters' own unit."""
 _PATTERN_LENGTH = 65_521
@@ -50,18 +54,20 @@ class _OutOfRunsError(Exception):
 
 
 def find_effects(
-    run: Callable[[], Tensor | Sequence[Tensor] | None],
+    run: Run,
     parameters: Mapping[str, Tensor],
     suspects: Sequence[str],
     *,
     max_runs: int = 40,
     apart: bool = True,
     path: Callable[[], object] = lambda: None,
+    reseeded: Run | None = None,
 ) -> dict[str, Verdict]:
     """Run the model with the suspects perturbed; return whether the loss or an output moved.
 
-    Two baselines are tried: the model as it is, and one where all other parameters carry a little noise, because a
-    zero-initialised layer downstream lets nothing through. Parameters are restored bit for bit, after exceptions too.
+    Two baselines are tried. One is the model as it is. In the other all parameters carry a little noise, because a
+    zero-initialised layer downstream lets nothing through, and the seed is another, because dropout hides some values.
+    Parameters are restored bit for bit, after exceptions too.
 
     Args:
         run: runs forward and loss once, and undoes all that this changes; returns the loss, or the output tensors, or
@@ -71,13 +77,14 @@ def find_effects(
         max_runs: bound on the number of runs, the two unperturbed ones included.
         apart: whether each suspect gets a verdict of its own; else one verdict, found together, holds for all.
         path: returns what the last run executed, to be compared.
+        reseeded: does the same as `run` under another seed.
 
     Returns:
         A verdict for each suspect. All are ``unknown``, with the reason, if unperturbed runs fail or differ.
     """
     suspects = list(dict.fromkeys(suspects))
     movable = [name for name in suspects if _can_move(parameters[name])]
-    runner = _Runner(run, parameters, max_runs, path)
+    runner = _Runner(run, parameters, max_runs, path, reseeded)
     verdicts: dict[str, Verdict] = {}
     if movable:
         first, second = runner.outcome(), runner.outcome()
@@ -112,12 +119,11 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
         with runner.adding_noise() if noise else nullcontext():
             baseline: list[Tensor] | None = None
             try:
-                baseline = runner.outcome(bounded=True) if noise else plain
-                runner.usual = runner.path() if noise else runner.usual
+                baseline = runner.second_baseline() if noise else plain
                 if baseline is None:
                     continue
                 finite = finite or any(bool(tensor.isfinite().any()) for tensor in baseline)
-                for scale in SCALES:
+                for scale in (*SCALES, *_beyond(baseline)):
                     rest = [name for name in suspects if name not in verdicts]
                     if not rest or not runner.moves(rest, scale, baseline):
                         continue
@@ -134,6 +140,12 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
         unsettled = Verdict("unknown", reason="the loss is not finite, so nothing can move it")
     verdicts = dict.fromkeys(runner.steering, Verdict("steers")) | verdicts
     return {name: verdicts.get(name, unsettled) for name in suspects}
+
+
+def _beyond(baseline: list[Tensor]) -> tuple[tuple[float, bool], ...]:
+    """Return one more perturbation for a loss so large that it absorbs the others."""
+    largest = max((float(t.abs().max()) for t in baseline if t.numel() and t.dtype != torch.bool), default=0.0)
+    return ((largest**0.5, False),) if _LARGE < largest < float("inf") else ()
 
 
 def _split(
@@ -162,10 +174,11 @@ class _Runner:
 
     def __init__(
         self,
-        run: Callable[[], Tensor | Sequence[Tensor] | None],
+        run: Run,
         parameters: Mapping[str, Tensor],
         max_runs: int,
         path: Callable[[], object] = lambda: None,
+        reseeded: Run | None = None,
     ) -> None:
         self.path = path
         self.usual: object = None
@@ -176,7 +189,8 @@ class _Runner:
         self.max_runs = max_runs
         self.runs = 0
         self.fault = ""
-        self._run = run
+        self._run = self._seeded = run
+        self._reseeded = reseeded
         self._pattern = torch.randn(_PATTERN_LENGTH, generator=torch.Generator().manual_seed(0), device="cpu")
 
     def outcome(self, *, bounded: bool = False) -> list[Tensor] | None:
@@ -195,6 +209,19 @@ class _Runner:
             self.fault = "a run gives no loss and no output to compare"
             return None
         return result
+
+    def second_baseline(self) -> list[Tensor] | None:
+        """Return the result under another seed, or the first one if other code runs."""
+        usual = self.usual
+        if self._reseeded is not None:
+            self._run = self._reseeded
+            baseline = self.outcome(bounded=True)
+            if baseline is not None and self.path() == usual:
+                return baseline
+            self._run = self._seeded
+        baseline = self.outcome(bounded=True)
+        self.usual = self.path()
+        return baseline
 
     def moves(self, names: Sequence[str], scale: tuple[float, bool], baseline: list[Tensor]) -> bool:
         """Return True if the outcome differs from the baseline with these parameters perturbed.

@@ -5,7 +5,7 @@ A crop of the same shape at another place is no other path: its position is a va
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -16,8 +16,10 @@ from torch.overrides import TorchFunctionMode
 class RunPath(TorchFunctionMode):
     """Records the path of the run inside of it; each run begins a new one."""
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: Collection[int]) -> None:
+        """Take the identities of known parameters: one that a run makes is new in each run."""
         super().__init__()
+        self._parameters = parameters
         self._path = 0
 
     def taken(self) -> int:
@@ -35,7 +37,7 @@ class RunPath(TorchFunctionMode):
     ) -> Any:
         """Run one torch call and add it to the path."""
         result = func(*args, **(kwargs or {}))
-        parameters = tuple(id(a) for a in args if type(a) is Parameter)
+        parameters = tuple(id(a) * (id(a) in self._parameters) for a in args if type(a) is Parameter)
         name = getattr(func, "__name__", "")
         shape = tuple(result.shape) if isinstance(result, Tensor) and not result.is_nested else ()
         self._path = hash((self._path, name, parameters, shape))

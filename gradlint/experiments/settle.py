@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _RUNS_TOGETHER, _RUNS_SINGLY = 12, 40
 """Bounds on the runs of one experiment."""
+_OTHER_SEED = 1
+"""A seed unlike that of a run."""
 _STRENGTH = ("reaches", "unknown", "steers", "no_evidence")
 """The outcomes: what holds of a group is the first that holds of a member."""
 
@@ -62,8 +64,14 @@ def _perturbed(
     tensors = {p.fqn: replay.tensors[p.key] for p in trace.parameters}
     names = {index: trace.parameters[index].fqn for index in members}
     runs = _RUNS_SINGLY if apart else _RUNS_TOGETHER
-    path = RunPath()
+    path = RunPath(replay.tensors.keys())
     verdicts = find_effects(
-        lambda: replay(path), tensors, list(names.values()), max_runs=runs, apart=apart, path=path.taken
+        lambda: replay(path),
+        tensors,
+        list(names.values()),
+        max_runs=runs,
+        apart=apart,
+        path=path.taken,
+        reseeded=lambda: replay(path, _OTHER_SEED),
     )
     return {index: Effect(verdicts[name].outcome, verdicts[name].reason) for index, name in names.items()}

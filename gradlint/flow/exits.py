@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from gradlint.flow.facts import FlowFacts
 from gradlint.location import node_location
-from gradlint.source.lookup import syntax_tree
+from gradlint.source.lookup import name_parts, syntax_tree
 from gradlint.traces.dataflow import indices, union
 from gradlint.traces.ids import OpIndex, ParameterIndex
 from gradlint.traces.op_families import ARRAYS_OUT, DECISIONS, NUMBERS_OUT
 from gradlint.traces.ops import KIND_EXTRACT, Op
 from gradlint.traces.trace import Trace
+
+_OF_NUMBERS = frozenset("abs bool float int max min round math.isfinite math.isinf math.isnan".split())
+"""Functions of numbers that keep nothing of their arguments."""
 
 Groups = dict[tuple[OpIndex, ...], tuple[ParameterIndex, ...]]
 """Ops by which values left torch (-1: unknown) → indices of the unused parameters whose values left by them."""
@@ -58,15 +63,56 @@ def _is_in_a_condition(trace: Trace, op: Op) -> bool:
     frame = trace.frame(op.site)
     if frame is None:
         return False
-    return any(node_location(frame.path, node) == frame.location for node in _in_conditions(frame.path))
+    calls = _in_conditions(syntax_tree(frame.path))
+    return any(node_location(frame.path, node) == frame.location for node in calls)
 
 
 @functools.lru_cache(maxsize=64)
-def _in_conditions(path: str) -> tuple[ast.Call, ...]:
-    """Return the calls of a file that are compared or tested in the condition of a branch."""
+def _in_conditions(tree: ast.Module) -> tuple[ast.Call, ...]:
+    """Return the calls of a file whose results only the conditions of branches read."""
     branches = (ast.If, ast.While, ast.IfExp, ast.Assert)
-    pending = [node.test for node in ast.walk(syntax_tree(path)) if isinstance(node, branches)]
-    calls = []
+    calls, names = _tested([node.test for node in ast.walk(tree) if isinstance(node, branches)])
+    scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    named = [part for scope in scopes for part in _named_numbers(scope)]
+    while found := [part for part in named if part.reads <= names]:
+        named = [part for part in named if part not in found]
+        more, inner = _tested([part.value for part in found])
+        calls += more
+        names |= inner
+    return tuple(calls)
+
+
+class _NamedNumber(NamedTuple):
+    """A value that is given a name in a function."""
+
+    value: ast.expr
+    reads: frozenset[ast.expr]
+    """All places where the function reads the name."""
+
+
+def _named_numbers(scope: ast.AST) -> Iterator[_NamedNumber]:
+    reads: dict[str, set[ast.expr]] = {}
+    values: list[tuple[str, ast.expr]] = []
+    for node in ast.walk(scope):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                reads.setdefault(name, set()).add(node)
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
+                values.append((name, value))
+            case ast.Global(names=outer) | ast.Nonlocal(names=outer):  # read elsewhere too
+                for name in outer:
+                    reads.setdefault(name, set()).add(ast.Name(name))
+    return (_NamedNumber(value, frozenset(reads[name])) for name, value in values if name in reads)
+
+
+def _tested(expressions: list[ast.expr]) -> tuple[list[ast.Call], set[ast.expr]]:
+    """Return the calls and the names whose values some conditions compare or test."""
+    pending = list(expressions)
+    calls: list[ast.Call] = []
+    names: set[ast.expr] = set()
     for test in pending:
         match test:
             case ast.Compare():
@@ -75,9 +121,15 @@ def _in_conditions(path: str) -> tuple[ast.Call, ...]:
                 pending += test.values
             case ast.UnaryOp():
                 pending.append(test.operand)
+            case ast.BinOp():
+                pending += [test.left, test.right]
             case ast.Call():
                 calls.append(test)
-    return tuple(calls)
+                if ".".join(name_parts(test.func)) in _OF_NUMBERS:
+                    pending += test.args
+            case ast.Name():
+                names.add(test)
+    return calls, names
 
 
 def _exits(flow: FlowFacts) -> dict[ParameterIndex, list[OpIndex]]:

@@ -58,15 +58,17 @@ class Replay:
         self._preserved = preserved
         self._sites = len(recorder.tape.sites.rows)
 
-    def __call__(self, watch: AbstractContextManager[object] | None = None) -> list[Tensor]:
+    def __call__(self, watch: AbstractContextManager[object] | None = None, number: int = SEED) -> list[Tensor]:
         """Return the roots' values, and restore everything that the run changes.
 
-        `watch` is a context to run in.
+        Args:
+            watch: a context to run in.
+            number: the seed to run under.
         """
         preserving = Preserved(self.roots) if self._preserved is None else self._preserved()
         with self._undo.part() as part, self._recorder.announcing_writes_to(preserving):
             part.enter(preserving)
-            return [t.detach().clone() for t in self.live(watch=watch)]
+            return [t.detach().clone() for t in self.live(number, watch)]
 
     @contextlib.contextmanager
     def preserving(self) -> Iterator[Preserved]:

@@ -26,6 +26,12 @@ class CustomFunction(NamedTuple):
     """Its ``backward``; None where that is not written in Python."""
 
 
+class MethodName(str):
+    """The plain name of a method of tensors: a function of this name may take other arguments (``where``)."""
+
+    __slots__ = ()
+
+
 def function_name(function: Any) -> str:
     """Return the plain name of a dispatched function, method, attribute getter or class."""
     if isinstance(function, CustomFunction):
@@ -38,7 +44,10 @@ class Op(NamedTuple):
     """One recorded torch call."""
 
     func: Any
-    """Plain name of what torch dispatched (see `name`), or a CustomFunction; while recording, the function itself."""
+    """Plain name of what torch dispatched (see `name`; a MethodName of a method), or a CustomFunction.
+
+    While recording, the function itself.
+    """
     site: SiteId
     """The user's call chain (`Trace.sites`)."""
     call: CallIndex

@@ -2,8 +2,7 @@
 
 ``python tests/kit/fuzz.py --models N --seed S`` judges the programs with the seeds from S on in three forms: by their
 loss, by their step, and as a script. It prints the disagreements of each kind, each with the smallest program that
-shows it. ``--jobs`` runs them in several processes, ``--seeds`` names seeds one by one, ``--commands`` passes that many
-of the scripts to ``gradlint run``.
+shows it. ``--jobs`` runs them in several processes, ``--seeds`` names seeds one by one.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, kind_of
 from gradlint.recorder.hooks.gradients import EnoughRecorded
 from gradlint.recorder.observation import Observation
-from gradlint.recorder.user_code import gradlint_runs_user_code, seed
+from gradlint.recorder.user_code import SEED, gradlint_runs_user_code, seed
 from gradlint.rulekit import registry
 
 FORMS = ("loss", "step", "run")
@@ -171,10 +170,11 @@ class Nudged:
         self.made = program.names()["build"]()
         self.model = self.made["model"]
         self.state = {id(t): (t, t.detach().clone()) for t in (*self.model.parameters(), *self.model.buffers())}
-        self.plain: dict[float, Tensor] = {}
+        self.path = str(program.path)
+        self.plain: dict[float, tuple[Tensor, int]] = {}
 
-    def loss(self, name: str, size: float, noise: float) -> Tensor:
-        """Return the loss with one parameter changed, and with noise on all of them."""
+    def loss(self, name: str, size: float, noise: float) -> tuple[Tensor, int]:
+        """Return the loss with one parameter changed, and with noise on all of them; and the path of the run."""
         with torch.no_grad():
             for tensor, value in self.state.values():
                 tensor.data.copy_(value)
@@ -185,16 +185,40 @@ class Nudged:
                 if other == name:
                     own = torch.Generator().manual_seed(int(abs(size) * 1000))
                     p.data.add_(size * torch.randn(p.shape, generator=own))
-        seed()
-        value: Tensor = self.made["loss"](self.model(*self.made["inputs"]))
-        return value.detach()
+        seed(SEED + int(noise * 1000))  # under one seed, dropout may hide a parameter from each of the losses
+        with executed_path(self.path) as path:
+            value: Tensor = self.made["loss"](self.model(*self.made["inputs"]))
+        return value.detach(), path[0]
 
     def changes(self, name: str, sizes: Iterable[float] = NUDGES, noises: Sequence[float] = (0.0, 0.02)) -> bool:
-        """Return True if the loss changes with a parameter."""
+        """Return True if the loss changes with a parameter while the same code runs."""
         for noise in noises:
             if noise not in self.plain:
                 self.plain[noise] = self.loss("", 0.0, noise)
-        return any(not torch.equal(self.plain[noise], self.loss(name, s, noise)) for s in sizes for noise in noises)
+        for plain, (value, path) in ((self.plain[n], self.loss(name, s, n)) for s in sizes for n in noises):
+            if path == plain[1] and not torch.equal(plain[0], value):
+                return True
+        return False
+
+
+@contextlib.contextmanager
+def executed_path(file: str) -> Iterator[list[int]]:
+    """Take down which instructions of a file run, as one number."""
+    path = [0]
+
+    def trace(frame: types.FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != file:
+            return None
+        frame.f_trace_opcodes = True
+        path[0] = hash((path[0], event, frame.f_code.co_firstlineno, frame.f_lasti))
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield path
+    finally:
+        sys.settrace(before)
 
 
 # -- gradlint ---------------------------------------------------------------------------------------------------------
@@ -333,27 +357,26 @@ def _about(
     elif kind not in LOSSES_OF_GRADIENT:
         yield wrong("other", told)
     else:
-        yield from _about_data(program, loaded, said, name, kind, wrong, told)
+        yield from _about_data(loaded, name, kind, wrong, told)
 
 
 def _may_stay_open(program: Program, said: Said, form: str) -> bool:
-    """Return True if only a further run shows it: values left torch in a script."""
+    """Return True if only a further run shows it: values left torch in a script, or training has diverged by then."""
     if "bound of 40 runs" in said.flow.why_undecided:
+        return True
+    if form != "loss" and "the loss is not finite" in said.flow.why_undecided:  # the truth looks at gradients
         return True
     return form == "run" and any(TEMPLATES[s.template].leaves for s in program.statements)
 
 
 def _about_data(
-    program: Program,
     loaded: Loaded,
-    said: Said,
     name: str,
     kind: OutcomeKind,
     wrong: Callable[[str, str], Disagreement],
     told: str,
 ) -> Iterator[Disagreement]:
-    steers = any(TEMPLATES[s.template].steers for s in program.statements)
-    if kind is OutcomeKind.UNUSED and not steers:
+    if kind is OutcomeKind.UNUSED:
         if loaded.nudged.changes(name):
             yield wrong("misses data", f"{told}, and the loss changes with it")
     elif kind is OutcomeKind.NO_GRADIENT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -159,7 +159,8 @@ class Tensors:
                 if custom is None and plain is tensor:
                     tape.note_unseen(f"an operation that no recorded call made ({tensor.grad_fn.name()})", site)
                 return value
-            sources += [v for v in reached if v not in sources]
+            known = self._leading_to(sources)
+            sources += [v for v in reached if v not in known]
         if sources:
             value = self.add(tensor, len(tape.ops))
             tape.synthetic("alias", KIND_ALIAS, tuple(sources), value, site, region)
@@ -195,6 +196,20 @@ class Tensors:
             entry = self.entry_of(leaf)
             values[entry.value if entry is not None else self.add(leaf, -1)] = None
         return tuple(values)
+
+    def _leading_to(self, sources: Sequence[ValueId]) -> set[ValueId]:
+        """Return the values through which recorded ops carry autograd's graph to some values."""
+        tape = self._tape
+        known = set(sources)
+        waiting = list(sources)
+        while waiting:
+            producer = tape.values[waiting.pop()].producer
+            if 0 <= producer < len(tape.ops):
+                for value in tape.ops[producer].inputs:
+                    if value not in known and tape.values[value].requires_grad:
+                        known.add(value)
+                        waiting.append(value)
+        return known
 
     # -- making and writing -------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ from gradlint.traces.ids import (
     ParameterKey,
     ValueId,
 )
-from gradlint.traces.ops import CustomFunction, Op, function_name
+from gradlint.traces.ops import CustomFunction, MethodName, Op, function_name
 from gradlint.traces.sites import Sites
 from gradlint.traces.trace import (
     Copy,
@@ -249,6 +249,8 @@ class _Functions:
                 )
             else:
                 plain = function if isinstance(function, str) else function_name(function)
+                if function is getattr(Tensor, plain, None):
+                    plain = MethodName(plain)
             self._known[function] = plain
         return plain
 
