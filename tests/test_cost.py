@@ -48,12 +48,20 @@ def test_a_model_costs_what_a_plain_step_does(name: str) -> None:
     agrees(MODELS, f"build_{name}")
 
 
+def test_a_checkpointed_part_is_run_again_in_the_backward() -> None:
+    total, truth = cost_of(f"{MODELS}:build_checkpointed").measured.total, plain(MODELS, "build_checkpointed")
+    assert (total.activations, total.forward_flops) == (truth.activations, truth.forward_flops)
+    assert total.input_gradient_flops + total.weight_gradient_flops == truth.backward_flops
+    assert total.weight_gradient_flops == total.forward_flops
+
+
 @pytest.mark.slow
 @each("name", ["bert", "gpt2"])
 def test_a_language_model_costs_what_a_plain_step_does(name: str) -> None:
     agrees(MODELS, f"build_{name}")
 
 
+@pytest.mark.slow
 @each(
     ("file", "row", "expected"),
     [

@@ -321,14 +321,19 @@ _UNCOUNTED = ("_scaled_dot_product", "mkldnn_rnn", "_cudnn_rnn", "mkldnn_linear"
 
 def _is_of_a_weight(node: Any, operands: Sequence[Any]) -> bool:
     """Return True if a product in the backward of a product gives the gradient of a parameter."""
-    factors = next((f for name, f in _FACTORS.items() if node.name().startswith(name)), ())
+    factors = next((list(f) for name, f in _FACTORS.items() if node.name().startswith(name)), [])
     memory = {pointer for operand in tensors_in(operands) for pointer, _ in _memory(operand)}
     for name, other in factors:
-        with suppress(RuntimeError, AttributeError):  # it is kept only if the other needs a gradient
+        with suppress(Exception):  # it is kept only if the other needs a gradient, and a checkpoint gives it once
             saved = getattr(node, f"_saved_{name}")
             if saved is not None and memory.intersection(p for p, _ in _memory(saved)):
                 return _is_a_parameter(node.next_functions[other][0])
-    return False
+    sizes = [getattr(node, f"_saved_{name}_sym_sizes", None) for name, _ in factors]
+    if len(sizes) != 2 or sizes[0] is None or sizes[1] is None or sizes[0][-2] == sizes[1][-1]:
+        return False
+    # the gradient of the second factor is a sum over the rows of the first
+    position = factors[0][1] if operands[0].shape[-1] == sizes[0][-2] else factors[1][1]
+    return _is_a_parameter(node.next_functions[position][0])
 
 
 def _is_a_parameter(node: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def _setup(model: Any, inputs: Any, loss: Any, optimizer: Any = torch.optim.AdamW) -> dict[str, Any]:
@@ -110,6 +111,20 @@ def build_rmsprop() -> dict[str, Any]:
     """An optimizer with one tensor of state for each parameter."""
     x, y = torch.randn(8, 30), torch.randn(8, 10)
     return _setup(nn.Linear(30, 10), (x,), lambda out: F.mse_loss(out, y), torch.optim.RMSprop)
+
+
+class _Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.head = nn.Sequential(nn.Linear(4, 64), nn.GELU(), nn.Linear(64, 4)), nn.Linear(4, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(checkpoint(self.wide, x, use_reentrant=False))
+
+
+def build_checkpointed() -> dict[str, Any]:
+    """A part that is run again in the backward."""
+    return _setup(_Checkpointed(), (torch.randn(8, 4),), lambda out: out.square().mean())
 
 
 def build_step() -> dict[str, Any]:
