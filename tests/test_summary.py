@@ -292,7 +292,9 @@ def test_color_only_where_it_is_wanted() -> None:
     assert "\x1b[1;33mno gradient" in render(report, View(color=True), Wanted())
 
 
-@each("text", ["\x1b[2J", "\n::error::x", "x ##[error]", "\u202e", "\udce9", "[red]", "x; y"])
+@pytest.mark.parametrize(
+    "text", ["\x1b[2J", "\n::error::x", "x ##[error]", "\u202e", "\udce9", "[red]", "x; y"], ids=ascii
+)
 def test_hostile_names(text: str) -> None:
     overview = flat([parameter(f"{text}.{n}.weight") for n in range(3)], kind=text)
     overview = replace(overview, target=text, optimizers=(replace(overview.optimizers[0], label=text),))
@@ -307,6 +309,7 @@ def test_hostile_names(text: str) -> None:
     json.dumps(document(report, Path()), ensure_ascii=True)
 
 
+@pytest.mark.slow
 def test_many_modules() -> None:
     """A tree of 50,000 modules, of which none can be folded, has a row for each."""
     states = [parameter(f"b{n}x.weight") for n in range(50_000)]
