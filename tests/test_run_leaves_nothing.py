@@ -212,21 +212,38 @@ CORE = [
 """Scripts and endings that are always tried; the others are slow."""
 
 
-def _cases() -> list[object]:
+NEW = [
+    (name, ending)
+    for name in ("trains", "a daemon")
+    for ending in ENDINGS
+    if (name, ending) != ("a daemon", "both are killed")
+]
+"""Scripts and endings that are tried in new processes. If both are killed, nobody is left to adopt a daemon."""
+
+
+def _in_forks() -> list[object]:
     every = [(name, ending) for name in SCRIPTS for ending in ("SIGTERM", "SIGKILL")]
-    every += [(name, ending) for name in ("trains", "a daemon") for ending in ENDINGS]
-    every.remove(("a daemon", "both are killed"))  # nobody is left to adopt it
-    rest = [case for case in dict.fromkeys(every) if case not in CORE]
+    rest = [case for case in every if case not in CORE]
     return [*CORE, *(pytest.param(*case, marks=pytest.mark.slow) for case in rest)]
 
 
-@pytest.mark.parametrize(("name", "ending"), _cases())
+@pytest.mark.parametrize("processes", ["fork"], indirect=True)
+@pytest.mark.parametrize(("name", "ending"), _in_forks())
 def test_nothing_remains(tmp_path: Path, name: str, ending: str) -> None:
     _, alive, left = remains(tmp_path, SCRIPTS[name], ENDINGS[ending])
     assert (alive, left) == ([], [])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", ["new"], indirect=True)
+@pytest.mark.parametrize(("name", "ending"), NEW)
+def test_nothing_remains_of_new_processes(tmp_path: Path, name: str, ending: str) -> None:
+    _, alive, left = remains(tmp_path, SCRIPTS[name], ENDINGS[ending])
+    assert (alive, left) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["new"], indirect=True)
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name.startswith(("in ", "ignores", "blocks", "catches"))])
 def test_nothing_remains_once_the_time_is_up(tmp_path: Path, name: str) -> None:
     assert remains(tmp_path, SCRIPTS[name], lambda pid: None, "--timeout", "1") == (2, [], [])

@@ -11,6 +11,7 @@ import time
 
 import ends
 import pytest
+from cases import each
 from ends import HEAD, MODEL, check
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -48,15 +49,13 @@ def test_an_end_is_an_error_of_its_target_alone(few):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ends.FAILS)
-def test_what_cannot_be_judged_is_one_sentence(all_of_them, name):
-    assert all_of_them[1].get(name, "").startswith(ends.FAILS[name][1])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ends.GOES_ON)
-def test_what_user_code_does_to_its_process_changes_no_verdict(all_of_them, name):
-    assert (all_of_them[1].get(name), name in all_of_them[2]) == (None, True)
+@each("name", [*ends.FAILS, *ends.GOES_ON])
+def test_every_program_ends_as_it_must(all_of_them, name):
+    _, errors, judged, _ = all_of_them
+    if name in ends.FAILS:
+        assert errors.get(name, "").startswith(ends.FAILS[name][1])
+    else:
+        assert (errors.get(name), name in judged) == (None, True)
 
 
 @pytest.mark.slow

@@ -57,9 +57,10 @@ def is_whole(trace: Trace, write: ParameterWrite, shape: tuple[int, ...]) -> boo
 def is_read_from_file(trace: Trace, value: ValueId) -> bool:
     """Return True if a value is made from memory that was filled from a file, outside torch."""
     op = trace.made_by(value)
-    while op is not None and op.inputs and op.kind != KIND_WRITE:
-        op = trace.made_by(op.inputs[0])
-    if op is None or op.inputs:
+    while op is not None and op.inputs and op.kind != KIND_WRITE and value not in trace.owners:
+        value = op.inputs[0]
+        op = trace.made_by(value)
+    if op is None or op.inputs or value in trace.owners:  # the last is memory of a parameter, as the write's own target
         return False
     frame = trace.sites.innermost(op.site)
     is_users = frame is not None and frame.project  # a table that user code computed by numpy

@@ -342,6 +342,9 @@ REASONS: dict[str, Explains] = {
     "a step has the modes of its begin, a script those of its first backward pass": lambda pair, name, said: (
         _forms(pair) == {Form.STEP, Form.SCRIPT} and said is not None and said.code == "GL604"
     ),
+    "a script's forward before its training cannot be told from one of its steps": lambda pair, name, said: (
+        pair.there.form is Form.SCRIPT and said is not None and said.code == "GL212"
+    ),
     "a script declares no model that a network of the loss could stand beside": lambda pair, name, said: (
         pair.there.form is Form.SCRIPT and said is not None and said.code == "GL302" and said.severity == "info"
     ),
