@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import linecache
 import random
 import sys
 import tempfile
@@ -329,8 +330,14 @@ def is_around(code: CodeType) -> bool:
 
 
 def is_out_of_reach(spot: Spot) -> bool:
-    """Return True for the instructions of a public `__exit__` before its `try`, and of an `__enter__` that returns."""
-    code, place, _ = spot
+    """Return True for a place where no code of gradlint can hold against an interrupt, or where Python allows none.
+
+    The first are the instructions of a public `__exit__` before its `try` and those of an `__enter__` that returns. The
+    second is the end of a `with` block: tracing calls it a line, and Python looks for no signal there.
+    """
+    code, place, visit = spot
+    if place >= 0 and visit > 1 and linecache.getline(code.co_filename, place).lstrip().startswith("with "):
+        return True
     return code in (gradlint.Recording.__exit__.__code__, gradlint.Recording.__enter__.__code__) and place < 0
 
 
