@@ -117,8 +117,9 @@ def begun(*, tracking: bool = False) -> Iterator[Process]:
     with contextlib.ExitStack() as outer, contextlib.ExitStack() as stack:
         outer.enter_context(_end_signals_interrupt())
         report = outer.enter_context(_report())
+        process, pipe = outer.enter_context(_started(environment, report))
         stack.enter_context(orphans_adopted())
-        process, pipe = stack.enter_context(_started(environment, report))
+        stack.callback(_end, process)
         yield Process(process, pipe, report, stack)
 
 
@@ -175,7 +176,7 @@ def _undisturbed() -> Iterator[None]:
 def _started(environment: Mapping[str, str], report: str) -> Iterator[tuple[ScriptProcess, int]]:
     """Start the process with its output on our stderr; yield it and the pipe to its stdin.
 
-    At exit it is gone, with all that it started.
+    It is to be ended within the context.
     """
     try:
         output = sys.stderr.fileno()
@@ -190,9 +191,15 @@ def _started(environment: Mapping[str, str], report: str) -> Iterator[tuple[Scri
     try:
         yield script, pipe
     finally:
+        os.close(pipe)  # first: it ends a script that nobody ended
         with _undisturbed():
-            script.end()
-        os.close(pipe)
+            script.close()
+
+
+def _end(script: ScriptProcess) -> None:
+    """End the process and all that it started, whatever the user presses meanwhile."""
+    with _undisturbed():
+        script.end()
 
 
 def _wait(process: ScriptProcess, job: Job) -> int | None:

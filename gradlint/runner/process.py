@@ -1,7 +1,8 @@
 """The script's process, and the supervisor: a process between gradlint and it that ends both when one is gone.
 
 gradlint can be killed without a chance to end anything. So its fork, in a session of its own, starts the script's
-process and adopts what that leaves behind. The supervisor ends all of them when gradlint asks for it, or is gone.
+process and adopts what that leaves behind. The supervisor ends all of them when gradlint asks for it, or is gone. Then
+it stays until gradlint has let go of it, and deletes the report: gradlint can be killed up to its last moment.
 
 Where there is no fork (Windows), gradlint starts the script's process itself. That one notices by its stdin alone that
 gradlint is gone. Where no orphan can be adopted (macOS), a process that left the script's session stays.
@@ -28,6 +29,8 @@ from gradlint.runner.job import INTERRUPT_GRACE, discard
 _WINDOWS = os.name == "nt"
 _INTERRUPT, _END = b"i", b"e"
 """Messages to the supervisor."""
+_ENDED = b"E"
+"""The supervisor's answer to `_END`; about then it also sends the script's exit code, as digits."""
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 """Names of the signals that a user or a system sends to end a program."""
 _KILL_LIMIT = 5.0
@@ -45,6 +48,9 @@ class ScriptProcess(Protocol):
 
     def end(self) -> None:
         """End the process and all that it started."""
+
+    def close(self) -> None:
+        """Delete the report, if nobody did, and what was needed to end the process."""
 
 
 class DirectProcess:
@@ -84,6 +90,9 @@ class DirectProcess:
                 os.killpg(self._process.pid, number)
             self.wait(seconds)
 
+    def close(self) -> None:
+        """Do nothing: the one who made the place for the report deletes it."""
+
 
 class SupervisedProcess:
     """The script's process as a child of the supervisor."""
@@ -95,7 +104,7 @@ class SupervisedProcess:
             environment: that of the script.
             stdin: file descriptor that the job comes from.
             output: file descriptor for stdout and stderr of the script.
-            report: file of the report, which is discarded when gradlint is gone.
+            report: file of the report, which is discarded at `close` or when gradlint is gone.
             unused: file descriptor that the supervisor closes: the other end of `stdin`.
 
         Raises:
@@ -125,11 +134,17 @@ class SupervisedProcess:
         return self._code
 
     def end(self) -> None:
-        """End the process and all that it started, and the supervisor."""
+        """End the process and all that it started."""
         self._send(_END)
-        with contextlib.suppress(ChildProcessError):  # it was killed, and we adopted what it left
-            os.waitpid(self._pid, 0)
+        with contextlib.suppress(OSError):
+            while (answer := self._link.recv(64)) and _ENDED not in answer:
+                pass
+
+    def close(self) -> None:
+        """Delete the report and end the supervisor."""
         self._link.close()
+        with contextlib.suppress(ChildProcessError):  # it was killed, and waited for as a child beyond those we know
+            os.waitpid(self._pid, 0)
 
     def _send(self, message: bytes) -> None:
         with contextlib.suppress(OSError):
@@ -150,10 +165,13 @@ def _supervise(link: socket.socket, environment: Mapping[str, str], stdin: int, 
             os.close(stdin)
             _detach_streams()
             threading.Thread(target=_report_exit_code, args=(script, link), daemon=True).start()
-            if not _receive_orders(link, script):
+            is_told = _receive_orders(link, script)
+            if not is_told:
                 script.wait(INTERRUPT_GRACE + 1.0)  # it interrupts itself
-                discard(report)
             script.end()
+        if is_told:
+            _await_end_of_gradlint(link)
+        discard(report)
     finally:
         os._exit(0)
     raise SystemExit
@@ -182,6 +200,14 @@ def _receive_orders(link: socket.socket, script: ScriptProcess) -> bool:
         if message != _INTERRUPT:
             return message == _END
         script.interrupt()
+
+
+def _await_end_of_gradlint(link: socket.socket) -> None:
+    """Say that the script is gone, and wait until gradlint closes the link or is gone."""
+    with contextlib.suppress(OSError):
+        link.send(_ENDED)
+        while link.recv(64):
+            pass
 
 
 @contextlib.contextmanager
