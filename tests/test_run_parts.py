@@ -12,7 +12,7 @@ from table import ROOT
 import gradlint
 from gradlint.cli.script_command import split
 from gradlint.load.crash import traceback_of_crash
-from gradlint.recorder.facts.training_log import TrainingLog
+from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.recorder.patience import Patience
 from gradlint.rulekit import registry
 from gradlint.runner import child

@@ -30,9 +30,9 @@ from gradlint.recorder.facts.outside_tree import OutsideTree, recreated_in_steps
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.executed import ExecutedCode
-from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.hooks.warned import keep_warning_lines
+from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.recorder.patience import Patience
 from gradlint.recorder.steps import STEPS, StepQuota
 from gradlint.restore.global_state import keep_torch_functions

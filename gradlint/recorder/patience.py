@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gradlint.recorder.facts.training_log import TrainingLog
+from gradlint.recorder.ledger.training_log import TrainingLog
 
 LIMIT = 500
 """Number of calls without a backward pass, or of backward passes without a step, after which to give up."""

@@ -32,15 +32,15 @@ from gradlint.recorder.facts.optimizer_table import optimizers_in_use
 from gradlint.recorder.facts.outside_tree import OutsideTree, recreated_in_steps
 from gradlint.recorder.facts.reachable import ReachableState, reachable_from
 from gradlint.recorder.facts.roots import Roots, not_finite, roots_of
-from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.facts.unregistered import judge_unregistered_tensors
 from gradlint.recorder.hooks import modules as hooks
 from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.eager import force_eager, prepare_to_force_eager
 from gradlint.recorder.hooks.executed import ExecutedCode
-from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog
 from gradlint.recorder.hooks.warned import keep_warning_lines
+from gradlint.recorder.ledger.ledger import Ledger
+from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.recorder.replay import Recorded, Replay
 from gradlint.recorder.steps import losses_of_round, run_steps
 from gradlint.recorder.user_code import (

@@ -17,10 +17,10 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.recorder.facts.kept_graphs import find_kept_graphs
-from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.hooks.executed import ExecutedCode
-from gradlint.recorder.hooks.gradients import EnoughRecorded, Ledger
 from gradlint.recorder.hooks.modules import register
+from gradlint.recorder.ledger.ledger import EnoughRecorded, Ledger
+from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
 from gradlint.traces.ids import OptimizerKey, ParameterKey
 from gradlint.undo import Undo

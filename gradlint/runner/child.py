@@ -32,7 +32,7 @@ from gradlint.gc_pause import ImportsUnscanned
 from gradlint.load.build import InternalError, user_error
 from gradlint.process_tree import end_tree
 from gradlint.recorder.cuda import CpuStandIn
-from gradlint.recorder.hooks.gradients import EnoughRecorded
+from gradlint.recorder.ledger.ledger import EnoughRecorded
 from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry

@@ -20,10 +20,10 @@ from gradlint.recorder.facts.layers import Classes, describe_module, flagged_ten
 from gradlint.recorder.facts.module_tree import NamedModule, NamedParameter, name_all, places
 from gradlint.recorder.facts.optimizer_table import copies, describe_optimizers
 from gradlint.recorder.facts.parameter_history import ParameterHistory, histories
-from gradlint.recorder.facts.training_log import TrainingLog
 from gradlint.recorder.facts.unregistered import find_unregistered_modules
-from gradlint.recorder.hooks.gradients import Arrival
 from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.ledger.ledger import Arrival
+from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.restore.tensors import overlaps
 from gradlint.traces.events import Event, Phase, PhaseBegun
 from gradlint.traces.ids import (

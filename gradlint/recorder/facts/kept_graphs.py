@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.facts.training_log import TrainingLog
+from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.dataflow import ancestors
 from gradlint.traces.ids import OptimizerKey, SiteId, ValueId

@@ -10,9 +10,9 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer as TorchOptimizer
 
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.hooks.gradients import Ledger
-from gradlint.recorder.hooks.gradients import number as as_number
 from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.ledger.ledger import Ledger
+from gradlint.recorder.ledger.ledger import number as as_number
 from gradlint.traces.ids import NO_EVENT, NO_SITE, OpIndex, OptimizerIndex, OptimizerKey, ParameterKey
 from gradlint.traces.trace import Arguments, Copy, ForeignTensor, Group, Optimizer
 

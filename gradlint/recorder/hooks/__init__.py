@@ -1,1 +1,1 @@
-"""Hooks on modules, optimizers, backward passes and gradients."""
+"""Hooks on modules, optimizers and backward passes."""

@@ -23,9 +23,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.hooks.gradients import Ledger
 from gradlint.recorder.hooks.modules import HookLog, is_exhausted, patch, register
 from gradlint.recorder.hooks.uncompiled import without_compiler_guard
+from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.events import BackwardCalled, StepCalled
 from gradlint.traces.ids import NO_SITE, EventIndex, ModuleIndex, OptimizerKey, ParameterKey, SiteId

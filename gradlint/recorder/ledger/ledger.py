@@ -24,10 +24,10 @@ from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.autograd import Passage, nonzero, watching
 from gradlint.recorder.facts.finiteness import FiniteWatch
 from gradlint.recorder.facts.kept_graphs import StepMark, mark
-from gradlint.recorder.facts.training_log import OpenBackward, OpenStep, TrainingLog
-from gradlint.recorder.hooks import optimizer_state
-from gradlint.recorder.hooks.gradient_masks import GradientMasks
-from gradlint.recorder.hooks.rounding import count_updates
+from gradlint.recorder.ledger import optimizer_state
+from gradlint.recorder.ledger.gradient_masks import GradientMasks
+from gradlint.recorder.ledger.rounding import count_updates
+from gradlint.recorder.ledger.training_log import OpenBackward, OpenStep, TrainingLog
 from gradlint.restore.global_state import without_torch_function
 from gradlint.restore.tensors import is_readable, same_values
 from gradlint.traces.events import BackwardCalled, ScalerStepCalled, SchedulerStepCalled, StepCalled, ZeroGradCalled
