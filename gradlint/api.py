@@ -53,7 +53,6 @@ def check(
     from gradlint.config.settings import Settings
     from gradlint.engine.check import check_setup, check_target, check_trace
     from gradlint.engine.options import Options, declared
-    from gradlint.recording import Recording
     from gradlint.rulekit import registry, selection
     from gradlint.traces.trace import Trace
     from gradlint.triage import filters
@@ -63,11 +62,14 @@ def check(
     options = Options(inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen))
     if isinstance(setup, str):
         report = check_target(setup, chosen.rules, options)
-    elif isinstance(setup, (Trace, Recording)):
-        recorded = setup.trace if isinstance(setup, Recording) else setup
-        report = check_trace(recorded, chosen.rules, options)
     else:
-        report = check_setup(setup, chosen.rules, options, name or name_of(setup))
+        from gradlint.recording import Recording  # imports torch
+
+        recorded = setup.trace if isinstance(setup, Recording) else setup
+        if isinstance(recorded, Trace):
+            report = check_trace(recorded, chosen.rules, options)
+        else:
+            report = check_setup(setup, chosen.rules, options, name or name_of(setup))
     return filters.of_one(report, filters.Plan(Settings(), rules, chosen), show_info=show_info)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradlint.engine.check import record_target
 from gradlint.engine.options import Options
@@ -106,27 +105,16 @@ def _with_batch(setup: Setup, batch: int) -> Setup:
     """
     if setup.step is not None or setup.inputs is None:
         raise TargetError("--batch repeats the inputs of build(), and this setup's batch is made elsewhere")
-    sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in _tensors(setup.inputs)}
+    from torch import Tensor
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    def resized(tensor: Tensor) -> Tensor:
+        copies = -(-batch // tensor.shape[0])
+        return tensor.repeat(copies, *([1] * (tensor.dim() - 1)))[:batch].contiguous()
+
+    leaves, structure = tree_flatten(setup.inputs)
+    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in leaves if isinstance(leaf, Tensor)}
     if len(sizes) != 1 or 0 in sizes:
         raise TargetError("--batch needs inputs that are tensors of one size in their first dimension")
-    return dataclasses.replace(setup, inputs=_resized(setup.inputs, batch))
-
-
-def _tensors(inputs: Any) -> list[Any]:
-    if isinstance(inputs, dict):
-        return [tensor for value in inputs.values() for tensor in _tensors(value)]
-    if isinstance(inputs, Sequence) and not isinstance(inputs, str):
-        return [tensor for value in inputs for tensor in _tensors(value)]
-    return [inputs] if hasattr(inputs, "dim") else []
-
-
-def _resized(inputs: Any, batch: int) -> Any:
-    """Return inputs with each tensor repeated to the size of a batch."""
-    if isinstance(inputs, dict):
-        return {key: _resized(value, batch) for key, value in inputs.items()}
-    if isinstance(inputs, (list, tuple)):
-        return type(inputs)(_resized(value, batch) for value in inputs)
-    if not hasattr(inputs, "dim"):
-        return inputs
-    copies = -(-batch // inputs.shape[0])
-    return inputs.repeat(copies, *([1] * (inputs.dim() - 1)))[:batch].contiguous()
+    inputs = tree_unflatten([resized(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+    return dataclasses.replace(setup, inputs=inputs)

@@ -10,7 +10,7 @@ from gradlint.errors import UsageError
 from gradlint.experiments.settle import analyse
 from gradlint.flow.cut import Cut, region_location
 from gradlint.flow.flow import Flow
-from gradlint.flow.outcome import OutcomeKind, outcome_of
+from gradlint.flow.outcome import OutcomeKind, optimizer_label, outcome_of
 from gradlint.flow.paths import path_to_loss
 from gradlint.location import Location
 from gradlint.report.explanation import Explanation, Section, Step
@@ -19,7 +19,7 @@ from gradlint.traces.events import Freeze, ParameterEvent, ParameterRegistration
 from gradlint.traces.ops import Op
 from gradlint.traces.trace import Parameter, Trace
 from gradlint.undo import leaving_nothing
-from gradlint.wording import count
+from gradlint.wording import count, shape_text
 
 SHOWN = 12
 """Steps shown of a path to the loss; of a longer one the first and the last."""
@@ -45,8 +45,8 @@ def explain(target: str, pattern: str, options: Options | None = None) -> list[E
 
 
 def _explain(trace: Trace, flow: Flow, parameter: Parameter) -> Explanation:
-    shape = "x".join(map(str, parameter.shape)) or "scalar"
-    about = f"{shape}, {count(parameter.numel)} {'parameter' if parameter.numel == 1 else 'parameters'}"
+    noun = "parameter" if parameter.numel == 1 else "parameters"
+    about = f"{shape_text(parameter.shape)}, {count(parameter.numel)} {noun}"
     others = [name for alias in parameter.aliases for name in (alias, *parameter.spelled(alias)[-1:])]
     if named := [name for name in dict.fromkeys(others) if name != parameter.fqn]:
         about += "; also named " + ", ".join(named)
@@ -118,11 +118,10 @@ def _optimizer(trace: Trace, parameter: Parameter) -> list[Step]:
     for number, index in parameter.groups:
         optimizer = trace.optimizers[number]
         group = optimizer.groups[index]
-        name = f"{optimizer.type} {optimizer.name!r}" if optimizer.name else optimizer.type
         which = f", group {index}" if len(optimizer.groups) > 1 else ""
         rate = "" if group.lr is None else f", lr {group.lr:g}" + (" (scheduled)" if group.scheduled else "")
         still = group.lr == 0 and not group.scheduled
-        steps.append(Step(f"{name}{which}{rate}", trace.location(group.site), still))
+        steps.append(Step(f"{optimizer_label(optimizer)}{which}{rate}", trace.location(group.site), still))
     if trace.optimizers and not steps:
         for optimizer in trace.optimizers:
             steps.append(Step(f"not in {optimizer.type}", trace.location(optimizer.site), parameter.requires_grad))

@@ -100,7 +100,7 @@ class Recording:
         finally:
             try:
                 self._end()
-            finally:
+            finally:  # an interrupt may have come before the first did anything
                 self._end()
 
     def __call__(self, function: F) -> F:

@@ -41,6 +41,11 @@ def tensors(number: int, elements: int) -> str:
     return f"{plural(number, 'tensor')}, {count(elements)} {'parameter' if elements == 1 else 'parameters'}"
 
 
+def shape_text(shape: Iterable[int]) -> str:
+    """Return a shape as ``768x768``; ``scalar`` without dimensions."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
 _SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does", "they": "it", "them": "it"}
 """Words whose singular is not formed like that of other verbs."""
 INFLECTED = frozenset("are were have do they them change get hold keep need require run stay train".split())

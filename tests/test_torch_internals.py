@@ -105,6 +105,7 @@ MODULES: dict[str, tuple[str, str]] = {
     "torch._dynamo": ("reset", "the compiler is off"),
     "torch._streambase": ("_StreamBase", "CUDA's streams have stand-ins"),
     "torch.utils._device": ("DeviceContext", "the default device has a stand-in"),
+    "torch.utils._pytree": ("tree_unflatten", "inputs are repeated to another batch size"),
     "torch._compile": ("_disable_dynamo", "an optimizer does not import the compiler"),
 }
 """Private modules: a word in their text, and what they are used for."""

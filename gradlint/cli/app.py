@@ -17,6 +17,7 @@ from gradlint.legible import one_line
 
 if TYPE_CHECKING:
     from gradlint.rulekit.registry import Registry
+    from gradlint.runner.job import Job
 
 
 class Commands(click.Group):
@@ -83,9 +84,7 @@ def check(**values: Any) -> int:
 
 
 @app.command(cls=ScriptCommand)
-@click.argument("script", required=False, metavar="SCRIPT", type=click.Path())
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENTS]...")
-@click.option("-m", "module", metavar="MODULE", help="Run a module or package instead of SCRIPT, as python -m does.")
+@options.script("SCRIPT")
 @click.option(
     "--steps", type=click.IntRange(1), default=3, show_default=True, help="Record this many steps of each optimizer."
 )
@@ -117,19 +116,11 @@ def run(
     """
     from functools import partial
 
-    from gradlint.runner.job import Job
     from gradlint.runner.parent import begun
 
-    if module is not None:
-        arguments = (*(() if script is None else (script,)), *arguments)
-        script = module
-    if script is None:
-        raise click.UsageError("name the script to run, or a module after -m")
     check_options = parsed(CheckOptions, values)
-    command = click.get_current_context().command
-    assert isinstance(command, ScriptCommand)
-    job = Job(
-        script=script, module=module is not None, arguments=arguments, misplaced=command.misplaced(arguments),
+    job = _job(
+        script, arguments, module,
         steps=steps, max_batches=max_batches, seconds=timeout, trains=check_options.trains, frozen=check_options.frozen,
     )  # fmt: skip
     with begun(tracking=tracking) as process:
@@ -141,10 +132,26 @@ def run(
         )
 
 
+def _job(script: str | None, arguments: tuple[str, ...], module: str | None, **settings: Any) -> Job:
+    """Return the script that a command is to run, as its arguments name it.
+
+    Raises:
+        click.UsageError: they name none.
+    """
+    from gradlint.runner.job import Job
+
+    if module is not None and script is not None:
+        arguments = (script, *arguments)
+    name = module or script
+    if name is None:
+        raise click.UsageError("name the script to run, or a module after -m")
+    command = click.get_current_context().command
+    assert isinstance(command, ScriptCommand)
+    return Job(name, module is not None, arguments, command.misplaced(arguments), **settings)
+
+
 @app.command(cls=TargetOrScriptCommand)
-@click.argument("script", required=False, metavar="TARGET|SCRIPT", type=click.Path())
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENTS]...")
-@click.option("-m", "module", metavar="MODULE", help="Run a module or package instead of SCRIPT, as python -m does.")
+@options.script("TARGET|SCRIPT")
 @click.option("--depth", type=click.IntRange(0), help="Show this many levels below the model.")
 @click.option("--expand", multiple=True, metavar="GLOB", help="Unfold these modules and all in them; repeatable.")
 @click.option("--parameters", is_flag=True, help="List the parameters: shape, requires_grad, state.")
@@ -177,8 +184,6 @@ def summary(
     from gradlint.cli.summary import summary
     from gradlint.report.overview import Wanted
 
-    command = click.get_current_context().command
-    assert isinstance(command, TargetOrScriptCommand)
     wanted = Wanted(depth, expand, parameters)
     given = parsed(CheckOptions, values)._replace(overview=True)
     if module is None and script is None:
@@ -188,15 +193,9 @@ def summary(
             raise click.UsageError(f"one target at a time: {arguments[0]} is one too many")
         given = given._replace(targets=(script,), timeout=timeout or given.timeout)
         return summary(given, wanted, output_format, color, Checker)
-    from gradlint.runner.job import Job
     from gradlint.runner.parent import begun
 
-    if module is not None:
-        arguments = (*(() if script is None else (script,)), *arguments)
-    job = Job(
-        script=module or script or "", module=module is not None, arguments=arguments,
-        misplaced=command.misplaced(arguments), steps=steps, seconds=timeout or 300.0,
-    )  # fmt: skip
+    job = _job(script, arguments, module, steps=steps, seconds=timeout or 300.0)
     with begun() as process:
         from gradlint.cli.run import ScriptChecker  # while the process imports torch
 

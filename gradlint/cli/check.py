@@ -13,7 +13,7 @@ from pathlib import Path
 from gradlint import writing
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.one_target import Targets
-from gradlint.cli.options import CheckOptions
+from gradlint.cli.options import CheckOptions, names_file
 from gradlint.cli.plans import Plans
 from gradlint.cli.streams import progress
 from gradlint.config.discover import SourceFile, discover, excluded
@@ -331,7 +331,4 @@ def _taken_in(path: str) -> str:
 
 def _is_source(text: str) -> bool:
     """Return True if an argument names files to read rather than a target to run."""
-    if text == STDIN or os.path.lexists(text):
-        return True
-    head, colon, attribute = text.rpartition(":")
-    return not (colon and head and attribute) and text.endswith((".py", ".pyi"))
+    return text == STDIN or names_file(text, ".py", ".pyi")

@@ -48,7 +48,7 @@ def lock(
         show(report, OutputOptions(output_format=output_format, color=color))
         return FAILED if report.errors else FOUND if report.findings else CLEAN
     if report.errors:
-        _write_errors(report, view)
+        streams.write_error(concise.errors(report, view))
         streams.write_error(f"error: {view.clean(path.name)} is left as it was\n")
         return FAILED
     unchecked = {} if every else before
@@ -83,7 +83,7 @@ def diff(before: str | None, after: str | None, lock_file: str | None, inputs: t
             ]
             pairs = [_Pair("", snapshots[0], snapshots[1])]
     if report.errors:
-        _write_errors(report, view)
+        streams.write_error(concise.errors(report, view))
         return FAILED
     text = _differences(pairs, view)
     streams.write(text or "no difference\n")
@@ -195,7 +195,3 @@ def _line(change: Change, view: View) -> str:
     if change.location is None:
         return change.text
     return f"{change.text}{change.joint}{shown_path(change.location.path, view.root)}:{change.location.line}"
-
-
-def _write_errors(report: Report, view: View) -> None:
-    streams.write_error(concise.errors(report, view))

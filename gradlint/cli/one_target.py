@@ -6,22 +6,25 @@ import contextlib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from gradlint.cli import streams
 from gradlint.cli.exits import Interrupted
-from gradlint.cli.streams import progress, stdout_for_the_report
 from gradlint.cli.supervisor import Limits, SupervisedTargets
 from gradlint.cli.targets import missing_attribute
 from gradlint.cli.worker import start_time_limit
-from gradlint.errors import GradlintError, TargetError
+from gradlint.config.settings import Configuration
+from gradlint.engine.options import Options
+from gradlint.errors import GradlintError, TargetError, torch_missing
 from gradlint.findings import Failure, Report
 from gradlint.gc_pause import frozen_imports, is_own_process
-from gradlint.load.build import user_traceback
+from gradlint.load.build import InternalError, user_traceback
 from gradlint.load.target import missing_path, parse_target
+from gradlint.report import concise
+from gradlint.report.view import View
 
 T = TypeVar("T")
 
@@ -76,7 +79,7 @@ class Targets(Generic[T]):
                 continue
             place = f" ({self._done} of {count})" if count > 1 else ""
             try:
-                with progress(f"gradlint: {self._doing} {target}{place}"):
+                with streams.progress(f"gradlint: {self._doing} {target}{place}"):
                     outcome = self._source.next()
             except KeyboardInterrupt:
                 report.errors.append(Failure(target, "interrupted"))
@@ -100,6 +103,26 @@ def each_target(
         yield from outcomes.of(unique, report)
 
 
+def outcome_of(
+    target: str, inputs: Sequence[str], work: Callable[[str, Options], T], view: View, doing: str = "recording"
+) -> T | None:
+    """Return the result of `work` for one target under its settings.
+
+    It is None if that failed; then the errors are written to stderr.
+
+    Raises:
+        Interrupted: on Ctrl-C, with the report.
+    """
+
+    def configured(target: str) -> T:
+        return work(target, Options(inputs=tuple(inputs)).configured(Configuration().of_target(target), target))
+
+    report = Report()
+    outcomes = [outcome for _, outcome in each_target([target], report, configured, doing)]
+    streams.write_error(concise.errors(report, view))
+    return outcomes[0] if outcomes else None
+
+
 class _Here:
     """The outcomes of targets in this process."""
 
@@ -110,7 +133,7 @@ class _Here:
     def next(self) -> Any:
         """Return the outcome of the next target."""
         process = os.getpid()
-        with stdout_for_the_report():
+        with streams.stdout_for_the_report():
             outcome = self._attempt(next(self._left))
             if os.getpid() != process:  # user code has forked, and went on in both processes
                 os._exit(0)
@@ -160,20 +183,13 @@ def _outcome(target: str, work: Callable[[str], T]) -> T | Failure:
         return Failure(target, str(error), error.traceback)
     except GradlintError as error:
         return Failure(target, str(error))
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            return _own_fault(target, error)
-        return Failure(target, "torch is not installed here; install it, for example with: pip install torch")
     except SystemExit as error:
         return Failure(target, f"the code under check called sys.exit({error.code!r})")
     except Exception as error:
-        return _own_fault(target, error)
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            return Failure(target, str(torch_missing(error)))
+        return Failure(target, *InternalError.from_exception(error, "on this target"))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         return Failure(target, f"the code under check raised {type(error).__name__}", user_traceback(error))
-
-
-def _own_fault(target: str, error: Exception) -> Failure:
-    message = f"gradlint itself failed on this target ({type(error).__name__}: {error}); please report it"
-    return Failure(target, message, traceback.format_exc())

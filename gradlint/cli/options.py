@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -105,6 +106,28 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
         return command
 
     return decorate
+
+
+def script(metavar: str) -> Callable[[F], F]:
+    """Return the arguments of a command that runs a script, or a module after -m."""
+    return _together(
+        click.argument("script", required=False, metavar=metavar, type=click.Path()),
+        click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENTS]..."),
+        click.option(
+            "-m", "module", metavar="MODULE", help="Run a module or package instead of SCRIPT, as python -m does."
+        ),
+    )
+
+
+def names_file(text: str, *suffixes: str) -> bool:
+    """Return True if an argument names a file or folder rather than a target.
+
+    One that is not there is known by its suffix.
+    """
+    if os.path.lexists(text):
+        return True
+    head, colon, attribute = text.rpartition(":")
+    return not (colon and head and attribute) and text.endswith(suffixes)
 
 
 color = click.option(

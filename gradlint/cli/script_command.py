@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
+
+from gradlint.cli.options import names_file
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -67,10 +68,7 @@ class TargetOrScriptCommand(ScriptCommand):
 
 def is_script(text: str) -> bool:
     """Return True if an argument names a script rather than a target."""
-    if os.path.lexists(text):
-        return True
-    head, colon, attribute = text.rpartition(":")
-    return not (colon and head and attribute) and text.endswith((".py", ".pyc"))
+    return names_file(text, ".py", ".pyc")
 
 
 def split(args: Sequence[str], valued: Collection[str]) -> tuple[list[str], list[str]]:

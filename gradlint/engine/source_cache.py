@@ -25,7 +25,7 @@ from gradlint.findings import Edit, Finding, Fix, Related, Severity
 from gradlint.location import Location
 
 T = TypeVar("T")
-FORMAT = 1
+FORMAT = 2
 KEPT_DAYS = 30
 """Days after which an entry that no check used is dropped, and a file of entries that no check wrote."""
 _TAG = "CACHEDIR.TAG"
@@ -122,10 +122,10 @@ class Cache:
         if folder is not None and self._file is not None and _tag_of(folder) is not None and _is_regular(self._file):
             with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
                 entries = json.loads(self._file.read_bytes())
-                self._known = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 3}
+                self._known = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 2}
 
-    def get(self, key: str, path: str, target_of: Callable[[str], str]) -> tuple[list[Finding], bool] | None:
-        """Return (findings, has suppressions) of a file with this content, or None if it is new.
+    def get(self, key: str, path: str, target_of: Callable[[str], str]) -> list[Finding] | None:
+        """Return the findings in a file with this content, or None if it is new.
 
         Args:
             key: the digest of the content.
@@ -139,15 +139,14 @@ class Cache:
         if entry[0] != today:
             entry[0], self._changed = today, True
         try:
-            return [_finding(plain, path, target_of(path)) for plain in entry[1]], bool(entry[2])
+            return [_finding(plain, path, target_of(path)) for plain in entry[1]]
         except (KeyError, TypeError, ValueError):
             return None
 
-    def put(self, key: str, findings: list[Finding], suppressions: bool) -> None:
+    def put(self, key: str, findings: list[Finding]) -> None:
         """Remember the findings of a file."""
         if self._file is not None:
-            plain = [_plain(finding) for finding in findings]
-            self._known[key] = [int(time.time() // 86400), plain, suppressions]
+            self._known[key] = [int(time.time() // 86400), [_plain(finding) for finding in findings]]
             self._changed = True
 
     def save(self) -> None:

@@ -31,14 +31,16 @@ _Loading = tuple[tuple[str, ...], tuple[str, ...], Fence, bool]
 """The codes of rules, and what `registry.load` takes."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class FileResult:
     """The findings in one file."""
 
     path: str
-    findings: list[Finding]
     digest: str
     """That of the content that was judged."""
+    findings: list[Finding]
+    suppresses: bool
+    """True if a comment in it may suppress a finding."""
 
 
 @dataclass
@@ -53,6 +55,11 @@ class SourceOutcome:
     """Files that were judged, now or, with the same content, before."""
     cached: int = 0
     """Number of files whose results came from the cache."""
+
+    def add(self, result: FileResult) -> None:
+        """Add what was found in a file, if anything was."""
+        if result.findings or result.suppresses:
+            self.results.append(result)
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,10 @@ def check_files(
             caches[root, rules] = Cache(cache_folder, (root, *_texts(rules)))
         cache = caches[root, rules]
         known = digest(data)
-        cached = cache.get(_key(file.path, known), file.path, target_of)
-        if cached is not None:
+        findings = cache.get(_key(file.path, known), file.path, target_of)
+        if findings is not None:
             outcome.cached += 1
-            if cached[0] or cached[1]:
-                outcome.results.append(FileResult(file.path, cached[0], known))
+            outcome.add(FileResult(file.path, known, findings, suppresses))
             continue
         todo.setdefault(rules, []).append(_Task(file.path, target_of(file.path), root, len(data)))
     for rules, tasks in todo.items():
@@ -118,9 +124,8 @@ def check_files(
             if isinstance(judged, Failure):
                 outcome.failures.append(judged)
                 continue
-            caches[task.root, rules].put(_key(task.path, judged.digest), judged.findings, judged.suppresses)
-            if judged.findings or judged.suppresses:
-                outcome.results.append(FileResult(task.path, judged.findings, judged.digest))
+            caches[task.root, rules].put(_key(task.path, judged.digest), judged.findings)
+            outcome.add(judged)
     for cache in caches.values():
         cache.save()
     outcome.results.sort(key=lambda result: result.path)
@@ -145,15 +150,6 @@ class _Task:
     size: int
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """The findings in the content that a file had when it was judged."""
-
-    digest: str
-    findings: list[Finding]
-    suppresses: bool
-
-
 def _texts(rules: RuleSet) -> Iterator[str]:
     """Yield everything that findings depend on beside the file: the rules and the engine."""
     origins = registry.load(rules.folders, packs=rules.packs, fence=rules.fence).origins
@@ -171,7 +167,7 @@ def _own_text() -> str:
     return digest(b"".join(path.read_bytes() for path in files))
 
 
-def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tuple[_Task, _Judged | Failure]]:
+def _judged(rules: RuleSet, tasks: list[_Task], jobs: int | None) -> Iterator[tuple[_Task, FileResult | Failure]]:
     alone = any(overlay.stands_in(task.path) for task in tasks)  # other processes have no overlay
     alone = alone or not _processes_start_safely()
     workers = 1 if alone else min(jobs or _processors(), 1 + sum(task.size for task in tasks) // WORTH_A_PROCESS)
@@ -198,7 +194,7 @@ def _processes_start_safely() -> bool:
     return sys.version_info >= (3, 11) or multiprocessing.get_start_method() == "fork"
 
 
-def _judge_alone(task: _Task, arguments: _Loading) -> _Judged | Failure:
+def _judge_alone(task: _Task, arguments: _Loading) -> FileResult | Failure:
     """Judge one file in a process of its own, because its parsing may end the process."""
     with pool(1) as process:
         try:
@@ -229,7 +225,7 @@ def _chunks(tasks: Sequence[_Task]) -> list[list[_Task]]:
 
 def _judge_chunk(
     tasks: list[_Task], codes: tuple[str, ...], folders: tuple[str, ...], fence: Fence, packs: bool
-) -> list[_Judged | Failure]:
+) -> list[FileResult | Failure]:
     import gc
 
     gc.disable()  # trees are large, full of cycles of none, and gone when the chunk is
@@ -237,15 +233,15 @@ def _judge_chunk(
     return [_judge_file(task, rules) for task in tasks]
 
 
-def _judge_file(task: _Task, rules: tuple[type[Rule], ...]) -> _Judged | Failure:
+def _judge_file(task: _Task, rules: tuple[type[Rule], ...]) -> FileResult | Failure:
     try:
         data = overlay.read(task.path)
     except OSError as error:
         return Failure(task.target, f"cannot be read: {error.strerror or error}")
     try:
-        return _Judged(digest(data), judge_bytes(task.path, data, rules, task.target), _suppresses(data))
+        findings = judge_bytes(task.path, data, rules, task.target)
     except Exception as error:
-        import traceback
+        from gradlint.load.build import InternalError  # not needed otherwise
 
-        message = f"gradlint itself failed on this file ({type(error).__name__}: {error}); please report it"
-        return Failure(task.target, message, traceback.format_exc())
+        return Failure(task.target, *InternalError.from_exception(error, "on this file"))
+    return FileResult(task.path, digest(data), findings, _suppresses(data))

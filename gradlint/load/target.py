@@ -69,15 +69,11 @@ def load_target(target: Target, undo: Undo) -> Any:
     ``sys.modules``, ``sys.meta_path``, the working directory and bytecode writing.
 
     Raises:
-        TargetError: torch is missing, the file or attribute does not exist, or executing the file raised.
+        TargetError: the file or attribute does not exist, or executing the file raised.
         UsageError: the target names no attribute.
     """
     if target.attribute is None:
         raise UsageError(f"{target.text!r} names no attribute: write {target.text}:build")
-    try:
-        importlib.import_module("torch")
-    except ImportError as error:
-        raise TargetError('torch is not installed here: pip install "torch-gradlint[torch]"') from error
     place = _locate(target)
     undo.enter(_Sandbox(place))
     return _attribute(target, _execute(target, place))

@@ -24,7 +24,8 @@ from gradlint import writing
 from gradlint.errors import GradlintError
 from gradlint.flow.outcome import OutcomeKind
 from gradlint.location import Location
-from gradlint.lock.snapshot import Entry, Norm, Snapshot, shape_text
+from gradlint.lock.snapshot import Entry, Norm, Snapshot
+from gradlint.wording import shape_text
 
 NAME = "gradlint.lock"
 VERSION = 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from gradlint.findings import Finding, Fix, Related, Severity
 from gradlint.flow.outcome import OutcomeKind
 from gradlint.location import Location
-from gradlint.wording import list_of, plural, summarize_names
+from gradlint.wording import list_of, plural, shape_text, summarize_names
 
 LISTED = 8
 """Names of parameters in one change before the rest is counted."""
@@ -179,11 +179,6 @@ def _norm_changes(before: Snapshot, after: Snapshot) -> Iterable[Change]:
 def _has_parameters(snapshot: Snapshot, module: str) -> bool:
     prefix = f"{module}." if module else ""
     return any(name.startswith(prefix) for name in snapshot.entries)
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
-    """Return a shape as ``768x768``; ``scalar`` without dimensions."""
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def drift(before: Snapshot, after: Snapshot, lock: str) -> list[Finding]:

@@ -17,7 +17,7 @@ from gradlint.report.styled import ColorSystem, Style
 from gradlint.report.summary import summary
 from gradlint.report.tree import DASH, Row, Totals, Tree
 from gradlint.report.view import View, cells, wrap
-from gradlint.wording import count, nearest, plural
+from gradlint.wording import count, list_of, nearest, plural, shape_text
 
 SCHEMA = 1
 NARROW = 60
@@ -253,7 +253,7 @@ class _Modules:
     def _state(self, row: Row) -> str:
         outcomes = row.totals.outcomes
         if not outcomes:
-            return f"tied to {_listed(row.tied)}" if row.tied else ""
+            return f"tied to {list_of(row.tied, LISTED)}" if row.tied else ""
         if len(outcomes) > 1:
             counts = ((kind, outcomes[kind.value]) for kind in OutcomeKind)
             return "mixed: " + ", ".join(f"{number} {kind.plural}" for kind, number in counts if number)
@@ -266,7 +266,7 @@ class _Modules:
         optimizers = self._overview.optimizers
         numbers = sorted({number for number, _ in totals.groups})
         if len(numbers) > 1:
-            return _listed([optimizers[number].label for number in numbers])
+            return list_of([optimizers[number].label for number in numbers], LISTED)
         return _in_groups(optimizers[numbers[0]], sorted(g for _, g in totals.groups)) if numbers else ""
 
     def _modes(self, row: Row) -> Iterator[str]:
@@ -285,18 +285,18 @@ class _Modules:
         for part, usual in zip((row.totals.dtypes, row.totals.devices), self._usual, strict=True):
             others = [name for name in part if name != usual]
             if others and (row.is_closed or len(part) == 1):
-                yield _listed(sorted(part) if len(part) > 1 else others)
+                yield list_of(sorted(part) if len(part) > 1 else others, LISTED)
 
     def _found(self, row: Row) -> Iterator[str]:
         if row.findings:
-            yield _listed(row.findings)
+            yield list_of(row.findings, LISTED)
 
 
 def _in_groups(optimizer: OptimizerState, groups: Sequence[int]) -> str:
     rates = {(optimizer.groups[g].lr, optimizer.groups[g].scheduled) for g in groups}
     text = optimizer.label
     if len(optimizer.groups) > 1:
-        text += f" group {groups[0]}" if len(groups) == 1 else f" groups {_listed([str(g) for g in groups])}"
+        text += f" group {groups[0]}" if len(groups) == 1 else f" groups {list_of([str(g) for g in groups], LISTED)}"
     if len(rates) > 1:
         return f"{text}, {len(rates)} learning rates"
     [(rate, scheduled)] = rates
@@ -310,11 +310,6 @@ def _share(totals: Totals) -> str:
     return f"{share:.1f}%".replace(".0%", "%")
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
 def _place(finding: Finding) -> str:
     where = finding.location
     return f"{finding.code} at {Path(where.path).name}:{where.line}" if where else finding.code
@@ -326,11 +321,12 @@ def _place(finding: Finding) -> str:
 def _parameters(overview: Overview, view: View) -> _Table:
     lines = []
     for p in overview.parameters:
-        shape = "x".join(map(str, p.shape)) or "scalar"
         held = [_in_groups(overview.optimizers[number], [group]) for number, group in p.groups]
         names = [f"also {name}" for name in p.names[1:]]
         state = view.clean("; ".join([", ".join([p.outcome, *held]), *names]))
-        lines.append(_Line(view.clean(p.name), (shape, str(p.requires_grad)), state, _style({p.outcome: 1})))
+        lines.append(
+            _Line(view.clean(p.name), (shape_text(p.shape), str(p.requires_grad)), state, _style({p.outcome: 1}))
+        )
     return _Table(("parameter", "shape", "requires_grad", "state"), False, lines)
 
 
