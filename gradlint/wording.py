@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
@@ -190,7 +191,7 @@ def fold_names(names: Iterable[str]) -> list[str]:
         branches.setdefault(parts[0], []).append(parts)
     labels: list[str] = []
     for members in branches.values():
-        parent = _common_parent(members)
+        parent = common_path(parts[:-1] for parts in members)
         if len(members) == 1 or not parent:
             labels += [".".join(parts) for parts in members]
         else:
@@ -198,11 +199,7 @@ def fold_names(names: Iterable[str]) -> list[str]:
     return labels
 
 
-def _common_parent(names: list[list[str]]) -> list[str]:
-    """Return the longest path that all names lie below; a name itself is never its own parent."""
-    first, last = min(names), max(names)
-    shortest = min(len(name) for name in names)
-    length = 0
-    while length < shortest - 1 and first[length] == last[length]:
-        length += 1
-    return first[:length]
+def common_path(paths: Iterable[Sequence[str]]) -> list[str]:
+    """Return the parts that all paths begin with."""
+    same = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return [parts[0] for parts in same]

@@ -7,11 +7,24 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
 from gradlint.source import copies_own_value, function_of, networks_copied
-from gradlint.traces import NO_SITE, ChildRegistration, ModuleIndex, ParameterIndex, ParameterWrite, SiteId, ValueId
+from gradlint.traces import (
+    ADD,
+    DETACHED_VALUES,
+    DIVIDE,
+    MULTIPLY,
+    NO_SITE,
+    SAME_VALUES,
+    ChildRegistration,
+    ModuleIndex,
+    ParameterIndex,
+    ParameterWrite,
+    SiteId,
+    ValueId,
+)
 
-_SHARES = frozenset(("detach", "data", "alias"))
-_COPIES = frozenset(("clone", "to", "cpu", "cuda", "float", "contiguous"))
-_AVERAGES = frozenset("mul mul_ __mul__ __rmul__ div __truediv__ add __add__ __radd__ lerp".split())
+_SHARES = DETACHED_VALUES | {"alias"}
+_COPIES = SAME_VALUES - _SHARES
+_AVERAGES = MULTIPLY | DIVIDE | ADD | {"lerp"}
 
 
 class AliasedNetwork(Rule):
@@ -160,7 +173,7 @@ class AliasedNetwork(Rule):
                 fix=Fix(self.FIX_TWO_OPTIMIZERS),
             )
 
-    def _message(self, context: Context, names: Iterable[str], parameters: list[Parameter], reason: str) -> str:
+    def _message(self, context: Context, names: Iterable[str], parameters: Sequence[Parameter], reason: str) -> str:
         return self.MESSAGE.format(names=" and ".join(names), parameters=context.names(parameters), reason=reason)
 
     def _finding(
@@ -251,23 +264,23 @@ def _reads(trace: Trace, value: ValueId, parameter: Parameter, since: int) -> in
 
     None if the value is not made by scaling and adding, or from a copy that is older than the value `since`.
     """
-    owner = trace.owners.get(value)
-    if owner is not None:
-        return 0 if owner == parameter.index else None
-    op = trace.made_by(value)
-    if op is None:
-        return None
-    if op.name in _SHARES or (op.name in _COPIES and value > since):
-        return _reads(trace, op.inputs[0], parameter, since)
-    if op.name not in _AVERAGES:
-        return None
-    times = 0
-    for part in op.inputs:
-        reads = _reads(trace, part, parameter, since)
-        if reads is None:
+    parts: dict[ValueId, Sequence[ValueId]] = {}
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if trace.owners.get(part) == parameter.index:
+            parts[part] = ()
+            continue
+        op = trace.made_by(part) if part not in trace.owners else None
+        if op is None or not (op.name in _SHARES | _AVERAGES or (op.name in _COPIES and part > since)):
             return None
-        times += max(reads, 1)
-    return times
+        parts[part] = op.inputs if op.name in _AVERAGES else op.inputs[:1]
+        pending += (source for source in parts[part] if source not in parts)
+    times: dict[ValueId, int] = {}
+    for part, sources in sorted(parts.items()):
+        is_average = len(sources) > 0 and trace.ops[trace.values[part].producer].name in _AVERAGES
+        times[part] = sum(max(times[s], is_average) for s in sources)
+    return times[value]
 
 
 def _between(trace: Trace, shared: Module, event: ParameterWrite) -> bool:
@@ -280,7 +293,7 @@ def _between(trace: Trace, shared: Module, event: ParameterWrite) -> bool:
 
 def _shared_network(trace: Trace, parameter: Parameter) -> Module | None:
     """Return the widest module around a parameter with several names; None for a tied weight."""
-    if sum(parameter.index in m.parameters for m in trace.modules) > 1:
+    if len(trace.holders[parameter.index]) > 1:
         return None
     shared = None
     for module in trace.around(parameter.module):

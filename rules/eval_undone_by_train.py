@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gradlint import Context, Finding, Fix, Module, Rule, Severity
+from gradlint import Context, Finding, Fix, Module, ModuleCall, Rule, Severity, Trace
 from gradlint.rulekit import patterns_of
-from gradlint.traces import ModeSwitch, ModuleIndex, OpIndex
+from gradlint.traces import ModeSwitch, ModuleIndex
 
 
 class EvalUndoneByTrain(Rule):
@@ -65,21 +66,26 @@ class EvalUndoneByTrain(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        modes = list(trace.events_of(ModeSwitch))
-        depend = {m.number for m in trace.modules if _sensitive(context, m)}
-        active = [(c.start, _up(context, c.module)) for c in trace.calls if c.training and c.module in depend]
+        switches: defaultdict[ModuleIndex, list[ModeSwitch]] = defaultdict(list)
+        for event in trace.events_of(ModeSwitch):
+            switches[event.module].append(event)
+        inside: defaultdict[ModuleIndex, list[ModuleCall]] = defaultdict(list)
+        for call in trace.calls:
+            for module in trace.around(call.module):
+                inside[module.number].append(call)
         undone_evals: list[tuple[ModeSwitch, ModeSwitch, Module]] = []
-        for event in modes:
+        for event in trace.events_of(ModeSwitch):
             if event.training or event.op > trace.forward_start or not context.by_user(event.site):
                 continue
             if trace.training is not None and event.number >= trace.training.first_event:
                 continue  # a phase of the steps
             part = trace.modules[event.module]
-            undone = _undone(context, part, [e for e in modes if e.number > event.number], active)
+            undone = _undone(trace, event, switches, inside[part.number])
             if undone is None:
                 continue
             # a part that the build leaves in eval mode is not evaluated in between: gradlint runs that forward
-            if not _ran(context, part, event.op, undone.op if part.training else trace.forward_start):
+            end = undone.op if part.training else trace.forward_start
+            if not any(event.op <= call.start < end for call in inside[part.number]):
                 undone_evals.append((event, undone, part))
         for where, group in context.by_place(undone_evals, lambda item: trace.location(item[0].site)):
             event, undone, _ = group[0]
@@ -94,34 +100,25 @@ class EvalUndoneByTrain(Rule):
             )
 
 
-def _up(context: Context, number: ModuleIndex) -> list[ModuleIndex]:
-    """Return the numbers of a module and of those above it."""
-    return [module.number for module in context.trace.around(number)]
-
-
 def _undone(
-    context: Context, part: Module, later: list[ModeSwitch], active: list[tuple[OpIndex, list[ModuleIndex]]]
+    trace: Trace, event: ModeSwitch, switches: Mapping[ModuleIndex, Sequence[ModeSwitch]], calls: Iterable[ModuleCall]
 ) -> ModeSwitch | None:
     """Return the train() above a part that put a layer of it in train mode, if nothing else did."""
-    above = _up(context, part.number)[1:]
-    for start, up in active:
-        if part.number in up:
-            over = [e for e in later if e.module in up and e.op <= start]
-            last: list[ModeSwitch] = list(itertools.takewhile(lambda e: e.training, reversed(over)))
-            change = next((e for e in reversed(last) if up[0] in e.changed), None)
+    above = {module.number for module in trace.around(trace.modules[event.module].parent)}
+    for call in calls:
+        if call.training and _is_sensitive(trace, trace.modules[call.module]):
+            over = (e for module in trace.around(call.module) for e in switches.get(module.number, ()))
+            later = sorted((e for e in over if e.number > event.number and e.op <= call.start), key=lambda e: -e.number)
+            last = list(itertools.takewhile(lambda e: e.training, later))
+            change = next((e for e in reversed(last) if call.module in e.changed), None)
             if change is not None and all(e.module in above for e in last):
                 return change
     return None
 
 
-def _ran(context: Context, part: Module, start: OpIndex, end: OpIndex) -> bool:
-    calls = [c for c in context.trace.calls if start <= c.start < end]
-    return any(part.number in _up(context, c.module) for c in calls)
-
-
-def _sensitive(context: Context, module: Module) -> bool:
+def _is_sensitive(trace: Trace, module: Module) -> bool:
     """Return True if a module depends on the mode and is no frozen norm."""
     if "running_mean" in module.running_stats:
-        own = context.trace.own(module)
+        own = trace.own(module)
         return not own or any(p.requires_grad for p in own)
     return module.is_active_dropout

@@ -136,6 +136,7 @@ def _lost(context: Context) -> Iterator[_Lost]:
     trace = context.trace
     replaced = replaced_frozen(trace)
     flags = {e.parameter: e for e in trace.events if isinstance(e, Freeze | Unfreeze)}
+    names = {e.parameter: e.name for e in trace.events_of(ParameterRegistration)}
     for parameter in trace.parameters:
         replacement = replaced.get(parameter.index)
         if replacement is None or parameter.has_hook or parameter.written:
@@ -144,7 +145,6 @@ def _lost(context: Context) -> Iterator[_Lost]:
             continue
         if outcome_of(context.flow, parameter).kind is not OutcomeKind.TRAINS:
             continue
-        names = {e.parameter: e.name for e in trace.events_of(ParameterRegistration)}
         freezes = [flags[key] for key in parameter.made_from if names.get(key) == parameter.fqn.rpartition(".")[2]]
         freeze = next((e for e in freezes if isinstance(e, Freeze) and e.number < replacement.number), None)
         if freeze is not None:

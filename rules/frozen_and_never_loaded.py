@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Trace
@@ -15,7 +14,6 @@ from gradlint.traces import (
     VALUE_FREE,
     ParameterWrite,
     SiteId,
-    StateLoaded,
     ValueId,
 )
 
@@ -133,12 +131,7 @@ class _Origins:
     """The origins of the values that parameters have when the forward starts."""
 
     def __init__(self, trace: Trace) -> None:
-        """List the values of each parameter."""
         self._trace = trace
-        self._assigning = list(trace.events_of(StateLoaded))
-        self._values: defaultdict[int, list[ValueId]] = defaultdict(list)
-        for value, index in sorted(trace.owners.items()):
-            self._values[index].append(value)
 
     def loaded_at(self, parameter: Parameter) -> SiteId:
         """Return the site of the load that gave a parameter its values; NO_SITE if none did."""
@@ -149,9 +142,8 @@ class _Origins:
             if write.loading >= 0 or any(is_read_from_file(self._trace, v) for v in write.sources):
                 return write.site
         for registration in parameter.registrations:
-            for load in self._assigning:
-                if load.first <= registration.number < load.number:
-                    return load.site
+            if registration.number in self._trace.loading:
+                return self._trace.loading[registration.number].site
         if writes or self._is_made_at_random(parameter):
             return NO_SITE
         made_at = next((r.site for r in parameter.registrations), NO_SITE)
@@ -181,7 +173,7 @@ class _Origins:
 
     def _is_made_at_random(self, parameter: Parameter) -> bool:
         """Return True if a parameter was made of a random tensor: ``nn.Parameter(torch.randn(8))``."""
-        return self._all_random(self._values[parameter.index][:1])
+        return self._all_random(self._trace.values_of[parameter.index][:1])
 
     def _all_random(self, values: Iterable[ValueId]) -> bool:
         """Return True if some values are computed from nothing but random numbers."""

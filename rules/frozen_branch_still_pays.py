@@ -64,17 +64,20 @@ class FrozenBranchStillPays(Rule):
         mine = {p.key: p for p in trace.parameters if p.in_tree}
         if not any(p.requires_grad for p in mine.values()) or any(o.keys - mine.keys() for o in trace.optimizers):
             return  # the gradient of the input is the purpose
+        values, live = trace.values, context.flow.masks.live
+        trained = trace.with_outer_calls(op.call for op in ops if any(live.get(v, 0) for v in op.inputs))
+        recorded = trace.with_outer_calls(op.call for op in ops if any(values[o].requires_grad for o in op.outputs))
         reported: set[int] = set()
         paying: list[tuple[ModuleCall, Module]] = []
-        for number, call in enumerate(trace.calls):
+        for number in sorted(recorded - trained):
+            call = trace.calls[number]
             module = trace.modules[call.module]
-            if module.number in reported or not module.in_tree:
+            if not module.in_tree or any(around.number in reported for around in trace.around(module.number)):
                 continue
             parameters = trace.below(module)
-            if not parameters or any(p.requires_grad for p in parameters) or not _pays(context, number, call):
-                continue
-            reported |= {m.number for m in trace.modules if module in trace.around(m.number)}
-            paying.append((call, module))
+            if parameters and not any(p.requires_grad for p in parameters):
+                reported.add(module.number)
+                paying.append((call, module))
         for _, group in context.by_place(
             paying, lambda item: (trace.location(item[0].site), number_pattern(item[1].fqn))
         ):
@@ -87,19 +90,3 @@ class FrozenBranchStillPays(Rule):
                 parameters=parameters,
                 fix=Fix(self.FIX),
             )
-
-
-def _pays(context: Context, number: int, call: ModuleCall) -> bool:
-    """Return True if autograd recorded a call without any trainable parameter before it."""
-    trace = context.trace
-    inside = {number}
-    for other in range(number + 1, len(trace.calls)):
-        if trace.calls[other].parent in inside:
-            inside.add(other)
-    recorded = False
-    for op in trace.ops[max(call.start, trace.forward_start) :]:
-        if op.call in inside:
-            if any(context.flow.masks.live.get(v, 0) for v in op.inputs):
-                return False
-            recorded = recorded or any(trace.values[o].requires_grad for o in op.outputs)
-    return recorded

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Location, Module, Op, Parameter, Rule, Severity, Trace
+from gradlint import Context, Finding, Fix, Location, Module, Op, Rule, Severity, Trace
 from gradlint.rulekit import inflect, patterns_of, plural
-from gradlint.traces import ValueId
+from gradlint.traces import ModuleIndex, ValueId
+from gradlint.traces.dataflow import mask_of, union
 
 
 class FrozenDropoutActive(Rule):
@@ -83,70 +85,61 @@ class FrozenDropoutActive(Rule):
         if not any(p.requires_grad for p in trace.parameters):
             return  # nothing trains: an evaluation
         ran = {c.module for c in trace.calls if c.training and c.start >= trace.forward_start}
-        active: list[tuple[Location | None, Module, Module]] = []
-        for module in trace.modules:
-            if module.number not in ran or not module.is_active_dropout:
-                continue
-            top = _frozen_top(context, module)
-            if top is None:
-                continue
-            active.append((trace.location(context.freeze_site(top, trace.below(top))), top, module))
-        targets = {top.number: _gives_target(context, trace.below(top)) for _, top, _ in active}
+        changing = {
+            module.number
+            for parameter in trace.parameters
+            if parameter.written or not parameter.frozen_throughout
+            for holder in trace.holders[parameter.index]
+            for module in trace.around(holder.number)
+        }
+        active: list[tuple[Module, Module]] = []
+        for layer in trace.modules:
+            if layer.number in ran and layer.is_active_dropout:
+                frozen = itertools.takewhile(lambda m: m.number not in changing, trace.around(layer.parent))
+                active += ((top, layer) for top in [m for m in frozen if trace.below(m)][-1:])
+        targets, noisy = _targets(context) if active else (0, 0)
+        kinds: dict[ModuleIndex, tuple[Location | None, bool]] = {}
+        for top in {top.number: top for top, _ in active}.values():
+            own = mask_of(p.index for p in trace.below(top))
+            is_target = bool(own & targets) and not own & noisy
+            kinds[top.number] = trace.location(context.freeze_site(top, trace.below(top))), is_target
         # what one line froze is one finding
-        for (where, target), layers in context.by_place(active, lambda item: (item[0], targets[item[1].number])):
-            tops = list({top.number: top for _, top, _ in layers}.values())
+        for (where, is_target), members in context.by_place(active, lambda pair: kinds[pair[0].number]):
+            tops = list({top.number: top for top, _ in members}.values())
             parameters = [p for top in tops for p in trace.below(top)]
             freeze = context.first_freeze(parameters)
             yield context.finding(
                 self,
                 self.MESSAGE.format(
-                    count=plural(len(layers), "dropout layer"),
-                    are=inflect(layers, "are"),
+                    count=plural(len(members), "dropout layer"),
+                    are=inflect(members, "are"),
                     module=patterns_of([top.fqn for top in tops], limit=2),
-                    effect=self.RANDOM_TARGETS if target else self.RANDOM_OUTPUT,
+                    effect=self.RANDOM_TARGETS if is_target else self.RANDOM_OUTPUT,
                 ),
                 at=where,
                 parameters=parameters,
                 related=context.callers(freeze.site) if freeze else (),
                 fix=Fix(self.FIX),
-                severity=Severity.WARNING if target else None,
+                severity=Severity.WARNING if is_target else None,
             )
 
 
-def _frozen_top(context: Context, module: Module) -> Module | None:
-    """Return the widest subtree around a module whose parameters are all frozen throughout."""
-    top = None
-    for above in context.trace.around(module.parent):
-        parameters = context.trace.below(above)
-        if not all(p.frozen_throughout and not p.written for p in parameters):
-            break
-        if parameters:
-            top = above
-    return top
+def _targets(context: Context) -> tuple[int, int]:
+    """Return the parameters behind a target of the loss, and those whose networks may be noisy.
 
-
-def _gives_target(context: Context, parameters: list[Parameter]) -> bool:
-    """Return True if the loss compares the output of a frozen network with a trainable value.
-
-    Not if the frozen network is a copy of one that trains: a mean teacher is meant to be noisy.
+    The second are copies of trainable ones, as a mean teacher's, and those whose output a trainable layer reads.
     """
-    trace = context.trace
-    if any(map(trace.has_trainable_twin, parameters)):
-        return False
-    own = sum(1 << parameter.index for parameter in parameters)
-    data, live = context.flow.masks.data, context.flow.masks.live
+    trace, data, live = context.trace, context.flow.masks.data, context.flow.masks.live
     compared = _compared(context)
-    meets = False
+    targets, noisy = 0, mask_of(p.index for p in trace.parameters if trace.has_trainable_twin(p))
     for op in trace.ops[trace.forward_start :]:
-        inputs = [v for v in op.inputs if data.get(v, 0) & own and v not in trace.owners]
-        if all(live.get(v, 0) for v in inputs):
-            continue
-        others = [v for v in op.inputs if live.get(v, 0)]
-        if any(v in trace.owners for v in others):
-            return False
-        if others and not compared.isdisjoint(op.outputs) and not _in_model(trace, op):
-            meets = True
-    return meets
+        trained = [v for v in op.inputs if live.get(v, 0)]
+        fixed = union(data, (v for v in op.inputs if v not in trained and v not in trace.owners))
+        if any(v in trace.owners for v in trained):
+            noisy |= fixed
+        elif trained and not compared.isdisjoint(op.outputs) and not _in_model(trace, op):
+            targets |= fixed
+    return targets, noisy
 
 
 def _compared(context: Context) -> set[ValueId]:

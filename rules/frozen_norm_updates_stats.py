@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 
-from gradlint import Context, Finding, Fix, Location, Module, Parameter, Rule, Severity
+from gradlint import Context, Finding, Fix, Location, Module, Parameter, Rule, Severity, Trace
 from gradlint.rulekit import patterns_of, plural
 from gradlint.traces import ModeSwitch
-from gradlint.traces.ids import NO_MODULE
+from gradlint.traces.ids import NO_MODULE, OptimizerIndex
 
 
 class FrozenNormUpdatesStats(Rule):
@@ -111,15 +111,16 @@ class FrozenNormUpdatesStats(Rule):
                 fix=Fix(self.FIX),
             )
 
-    def _frozen_norms(self, context: Context) -> Iterator[tuple[Location | None, Module, list[Parameter]]]:
+    def _frozen_norms(self, context: Context) -> Iterator[tuple[Location | None, Module, Sequence[Parameter]]]:
         """Yield the norm layers to report, each with the line of the freeze and its parameters."""
         trace = context.trace
+        active = {n for p in context.flow.by_index(context.flow.reached) for n, _ in p.groups}
         for module in trace.modules:
             if not _moved(context, module) and not _by_batch(module):
                 continue
-            inside = (trace.below(above) for above in trace.around(module.parent))
-            judged = trace.own(module) or next(filter(None, inside), [])
-            if not judged or not all(p.frozen_throughout for p in judged) or _moves_otherwise(context, judged):
+            inside: Iterable[Sequence[Parameter]] = map(trace.below, trace.around(module.parent))
+            judged = next(filter(None, (trace.own(module), *inside)), ())
+            if not judged or not all(p.frozen_throughout for p in judged) or _moves_otherwise(trace, judged, active):
                 continue
             yield trace.location(context.freeze_site(module, judged)), module, judged
 
@@ -152,10 +153,11 @@ def _by_batch(module: Module) -> bool:
     return ran_in_train_mode and module.momentum == 0 and "running_mean" in module.running_stats
 
 
-def _moves_otherwise(context: Context, parameters: list[Parameter]) -> bool:
-    """Return True if user code, a network they copy or another loss changes the parameters."""
-    trace = context.trace
-    active = {n for p in trace.parameters if p.index in context.flow.reached for n, _ in p.groups}
+def _moves_otherwise(trace: Trace, parameters: Sequence[Parameter], active: Set[OptimizerIndex]) -> bool:
+    """Return True if user code, a network they copy or another loss changes the parameters.
+
+    `active` are the optimizers that this loss gives gradient to.
+    """
     if any(p.written or trace.has_trainable_twin(p) for p in parameters):
         return True
     return any(n not in active for p in parameters for n, _ in p.groups) and len(trace.optimizers) > 1

@@ -18,7 +18,7 @@ from gradlint.source import (
     module_class,
     own_attribute,
 )
-from gradlint.traces import GradModeOff, ParameterRegistration, ParameterWrite, StateLoaded, is_project
+from gradlint.traces import GradModeOff, ParameterRegistration, ParameterWrite, is_project
 from gradlint.traces.ids import SiteId
 from gradlint.traces.sites import Sites
 
@@ -161,7 +161,7 @@ def _creation_without_grad(context: Context, parameter: Parameter) -> ParameterR
     creation = parameter.created_by
     if creation is None or creation.region < 0 or not parameter.requires_grad:
         return None
-    if any(load.first <= creation.number < load.number for load in context.trace.events_of(StateLoaded)):
+    if creation.number in context.trace.loading:
         return None  # load_state_dict(assign=True) makes parameters in a region of its own
     is_leaked = creation.region in context.trace.grad_off_leaked
     if is_leaked or _is_of_library(context, context.trace.region(creation.region)):

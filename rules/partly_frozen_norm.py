@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from gradlint import Context, Finding, Fix, Module, Rule, Severity
+from gradlint.rulekit import common_path
+from gradlint.traces import ModuleIndex
 from gradlint.traces.dataflow import union
 
 _CONTAINERS = frozenset(("Sequential", "ModuleList", "ModuleDict"))
@@ -120,25 +122,29 @@ class PartlyFrozenNorm(Rule):
 
 def _neighbours_train(context: Context, norm: Module) -> bool:
     """Return True if the other layers of the norm's parent have weights, all of them trainable."""
-    beside = [m for m in context.trace.modules if m.parent == norm.parent and "Norm" not in m.type.name]
-    weights = [p for m in beside for p in context.trace.own(m)]
+    trace = context.trace
+    beside = (trace.modules[number] for _, number in trace.modules[norm.parent].children)
+    weights = [p for m in beside if m.parent == norm.parent and "Norm" not in m.type.name for p in trace.own(m)]
     return bool(weights) and all(p.requires_grad for p in weights)
 
 
 def _missed(context: Context, frozen: list[Module], norms: list[Module]) -> list[Module]:
     """Return the trainable norms in blocks with frozen ones, if most are frozen."""
-    top = _common([m.fqn for m in frozen])
+    depth = len(common_path(m.fqn.split(".")[:-1] for m in frozen)) + 1
+    blocks = {tuple(m.fqn.split(".")[:depth]) for m in frozen if m.fqn.count(".") >= depth}
+    by_parent: dict[ModuleIndex, list[Module]] = {}
+    for module in frozen:
+        by_parent.setdefault(module.parent, []).append(module)
     others = [n for n in norms if all(p.requires_grad for p in context.trace.own(n))]
-    parents = {m.parent for m in frozen}
     missed = [
         n
         for n in others
-        if n.parent in parents or _shares_block(n.fqn, frozen, top) or _is_in_shortcut(context, n, frozen)
+        if n.parent in by_parent or tuple(n.fqn.split(".")[:depth]) in blocks or _is_in_shortcut(context, n, by_parent)
     ]
     return missed if len(frozen) > len(missed) else []
 
 
-def _is_in_shortcut(context: Context, norm: Module, frozen: list[Module]) -> bool:
+def _is_in_shortcut(context: Context, norm: Module, frozen: Mapping[ModuleIndex, list[Module]]) -> bool:
     """Return True if a norm is in a branch beside frozen ones.
 
     The module that holds them contains it, through plain containers alone. Its output does not depend
@@ -148,27 +154,9 @@ def _is_in_shortcut(context: Context, norm: Module, frozen: list[Module]) -> boo
     holder = trace.modules[norm.parent]
     while holder.type.name in _CONTAINERS and holder.parent >= 0:
         holder = trace.modules[holder.parent]
-    beside = [p for m in frozen if m.parent == holder.number for p in trace.own(m)]
+    beside = [p for m in frozen.get(holder.number, ()) for p in trace.own(m)]
     if norm.parent == holder.number or not beside:
         return False
     outputs = [v for p in trace.own(norm) for number in context.flow.readers(p) for v in trace.ops[number].outputs]
     depends = union(context.flow.masks.data, outputs)
     return bool(outputs) and not any(depends >> p.index & 1 for p in beside)
-
-
-def _shares_block(fqn: str, frozen: list[Module], top: str) -> bool:
-    """Return True if the part below `top` that contains a norm contains a frozen one too."""
-    depth = len(top.split(".")) + 1 if top else 1
-    part = ".".join(fqn.split(".")[:depth]) + "."
-    return any(m.fqn.startswith(part) for m in frozen)
-
-
-def _common(names: list[str]) -> str:
-    """Return the longest dotted prefix of all names, shorter than each."""
-    split = [n.split(".")[:-1] for n in names]
-    prefix: list[str] = []
-    for parts in zip(*split, strict=False):
-        if len(set(parts)) > 1:
-            break
-        prefix.append(parts[0])
-    return ".".join(prefix)

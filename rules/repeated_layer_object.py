@@ -85,8 +85,10 @@ class RepeatedLayerObject(Rule):
                 else:
                     continue
                 names = ", ".join(f"{h.fqn}.{n}".removeprefix(".") for h, n, _ in places)
-            elif len(holders) == 2 and self._same_children(context, holders):
+            elif len(holders) == 2:
                 done.add(holders)
+                if not self._same_children(context, holders):
+                    continue
                 first, second = (trace.modules[n] for n in holders)
                 parameters = _trainable(context, first)
                 message, names = self.MESSAGE_CONTAINERS, f"{first.fqn} and {second.fqn}"

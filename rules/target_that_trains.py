@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from gradlint import Context, Finding, Fix, Op, Optimizer, Parameter, Rule, Severity
 from gradlint.rulekit import find_targeted_losses, list_of
-from gradlint.traces import ModeSwitch, ParameterIndex
+from gradlint.traces import ModeSwitch, ModuleIndex, ValueId
 
 _LOSSES = frozenset(
     "mse_loss l1_loss smooth_l1_loss huber_loss kl_div cross_entropy binary_cross_entropy "
@@ -87,16 +87,21 @@ class TargetThatTrains(Rule):
     FIX = "Freeze it (requires_grad_(False)), and leave it out of the optimizer. Or detach the target."
 
     def check(self, context: Context) -> Iterator[Finding]:
-        for optimizer in context.trace.optimizers:
+        trace = context.trace
+        ran = trace.modes_since(trace.forward_start)
+        evals = {e.module: e for e in trace.events_of(ModeSwitch) if context.by_user(e.site)}
+        compared = []
+        for loss, value, target in find_targeted_losses(context, _LOSSES) if evals else ():
+            students = context.flow.trained_by([value])
+            if any(trace.modules[p.module].training_after for p in students):
+                compared.append((loss, students, _evaluated(context, target, students, ran, evals)))
+        for optimizer in trace.optimizers:
             found: dict[int, tuple[Parameter, Op, ModeSwitch]] = {}
-            for loss, value, target in find_targeted_losses(context, _LOSSES):
-                students = {p.index for p in context.flow.trained_by([value])}
-                if not any(context.trace.parameters[i].key in optimizer.keys for i in students):
-                    continue
-                for parameter in context.flow.trained_by([target]):
-                    switch = _evaluated(context, parameter, students)
-                    if parameter.key in optimizer.keys and switch is not None:
-                        found.setdefault(parameter.index, (parameter, loss, switch))
+            for loss, students, evaluated in compared:
+                if not optimizer.keys.isdisjoint(p.key for p in students):
+                    for parameter, switch in evaluated:
+                        if parameter.key in optimizer.keys:
+                            found.setdefault(parameter.index, (parameter, loss, switch))
             if found:
                 yield self._finding(context, optimizer, list(found.values()))
 
@@ -124,16 +129,23 @@ class TargetThatTrains(Rule):
         )
 
 
-def _evaluated(context: Context, parameter: Parameter, students: set[ParameterIndex]) -> ModeSwitch | None:
-    """Return the eval() of user code on a network that contains a parameter and no student.
+def _evaluated(
+    context: Context,
+    target: ValueId,
+    students: Iterable[Parameter],
+    ran: Mapping[ModuleIndex, Set[bool]],
+    evals: Mapping[ModuleIndex, ModeSwitch],
+) -> list[tuple[Parameter, ModeSwitch]]:
+    """Return the parameters of a target that user code put in eval mode, each with the call.
 
-    None if the network ran in train mode, or if the students are in eval mode too.
+    The call is on a network without a student. One that ran in train mode is left out.
     """
     trace = context.trace
-    around = trace.around(parameter.module)
-    alone = {m.number for m in around if students.isdisjoint(p.index for p in trace.below(m))}
-    modes = {call.training for call in trace.calls if call.start >= trace.forward_start and call.module in alone}
-    if modes != {False} or not any(trace.modules[trace.parameters[i].module].training_after for i in students):
-        return None
-    switches = [e for e in trace.events_of(ModeSwitch) if e.module in alone and context.by_user(e.site)]
-    return switches[-1] if switches else None
+    learning = {m.number for p in students for holder in trace.holders[p.index] for m in trace.around(holder.number)}
+    evaluated = []
+    for parameter in context.flow.trained_by([target]):
+        alone = [m.number for m in trace.around(parameter.module) if m.number not in learning]
+        switches = [evals[number] for number in alone if number in evals]
+        if switches and {mode for number in alone for mode in ran.get(number, ())} == {False}:
+            evaluated.append((parameter, max(switches, key=lambda e: e.number)))
+    return evaluated

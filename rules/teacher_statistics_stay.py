@@ -6,18 +6,9 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
 from gradlint.rulekit import list_of, plural
-from gradlint.traces import ModuleIndex, ParameterWrite
+from gradlint.traces import DETACHED_VALUES, DIVIDE, MULTIPLY, SAME_VALUES, SUMS, ModuleIndex, ParameterWrite
 
-_PASSES = frozenset(
-    "detach data alias clone to cpu cuda float contiguous mul mul_ __mul__ __rmul__ div add".split()
-) | {
-    "__truediv__",
-    "__add__",
-    "__radd__",
-    "sub",
-    "__sub__",
-    "lerp",
-}
+_PASSES = DETACHED_VALUES | SAME_VALUES | SUMS | MULTIPLY | DIVIDE | {"lerp"}
 """Ops that copies and averages are made of."""
 
 
@@ -118,7 +109,7 @@ class TeacherStatisticsStay(Rule):
                     followed = _followed(trace, parameter, event)
                     if followed is not None:
                         updates.setdefault(_roots(parameter.fqn, followed.fqn), event)
-        ran = _modes(context)
+        ran = trace.modes_since(training.start)
         for (teacher, student), event in updates.items():
             norms = [m for m in trace.modules if _is_left_behind(trace, m, teacher, student, ran)]
             if norms:
@@ -160,15 +151,6 @@ def _roots(one_name: str, other_name: str) -> tuple[str, str]:
         one.pop()
         two.pop()
     return ".".join(one), ".".join(two)
-
-
-def _modes(context: Context) -> dict[ModuleIndex, set[bool]]:
-    """Return module → the modes in which it ran in the recorded steps."""
-    ran: dict[ModuleIndex, set[bool]] = {}
-    for call in context.trace.calls:
-        if call.start >= context.training.start:
-            ran.setdefault(call.module, set()).add(call.training)
-    return ran
 
 
 def _is_left_behind(

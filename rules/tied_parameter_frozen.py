@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import itertools
 from collections.abc import Iterator, Sequence
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
+from gradlint.rulekit import common_path
 from gradlint.source import function_of
 from gradlint.traces import NO_MODULE, Freeze, Unfreeze
 
@@ -168,7 +168,7 @@ def _end_in_part(context: Context, event: Freeze | Unfreeze, ends: list[Module])
     keys = {e.parameter for e in trace.events_of(type(event)) if trace.location(e.site) == line}
     own = {p.index for end in ends for p in trace.own(end)}
     paths = [p.fqn.split(".")[:-1] for p in trace.with_keys(keys) if p.index not in own]
-    parts = {end.number: _common([end.fqn.split("."), *paths]) for end in ends}
+    parts = {end.number: common_path([end.fqn.split("."), *paths]) for end in ends}
     end = max(ends, key=lambda end: len(parts[end.number]))
     part = parts[end.number]
     if not paths or any(other is not end and len(parts[other.number]) == len(part) for other in ends):
@@ -177,17 +177,11 @@ def _end_in_part(context: Context, event: Freeze | Unfreeze, ends: list[Module])
     if event.through == NO_MODULE and (texts is None or (texts and not any(text in f"{end.fqn}." for text in texts))):
         return None, False  # all but a part may be frozen
     prefix = ".".join([*part, ""])
-    shared = ".".join([*_common([end.fqn.split(".") for end in ends]), ""]).removeprefix(".")
+    shared = ".".join([*common_path(end.fqn.split(".") for end in ends), ""]).removeprefix(".")
     outside = [p for p in trace.parameters if not any(name.startswith(prefix) for name in p.aliases)]
     # a model beside the one that ties the weights, as the policy beside its frozen reference, says nothing
     outside = [p for p in outside if any(name.startswith(shared) for name in p.aliases)]
     return end, any(p.requires_grad for p in outside)
-
-
-def _common(paths: Sequence[Sequence[str]]) -> list[str]:
-    """Return the parts that all paths begin with."""
-    common = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
-    return [parts[0] for parts in common]
 
 
 def _texts_of_loop(trace: Trace, event: Freeze | Unfreeze) -> list[str] | None:

@@ -91,7 +91,7 @@ class TrainableParameterNotInOptimizer(Rule):
         first = parameters[0].created_by
         created = first.site if first else context.trace.modules[parameters[0].module].registered_at
         saved = f"{in_bytes(sum(p.bytes for p in parameters))} of gradients"
-        flops = sum(weight_gradient_flops(context.trace, p) for p in parameters)
+        flops = sum(weight_gradient_flops(context.flow, p) for p in parameters)
         if flops:
             saved += f" and {in_flops(flops)} per step"
         advice = self._advice(context, optimizer, parameters)

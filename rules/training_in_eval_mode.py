@@ -216,18 +216,13 @@ def _calls_with_grad(trace: Trace, start: int, end: int) -> list[CallIndex]:
 
     Calls in them without any op are included: such a layer may skip others in eval mode.
     """
-    ops = range(start, end)
-    ran = _with_parents(trace, {trace.ops[n].call for n in ops})
-    calls = _with_parents(trace, {trace.ops[n].call for n in ops if trace.ops[n].region < 0})
+    ops = trace.ops[start:end]
+    ran = trace.with_outer_calls(op.call for op in ops)
+    calls = trace.with_outer_calls(op.call for op in ops if op.region < 0)
     for number, call in enumerate(trace.calls):
         if call.parent in calls and number not in ran:
             calls.add(CallIndex(number))
     return sorted(calls)
-
-
-def _with_parents(trace: Trace, calls: set[CallIndex]) -> set[CallIndex]:
-    """Return module calls together with those that they ran in."""
-    return {around for number in calls for around in trace.calls_around(number)}
 
 
 def _depends_on_mode(module: Module) -> bool:

@@ -223,7 +223,7 @@ def _is_only_added(context: Context, parameter: Parameter) -> bool:
     """Return True if every operation that reads a parameter adds it: a bias."""
     trace = context.trace
     readers = [trace.ops[n] for n in context.flow.readers(parameter)]
-    own = {value for value, index in trace.owners.items() if index == parameter.index}
+    own = trace.values_of[parameter.index]
     for op in readers:
         if op.name in BIASED_LAYERS and op.tensor(2, "bias") in own:
             continue

@@ -69,7 +69,7 @@ class ZeroLearningRateGroup(Rule):
         trace = context.trace
         for optimizer in trace.optimizers:
             for group in optimizer.groups:
-                contained = [trace.by_key[key] for key in group.keys if key in trace.by_key]
+                contained = trace.with_keys(group.keys)
                 reached = (p for p in contained if p.requires_grad and p.index in context.flow.reached)
                 parameters = [p for p in reached if not _was_just_unfrozen(context, p)]
                 is_zero = group.lr == 0 and not group.scheduled
@@ -112,7 +112,7 @@ def _was_always_zero(context: Context, group: Group) -> bool:
     training = context.trace.training
     if training is None:
         return False
-    rates = [c.lr for step in training.steps for key, c in step.content.items() if key in group.keys[:1]]
+    rates = [step.content[key].lr for step in training.steps for key in group.keys[:1] if key in step.content]
     return len(rates) > 1 and not any(rates)
 
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 
+from gradlint.flow.facts import FlowFacts
 from gradlint.traces.op_families import TRANSPOSED_CONVOLUTIONS, WEIGHTED
-from gradlint.traces.trace import Parameter, Trace
+from gradlint.traces.trace import Parameter
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Costs:
     """Savings, largest first."""
 
 
-def weight_gradient_flops(trace: Trace, parameter: Parameter) -> int:
+def weight_gradient_flops(flow: FlowFacts, parameter: Parameter) -> int:
     """Return the floating-point operations of a weight's gradient in one backward pass.
 
     They are twice its multiply-adds in the forward. Zero for biases and for operations other than linear maps and
@@ -106,10 +107,9 @@ def weight_gradient_flops(trace: Trace, parameter: Parameter) -> int:
     """
     if len(parameter.shape) < 2:
         return 0
-    values = {v for v, i in trace.owners.items() if i == parameter.index}
-    total = 0
-    for op in trace.ops[trace.forward_start :]:
-        if not values.intersection(op.inputs) or not op.outputs:
+    trace, total = flow.trace, 0
+    for op in (trace.ops[number] for number in flow.readers(parameter)):
+        if not op.outputs:
             continue
         if op.name in WEIGHTED:
             rows = math.prod(trace.values[op.outputs[0]].shape) // max(1, parameter.shape[0])

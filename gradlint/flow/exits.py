@@ -150,7 +150,7 @@ def _exits(flow: FlowFacts) -> dict[ParameterIndex, list[OpIndex]]:
                 exits.setdefault(index, []).append(OpIndex(number))
     flow.steering = set(indices(steering)) & flow.unused - set(exits)
     for index in flow.unused - set(exits):
-        lost = flow.lost_at(1 << index)
+        lost = flow.lost_at.get(index, OpIndex(-1))
         if not steering >> index & 1 and (lost >= 0 or trace.unrecorded):
-            exits[index] = [OpIndex(lost)]
+            exits[index] = [lost]
     return exits

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from gradlint.flow.cut import Cut, place
 from gradlint.flow.evidence import Evidence
 from gradlint.flow.origin import computed_value
 from gradlint.flow.own_losses import by_own_loss
-from gradlint.traces.dataflow import Masks, ancestors, indices, propagate, union
+from gradlint.traces.dataflow import Masks, ancestors, indices, propagate, union, value_inputs
 from gradlint.traces.events import GroupAdded
 from gradlint.traces.ids import NO_CALL, NO_SITE, ModuleIndex, OpIndex, ParameterIndex, ValueId
 from gradlint.traces.op_families import RANDOM, VALUE_FREE
@@ -191,9 +191,8 @@ class FlowFacts:
 
     def readers(self, parameter: Parameter) -> list[int]:
         """Return the numbers of the ops of forward and loss that read a parameter."""
-        values = {v for v, i in self.trace.owners.items() if i == parameter.index}
-        ops = self.trace.ops
-        return [n for n in range(self.trace.forward_start, len(ops)) if values.intersection(ops[n].inputs)]
+        values = self.trace.values_of.get(parameter.index, ())
+        return sorted({number for value in values for number in self.consumers.get(value, ())})
 
     @cached_property
     def consumers(self) -> dict[ValueId, list[int]]:
@@ -208,16 +207,18 @@ class FlowFacts:
     def uses_random_numbers(self) -> bool:
         """True if random numbers may decide which layers run: drawn outside torch, or taken out of it."""
         trace = self.trace
-        return trace.uses_random_numbers or any(
-            op.kind == KIND_EXTRACT and op.call >= 0 and self._drawn(op)
-            for op in trace.ops[trace.forward_start : trace.loss_start]
-        )
-
-    def _drawn(self, op: Op) -> bool:
-        """Return True if an op reads a value made of random numbers, without parameters or inputs."""
-        made_of = ancestors(self.trace.ops, op.inputs)
-        makers = {maker.name for v in made_of if (maker := self.trace.made_by(v))}
-        return not makers.isdisjoint(RANDOM) and made_of.isdisjoint(self.trace.inputs.keys() | self.trace.owners.keys())
+        drawn: set[ValueId] = set()
+        given = {*trace.inputs, *trace.owners}
+        for number, op in enumerate(trace.ops[: trace.loss_start]):
+            if op.kind == KIND_EXTRACT and op.call >= 0 and number >= trace.forward_start:
+                if given.isdisjoint(op.inputs) and not drawn.isdisjoint(op.inputs):
+                    return True
+            read = value_inputs(op)
+            if op.name in RANDOM or not drawn.isdisjoint(read):
+                drawn.update(op.outputs)
+            if not given.isdisjoint(read):
+                given.update(op.outputs)
+        return trace.uses_random_numbers
 
     def only_leads_to(self, value: ValueId, number: int) -> bool:
         """Return True if a value is only rearranged and passed to one op."""
@@ -247,25 +248,31 @@ class FlowFacts:
         Ops with grad mode off (a log, an average of the weights) count only if there are no others.
         None if the parameter was never read.
         """
-        number = self.lost_at(1 << parameter.index, grad_only=True)
-        if number < 0:
-            number = self.lost_at(1 << parameter.index)
-        return self.trace.ops[number] if number >= 0 else None
+        number = self._lost_with_grad.get(parameter.index, self.lost_at.get(parameter.index))
+        return self.trace.ops[number] if number is not None else None
 
-    def lost_at(self, bit: int, *, grad_only: bool = False) -> int:
-        """Return the last op that depends on a parameter (a mask) and has no reader; -1 for none.
+    @cached_property
+    def lost_at(self) -> dict[ParameterIndex, OpIndex]:
+        """Parameter → the last op that depends on it and has no reader."""
+        return self._last_without_reader(self.trace.ops)
 
-        Args:
-            bit: the parameter.
-            grad_only: whether to pass over ops that ran with grad mode off.
-        """
-        consumed = set(self.trace.roots)
-        for number in range(len(self.trace.ops) - 1, self.trace.forward_start - 1, -1):
-            op = self.trace.ops[number]
-            if (grad_only and op.region >= 0) or not any(self.masks.data.get(o, 0) & bit for o in op.outputs):
-                continue  # reads a shape, or takes a number out for a log or a branch: that is no use of the result
-            if op.site != NO_SITE and not consumed.intersection(op.outputs):
-                return number
-            if op.name not in VALUE_FREE:
-                consumed.update(op.inputs)
-        return -1
+    @cached_property
+    def _lost_with_grad(self) -> dict[ParameterIndex, OpIndex]:
+        """Parameter → the same, of the ops that ran with grad mode on."""
+        return self._last_without_reader([op if op.region < 0 else op._replace(outputs=()) for op in self.trace.ops])
+
+    def _last_without_reader(self, ops: Sequence[Op]) -> dict[ParameterIndex, OpIndex]:
+        found: dict[ParameterIndex, OpIndex] = {}
+        lost = 0
+        consumed = dict.fromkeys(self.trace.roots, -1)
+        for number in range(len(ops) - 1, self.trace.forward_start - 1, -1):
+            op = ops[number]
+            # what reads a shape, or takes a number out for a log or a branch, depends on nothing
+            depends = union(self.masks.data, op.outputs)
+            if op.site != NO_SITE:
+                dropped = depends & ~union(consumed, op.outputs) & ~lost
+                found.update(dict.fromkeys(indices(dropped), OpIndex(number)))
+                lost |= dropped
+            for value in op.inputs if depends and op.name not in VALUE_FREE else ():
+                consumed[value] = consumed.get(value, 0) | depends
+        return found

@@ -6,7 +6,7 @@ Contracts, the lock and explanations share it; rules about single mistakes do no
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradlint.flow.cut import Cut, CutKind
@@ -221,12 +221,12 @@ def _keys_of(trace: Trace, event: Registration) -> set[ParameterKey]:
     return _keys_below(trace, child) if child is not None else set() if key is None else {key}
 
 
-def _parameters_of(trace: Trace, event: Registration) -> list[Parameter]:
+def _parameters_of(trace: Trace, event: Registration) -> Sequence[Parameter]:
     key, child = _occupant(event)
     if child is None:
         return [trace.by_key[key]] if key in trace.by_key else []
-    module = next((m for m in trace.modules if m.number == child), None)
-    return trace.below(module) if module is not None and module.in_tree else []
+    module = trace.modules[child]
+    return trace.below(module) if module.in_tree else []
 
 
 def _keys_below(trace: Trace, module: ModuleIndex) -> set[ParameterKey]:

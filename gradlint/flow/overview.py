@@ -45,12 +45,11 @@ def overview(flow: Flow) -> Overview:
 
 def _in_tree_order(trace: Trace) -> list[tuple[Module, int]]:
     """Return the modules of the tree in its order, each once, with the position of its parent."""
-    by_number = {m.number: m for m in trace.modules}
     ordered: list[tuple[Module, int]] = []
     seen: set[ModuleIndex] = set()
-    models = [number for _, number in trace.setup.models]
-    roots = dict.fromkeys([*(n for n in models if n in by_number), *(m.number for m in trace.modules if m.parent < 0)])
-    pending = [(by_number[n], -1) for n in reversed(roots) if by_number[n].in_tree]
+    models = (ModuleIndex(number) for _, number in trace.setup.models)
+    roots = dict.fromkeys([*models, *(m.number for m in trace.modules if m.parent < 0)])
+    pending = [(trace.modules[n], -1) for n in reversed(roots) if trace.modules[n].in_tree]
     while pending:
         module, parent = pending.pop()
         if module.number in seen:
@@ -58,8 +57,8 @@ def _in_tree_order(trace: Trace) -> list[tuple[Module, int]]:
         seen.add(module.number)
         position = len(ordered)
         ordered.append((module, parent))
-        children = (by_number.get(number) for _, number in module.children)
-        own = [m for m in children if m is not None and m.in_tree and m.parent == module.number]
+        children = (trace.modules[number] for _, number in module.children)
+        own = [m for m in children if m.in_tree and m.parent == module.number]
         pending += [(m, position) for m in reversed(own)]
     return ordered
 

@@ -30,7 +30,7 @@ def path_to_loss(trace: Trace, parameter: Parameter, first: int, *, by_gradient:
         return min(next_ops, default=None)
 
     path: list[int] = []
-    following_op = step({v for v, i in trace.owners.items() if i == parameter.index}, first - 1)
+    following_op = step(set(trace.values_of.get(parameter.index, ())), first - 1)
     while following_op is not None:
         path.append(following_op)
         following_op = step(set(ops[following_op].outputs), following_op)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gradlint.rulekit.loss_inputs import find_producers as find_producers
     from gradlint.rulekit.loss_inputs import find_targeted_losses as find_targeted_losses
     from gradlint.rulekit.loss_inputs import softmax_dim as softmax_dim
+    from gradlint.wording import common_path as common_path
     from gradlint.wording import inflect as inflect
     from gradlint.wording import list_of as list_of
     from gradlint.wording import number_pattern as number_pattern

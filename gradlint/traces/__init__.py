@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from gradlint.traces.op_families import RANDOM_TENSORS as RANDOM_TENSORS
     from gradlint.traces.op_families import RANDOM_WRITES as RANDOM_WRITES
     from gradlint.traces.op_families import REDUCTIONS as REDUCTIONS
+    from gradlint.traces.op_families import SAME_VALUES as SAME_VALUES
     from gradlint.traces.op_families import SELECTIONS as SELECTIONS
     from gradlint.traces.op_families import SIGMOIDS as SIGMOIDS
     from gradlint.traces.op_families import SOFTMAX as SOFTMAX

@@ -6,10 +6,12 @@ wrote to. What a value was (its producer, whether it required grad, shape, dtype
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from gradlint.location import Code, Location
 from gradlint.traces.events import (
@@ -19,6 +21,7 @@ from gradlint.traces.events import (
     ParameterEvent,
     ParameterRegistration,
     ParameterWrite,
+    StateLoaded,
     Unfreeze,
 )
 from gradlint.traces.ids import (
@@ -282,7 +285,7 @@ class Optimizer:
     is_stepped_by_torch: bool = False
     """True if its `step` is one of torch's own."""
 
-    @property
+    @cached_property
     def keys(self) -> frozenset[ParameterKey]:
         """Keys of the tensors that its groups hold."""
         return frozenset(key for group in self.groups for key in group.keys)
@@ -471,12 +474,44 @@ class Trace:
         """Parameter by the identity of its tensor."""
         return {p.key: p for p in self.parameters}
 
-    def below(self, module: Module) -> list[Parameter]:
+    @cached_property
+    def values_of(self) -> Mapping[ParameterIndex, Sequence[ValueId]]:
+        """Parameter → the values that were its content, in order."""
+        values: defaultdict[ParameterIndex, list[ValueId]] = defaultdict(list)
+        for value, index in sorted(self.owners.items()):
+            values[index].append(value)
+        return values
+
+    @cached_property
+    def holders(self) -> Mapping[ParameterIndex, Sequence[Module]]:
+        """Parameter → the modules that register it: several if it is tied."""
+        holders: defaultdict[ParameterIndex, list[Module]] = defaultdict(list)
+        for module in self.modules:
+            for index in module.parameters:
+                holders[index].append(module)
+        return holders
+
+    @cached_property
+    def loading(self) -> Mapping[int, StateLoaded]:
+        """Number of an event → the load of a state that it is part of."""
+        loads = reversed(self.events_of(StateLoaded))
+        return {number: load for load in loads for number in range(load.first, load.number)}
+
+    @cached_property
+    def _below(self) -> Mapping[str, list[Parameter]]:
+        """Name of a module → the parameters whose names begin with it."""
+        below: defaultdict[str, list[Parameter]] = defaultdict(list)
+        for parameter in self.parameters:
+            paths = (name.split(".")[:-1] for name in parameter.aliases)
+            for prefix in {prefix for path in paths for prefix in itertools.accumulate(path, "{}.{}".format)}:
+                below[prefix].append(parameter)
+        return below
+
+    def below(self, module: Module) -> Sequence[Parameter]:
         """Return the parameters of a module and of the modules in it, under any of their names."""
         if module.in_tree and not module.fqn:
             return [p for p in self.parameters if p.in_tree]
-        prefix = f"{module.fqn}."
-        return [p for p in self.parameters if any(name.startswith(prefix) for name in p.aliases)]
+        return self._below.get(module.fqn, ())
 
     def around(self, number: ModuleIndex) -> Iterator[Module]:
         """Yield a module, by its number, and the modules that contain it, innermost first.
@@ -496,13 +531,29 @@ class Trace:
             yield number
             number = self.calls[number].parent
 
+    def with_outer_calls(self, calls: Iterable[CallIndex]) -> set[CallIndex]:
+        """Return module calls, by their numbers, together with those around them; -1 is left out."""
+        found: set[CallIndex] = set()
+        for number in calls:
+            found.update(itertools.takewhile(lambda around: around not in found, self.calls_around(number)))
+        return found
+
+    def modes_since(self, start: OpIndex) -> dict[ModuleIndex, set[bool]]:
+        """Return module → the modes in which it ran since an op, True for train mode."""
+        modes: dict[ModuleIndex, set[bool]] = {}
+        for call in self.calls:
+            if call.start >= start:
+                modes.setdefault(call.module, set()).add(call.training)
+        return modes
+
     def own(self, module: Module) -> list[Parameter]:
         """Return the parameters that a module registers itself."""
         return [self.parameters[i] for i in module.parameters]
 
-    def with_keys(self, keys: Container[ParameterKey]) -> list[Parameter]:
+    def with_keys(self, keys: Iterable[ParameterKey]) -> list[Parameter]:
         """Return the parameters with one of these keys, in the model's order."""
-        return [p for p in self.parameters if p.key in keys]
+        found = {p.index for key in keys if (p := self.by_key.get(key)) is not None}
+        return [self.parameters[index] for index in sorted(found)]
 
     def has_trainable_twin(self, parameter: Parameter) -> bool:
         """Return True if a parameter is a copy of a trainable one (momentum encoder, mean teacher)."""
@@ -526,9 +577,15 @@ class Trace:
         frame = self.frame(site)
         return frame.location if frame else None
 
-    def events_of(self, kind: type[AnyEvent]) -> Iterator[AnyEvent]:
-        """Yield the events of one kind, in order."""
-        return (e for e in self.events if isinstance(e, kind))
+    @cached_property
+    def _by_kind(self) -> dict[type[Event], tuple[Event, ...]]:
+        return {}
+
+    def events_of(self, kind: type[AnyEvent]) -> tuple[AnyEvent, ...]:
+        """Return the events of one kind, in order."""
+        if kind not in self._by_kind:
+            self._by_kind[kind] = tuple(e for e in self.events if isinstance(e, kind))
+        return cast("tuple[AnyEvent, ...]", self._by_kind[kind])
 
     def region(self, number: EventIndex) -> GradModeOff:
         """Return the event that switched grad mode off, by its number (`Op.region`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import CodeType
@@ -30,6 +31,7 @@ from gradlint.traces.ids import (
     EventIndex,
     ModuleIndex,
     OpIndex,
+    OptimizerIndex,
     ParameterIndex,
     ParameterKey,
     ValueId,
@@ -110,6 +112,10 @@ def tabulate(
     rows = describe_optimizers(optimizers, log, recorder, begin.start, {p.key for p in named})
     pasts = histories(recorder, log, named, begin, roots)
     shared = overlaps([p.tensor for p in named])
+    groups: defaultdict[ParameterKey, list[tuple[OptimizerIndex, int]]] = defaultdict(list)
+    for optimizer, group in ((o, g) for o in rows for g in o.groups):
+        for key in dict.fromkeys(group.keys):
+            groups[key].append((optimizer.number, group.index))
     classes, calls = Classes(), _calls(log, begin.calls, recorder.tape.events)
     return Tables(
         modules=tuple(
@@ -122,7 +128,7 @@ def tabulate(
             )
             for layer in layers
         ),
-        parameters=tuple(_parameter(*row, begin, rows) for row in zip(named, pasts, shared, strict=True)),
+        parameters=tuple(_parameter(*row, begin, groups) for row in zip(named, pasts, shared, strict=True)),
         optimizers=rows,
         unregistered_modules={
             log.number(module): find.place(log) for find in finds for module in nn.Module.modules(find.thing)
@@ -275,7 +281,7 @@ def _parameter(
     past: ParameterHistory,
     shared: frozenset[int],
     begin: ForwardStart,
-    optimizers: Sequence[Optimizer],
+    groups: Mapping[ParameterKey, Sequence[tuple[OptimizerIndex, int]]],
 ) -> Parameter:
     """Return a parameter as plain data; a lazy one that no forward has initialised has no shape."""
     tensor, key = named.tensor, named.key
@@ -292,7 +298,7 @@ def _parameter(
         shape=() if is_lazy(tensor) else tuple(tensor.shape),
         numel=numel,
         bytes=numel * tensor.element_size() if numel else 0,
-        groups=tuple((o.number, g.index) for o in optimizers for g in o.groups if key in g.keys),
+        groups=tuple(groups.get(key, ())),
         module=named.module,
         project=named.project,
         in_tree=named.in_tree,
