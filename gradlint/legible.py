@@ -12,7 +12,7 @@ from typing import Any
 
 _BREAKS = re.compile(r"[\t\r\n\v\f]+")
 _COLOR = re.compile(r"(\x1b\[[0-9;]*m)")
-"""The escape sequences that reports themselves contain."""
+"""The escape sequences that set colours: reports contain them, and some exceptions."""
 _START = re.compile(r"^((?:\s|\x1b\[[0-9;]*m)*):(?=:)", re.MULTILINE)
 """GitHub takes a line that begins so, also after blanks, as a command."""
 _INSIDE = re.compile(r"#(?=#(?:vso|teamcity)?\[)", re.IGNORECASE)
@@ -20,6 +20,11 @@ _INSIDE = re.compile(r"#(?=#(?:vso|teamcity)?\[)", re.IGNORECASE)
 _HIDDEN = frozenset("Cc Cf Cs Zl Zp".split())
 """Categories of characters that control something, or that no encoding has."""
 _UNKNOWN = frozenset("Co Cn".split())
+
+
+def uncolored(text: str) -> str:
+    """Return a text without the sequences that set colours, as torch has them in some messages."""
+    return _COLOR.sub("", text)
 
 
 def char(char: str) -> str:

@@ -15,7 +15,7 @@ from cases import each
 
 import gradlint
 from gradlint.errors import GradlintError, TargetError, UsageError
-from gradlint.load.build import call_build, user_traceback
+from gradlint.load.build import call_build, user_error, user_traceback
 from gradlint.load.target import load_target, parse_target
 from gradlint.undo import Undo
 
@@ -334,3 +334,9 @@ def test_traceback_keeps_causes_and_drops_torch_glue() -> None:
         torch.nn.Sequential(Net())[0]()
     text = user_traceback(caught.value)
     assert "ValueError: inner" in text and "direct cause" in text and "_call_impl" not in text
+
+
+def test_colors_in_the_message_of_an_exception_are_dropped() -> None:
+    error = user_error("build()", ValueError("only if \x1b[1myou trust the source\x1b[0m"))
+    assert str(error) == "build() raised ValueError: only if you trust the source"
+    assert "\x1b" not in error.traceback

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gradlint.errors import GradlintError, TargetError
 from gradlint.installed import OWN_FOLDER, is_library_file
+from gradlint.legible import uncolored
 from gradlint.load import event_loop
 from gradlint.load.setup import Setup
 
@@ -178,7 +179,8 @@ def user_traceback(exc: BaseException) -> str:
         text = "".join(shown.format())
     except Exception:  # the __str__ of a user exception may raise
         text = "".join(traceback.format_list(shown.stack)) + type(exc).__name__
-    return re.sub(r"^Traceback \(most recent call last\):\n(?! )", "", text, flags=re.M).rstrip() + "\n"
+    text = re.sub(r"^Traceback \(most recent call last\):\n(?! )", "", text, flags=re.M)
+    return uncolored(text).rstrip() + "\n"
 
 
 class InternalError(NamedTuple):
@@ -238,7 +240,7 @@ def user_error(what: str, exc: BaseException) -> TargetError:
 def first_line(exc: BaseException) -> str:
     """Return the first line of an exception's message; empty if there is none."""
     try:
-        return next((line.strip() for line in str(exc).splitlines() if line.strip()), "")
+        return next((line.strip() for line in uncolored(str(exc)).splitlines() if line.strip()), "")
     except Exception:
         return ""
 
