@@ -314,7 +314,7 @@ class Observation:
         recorder, training = self.recorder, self.ledger.training
         with recorder.pausing():
             for backward in training.backwards:
-                for key in self.ledger.foreign & backward.deposits.keys():
+                for key in self.ledger.other_threads.parameters & backward.deposits.keys():
                     del backward.deposits[key]
             roots, optimizers = self._found_roots(), self._found_optimizers()
             begin = self._begin if training.backwards else None  # gradients made by hand have no loss
@@ -322,7 +322,7 @@ class Observation:
             for p in places(roots):
                 begin.modes.setdefault(id(p.module), bool(p.module.training))
             tables = tabulate(recorder, self.log, begin, roots, optimizers, self._models is None)
-            training.kept_graphs = find_kept_graphs(recorder, training, self.ledger.marks)
+            training.kept_graphs = find_kept_graphs(recorder, training, self.ledger.steps.marks)
             training.start = begin.start
             training.first_event = self._first_event
             training.schedulers.update(

@@ -18,8 +18,9 @@ from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.autograd import own_gradients
 from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.hooks.executed import ExecutedCode
-from gradlint.recorder.hooks.modules import register
-from gradlint.recorder.ledger.ledger import EnoughRecorded, Ledger
+from gradlint.recorder.hooks.patching import register
+from gradlint.recorder.ledger.enough import EnoughRecorded
+from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
 from gradlint.traces.ids import OptimizerKey, ParameterKey
@@ -97,7 +98,7 @@ def run_steps(
         training.calls += 1
     finally:
         ledger.stopping = lambda: False
-    training.kept_graphs = find_kept_graphs(recorder, training, ledger.marks)
+    training.kept_graphs = find_kept_graphs(recorder, training, ledger.steps.marks)
 
 
 def losses_of_round(

@@ -14,7 +14,7 @@ from torch import nn
 from gradlint.errors import GradlintError
 from gradlint.load.build import user_error
 from gradlint.load.inputs.find import Inputs
-from gradlint.recorder.ledger.ledger import EnoughRecorded
+from gradlint.recorder.ledger.enough import EnoughRecorded
 
 SEED = 0
 """Seed of every forward, so that no finding depends on the luck of a dropout or a router."""

@@ -32,7 +32,7 @@ from gradlint.gc_pause import ImportsUnscanned
 from gradlint.load.build import InternalError, user_error
 from gradlint.process_tree import end_tree
 from gradlint.recorder.cuda import CpuStandIn
-from gradlint.recorder.ledger.ledger import EnoughRecorded
+from gradlint.recorder.ledger.enough import EnoughRecorded
 from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
@@ -66,7 +66,7 @@ class _Runner:
             job.target, steps=job.steps, gives_up=True, limit=job.max_batches, on_fault=lambda: self.finish(None)
         )
         self.observation.ledger.stopping = self.stopping
-        self.observation.ledger.on_elsewhere = self.elsewhere
+        self.observation.ledger.other_threads.on_step = self.elsewhere
         self.done = False
         self.timed_out = False
         self.interrupted = False
@@ -150,7 +150,7 @@ class _Runner:
             SystemExit: ends the other thread silently.
         """
         ledger = self.observation.ledger
-        if not ledger.training.backwards and ledger.elsewhere > self.job.steps * _OTHERS:
+        if not ledger.training.backwards and ledger.other_threads.steps > self.job.steps * _OTHERS:
             self.finish(None)
             raise SystemExit
 
@@ -227,7 +227,7 @@ class _Runner:
         observation, job = self.observation, self.job
         forwards = observation.forwards
         calls = f"{plural(forwards, 'call')} of the script's models" if forwards else "no call of a model"
-        if observation.ledger.elsewhere:
+        if observation.ledger.other_threads.steps:
             return "the script trains outside of its main thread, where gradlint cannot follow it"
         if observation.patience_lost:
             return f"no backward pass in {calls}: give more with --max-batches, or give the script less to prepare"

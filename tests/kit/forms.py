@@ -37,7 +37,7 @@ from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, outcome_of
 from gradlint.load.setup import normalize, optimizers_of
 from gradlint.lock.take import take
-from gradlint.recorder.ledger.ledger import EnoughRecorded
+from gradlint.recorder.ledger.enough import EnoughRecorded
 from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import gradlint_runs_user_code, seed
 from gradlint.restore.preserved import Preserved

@@ -34,7 +34,7 @@ from gradlint.engine.options import Options
 from gradlint.experiments.settle import analyse
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, kind_of
-from gradlint.recorder.ledger.ledger import EnoughRecorded
+from gradlint.recorder.ledger.enough import EnoughRecorded
 from gradlint.recorder.observation import Observation
 from gradlint.recorder.user_code import SEED, gradlint_runs_user_code, seed
 from gradlint.rulekit import registry

@@ -11,8 +11,8 @@ from torch.optim import Optimizer as TorchOptimizer
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.ledger.learning_rates import as_number
 from gradlint.recorder.ledger.ledger import Ledger
-from gradlint.recorder.ledger.ledger import number as as_number
 from gradlint.traces.ids import NO_EVENT, NO_SITE, OpIndex, OptimizerIndex, OptimizerKey, ParameterKey
 from gradlint.traces.trace import Arguments, Copy, ForeignTensor, Group, Optimizer
 
@@ -26,16 +26,16 @@ def optimizers_in_use(made: Iterable[TorchOptimizer], ledger: Ledger) -> list[To
     One without parameters counts if it stepped. One that never steps does not, once others step, if those made after it
     contain all that it could train: they replace it.
     """
-    found = {OptimizerKey(id(o)): o for o in made} | ledger.stepped
+    found = {OptimizerKey(id(o)): o for o in made} | ledger.steps.stepped
     held = {key: [ParameterKey(id(p)) for g in o.param_groups for p in g["params"]] for key, o in found.items()}
     in_use: list[TorchOptimizer] = []
     later: set[ParameterKey] = set()
     for key, optimizer in reversed(found.items()):
         trainable = {ParameterKey(id(p)) for g in optimizer.param_groups for p in g["params"] if p.requires_grad}
-        is_replaced = bool(ledger.stepped) and bool(trainable) and trainable <= later
+        is_replaced = bool(ledger.steps.stepped) and bool(trainable) and trainable <= later
         later |= trainable
-        if key in ledger.stepped or (held[key] and not is_replaced):
-            if ledger.foreign.isdisjoint(held[key]):
+        if key in ledger.steps.stepped or (held[key] and not is_replaced):
+            if ledger.other_threads.parameters.isdisjoint(held[key]):
                 in_use.append(optimizer)
     return in_use[::-1]
 

@@ -28,6 +28,7 @@ from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.loaded_state import ignored_state, own_state
 from gradlint.recorder.facts.optimizer_source import constructor_arguments
 from gradlint.recorder.hooks.markers import note_marks
+from gradlint.recorder.hooks.patching import patch, register
 from gradlint.recorder.hooks.uncompiled import bypass_compiler, without_compiler_guard
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.events import (
@@ -123,25 +124,6 @@ def install_hooks(undo: Undo, recorder: Recorder, log: HookLog) -> None:
     patch(undo, inference_mode, "__exit__", _inference_exit, recorder, regions)
     _patch_variable(undo, recorder)
     note_marks(undo, recorder)
-
-
-def patch(undo: Undo, owner: Any, name: str, wrapper: Callable[..., Any], *args: Any) -> None:
-    """Replace an attribute by ``wrapper(attribute, *args)`` until it is undone."""
-    undo.replace(owner, name, wrapper(owner.__dict__[name], *args))
-
-
-def register(undo: Undo, hooks: Any, registration: Callable[[Any], Any], hook: Callable[..., Any]) -> None:
-    """Register a global hook of torch until it is undone.
-
-    `hooks` is torch's table of such hooks, from which it is removed even if its registration never returned.
-    """
-    undo.call(_remove, hooks, hook)
-    registration(hook)
-
-
-def _remove(hooks: dict[int, Any], hook: Callable[..., Any]) -> None:
-    for key in [key for key, value in hooks.items() if value is hook]:
-        del hooks[key]
 
 
 def _on_parameter(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str, Any], None]:
