@@ -13,6 +13,7 @@ import ends
 import pytest
 from cases import each
 from ends import HEAD, MODEL, check
+from left_behind import still_alive_in, working_in
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -38,12 +39,12 @@ def checked(folder, names):
     done, report = check(folder, *targets, "--timeout", str(ends.LIMIT), "--max-memory", ends.MEMORY)
     errors = {targets[error["target"]]: error["message"] for error in report["errors"]}
     judged = {targets[finding["target"]] for finding in report["findings"] if finding["code"] == "GL406"}
-    return done.returncode, errors, judged, ends.left_in(folder)
+    return done.returncode, errors, judged, working_in(folder)
 
 
 def test_an_end_is_an_error_of_its_target_alone(few):
     code, errors, judged, left = few
-    assert (code, left) == (2, [])
+    assert (code, left) == (2, {})
     assert errors == {name: ends.FAILS[name][1] for name in FAST[:2]}
     assert judged == {*FAST[2:]}
 
@@ -60,7 +61,7 @@ def test_every_program_ends_as_it_must(all_of_them, name):
 
 @pytest.mark.slow
 def test_no_process_of_user_code_is_left(all_of_them):
-    assert (all_of_them[0], all_of_them[3]) == (2, [])
+    assert (all_of_them[0], all_of_them[3]) == (2, {})
 
 
 @pytest.mark.slow
@@ -91,11 +92,7 @@ def test_a_signal_ends_all_processes(tmp_path, name, code, way):
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in stderr) == (code, False)
     assert ('"version": "2.1.0"' in stdout) == (name != "SIGKILL")
-    for _ in range(100):
-        if not ends.left_in(tmp_path):
-            return
-        time.sleep(0.1)
-    pytest.fail(f"still running: {ends.left_in(tmp_path)}")
+    assert still_alive_in(tmp_path) == []
 
 
 def test_code_that_does_not_end_is_an_error_with_its_line(tmp_path):

@@ -8,7 +8,6 @@ checks them in one call, and prints what was reported of each.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from left_behind import working_in
 
 HEAD = """import atexit, ctypes, faulthandler, gc, multiprocessing, os
 import resource, signal, subprocess, sys, threading, time
@@ -196,25 +197,13 @@ def check(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[st
     return done, json.loads(done.stdout)
 
 
-def left_in(folder: Path) -> list[str]:
-    """The processes whose working directory is in a folder; Linux only."""
-    left = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(process / "cwd").startswith(str(folder)):
-                left.append((process / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return left
-
-
 def main() -> None:
     """Check programs and print what was reported."""
     names = sys.argv[1:] or [*FAILS, *GOES_ON]
     with tempfile.TemporaryDirectory() as folder:
         targets = write(Path(folder), names)
         done, report = check(Path(folder), *targets, "--timeout", str(LIMIT), "--max-memory", MEMORY)
-        print(f"exit code {done.returncode}, left behind: {left_in(Path(folder))}")
+        print(f"exit code {done.returncode}, left behind: {list(working_in(Path(folder)).values())}")
     errors = {error["target"]: error["message"] for error in report["errors"]}
     judged = {finding["target"] for finding in report["findings"] if finding["code"] == "GL406"}
     for name, target in zip(names, targets, strict=True):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import loop
+import script
 import table
 import torch
 from table import Builder
@@ -37,16 +38,12 @@ from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, outcome_of
 from gradlint.load.setup import normalize, optimizers_of
 from gradlint.lock.take import take
-from gradlint.recorder.ledger.enough import EnoughRecorded
-from gradlint.recorder.observation import Observation
-from gradlint.recorder.user_code import gradlint_runs_user_code, seed
+from gradlint.recorder.user_code import seed
 from gradlint.restore.preserved import Preserved
 from gradlint.rulekit import registry
 
 MODEL = "model"
 """The variable for a script's only network."""
-
-
 LOOP = "the loop"
 BY_SOURCE = frozenset({"GL103", "GL210"})
 """Codes of the rules that ask the source of executed functions what a recording does not show."""
@@ -121,13 +118,9 @@ def verdicts(builder: Builder) -> dict[Form, Verdict]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hide what fixtures print and warn of, and put back the state of the process."""
-    main = sys.modules["__main__"]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), Preserved(()):
         warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
+        yield
 
 
 def _verdict(builder: Builder, form: Form) -> Verdict:
@@ -235,15 +228,7 @@ def _script(builder: Builder) -> Trace:
     """Return the trace of a builder's file run as a script, which trains for three rounds."""
     main = types.ModuleType("__main__")
     main.__file__ = str(builder.path)
-    sys.modules["__main__"] = main
     code = compile(builder.path.read_text(encoding="utf-8"), str(builder.path), "exec")
-    observation = Observation(builder.target, steps=loop.ROUNDS)
-    traces: list[Trace] = []
-
-    def stopping() -> bool:
-        if observation.enough() and not traces:
-            traces.append(observation.trace())  # while the script's variables are alive
-        return bool(traces)
 
     def run() -> None:
         exec(code, vars(main))
@@ -258,27 +243,13 @@ def _script(builder: Builder) -> Trace:
         seed()
         for _ in range(loop.ROUNDS + 1):
             step()
-        stopping()
 
-    observation.ledger.stopping = stopping
-    failure: BaseException | None = None
-    with observation:
-        try:
-            gradlint_runs_user_code(run)
-        except EnoughRecorded:
-            pass
-        except Inexpressible:
-            raise
-        except Exception as error:
-            failure = error
-        fault = observation.recorder.fault
-        if fault is not None:
-            raise TargetError(*fault)
-        if failure is not None:
-            raise TargetError(f"the script raised {type(failure).__name__}: {failure}")
-        if not observation.ledger.training.backwards and not observation.ledger.training.steps:
-            raise TargetError("the script never trained")
-        return traces[0] if traces else observation.trace()
+    try:
+        return script.recorded(builder.target, loop.ROUNDS, main, run)
+    except (Inexpressible, TargetError):
+        raise
+    except Exception as error:
+        raise TargetError(f"the script raised {type(error).__name__}: {error}") from error
 
 
 # -- comparing --------------------------------------------------------------------------------------------------------

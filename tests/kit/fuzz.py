@@ -26,6 +26,7 @@ from typing import Any
 import generated
 import torch
 from generated import TEMPLATES, Program, smaller
+from script import recorded
 from torch import Tensor
 
 from gradlint import Report, Rule, Severity
@@ -34,12 +35,9 @@ from gradlint.engine.options import Options
 from gradlint.experiments.settle import analyse
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, kind_of
-from gradlint.recorder.ledger.enough import EnoughRecorded
-from gradlint.recorder.observation import Observation
-from gradlint.recorder.user_code import SEED, gradlint_runs_user_code, seed
+from gradlint.recorder.user_code import SEED, seed
 from gradlint.rulekit import registry
 
-FORMS = ("loss", "step", "run")
 ROUNDS = 3
 LOSSES_OF_GRADIENT = frozenset({OutcomeKind.NO_GRADIENT, OutcomeKind.UNUSED})
 NUDGES = (0.1, 3.0, -10.0)
@@ -241,37 +239,15 @@ class Said:
 
 def said_of_build(program: Loaded, name: str) -> Said:
     """Return the verdicts on a build function."""
-    with record_made(program.names()[name], Options()) as recorded:
-        flow = analyse(recorded.trace, recorded.replay)
-        return _said(flow)
+    with record_made(program.names()[name], Options()) as made:
+        return _said(analyse(made.trace, made.replay))
 
 
 def said_of_script(program: Loaded) -> Said:
     """Return the verdicts on the program as a script, recorded in this process."""
-    observation = Observation("program", steps=ROUNDS)
-    main = sys.modules["__main__"]
     module = types.ModuleType("__main__")
     module.__file__ = str(program.path)
-    traces: list[Any] = []
-
-    def stopping() -> bool:
-        if observation.enough() and not traces:
-            traces.append(observation.trace())  # while the script's variables are alive
-        return bool(traces)
-
-    def run() -> None:
-        sys.modules["__main__"] = module
-        exec(program.code, vars(module))
-        stopping()
-
-    observation.ledger.stopping = stopping
-    try:
-        with observation, contextlib.suppress(EnoughRecorded):
-            gradlint_runs_user_code(run)
-        trace = traces[0] if traces else observation.trace()
-    finally:
-        sys.modules["__main__"] = main
-    return _said(analyse(trace, None))
+    return _said(analyse(recorded("program", ROUNDS, module, lambda: exec(program.code, vars(module))), None))
 
 
 def _said(flow: Flow) -> Said:
@@ -280,11 +256,12 @@ def _said(flow: Flow) -> Said:
     return Said(kinds, report, flow)
 
 
-VERDICTS: dict[str, Callable[[Loaded], Said]] = {
-    "loss": lambda program: said_of_build(program, "build"),
-    "step": lambda program: said_of_build(program, "build_step"),
-    "run": said_of_script,
+FORMS: dict[str, tuple[Callable[[Loaded], Truth], Callable[[Loaded], Said]]] = {
+    "loss": (truth_of_loss, lambda program: said_of_build(program, "build")),
+    "step": (truth_of_steps, lambda program: said_of_build(program, "build_step")),
+    "run": (truth_of_steps, said_of_script),
 }
+"""Form of a program → what plain torch shows of it, and what gradlint says."""
 
 
 # -- comparing --------------------------------------------------------------------------------------------------------
@@ -296,16 +273,13 @@ def disagreements(program: Program, loaded: Loaded, form: str, figures: Figures)
     def wrong(kind: str, text: str) -> Disagreement:
         return Disagreement(form, kind, text)
 
+    find_truth, ask_gradlint = FORMS[form]
     try:
-        truth = truth_of_loss(loaded) if form == "loss" else truth_of_steps(loaded)
+        truth = find_truth(loaded)
     except Exception:
         return  # nothing to judge: the loss has no gradient or overflows, or autograd refuses a write
     try:
-        said = (
-            said_of_script(loaded)
-            if form == "run"
-            else said_of_build(loaded, "build" if form == "loss" else "build_step")
-        )
+        said = ask_gradlint(loaded)
     except Exception as error:
         yield wrong("failed", f"{type(error).__name__}: {str(error).splitlines()[0]}")
         return

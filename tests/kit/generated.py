@@ -187,6 +187,7 @@ class Template:
     """True if a value decides what runs."""
 
 
+# fmt: off
 def _templates() -> Iterator[Template]:
     def good(name: str, lines: str, needs: str = "", init: str = "", **more: bool) -> Template:
         return Template(name, lines, True, needs, init, **more)
@@ -210,11 +211,7 @@ def _templates() -> Iterator[Template]:
     yield good("add_", "{o} = {a}.clone()\n{o}.add_({l}({b}))")
     yield good("iadd", "{o} = {a} * 1\n{o} += {l}({b})")
     yield good("setitem", "{o} = {a}.clone()\n{o}[:, 0] = {l}({b}).sum(-1)")
-    yield good(
-        "setitem_mask",
-        "{o} = {a}.clone()\n{o}[:, torch.tensor([True, False, True, False])] = {l}({b})[:, :2]",
-        "linear",
-    )
+    yield good("setitem_mask", "{o} = {a}.clone()\n{o}[:, torch.tensor([True, False, True, False])] = {l}({b})[:, :2]", "linear")
     yield good("copy_", "{o} = torch.empty(2, 4)\n{o}.copy_({l}({a}))\n{o} = {o} * torch.sigmoid({b})")
     yield good("view_write", "{o} = torch.zeros(2, 4)\n{o}.view(-1)[:].add_({l}({a}).view(-1))\n{o} = {o} + {b}")
     yield good("view_of_row", "{o} = {b} + 0\nrow = {o}[0]\nrow.mul_({l}({a})[0])", "linear")
@@ -233,76 +230,34 @@ def _templates() -> Iterator[Template]:
     yield good("marked_first", "{o}, _ = Marked.apply({l}({a}))\n{o} = {o} + {b}")
     yield good("checkpoint", "{o} = checkpoint({l}, {a}, use_reentrant=False) + {b}")
     yield good("checkpoint_lambda", "{o} = checkpoint(lambda v: torch.tanh({l}(v)) + {b}, {a}, use_reentrant=False)")
-    yield good(
-        "reentrant",
-        "{o} = checkpoint({l}, {a} + self.p{n}, use_reentrant=True) + {b}",
-        init="self.p{n} = nn.Parameter(torch.zeros(4))",
-    )
+    yield good("reentrant", "{o} = checkpoint({l}, {a} + self.p{n}, use_reentrant=True) + {b}", init="self.p{n} = nn.Parameter(torch.zeros(4))")
     yield good("sequential", "{o} = checkpoint_sequential([{l}, nn.Tanh()], 2, {a}, use_reentrant=False) + {b}")
     yield good("vmap", "{o} = torch.vmap({l})({a}) + {b}", "linear")
     yield good("vmap_two", "{o} = torch.vmap(lambda u, v: {l}(u) * torch.sigmoid(v))({a}, {b})", "linear")
     yield good("func_grad", "{o} = torch.func.grad(lambda v: torch.tanh({l}(v)).sum())({a}) + {b}", "linear")
-    yield good(
-        "functional_call",
-        "{o} = torch.func.functional_call({l}, {{k: p * 2 for k, p in {l}.named_parameters()}}, ({a},)) + {b}",
-        "linear",
-    )
+    yield good("functional_call", "{o} = torch.func.functional_call({l}, {{k: p * 2 for k, p in {l}.named_parameters()}}, ({a},)) + {b}", "linear")
     yield good("vjp", "{o}, pull = torch.func.vjp({l}, {a})\n{o} = {o} + {b} + pull(torch.ones(2, 4))[0]", "linear")
-    yield good(
-        "jvp", "{o} = torch.func.jvp(lambda v: torch.tanh({l}(v)), ({a},), (torch.ones(2, 4),))[1] + {b}", "linear"
-    )
+    yield good("jvp", "{o} = torch.func.jvp(lambda v: torch.tanh({l}(v)), ({a},), (torch.ones(2, 4),))[1] + {b}", "linear")
     yield good("jacrev", "{o} = torch.vmap(torch.func.jacrev(lambda v: torch.tanh({l}(v)).sum()))({a}) + {b}", "linear")
-    yield good(
-        "autograd_grad",
-        "leaf = {a}.detach().requires_grad_()\n(g,) = torch.autograd.grad(torch.tanh({l}(leaf)).sum(), leaf, create_graph=True)\n{o} = g + {b} + {a}",
-        "linear",
-    )
+    yield good("autograd_grad", "leaf = {a}.detach().requires_grad_()\n(g,) = torch.autograd.grad(torch.tanh({l}(leaf)).sum(), leaf, create_graph=True)\n{o} = g + {b} + {a}", "linear")
     yield good("scripted", "{o} = scripted({l}({a}), {b})", leaves=True)
-    yield good(
-        "traced",
-        "{o} = self.traced{n}({a}) + {l}({b})",
-        init="self.traced{n} = torch.jit.trace(nn.Linear(4, 4), torch.zeros(2, 4))",
-        leaves=True,
-    )
-    yield good(
-        "shared",
-        "{o} = self.other{n}({l}({a})) + {b}",
-        "linear",
-        "self.other{n} = nn.Linear(4, 4)\nself.other{n}.weight = {l}.weight",
-    )
-    yield good(
-        "module_list",
-        "{o} = {b}\nfor layer in self.list{n}:\n    {o} = layer({o}) + {l}({a})",
-        init="self.list{n} = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))",
-    )
+    yield good("traced", "{o} = self.traced{n}({a}) + {l}({b})", init="self.traced{n} = torch.jit.trace(nn.Linear(4, 4), torch.zeros(2, 4))", leaves=True)
+    yield good("shared", "{o} = self.other{n}({l}({a})) + {b}", "linear", "self.other{n} = nn.Linear(4, 4)\nself.other{n}.weight = {l}.weight")
+    yield good("module_list", "{o} = {b}\nfor layer in self.list{n}:\n    {o} = layer({o}) + {l}({a})", init="self.list{n} = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))")
     yield good("parameter", "{o} = {l}({a}) * self.p{n} + {b}", init="self.p{n} = nn.Parameter(torch.ones(4))")
     yield good("hook_scales", "{o} = {l}({a})\n{o}.register_hook(lambda g: g * 0.5)\n{o} = {o} + {b}")
     yield good("forward_hook", "{o} = {l}({a}) + {b}", init="{l}.register_forward_hook(lambda m, i, out: out * 2)")
     yield good("parameter_hook", "{o} = {l}({a}) + {b}", "linear", "{l}.weight.register_hook(lambda g: g.clamp(-1, 1))")
-    yield good(
-        "straight_through",
-        "soft = torch.softmax({l}({a}), -1)\nhard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)\n{o} = hard + soft - soft.detach() + {b}",
-    )
+    yield good("straight_through", "soft = torch.softmax({l}({a}), -1)\nhard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)\n{o} = hard + soft - soft.detach() + {b}")
     yield good("rounded_through", "{o} = {l}({a})\n{o} = {o} + ({o}.round() - {o}).detach() + {b}")
-    yield good(
-        "enable", "with torch.no_grad():\n    with torch.enable_grad():\n        {o} = {l}({a})\n{o} = {o} + {b}"
-    )
+    yield good("enable", "with torch.no_grad():\n    with torch.enable_grad():\n        {o} = {l}({a})\n{o} = {o} + {b}")
     yield good("set_true", "with torch.set_grad_enabled(True):\n    {o} = {l}({a}) + {b}")
     yield good("logged", "{o} = {l}({a}) + {b}\nself.log = {o}.norm().item()", leaves=True)
     yield good("logged_list", "{o} = {l}({a}) + {b}\nself.logs = [float(v) for v in {o}.detach().mean(0)]", leaves=True)
     yield good("logged_array", "{o} = {l}({a}) + {b}\nself.log = np.abs({o}.detach().numpy()).max()", leaves=True)
     yield good("checked", "{o} = {l}({a}) + {b}\nassert torch.isfinite({o}).all()", steers=True)
-    yield good(
-        "guarded",
-        "{o} = {l}({a}) + {b}\nif {o}.abs().max().item() > 1e6:\n    {o} = {o} / 1e6",
-        steers=True,
-        leaves=True,
-    )
-    yield good(
-        "average",
-        "{o} = {l}({a}) + {b}\nwith torch.no_grad():\n    self.mean{n}.mul_(0.9).add_({o}.mean(0), alpha=0.1)",
-        init="self.register_buffer('mean{n}', torch.zeros(4))",
-    )
+    yield good("guarded", "{o} = {l}({a}) + {b}\nif {o}.abs().max().item() > 1e6:\n    {o} = {o} / 1e6", steers=True, leaves=True)
+    yield good("average", "{o} = {l}({a}) + {b}\nwith torch.no_grad():\n    self.mean{n}.mul_(0.9).add_({o}.mean(0), alpha=0.1)", init="self.register_buffer('mean{n}', torch.zeros(4))")
     yield good("statistic", "{o} = {l}({a})\n{o} = {o} / {o}.detach().norm().clamp(min=1) + {b}")
     yield good("target", "{o} = {l}({a})\n{o} = {o} * torch.sigmoid({o}.detach()) + {b}")
     yield good("lstm", "{o} = self.cell{n}({l}({a}), {b})", init="self.cell{n} = nn.GRUCell(4, 4)")
@@ -314,37 +269,22 @@ def _templates() -> Iterator[Template]:
     yield good("sort", "{o} = {l}({a}).sort(-1).values + {b}")
     yield good("gather", "{o} = {l}({a}).gather(1, torch.tensor([[0, 0, 1, 1]] * 2)) + {b}")
     yield good("map_", "{o} = torch.stack(list(map({l}, {a}.unbind(0)))) + {b}", "linear")
-    yield good(
-        "saved_hooks",
-        "with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):\n    {o} = {l}({a}) * torch.sigmoid({b})",
-    )
+    yield good("saved_hooks", "with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):\n    {o} = {l}({a}) * torch.sigmoid({b})")
     yield good("try", "try:\n    {o} = {l}({a}.reshape(3, 3))\nexcept RuntimeError:\n    {o} = {l}({a}) + {b}")
 
     # gradient mode
     yield bad("no_grad", "with torch.no_grad():\n    {o} = {l}({a})\n{o} = {o} + {b}")
     yield bad("no_grad_decorator", "{o} = frozen_call({l}, {a}) + {b}")
     yield bad("no_grad_wrapper", "{o} = torch.no_grad()({l})({a}) + {b}")
-    yield bad(
-        "no_grad_manual",
-        "off_{n} = torch.no_grad()\noff_{n}.__enter__()\n{o} = {l}({a})\noff_{n}.__exit__(None, None, None)\n{o} = {o} + {b}",
-    )
-    yield bad(
-        "exit_stack",
-        "with contextlib.ExitStack() as stack:\n    stack.enter_context(torch.no_grad())\n    {o} = {l}({a})\n{o} = {o} + {b}",
-    )
+    yield bad("no_grad_manual", "off_{n} = torch.no_grad()\noff_{n}.__enter__()\n{o} = {l}({a})\noff_{n}.__exit__(None, None, None)\n{o} = {o} + {b}")
+    yield bad("exit_stack", "with contextlib.ExitStack() as stack:\n    stack.enter_context(torch.no_grad())\n    {o} = {l}({a})\n{o} = {o} + {b}")
     yield bad("own_context", "with off():\n    {o} = {l}({a})\n{o} = {o} + {b}")
-    yield bad(
-        "set_grad", "torch.set_grad_enabled(False)\n{o} = {l}({a})\ntorch.set_grad_enabled(True)\n{o} = {o} + {b}"
-    )
+    yield bad("set_grad", "torch.set_grad_enabled(False)\n{o} = {l}({a})\ntorch.set_grad_enabled(True)\n{o} = {o} + {b}")
     yield bad("set_grad_with", "with torch.set_grad_enabled(False):\n    {o} = {l}({a})\n{o} = {o} + {b}")
     yield bad("set_grad_flag", "with torch.set_grad_enabled(not self.training):\n    {o} = {l}({a})\n{o} = {o} + {b}")
     yield bad("inference", "with torch.inference_mode():\n    {o} = {l}({a})\n{o} = {o}.clone() + {b}")
     yield bad("inference_decorator", "{o} = inference_call({l}, {a}).clone() + {b}")
-    yield bad(
-        "no_grad_view",
-        "with torch.no_grad():\n    {o} = {l}({a})[:, [3, 2, 1, 0]]\n{o} = {o} * torch.sigmoid({b})",
-        "linear",
-    )
+    yield bad("no_grad_view", "with torch.no_grad():\n    {o} = {l}({a})[:, [3, 2, 1, 0]]\n{o} = {o} * torch.sigmoid({b})", "linear")
     yield bad("no_grad_write", "{o} = {b}.clone()\nwith torch.no_grad():\n    {o}.add_({l}({a}))")
     # detach
     yield bad("detach", "{o} = {l}({a}).detach() + {b}")
@@ -352,11 +292,7 @@ def _templates() -> Iterator[Template]:
     yield bad("detach_", "{o} = {l}({a}) * 2\n{o}.detach_()\n{o} = {o} + {b}")
     yield bad("detach_weight", "{o} = F.linear({a}, {l}.weight.detach(), {l}.bias) + {b}", "linear")
     yield bad("detach_hook", "{o} = {l}({a}) + {b}", init="{l}.register_forward_hook(lambda m, i, out: out.detach())")
-    yield bad(
-        "detach_pre_hook",
-        "{o} = {l}(self.first{n}({a})) + {b}",
-        init="self.first{n} = nn.Linear(4, 4)\n{l}.register_forward_pre_hook(lambda m, i: (i[0].detach(),))",
-    )
+    yield bad("detach_pre_hook", "{o} = {l}(self.first{n}({a})) + {b}", init="self.first{n} = nn.Linear(4, 4)\n{l}.register_forward_pre_hook(lambda m, i: (i[0].detach(),))")
     yield bad("data", "{o} = {l}({a}).data + {b}")
     yield bad("data_weight", "{o} = F.linear({a}, {l}.weight.data, {l}.bias.data) + {b}", "linear")
     yield bad("data_copy", "{o} = {b} + 0\n{o}.data.copy_({l}({a}))")
@@ -368,16 +304,8 @@ def _templates() -> Iterator[Template]:
     yield bad("new_parameter", "{o} = nn.Parameter({l}({a})) + {b}")
     yield bad("relabel", "{o} = {l}({a}).detach().requires_grad_() + {b}")
     yield bad("deepcopy", "import copy\n{o} = copy.deepcopy({l})({a}) + {b}", "linear")
-    yield bad(
-        "detached_call",
-        "{o} = torch.func.functional_call({l}, {{k: p.detach() for k, p in {l}.named_parameters()}}, ({a},)) + {b}",
-        "linear",
-    )
-    yield bad(
-        "grad_no_graph",
-        "leaf = {a}.detach().requires_grad_()\n(g,) = torch.autograd.grad(torch.tanh({l}(leaf)).sum(), leaf)\n{o} = g + {b}",
-        "linear",
-    )
+    yield bad("detached_call", "{o} = torch.func.functional_call({l}, {{k: p.detach() for k, p in {l}.named_parameters()}}, ({a},)) + {b}", "linear")
+    yield bad("grad_no_graph", "leaf = {a}.detach().requires_grad_()\n(g,) = torch.autograd.grad(torch.tanh({l}(leaf)).sum(), leaf)\n{o} = g + {b}", "linear")
     yield bad("vmap_detach", "{o} = torch.vmap(lambda row: {l}(row).detach())({a}) + {b}", "linear")
     yield bad("toggled", "{l}.requires_grad_(False)\n{o} = {l}({a})\n{l}.requires_grad_(True)\n{o} = {o} + {b}")
     # values that leave torch
@@ -416,10 +344,7 @@ def _templates() -> Iterator[Template]:
     yield bad("withheld", "{o} = Withheld.apply({b}, {l}({a}))")
     yield bad("marked", "_, {o} = Marked.apply({l}({a}))\n{o} = {o} + {b}")
     yield bad("zeroed", "{o} = Zeroed.apply({l}({a})) + {b}")
-    yield bad(
-        "hook_zero",
-        "{o} = {l}({a}) + 0\n{o}.register_hook(torch.zeros_like) if {o}.requires_grad else None\n{o} = {o} + {b}",
-    )
+    yield bad("hook_zero", "{o} = {l}({a}) + 0\n{o}.register_hook(torch.zeros_like) if {o}.requires_grad else None\n{o} = {o} + {b}")
     yield bad("reentrant_lost", "{o} = checkpoint({l}, {a}.detach(), use_reentrant=True) + {b}")
     yield bad("scripted_cut", "{o} = scripted_cut({l}({a}), {b})", leaves=True)
     # unused
@@ -432,26 +357,12 @@ def _templates() -> Iterator[Template]:
     # only steering
     yield bad("steer_if", "{o} = {b} * 2 if {l}({a}).sum() > 0 else {b} * 3", steers=True)
     yield bad("steer_item", "{o} = {b} * 2 if {l}({a}).sum().item() > 0 else {b} * 3", steers=True, leaves=True)
-    yield bad(
-        "steer_float",
-        "if float({l}({a}).sum()) > 0:\n    {o} = {b} * 2\nelse:\n    {o} = {b} * 3",
-        steers=True,
-        leaves=True,
-    )
-    yield bad(
-        "steer_named",
-        "k = {l}({a}).sum().item()\n{o} = {b} * 2\nif k > 0:\n    {o} = {b} * 3",
-        steers=True,
-        leaves=True,
-    )
+    yield bad("steer_float", "if float({l}({a}).sum()) > 0:\n    {o} = {b} * 2\nelse:\n    {o} = {b} * 3", steers=True, leaves=True)
+    yield bad("steer_named", "k = {l}({a}).sum().item()\n{o} = {b} * 2\nif k > 0:\n    {o} = {b} * 3", steers=True, leaves=True)
     yield bad("steer_bool", "flag = bool({l}({a}).sum() > 0)\n{o} = {b} * 2 if flag else {b} * 3", steers=True)
     yield bad("steer_any", "{o} = {b}\nif ({l}({a}) > 0.5).any():\n    {o} = {o} * 2", steers=True)
-    yield bad(
-        "steer_while",
-        "gate = {l}({a}).abs().sum()\n{o} = {b}\nwhile gate > 1:\n    gate = gate / 2\n    {o} = {o} * 1.5",
-        steers=True,
-    )
-
+    yield bad("steer_while", "gate = {l}({a}).abs().sum()\n{o} = {b}\nwhile gate > 1:\n    gate = gate / 2\n    {o} = {o} * 1.5", steers=True)
+# fmt: on
 
 TEMPLATES = {template.name: template for template in _templates()}
 """Name → template."""
@@ -634,12 +545,10 @@ def program(seed: int) -> Program:
     names = [n for n, t in TEMPLATES.items() if t.trains or not correct]
     statements: list[Statement] = []
     for number in range(dice.randint(1, 6)):
-        earlier = range(-1, number)
         template = TEMPLATES[dice.choice(names)]
         near = [max(-1, number - 1 - int(dice.expovariate(1))) for _ in "ab"]
         layer = template.needs or dice.choice(list(LAYERS))
         frozen = not correct and template.name != "toggled" and dice.random() < 0.05
-        assert near[0] in earlier
         statements.append(Statement(template.name, number, *near, layer, frozen, dice.random() < 0.2))
     if correct:
         return Program(

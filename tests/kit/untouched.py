@@ -253,7 +253,7 @@ def outcome(way: str, place: str, deed: str, folder: Path) -> list[str]:
 def reaches(way: str, place: str) -> bool:
     """Return True if a way in runs the code at a place."""
     if WAYS_IN[way][1]:
-        return place == "step" or (place == "forward" and way != "nothing")
+        return place in ("step", "forward")
     if place == "build":
         return way != "check of a setup"
     if way == "assertion":
