@@ -27,10 +27,9 @@ from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.facts.optimizer_table import optimizers_in_use
 from gradlint.recorder.facts.outside_tree import OutsideTree, recreated_in_steps
-from gradlint.recorder.hooks import modules as hooks
-from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.executed import ExecutedCode
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.install import install_hooks
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.warned import keep_warning_lines
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.recorder.patience import Patience
@@ -115,8 +114,7 @@ class Observation:
         Turn(self.target, undo, self.recorder, pauses=False).take()
         keep_torch_functions(undo)
         keep_warning_lines(undo)
-        hooks.install_hooks(undo, self.recorder, self.log)
-        training_hooks.install_hooks(undo, self.recorder, self.log, self.ledger)
+        install_hooks(undo, self.recorder, self.log, self.ledger)
         undo.call(self._end)
         self.recorder.module_filter = self._should_record
         self.ledger.before_backward = self._before_backward

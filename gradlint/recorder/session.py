@@ -33,11 +33,10 @@ from gradlint.recorder.facts.outside_tree import OutsideTree, recreated_in_steps
 from gradlint.recorder.facts.reachable import ReachableState, reachable_from
 from gradlint.recorder.facts.roots import Roots, not_finite, roots_of
 from gradlint.recorder.facts.unregistered import judge_unregistered_tensors
-from gradlint.recorder.hooks import modules as hooks
-from gradlint.recorder.hooks import training as training_hooks
 from gradlint.recorder.hooks.eager import force_eager, prepare_to_force_eager
 from gradlint.recorder.hooks.executed import ExecutedCode
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.install import install_hooks
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.warned import keep_warning_lines
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.recorder.ledger.training_log import TrainingLog
@@ -136,8 +135,7 @@ class _Session:
         warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
         standin = undo.enter(CpuStandIn())
         recorder.redirect_cuda(standin)
-        hooks.install_hooks(undo, recorder, self.log)
-        training_hooks.install_hooks(undo, recorder, self.log, self.ledger)
+        install_hooks(undo, recorder, self.log, self.ledger)
         undo.call(self.ledger.leave)
         undo.call(recorder.tensors.forget)
         undo.call(recorder.__exit__)

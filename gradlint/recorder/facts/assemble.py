@@ -22,7 +22,7 @@ from gradlint.recorder.facts.module_tree import NamedModule, NamedParameter, nam
 from gradlint.recorder.facts.optimizer_table import copies, describe_optimizers
 from gradlint.recorder.facts.parameter_history import ParameterHistory, histories
 from gradlint.recorder.facts.unregistered import find_unregistered_modules
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.ledger.parameter_hooks import Arrival
 from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.restore.tensors import overlaps

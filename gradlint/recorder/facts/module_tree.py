@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.traces.events import ChildRegistration, Event, ParameterRegistration
 from gradlint.traces.ids import NO_MODULE, NO_SITE, ModuleIndex, ParameterIndex, ParameterKey, SiteId
 from gradlint.traces.sites import class_is_project

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer as TorchOptimizer
 
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.ledger.learning_rates import as_number
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.traces.ids import NO_EVENT, NO_SITE, OpIndex, OptimizerIndex, OptimizerKey, ParameterKey

@@ -12,7 +12,7 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.assemble import Tables
 from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.unregistered import judge_unregistered_tensors
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.traces.ids import NO_CALL, ModuleIndex, ParameterKey
 from gradlint.traces.trace import UnregisteredTensor

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.forward_start import ForwardStart
 from gradlint.recorder.facts.module_tree import NamedParameter, places
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.restore.tensors import is_readable, same_values
 from gradlint.traces.dataflow import indices, propagate, value_inputs
 from gradlint.traces.events import Freeze, ParameterEvent, ParameterRegistration, ParameterWrite, Unfreeze

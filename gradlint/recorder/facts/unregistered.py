@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts import autograd
 from gradlint.recorder.facts.module_tree import places
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.traces.ids import NO_SITE, ParameterKey, ValueId
 from gradlint.traces.ops import KIND_ALIAS, KIND_WRITE, Op, Value
 from gradlint.traces.sites import class_is_project, is_project

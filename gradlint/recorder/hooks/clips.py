@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.hooks.modules import is_exhausted
+from gradlint.recorder.hooks.optimizers import is_exhausted
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.traces.ids import EventIndex, ParameterKey, SiteId
 from gradlint.traces.training import Clip

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.patching import on_recorder_thread, patch
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.traces.events import ScalerStepCalled

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.patching import on_recorder_thread, patch
 from gradlint.recorder.ledger.learning_rates import learning_rates
 from gradlint.recorder.ledger.ledger import Ledger

@@ -1,7 +1,4 @@
-"""Hook training for the ledger: backward passes, clears and optimizer steps.
-
-`install_hooks` sets the hooks for the time of a recording and removes every one of them.
-"""
+"""Hook training for the ledger: backward passes, clears and optimizer steps."""
 
 from __future__ import annotations
 
@@ -16,9 +13,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as optimizer_hooks
 
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.hooks import scalers, schedulers
-from gradlint.recorder.hooks.clips import Clips
-from gradlint.recorder.hooks.modules import HookLog
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.patching import on_recorder_thread, patch, register
 from gradlint.recorder.hooks.uncompiled import without_compiler_guard
 from gradlint.recorder.ledger.ledger import Ledger
@@ -46,9 +41,6 @@ def install_hooks(undo: Undo, recorder: Recorder, log: HookLog, ledger: Ledger) 
     patch(undo, Optimizer, "zero_grad", _zero_grad, recorder, ledger, _held_by_optimizer)
     patch(undo, nn.Module, "zero_grad", _zero_grad, recorder, ledger, _held_by_module)
     patch(undo, torch.utils, "swap_tensors", _swap_tensors, ledger)
-    schedulers.install_hooks(undo, recorder, log, ledger)
-    scalers.install_hooks(undo, recorder, log, ledger)
-    recorder.notify(Clips(recorder, ledger))
 
 
 class _Counters:
