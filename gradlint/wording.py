@@ -28,8 +28,8 @@ def count(number: int) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Return a count with its noun: ``1 error``, ``2 errors``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """Return a count with its noun: ``1 error``, ``2 errors``, ``2 passes``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def counts(parameters: Sequence[Named]) -> str:

@@ -14,7 +14,7 @@ from cases import each
 
 from gradlint.rulekit import registry
 from gradlint.rulekit.context import Context
-from gradlint.wording import INFLECTED, count, counts, inflect, list_of, patterns_of, summarize_names
+from gradlint.wording import INFLECTED, count, counts, inflect, list_of, patterns_of, plural, summarize_names
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,14 @@ def test_count(number: int, text: str) -> None:
 @each(("sizes", "text"), [([1], "1 tensor, 1 parameter"), ([100, 12], "2 tensors, 112 parameters")])
 def test_counts(sizes: list[int], text: str) -> None:
     assert counts([Tensor("", size) for size in sizes]) == text
+
+
+@each(
+    ("number", "noun", "text"),
+    [(1, "backward pass", "1 backward pass"), (2, "backward pass", "2 backward passes"), (0, "step", "0 steps")],
+)
+def test_plural(number: int, noun: str, text: str) -> None:
+    assert plural(number, noun) == text
 
 
 @each(

@@ -339,16 +339,13 @@ def show_settings(path: str, config: str | None, isolated: bool) -> int:
 @app.command()
 @click.option("--cache-dir", metavar="FOLDER", help="Delete the cache in this folder instead of the configured one.")
 @options.configuration
-def clean(cache_dir: str | None, config: str | None, isolated: bool) -> int:
+def clean(**values: Any) -> int:
     """Delete the cache of source files."""
     from gradlint.config.settings import Configuration  # loads what --version need not
     from gradlint.engine import source_cache
 
-    settings = Configuration(config, isolated=isolated).near(Path.cwd())
-    if cache_dir:
-        folder = Path(cache_dir).expanduser()
-    else:
-        folder = settings.cache_folder(trusted=config is not None) or source_cache.default_folder()
+    given = parsed(CheckOptions, values)
+    folder = given.cache_folder(Configuration(given.config, isolated=given.isolated).near(Path.cwd()))
     try:
         is_gone = source_cache.clean(folder)
     except OSError as error:

@@ -18,7 +18,7 @@ from gradlint.cli.plans import Plans
 from gradlint.cli.streams import progress
 from gradlint.config.discover import SourceFile, discover, excluded
 from gradlint.config.settings import Configuration, Settings
-from gradlint.engine.source_cache import default_folder, digest, is_usable
+from gradlint.engine.source_cache import digest, is_usable
 from gradlint.engine.source_of_recording import without_recorded
 from gradlint.engine.source_pass import RuleSet, check_files
 from gradlint.errors import UsageError
@@ -175,15 +175,11 @@ class Checker:
         result.report.extend(report)
 
     def _grouped(self) -> list[tuple[Settings, list[str]]]:
-        groups: list[tuple[Settings, list[str]]] = []
+        groups: dict[int, tuple[Settings, list[str]]] = {}
         for target in dict.fromkeys(self.targets):
             settings = self._of_target(target)
-            group = next((targets for other, targets in groups if other is settings), None)
-            if group is None:
-                groups.append((settings, [target]))
-            else:
-                group.append(target)
-        return groups
+            groups.setdefault(id(settings), (settings, []))[1].append(target)
+        return list(groups.values())
 
     def _covers(self, settings: Settings) -> bool:
         """Return True if all configured targets are checked.
@@ -272,9 +268,7 @@ class Checker:
         """
         if self.options.no_cache or os.environ.get("GRADLINT_NO_CACHE"):
             return None
-        if self.options.cache_dir:
-            return Path(self.options.cache_dir).expanduser()
-        return self.settings.cache_folder(trusted=self.options.config is not None) or default_folder()
+        return self.options.cache_folder(self.settings)
 
     def reported(self, result: CheckResult, *, show_info: bool = False) -> Report:
         """Return the report without findings that configuration, comments or baseline remove."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -13,6 +14,7 @@ from gradlint.report import FORMATS
 
 if TYPE_CHECKING:
     from gradlint.cli.supervisor import Limits
+    from gradlint.config.settings import Settings
     from gradlint.engine.options import Options
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -61,6 +63,18 @@ class CheckOptions(NamedTuple):
         from gradlint.cli.supervisor import Limits  # loads what --version need not
 
         return Limits(self.timeout, "--timeout", self.max_memory)
+
+    def cache_folder(self, settings: Settings) -> Path:
+        """Return the folder of the cache of source files.
+
+        Raises:
+            UsageError: the configured one lies outside of the configuration's own folder.
+        """
+        from gradlint.engine.source_cache import default_folder  # loads what --version need not
+
+        if self.cache_dir:
+            return Path(self.cache_dir).expanduser()
+        return settings.cache_folder(trusted=self.config is not None) or default_folder()
 
     def engine_options(self) -> Options:
         """Return the options of the engine, before the settings of a target are added."""

@@ -149,14 +149,8 @@ class _Table:
             return ""
         if view.width < NARROW:
             return "".join(f"{line}\n" for each in self.lines for line in self._paragraph(each, view))
-        between = (
-            [
-                max(map(cells, column))
-                for column in zip(self.headings[1:-1], *(line.cells for line in self.lines), strict=True)
-            ]
-            if len(self.headings) > 2
-            else []
-        )
+        columns = zip(self.headings[1:-1], *(line.cells for line in self.lines), strict=True)
+        between = [max(map(cells, column)) for column in columns]
         room = view.width - sum(between) - 2 * (len(between) + 1) - STATE_WIDTH
         lines = self.lines
         named = [replace(line, name=f"{line.name} {line.kind}".rstrip()) for line in lines]

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import re
 import sys
 import threading
@@ -209,21 +210,15 @@ def _pack_rules(fence: Fence, refused: list[str]) -> Iterator[tuple[type[Rule], 
 
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         what = f"rule pack {entry.name} ({entry.value})"
-        listed_in = None if entry.dist is None else str(entry.dist.locate_file(""))
-        module = None
-        if listed_in is not None and not fence.admits(listed_in):
-            refused.append(f"{what} in {listed_in}")
-            continue
-        # Part by part, because looking for a.b runs a.
-        for length in range(1, entry.module.count(".") + 2):
-            name = ".".join(entry.module.split(".")[:length])
-            outside = next((place for place in _places_of(name) if not fence.admits(place)), None)
+        places = [] if entry.dist is None else [str(entry.dist.locate_file(""))]
+        for name in itertools.accumulate(entry.module.split("."), "{}.{}".format):  # looking for a.b runs a
+            places += _places_of(name)
+            outside = next((place for place in places if not fence.admits(place)), None)
             if outside is not None:
                 refused.append(f"{what} in {outside}")
                 break
             module = _import_pack(name, what)
         else:
-            assert module is not None
             yield from _rules_of_pack(module, entry.module, fence, refused)
 
 

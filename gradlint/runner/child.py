@@ -206,11 +206,10 @@ class _Runner:
             report.ran = {}  # what a comment silences may come later
         if failure is not None:
             report.errors.append(failure)
-        steps = len(training.steps)
-        progress = f"{steps} optimizer step{'s' if steps != 1 else ''} and {len(training.backwards)} backward passes"
+        passes = plural(len(training.backwards), "backward pass")
+        progress = f"{plural(len(training.steps), 'optimizer step')} and {passes}"
         if observation.patience_lost and not trace.optimizers:
-            passes = f"{len(training.backwards)} backward passes without an optimizer"
-            report.notes.append(Note(job.target, f"stopped after {passes} (--max-batches)"))
+            report.notes.append(Note(job.target, f"stopped after {passes} without an optimizer (--max-batches)"))
         elif observation.patience_lost:
             calls = f"{plural(observation.forwards, 'call')} of the script's models"
             report.notes.append(Note(job.target, f"stopped after {calls} (--max-batches) with {progress}"))
