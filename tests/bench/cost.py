@@ -7,10 +7,9 @@ One row a training setup; each number is gradlint's, and `= truth` or the true n
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "kit")]
@@ -19,39 +18,24 @@ FILES = {
     "fixtures/founding/two_layers.py": "f2a f2b f2c f2d",
     "fixtures/founding/memory.py": "f3k_whole f3k_first f3k_middle f3k_detach",
 }
-FIELDS = "parameters gradients optimizer activations forward_flops backward_flops".split()
-
-
-def _builder(path: Path, name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
 
 
 def main() -> int:
     """Print the table; the exit code is 1 if a number differs."""
-    from cost_truth import measure
+    from cost_truth import Truth, measure_builder
 
     from gradlint.costs import cost_of
 
     wanted, differences = sys.argv[1:], 0
-    print(f"{'setup':12}", *(f"{field.replace('_', ' '):>15}" for field in FIELDS))
+    print(f"{'setup':12}", *(f"{field.replace('_', ' '):>15}" for field in Truth.__dataclass_fields__))
     for file, names in FILES.items():
         for name in names.split():
             if wanted and name not in wanted:
                 continue
-            total = cost_of(f"{ROOT / file}:build_{name}").measured.total
-            truth = measure(_builder(ROOT / file, f"build_{name}")())
+            said = asdict(Truth.said(cost_of(f"{ROOT / file}:build_{name}").measured.total))
             cells = []
-            for field in FIELDS:
-                mine = (
-                    total.input_gradient_flops + total.weight_gradient_flops
-                    if field == "backward_flops"
-                    else getattr(total, field)
-                )
-                true = getattr(truth, field)
+            for field, true in asdict(measure_builder(ROOT / file, f"build_{name}")).items():
+                mine = said[field]
                 differences += mine != true
                 cells.append(f"{mine:>15,}" if mine == true else f"{f'{mine}!={true}':>15}")
             print(f"{name:12}", *cells)

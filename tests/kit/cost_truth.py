@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gradlint.flow.cost import Cost
+
 
 @dataclass(frozen=True)
 class Truth:
-    """The measured numbers of one training setup."""
+    """The numbers of one training setup."""
 
     parameters: int
     gradients: int
@@ -23,12 +27,27 @@ class Truth:
     forward_flops: int
     backward_flops: int
 
+    @classmethod
+    def said(cls, cost: Cost) -> Truth:
+        """Return the numbers that gradlint gives."""
+        backward = cost.input_gradient_flops + cost.weight_gradient_flops
+        return cls(cost.parameters, cost.gradients, cost.optimizer, cost.activations, cost.forward_flops, backward)
+
 
 class _Holder:
     """A tensor that the graph keeps: it is gone when the graph is."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
+
+
+def measure_builder(path: Path, name: str) -> Truth:
+    """Take one step of what a function in a file builds."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return measure(getattr(module, name)())
 
 
 def measure(setup: Mapping[str, Any]) -> Truth:
