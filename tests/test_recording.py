@@ -466,3 +466,18 @@ def test_buffers_that_a_functional_call_puts_in_are_not_compared() -> None:
             torch.vmap(run)(parameters, buffers).sum().backward()
             optimizer.step()
     assert not gradlint.check(recording).errors
+
+
+def test_write_to_many_tensors_reads_each_of_its_own():
+    def build():
+        one, other = nn.Linear(4, 2), nn.Linear(4, 2)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(one.parameters()), list(other.parameters()), 0.5)
+        return {"model": nn.ModuleDict({"one": one, "other": other}), "step": lambda: None}
+
+    trace = gradlint.trace(build)
+    read = {
+        p.fqn: {trace.owners[v] for w in p.writes for v in w.sources if v in trace.owners} for p in trace.parameters
+    }
+    assert read["one.weight"] == {trace.by_fqn["other.weight"].index}
+    assert read["one.bias"] == {trace.by_fqn["other.bias"].index}

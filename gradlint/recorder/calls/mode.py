@@ -384,13 +384,17 @@ class Recorder(TorchFunctionMode):
     ) -> tuple[list[ValueId], bool]:
         """Return the values that a call created or wrote, and True if it wrote any."""
         tensors = self.tensors
-        values = [tensors.write(t, func, read, inputs, site) for t in targets]
-        wrote = bool(targets)
+        count, wrote = len(targets), bool(targets)
+        parts = [(read, inputs)] * count
+        if count > 1 and len(inputs) % count == 0 and getattr(func, "__name__", "").startswith("_foreach_"):
+            parts = [(read[n::count], inputs[n::count]) for n in range(count)]
+        values = [tensors.write(t, func, *part, site) for t, part in zip(targets, parts, strict=True)]
         number = len(self.tape.ops)
+        written, given = set(map(id, targets)), set(map(id, inputs))
         for tensor in outputs:
-            if any(tensor is t for t in targets):
+            if id(tensor) in written:
                 continue
-            if not any(tensor is i for i in inputs):
+            if id(tensor) not in given:
                 values.append(tensors.add(tensor, number))
             elif _in_place(args, kwargs):
                 wrote = True
@@ -411,27 +415,36 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         """Record one op for a call that runs unseen, with its arguments and the tensors it holds."""
         tape, tensors = self.tape, self.tensors
-        region = GRAD_ON if torch.is_grad_enabled() else tape.region
-        if run >= 0:
-            region = IN_FUNCTION
+        region = IN_FUNCTION if run >= 0 else self._region()
         argument_ids = {id(t) for t in arguments}
         read = tuple(tensors.read(t, run, site, region) for t in [*arguments, *inside])
         values = [tensors.add(t, len(tape.ops)) for t in tensors_in(output) if id(t) not in argument_ids]
         if values:
             if run >= 0:
                 tape.run_of[len(tape.ops)] = run
-            call = tape.calls[-1].number if tape.calls else NO_CALL
-            tape.ops.append(Op(name, site, call, region, read, tuple(values), (), None, kind))
-            if tape.nodes is not None:
-                tape.nodes.append((_next_node(), OpIndex(len(tape.ops) - 1)))
+            self._append(name, site, region, read, tuple(values), kind)
 
     def exchange(self, tensors: list[Tensor], read: tuple[ValueId, ...], site: SiteId) -> None:
         """Record that tensors have exchanged their contents; `read` are their values before."""
-        tape = self.tape
         values = tuple(self.tensors.exchanged(t, read, tensors, site) for t in tensors)
-        region = GRAD_ON if torch.is_grad_enabled() else tape.region
+        self._append(torch.utils.swap_tensors, site, self._region(), read, values, KIND_WRITE)
+
+    def _region(self) -> EventIndex:
+        return GRAD_ON if torch.is_grad_enabled() else self.tape.region
+
+    def _append(
+        self,
+        func: Any,
+        site: SiteId,
+        region: EventIndex,
+        read: tuple[ValueId, ...],
+        values: tuple[ValueId, ...],
+        kind: int,
+    ) -> None:
+        """Append an op that passed no function mode."""
+        tape = self.tape
         call = tape.calls[-1].number if tape.calls else NO_CALL
-        tape.ops.append(Op(torch.utils.swap_tensors, site, call, region, read, values, (), None, KIND_WRITE))
+        tape.ops.append(Op(func, site, call, region, read, values, (), None, kind))
         if tape.nodes is not None:
             tape.nodes.append((_next_node(), OpIndex(len(tape.ops) - 1)))
 
