@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
 from gradlint.flow import ZeroInSteps, flat_in_steps, same_class_siblings, zero_in_steps
-from gradlint.traces import BIASED_LAYERS, SELECTIONS, SUMS, GradientSizes, Stop
+from gradlint.traces import BIASED_LAYERS, SELECTIONS, SUMS, Stop
 
 _TINY = 1e-10
 """Size of a gradient relative to the median of all; rounding in single precision alone exceeds it."""
@@ -142,10 +142,12 @@ class ZeroGradient(Rule):
     def _measured(self, context: Context) -> Iterator[Finding]:
         """Yield the findings about measured gradients."""
         gradients = context.gradient_sizes.gradients
+        steps = zip(*(gradient.sizes for gradient in gradients.values()), strict=True)
+        least = [_TINY * statistics.median([size for size in sizes if size] or [0.0]) for sizes in steps]
         judged = [
             (parameter, verdict)
             for parameter in context.unreported(self, context.flow.by_index(gradients))
-            if (verdict := self._verdict(context, parameter)) is not None
+            if (verdict := self._verdict(context, parameter, least)) is not None
         ]
         for (where, reason, severity), members in context.by_place(judged, lambda item: item[1]):
             parameters = [parameter for parameter, _ in members]
@@ -160,12 +162,17 @@ class ZeroGradient(Rule):
                 severity=severity,
             )
 
-    def _verdict(self, context: Context, parameter: Parameter) -> tuple[Location | None, str, Severity] | None:
-        """Return the line to report, the reason and the severity; None without a finding."""
+    def _verdict(
+        self, context: Context, parameter: Parameter, least: Sequence[float]
+    ) -> tuple[Location | None, str, Severity] | None:
+        """Return the line to report, the reason and the severity; None without a finding.
+
+        `least` is the size of each step below which a gradient is negligible beside the others.
+        """
         gradient = context.gradient_sizes.gradients[parameter.index]
         if gradient.zero:
             reason, severity = self._reason(context, parameter)
-        elif _is_tiny(context.gradient_sizes, parameter):
+        elif all(size is not None and size < bound for size, bound in zip(gradient.sizes, least, strict=True)):
             reason = self.TINY
             severity = Severity.INFO if _is_only_added(context, parameter) else Severity.WARNING
         else:
@@ -208,15 +215,6 @@ class ZeroGradient(Rule):
         else:
             return None
         return template.format(call=stop.name), severity
-
-
-def _is_tiny(measured: GradientSizes, parameter: Parameter) -> bool:
-    """Return True if the gradient of every step is negligible beside the median of all."""
-    for step, size in enumerate(measured.gradients[parameter.index].sizes):
-        typical = statistics.median([s for g in measured.gradients.values() if (s := g.sizes[step])] or [0.0])
-        if size is None or size >= _TINY * typical:
-            return False
-    return True
 
 
 def _is_only_added(context: Context, parameter: Parameter) -> bool:

@@ -33,6 +33,9 @@ SPELLINGS = {
     "float": "h = h * 2 if float(t) > 0 and h.shape[0] else h",
     "named, and never flipped": "k = abs(t.item()); h = h * 2 if k < 1e9 else h",
     "under two names": "k = t.item(); flag = k < 1e9; h = h * 2 if flag else h",
+    "walrus": "h = h * 2 if (k := t.item()) > 0 and k < 1e9 else h * 3",
+    "comprehension": "h = sum(h * part for part in (1, 2) if t.item() < 1e9 * part)",
+    "match": "match int(t.item() > 0):\n            case 1: h = h * 2\n            case _: h = h * 3",
     "any": "h = h * 2 if (t > 0).any() else h",
     "size": "h = h[:, : int(t.abs()) % 3 + 1]",
     "index": "h = h + self.layers[t.abs().long().item() % 2](x)",
@@ -56,6 +59,8 @@ def test_a_value_that_only_steers(spelling, tmp_path):
         "h = h + float(t)",
         "h = h * (1 + int(100 * t))",
         "k = t.item(); h = h * k if k < 1e9 else h",
+        "h = h * k if (k := t.item()) < 1e9 else h",
+        "h = h * (t.item() if h.shape[0] else 1.0)",
         "h = h * t.item() + nn.Parameter(torch.ones(4))",
     ],
 )

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gradlint.traces.trace import Parameter, Trace
 
 _CONTAINERS = ("ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict")
 
 
-def same_class_siblings(trace: Trace, parameter: Parameter) -> Iterator[list[Parameter]]:
-    """Return the parameters of each module of the same class beside one that contains it.
+def same_class_siblings(trace: Trace, parameter: Parameter) -> Iterator[Sequence[Parameter]]:
+    """Yield the parameters of each module of the same class beside one that contains it.
 
     All containers around the parameter count. One forward proves little about a parameter if it treated a sibling's
     differently.
     """
     for module, parent in itertools.pairwise(trace.around(parameter.module)):
         if parent.type.name in _CONTAINERS:
-            for other in trace.modules:
+            for other in (trace.modules[number] for _, number in parent.children):
                 if other.parent == parent.number and other.type == module.type and other is not module:
-                    prefix = f"{other.fqn}."
-                    yield [p for p in trace.parameters if p.fqn.startswith(prefix)]
+                    yield trace.below(other)

@@ -84,6 +84,14 @@ class SourceModule:
         }
 
     @cached_property
+    def calls(self) -> dict[int, list[ast.Call]]:
+        """Line → the calls that begin on it."""
+        calls: dict[int, list[ast.Call]] = {}
+        for call in self.tree.nodes(ast.Call):
+            calls.setdefault(call.lineno, []).append(call)
+        return calls
+
+    @cached_property
     def names(self) -> Names:
         """The imported names."""
         return Names(self.tree)

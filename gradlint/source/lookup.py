@@ -120,7 +120,7 @@ def call_at(path: str, location: Location, names: Container[str] = ()) -> ast.Ca
     Before Python 3.11 only the line is known. The widest call on it counts, if possible a call of one of `names`.
     """
     module = source_module(path)
-    calls = [n for n in module.tree.nodes(ast.Call) if n.lineno == location.line] if module is not None else []
+    calls = module.calls.get(location.line, []) if module is not None else []
     for call in calls:
         if node_location(path, call) == location:
             return call
