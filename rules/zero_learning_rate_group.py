@@ -14,7 +14,8 @@ class ZeroLearningRateGroup(Rule):
 
     ## What it does
     Finds groups with `lr` 0 and no scheduler that contain trainable parameters with a gradient. If steps were recorded,
-    the rate was 0 at two or more steps and at all of them. It is an error if no group has another rate.
+    the rate was 0 at two or more steps and at all of them, and none changed the parameters. It is an error if no group
+    has another rate.
 
     ## Why it is bad
     Every step computes the gradient of the whole group and multiplies it by zero. To freeze the parameters, use
@@ -71,7 +72,7 @@ class ZeroLearningRateGroup(Rule):
             for group in optimizer.groups:
                 contained = trace.with_keys(group.keys)
                 reached = (p for p in contained if p.requires_grad and p.index in context.flow.reached)
-                parameters = [p for p in reached if not _was_just_unfrozen(context, p)]
+                parameters = [p for p in reached if not _was_just_unfrozen(context, p) and not _was_moved(context, p)]
                 is_zero = group.lr == 0 and not group.scheduled
                 if not parameters or not (is_zero or _was_always_zero(context, group)):
                     continue
@@ -107,13 +108,20 @@ def _was_just_unfrozen(context: Context, parameter: Parameter) -> bool:
     return not all(trainable) and sum(trainable) < 2
 
 
+def _was_moved(context: Context, parameter: Parameter) -> bool:
+    """Return True if a recorded step changed a parameter, as another optimizer may."""
+    training = context.trace.training
+    steps = training.steps if training is not None else ()
+    return any(step.content[parameter.key].moved for step in steps if parameter.key in step.content)
+
+
 def _was_always_zero(context: Context, group: Group) -> bool:
     """Return True if the learning rate was 0 at all recorded steps, two or more."""
     training = context.trace.training
     if training is None:
         return False
     rates = [step.content[key].lr for step in training.steps for key in group.keys[:1] if key in step.content]
-    return len(rates) > 1 and not any(rates)
+    return len(rates) > 1 and all(rate == 0 for rate in rates)
 
 
 def _scheduler(context: Context, optimizer: Optimizer) -> SiteId | None:

@@ -6,6 +6,7 @@ The builder is run, its loss is propagated back and its optimizers step. A claim
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ class Run:
     had_grad: dict[str, bool] = field(default_factory=dict)
     """Parameter → whether it had a gradient that is not zero everywhere; absent where it had none."""
     held: dict[str, float] = field(default_factory=dict)
-    """Parameter → the learning rate at which an optimizer holds it."""
+    """Parameter → the learning rate at which an optimizer holds it; NaN if its group has none."""
 
 
 def run(builder: Builder) -> Run:
@@ -168,7 +169,7 @@ def run(builder: Builder) -> Run:
     result.written = {name for name, t in forward.items() if name in before and changed(t, before[name])}
     if loss.requires_grad:
         loss.backward()
-    rates = {id(p): float(g["lr"]) for o in here.optimizers for g in o.param_groups for p in g["params"]}
+    rates = {id(p): float(g.get("lr", math.nan)) for o in here.optimizers for g in o.param_groups for p in g["params"]}
     for name, p in here.parameters.items():
         if p.grad is not None:
             grad = p.grad.coalesce().values() if p.grad.is_sparse else p.grad
@@ -376,5 +377,5 @@ def hidden_faults(done: Run, told: set[str]) -> Iterator[str]:
             yield f"{name} is frozen and in an optimizer"
         if done.parts.optimizers and name in done.had_grad and name not in done.held:
             yield f"{name} gets gradient and is in no optimizer"
-        if done.held.get(name) == 0.0 and not scheduled:
+        if done.held.get(name) == 0.0 and not scheduled and name not in done.moved:
             yield f"{name} has learning rate 0"
