@@ -195,3 +195,38 @@ def test_optimizers_that_the_step_makes_or_leads_to_are_judged():
         report = gradlint.check({"model": model, "step": step})
         assert [(f.code, f.parameters) for f in report.findings] == [("GL302", ("1.weight", "1.bias"))]
         assert report.targets[0].optimizers == (("SGD", 2),)
+
+
+class Around(torch.optim.Optimizer):
+    """An optimizer that steps another one inside its own step."""
+
+    def __init__(self, parameters: Any, inner: torch.optim.Optimizer) -> None:
+        super().__init__(list(parameters), {"lr": 0.1})
+        self.inner = inner
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        self.inner.zero_grad(set_to_none)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter -= 0.1 * parameter.grad
+        self.inner.step()
+
+
+def test_a_step_contains_the_steps_inside_of_it_however_deep() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    sgd = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    optimizer = Around(model[0].parameters(), Around(model[1].parameters(), sgd))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+
+    trace = gradlint.trace({"model": model, "optimizer": optimizer, "step": step})
+    assert trace.training is not None
+    for recorded in trace.training.steps:
+        assert recorded.content.keys() == {p.key for p in trace.parameters}
+        assert all(content.moved for content in recorded.content.values())
