@@ -98,7 +98,7 @@ def test_one_module_writes_files() -> None:
     """What writes, renames or makes temporary files elsewhere is listed here, with the reason."""
     elsewhere = {
         "cli/streams.py",  # stdout, and the null device
-        "cli/worker.py",  # a file without a name
+        "cli/workers/crash_log.py",  # a file without a name
         "runner/child.py",  # Python's own dump of a crash, in the folder of the job
         "runner/parent.py",  # that folder, and a pipe
     }

@@ -132,8 +132,8 @@ def console_script() -> NoReturn:
     streams.fill_closed()
     code = main()
     streams.seal_stdout()
-    if "gradlint.cli.supervisor" in sys.modules:
-        from gradlint.cli.supervisor import wait_for_workers  # loads what --version need not
+    if "gradlint.cli.workers.supervised_targets" in sys.modules:
+        from gradlint.cli.workers.supervised_targets import wait_for_workers  # loads what --version need not
 
         wait_for_workers()
     sys.exit(code)

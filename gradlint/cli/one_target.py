@@ -13,9 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from gradlint.cli import streams
 from gradlint.cli.exits import Interrupted
-from gradlint.cli.supervisor import Limits, SupervisedTargets
 from gradlint.cli.targets import missing_attribute
-from gradlint.cli.worker import start_time_limit
+from gradlint.cli.workers.limits import Limits
+from gradlint.cli.workers.supervised_targets import SupervisedTargets
+from gradlint.cli.workers.worker import start_time_limit
 from gradlint.config.settings import Configuration
 from gradlint.engine.options import Options
 from gradlint.errors import GradlintError, TargetError, torch_missing

@@ -13,7 +13,7 @@ from gradlint.cli.sizes import Size, SizeType
 from gradlint.report import FORMATS
 
 if TYPE_CHECKING:
-    from gradlint.cli.supervisor import Limits
+    from gradlint.cli.workers.limits import Limits
     from gradlint.config.settings import Settings
     from gradlint.engine.options import Options
 
@@ -60,7 +60,7 @@ class CheckOptions(NamedTuple):
     @property
     def limits(self) -> Limits:
         """What the user code of each target may take."""
-        from gradlint.cli.supervisor import Limits  # loads what --version need not
+        from gradlint.cli.workers.limits import Limits  # loads what --version need not
 
         return Limits(self.timeout, "--timeout", self.max_memory)
 
