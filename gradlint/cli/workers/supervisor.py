@@ -16,7 +16,7 @@ from gradlint.cli import streams
 from gradlint.cli.workers.crash_log import CrashLog
 from gradlint.cli.workers.limits import Limits
 from gradlint.cli.workers.orders import Orders
-from gradlint.cli.workers.pipes import WORKER_STARTED, pipe
+from gradlint.cli.workers.pipes import WORKER_STARTED, pipe, send
 from gradlint.cli.workers.worker import run_worker
 from gradlint.cli.workers.worker_monitor import WorkerMonitor
 from gradlint.errors import GradlintError
@@ -63,10 +63,8 @@ class Supervisor:
                 self._preload(imported)
 
     def _send_message(self, message: bytes) -> None:
-        data = memoryview(len(message).to_bytes(8, "big") + message)
         try:
-            while data:
-                data = data[os.write(self.results, data) :]
+            send(self.results, message)
         except OSError:
             self.orders.is_ending = True
 

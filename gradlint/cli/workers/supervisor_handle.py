@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from gradlint.cli.workers.limits import INTERRUPT_GRACE
 from gradlint.cli.workers.orders import INTERRUPT, KILL
-from gradlint.cli.workers.pipes import pipe
+from gradlint.cli.workers.pipes import Inbox, pipe
 
 
 class SupervisorHandle:
@@ -23,7 +23,7 @@ class SupervisorHandle:
         """True while a worker handles the next target."""
         self.done = 0
         """Number of targets handled."""
-        self._results = results
+        self._inbox = Inbox(results)
         self._orders = orders
         self._code: int | None = None
 
@@ -45,17 +45,9 @@ class SupervisorHandle:
 
     def read(self) -> bytes | None:
         """Return the next message; None if there will be none."""
-        header = self._read_exactly(8)
-        return None if header is None else self._read_exactly(int.from_bytes(header, "big"))
-
-    def _read_exactly(self, size: int) -> bytes | None:
-        data = bytearray()
-        while len(data) < size:
-            part = os.read(self._results, min(size - len(data), 2**20))
-            if not part:
-                return None
-            data += part
-        return bytes(data)
+        while (message := self._inbox.take()) is None and self._inbox.is_open:
+            self._inbox.read()
+        return message
 
     def end(self, *, interrupts: bool) -> None:
         """End the supervisor and its worker; an interrupted one gets some time."""
@@ -89,7 +81,7 @@ class SupervisorHandle:
 
     def _ended_with(self, status: int) -> None:
         self._code = os.waitstatus_to_exitcode(status)
-        os.close(self._results)
+        os.close(self._inbox.descriptor)
         os.close(self._orders)
 
     def _send_order(self, order: bytes) -> None:

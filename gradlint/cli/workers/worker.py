@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from gradlint import process_tree
 from gradlint.cli.workers.crash_log import CrashLog
+from gradlint.cli.workers.pipes import send
 from gradlint.findings import Failure
 from gradlint.installed import OWN_FOLDER, is_library_file
 
@@ -81,9 +82,7 @@ class Worker:
 
     def send(self, message: bytes) -> None:
         """Send a message to the supervisor."""
-        data = memoryview(len(message).to_bytes(8, "big") + message)
-        while data:
-            data = data[self._write(self._writing, data) :]
+        send(self._writing, message, self._write)
 
     def disconnect(self) -> None:
         """Close the connection to the supervisor."""

@@ -13,6 +13,7 @@ from gradlint import process_tree
 from gradlint.cli.workers.crash_log import CrashLog
 from gradlint.cli.workers.limits import INTERRUPT_GRACE, Limits
 from gradlint.cli.workers.orders import KILL, Orders
+from gradlint.cli.workers.pipes import Inbox
 from gradlint.cli.workers.worker import PIPE_CLOSED, TRACEBACK_SIGNAL, USER_CODE_BEGINS
 from gradlint.findings import Failure
 
@@ -40,9 +41,7 @@ class WorkerMonitor:
         """The exit code; None while it runs."""
         self.reason = ""
         """Why the supervisor ended it; empty if it did not."""
-        self._reading = reading
-        self._is_open = True
-        self._data = bytearray()
+        self._inbox = Inbox(reading)
         self._deadline = time.monotonic() + self.limits.seconds + _STARTUP_LIMIT
         self._interrupted: float | None = None
 
@@ -51,7 +50,7 @@ class WorkerMonitor:
         memory = self.limits.memory
         pause = 0.02 if memory else 0.25
         while True:
-            message = self._message()
+            message = self._inbox.take()
             if message == USER_CODE_BEGINS:
                 self._deadline = time.monotonic() + self.limits.seconds + _TIMEOUT_SLACK
                 continue
@@ -74,11 +73,11 @@ class WorkerMonitor:
         """Return the message that follows the outcome; None if there is none."""
         limit = time.monotonic() + _EXIT_GRACE
         while time.monotonic() < limit and not self.orders.is_ending:
-            message = self._message()
+            message = self._inbox.take()
             if message is not None:
                 return message
             if self._has_ended():
-                return self._message()
+                return self._inbox.take()
             self._follow_order()
             self._wait(0.05)
         return None
@@ -161,27 +160,16 @@ class WorkerMonitor:
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
                 self._read()
-        return self.code is not None and not self._is_complete()
+        return self.code is not None and not self._inbox.has_message()
 
     def _wait(self, seconds: float) -> None:
         orders = self.orders.fileno()
-        inputs = [self._reading, orders] if self._is_open else [orders]
-        if self.code is None and self._reading in select.select(inputs, [], [], seconds)[0]:
+        inbox = self._inbox
+        inputs = [inbox.descriptor, orders] if inbox.is_open else [orders]
+        if self.code is None and inbox.descriptor in select.select(inputs, [], [], seconds)[0]:
             self._read()
 
     def _read(self) -> None:
-        while self._is_open and select.select([self._reading], [], [], 0)[0]:
-            part = os.read(self._reading, 2**20)
-            self._data += part
-            self._is_open = bool(part)
-
-    def _is_complete(self) -> bool:
-        return len(self._data) >= 8 and len(self._data) >= 8 + int.from_bytes(self._data[:8], "big")
-
-    def _message(self) -> bytes | None:
-        if not self._is_complete():
-            return None
-        end = 8 + int.from_bytes(self._data[:8], "big")
-        message = bytes(self._data[8:end])
-        del self._data[:end]
-        return message
+        inbox = self._inbox
+        while inbox.is_open and select.select([inbox.descriptor], [], [], 0)[0]:
+            inbox.read()
