@@ -182,6 +182,7 @@ def test_only_line_feeds_end_the_lines_of_a_diff(char: str) -> None:
 
 # -- files that are called so ------------------------------------------------------------------------------------------
 
+posix = pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
 NAMES = {
     "a workflow command": "::error title=x::y.py",
     "an escape sequence": "esc\x1b[2J.py",
@@ -204,7 +205,7 @@ OUTPUTS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+@posix
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_files_with_hostile_names_are_reported_safely(run: Run, folder: Path, output: str) -> None:
     for name in NAMES.values():
@@ -219,7 +220,7 @@ def test_files_with_hostile_names_are_reported_safely(run: Run, folder: Path, ou
         assert sum("GL102" in line for line in result.out.split("\n")) >= len(NAMES)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+@posix
 def test_paths_in_json_are_those_of_the_files(run: Run, folder: Path) -> None:
     for name in NAMES.values():
         write(folder / name, FROZEN_WRONG)
@@ -227,7 +228,7 @@ def test_paths_in_json_are_those_of_the_files(run: Run, folder: Path) -> None:
     assert {row["path"] for row in document["findings"]} == set(NAMES.values())
 
 
-@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+@posix
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_skeleton_is_safe(run: Run, folder: Path, name: str) -> None:
     write(folder / name, FROZEN_WRONG)
@@ -235,7 +236,7 @@ def test_a_skeleton_is_safe(run: Run, folder: Path, name: str) -> None:
     assert (problems(result.out + result.err), "gradlint itself failed" in result.err) == ([], False)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+@posix
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_settings_of_a_hostile_folder_are_shown_safely(run: Run, folder: Path, name: str) -> None:
     write(folder / name / "gradlint.toml", "strict = true\n")

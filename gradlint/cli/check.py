@@ -26,8 +26,7 @@ from gradlint.findings import Failure, Finding, Note, Report, SourceSummary
 from gradlint.report.view import shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
-from gradlint.triage.baseline import Baseline
-from gradlint.triage.filters import Plan, Scope, filtered, shown
+from gradlint.triage.filters import Plan, Scope, filtered, shown, without_known
 
 STDIN = "-"
 
@@ -285,29 +284,8 @@ class Checker:
         every = [plan.selection for plan in (*plans.values(), *by_target.values(), self.plan(self.settings))]
         report = shown(report, every, show_info=show_info)
         report = replace(report, notes=[*report.notes, *(n for n in self.plans.notes() if n not in report.notes)])
-        return self._without_known(report)
-
-    def _without_known(self, report: Report) -> Report:
-        path = self.baseline_path()
-        if path is None:
-            return report
-        fresh, known, gone = Baseline.read(path).new(report.findings)
-        return replace(report, findings=fresh, known=report.known + known, gone=gone)
-
-    def baseline_path(self) -> Path | None:
-        """Return the path of the baseline; None without one.
-
-        Raises:
-            UsageError: the configured one is a device or a pipe, which may never end.
-        """
-        if self.options.baseline:
-            return Path(self.options.baseline)
-        if not self.settings.baseline:
-            return None
-        path = self.settings.root / self.settings.baseline
-        if writing.is_special(path):
-            raise UsageError(f"{self.settings.path}: baseline {self.settings.baseline!r} is no regular file")
-        return path
+        baseline = self.options.baseline
+        return without_known(report, Path(baseline) if baseline else self.settings.baseline_file())
 
 
 def _taken_in(path: str) -> str:

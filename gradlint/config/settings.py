@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from gradlint import legible
+from gradlint import legible, writing
 from gradlint.config import toml
 from gradlint.config.trust import is_trusted
 from gradlint.errors import UsageError
@@ -90,6 +90,19 @@ class Settings:
     def configured_targets(self) -> tuple[str, ...]:
         """Return the targets as written from the working directory."""
         return tuple(_from_here(name, self.root) for name in self.targets)
+
+    def baseline_file(self) -> Path | None:
+        """Return the configured baseline; None without one.
+
+        Raises:
+            UsageError: it is a device or a pipe, which may never end.
+        """
+        if not self.baseline:
+            return None
+        path = self.root / self.baseline
+        if writing.is_special(path):
+            raise UsageError(f"{self.path}: baseline {self.baseline!r} is no regular file")
+        return path
 
     def rule_folders(self) -> tuple[str, ...]:
         """Return the folders with rules that the file names."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from gradlint.config.discover import patterns
 from gradlint.config.settings import Settings
@@ -189,10 +190,15 @@ def shown(report: Report, selections: Sequence[Selection], *, show_info: bool) -
     return replace(report, findings=visible, hidden=report.hidden + len(report.findings) - len(visible))
 
 
+def without_known(report: Report, baseline: Path | None) -> Report:
+    """Return a report without the findings that a baseline lists, and count them."""
+    if baseline is None:
+        return report
+    fresh, known, gone = Baseline.read(baseline).new(report.findings)
+    return replace(report, findings=fresh, known=report.known + known, gone=gone)
+
+
 def of_one(report: Report, plan: Plan, *, show_info: bool) -> Report:
     """Return the report on one setup after configuration, comments and baseline."""
     report = shown(filtered(report, lambda finding: plan, {}), [plan.selection], show_info=show_info)
-    if not plan.settings.baseline:
-        return report
-    fresh, known, gone = Baseline.read(plan.settings.root / plan.settings.baseline).new(report.findings)
-    return replace(report, findings=fresh, known=report.known + known, gone=gone)
+    return without_known(report, plan.settings.baseline_file())
