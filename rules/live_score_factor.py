@@ -6,13 +6,18 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Op, Parameter, Rule, Severity, Trace
 from gradlint.traces import (
-    ADD,
+    DETACHED_VALUES,
     DIVIDE,
+    JOINS,
     LOG_PROBABILITIES,
     MULTIPLY,
     NEGATE,
+    PROBABILITIES,
     REDUCTIONS,
+    RESHAPES,
+    SAME_VALUES,
     SUBTRACT,
+    SUMS,
     OpIndex,
     ParameterIndex,
     ValueId,
@@ -21,16 +26,18 @@ from gradlint.traces import (
 _SAMPLERS = frozenset(("multinomial", "normal", "bernoulli", "poisson", "binomial"))
 _PICKS = frozenset(("gather", "__getitem__", "take_along_dim"))
 _LOSSES = frozenset(("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"))
-_LOGARITHMS = LOG_PROBABILITIES | SUBTRACT | {"log"}
-_MOVES = frozenset(
-    "squeeze unsqueeze view reshape flatten transpose permute t T expand broadcast_tensors stack cat __getitem__ "
-    "__setitem__ detach clone contiguous to long float".split()
-)
+_LOGARITHMS = LOG_PROBABILITIES | {"log"}
+_MOVES = (
+    (RESHAPES | JOINS | SAME_VALUES | DETACHED_VALUES | _PICKS)
+    | frozenset("transpose permute t T expand broadcast_tensors __setitem__ long int one_hot".split())
+)  # fmt: skip
 """Ops that rearrange a sample, or store it."""
 _KEEPS = (
-    (_MOVES - {"detach"}) | MULTIPLY | DIVIDE | ADD | SUBTRACT | NEGATE | REDUCTIONS | {"pow", "exp", "clamp", "where"}
-)
+    ((_MOVES - DETACHED_VALUES) | MULTIPLY | DIVIDE | SUMS | NEGATE | REDUCTIONS)
+    | frozenset("pow exp log clamp clip where minimum".split())
+)  # fmt: skip
 """Ops between a log-probability and the product."""
+_PRODUCTS = MULTIPLY | frozenset("dot inner matmul __matmul__".split())
 
 
 class LiveScoreFactor(Rule):
@@ -114,7 +121,7 @@ class LiveScoreFactor(Rule):
         numbers: list[OpIndex] = []
         for number in range(trace.forward_start, len(trace.ops)):
             op = trace.ops[number]
-            if op.name not in MULTIPLY or len(op.inputs) != 2 or not flow.on_path.intersection(op.outputs):
+            if op.name not in _PRODUCTS or len(op.inputs) != 2 or not flow.on_path.intersection(op.outputs):
                 continue
             for score, factor in (op.inputs, op.inputs[::-1]):
                 behind = {p.index for p in flow.trained_by([score])}
@@ -156,10 +163,15 @@ def _scored_sample(context: Context, score: ValueId, behind: set[ParameterIndex]
 def _scores(trace: Trace, op: Op) -> bool:
     """Return True if an op takes the log-probability of one operand by another.
 
-    It picks logarithms, is a loss, or subtracts a mean.
+    It picks logarithms, by an index or by a factor. Or it is a loss, subtracts a mean, or is the logarithm of picks.
     """
+    if op.name == "log":
+        made_by = {before.name for before in _ops_before(trace, op.inputs[0], _MOVES)}
+        return not (made_by.isdisjoint(_PICKS) or made_by.isdisjoint(PROBABILITIES))
     if op.name in _PICKS:
-        return any(before.name in _LOGARITHMS for before in _ops_before(trace, op.inputs[0], _MOVES))
+        return any(before.name in _LOGARITHMS | SUBTRACT for before in _ops_before(trace, op.inputs[0], _MOVES))
+    if op.name in MULTIPLY:
+        return any(before.name in _LOGARITHMS for value in op.inputs for before in _ops_before(trace, value, _MOVES))
     return op.name in _LOSSES or op.name in SUBTRACT
 
 

@@ -6,9 +6,19 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Module, Parameter, Rule, Severity, Trace
 from gradlint.rulekit import list_of, plural
-from gradlint.traces import DETACHED_VALUES, DIVIDE, MULTIPLY, SAME_VALUES, SUMS, ModuleIndex, ParameterWrite
+from gradlint.traces import (
+    DETACHED_VALUES,
+    DIVIDE,
+    JOINS,
+    MULTIPLY,
+    RESHAPES,
+    SAME_VALUES,
+    SUMS,
+    ModuleIndex,
+    ParameterWrite,
+)
 
-_PASSES = DETACHED_VALUES | SAME_VALUES | SUMS | MULTIPLY | DIVIDE | {"lerp"}
+_PASSES = DETACHED_VALUES | SAME_VALUES | RESHAPES | JOINS | SUMS | MULTIPLY | DIVIDE | {"lerp", "__getitem__"}
 """Ops that copies and averages are made of."""
 
 

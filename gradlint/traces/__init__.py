@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gradlint.traces.op_families import DETACHED_VALUES as DETACHED_VALUES
     from gradlint.traces.op_families import DIVIDE as DIVIDE
     from gradlint.traces.op_families import DROPOUTS as DROPOUTS
+    from gradlint.traces.op_families import JOINS as JOINS
     from gradlint.traces.op_families import LOG_PROBABILITIES as LOG_PROBABILITIES
     from gradlint.traces.op_families import MULTIPLY as MULTIPLY
     from gradlint.traces.op_families import NEGATE as NEGATE
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from gradlint.traces.op_families import RANDOM_TENSORS as RANDOM_TENSORS
     from gradlint.traces.op_families import RANDOM_WRITES as RANDOM_WRITES
     from gradlint.traces.op_families import REDUCTIONS as REDUCTIONS
+    from gradlint.traces.op_families import RESHAPES as RESHAPES
     from gradlint.traces.op_families import SAME_VALUES as SAME_VALUES
     from gradlint.traces.op_families import SELECTIONS as SELECTIONS
     from gradlint.traces.op_families import SIGMOIDS as SIGMOIDS
