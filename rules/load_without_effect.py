@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, SourceModule, Trace
 from gradlint.flow import LostLoad, ignored_loads, left_out_blocks, lost_loads, own_loads, pretrained_loads
 from gradlint.rulekit import executed_functions, inflect
-from gradlint.source import Function, call_and_file_at, value_of
+from gradlint.source import Function, call_and_file_at, defaults, last_name, value_of
 from gradlint.traces import IgnoredState, SiteId
 
 
@@ -197,11 +197,18 @@ def _names_no_state(trace: Trace, site: SiteId) -> bool:
 
 
 def _is_nothing(module: SourceModule, state: ast.expr | None) -> bool:
-    """Return True if an argument is None or an empty dict."""
+    """Return True if an argument is None or an empty dict, or may be so by default."""
     match state:
         case ast.Constant(value=None) | ast.Dict(keys=[]):
             return True
+        case ast.Call(func=constructor, args=[], keywords=[]):
+            return last_name(constructor) in ("dict", "OrderedDict")
         case ast.Name():
+            match module.tree.bindings(state):
+                case [ast.arg() as argument]:
+                    _, function, *_ = module.tree.above(argument)
+                    assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                    return _is_nothing(module, defaults(function).get(argument.arg))
             return _is_nothing(module, value_of(module, state))
     return False
 

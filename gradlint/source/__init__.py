@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from gradlint.source.order import surely_before as surely_before
     from gradlint.source.order import value_of as value_of
     from gradlint.source.roundtrips import find_roundtrips as find_roundtrips
+    from gradlint.source.scopes import defaults as defaults
     from gradlint.source.scopes import dotted_text as dotted_text
     from gradlint.source.scopes import last_name as last_name
     from gradlint.source.training_order import CodeEffect as CodeEffect

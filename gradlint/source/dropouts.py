@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gradlint.source.file import SourceModule
 from gradlint.source.order import value_of
-from gradlint.source.scopes import Function, last_name, own_nodes, self_name
+from gradlint.source.scopes import Function, defaults, last_name, own_nodes, self_name
 
 _FUNCTIONAL = "torch.nn.functional."
 _BY_DEFAULT = frozenset("dropout dropout1d dropout2d dropout3d".split())
@@ -221,9 +221,8 @@ def _words(name: str) -> str:
 def _switches(function: Function) -> set[str]:
     """Return the arguments that are False or True by default, or named after dropout."""
     arguments = [*function.args.posonlyargs, *function.args.args]
-    pairs = list(zip(reversed(arguments), reversed(function.args.defaults), strict=False))
-    pairs += [(a, d) for a, d in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if d is not None]
-    by_default = {a.arg for a, d in pairs if isinstance(d, ast.Constant) and isinstance(d.value, bool)}
+    given = defaults(function).items()
+    by_default = {name for name, d in given if isinstance(d, ast.Constant) and isinstance(d.value, bool)}
     return by_default | {a.arg for a in (*arguments, *function.args.kwonlyargs) if "drop" in a.arg}
 
 

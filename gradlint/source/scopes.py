@@ -243,6 +243,15 @@ def self_name(function: ast.AST) -> str:
     return arguments[0].arg if arguments else ""
 
 
+def defaults(function: Function | ast.Lambda) -> dict[str, ast.expr]:
+    """Return the default values of a function: name of an argument → expression."""
+    arguments = function.args
+    pairs = [*zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    positional = [*arguments.posonlyargs, *arguments.args]
+    pairs += zip(reversed(positional), reversed(arguments.defaults), strict=False)
+    return {argument.arg: default for argument, default in pairs if default is not None}
+
+
 def dotted_text(node: ast.AST) -> str:
     """Return the text of an expression without its layout."""
     return ast.unparse(node)
