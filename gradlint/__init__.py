@@ -11,7 +11,7 @@ The rooms, in the order in which they may import each other (each only those bef
     writing      the one writer of files
     location     file, line and column
     installed    which files are gradlint's own or of a library
-    process_tree ends the processes that user code leaves, and measures their memory
+    process_tree which process is gradlint's own; ends those that user code leaves, and measures their memory
     gc_pause     keeps the garbage collector from scanning all of torch again and again
     findings     findings and reports: plain data
     wording      names, counts and verbs in messages

@@ -6,23 +6,10 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
+from gradlint.process_tree import is_own_process
+
 _NEVER = 1_000_000
 """Number of collections of the middle generation before a full one, while there is to be none."""
-
-
-class _Process:
-    is_own = False
-    """True if this process is gradlint's own, so that frozen objects may stay frozen."""
-
-
-def mark_own_process() -> None:
-    """Declare this process gradlint's own, at its start."""
-    _Process.is_own = True
-
-
-def is_own_process() -> bool:
-    """Return True if this process is gradlint's own."""
-    return _Process.is_own
 
 
 @contextlib.contextmanager
@@ -33,7 +20,7 @@ def frozen_imports() -> Iterator[None]:
     and of the imports after it, as each collection scans all of torch again. Objects created later are collected as
     usual.
     """
-    if not _Process.is_own:
+    if not is_own_process():
         yield
         return
     enabled = gc.isenabled()
@@ -57,7 +44,7 @@ class ImportsUnscanned:
         self._thresholds = gc.get_threshold()
 
     def __enter__(self) -> ImportsUnscanned:
-        if _Process.is_own:
+        if is_own_process():
             gc.freeze()
             young, middle, _ = self._thresholds
             gc.set_threshold(young, middle, _NEVER)

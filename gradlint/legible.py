@@ -27,11 +27,11 @@ def uncolored(text: str) -> str:
     return _COLOR.sub("", text)
 
 
-def char(char: str) -> str:
+def char(single: str) -> str:
     """Return a character as it can be shown: controls become escapes."""
-    if " " <= char <= "~" or unicodedata.category(char) not in _HIDDEN | _UNKNOWN:
-        return char
-    return char.encode("ascii", "backslashreplace").decode() if ord(char) > 127 else f"\\x{ord(char):02x}"
+    if " " <= single <= "~" or unicodedata.category(single) not in _HIDDEN | _UNKNOWN:
+        return single
+    return single.encode("ascii", "backslashreplace").decode() if ord(single) > 127 else f"\\x{ord(single):02x}"
 
 
 def one_line(text: str) -> str:

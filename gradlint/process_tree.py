@@ -1,4 +1,4 @@
-"""The processes that user code starts: their memory, and the end of those that outlive their parents."""
+"""Which process is gradlint's own; of those that user code starts, the memory and the end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ from collections.abc import Callable, Iterator
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _SIGNALS = (0, signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM))
 """What ends a process: nothing but patience at first."""
+
+
+_is_own = False
+
+
+def mark_own_process() -> None:
+    """Declare this process gradlint's own, at its start."""
+    global _is_own
+    _is_own = True
+
+
+def is_own_process() -> bool:
+    """Return True if gradlint has started this process, so that no state of it is the user's."""
+    return _is_own
 
 
 def adopt_orphans(flag: bool = True) -> bool:

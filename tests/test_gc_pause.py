@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import gradlint
-from gradlint import gc_pause
+from gradlint import gc_pause, process_tree
 
 
 def build():
@@ -54,7 +54,7 @@ def test_a_freeze_of_the_users_own_stays():
 @pytest.fixture
 def own_process(monkeypatch: pytest.MonkeyPatch):
     """Take this process for one that gradlint has started."""
-    monkeypatch.setattr(gc_pause._Process, "is_own", True)
+    monkeypatch.setattr(process_tree, "_is_own", True)
     yield
     gc.unfreeze()
 

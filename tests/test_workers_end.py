@@ -93,7 +93,7 @@ def begun(
         time.sleep(0.02)
     try:
         yield process
-        process.wait(10)
+        process.wait(60)
     finally:
         process.kill()
         process.wait()

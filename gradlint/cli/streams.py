@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from gradlint import writing
 from gradlint.errors import GradlintError
-from gradlint.gc_pause import is_own_process
 from gradlint.legible import one_line, sanitized
+from gradlint.process_tree import is_own_process
 
 if TYPE_CHECKING:
     from gradlint.report.view import View
@@ -223,9 +223,9 @@ def leave_stdout() -> None:
 
 
 def drop_unwritten() -> None:
-    """Let go of what stdout and stderr do not take.
+    """Discard what stdout and stderr do not take.
 
-    The interpreter would stumble over it at its end. Nothing happens in a process that is not gradlint's own.
+    The interpreter would fail to write it at its end. Nothing happens in a process that is not gradlint's own.
     """
     if not is_own_process():
         return
@@ -242,9 +242,9 @@ def drop_unwritten() -> None:
 
 
 def fill_closed() -> None:
-    """Put what can be neither read nor written in place of standard streams that are closed.
+    """Give closed standard streams descriptors that can be neither read nor written.
 
-    Else the next file that is opened takes the number of one, and what is printed goes there.
+    Else the next file that is opened gets the number of one, and what is printed goes there.
     """
     for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
         try:
@@ -261,7 +261,7 @@ def fill_closed() -> None:
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Lose what is written to stderr."""
+    """Discard what is written to stderr."""
     try:
         saved = os.dup(2)
     except OSError:  # closed

@@ -125,7 +125,7 @@ def begun(*, tracking: bool = False) -> Iterator[Process]:
 
 def _silence(job: Job, code: int | None) -> Failure:
     """Return the reason why there is no report; without a code, the time is over."""
-    try:
+    try:  # a full disk leaves no report either, and the other process may not have been able to say so
         writing.replace(job.report, bytes(100_000), durable=False)
     except OSError as error:
         folder = os.path.dirname(os.path.dirname(job.report))

@@ -117,5 +117,6 @@ def _loaded(target: str, message: bytes) -> Any:
     try:
         return pickle.loads(message)
     except Exception as error:
-        problem = f"gradlint itself failed on this target ({type(error).__name__}: {error}); please report it"
-        return Failure(target, problem)
+        from gradlint.load.build import InternalError  # not needed otherwise
+
+        return Failure(target, *InternalError.from_exception(error, "on this target"))
