@@ -26,15 +26,21 @@ class Scope:
     above: Scope | None
     bindings: dict[str, list[ast.AST]] = field(default_factory=dict)
     """Name → its bindings: the Name that is stored to, an alias of an import, a definition, an argument."""
-    elsewhere: set[str] = field(default_factory=set)
-    """Names declared global or nonlocal."""
+    global_names: set[str] = field(default_factory=set)
+    """Names declared global."""
+    outer_names: set[str] = field(default_factory=set)
+    """Names declared nonlocal."""
 
     def bind(self, name: str, node: ast.AST) -> None:
         """Record that a node binds a name here."""
+        self.bindings.setdefault(name, []).append(node)
+
+    def home(self, name: str, module: Scope) -> Scope:
+        """Return the scope to which a name belongs that this one may declare global or nonlocal."""
         scope = self
-        while name in scope.elsewhere and scope.above is not None:
+        while name in scope.outer_names and scope.above is not None:
             scope = scope.above
-        scope.bindings.setdefault(name, []).append(node)
+        return module if name in scope.global_names else scope
 
 
 class Tree:
@@ -102,6 +108,11 @@ class Tree:
                     elif isinstance(child, ast.AST):
                         parents[child] = node
                         push((child, where))
+        for scope in [scope for scope in self.scopes.values() if scope.global_names or scope.outer_names]:
+            # the declaration may come later in this walk than what it is about
+            for name in (scope.global_names | scope.outer_names) & scope.bindings.keys():
+                nodes = scope.bindings.pop(name)
+                scope.home(name, root).bindings.setdefault(name, []).extend(nodes)
 
     def _bind(self, node: ast.AST, scope: Scope) -> Scope:
         """Record what a node binds, and return the scope of its parts."""
@@ -109,8 +120,11 @@ class Tree:
             for alias in node.names:
                 scope.bind(alias.asname or alias.name.split(".")[0], alias)
             return scope
-        if isinstance(node, ast.Global | ast.Nonlocal):
-            scope.elsewhere.update(node.names)
+        if isinstance(node, ast.Global):
+            scope.global_names.update(node.names)
+            return scope
+        if isinstance(node, ast.Nonlocal):
+            scope.outer_names.update(node.names)
             return scope
         if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
             if node.name:
@@ -156,9 +170,10 @@ class Tree:
         scope: Scope | None = self.scope_of(name)
         first = True
         while scope is not None:
+            if name.id in scope.global_names:
+                scope = self.scopes[self.module]
             if name.id in scope.bindings and (first or not isinstance(scope.node, ast.ClassDef)):
-                if name.id not in scope.elsewhere:
-                    return scope.bindings[name.id]
+                return scope.bindings[name.id]
             first = first and isinstance(scope.node, _COMPREHENSIONS)
             scope = scope.above
         return []
