@@ -10,9 +10,9 @@ analysis raises or does not end, or where it changes
 - the outcome of a parameter, its reason or its line, or
 - for `source`, the findings in the files and snippets that the source rules are tested on.
 
-With `--tests FILE ...`, the deletions that nothing noticed are then tried on each test of these files in which the
-condition decides something (`switched_tests`). `--recordings` keeps the recordings in a folder for the next time.
-Conditions that are only asked while a module is imported are left out.
+With `--tests FILE ...`, the tests of these files are asked first, each without every condition that decides something
+in it (`switched_tests`). `--recordings` keeps the recordings in a folder for the next time. What `--tries` recordings
+have not noticed counts as unnoticed. Conditions that are only asked while a module is imported are left out.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from switches import Switch
 
 ROOMS = ("flow", "source", "rulekit")
 KINDS = ("built", "made before", "step", "script")
-LIMIT = 5.0
+LIMIT = 2.0
 """Seconds of CPU time within which the analysis without a condition has to end."""
 
 
@@ -262,6 +262,14 @@ def ask(
     forget(room)
 
 
+def _questions(given: argparse.Namespace) -> list[Question]:
+    if given.recordings:
+        given.recordings.mkdir(parents=True, exist_ok=True)
+    recorded = list(recorded_questions(given.recordings, given.kinds))
+    random.Random(given.seed).shuffle(recorded)
+    return [*(source_questions() if given.room == "source" else ()), *recorded]
+
+
 def main() -> int:
     """Print the survivors and the rate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -271,8 +279,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recordings", type=Path, help="folder in which the recordings are kept")
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS, help="how setups are recorded")
-    parser.add_argument("--tries", type=int, default=100, help="how many recordings are judged without one condition")
-    parser.add_argument("--tests", nargs="*", default=[], help="test files that are asked about the survivors")
+    parser.add_argument("--tries", type=int, default=40, help="how many recordings are judged without one condition")
+    parser.add_argument("--tests", nargs="*", default=[], help="test files that are asked first")
     parser.add_argument("--verbose", action="store_true", help="print what notices each deletion too")
     given = parser.parse_args()
     switches.install(f"gradlint.{given.room}")
@@ -286,25 +294,20 @@ def main() -> int:
             random.Random(given.seed).sample(chosen, min(given.sample, len(chosen))), key=lambda s: s.number
         )
     started = time.process_time()
-    questions = list(source_questions()) if given.room == "source" else []
-    if given.recordings:
-        given.recordings.mkdir(parents=True, exist_ok=True)
-    questions += recorded_questions(given.recordings, given.kinds)
-    random.Random(given.seed).shuffle(questions)
-    print(f"{len(chosen)} conditions, {len(questions)} questions, {time.process_time() - started:.0f} s", flush=True)
     alive = {switch.number: switch for switch in chosen}
     count: Counter[str] = Counter()
     tries: Counter[int] = Counter()
-    for number, kind, name in ask(questions, given.room, alive, tries, given.tries):
-        count[kind] += 1
-        if given.verbose:
-            print(f"  {switches.switches[number]}: {kind} of {name}", flush=True)
-    if given.tests and alive:
-        print(f"{len(alive)} left, {time.process_time() - started:.0f} s", flush=True)
+    print(f"{len(chosen)} conditions", flush=True)
+    if given.tests:
         for number, test in run(given.tests, alive, functools.partial(forget, given.room)).items():
             count["test"] += 1
             if given.verbose:
                 print(f"  {switches.switches[number]}: {test}")
+        print(f"{len(alive)} left, {time.process_time() - started:.0f} s", flush=True)
+    for number, kind, name in ask(_questions(given), given.room, alive, tries, given.tries):
+        count[kind] += 1
+        if given.verbose:
+            print(f"  {switches.switches[number]}: {kind} of {name}", flush=True)
     for switch in alive.values():
         print(f"{switch}{'' if tries[switch.number] else ' (never felt)'}")
     print(f"{len(chosen) - len(alive)} of {len(chosen)} noticed: {dict(count)}, {time.process_time() - started:.0f} s")

@@ -45,6 +45,11 @@ class InForks:
                 del self.alive[number]
         return True
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """End a forked process at the first failed subtest."""
+        if report.failed:
+            os._exit(1)
+
     def _run(self, item: pytest.Item, number: int) -> set[int] | None:
         """Return what a test felt, None if it failed; a forked process calls this."""
         self._forget()
@@ -79,6 +84,8 @@ def _in_a_fork(work: Callable[[], Any]) -> Any:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT)
         try:
