@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from gradlint import (
     Context,
@@ -20,17 +20,13 @@ from gradlint import (
 from gradlint.source import function_of
 from gradlint.traces import (
     ChildRegistration,
-    Freeze,
-    ModuleIndex,
-    ParameterKey,
+    ParameterIndex,
     ParametersExchanged,
     SiteId,
     Unfreeze,
 )
 
 _WRAPPERS = frozenset("DataParallel DistributedDataParallel FullyShardedDataParallel".split())
-
-_DISTRIBUTED = "DistributedDataParallel"
 
 
 class WrapperTrainedAround(Rule):
@@ -145,26 +141,31 @@ class WrapperTrainedAround(Rule):
                     ],
                     fix=Fix(self.FIX),
                 )
-        yield from self._changed(context, inner)
+        yield from self._changed(context)
 
-    def _changed(self, context: Context, inner: dict[int, list[ChildRegistration]]) -> Iterator[Finding]:
+    def _changed(self, context: Context) -> Iterator[Finding]:
         """Yield the findings of parameters that came into a network after it was wrapped."""
         trace = context.trace
-        wrapped = [
-            _Wrapped(trace, registered)
-            for module in trace.modules
-            if _is_wrapper(module) and module.type.name == _DISTRIBUTED
-            for registered in inner.get(module.number, [])[-1:]
-        ]
-        trained = {key for step in context.training.steps for key, c in step.content.items() if c.backwards}
+        trained = {key for step in context.training.steps for key in step.content}
+        registered = {(e.module, e.child): e for e in trace.events_of(ChildRegistration)}
+        exchanged = {new: e for e in trace.events_of(ParametersExchanged) for _, new in e.exchanged}
+        wrapped: dict[ParameterIndex, list[ChildRegistration]] = {}
+        for event in {e.module: e for e in trace.events_of(ChildRegistration) if e.averaged is not None}.values():
+            for parameter in trace.below(trace.modules[event.child]):
+                wrapped.setdefault(parameter.index, []).append(event)
         found: list[tuple[Event, ChildRegistration, Parameter]] = []
-        for parameter in trace.parameters:
-            around = [network for network in wrapped if parameter.index in network.held]
-            changes = [change for network in around if (change := network.change(parameter)) is not None]
-            if changes and len(changes) == len(around) and parameter.key in trained:
-                found.append((changes[-1], around[-1].registered, parameter))
+        for parameter in context.flow.by_index(wrapped):
+            events = wrapped[parameter.index]
+            if parameter.key in trained and not any(parameter.key in (e.averaged or ()) for e in events):
+                places = reversed([(m.parent, m.number) for m in trace.around(parameter.module)])
+                changes: list[Event] = [exchanged[parameter.key]] if parameter.key in exchanged else []
+                changes += (registered[place] for place in places if place in registered)
+                changes += parameter.registrations
+                changes += (e for e in parameter.flag_changes if isinstance(e, Unfreeze))
+                later = [change for change in changes if change.number > events[-1].number]
+                found += ((change, events[-1], parameter) for change in later[:1])
         for _, members in context.by_place(found, lambda member: member[0].site):
-            change, registered, _ = members[0]
+            change, wrapping, _ = members[0]
             parameters = [parameter for _, _, parameter in members]
             how = self.UNFREEZES if isinstance(change, Unfreeze) else self.ADDS
             yield context.finding(
@@ -175,69 +176,9 @@ class WrapperTrainedAround(Rule):
                 ),
                 at=change.site,
                 parameters=parameters,
-                related=[context.related(self.RELATED.format(wrapper=_DISTRIBUTED), registered)],
+                related=[context.related(self.RELATED.format(wrapper="DistributedDataParallel"), wrapping)],
                 fix=Fix(self.FIX_CHANGED),
             )
-
-
-class _Wrapped:
-    """A network inside a wrapper that knows the parameters of its construction alone."""
-
-    def __init__(self, trace: Trace, registered: ChildRegistration) -> None:
-        self.registered = registered
-        self.held = {p.index for p in trace.below(trace.modules[registered.child])}
-        """Indices of the parameters in it by now."""
-        registrations = list(trace.events_of(ChildRegistration))
-        seen = {(e.module, e.child) for e in registrations}
-        unseen = [(m.number, c) for m in trace.modules for _, c in m.children if (m.number, c) not in seen]
-        before = [(e.module, e.child) for e in registrations if e.number < registered.number]
-        self._modules = _reached(_children([*before, *unseen]), registered.child)
-        """The modules that were in it when it was wrapped."""
-        ever = _children([*seen, *unseen])
-        self._added: dict[ModuleIndex, Event] = {}
-        """Module → the event that put it in later."""
-        for event in registrations:
-            if event.number > registered.number and event.module in self._modules:
-                self._added |= dict.fromkeys(_reached(ever, event.child), event)
-        self._exchanged: dict[ParameterKey, Event] = {
-            new: event
-            for event in trace.events_of(ParametersExchanged)
-            if event.number > registered.number
-            for _, new in event.exchanged
-        }
-
-    def change(self, parameter: Parameter) -> Event | None:
-        """Return the event that made a parameter one that the wrapper does not know, or None."""
-        if parameter.key in self._exchanged:
-            return self._exchanged[parameter.key]
-        wrapped_at = self.registered.number
-        flags = [e for e in parameter.flag_changes if e.number < wrapped_at]
-        if flags and isinstance(flags[-1], Freeze):
-            later = (e for e in parameter.flag_changes if e.number > wrapped_at and isinstance(e, Unfreeze))
-            return next(later, None)
-        registrations = parameter.registrations
-        if any(e.number < wrapped_at and e.module in self._modules for e in registrations):
-            return None
-        added = (self._added[e.module] for e in registrations if e.module in self._added)
-        return next(added, next((e for e in registrations if e.module in self._modules), None))
-
-
-def _children(edges: Iterable[tuple[ModuleIndex, ModuleIndex]]) -> dict[ModuleIndex, list[ModuleIndex]]:
-    """Return module → the modules in it."""
-    children: dict[ModuleIndex, list[ModuleIndex]] = {}
-    for module, child in edges:
-        children.setdefault(module, []).append(child)
-    return children
-
-
-def _reached(children: Mapping[ModuleIndex, Sequence[ModuleIndex]], root: ModuleIndex) -> set[ModuleIndex]:
-    """Return a module and all modules below it."""
-    reached, waiting = {root}, [root]
-    while waiting:
-        below = [child for child in children.get(waiting.pop(), ()) if child not in reached]
-        reached.update(below)
-        waiting += below
-    return reached
 
 
 def _is_wrapper(module: Module) -> bool:

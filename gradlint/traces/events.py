@@ -93,6 +93,8 @@ class ChildRegistration(Registration):
     """A module was registered in another."""
 
     child: ModuleIndex
+    averaged: frozenset[ParameterKey] | None = None
+    """Keys of the trainable parameters in the child if a DistributedDataParallel wraps it: it averages no others."""
 
 
 @dataclass(frozen=True, slots=True)

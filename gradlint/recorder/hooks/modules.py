@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as module_hooks
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from gradlint.recorder.calls.call_chains import OpenCall
@@ -73,7 +74,10 @@ def _on_parameter(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str,
 def _on_module(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str, Any], None]:
     def hook(module: nn.Module, name: str, child: Any) -> None:
         if child is not None and not recorder.paused:
-            recorder.event(ChildRegistration, log.number(module), name, log.number(child))
+            averaged = None
+            if name == "module" and isinstance(module, DistributedDataParallel):
+                averaged = frozenset(ParameterKey(id(p)) for p in nn.Module.parameters(child) if p.requires_grad)
+            recorder.event(ChildRegistration, log.number(module), name, log.number(child), averaged)
 
     return hook
 
