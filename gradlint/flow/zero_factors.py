@@ -36,7 +36,7 @@ def cuts_beside_zero_factors(flow: FlowFacts) -> Iterator[tuple[Cut, list[Parame
         return
     for term in counted:
         mask = flow.masks.data.get(term.value, 0) & lost
-        for cut, behind in flow.first_cuts(term.value, mask) if mask else ():
+        for cut, behind in flow.first_cuts(term.value, mask):
             yield cut, flow.by_index(indices(behind))
 
 
