@@ -161,6 +161,8 @@ class _Origins:
             elif write.op_name in VALUE_FREE | {"fill_"}:
                 if is_whole(self._trace, write, parameter.shape):
                     is_random = False
+            elif "out" in (self._trace.ops[write.op].kwargs or ()):
+                is_random = write.op_name in RANDOM_TENSORS  # torch.eye(n, out=p), as nn.init.eye_ calls it
             elif write.sources:
                 if not self._all_random(write.sources):
                     return False
