@@ -115,7 +115,8 @@ class Recording:
                 with self:
                     return function(*args, **kwargs)
             finally:
-                recorded.trace = self.trace  # type: ignore[attr-defined]
+                if self._trace is not None:
+                    recorded.trace = self._trace  # type: ignore[attr-defined]
 
         return recorded  # type: ignore[return-value]
 

@@ -82,6 +82,16 @@ def test_decorated_function_holds_the_last_trace():
     assert codes(gradlint.check(train.trace)) == ["GL501"]
 
 
+def test_a_decorated_function_that_calls_itself_is_told_why_that_cannot_be_recorded():
+    @gradlint.record()
+    def twice(more):
+        if more:
+            twice(False)
+
+    with pytest.raises(gradlint.UsageError, match="has begun already"):
+        twice(True)
+
+
 def test_the_block_runs_on_after_the_recording():
     loop, other = Loop(), Loop()
     with gradlint.record(loop.model, optimizer=loop.optimizer, steps=2) as recording:

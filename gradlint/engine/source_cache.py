@@ -114,12 +114,11 @@ class Cache:
     """Findings by content, for one project and one set of rules."""
 
     def __init__(self, folder: Path | None, context: Iterable[str]) -> None:
-        self._folder = folder
         key = digest("\0".join((str(FORMAT), __version__, sys.version, *context)).encode())
         self._file = folder / f"{key}.json" if folder is not None else None
         self._known: dict[str, list[Any]] = {}
         self._changed = False
-        if folder is not None and self._file is not None and _tag_of(folder) is not None and _is_regular(self._file):
+        if self._file is not None and _tag_of(self._file.parent) is not None and _is_regular(self._file):
             with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
                 entries = json.loads(self._file.read_bytes())
                 self._known = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 2}
@@ -151,31 +150,31 @@ class Cache:
 
     def save(self) -> None:
         """Write the cache if it changed."""
-        if self._file is None or self._folder is None or not self._changed:
+        if self._file is None or not self._changed or not is_usable(self._file.parent):
             return
         oldest = int(time.time() // 86400) - KEPT_DAYS
         recent = {key: entry for key, entry in self._known.items() if isinstance(entry[0], int) and entry[0] >= oldest}
-        if not is_usable(self._folder):
-            return
         with contextlib.suppress(OSError):
-            self._open_folder(self._folder)
+            _open_folder(self._file.parent)
             writing.replace(str(self._file), json.dumps(recent, separators=(",", ":")).encode(), durable=False)
-            self._sweep(self._folder)
+            _sweep(self._file.parent)
 
-    def _open_folder(self, folder: Path) -> None:
-        """Make the folder and its tag."""
-        is_new = not folder.is_dir()
-        folder.mkdir(parents=True, exist_ok=True)
-        if _tag_of(folder) is None:
-            writing.replace(str(folder / _TAG), (_SIGNATURE + _MADE * is_new).encode(), durable=False)
 
-    def _sweep(self, folder: Path) -> None:
-        """Remove what no check will read or finish."""
-        writing.sweep(folder)
-        oldest = time.time() - KEPT_DAYS * 86400
-        for path in folder.iterdir():
-            if _FILE.fullmatch(path.name) and _is_regular(path) and path.lstat().st_mtime < oldest:
-                path.unlink(missing_ok=True)
+def _open_folder(folder: Path) -> None:
+    """Make the folder of a cache and its tag."""
+    is_new = not folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    if _tag_of(folder) is None:
+        writing.replace(str(folder / _TAG), (_SIGNATURE + _MADE * is_new).encode(), durable=False)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what no check will read or finish."""
+    writing.sweep(folder)
+    oldest = time.time() - KEPT_DAYS * 86400
+    for path in folder.iterdir():
+        if _FILE.fullmatch(path.name) and _is_regular(path) and path.lstat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
 
 
 def _plain(finding: Finding) -> dict[str, Any]:
