@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Rule, Severity
+from gradlint import Context, Finding, Fix, Rule, Severity, Trace
 from gradlint.traces import PhaseBegun
 
 
 class GradModeLeftOff(Rule):
-    """Grad mode is still off after build() or the forward.
+    """Grad mode is still off after build(), the forward or a training step.
 
     ## What it does
     Finds calls that switch grad mode off and are not undone before build() or the forward ends. Examples are
-    `torch.set_grad_enabled(False)` as a statement, and a context entered by hand.
+    `torch.set_grad_enabled(False)` as a statement, and a context entered by hand. Among the recorded steps, finds a
+    call of that kind behind which two steps in a row have no gradient, while a step before it had one.
 
     ## Why it is bad
     Everything that runs later in the process runs without autograd. The next loss has no grad_fn, unless some other
@@ -61,9 +62,10 @@ class GradModeLeftOff(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         forward = next((e.number for e in trace.events_of(PhaseBegun)), len(trace.events))
-        for number in sorted(trace.grad_off_leaked):
+        left_off = {number: "build()" if number < forward else "the forward" for number in trace.grad_off_leaked}
+        left_off = dict.fromkeys(_left_off_after_steps(trace), "a training step") | left_off
+        for number, phase in sorted(left_off.items()):
             event = trace.events[number]
-            phase = "build()" if event.number < forward else "the forward"
             yield context.finding(
                 self,
                 self.MESSAGE.format(phase=phase),
@@ -71,3 +73,20 @@ class GradModeLeftOff(Rule):
                 related=context.callers(event.site),
                 fix=Fix(self.FIX),
             )
+
+
+def _left_off_after_steps(trace: Trace) -> Iterator[int]:
+    """Yield the switches after which two steps in a row have no gradient, while the step before had one."""
+    training = trace.training
+    if training is None:
+        return
+    for optimizer in trace.optimizers:
+        steps = [s for s in training.steps if optimizer.key in s.optimizers]
+        for trained, first, second in zip(steps, steps[1:], steps[2:], strict=False):
+            region = trace.events[first.event].region
+            if region < 0 or trace.events[second.event].region != region:
+                continue
+            between = [b for b in training.backwards if trained.event < b.event < second.event]
+            used = any(trained.number in b.applied_by for b in training.backwards)
+            if used and not any(b.deposits.keys() & second.content.keys() for b in between):
+                yield region
