@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
-from gradlint.flow import ConstantTerm, CutKind
+from gradlint.flow import ConstantTerm, CutKind, cancelled_terms
 
 
 class ConstantLossTerm(Rule):
@@ -15,7 +16,8 @@ class ConstantLossTerm(Rule):
     Splits the scalar loss into its terms, through sums, differences and constant factors. Finds terms computed from
     trainable parameters that carry no gradient: detached, computed under no_grad, or returned by a non-differentiable
     operation. The last is an info, because a count may be added only to be seen. It is a warning if the count has a
-    weight of its own.
+    weight of its own. It is a warning too if the gradient of a term cancels, because a difference on its only path
+    subtracts what it adds: `x - (x + (q - x).detach())`.
 
     ## Why it is bad
     The term appears in the printed loss and its weight can be tuned, but neither changes an update.
@@ -68,6 +70,12 @@ class ConstantLossTerm(Rule):
     needs = frozenset({"forward", "loss"})
 
     MESSAGE = "{call} makes {terms} of the loss constant: {they} not train {parameters}."
+    MESSAGE_CANCELLED = (
+        "this difference subtracts the values that it adds, so their gradients cancel: {terms} of the loss {they} not "
+        "train {parameters}."
+    )
+    RELATED = "the term is computed here"
+    FIX_CANCELLED = "Detach the operand that carries the straight-through gradient: residual - quantized.detach()."
     FIX = "Keep the term's gradient. If the term is only monitored, log it and leave it out of the loss."
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -87,11 +95,27 @@ class ConstantLossTerm(Rule):
                 parameters=term.parameters,
                 related=[
                     *(context.related("the gradient path is cut here too", c.location) for c in term.cuts[1:4]),
-                    context.related("the term is computed here", term.site),
+                    context.related(self.RELATED, term.site),
                     *context.callers(cut.site),
                 ],
                 severity=_severity(term),
                 fix=Fix(self.FIX),
+            )
+        for site, members in context.by_place(cancelled_terms(context.flow), lambda term: term.difference.site):
+            parameters = list({p.index: p for term in members for p in term.parameters}.values())
+            count = max(Counter(term.loss for term in members).values())
+            yield context.finding(
+                self,
+                self.MESSAGE_CANCELLED.format(
+                    terms="a term" if count == 1 else f"{count} terms",
+                    they="does" if count == 1 else "do",
+                    parameters=context.names(parameters),
+                ),
+                at=site,
+                parameters=parameters,
+                related=[context.related(self.RELATED, members[0].site), *context.callers(site)],
+                severity=Severity.WARNING,
+                fix=Fix(self.FIX_CANCELLED),
             )
 
 
