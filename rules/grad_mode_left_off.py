@@ -62,8 +62,8 @@ class GradModeLeftOff(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
         forward = next((e.number for e in trace.events_of(PhaseBegun)), len(trace.events))
-        left_off = {number: "build()" if number < forward else "the forward" for number in trace.grad_off_leaked}
-        left_off = dict.fromkeys(_left_off_after_steps(trace), "a training step") | left_off
+        left_off: dict[int, str] = dict.fromkeys(_left_off_after_steps(trace), "a training step")
+        left_off |= {number: "build()" if number < forward else "the forward" for number in trace.grad_off_leaked}
         for number, phase in sorted(left_off.items()):
             event = trace.events[number]
             yield context.finding(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradlint import Context, Finding, Fix, Parameter, Rule, Severity, Step, Trace
-from gradlint.traces import ParameterKey, SiteId, ValueId
+from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity, Step, Trace
+from gradlint.rulekit import cleared_gradients
+from gradlint.source import definition_location
+from gradlint.traces import ParameterKey, SiteId, ValueId, is_project
 
 _STEPS = 2
 """Number of steps with the same mask that show what it is for."""
@@ -19,7 +21,8 @@ class MaskedGradientStillMoves(Rule):
 
     ## What it does
     Finds parameters of which user code sets the same part of `.grad` to zero before each recorded step. The step
-    changes the entries there all the same, by weight decay or momentum.
+    changes the entries there all the same, by weight decay or momentum. The mask may be a write to `.grad`, or a hook
+    of the parameter.
 
     ## Why it is bad
     A gradient of zero does not freeze an entry. Weight decay moves every entry that the optimizer holds, and momentum
@@ -65,7 +68,7 @@ class MaskedGradientStillMoves(Rule):
 
     ## Known limits
     Masks that change from step to step (the largest gradients only, gradient dropout) are not reported, nor parameters
-    that code writes to after the step. Masks in hooks and gradients that are replaced by new tensors are not seen.
+    that code writes to after the step. Masks in backward hooks of modules are not seen.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.AdamW.html
@@ -88,20 +91,20 @@ class MaskedGradientStillMoves(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace
-        found: list[tuple[SiteId, Step, Parameter]] = []
+        found: list[tuple[SiteId | Location, Step, Parameter]] = []
         for parameter in trace.parameters:
             steps = [s for s in context.training.steps if (c := s.content.get(parameter.key)) and c.moves_masked]
             contents = [s.content[parameter.key] for s in context.training.steps if parameter.key in s.content]
             if len(steps) < _STEPS or any(c.lifts_mask for c in contents) or _is_written_after(parameter, steps[0]):
                 continue
             found.append((_mask(context, parameter.key, steps[0]), steps[0], parameter))
-        for site, members in context.by_place(found, lambda member: member[0]):
+        for mask, members in context.by_place(found, lambda member: member[0]):
             step, parameters = members[0][1], [parameter for _, _, parameter in members]
             stepped = [o for o in trace.optimizers if o.key in step.optimizers]
             yield context.finding(
                 self,
                 self.MESSAGE.format(parameters=context.names(parameters)),
-                at=site,
+                at=mask,
                 parameters=parameters,
                 related=[context.related(self.RELATED, step.site), *map(context.created, stepped)],
                 fix=Fix(self.FIX),
@@ -113,13 +116,18 @@ def _is_written_after(parameter: Parameter, step: Step) -> bool:
     return any(write.number > step.event for write in parameter.writes)
 
 
-def _mask(context: Context, key: ParameterKey, step: Step) -> SiteId:
-    """Return the site of the last write to a gradient before a step, else of the step."""
+def _mask(context: Context, key: ParameterKey, step: Step) -> SiteId | Location:
+    """Return the hook that masks a gradient, the last write to it before a step, or its assignment, else the step."""
     trace, training = context.trace, context.training
+    hooks = training.gradient_hooks.get(key, ()) if step.content[key].masked_by_hook else ()
+    if hooks:
+        own = [code for code in hooks if is_project(code.co_filename)]
+        return definition_location((own or hooks)[-1])
     begin = max((training.backwards[b].op for b in step.content[key].backwards), default=training.start)
     writes = [(op.site, v) for op in trace.ops[begin : step.op] if op.kind == _WRITE for v in op.inputs[:1]]
     sites = (site for site, v in reversed(writes) if training.gradients.get(_base(trace, v)) == key)
-    return next(sites, step.site)
+    assigned = cleared_gradients(trace)
+    return next(sites, assigned[0] if len(assigned) == 1 else step.site)
 
 
 def _base(trace: Trace, value: ValueId) -> ValueId:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gradlint.source.lookup import call_and_file_at as call_and_file_at
     from gradlint.source.lookup import call_at as call_at
     from gradlint.source.lookup import class_of as class_of
+    from gradlint.source.lookup import definition_location as definition_location
     from gradlint.source.lookup import function_of as function_of
     from gradlint.source.lookup import name_parts as name_parts
     from gradlint.source.lookup import syntax_tree as syntax_tree

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gradlint.location import Code
 from gradlint.traces.ids import (
     BackwardIndex,
     EventIndex,
@@ -97,6 +98,8 @@ class Content(NamedTuple):
     """True if entries moved whose gradient user code had set to zero, and others had a gradient."""
     lifts_mask: bool = False
     """True if an entry had a gradient that user code had set to zero at an earlier step."""
+    masked_by_hook: bool = False
+    """True if a hook of user code set the masked entries to zero."""
     updates: int = 0
     """Number of its entries with a gradient other than zero; not counted (0) for precise data types."""
     lost_updates: int = 0
@@ -200,6 +203,8 @@ class Training:
     """Number of calls of the setup's step."""
     gradients: Mapping[ValueId, ParameterKey] = field(default_factory=dict)
     """Value → the parameter whose gradient it was when user code read it."""
+    gradient_hooks: Mapping[ParameterKey, tuple[Code, ...]] = field(default_factory=dict)
+    """Parameter → the code of the hooks of user code that see its gradient, in order."""
 
     def passes_with(self, key: ParameterKey) -> list[Backward]:
         """Return the backward passes at which a parameter required grad or got gradient."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradlint.recorder.calls.mode import Recorder
@@ -76,6 +77,12 @@ class BackwardPasses:
             self._open.recounted |= norms
 
     # -- hooks of a parameter -----------------------------------------------------------------------------------
+
+    def arrive_first(self, key: ParameterKey, gradient: Tensor | None) -> None:
+        """Note a gradient as it is before the hooks of user code."""
+        if gradient is not None:
+            with without_torch_function(), torch.no_grad():
+                self._masks.on_arrive(key, gradient, self._parameters[key].grad)
 
     def arrive(self, key: ParameterKey, gradient: Tensor | None) -> None:
         """Note the gradient that torch is about to accumulate into a parameter."""

@@ -94,6 +94,7 @@ class Ledger:
         if self.before_backward is not None:
             self.before_backward(starts)
         self.accumulated.look()
+        self.training.gradient_hooks |= self._hooks.precede()
         with self.passes.attributing(starts, retains, site):
             yield
 

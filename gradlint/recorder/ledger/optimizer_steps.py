@@ -148,12 +148,13 @@ class OptimizerSteps:
 
     def _moved(self, content: Content, key: ParameterKey, parameter: Tensor, before: Tensor) -> Content:
         updates, lost = count_updates(parameter, before)
-        moves_masked, lifts_mask = self._masks.on_step(key, parameter, before)
+        masked = self._masks.on_step(key, parameter, before)
         spoilt = any(key in self._training.backwards[b].spoilt for b in content.backwards)
         return content._replace(
             moved=not same_values(parameter.detach(), before),
-            moves_masked=moves_masked,
-            lifts_mask=lifts_mask,
+            moves_masked=masked.moved,
+            lifts_mask=masked.lifted,
+            masked_by_hook=masked.by_hook,
             updates=updates,
             lost_updates=lost,
             spoilt=spoilt and bool(before.isfinite().all()) and not bool(parameter.isfinite().all()),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
+from gradlint.location import Code
+from gradlint.recorder.calls.call_chains import code_of
 from gradlint.recorder.ledger.backward_passes import BackwardPasses
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.ids import ParameterKey
@@ -31,6 +34,13 @@ class Arrival:
         self.passes.arrive(self._key, gradient)
 
 
+class FirstArrival(Arrival):
+    """A hook for the gradient of a parameter, before the hooks of user code may change it."""
+
+    def __call__(self, gradient: Tensor | None) -> None:
+        self.passes.arrive_first(self._key, gradient)
+
+
 class ParameterHooks:
     """The hooks on parameters that report to the backward passes."""
 
@@ -40,6 +50,8 @@ class ParameterHooks:
         self._passes = passes
         self._unhooked: dict[ParameterKey, list[str]] = {}
         """Identity of a parameter → the tables of hooks that it did not have before."""
+        self._preceded: set[ParameterKey] = set()
+        """Identities of the parameters with hooks of user code, and one of the recording before them."""
 
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Hook those of some tensors that are leaves and have no hook yet."""
@@ -58,6 +70,24 @@ class ParameterHooks:
                     tensor.requires_grad_(True)
                     self._hook(tensor, key)
 
+    def precede(self) -> dict[ParameterKey, tuple[Code, ...]]:
+        """Put a hook before those of user code; return the code of these, of each parameter that has new ones."""
+        found: dict[ParameterKey, tuple[Code, ...]] = {}
+        with without_torch_function():
+            for key, tensor in self._parameters.items():
+                tables = [getattr(tensor, name) or {} for name in _HOOKS]
+                if key not in self._preceded and max(map(len, tables)) > 1 and tensor.requires_grad:
+                    self._preceded.add(key)
+                    hooks = [hook for table in tables for hook in table.values() if not _is_own(hook)]
+                    codes = map(code_of, map(_innermost, hooks))
+                    found[key] = tuple(Code.of(code) for code in codes if code is not None)
+                    earlier = list(tables[0].items())
+                    tensor.register_hook(FirstArrival(self._passes, key))  # type: ignore[no-untyped-call]
+                    for handle, hook in earlier:  # autograd calls them in the order of insertion
+                        del tables[0][handle]
+                        tables[0][handle] = hook
+        return found
+
     def remove(self) -> None:
         """Remove all hooks."""
         with without_torch_function():
@@ -65,6 +95,7 @@ class ParameterHooks:
                 self._unhook(tensor, key)
         self._parameters.clear()
         self._unhooked.clear()
+        self._preceded.clear()
 
     def _hook(self, tensor: Tensor, key: ParameterKey) -> None:
         tables = {name: getattr(tensor, name, None) for name in _HOOKS}
@@ -83,6 +114,13 @@ class ParameterHooks:
         for name in self._unhooked.get(key, ()):
             if not getattr(tensor, name, None):
                 setattr(tensor, name, None)
+
+
+def _innermost(hook: Any) -> Any:
+    """Return the function behind a hook that is a partial application or an object that can be called."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return hook if code_of(hook) is not None else type(hook).__call__
 
 
 def _is_own(hook: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradlint.location import Code
 from gradlint.traces.ids import (
     BackwardIndex,
     EventIndex,
@@ -105,6 +106,7 @@ class TrainingLog:
     schedulers: dict[OptimizerKey, SiteId] = field(default_factory=dict)
     calls: int = 0
     gradients: dict[ValueId, ParameterKey] = field(default_factory=dict)
+    gradient_hooks: dict[ParameterKey, tuple[Code, ...]] = field(default_factory=dict)
     dropped: set[tuple[Any, int]] = field(default_factory=set)
     """(custom autograd.Function, number of a tensor argument) whose backward gave None where gradient was due."""
 
@@ -127,4 +129,5 @@ class TrainingLog:
             schedulers=dict(self.schedulers),
             calls=self.calls,
             gradients=dict(self.gradients),
+            gradient_hooks=dict(self.gradient_hooks),
         )
