@@ -13,8 +13,8 @@ class GradModeLeftOff(Rule):
 
     ## What it does
     Finds calls that switch grad mode off and are not undone before build() or the forward ends. Examples are
-    `torch.set_grad_enabled(False)` as a statement, and a context entered by hand. Among the recorded steps, finds a
-    call of that kind behind which two steps in a row have no gradient, while a step before it had one.
+    `torch.set_grad_enabled(False)` as a statement, and a context entered by hand. In recorded steps, it finds
+    such a call if the two steps after it have no gradient, while the step before it had one.
 
     ## Why it is bad
     Everything that runs later in the process runs without autograd. The next loss has no grad_fn, unless some other
@@ -76,7 +76,10 @@ class GradModeLeftOff(Rule):
 
 
 def _left_off_after_steps(trace: Trace) -> Iterator[int]:
-    """Yield the switches after which two steps in a row have no gradient, while the step before had one."""
+    """Yield the switches after which two steps in a row have no gradient.
+
+    The step before them had one.
+    """
     training = trace.training
     if training is None:
         return

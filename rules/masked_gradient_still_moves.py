@@ -117,7 +117,10 @@ def _is_written_after(parameter: Parameter, step: Step) -> bool:
 
 
 def _mask(context: Context, key: ParameterKey, step: Step) -> SiteId | Location:
-    """Return the hook that masks a gradient, the last write to it before a step, or its assignment, else the step."""
+    """Return what masks a gradient before a step.
+
+    A hook, the last write to the gradient, or the assignment of one; else the step.
+    """
     trace, training = context.trace, context.training
     hooks = training.gradient_hooks.get(key, ()) if step.content[key].masked_by_hook else ()
     if hooks:

@@ -55,7 +55,7 @@ def cancelled_terms(flow: FlowFacts) -> Iterator[CancelledTerm]:
 
 
 def _cancels(trace: Trace, op: Op) -> bool:
-    """Return True for a difference in which each value with gradient is added as often as it is subtracted."""
+    """Return True for a difference in which all values with gradient cancel."""
     if op.name not in SUBTRACT | REVERSE_SUBTRACT or len(op.outputs) != 1:
         return False
     if sum(trace.values[v].requires_grad for v in op.inputs) < 2:  # nothing to cancel
@@ -77,7 +77,10 @@ def _cancels(trace: Trace, op: Op) -> bool:
 
 
 def _summands(trace: Trace, value: ValueId) -> Sequence[tuple[ValueId, float]] | None:
-    """Return the values that a value is the sum of, element by element, each with its sign; None for any other op."""
+    """Return the values whose sum a value is, element by element, each with its sign.
+
+    None if no sum or copy computes it.
+    """
     producer = trace.values[value].producer
     if producer < trace.forward_start:
         return None

@@ -71,7 +71,10 @@ class ParameterHooks:
                     self._hook(tensor, key)
 
     def precede(self) -> dict[ParameterKey, tuple[Code, ...]]:
-        """Put a hook before those of user code; return the code of these, of each parameter that has new ones."""
+        """Put a hook before those of user code.
+
+        Returns the code of the hooks of user code, for each parameter that had no such hook before.
+        """
         found: dict[ParameterKey, tuple[Code, ...]] = {}
         with without_torch_function():
             for key, tensor in self._parameters.items():
@@ -117,7 +120,10 @@ class ParameterHooks:
 
 
 def _innermost(hook: Any) -> Any:
-    """Return the function behind a hook that is a partial application or an object that can be called."""
+    """Return the function behind a hook.
+
+    The hook may be a partial application, or an object that can be called.
+    """
     while isinstance(hook, functools.partial):
         hook = hook.func
     return hook if code_of(hook) is not None else type(hook).__call__
