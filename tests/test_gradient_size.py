@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -157,6 +158,62 @@ def test_a_run_that_fails_is_said():
 
     report = gradlint.check({"model": Once(3, 2), "inputs": (torch.randn(2, 3),)}, numeric=True)
     assert any("only once" in n.message for n in report.notes) and not report.errors
+
+
+class TwoOutputs(nn.Linear):
+    def forward(self, x):
+        out = super().forward(x)
+        return out, out.detach()
+
+
+def test_an_output_without_gradient_beside_another_is_left_out():
+    gradients, found = measured({"model": TwoOutputs(3, 2), "inputs": (torch.randn(2, 3),)})
+    assert not found.failure and all(all(g.sizes) for g in gradients.values())
+
+
+def test_a_zero_behind_nan_is_no_zero():
+    made = {"model": nn.Linear(3, 2), "inputs": (torch.full((2, 3), float("nan")),)}
+    gradients, _ = measured({**made, "loss": lambda out: out.clamp(min=0).sum()})
+    assert gradients["bias"].sizes[0] is None
+
+
+class Root(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        return x * self.w.sqrt()
+
+
+@pytest.mark.parametrize("loss", [None, lambda out: out.sum()])
+def test_only_a_loss_is_asked_where_its_gradient_becomes_infinite(loss):
+    made = {"model": Root(), "inputs": (torch.ones(3),)}
+    _, found = measured(made if loss is None else {**made, "loss": loss})
+    assert bool(found.spoilt) is (loss is not None)
+
+
+def test_a_recording_without_a_forward_measures_nothing():
+    with engine.record_made(setup(), engine.Options()) as recorded:
+        found = gradient_size.measure(dataclasses.replace(recorded.trace, roots=[]), recorded.replay, ())
+    assert found.failure == "no forward was run"
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "single"),
+    [
+        ("softmax", (torch.ones(2, 1), 1), {}, True),
+        ("softmax", (torch.ones(2, 1),), {"dim": -1}, True),
+        ("softmax", (torch.ones(2, 3), 1), {}, False),
+        ("softmax", (torch.ones(2, 1), None), {}, False),
+        ("softmax", (torch.ones(()), 0), {}, False),
+        ("scaled_dot_product_attention", (torch.ones(1, 3, 2), torch.ones(1, 1, 2)), {}, True),
+        ("scaled_dot_product_attention", (torch.ones(1, 1, 2), torch.ones(1, 3, 2)), {}, False),
+        ("scaled_dot_product_attention", (torch.ones(1, 3, 2),), {"key": torch.ones(1, 1, 2)}, True),
+    ],
+)
+def test_a_softmax_over_one_element_is_told(name, args, kwargs, single):
+    assert gradient_size._single(name, args[0], args, kwargs) is single
 
 
 def test_a_set_up_with_nothing_but_a_step_says_what_to_add():

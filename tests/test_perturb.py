@@ -340,6 +340,22 @@ def test_an_interrupt_in_a_nudged_run_restores() -> None:
     assert bits(model) == before
 
 
+def test_a_parameter_whose_memory_is_freed_cannot_be_moved() -> None:
+    suspect = nn.Parameter(torch.ones(3))
+    suspect.untyped_storage().resize_(0)
+    verdicts = find_effects(lambda: torch.ones(()), {"suspect": suspect}, ["suspect"])
+    assert "with values" in verdicts["suspect"].reason
+
+
+def test_a_change_is_measured_by_the_size_of_the_parameter() -> None:
+    """Adding ten to a number of a thousand million in single precision leaves it as it is."""
+    suspect = nn.Parameter(torch.full((3,), 1e9))
+    verdicts = find_effects(
+        lambda: torch.ones(()) * float(suspect.detach().sum() / 1e9), {"suspect": suspect}, ["suspect"]
+    )
+    assert verdicts["suspect"].outcome == "reaches"
+
+
 def test_number_of_runs() -> None:
     model = Detour(logged_only)
     assert judge(model, SUSPECTS).runs == len(model.logged) == 9

@@ -255,6 +255,52 @@ def test_parts_of_a_wrapper_that_are_no_tensors_are_left_out():
     assert len(inner_tensors(Wrapper(inner))) == 1
 
 
+class Plain(Tensor):
+    """A subclass that changes nothing."""
+
+
+def test_a_tensor_of_another_class_is_put_back():
+    model: Any = nn.Linear(2, 2)
+    model.register_buffer("kept", torch.ones(3).as_subclass(Plain))
+    with Preserved([model]) as preserved:
+        model.kept.data = torch.zeros(5)
+    assert model.kept.tolist() == [1.0, 1.0, 1.0] and preserved.unrestored == []
+
+
+def test_one_storage_is_saved_once(monkeypatch):
+    saved: list[int] = []
+    monkeypatch.setattr(StorageBytes, "save", lambda self: saved.append(self.nbytes))
+    model = nn.Linear(2, 2)
+    values = torch.ones(4)
+    model.register_buffer("first", values[:2])
+    model.register_buffer("whole", values)
+    with Preserved([model]) as preserved:
+        saved.clear()
+        preserved.save_all()
+    assert sorted(saved) == [8, 16, 16]  # bias, weight, both buffers
+
+
+class Refusing(Tensor):
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{function} was called")
+
+
+def test_the_write_to_a_tensor_that_refuses_calls_is_announced():
+    with torch._C.DisableTorchFunction():
+        odd = torch.ones(3).as_subclass(Refusing)
+    with Preserved([nn.Linear(1, 1)]) as preserved:
+        preserved.before_write(odd)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
+def test_the_mode_of_a_scripted_module_is_put_back_where_it_is_kept():
+    model: Any = torch.jit.script(nn.Dropout())
+    with Preserved([model]):
+        model.eval()
+    assert model._c.getattr("training") and "training" not in vars(model)
+
+
 def test_tensors_without_memory():
     assert storage_of(torch.ones(3, device="meta")) is None and storage_of(torch.ones(0)) is None
     assert not is_readable(torch.ones(3, device="meta")) and is_readable(torch.ones(0)[:, None].expand(0, 3))
@@ -286,6 +332,21 @@ def test_overlaps(left, right, overlap):
 )
 def test_tensors_of_another_form_are_not_the_same(other):
     assert not same_values(torch.ones(3), other) and not same_values(other, torch.ones(3))
+
+
+def test_an_exchanged_registry_is_put_back():
+    model: Any = nn.BatchNorm1d(2)
+    before = model._buffers
+    with Preserved([model]) as preserved:
+        model._buffers = dict(model._buffers)
+    assert model._buffers is before and preserved.unrestored == []
+
+
+def test_an_attribute_that_hides_a_parameter_is_taken_away():
+    model: Any = nn.Linear(2, 2)
+    with Preserved([model]):
+        vars(model)["weight"] = 3
+    assert model.weight is model._parameters["weight"]
 
 
 def test_nothing_is_copied_before_the_context_is_entered():

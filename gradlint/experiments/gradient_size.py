@@ -303,8 +303,7 @@ def _stops(replay: Replay, parameters: Sequence[Parameter]) -> dict[ParameterInd
             handle.remove()
     by_parameter: dict[ParameterIndex, Stop] = {}
     for parameter in parameters:
-        leaf = leaves.get(parameter.key)
-        stops = list(_before(leaf, reverse, flows, places.made)) if leaf is not None else []
+        stops = list(_before(leaves.get(parameter.key), reverse, flows, places.made))
         if stops:
             by_parameter[parameter.index] = min(stops, key=lambda s: (s.weighted, s.order))
     return by_parameter

@@ -265,8 +265,6 @@ class _Runner:
                             alias.copy_(copy)
 
     def _add(self, tensor: Tensor, size: float, relative: bool, salt: int) -> None:
-        if not tensor.numel():
-            return
         if relative:
             root_mean_square = float(torch.linalg.vector_norm(tensor)) / tensor.numel() ** 0.5
             size *= root_mean_square if 0.0 < root_mean_square < float("inf") else 1.0

@@ -14,8 +14,8 @@ from gradlint.traces.trace import Trace
 if TYPE_CHECKING:
     from gradlint.recorder.replay import Replay
 
-_RUNS_TOGETHER, _RUNS_SINGLY = 12, 40
-"""Bounds on the runs of one experiment."""
+_MOST_RUNS = 40
+"""Bound on the runs of one experiment."""
 _OTHER_SEED = 1
 """A seed unlike that of a run."""
 _STRENGTH = ("reaches", "unknown", "steers", "no_evidence")
@@ -63,13 +63,12 @@ def _perturbed(
 
     tensors = {p.fqn: replay.tensors[p.key] for p in trace.parameters}
     names = {index: trace.parameters[index].fqn for index in members}
-    runs = _RUNS_SINGLY if apart else _RUNS_TOGETHER
     path = RunPath(replay.tensors.keys())
     verdicts = find_effects(
         lambda: replay(path),
         tensors,
         list(names.values()),
-        max_runs=runs,
+        max_runs=_MOST_RUNS,
         apart=apart,
         path=path.taken,
         reseeded=lambda: replay(path, _OTHER_SEED),

@@ -229,8 +229,8 @@ def _memory(tensor: Tensor) -> Iterator[tuple[int, int]]:
         yield from _memory(part)
 
 
-def _bytes(tensor: Tensor | None) -> int:
-    return sum(dict(_memory(tensor)).values()) if tensor is not None else 0
+def _bytes(tensor: Tensor) -> int:
+    return sum(dict(_memory(tensor)).values())
 
 
 def _model_memory(replay: Replay) -> frozenset[int]:

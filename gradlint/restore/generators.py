@@ -49,14 +49,14 @@ def restorer(generator: Any) -> Callable[[], object]:
     return lambda: generator.set_state(legacy)
 
 
-def generators_among(values: Iterable[Any]) -> Iterator[Any]:
-    """Yield the generators among some objects, and in the plain containers among them."""
+def unpacked(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield some objects, and in place of the plain containers among them what these hold."""
     for value in values:
         if isinstance(value, (list, tuple)):
-            yield from (each for each in value if is_generator(each))
+            yield from value
         elif type(value) is dict:
-            yield from (each for each in value.values() if is_generator(each))
-        elif is_generator(value):
+            yield from value.values()
+        else:
             yield value
 
 

@@ -81,10 +81,9 @@ def written_tensors(function: Callable[..., Any], args: Sequence[Any], kwargs: M
         # torch.embedding, which never writes, has a flag at this position.
         if max_norm is not None and max_norm is not False:
             targets += [*args[:2], kwargs.get("weight")]
-    if kwargs:
-        if kwargs.get("inplace"):
-            targets.append(args[0] if args else kwargs.get("input"))
-        if "out" in kwargs:
-            targets.append(kwargs["out"])
+    if kwargs.get("inplace"):
+        targets.append(args[0] if args else kwargs.get("input"))
+    if "out" in kwargs:
+        targets.append(kwargs["out"])
     flat = [part for target in targets for part in (target if isinstance(target, list | tuple) else (target,))]
     return [tensor for tensor in flat if isinstance(tensor, Tensor)]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradlint.restore.generators import generators_among, is_generator, restorer
+from gradlint.restore.generators import is_generator, restorer, unpacked
 from gradlint.restore.generators import kinds as generator_kinds
 from gradlint.restore.global_state import GlobalState, rng_restorers, without_torch_function
 from gradlint.restore.mutation import written_tensors
@@ -139,8 +139,7 @@ class _ModuleState:
                 # The attribute was plain before: `self.fc = None` in __init__, `self.fc = nn.Linear(...)` in forward.
                 if added in self.attributes and added not in now:
                     now[added] = self.attributes[added]
-            if now.get(name) is not registry.container:
-                now[name] = registry.container
+            now[name] = registry.container
             registry.put_back()
         for name in registered:
             # A plain attribute would hide the registered one of the same name.
@@ -306,17 +305,18 @@ class Preserved:
                     self._watch_tensor(prefix + name, buffer, copy=not _larger(buffer, LARGE_BUFFER))
             # isinstance would ask a slow metaclass for every attribute
             if not self._kinds.isdisjoint(map(type, module.__dict__.values())):
-                self._watch_generators(value for value in module.__dict__.values() if type(value) in self._kinds)
+                self._watch_generators(module.__dict__.values())
             if class_is_project(type(module)):
                 plain = [value for name, value in module.__dict__.items() if name not in _NO_GENERATORS]
-                self._watch_generators(generators_among(plain))
+                self._watch_generators(unpacked(plain))
             children = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
             pending.extend(reversed(children))
 
-    def _watch_generators(self, generators: Iterable[Any]) -> None:
-        for generator in generators:
-            if id(generator) not in self._generators and is_generator(generator):
-                self._generators[id(generator)] = (generator, restorer(generator))
+    def _watch_generators(self, things: Iterable[Any]) -> None:
+        """Watch the generators among some objects."""
+        for thing in things:
+            if id(thing) not in self._generators and is_generator(thing):
+                self._generators[id(thing)] = (thing, restorer(thing))
 
     def _watch_tensor(self, name: str, tensor: Tensor, *, copy: bool) -> None:
         state = self._tensors.get(id(tensor))

@@ -18,34 +18,33 @@ Memory = tuple[torch.UntypedStorage, int] | None
 
 
 class StorageBytes:
-    """One storage and, once saved, a copy of its bytes."""
+    """One storage and, once saved, a view of its bytes and a copy of them."""
 
-    __slots__ = ("nbytes", "saved", "storage", "viewed")
+    __slots__ = ("nbytes", "saved", "storage")
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.storage = storage
         self.nbytes = storage.nbytes()
-        self.saved: Tensor | None = None
-        self.viewed: Tensor | None = None
+        self.saved: tuple[Tensor, Tensor] | None = None
 
     def _view(self) -> Tensor:
         return torch.empty(0, dtype=torch.uint8, device=self.storage.device).set_(self.storage)
 
     def save(self) -> None:
         if self.saved is None and self.storage.nbytes() == self.nbytes:
-            self.viewed = self._view()
-            self.saved = self.viewed.clone()
+            view = self._view()
+            self.saved = view, view.clone()
 
     def put_back(self) -> None:
         if self.storage.nbytes() != self.nbytes:
             if self.saved is None and self.nbytes:
                 raise RuntimeError("a storage was resized")
             self.storage.resize_(self.nbytes)
-        if self.saved is not None and self.viewed is not None:
-            view = self.viewed
+        if self.saved is not None:
+            view, saved = self.saved
             # Equal bytes are not written back: the memory may be read-only (a mapped file).
-            if not torch.equal(view, self.saved):
-                view.copy_(self.saved)
+            if not torch.equal(view, saved):
+                view.copy_(saved)
 
 
 def storage_of(tensor: Tensor) -> Memory:
@@ -157,7 +156,7 @@ def same_values(left: Tensor, right: Tensor) -> bool:
             return True
         # An optimizer moves most elements: the first one often decides without a pass over all.
         first = (0,) * left.dim()
-        if left.layout is torch.strided and (one := left[first].item()) == one and one != right[first].item():
+        if (one := left[first].item()) == one and one != right[first].item():
             return False
         return bool(((left == right) | (left.isnan() & right.isnan())).all())
 
@@ -224,7 +223,7 @@ class TensorState:
         self.layout = _layout(tensor, memory)
         self.alias = tensor.data
         self.bytes = watch(tensor, memory)
-        if tensor.layout is torch.sparse_coo or (tensor.is_mkldnn and not self.bytes):
+        if tensor.layout is torch.sparse_coo or tensor.is_mkldnn:
             # In-place arithmetic may exchange the inner tensors of these, not only overwrite them.
             self.copy = tensor.detach().clone() if is_readable(tensor) else None
 
