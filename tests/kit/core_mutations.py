@@ -402,10 +402,12 @@ class _Asking(_Mapping):
         return ""
 
 
-def _pytest(plugin: Any, files: Sequence[str]) -> int:
+def _pytest(plugin: Any, files: Sequence[str]) -> None:
+    if not files:  # pytest would run all tests
+        return
     arguments = ["-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header", "--tb=no", "-rN"]
     with contextlib.redirect_stdout(io.StringIO()):
-        return int(pytest.main([*arguments, f"--rootdir={table.ROOT}", *files], plugins=[plugin]))
+        pytest.main([*arguments, f"--rootdir={table.ROOT}", *files], plugins=[plugin])
 
 
 def map_tests(files: Sequence[str]) -> list[Reached]:
@@ -494,7 +496,7 @@ def main() -> int:
     for number in alive:
         if given.verbose and wanted[number]:
             print(f"{_named(number)}\n    {noticed[number] or f'none of {len(wanted[number])} tests'}", flush=True)
-    alive = [number for number in alive if not noticed[number]]
+    alive = [number for number in alive if not noticed.get(number)]
     print(f"{len(alive)} left after {len(reached)} tests", flush=True)
     if not given.no_rest:
         alive = survivors_of_cases(alive, [case for case in every if case not in first], given.verbose)
