@@ -136,7 +136,7 @@ def costs(names: dict[str, Cost]) -> Costs:
 def test_numbered_neighbours_of_one_cost_are_one_row() -> None:
     names = {"": Cost(), "layer": Cost(), **{f"layer.{i}": Cost(parameters=8) for i in range(12)}}
     text = render(costs(names), View())
-    assert "0-11 (12 alike)" in text and "96B" in text and "layer.1" not in text
+    assert "0–11 (12 alike)" in text and "96B" in text and "layer.1" not in text
 
 
 @each("depth, shown", [(0, ["(the model)"]), (1, ["(the model)", "a"]), (2, ["(the model)", "a", "b"])])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Container, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from gradlint.flow.cost import Cost, Costs, in_bytes, in_flops
 from gradlint.legible import json_text
 from gradlint.report.full import Page
+from gradlint.report.module_tree import DASH, ModuleTree, Run
 from gradlint.report.styled import Text
 from gradlint.report.view import View, cells
 
@@ -18,17 +19,6 @@ CELL = 8
 """Columns of the terminal for each number."""
 SHOWN_DEPTH = 2
 """Levels of the module tree that are shown unless the user asks for others."""
-
-
-@dataclass
-class _Row:
-    """A module with all that is in it."""
-
-    name: str
-    total: Cost
-    children: list[_Row] = field(default_factory=list)
-    alike: int = 1
-    """Number of modules that the row stands for."""
 
 
 def render(costs: Costs, view: View, depth: int = SHOWN_DEPTH) -> str:
@@ -74,7 +64,7 @@ def render(costs: Costs, view: View, depth: int = SHOWN_DEPTH) -> str:
 
 def as_json(costs: Costs) -> str:
     """Return the same as JSON in ASCII: each module by itself, and with those in it."""
-    measured = costs.measured
+    measured, tree = costs.measured, _tree(costs)
     document = {
         "schema": 1,
         "target": costs.target,
@@ -86,13 +76,8 @@ def as_json(costs: Costs) -> str:
         "inputs_kept": measured.inputs_kept,
         "backward_passes": measured.backwards,
         "modules": [
-            {
-                "name": row.name,
-                "type": costs.types[row.name],
-                "own": _cost(_own(costs, row.name)),
-                "total": _cost(row.total),
-            }
-            for row in rows_of(costs).values()
+            {"name": name, "type": costs.types[name], "own": _cost(_own(costs, name)), "total": _cost(total)}
+            for name, total in zip(tree.names, _totals(costs, tree), strict=True)
         ],
         "savings": [
             {"reason": s.reason, "parameters": list(s.parameters), "saved": _cost(s.saved)} for s in costs.savings
@@ -102,29 +87,33 @@ def as_json(costs: Costs) -> str:
     return json_text(document)
 
 
-def rows_of(costs: Costs) -> Mapping[str, _Row]:
-    """Return name of a module → the module with all that is in it, parents first."""
-    rows = {name: _Row(name, _own(costs, name)) for name in costs.types}
-    for name in reversed(list(costs.types)):  # what is inside a module comes after it
-        parent = rows.get(_parent(name, costs.types))
-        if parent is not None and parent is not rows[name]:
-            parent.total += rows[name].total
-            parent.children.insert(0, rows[name])
-    return rows
+def _tree(costs: Costs) -> ModuleTree:
+    """Return the modules of a report."""
+    positions = {name: position for position, name in enumerate(costs.types)}
+    parents = [-1 if (above := _parent(name, positions)) is None else positions[above] for name in positions]
+    return ModuleTree(list(costs.types), parents, ((kind, _own(costs, name)) for name, kind in costs.types.items()))
+
+
+def _parent(name: str, names: Container[str]) -> str | None:
+    """Return the name of the nearest module around another; None if there is none."""
+    while name:
+        name = name.rpartition(".")[0]
+        if name in names:
+            return name
+    return None
+
+
+def _totals(costs: Costs, tree: ModuleTree) -> list[Cost]:
+    """Return the cost of each module with all that is in it, in the order of the tree."""
+    totals = [_own(costs, name) for name in tree.names]
+    for position in range(len(totals) - 1, -1, -1):
+        if (parent := tree.parents[position]) >= 0:
+            totals[parent] += totals[position]
+    return totals
 
 
 def _own(costs: Costs, name: str) -> Cost:
     return costs.measured.modules.get(name, Cost())
-
-
-def _parent(name: str, names: Mapping[str, str]) -> str:
-    """Return the name of the nearest module around another; its own if there is none."""
-    above = name
-    while above:
-        above = above.rpartition(".")[0]
-        if above in names:
-            return above
-    return name
 
 
 def _cost(cost: Cost) -> dict[str, Any]:
@@ -136,10 +125,8 @@ def _table(page: Page, costs: Costs, depth: int) -> None:
     page.line(
         " " * (page.view.width - CELL * len(COLUMNS)), *(Text(f"{head:>{CELL}}", style="bold") for head in COLUMNS)
     )
-    rows = rows_of(costs)
-    tops = [row for name, row in rows.items() if _parent(name, costs.types) == name]
-    for level, row in _shown(tops, 0, depth):
-        _row(page, _label(row, level), row.total, level)
+    for level, label, cost in _rows(costs, depth):
+        _row(page, label, cost, level)
     if costs.measured.outside != Cost():
         _row(page, "outside the model", costs.measured.outside, 0)
     page.paragraph(
@@ -148,47 +135,25 @@ def _table(page: Page, costs: Costs, depth: int) -> None:
     )
 
 
-def _shown(rows: list[_Row], level: int, depth: int) -> Iterator[tuple[int, _Row]]:
-    """Yield (level, row) of the tree; numbered siblings that cost the same are one row."""
-    pending = [(level, row) for row in reversed(_folded(rows))]
+def _rows(costs: Costs, depth: int) -> Iterator[tuple[int, str, Cost]]:
+    """Yield (level, label, cost) of each row; modules that cost nothing have none."""
+    tree = _tree(costs)
+    totals = _totals(costs, tree)
+    pending = [(0, 1, Run((root,), tree.names[root] or "(the model)")) for root in reversed(tree.roots)]
     while pending:
-        level, row = pending.pop()
-        if row.total == Cost():
+        level, around, run = pending.pop()
+        total = sum((totals[member] for member in run.members), Cost())
+        if total == Cost():
             continue
-        yield level, row
+        alike = len(run.members) // around
+        yield level, run.label if alike == 1 else f"{run.label} ({alike} alike)", total
         if level < depth:
-            pending += [(level + 1, child) for child in reversed(_folded(row.children))]
-
-
-def _folded(rows: list[_Row]) -> list[_Row]:
-    """Return rows in which numbered neighbours that cost the same are together."""
-    runs: list[list[_Row]] = []
-    for row in rows:
-        last = runs[-1][-1] if runs else None
-        if last is not None and last.total == row.total and _number(last).isdigit() and _number(row).isdigit():
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    return [run[0] if len(run) == 1 else _together(run) for run in runs]
-
-
-def _together(run: list[_Row]) -> _Row:
-    total = sum((row.total for row in run), Cost())
-    return _Row(f"{run[0].name}-{_number(run[-1])}", total, [], len(run))
-
-
-def _number(row: _Row) -> str:
-    return row.name.rpartition(".")[2]
-
-
-def _label(row: _Row, level: int) -> str:
-    if not row.name:
-        return "(the model)"
-    name = row.name if level == 0 else _number(row)
-    return name if row.alike == 1 else f"{name} ({row.alike} alike)"
+            pending += [(level + 1, len(run.members), inner) for inner in reversed(tree.below(run))]
 
 
 def _row(page: Page, label: str, cost: Cost, level: int) -> None:
+    if page.view.char(DASH) != DASH:
+        label = label.replace(DASH, "-")
     label = "  " * (level + 1) + page.view.clean(label)
     room = page.view.width - CELL * len(COLUMNS)
     values = list(asdict(cost).values())

@@ -13,9 +13,10 @@ from gradlint.findings import Finding, GroupState, OptimizerState, Overview, Rep
 from gradlint.flow.outcome import OutcomeKind
 from gradlint.report import as_json
 from gradlint.report.full import Page
+from gradlint.report.module_tree import DASH
 from gradlint.report.styled import ColorSystem, Style
 from gradlint.report.summary import summary
-from gradlint.report.tree import DASH, Row, Totals, Tree
+from gradlint.report.tree import Row, Totals, Tree
 from gradlint.report.view import View, cells, wrap
 from gradlint.wording import count, list_of, nearest, plural, shape_text
 

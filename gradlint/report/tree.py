@@ -1,4 +1,4 @@
-"""The module tree of an overview as rows: repeated blocks folded, subtrees that are all alike closed."""
+"""The module tree of an overview as rows: repeated blocks folded, uniform subtrees closed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import fnmatch
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from gradlint.findings import Finding, Overview, ParameterState
+from gradlint.report.module_tree import ModuleTree, Run
 
 OPEN = 2
 """Levels of the tree that are shown in any case."""
@@ -86,21 +87,6 @@ class Row:
     """True if no rows below it are shown."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Modules that one row shows."""
-
-    members: tuple[int, ...]
-    label: str
-    depth: int = 0
-    above: int = -1
-
-
-DASH = "\u2013"
-"""Between the first and the last number of repeated blocks."""
-_NUMBERED = re.compile(r"(.*?)(0|[1-9][0-9]{0,8})", re.DOTALL)
-
-
 class Tree:
     """The tree of an overview, with totals and folds.
 
@@ -114,13 +100,9 @@ class Tree:
         self._overview = overview
         self._depth = depth
         modules = overview.modules
-        self._children: list[list[int]] = [[] for _ in modules]
-        for position, module in enumerate(modules):
-            if module.parent >= 0:
-                self._children[module.parent].append(position)
+        self._tree = ModuleTree([m.name for m in modules], [m.parent for m in modules], self._facts())
         self.totals = self._counted()
-        self.whole = self._sum(p for p, module in enumerate(modules) if module.parent < 0)
-        self._alike = self._classes()
+        self.whole = self._sum(self._tree.roots)
         self._empty = self._without_parameters()
         self.unmatched = self._expand(expand)
         self.row_of = [-1] * len(modules)
@@ -146,8 +128,7 @@ class Tree:
                 totals[module.parent].add(own)
         return totals
 
-    def _sum(self, positions: Iterable[int]) -> Totals:
-        positions = tuple(positions)
+    def _sum(self, positions: Sequence[int]) -> Totals:
         if len(positions) == 1:
             return self.totals[positions[0]]
         total = Totals()
@@ -155,32 +136,21 @@ class Tree:
             total.add(self.totals[position])
         return total
 
-    def _classes(self) -> list[int]:
-        """Return a number for each module, the same for those with the same subtree and states."""
+    def _facts(self) -> Iterator[tuple[object, ...]]:
+        """Yield what each module has itself."""
         overview = self._overview
         effects = [
             [(n, g.lr, g.weight_decay, g.scheduled) for g in o.groups] for n, o in enumerate(overview.optimizers)
         ]
-        known: dict[object, int] = {}
-        alike = [0] * len(overview.modules)
 
-        def state(index: int, module: str) -> tuple[object, ...]:
-            p = overview.parameters[index]
+        def state(p: ParameterState, module: str) -> tuple[object, ...]:
             groups = tuple(effects[number][group] for number, group in p.groups)
             return p.name[len(module) :], p.shape, p.outcome, p.requires_grad, groups, p.dtype, p.device
 
-        for position in range(len(overview.modules) - 1, -1, -1):
-            module = overview.modules[position]
-            key = (
-                module.class_number,
-                module.by_mode,
-                module.training if module.by_mode else None,
-                tuple(state(index, module.name) for index in module.parameters),
-                module.tied,
-                tuple((_relative(overview.modules[c].name, module.name), alike[c]) for c in self._children[position]),
-            )
-            alike[position] = known.setdefault(key, len(known))
-        return alike
+        for module in overview.modules:
+            states = tuple(state(overview.parameters[index], module.name) for index in module.parameters)
+            mode = (module.by_mode, module.training) if module.by_mode else None
+            yield module.class_number, mode, states, module.tied
 
     def _without_parameters(self) -> list[bool]:
         """Return True for each module without parameters, in the order of the modules."""
@@ -216,35 +186,46 @@ class Tree:
     def _build(self) -> None:
         """Make the rows, each before those below it."""
         modules = self._overview.modules
-        roots = [p for p, module in enumerate(modules) if module.parent < 0]
-        pending = [_Run((p,), modules[p].name or f"({modules[p].type})", 0, -1) for p in reversed(roots)]
+        pending = [(Run((p,), modules[p].name or f"({modules[p].type})"), 0, -1) for p in reversed(self._tree.roots)]
         while pending:
-            run = pending.pop()
-            self._place(run.members, len(self.rows))
+            run, depth, above = pending.pop()
+            number = len(self.rows)
+            self._place(run, number)
             runs = self._below(run)
-            while len(runs) == 1 and run.depth and self._only_leads_on(run.members[0]):
-                [inner] = runs
-                run = replace(run, members=inner.members, label=_joined(run.label, inner.label))
-                self._place(run.members, len(self.rows))
+            while len(runs) == 1 and depth and self._only_leads_on(run.members[0]):
+                run = Run(runs[0].members, _joined(run.label, runs[0].label))
+                self._place(run, number)
                 runs = self._below(run)
-            totals = self._sum(run.members)
-            row = Row(
-                label=run.label or f"({modules[run.members[0]].type})",
-                depth=run.depth,
-                above=run.above,
-                type=modules[run.members[0]].type,
-                members=run.members,
-                totals=totals,
-                hidden=Counter(totals.modes),
-                tied=tuple(self._overview.parameters[i].name for i in modules[run.members[0]].tied),
-                is_closed=not runs or not self._is_open(run.members[0], run.depth, totals),
-            )
-            if run.above >= 0:
-                self.rows[run.above].hidden.subtract(totals.modes)
+            row = self._row(run, depth, above, has_rows_below=bool(runs))
             self.rows.append(row)
+            if above >= 0:
+                self.rows[above].hidden.subtract(row.totals.modes)
             if not row.is_closed:
-                pending += [replace(r, depth=run.depth + 1, above=len(self.rows) - 1) for r in reversed(runs)]
-                self._add_own(row, len(self.rows) - 1)
+                pending += [(inner, depth + 1, number) for inner in reversed(runs)]
+                self._add_own(row, number)
+
+    def _below(self, run: Run) -> list[Run]:
+        return self._tree.below(
+            run,
+            is_left_out=lambda position: self._empty[position] and not self._expanded[position],
+            stands_alone=lambda position: self._expanded[position] or self._around[position],
+        )
+
+    def _row(self, run: Run, depth: int, above: int, *, has_rows_below: bool) -> Row:
+        """Return the row of a run."""
+        first = run.members[0]
+        module, totals = self._overview.modules[first], self._sum(run.members)
+        return Row(
+            label=run.label or f"({module.type})",
+            depth=depth,
+            above=above,
+            type=module.type,
+            members=run.members,
+            totals=totals,
+            hidden=Counter(totals.modes),
+            tied=tuple(self._overview.parameters[index].name for index in module.tied),
+            is_closed=not has_rows_below or not self._is_open(first, depth, totals),
+        )
 
     def _add_own(self, row: Row, above: int) -> None:
         """Add a row for the parameters that the modules of an open row register themselves."""
@@ -260,8 +241,8 @@ class Tree:
         label = names[0] if len(names) == 1 else f"({len(names)} parameters)"
         self.rows.append(Row(label, row.depth + 1, above, "", (), totals))
 
-    def _place(self, members: Iterable[int], row: int) -> None:
-        for member in members:
+    def _place(self, run: Run, row: int) -> None:
+        for member in run.members:
             self.row_of[member] = row
 
     def _is_open(self, position: int, depth: int, totals: Totals) -> bool:
@@ -273,34 +254,6 @@ class Tree:
         """Return True if a module has nothing of its own that a row could show."""
         module = self._overview.modules[position]
         return not (module.parameters or module.tied or module.by_mode or self._expanded[position])
-
-    def _below(self, run: _Run) -> list[_Run]:
-        """Return the runs of modules in those of a run; modules of a run have the same subtree."""
-        modules = self._overview.modules
-        above = modules[run.members[0]].name
-        runs: list[tuple[list[int], str]] = []
-        last: tuple[str, int, int] | None = None
-        first = 0
-        for place, child in enumerate(self._children[run.members[0]]):
-            if self._empty[child] and not self._expanded[child]:
-                continue
-            members = [self._children[member][place] for member in run.members]
-            name = _relative(modules[child].name, above)
-            numbered = _NUMBERED.fullmatch(name)
-            if numbered is None or self._expanded[child] or self._around[child]:
-                runs.append((members, name))
-                last = None
-                continue
-            prefix, number, kind = numbered[1], int(numbered[2]), self._alike[child]
-            if last == (prefix, number - 1, kind):
-                so_far = runs.pop()[0]
-                so_far += members
-                runs.append((so_far, f"{prefix}{first}{DASH}{number}"))
-            else:
-                first = number
-                runs.append((members, name))
-            last = prefix, number, kind
-        return [_Run(tuple(members), label) for members, label in runs]
 
     def mark(self, finding: Finding, text: str) -> None:
         """Add a finding to the widest rows that it names whole, else to those of its parameters."""
@@ -334,13 +287,6 @@ class Tree:
             for index in module.parameters
             for name in overview.parameters[index].names
         }
-
-
-def _relative(name: str, above: str) -> str:
-    """Return a name without that of the module around it; empty if a wrapper gives it none."""
-    if not above:
-        return name
-    return name[len(above) + 1 :] if name.startswith(f"{above}.") else "" if name == above else name
 
 
 def _joined(label: str, inner: str) -> str:
