@@ -137,6 +137,8 @@ def _summed_pairs(
 def _moves(trace: Trace, training: Training, first: Backward, second: Backward) -> dict[ParameterKey, SiteId]:
     """Return parameter → site of the write between two passes that is made of its own gradient."""
     writes = [w for w in trace.events_of(ParameterWrite) if first.event < w.number < second.event]
+    if not writes:
+        return {}  # each pass of an accumulation asks
     bits = {key: ParameterIndex(bit) for bit, key in enumerate(dict.fromkeys(training.gradients.values()))}
     owners = {value: bits[key] for value, key in training.gradients.items()}
     made_of = propagate(trace.ops[first.op : second.op], trace.values, owners).data

@@ -134,6 +134,7 @@ def _is_used(training: Training, backward: Backward) -> bool:
     """
     if backward.applied_by:
         return True
-    end = next((b.event for b in training.backwards[backward.number + 1 :]), math.inf)
+    following_pass = training.backwards[backward.number + 1 : backward.number + 2]
+    end = next((b.event for b in following_pass), math.inf)
     following = (s for s in training.steps if backward.event < s.event < end)
     return any(c.nonzero and not c.backwards for s in following for c in s.content.values())

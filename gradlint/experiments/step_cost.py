@@ -80,9 +80,7 @@ def measure_step(trace: Trace, replay: Replay, frozen: Iterable[ParameterIndex] 
             with own_gradients(list(tensors.values())):
                 with counted.watching():
                     roots = replay.live(watch=counted)
-                    label_nodes = list(roots)
-                counted.finish(label_nodes)
-                del label_nodes
+                counted.finish(roots)
                 _backward(roots, counted, has_run=counted.has_backward)
                 del roots
                 gradients = {key: _bytes(t.grad) for key, t in tensors.items() if t.grad is not None}

@@ -95,7 +95,7 @@ class _ObjectState:
                 now[name] = value
 
 
-_NO_GENERATORS = frozenset(name for name in nn.Module().__dict__)
+_NO_GENERATORS = frozenset(nn.Module().__dict__)
 """Attributes of every module."""
 _REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
