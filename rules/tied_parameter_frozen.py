@@ -143,7 +143,7 @@ class TiedParameterFrozen(Rule):
 
 def _ends(context: Context, parameter: Parameter) -> list[Module]:
     """Return the modules that register a parameter."""
-    return [m for m in context.trace.modules if parameter.index in m.parameters]
+    return list(context.trace.holders[parameter.index])
 
 
 def _end_of(context: Context, event: Freeze | Unfreeze, ends: list[Module]) -> Module | None:
