@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 
+import pytest
 from cases import each
 
 from gradlint.location import Location
 from gradlint.source.file import SourceModule
 from gradlint.source.kinds import Kind
 from gradlint.source.order import loops_around, surely_before, value_of
-from gradlint.source.text import SourceText
+from gradlint.source.text import SourceText, Unreadable
 
 HEAD = "import copy, itertools, torch, torchvision, timm, transformers\nfrom torch import nn\n"
 NET = """
@@ -138,7 +140,7 @@ def kind_of(text: str) -> str:
         ("filter(x.parameters())", "unknown"),
         ("map(f, x)", "many once unknown"),
         ("enumerate(x.parameters())", "many pairs once parameter"),
-        ("enumerate(x.named_parameters())", "many pairs once parameter"),
+        ("enumerate([f()])", "many pairs once unknown"),
         ("enumerate(nn.Sequential())", "many pairs once module"),
         ("enumerate(torch.zeros(2))", "unknown"),
         ("enumerate(x)", "unknown"),
@@ -175,6 +177,7 @@ def kind_of(text: str) -> str:
         ("f() if c else nn.ReLU()", "unknown"),
         ("x.parameters() if c else list(x.parameters())", "unknown"),
         ("[nn.ReLU()] if c else [nn.Tanh()]", "many module"),
+        ("torch.zeros(2) if c else torch.ones(2)", "tensor"),
         ("nn.ReLU() or nn.ReLU()", "module nn.ReLU"),
         ("(n := nn.ReLU())", "module nn.ReLU"),
         ("[nn.ReLU(), nn.ReLU()]", "many module nn.ReLU"),
@@ -389,6 +392,8 @@ def test_name_of_an_import(text: str, name: str) -> None:
         ("one(a)\nit(b)", True),
         ("it(b)\none(a)", False),
         ("f(one(a), it(b))", True),
+        ("if c:\n    pass\nelif one(a):\n    it(b)", True),
+        ("while one(a):\n    it(b)", True),
         ("f(it(b), one(a))", False),
         ("if c:\n    one(a)\nit(b)", False),
         ("one(a)\nif c:\n    it(b)", True),
@@ -476,3 +481,76 @@ def test_text_of_a_statement_is_its_lines(text: str, last: str) -> None:
     module = module_of(text)
     [statement] = [s for s in module.assignments if ast.unparse(s.targets[0]) == "b"]  # type: ignore[union-attr]
     assert module.text_of(statement) == last
+
+
+TEXT = SourceText("m.py", "ä = 'ö' + f(1)\r\nb = 2\rc = 3\n".encode())
+
+
+@each(("number", "line"), [(0, ""), (1, "ä = 'ö' + f(1)"), (2, "b = 2"), (3, "c = 3"), (4, ""), (5, "")])
+def test_line_by_its_number(number: int, line: str) -> None:
+    assert TEXT.line(number) == line
+
+
+def test_location_counts_characters() -> None:
+    module = SourceModule(TEXT)
+    [call] = module.tree.nodes(ast.Call)
+    assert module.location(call) == Location("m.py", 1, 11, 1, 15)
+    assert module.text(call) == "f(1)"
+
+
+def test_location_of_a_node_without_a_place_is_the_start() -> None:
+    assert TEXT.location(ast.Load()) == Location("m.py", 1, 1, 1, 0)
+
+
+@each(
+    ("place", "text"),
+    [
+        (Location("m.py", 2, 1, 2, 2), "b"),
+        (Location("m.py", 2, 3), ""),
+        (Location("m.py", 2, 1, 3, 2), "b = 2\rc"),
+        (Location("m.py", 9, 1, 9, 2), ""),
+        (Location("m.py", 3, 90, 3, 99), ""),
+    ],
+)
+def test_text_of_a_place(place: Location, text: str) -> None:
+    assert TEXT.slice(place) == text
+
+
+@each(
+    ("data", "message", "line"),
+    [
+        (b"a = (", "'(' was never closed", 1),
+        (b"a = 1\nb = 1 1\n", "invalid syntax", 2),
+        (b"a = 1\nb = '\xff'\n", "it is not utf-8: invalid start byte", 2),
+        (b"# coding: nonsense\n", "unknown encoding: nonsense", 1),
+        (b"a = 1\x00\n", "source code string cannot contain null bytes", 1),
+    ],
+)
+def test_text_that_cannot_be_parsed(data: bytes, message: str, line: int) -> None:
+    with pytest.raises(Unreadable, match=re.escape(message)) as caught:
+        SourceModule(SourceText("m.py", data))
+    assert caught.value.line == line
+
+
+@each(
+    ("data", "newline"),
+    [(b"a = 1\n", "\n"), (b"a = 1\r\nb = 2\n", "\r\n"), (b"a = 1\r", "\r"), (b"a = 1", "\n"), (b"", "\n")],
+)
+def test_line_end_of_a_file(data: bytes, newline: str) -> None:
+    assert SourceText("m.py", data).newline == newline
+
+
+@each(
+    ("data", "encoded"),
+    [
+        (b"a = 1\n", b"b"),
+        (b"\xef\xbb\xbfa = 1\n", b"\xef\xbb\xbfb"),
+        (b"# coding: latin-1\n# \xe4\n", b"b"),
+    ],
+)
+def test_text_is_encoded_as_its_file(data: bytes, encoded: bytes) -> None:
+    assert SourceText("m.py", data).encoded("b") == encoded
+
+
+def test_byte_order_mark_is_no_part_of_the_text() -> None:
+    assert SourceText("m.py", b"\xef\xbb\xbfa = 1\n").text == "a = 1\n"

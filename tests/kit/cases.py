@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,7 +16,8 @@ Test = Callable[..., None]
 def each(names: str | tuple[str, ...], cases: Iterable[Any], ids: Callable[[Any], str] = str) -> Callable[[Test], Test]:
     """Return a decorator that runs a test for each case as a subtest, so that each failure names its case.
 
-    All cases share what the test's fixtures prepare: a case may not rely on an empty folder or a fresh state.
+    All cases share what the test's fixtures prepare: a case may not rely on an empty folder or a fresh state. A test
+    without fixtures has the attribute `alone`: each case as a function.
     """
     fields = tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
     rows = [_row(case, len(fields), ids) for case in cases]
@@ -33,6 +35,8 @@ def each(names: str | tuple[str, ...], cases: Iterable[Any], ids: Callable[[Any]
         wanted = [p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name not in fields]
         subtests = inspect.Parameter("subtests", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         test_each.__signature__ = inspect.Signature([subtests, *wanted])  # type: ignore[attr-defined]
+        if not wanted:
+            test_each.__dict__["alone"] = [(title, functools.partial(test, *values)) for title, values in rows]
         test_each.__name__, test_each.__module__ = test.__name__, test.__module__
         test_each.__doc__, test_each.__dict__["pytestmark"] = test.__doc__, getattr(test, "pytestmark", [])
         return test_each

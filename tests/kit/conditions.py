@@ -10,9 +10,10 @@ analysis raises or does not end, or where it changes
 - the outcome of a parameter, its reason or its line, or
 - for `source`, the findings in the files and snippets that the source rules are tested on.
 
-With `--tests FILE ...`, the tests of these files are asked first, each without every condition that decides something
-in it (`switched_tests`). `--recordings` keeps the recordings in a folder for the next time. What `--tries` recordings
-have not noticed counts as unnoticed. Conditions that are only asked while a module is imported are left out.
+With `--tests FILE ...`, the tests of these files are asked first: the cases of tables (`cases`) one by one, then each
+other test without every condition that decides something in it (`switched_tests`). `--recordings` keeps the recordings
+in a folder for the next time. What `--tries` recordings have not noticed counts as unnoticed. Conditions that are only
+asked while a module is imported are left out.
 """
 
 from __future__ import annotations
@@ -195,6 +196,23 @@ def _judged_text(source: Any, seen: Callable[[Any], Any]) -> Iterator[tuple[str,
     yield "source finding", [what for what in said if what is not None]
 
 
+# -- cases of tests --------------------------------------------------------------------------------------------------
+
+
+def case_questions(files: Sequence[str]) -> Iterator[Question]:
+    """Yield a question about each case of the tests of some files that need no fixtures (`cases.each`)."""
+    sys.path.insert(0, str(table.ROOT / "tests"))
+    for file in files:
+        for name, test in vars(importlib.import_module(Path(file).stem)).items():
+            for title, case in getattr(test, "alone", ()):
+                yield Question(f"{name}[{title}]", functools.partial(_passed, case))
+
+
+def _passed(case: Callable[..., None]) -> Iterator[tuple[str, Any]]:
+    case()
+    yield "case", None
+
+
 # -- deleting ---------------------------------------------------------------------------------------------------------
 
 
@@ -299,10 +317,9 @@ def main() -> int:
     tries: Counter[int] = Counter()
     print(f"{len(chosen)} conditions", flush=True)
     if given.tests:
-        for number, test in run(given.tests, alive, functools.partial(forget, given.room)).items():
-            count["test"] += 1
-            if given.verbose:
-                print(f"  {switches.switches[number]}: {test}")
+        cases = list(case_questions(given.tests))
+        count["case"] = sum(1 for _ in ask(cases, given.room, alive, Counter(), len(cases)))
+        count["test"] = len(run(given.tests, alive, functools.partial(forget, given.room)))
         print(f"{len(alive)} left, {time.process_time() - started:.0f} s", flush=True)
     for number, kind, name in ask(_questions(given), given.room, alive, tries, given.tries):
         count[kind] += 1

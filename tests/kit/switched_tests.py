@@ -38,6 +38,8 @@ class InForks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
         """Run a test with all conditions, then without each of those that it feels."""
+        if getattr(getattr(item, "function", None), "alone", None) is not None:
+            return True  # a table of cases, which need no process of their own
         felt = _in_a_fork(functools.partial(self._run, item, switches.NONE))
         for number in sorted((felt or set()) & self.alive.keys()):
             if _in_a_fork(functools.partial(self._run, item, number)) is None:
