@@ -733,7 +733,7 @@ def test_many_writers_of_one_file_leave_one_of_their_contents(tmp_path: Path) ->
             writing.write(path, contents[number])
             whole &= path.read_bytes() in contents
             cache = Cache(tmp_path / "cache", ["same"])
-            cache.put(f"{number}-{round_}", [], False)
+            cache.put(f"{number}-{round_}", [])
             cache.save()
             [file] = (tmp_path / "cache").glob("*.json")
             whole &= isinstance(json.loads(file.read_bytes()), dict)
