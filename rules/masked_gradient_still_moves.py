@@ -67,8 +67,9 @@ class MaskedGradientStillMoves(Rule):
     ```
 
     ## Known limits
-    Masks that change from step to step (the largest gradients only, gradient dropout) are not reported, nor parameters
-    that code writes to after the step. Masks in backward hooks of modules are not seen.
+    Masks that change from step to step (gradient dropout) are not reported, nor those that a threshold on the gradient
+    explains, nor parameters that code writes to after the step. Not seen: masks in backward hooks of modules, and masks
+    in hooks where a step applies several backward passes.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.AdamW.html
@@ -99,6 +100,8 @@ class MaskedGradientStillMoves(Rule):
                 continue
             found.append((_mask(context, parameter.key, steps[0]), steps[0], parameter))
         for mask, members in context.by_place(found, lambda member: member[0]):
+            if not any(s.content[p.key].masked_by_place for _, s, p in members):
+                continue  # the largest gradients alone, or those of one sign
             step, parameters = members[0][1], [parameter for _, _, parameter in members]
             stepped = [o for o in trace.optimizers if o.key in step.optimizers]
             yield context.finding(

@@ -100,6 +100,8 @@ class Content(NamedTuple):
     """True if an entry had a gradient that user code had set to zero at an earlier step."""
     masked_by_hook: bool = False
     """True if a hook of user code set the masked entries to zero."""
+    masked_by_place: bool = False
+    """True if the masked entries moved, and no threshold on the gradient can have chosen them."""
     updates: int = 0
     """Number of its entries with a gradient other than zero; not counted (0) for precise data types."""
     lost_updates: int = 0

@@ -155,6 +155,7 @@ class OptimizerSteps:
             moves_masked=masked.moved,
             lifts_mask=masked.lifted,
             masked_by_hook=masked.by_hook,
+            masked_by_place=masked.by_place,
             updates=updates,
             lost_updates=lost,
             spoilt=spoilt and bool(before.isfinite().all()) and not bool(parameter.isfinite().all()),
