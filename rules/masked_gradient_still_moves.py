@@ -67,9 +67,9 @@ class MaskedGradientStillMoves(Rule):
     ```
 
     ## Known limits
-    Masks that change from step to step (gradient dropout) are not reported, nor those that a threshold on the gradient
-    explains, nor parameters that code writes to after the step. Not seen: masks in backward hooks of modules, and masks
-    in hooks where a step applies several backward passes.
+    Not reported: masks that change from step to step (gradient dropout), and parameters that code writes to after the
+    step. Not reported either: entries that a threshold on the gradient may have chosen. Not seen: masks in backward
+    hooks of modules, and masks in hooks where a step applies several backward passes.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.AdamW.html

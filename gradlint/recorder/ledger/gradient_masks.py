@@ -70,7 +70,7 @@ class GradientMasks:
 
 
 def _is_by_value(gradient: Tensor, masked: Tensor, left: Tensor) -> bool:
-    """Return True if a threshold on a gradient or on its size may have chosen the masked entries."""
+    """Return True if a threshold may have chosen the masked entries, on their values or sizes."""
     for size in (gradient, gradient.abs()):
         small, large = size[masked], size[left]
         if bool(small.max() <= large.min()) or bool(small.min() >= large.max()):
