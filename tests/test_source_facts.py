@@ -141,6 +141,7 @@ def kind_of(text: str) -> str:
         ("map(f, x)", "many once unknown"),
         ("enumerate(x.parameters())", "many pairs once parameter"),
         ("enumerate([f()])", "many pairs once unknown"),
+        ("enumerate(x.named_parameters())", "many pairs once unknown"),
         ("enumerate(nn.Sequential())", "many pairs once module"),
         ("enumerate(torch.zeros(2))", "unknown"),
         ("enumerate(x)", "unknown"),

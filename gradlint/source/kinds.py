@@ -302,8 +302,8 @@ class Kinds:
             return Kind("many", once=True)
         if name == "enumerate":
             first = self.of(node.args[0], depth)
-            if first is not None and first.what == "many" and not first.pairs:
-                return Kind("many", item=first.item, once=True, pairs=True)
+            if first is not None and first.what == "many":
+                return Kind("many", item=None if first.pairs else first.item, once=True, pairs=True)
             item = self.element(first)
             return Kind("many", item=item, once=True, pairs=True) if item else None
         return None

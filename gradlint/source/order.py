@@ -21,8 +21,8 @@ def surely_before(tree: Tree, first: ast.AST, second: ast.AST) -> bool:
     while isinstance(statement, ast.stmt | ast.excepthandler | ast.match_case):
         if isinstance(statement, ast.stmt):
             block = tree.block(statement)
-            if one in block and statement in block and block.index(one) <= block.index(statement):
-                return one is not statement or _in_header(tree, first, one)
+            if one in block and block.index(one) <= block.index(statement):
+                return True
         if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
             return False
         statement = tree.parents.get(statement)
@@ -43,11 +43,6 @@ def _conditional(tree: Tree, node: ast.AST, statement: ast.stmt) -> bool:
             return _conditional(tree, outer, statement)
         child = around
     return False
-
-
-def _in_header(tree: Tree, node: ast.AST, statement: ast.stmt) -> bool:
-    """Return True if a node is evaluated before the body of its compound statement."""
-    return tree.statement(node) is statement
 
 
 def _position(node: ast.AST) -> tuple[int, int]:
