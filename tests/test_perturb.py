@@ -14,7 +14,8 @@ import torch
 from cases import each
 from torch import Tensor, nn
 
-from gradlint.experiments.perturb import Verdict, find_effects
+from gradlint.experiments.perturb import find_effects
+from gradlint.flow.evidence import LossEffect
 from gradlint.restore.preserved import Preserved
 
 Way = Callable[[Any, Tensor], Any]
@@ -156,7 +157,7 @@ WAYS: dict[str, tuple[Way, dict[str, str]]] = {
 
 
 class Judged(NamedTuple):
-    by_name: dict[str, Verdict]
+    by_name: dict[str, LossEffect]
     runs: int
 
     def reaching(self) -> list[str]:
@@ -194,7 +195,7 @@ def test_way(name: str) -> None:
     verdicts = judge(model, SUSPECTS)
     assert {name: verdict.outcome for name, verdict in verdicts.by_name.items()} == expected
     assert bits(model) == before and torch.get_rng_state().tolist() == random_before
-    assert not any(verdict.group for verdict in verdicts.by_name.values())
+    assert not any(effect.is_of_group for effect in verdicts.by_name.values())
     assert all(bool(verdict.reason) == (verdict.outcome == "unknown") for verdict in verdicts.by_name.values())
     assert verdicts.runs <= 40
 
@@ -235,10 +236,10 @@ def test_bound_on_runs(reaching: Sequence[int], max_runs: int, alone: list[int] 
     assert verdicts.runs <= max_runs
     assert {f"layers.{index}.weight" for index in reaching} <= set(verdicts.reaching())
     if alone is None:
-        assert any(verdict.group for verdict in verdicts.by_name.values())
+        assert any(effect.is_of_group for effect in verdicts.by_name.values())
     else:
         assert verdicts.reaching() == [f"layers.{index}.weight" for index in alone]
-        assert not any(verdict.group for verdict in verdicts.by_name.values())
+        assert not any(effect.is_of_group for effect in verdicts.by_name.values())
 
 
 def test_too_few_runs_are_said() -> None:

@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradlint.flow.evidence import LossEffect
 from gradlint.restore.global_state import isolated_rng, without_torch_function
 from gradlint.restore.tensors import is_readable, same_values
 
 Run = Callable[[], "Tensor | Sequence[Tensor] | None"]
-
-Outcome = Literal["reaches", "steers", "no_evidence", "unknown"]
 
 SCALES: tuple[tuple[float, bool], ...] = ((1e-3, True), (1.0, False), (-10.0, False))
 """The perturbations, in this order: size, and whether it is relative to the parameter's root mean square."""
@@ -33,20 +31,7 @@ _PATTERN_LENGTH = 65_521
 """A prime, so that the repeated pattern does not line up with the rows of a matrix."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict of the runs on one parameter."""
-
-    outcome: Outcome
-    """``no_evidence`` is no proof of absence: no perturbation that was tried moved the loss. ``steers``: only those
-    moved it that made other code run."""
-    group: bool = False
-    """The verdict is that of several parameters perturbed together; the bound on runs left no room to part them."""
-    reason: str = ""
-    """Why the outcome is ``unknown``; empty otherwise."""
-
-
-_IRREPRODUCIBLE = Verdict("unknown", reason="the model gives different results in equal runs")
+_IRREPRODUCIBLE = LossEffect("unknown", reason="the model gives different results in equal runs")
 
 
 class _OutOfRunsError(Exception):
@@ -62,7 +47,7 @@ def find_effects(
     apart: bool = True,
     path: Callable[[], object] = lambda: None,
     reseeded: Run | None = None,
-) -> dict[str, Verdict]:
+) -> dict[str, LossEffect]:
     """Run the model with the suspects perturbed; return whether the loss or an output moved.
 
     Two baselines are tried. One is the model as it is. In the other all parameters carry a little noise, because a
@@ -75,28 +60,28 @@ def find_effects(
         parameters: name → tensor, all of the model's.
         suspects: the names to settle. Those without memory or of no floating-point type are ``unknown``.
         max_runs: bound on the number of runs, the two unperturbed ones included.
-        apart: whether each suspect gets a verdict of its own; else one verdict, found together, holds for all.
+        apart: whether each suspect gets an effect of its own; else one, found together, holds for all.
         path: returns what the last run executed, to be compared.
         reseeded: does the same as `run` under another seed.
 
     Returns:
-        A verdict for each suspect. All are ``unknown``, with the reason, if unperturbed runs fail or differ.
+        An effect for each suspect. All are ``unknown``, with the reason, if unperturbed runs fail or differ.
     """
     suspects = list(dict.fromkeys(suspects))
     movable = [name for name in suspects if _can_move(parameters[name])]
     runner = _Runner(run, parameters, max_runs, path, reseeded)
-    verdicts: dict[str, Verdict] = {}
+    effects: dict[str, LossEffect] = {}
     if movable:
         first, second = runner.outcome(), runner.outcome()
         runner.usual = path()
         if first is None or second is None:
-            verdicts = dict.fromkeys(movable, Verdict("unknown", reason=runner.fault))
+            effects = dict.fromkeys(movable, LossEffect("unknown", reason=runner.fault))
         elif not _same(first, second):
-            verdicts = dict.fromkeys(movable, _IRREPRODUCIBLE)
+            effects = dict.fromkeys(movable, _IRREPRODUCIBLE)
         else:
-            verdicts = _search(runner, movable, first, apart)
-    ignored = Verdict("unknown", reason="not a floating-point tensor with values")
-    return {name: verdicts.get(name, ignored) for name in suspects}
+            effects = _search(runner, movable, first, apart)
+    ignored = LossEffect("unknown", reason="not a floating-point tensor with values")
+    return {name: effects.get(name, ignored) for name in suspects}
 
 
 def adding_noise(parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
@@ -104,18 +89,18 @@ def adding_noise(parameters: Mapping[str, Tensor]) -> AbstractContextManager[Non
     return _Runner(lambda: None, parameters, 1).adding_noise()
 
 
-def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bool) -> dict[str, Verdict]:
+def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bool) -> dict[str, LossEffect]:
     """Perturb all unsettled suspects at once, and split the group if the loss moves.
 
     This is done under each baseline and scale.
     """
-    verdicts: dict[str, Verdict] = {}
+    effects: dict[str, LossEffect] = {}
     finite = False
-    unsettled = Verdict("no_evidence")
+    unsettled = LossEffect("no_evidence")
     for noise in (False, True):
-        if len(verdicts) == len(suspects):
+        if len(effects) == len(suspects):
             break
-        before = len(verdicts)
+        before = len(effects)
         with runner.adding_noise() if noise else nullcontext():
             baseline: list[Tensor] | None = None
             try:
@@ -124,22 +109,22 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
                     continue
                 finite = finite or any(bool(tensor.isfinite().any()) for tensor in baseline)
                 for scale in (*SCALES, *_beyond(baseline)):
-                    rest = [name for name in suspects if name not in verdicts]
+                    rest = [name for name in suspects if name not in effects]
                     if not rest or not runner.moves(rest, scale, baseline):
                         continue
                     if apart:
-                        _split(runner, rest, scale, baseline, verdicts)
+                        _split(runner, rest, scale, baseline, effects)
                     else:
-                        verdicts.update(dict.fromkeys(rest, Verdict("reaches", group=len(rest) > 1)))
+                        effects.update(dict.fromkeys(rest, LossEffect("reaches", is_of_group=len(rest) > 1)))
             except _OutOfRunsError:
-                unsettled = Verdict("unknown", reason=f"the bound of {runner.max_runs} runs was reached")
+                unsettled = LossEffect("unknown", reason=f"the bound of {runner.max_runs} runs was reached")
             # A result that changes now and then may have stood still in the first two runs.
-            if baseline is not None and len(verdicts) > before and not _same(baseline, runner.outcome()):
+            if baseline is not None and len(effects) > before and not _same(baseline, runner.outcome()):
                 return dict.fromkeys(suspects, _IRREPRODUCIBLE)
-    if not finite and not verdicts:
-        unsettled = Verdict("unknown", reason="the loss is not finite, so nothing can move it")
-    verdicts = dict.fromkeys(runner.steering, Verdict("steers")) | verdicts
-    return {name: verdicts.get(name, unsettled) for name in suspects}
+    if not finite and not effects:
+        unsettled = LossEffect("unknown", reason="the loss is not finite, so nothing can move it")
+    effects = dict.fromkeys(runner.steering, LossEffect("steers")) | effects
+    return {name: effects.get(name, unsettled) for name in suspects}
 
 
 def _beyond(baseline: list[Tensor]) -> tuple[tuple[float, bool], ...]:
@@ -149,14 +134,14 @@ def _beyond(baseline: list[Tensor]) -> tuple[tuple[float, bool], ...]:
 
 
 def _split(
-    runner: _Runner, group: list[str], scale: tuple[float, bool], baseline: list[Tensor], verdicts: dict[str, Verdict]
+    runner: _Runner, group: list[str], scale: tuple[float, bool], baseline: list[Tensor], effects: dict[str, LossEffect]
 ) -> None:
-    """Split a group that moves the loss into the members that do, and note them in `verdicts`."""
+    """Split a group that moves the loss into the members that do, and note them in `effects`."""
     pending = deque([group])
     while pending:
         group = pending.popleft()
         if len(group) == 1:
-            verdicts[group[0]] = Verdict("reaches")
+            effects[group[0]] = LossEffect("reaches")
             continue
         halves = [group[: len(group) // 2], group[len(group) // 2 :]]
         try:
@@ -166,7 +151,7 @@ def _split(
         pending.extend(moving)
         if not moving:
             # Out of runs, or the members move the loss only together.
-            verdicts.update(dict.fromkeys(group, Verdict("reaches", group=True)))
+            effects.update(dict.fromkeys(group, LossEffect("reaches", is_of_group=True)))
 
 
 class _Runner:

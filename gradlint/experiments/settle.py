@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradlint.flow.evidence import Effect, Evidence, Questions
+from gradlint.flow.evidence import Evidence, LossEffect, Questions
 from gradlint.flow.flow import Flow
 from gradlint.traces.ids import ParameterIndex
 from gradlint.traces.trace import Trace
@@ -45,7 +45,7 @@ def answer(questions: Questions, trace: Trace, replay: Replay) -> Evidence:
     """Return the answers to the questions of a flow, each found by its own runs."""
     from gradlint.experiments.scalar_terms import source_of
 
-    groups: dict[tuple[ParameterIndex, ...], Effect] = {}
+    groups: dict[tuple[ParameterIndex, ...], LossEffect] = {}
     for members in questions.groups:
         effects = _perturbed(trace, replay, members, apart=False)
         groups[members] = min(effects.values(), key=lambda e: _STRENGTH.index(e.outcome))
@@ -56,7 +56,7 @@ def answer(questions: Questions, trace: Trace, replay: Replay) -> Evidence:
 
 def _perturbed(
     trace: Trace, replay: Replay, members: Sequence[ParameterIndex], *, apart: bool
-) -> dict[ParameterIndex, Effect]:
+) -> dict[ParameterIndex, LossEffect]:
     """Return the effect of changing parameters: each by itself, or all of them together."""
     from gradlint.experiments.perturb import find_effects
     from gradlint.experiments.run_path import RunPath
@@ -64,7 +64,7 @@ def _perturbed(
     tensors = {p.fqn: replay.tensors[p.key] for p in trace.parameters}
     names = {index: trace.parameters[index].fqn for index in members}
     path = RunPath(replay.tensors.keys())
-    verdicts = find_effects(
+    effects = find_effects(
         lambda: replay(path),
         tensors,
         list(names.values()),
@@ -73,4 +73,4 @@ def _perturbed(
         path=path.taken,
         reseeded=lambda: replay(path, _OTHER_SEED),
     )
-    return {index: Effect(verdicts[name].outcome, verdicts[name].reason) for index, name in names.items()}
+    return {index: effects[name] for index, name in names.items()}

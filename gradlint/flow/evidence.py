@@ -34,35 +34,38 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Effect:
+class LossEffect:
     """The effect on the loss of changing parameters."""
 
     outcome: Literal["reaches", "steers", "no_evidence", "unknown"]
-    """``no_evidence``: no change that was tried moved the loss; ``steers``: only those that made other code run."""
+    """``no_evidence`` is no proof of absence: no change that was tried moved the loss. ``steers``: only those moved it
+    that made other code run."""
     reason: str = ""
     """Reason for ``unknown``."""
+    is_of_group: bool = False
+    """True if several parameters were changed together: the bound on runs left no room to part them."""
 
 
-NOT_ASKED = Effect("unknown", "the training is not run again to see whether the loss depends on them")
+NOT_ASKED = LossEffect("unknown", "the training is not run again to see whether the loss depends on them")
 
 
 @dataclass(frozen=True)
 class Evidence:
     """The answers that further runs gave."""
 
-    groups: Mapping[tuple[ParameterIndex, ...], Effect] = field(default_factory=dict)
+    groups: Mapping[tuple[ParameterIndex, ...], LossEffect] = field(default_factory=dict)
     """Group of `Questions.groups` → effect."""
-    parameters: Mapping[ParameterIndex, Effect] = field(default_factory=dict)
+    parameters: Mapping[ParameterIndex, LossEffect] = field(default_factory=dict)
     """Index of a parameter → effect."""
     numbers: Mapping[OpIndex, OpIndex] = field(default_factory=dict)
     """Op that adds a number → op by which that number left torch. Numbers that were not taken out are absent."""
     gradients: GradientSizes | None = None
     """Gradients measured in a few steps of training; None if they were not measured."""
 
-    def of_group(self, group: tuple[ParameterIndex, ...]) -> Effect:
+    def of_group(self, group: tuple[ParameterIndex, ...]) -> LossEffect:
         """Return the effect of changing a group of parameters."""
         return self.groups.get(group, NOT_ASKED)
 
-    def of_parameter(self, index: ParameterIndex) -> Effect:
+    def of_parameter(self, index: ParameterIndex) -> LossEffect:
         """Return the effect of changing one parameter."""
         return self.parameters.get(index, NOT_ASKED)

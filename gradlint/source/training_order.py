@@ -63,7 +63,7 @@ class EffectKind(enum.Enum):
 
 @dataclass(frozen=True)
 class CodeEffect:
-    """One effect on one object."""
+    """What one expression does to one optimizer or model."""
 
     kind: EffectKind
     object_name: str
