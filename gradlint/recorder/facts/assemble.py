@@ -139,6 +139,47 @@ def tabulate(
     )
 
 
+@dataclass(frozen=True)
+class _Judgement:
+    """What the loss and the recorded steps show of the gradient of each parameter."""
+
+    parameters: tuple[Parameter, ...]
+    reached: frozenset[ParameterIndex]
+    reached_zero: frozenset[ParameterIndex]
+    roots: tuple[ValueId, ...]
+    loss_described: str
+    is_loss_given: bool
+
+    @classmethod
+    def of_forward(
+        cls, forward: ForwardFacts, parameters: tuple[Parameter, ...], index: Mapping[int, ParameterIndex]
+    ) -> _Judgement:
+        """Return what the recorder's own forward and loss show."""
+        reached = frozenset(index[k] for k in forward.verdict.reached if k in index)
+        zero = frozenset(index[k] for k in forward.verdict.zero if k in index)
+        return cls(parameters, reached, zero, forward.roots, forward.loss_described, forward.loss_given)
+
+    def with_steps(
+        self, training: Training, index: Mapping[int, ParameterIndex], *, has_loss: bool, failed: bool
+    ) -> _Judgement:
+        """Return what the backward passes of recorded steps show, with or instead of the loss.
+
+        `failed` is True if the backward of the loss raised.
+        """
+        passes = len(training.backwards)
+        steps = f"{passes} backward pass{'es' if passes > 1 else ''} of the recorded steps"
+        trained = frozenset(index[key] for key in training.reached if key in index)
+        zero = frozenset(index[key] for key in training.reached_zero if key in index)
+        parameters = tuple(_judged_by_steps(p, training, ran=has_loss) for p in self.parameters)
+        if not has_loss:
+            return _Judgement(parameters, trained, zero, training.roots, steps, True)
+        reached = trained if failed else self.reached | trained
+        roots = tuple(dict.fromkeys((*self.roots, *training.roots)))
+        described = f"{self.loss_described}, and {steps}"
+        zero = (self.reached_zero | zero) - reached
+        return _Judgement(parameters, reached, zero, roots, described, self.is_loss_given)
+
+
 def assemble(
     target: str,
     setup: Setup,
@@ -167,30 +208,13 @@ def assemble(
     """
     tape = recorder.tape
     index: dict[int, ParameterIndex] = {p.key: p.index for p in tables.parameters}
-    verdict = forward.verdict
-    dropped = verdict.dropped
-    reached = frozenset(index[k] for k in verdict.reached if k in index)
-    reached_zero = frozenset(index[k] for k in verdict.zero if k in index)
-    roots, described, loss_given = forward.roots, forward.loss_described, forward.loss_given
-    training, parameters = None, tables.parameters
-    if training_log is not None:
-        training = training_log.finished()
+    training = training_log.finished() if training_log is not None else None
+    judged = _Judgement.of_forward(forward, tables.parameters, index)
     if training is not None and training.backwards:
-        passes = len(training.backwards)
-        steps = f"{passes} backward pass{'es' if passes > 1 else ''} of the recorded steps"
-        trained = frozenset(index[key] for key in training.reached if key in index)
-        zero = frozenset(index[key] for key in training.reached_zero if key in index)
-        parameters = tuple(_judged_by_steps(p, training, ran=setup.loss is not None) for p in parameters)
-        if setup.loss is not None:
-            reached = trained if verdict.failure else reached | trained
-            reached_zero = (reached_zero | zero) - reached
-            roots = tuple(dict.fromkeys((*roots, *training.roots)))
-            described += f", and {steps}"
-        else:
-            reached, reached_zero = trained, zero
-            roots, described, loss_given = training.roots, steps, True
-    if training_log is not None:
-        dropped |= training_log.dropped
+        judged = judged.with_steps(
+            training, index, has_loss=setup.loss is not None, failed=bool(forward.verdict.failure)
+        )
+    dropped = forward.verdict.dropped | (training_log.dropped if training_log is not None else set())
     functions = _Functions()
     return Trace(
         target=target,
@@ -201,13 +225,13 @@ def assemble(
         events=tuple(tape.events),
         calls=tuple(log.calls),
         modules=tables.modules,
-        parameters=parameters,
+        parameters=judged.parameters,
         optimizers=tables.optimizers,
         forward_start=begin.start,
         loss_start=forward.loss_start,
-        roots=roots,
-        loss_described=described,
-        loss_given=loss_given,
+        roots=judged.roots,
+        loss_described=judged.loss_described,
+        loss_given=judged.is_loss_given,
         owners={v: index[key] for v, key in recorder.tensors.owners.items() if key in index},
         buffers=forward.buffers,
         inputs=forward.inputs,
@@ -215,8 +239,8 @@ def assemble(
         inputs_described=forward.inputs_described,
         on_probabilities=frozenset(tape.on_probabilities),
         unrecorded=tuple(tape.unrecorded),
-        reached=reached,
-        reached_zero=reached_zero,
+        reached=judged.reached,
+        reached_zero=judged.reached_zero,
         dropped=frozenset((functions.of(cls), number) for cls, number in dropped),
         notes=forward.notes,
         executed=tuple(map(Code.of, (*codes.values(), *(code for code, _, _ in tape.sites.rows)))),
