@@ -28,6 +28,22 @@ def is_own_process() -> bool:
     return _is_own
 
 
+def open_descriptors() -> list[int]:
+    """Return the file descriptors of this process; none where the system does not list them."""
+    numbers = []
+    with contextlib.suppress(OSError):
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    return [number for number in numbers if _is_open(number)]  # that of the listing is closed
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
 def adopt_orphans(flag: bool = True) -> bool:
     """Become the parent of descendants whose own parents end, or stop being it; Linux only.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import textwrap
 import zipfile
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import processes
 import pytest
 from script import HEAD, codes, run
+
+from gradlint.process_tree import open_descriptors
+from gradlint.runner import wind_up
 
 pytestmark = pytest.mark.usefixtures("processes")
 
@@ -83,6 +87,52 @@ def test_what_a_handler_holds_finalizes_itself(tmp_path):
     run(tmp_path, "", head=script)
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert archive.read("name") == b"content"
+
+
+def test_a_suspended_generator_is_closed_with_what_it_needs(tmp_path):
+    """No file is open, so that libraries are not collected: they stay frozen."""
+    before = """
+    import gc
+    class Settings: text = "closed"
+    settings = Settings()
+    def batches():
+        try: yield 1
+        finally: print(settings.text, gc.get_freeze_count() > 0)
+    data = batches()
+    next(data)
+    """
+    done, _ = run(tmp_path, "while True: iteration()\n", head=textwrap.dedent(before) + HEAD)
+    assert "closed True" in done.stderr
+
+
+def test_what_finalizes_itself_without_a_file_does(tmp_path):
+    """Also in a cycle from before any model; the globals are still there."""
+    before = """
+    class Settings: path = "stats.txt"
+    settings = Settings()
+    class Base:
+        def __del__(self): open(settings.path, "w").write("stats")
+    def local():
+        class Statistics(Base):
+            def __init__(self): self.me = self
+        return Statistics()
+    statistics = local()
+    import gc; gc.collect()
+    """
+    run(tmp_path, "while True: iteration()\n", head=textwrap.dedent(before) + HEAD)
+    assert (tmp_path / "stats.txt").read_text() == "stats"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system lists no descriptors")
+def test_only_files_that_somebody_can_read_count_as_written(tmp_path):
+    before = open_descriptors()
+    with open(tmp_path / "first", "w"):
+        assert wind_up._writes(before)
+    with open(os.devnull, "w"), tempfile.TemporaryFile("w"):
+        assert not wind_up._writes(before)
+        with open(tmp_path / "kept", "w"):
+            assert wind_up._writes(before)
+            assert not wind_up._writes(open_descriptors())
 
 
 def test_the_main_module_is_the_script_at_exit(tmp_path):

@@ -30,7 +30,7 @@ from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
 from gradlint.gc_pause import ImportsUnscanned
 from gradlint.load.build import InternalError, user_error
-from gradlint.process_tree import end_tree
+from gradlint.process_tree import end_tree, open_descriptors
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.ledger.enough import EnoughRecorded
 from gradlint.recorder.observation import Observation
@@ -307,12 +307,13 @@ def main(job: Job, parent: int) -> NoReturn:
         crash = open(job.crash, "wb")
         faulthandler.enable(crash, all_threads=False)
         faulthandler.dump_traceback_later(job.seconds + _LATE, file=crash)
+    before = open_descriptors()  # that of the crash log too
     try:
         code = _run(job)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    wind_up()
+    wind_up(before, finalizes=True)
     if orphaned.is_set():
         _end_group()
     leave_process(code & 0xFF)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import errno
 import faulthandler
 import os
@@ -139,7 +138,7 @@ def run_worker(
     code = 1
     try:
         worker.report_hard_ends(signals)
-        before, opened = set(sys.modules), _descriptors()
+        before, opened = set(sys.modules), process_tree.open_descriptors()
         try:
             outcome = attempt(target)
         except KeyboardInterrupt as error:  # matters only if user code raised it
@@ -154,7 +153,7 @@ def run_worker(
         if worker.has_begun:
             from gradlint.runner.wind_up import wind_up  # the supervisor has imported it for several targets
 
-            wind_up(opened)
+            wind_up(opened, finalizes=False)
     except OSError as error:
         if code and error.errno == errno.EBADF:
             worker.note_closed()
@@ -186,9 +185,3 @@ def _forget_exit_handlers() -> None:
     exit_function = getattr(weakref.finalize, "_exitfunc", None)
     if exit_function is not None:
         atexit.register(exit_function)
-
-
-def _descriptors() -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(name) for name in os.listdir("/proc/self/fd")]
-    return []
