@@ -8,6 +8,7 @@ The rooms, in the order in which they may import each other (each only those bef
     errors       the exceptions that gradlint raises
     undo         undoes what a recording changes in the process; one thread records at a time
     legible      text from outside, made safe to show
+    reading      reads what somebody named, be it a pipe or a device
     writing      the one writer of files
     location     file, line and column
     installed    which files are gradlint's own or of a library

@@ -16,14 +16,14 @@ from cases import each
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gradlint"
 
-ROOMS = """_version lazy errors undo legible writing location installed process_tree gc_pause findings wording markers
-source load traces fx restore recorder flow experiments rulekit config engine triage report lock explain costs
+ROOMS = """_version lazy errors undo legible reading writing location installed process_tree gc_pause findings wording
+markers source load traces fx restore recorder flow experiments rulekit config engine triage report lock explain costs
 recording api runner testing integrations cli __main__""".split()
 """Each room may import those before it, and itself."""
 
 TORCH_FREE = set(
-    "_version lazy errors undo legible writing location installed process_tree gc_pause findings wording markers source"
-    " traces flow rulekit config triage report".split()
+    "_version lazy errors undo legible reading writing location installed process_tree gc_pause findings wording"
+    " markers source traces flow rulekit config triage report".split()
 )
 """Rooms that import no torch, not even late, nor any room that does."""
 TORCH_ROOMS = set("restore recorder experiments".split())

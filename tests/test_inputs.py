@@ -295,16 +295,34 @@ def find(made: nn.Module) -> Inputs:
     return find_inputs(made, lambda args, kwargs: made(*args, **kwargs))
 
 
-@pytest.fixture(autouse=True)
-def search_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many inputs are tried says nothing about how busy the machine is."""
-    monkeypatch.setattr(search, "MAX_SECONDS", 1000.0)
-
-
 @each("name", MODELS)
 def test_search(name: str) -> None:
     make, expected = MODELS[name]
     assert find(make()).description == expected
+
+
+class Refuses(nn.Module):
+    """A network that does much, and then refuses every input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 1)
+        self.tries = 0
+
+    def forward(self, x: Any) -> Any:
+        self.tries += 1
+        raise ValueError(f"no {self.first(x).shape}")
+
+
+def test_the_search_ends_by_the_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of time would let a busy machine find less."""
+    full, short = Refuses(), Refuses()
+    with pytest.raises(TargetError, match="found no inputs"):
+        find(full)
+    monkeypatch.setattr(search, "MAX_ELEMENTS", 1000)
+    with pytest.raises(TargetError, match="found no inputs"):
+        find(short)
+    assert 0 < short.tries < full.tries
 
 
 @pytest.mark.parametrize("name", ["conv2d", "nothing", "seq2seq"])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gradlint import writing
+from gradlint import reading, writing
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.one_target import Targets
 from gradlint.cli.options import CheckOptions, names_file
@@ -295,7 +295,7 @@ def _taken_in(path: str) -> str:
         if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not os.path.samefile(path, os.devnull)):
             return "this is a device"
         if writing.is_special(path):
-            overlay.stand_in(path, Path(path).read_bytes())
+            overlay.stand_in(path, reading.read(path))
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     return ""

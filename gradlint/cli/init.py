@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from gradlint import writing
+from gradlint import reading, writing
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN
 from gradlint.errors import GradlintError
@@ -55,7 +55,7 @@ def run(file: str, output: str | None) -> int:
     """
     path = Path(file)
     try:
-        module = SourceModule(SourceText(os.path.abspath(path), path.read_bytes()))
+        module = SourceModule(SourceText(os.path.abspath(path), reading.read(path)))
     except OSError as error:
         raise GradlintError(f"{file}: cannot be read: {error.strerror or error}") from error
     except Unreadable as error:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from gradlint import reading
+
 SUGGESTED = 5
 """Builders named in a suggestion."""
 FILES_READ = 200
@@ -39,7 +41,7 @@ def builders(path: Path) -> list[str]:
     They can be called without arguments. The list is empty if the file cannot be parsed.
     """
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(reading.read(path))
     except (OSError, SyntaxError, ValueError, RecursionError):
         return []
     ranked = [(rank, node.name) for node in tree.body if isinstance(node, ast.FunctionDef)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from gradlint import legible, writing
+from gradlint import legible, reading, writing
 from gradlint.config import toml
 from gradlint.config.trust import is_trusted
 from gradlint.errors import UsageError
@@ -225,13 +225,13 @@ def forget() -> None:
 
 def _read(file: Path, *, required: bool) -> Settings | None:
     try:
-        data = toml.parsed(file.read_bytes())
+        data = toml.parsed(reading.read(file))
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         if not required:
             # Other tools report a broken pyproject.toml; gradlint does only if the file mentions it.
-            if b"tool.gradlint" not in file.read_bytes():
+            if b"tool.gradlint" not in reading.read(file):
                 return None
         raise UsageError(f"{file}: is no valid TOML: {error}") from error
     where = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gradlint import reading
 from gradlint.config import toml
 from gradlint.errors import UsageError
 
@@ -28,7 +29,7 @@ def trusted_folders() -> frozenset[str]:
     if not file.is_absolute():
         return frozenset()
     try:
-        data = toml.parsed(file.read_bytes())
+        data = toml.parsed(reading.read(file))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return frozenset()
     except OSError as error:

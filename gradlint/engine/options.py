@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradlint import reading
 from gradlint.config.settings import Settings
 from gradlint.location import Location
 from gradlint.rulekit.contract import Declaration, DeclarationKind
@@ -86,7 +87,7 @@ def _line_of(path: Path, pattern: str, target: str) -> Location | None:
     The table that names the target is searched first.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = reading.read(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
     attribute = target.rpartition(":")[2]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Collection, Iterable, Sequence, Set
-from pathlib import Path
 
+from gradlint import reading
 from gradlint.engine.source_file import judge, may_apply
 from gradlint.findings import Finding
 from gradlint.rulekit.executed_code import executed_functions
@@ -64,7 +64,7 @@ def source_findings(
 def _module(path: str, rules: Sequence[type[Rule]]) -> SourceModule | None:
     """Return a parsed file; None if no rule may find anything in it."""
     try:
-        data = Path(path).read_bytes()
+        data = reading.read(path)
     except OSError:
         return None
     return source_module(path) if may_apply(data, rules) else None

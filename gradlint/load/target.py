@@ -103,6 +103,8 @@ def _locate(target: Target) -> _Place:
         raise missing_path(target.path)
     if target.path.is_dir():
         raise TargetError(f"{target.path} is a folder: name a file and an attribute, {target.path}/model.py:build")
+    if not target.path.is_file():
+        raise TargetError(f"{target.path} is a pipe or a device: write its text to a file and name that")
     file = Path(os.path.abspath(target.path))
     folder, root = str(file.parent), str(_project_root(file.parent))
     base, parts = file.parent, [] if file.name == "__init__.py" else [file.stem]

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gradlint import writing
+from gradlint import reading, writing
 from gradlint.errors import GradlintError
 from gradlint.flow.outcome import OutcomeKind
 from gradlint.location import Location
@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, Snapshot]:
         LockError: it is not there, cannot be read, or is wrong.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"), path)
+        return parse(reading.read(path).decode().replace("\r\n", "\n"), path)
     except FileNotFoundError:
         raise LockError(f"there is no lock {path}: `gradlint lock` writes it") from None
     except UnicodeDecodeError as error:

@@ -59,6 +59,8 @@ from gradlint.undo import Turn, Undo
 
 _SECONDS_TO_REPEAT = 1.0
 """Duration of one optimizer step from which on a step is not run again: one question may take forty runs."""
+_WAITING = 0.1
+"""How much a second counts that a step does not compute: it may be another process that computes."""
 
 
 @contextlib.contextmanager
@@ -371,7 +373,7 @@ class _Session:
         seed()
         try:
             self._made_before = len(self.log.optimizers)
-            began = time.monotonic()
+            began, computed = time.monotonic(), time.thread_time()
             run_steps(
                 setup.step,
                 recorder,
@@ -379,7 +381,8 @@ class _Session:
                 lambda: list((optimizers or self._optimizers_of_steps()).values()),
                 self.executed,
             )
-            self._seconds = (time.monotonic() - began) / max(1, len(ledger.training.steps))
+            seconds, computed = time.monotonic() - began, time.thread_time() - computed
+            self._seconds = max(computed, _WAITING * seconds) / max(1, len(ledger.training.steps))
         finally:
             ledger.leave()
             recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from gradlint import reading
 from gradlint.errors import GradlintError
 from gradlint.findings import Severity
 from gradlint.rulekit.fence import Fence
@@ -357,7 +358,7 @@ def _check_precedence(origins: dict[type[Rule], Path]) -> None:
 def _line(path: Path, class_name: str, attribute: str = "") -> int:
     """Return the line of an attribute of a class, or of the class if it has no such attribute."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(reading.read(path))
     except (OSError, SyntaxError, ValueError):
         return 1
     for node in ast.walk(tree):

@@ -10,6 +10,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from types import CodeType
 
+from gradlint import reading
 from gradlint.location import Code, Location, node_location, statement_location
 from gradlint.source.file import SourceModule
 from gradlint.source.scopes import last_name, own_nodes, self_name
@@ -32,8 +33,7 @@ def source_module(path: str) -> SourceModule | None:
 @functools.lru_cache(maxsize=64)
 def _parsed(path: str, changed: int, size: int) -> SourceModule | None:
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = reading.read(path)
     except OSError:
         data = "".join(linecache.getlines(path)).encode()
     try:

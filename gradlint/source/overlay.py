@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from gradlint import reading
+
 _instead: dict[str, bytes] = {}
 
 
@@ -15,8 +17,7 @@ def read(path: str) -> bytes:
     """
     if path in _instead:
         return _instead[path]
-    with open(path, "rb") as file:
-        return file.read()
+    return reading.read(path)
 
 
 def stand_in(path: str, data: bytes) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradlint import writing
+from gradlint import reading, writing
 from gradlint.errors import UsageError
 from gradlint.findings import Finding
 from gradlint.legible import json_text
@@ -73,7 +73,7 @@ class Baseline:
             UsageError: it is missing, or no baseline.
         """
         try:
-            document: Any = json.loads(path.read_bytes())
+            document: Any = json.loads(reading.read(path))
             rows = [(row["fingerprint"], int(row["count"]), (row["code"], row["path"], row["text"]))
                     for row in document["findings"]]  # fmt: skip
             version = document["version"]

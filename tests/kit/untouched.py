@@ -1,7 +1,7 @@
 """What each way into gradlint leaves changed, for each way in which the code under it may end.
 
 python tests/kit/untouched.py                          the table: ways in × endings, and what differs
-python tests/kit/untouched.py --interrupts 1000        Ctrl-C at so many lines and bytecodes of a recording
+python tests/kit/untouched.py --interrupts 1200        Ctrl-C at so many lines and bytecodes of a recording
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -224,8 +225,8 @@ LEFT_OVER = frozenset(name for name in DEEDS if name.startswith(("enter", "set")
 """What user code leaves behind itself, which only a run that gradlint makes takes back."""
 
 
-def outcome(way: str, place: str, deed: str, folder: Path) -> list[str]:
-    """Return the names of what differs after one way in ended in one way."""
+def outcome(way: str, place: str, deed: str, folder: Path) -> tuple[int, list[str]]:
+    """Return how many things were compared after one way in ended in one way, and the names of those that differ."""
     enter, trained = WAYS_IN[way]
     file = folder / "target.py"
     file.write_text(FILE, encoding="utf-8")
@@ -247,7 +248,7 @@ def outcome(way: str, place: str, deed: str, folder: Path) -> list[str]:
         found = fingerprint.differences(before, case.table(trained=trained))
     if (deed == "Ctrl-C" and reaches(way, place)) is not interrupted:
         found.append("the interrupt is lost")
-    return found
+    return len(before), found
 
 
 def reaches(way: str, place: str) -> bool:
@@ -269,6 +270,28 @@ def rows() -> Iterator[tuple[str, str, str]]:
             for deed in DEEDS:
                 if deed != "nothing" and reaches(way, place) and not (trained and deed in LEFT_OVER):
                     yield way, place, deed
+
+
+def endings_table(ways: list[str]) -> bool:
+    """Print the number of differences for each way in and ending; return True if there is one."""
+    results: dict[str, dict[str, int]] = {way: {} for way in ways}
+    compared = runs = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for way, place, deed in rows():
+            if way not in results:
+                continue
+            number, found = outcome(way, place, deed, Path(folder))
+            runs, compared = runs + 1, compared + number
+            results[way][deed] = results[way].get(deed, 0) + len(found)
+            for difference in found:
+                print(f"{way}, {place}, {deed}: {difference}", file=sys.stderr)
+    width = max(map(len, results))
+    print(" " * width, *DEEDS, sep=" | ")
+    for way, row in results.items():
+        print(way.ljust(width), *(str(row.get(deed, "-")).rjust(len(deed)) for deed in DEEDS), sep=" | ")
+    differences = sum(sum(row.values()) for row in results.values())
+    print(f"{runs} runs, {compared} things compared, {differences} differences")
+    return bool(differences)
 
 
 # -- interrupts -------------------------------------------------------------------------------------------------------
@@ -372,8 +395,26 @@ def interrupted(run: Callable[[], object], spot: Spot) -> tuple[bool, bool]:
     return tracer.raised, False
 
 
-def interrupts(way: str, number: int, seed: int, only: str = "") -> tuple[int, list[str]]:
-    """Return how many interrupts were raised under one way in, and what was lost or left."""
+@dataclass
+class Interrupted:
+    """What interrupts of one way in came to."""
+
+    raised: int = 0
+    compared: int = 0
+    """Number of things that were compared after them."""
+    lost: int = 0
+    left: int = 0
+    """Number of interrupts after which something differs."""
+    faults: list[str] = field(default_factory=list)
+
+    def cells(self) -> tuple[int, int, int, int]:
+        """Return its row of a table."""
+        return self.raised, self.compared, self.lost, self.left
+
+
+def interrupts(way: str, number: int, seed: int, only: str = "") -> Interrupted:
+    """Interrupt one way in at so many places, each in a run of its own."""
+    result = Interrupted()
     enter, trained = WAYS_IN[way]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -387,23 +428,42 @@ def interrupts(way: str, number: int, seed: int, only: str = "") -> tuple[int, l
             enter(case, f"{file}:build")
 
         run()
-        chosen = [spot for spot in spots(run, number, seed) if only in spot[0].co_qualname]
-        raised, faults = 0, []
+        chosen = [spot for spot in spots(run, number, seed) if only in spot[0].co_name]
         before = case.table(trained=trained)
         for spot in chosen:
             gc.collect()  # what an interrupt left suspended ends here, and not amid the next run
             was, came_out = interrupted(run, spot)
-            raised += was
+            is_lost = was and not came_out
             left = fingerprint.differences(before, case.table(trained=trained))
-            if (was and not came_out) or left:
+            result.raised += was
+            result.compared += len(before) * was
+            result.lost += is_lost
+            result.left += bool(left)
+            if is_lost or left:
                 code, place, visit = spot
-                at = f"{Path(code.co_filename).name} {code.co_qualname} {place} ({visit})"
-                faults.append(f"{at}: {'lost' if was and not came_out else ''} {left[:3]}")
+                at = f"{Path(code.co_filename).name} {code.co_name} {place} ({visit})"
+                result.faults.append(f"{at}: {'lost' if is_lost else ''} {left[:3]}")
                 case = Case()
                 CASES[:] = [case]
                 fingerprint.mend()
                 before = case.table(trained=trained)
-    return raised, faults
+    return result
+
+
+def interrupts_table(ways: list[str], number: int, seed: int, only: str) -> bool:
+    """Print what interrupts of each way in came to; return True if one was lost or left something."""
+    width = max(map(len, ways))
+    print(" " * width, "interrupts", "things compared", "lost", "left something", sep=" | ")
+    rows = []
+    for way in ways:
+        row = interrupts(way, -(-number // len(ways)), seed, only)
+        rows.append(row.cells())
+        print(way.ljust(width), "{:10} | {:15} | {:4} | {:14}".format(*row.cells()), sep=" | ", flush=True)
+        for fault in row.faults:
+            print(f"  {fault}", file=sys.stderr, flush=True)
+    total = [sum(column) for column in zip(*rows, strict=True)]
+    print("all".ljust(width), "{:10} | {:15} | {:4} | {:14}".format(*total), sep=" | ")
+    return any(total[2:])
 
 
 def main() -> None:
@@ -411,32 +471,19 @@ def main() -> None:
     sys.modules["untouched"] = sys.modules["__main__"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--interrupts", type=int, default=0)
-    parser.add_argument("--way", default="check of a function,record of a model,callback")
+    parser.add_argument("--way", default=",".join(WAYS_IN), help="which, with commas between them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--only", default="", help="interrupt only code of this name")
     arguments = parser.parse_args()
     began = time.monotonic()
+    ways = arguments.way.split(",")
     if arguments.interrupts:
-        ways = arguments.way.split(",")
-        for way in ways:
-            raised, faults = interrupts(way, arguments.interrupts // len(ways), arguments.seed, arguments.only)
-            print(f"{way}: {raised} interrupts, {len(faults)} lost or left something", *faults, sep="\n  ")
+        is_wrong = interrupts_table(ways, arguments.interrupts, arguments.seed, arguments.only)
     else:
-        results: dict[str, dict[str, int]] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            for way, place, deed in rows():
-                found = outcome(way, place, deed, Path(folder))
-                row = results.setdefault(way, {})
-                row[deed] = row.get(deed, 0) + len(found)
-                for difference in found:
-                    print(f"{way}, {place}, {deed}: {difference}", file=sys.stderr)
-        width = max(map(len, results))
-        print(" " * width, *DEEDS, sep=" | ")
-        for way, row in results.items():
-            cells = (str(row.get(deed, "-")).rjust(len(deed)) for deed in DEEDS)
-            print(way.ljust(width), *cells, sep=" | ")
+        is_wrong = endings_table(ways)
     print(f"{time.monotonic() - began:.0f} s")
+    sys.exit(is_wrong)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import heapq
 import inspect
 import itertools
 import re
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,7 +30,8 @@ from gradlint.load.inputs.values import Guess, all_tensors, describe, generator
 Run = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 MAX_TRIES = 300
-MAX_SECONDS = 20.0
+MAX_ELEMENTS = 500_000_000
+"""Elements that modules may return in all tries together. A count, so that a busy machine finds the same inputs."""
 _CHILDREN = 14
 
 
@@ -82,6 +82,7 @@ class Search:
 
     Attributes:
         tries: number of forwards run so far.
+        elements: number of elements that modules returned in them.
         best: the failed try that got farthest; None before the first failure.
     """
 
@@ -89,6 +90,7 @@ class Search:
         self.model = model
         self.run = run
         self.tries = 0
+        self.elements = 0
         self.best: Attempt | None = None
         self.sequence = is_sequence_model(model)
         first = next((p for p in nn.Module.parameters(model) if p.is_floating_point() or p.is_complex()), None)
@@ -96,7 +98,6 @@ class Search:
         self.device = first.device if first is not None else torch.device("cpu")
         widths = [getattr(m, "out_channels", getattr(m, "out_features", None)) for m in nn.Module.modules(model)]
         self.outputs = list(dict.fromkeys(w for w in widths if isinstance(w, int)))[:3]
-        self._deadline = time.monotonic() + MAX_SECONDS
 
     def search(self, arguments: list[Argument]) -> Attempt | None:
         """Return the first try that runs, from small inputs to large; None if none does."""
@@ -149,6 +150,7 @@ class Search:
 
         def leaving(module: nn.Module, inputs: Any, output: Any) -> None:
             result.completed += 1
+            self.elements += _elements(output)
 
         handles = [
             hooks.register_module_forward_pre_hook(entering),
@@ -170,7 +172,7 @@ class Search:
         return result
 
     def _over(self) -> bool:
-        return self.tries >= MAX_TRIES or time.monotonic() > self._deadline
+        return self.tries >= MAX_TRIES or self.elements >= MAX_ELEMENTS
 
     def _try_guesses(self, arguments: list[Argument], guesses: dict[str, Guess]) -> Attempt:
         source = generator()
@@ -302,6 +304,12 @@ def _fits(guess: Guess, like: Guess) -> bool:
     if len(guess.shape) > 3:
         return guess.shape[1] == like.shape[1]
     return guess.kind == "int" or guess.shape[-1] == like.shape[-1] or guess.shape[1:2] == like.shape[1:2]
+
+
+def _elements(output: Any) -> int:
+    """Return the number of elements of a module's output."""
+    results = output if isinstance(output, (tuple, list)) else (output,)
+    return sum(result.numel() for result in results if isinstance(result, torch.Tensor))
 
 
 def _storage_key(tensor: torch.Tensor) -> int:

@@ -279,17 +279,25 @@ class Tensors:
         key = ParameterKey(id(tensor))
         owner = key if key in self.watched else self._watched_storages.get(entry.storage)
         if owner is not None:
-            self._parameter_written(self.watched[owner], func, read, inputs, site)
+            self._parameter_written(self.watched[owner], tensor, func, read, inputs, site)
         return value
 
     def _parameter_written(
-        self, tensor: Tensor, func: Any, read: tuple[ValueId, ...], inputs: list[Tensor], site: SiteId
+        self,
+        parameter: Tensor,
+        tensor: Tensor,
+        func: Any,
+        read: tuple[ValueId, ...],
+        inputs: list[Tensor],
+        site: SiteId,
     ) -> None:
+        """Note that a parameter was written to, by way of a tensor that shares its memory."""
         name = getattr(func, "__name__", "") or ""
         if name == "__set__":
             name = "data"
-        sources = tuple(v for v, t in zip(read, inputs, strict=False) if t is not tensor)
-        self._tape.event(ParameterWrite, site, ParameterKey(id(tensor)), name, sources, self.loading, self.converting)
+        sources = tuple(v for v, t in zip(read, inputs, strict=False) if t is not tensor and t is not parameter)
+        key = ParameterKey(id(parameter))
+        self._tape.event(ParameterWrite, site, key, name, sources, self.loading, self.converting)
 
     def update_requires_grad(self, tensor: Tensor) -> None:
         """Update a tensor's value after its ``requires_grad`` may have been set."""
@@ -335,7 +343,7 @@ class Tensors:
         if key in self.watched:
             self.owners[value] = key
             self._watched_storages[storage_id(tensor)] = key
-            self._parameter_written(tensor, torch.utils.swap_tensors, read, inputs, site)
+            self._parameter_written(tensor, tensor, torch.utils.swap_tensors, read, inputs, site)
         return value
 
     # -- parameters ---------------------------------------------------------------------------------------------
