@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -14,9 +16,11 @@ import torch
 from cases import each
 from torch import Tensor, nn
 
-from gradlint.experiments.perturb import find_effects
+from gradlint.experiments import perturb
+from gradlint.experiments.perturb import adding_noise, find_effects
 from gradlint.flow.evidence import LossEffect
 from gradlint.restore.preserved import Preserved
+from gradlint.undo import Undo
 
 Way = Callable[[Any, Tensor], Any]
 
@@ -360,3 +364,27 @@ def test_a_change_is_measured_by_the_size_of_the_parameter() -> None:
 def test_number_of_runs() -> None:
     model = Detour(logged_only)
     assert judge(model, SUSPECTS).runs == len(model.logged) == 9
+
+
+def test_an_interrupt_while_parameters_are_restored_leaves_none_changed():
+    for wanted in range(1, 50):
+        seen = 0
+
+        def trace(frame, event, argument):
+            nonlocal seen
+            if frame.f_code.co_filename not in (perturb.__file__, perturb.is_readable.__code__.co_filename):
+                return None
+            seen += event == "line"
+            if event == "line" and seen == wanted:  # noqa: B023
+                raise KeyboardInterrupt
+            return trace
+
+        parameter = torch.nn.Parameter(torch.ones(3))
+        with contextlib.suppress(KeyboardInterrupt), Undo() as undo, adding_noise({"p": parameter}, undo):
+            before = sys.gettrace()
+            sys.settrace(trace)
+        sys.settrace(before)
+        assert parameter.tolist() == [1.0, 1.0, 1.0], wanted
+        if seen < wanted:
+            break
+    assert 5 < wanted < 49

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from cases import each
 from torch import nn
@@ -196,6 +197,52 @@ def test_no_other_module_is_used() -> None:
             if isinstance(name, str) and re.fullmatch(r"torch(\.[a-z]\w*)*\._[a-z]\w*", name):
                 found.add(name)
     assert found <= set(MODULES)
+
+
+WITHOUT = """
+import torch
+from torch import nn
+from torch.utils import _python_dispatch
+
+autograd = torch._C._autograd
+for owner, names in {{
+    torch.overrides: {functions}, _python_dispatch: {dispatch}, torch._C: {core}, autograd: {nodes}
+}}.items():
+    for name in names:
+        if hasattr(owner, name):
+            delattr(owner, name)
+import gradlint
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.b(self.a(x).detach())
+
+def build():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters())
+    return {{"model": model, "inputs": (torch.ones(2, 2),), "optimizer": optimizer, "loss": lambda out: out.sum()}}
+
+report = gradlint.check(build)
+print([f.code for f in report.findings], report.errors, torch._C._len_torch_function_stack())
+"""
+LACKING = {
+    "functions": ["_get_current_function_mode_stack", "_get_current_function_mode"],
+    "dispatch": ["_get_current_dispatch_mode_stack"],
+    "core": ["_current_graph_task_id", "_current_autograd_node", "_to_dlpack"],
+    "nodes": ["_get_sequence_nr", "_top_saved_tensors_default_hooks"],
+}
+"""Names that torch itself can do without while a network trains."""
+
+
+@pytest.mark.slow
+def test_a_torch_without_them_is_judged_alike() -> None:
+    code = WITHOUT.format(**LACKING)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['GL401'] [] 0\n"
 
 
 TRAINS = """import torch

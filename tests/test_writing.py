@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from cases import each
 from snippets import FROZEN_WRONG, Run, folder, run, write
+from write_faults import NEW, OLD, WAYS, Faulty, fault_of, inject, linked, regular, twice_named
 
 from gradlint import writing
 
@@ -26,25 +27,14 @@ __all__ = ["folder", "run"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and modes of POSIX")
 
 FIXED = FROZEN_WRONG.replace("requires_grad = False", "requires_grad_(False)")
-OLD, NEW = b"old\n" * 3, b"new content\n" * 50
 
 
 # What a name stands for
 
 
-def linked(where: Path) -> Path:
-    (where / "link").symlink_to(write(where / "there/real", OLD))
-    return where / "link"
-
-
 def dangling(where: Path) -> Path:
     (where / "link").symlink_to("made")
     return where / "link"
-
-
-def twice_named(where: Path) -> Path:
-    os.link(write(where / "file", OLD), where / "other")
-    return where / "other"
 
 
 def with_mode(where: Path) -> Path:
@@ -61,14 +51,6 @@ def with_attribute(where: Path) -> Path:
 
 def long_name(where: Path) -> Path:
     return write(where / ("n" * 255), OLD)
-
-
-def new(where: Path) -> Path:
-    return where / "file"
-
-
-def regular(where: Path) -> Path:
-    return write(where / "file", OLD)
 
 
 def kept(path: Path) -> dict[str, Any]:
@@ -196,133 +178,11 @@ def test_a_file_that_is_there_is_not_created(tmp_path: Path) -> None:
 # Faults
 
 
-class Faulty:
-    """The module `os`, of which one call of one function fails, or all from that one on."""
-
-    COUNTED = (
-        "open",
-        "write",
-        "fsync",
-        "replace",
-        "link",
-        "close",
-        "fchmod",
-        "fchown",
-        "posix_fallocate",
-        "ftruncate",
-        "stat",
-    )
-
-    def __init__(self, name: str = "", number: int = 0, fault: BaseException | None = None, how: str = "once") -> None:
-        self.name, self.number, self.fault, self.how = name, number, fault, how
-        self.calls: list[str] = []
-        self.raised = False
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(os, name)
-        if name not in self.COUNTED:
-            return real
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            self.calls.append(name)
-            number = self.calls.count(name)
-            if self.fault is None or name != self.name or number < self.number:
-                return real(*arguments, **named)
-            if number > self.number and self.how != "on":
-                return real(*arguments, **named)
-            if self.how == "late":
-                real(*arguments, **named)
-            elif self.how == "half" and name == "write":
-                real(arguments[0], arguments[1][: len(arguments[1]) // 2])
-            elif name == "close":
-                real(*arguments, **named)  # the number is free, whatever close() says
-            self.raised = True
-            raise self.fault
-
-        return call
-
-
-NUMBERS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EINTR", "EIO", "EFBIG", "EBUSY")
-
-
-def fault_of(name: str) -> BaseException:
-    if name == "KeyboardInterrupt":
-        return KeyboardInterrupt()
-    number = getattr(errno, name)
-    return OSError(number, os.strerror(number))
-
-
-def existing(path: Path) -> None:
-    writing.write(path, NEW, expected=OLD)
-
-
-def made(path: Path) -> None:
-    writing.write(path, NEW)
-
-
-def created(path: Path) -> None:
-    writing.create(path, NEW)
-
-
-def put(path: Path) -> None:
-    writing.replace(str(path), NEW, durable=False)
-
-
-WAYS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None]]] = {
-    "existing": (regular, existing),
-    "link": (linked, existing),
-    "two names": (twice_named, existing),
-    "new": (new, made),
-    "create": (new, created),
-    "cache": (regular, put),
-}
-
-
-def faults(way: str, tmp_path: Path) -> Iterator[tuple[str, int, str, str]]:
-    """Yield (function, number of the call, fault, how) for every call that a way of writing makes."""
-    place, act = WAYS[way]
-    (tmp_path / "counted").mkdir()
-    watched = Faulty()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "os", watched)
-        act(place(tmp_path / "counted"))
-    for name in dict.fromkeys(watched.calls):
-        for number in range(1, watched.calls.count(name) + 1):
-            for fault in (*NUMBERS, "KeyboardInterrupt"):
-                for how in ("once", "on", "half", "late") if name == "write" else ("once", "late"):
-                    yield name, number, fault, how
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_no_fault_leaves_half_a_file(tmp_path: Path, way: str, few: bool) -> None:
-    place, act = WAYS[way]
-    injected = 0
-    for name, number, fault, how in list(faults(way, tmp_path)):
-        if few and (fault not in ("ENOSPC", "KeyboardInterrupt") or how == "late"):
-            continue
-        where = tmp_path / str(injected)
-        where.mkdir()
-        injected += 1
-        path = place(where)
-        before = path.read_bytes() if path.exists() else None
-        names = set(where.rglob("*"))
-        raised: BaseException | None = None
-        with pytest.MonkeyPatch.context() as patch:
-            faulty = Faulty(name, number, fault_of(fault), how)
-            patch.setattr(writing, "os", faulty)
-            try:
-                act(path)
-            except BaseException as error:
-                raised = error
-        said = f"{way}: {name}() number {number}: {fault}, {how}: {raised!r}"
-        after = path.read_bytes() if path.exists() else None
-        assert after in (before, NEW), f"{said}: half a file"
-        assert set(where.rglob("*")) - {path} == names - {path}, f"{said}: something is left"
-        assert raised is not None or after == NEW, f"{said}: nobody is told"
-        if fault == "KeyboardInterrupt" and faulty.raised:
-            assert isinstance(raised, KeyboardInterrupt), f"{said}: the interrupt is lost"
-    print(f"{way}: {injected} faults")
+    injected, wrong = inject(way, tmp_path, few)
+    assert injected.total() and wrong == []
 
 
 def test_an_interrupt_at_any_line_leaves_half_a_file_nowhere(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Probe:
         everything = {str(key): tensor for key, tensor in replay.tensors.items()}
         nothing = set(range(len(parameters)))
         try:
-            for context in (contextlib.nullcontext(), adding_noise(everything)):
+            for context in (contextlib.nullcontext(), adding_noise(everything, replay.undo)):
                 self._grads = []
                 with context:
                     replay()

@@ -17,6 +17,7 @@ from torch import Tensor
 from gradlint.flow.evidence import LossEffect
 from gradlint.restore.global_state import isolated_rng, without_torch_function
 from gradlint.restore.tensors import is_readable, same_values
+from gradlint.undo import Undo
 
 Run = Callable[[], "Tensor | Sequence[Tensor] | None"]
 
@@ -47,6 +48,7 @@ def find_effects(
     apart: bool = True,
     path: Callable[[], object] = lambda: None,
     reseeded: Run | None = None,
+    undo: Undo | None = None,
 ) -> dict[str, LossEffect]:
     """Run the model with the suspects perturbed; return whether the loss or an output moved.
 
@@ -63,13 +65,14 @@ def find_effects(
         apart: whether each suspect gets an effect of its own; else one, found together, holds for all.
         path: returns what the last run executed, to be compared.
         reseeded: does the same as `run` under another seed.
+        undo: undoes the recording, and the changes of parameters if an interrupt comes amid their end.
 
     Returns:
         An effect for each suspect. All are ``unknown``, with the reason, if unperturbed runs fail or differ.
     """
     suspects = list(dict.fromkeys(suspects))
     movable = [name for name in suspects if _can_move(parameters[name])]
-    runner = _Runner(run, parameters, max_runs, path, reseeded)
+    runner = _Runner(run, parameters, max_runs, path, reseeded, undo)
     effects: dict[str, LossEffect] = {}
     if movable:
         first, second = runner.outcome(), runner.outcome()
@@ -84,9 +87,12 @@ def find_effects(
     return {name: effects.get(name, ignored) for name in suspects}
 
 
-def adding_noise(parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-    """Add a little noise to every parameter inside the context; restore them bit for bit."""
-    return _Runner(lambda: None, parameters, 1).adding_noise()
+def adding_noise(parameters: Mapping[str, Tensor], undo: Undo) -> AbstractContextManager[None]:
+    """Add a little noise to every parameter inside the context; restore them bit for bit.
+
+    They are restored with `undo` at the latest.
+    """
+    return _Runner(lambda: None, parameters, 1, undo=undo).adding_noise()
 
 
 def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bool) -> dict[str, LossEffect]:
@@ -164,6 +170,7 @@ class _Runner:
         max_runs: int,
         path: Callable[[], object] = lambda: None,
         reseeded: Run | None = None,
+        undo: Undo | None = None,
     ) -> None:
         self.path = path
         self.usual: object = None
@@ -176,6 +183,7 @@ class _Runner:
         self.fault = ""
         self._run = self._seeded = run
         self._reseeded = reseeded
+        self._undo = Undo() if undo is None else undo
         self._pattern = torch.randn(_PATTERN_LENGTH, generator=torch.Generator().manual_seed(0), device="cpu")
 
     def outcome(self, *, bounded: bool = False) -> list[Tensor] | None:
@@ -233,21 +241,15 @@ class _Runner:
     def _shifted(self, names: Sequence[str], size: float, relative: bool) -> Iterator[None]:
         # In place, not by exchanging `.data`: numpy arrays, views and tied storages must see it too. Through `.data`,
         # because it leaves the parameter's version counter alone.
-        saved: list[tuple[Tensor, Tensor]] = []
-        try:
+        tensors = {id(self.parameters[name]): self.parameters[name] for name in names}.values()
+        with self._undo.part() as part:
             with without_torch_function(), torch.no_grad():
-                for tensor in {id(self.parameters[name]): self.parameters[name] for name in names}.values():
+                for number, tensor in enumerate(tensors, 1):
                     alias = tensor.data
-                    saved.append((alias, alias.clone()))
+                    part.call(_put_back, alias, alias.clone())
                     with suppress(RuntimeError):
-                        self._add(alias, size, relative, len(saved))
+                        self._add(alias, size, relative, number)
             yield
-        finally:
-            with without_torch_function(), torch.no_grad():
-                for alias, copy in reversed(saved):
-                    with _writable(alias), suppress(RuntimeError):
-                        if is_readable(alias):
-                            alias.copy_(copy)
 
     def _add(self, tensor: Tensor, size: float, relative: bool, salt: int) -> None:
         if relative:
@@ -259,6 +261,12 @@ class _Runner:
         repeated = pattern.repeat(-(-real.numel() // pattern.numel()))[: real.numel()]
         with _writable(tensor):
             real.add_(repeated.view(real.shape).to(real.device, real.dtype), alpha=size)
+
+
+def _put_back(alias: Tensor, values: Tensor) -> None:
+    with without_torch_function(), torch.no_grad(), _writable(alias), suppress(RuntimeError):
+        if is_readable(alias):
+            alias.copy_(values)
 
 
 def _writable(tensor: Tensor) -> AbstractContextManager[Any]:

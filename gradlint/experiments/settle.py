@@ -72,5 +72,6 @@ def _perturbed(
         apart=apart,
         path=path.taken,
         reseeded=lambda: replay(path, _OTHER_SEED),
+        undo=replay.undo,
     )
     return {index: effects[name] for index, name in names.items()}

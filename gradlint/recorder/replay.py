@@ -53,7 +53,7 @@ class Replay:
         self.optimizers = optimizers
         self.tensors = tensors
         self._recorder = recorder
-        self._undo = undo
+        self.undo = undo
         self._run = run
         self._preserved = preserved
         self._sites = len(recorder.tape.sites.rows)
@@ -66,7 +66,7 @@ class Replay:
             number: the seed to run under.
         """
         preserving = Preserved(self.roots) if self._preserved is None else self._preserved()
-        with self._undo.part() as part, self._recorder.announcing_writes_to(preserving):
+        with self.undo.part() as part, self._recorder.announcing_writes_to(preserving):
             part.enter(preserving)
             return [t.detach().clone() for t in self.live(number, watch)]
 
@@ -74,7 +74,7 @@ class Replay:
     def preserving(self) -> Iterator[Preserved]:
         """Put back the changes of several runs and between them."""
         preserving = Preserved(self.roots, self.optimizers.values()) if self._preserved is None else self._preserved()
-        with self._undo.part() as part:
+        with self.undo.part() as part:
             yield part.enter(preserving)
 
     def live(self, number: int = SEED, watch: AbstractContextManager[object] | None = None) -> list[Tensor]:

@@ -57,9 +57,22 @@ class ModeStack:
             self._push(mode)
 
 
-_functions: Any = overrides
+class HiddenStack(ModeStack):
+    """A stack that this torch lets nobody read: it is left alone, and a mode comes off by its own exit."""
 
-function_modes = ModeStack(_functions._get_current_function_mode_stack, _functions._pop_mode, _functions._push_mode)
-dispatch_modes = ModeStack(
-    _python_dispatch._get_current_dispatch_mode_stack, _python_dispatch._pop_mode, _python_dispatch._push_mode
-)
+    def __init__(self) -> None:
+        super().__init__(list, lambda: None, lambda mode: None)
+
+    def take_off(self, mode: Any) -> None:
+        """Take the innermost mode off."""
+        overrides.TorchFunctionMode.__exit__(mode, None, None, None)  # type: ignore[no-untyped-call]
+
+
+def stack_of(owner: Any, read: str) -> ModeStack:
+    """Return a stack of modes by torch's private names, which a later torch may lack."""
+    read_modes, pop, push = (getattr(owner, name, None) for name in (read, "_pop_mode", "_push_mode"))
+    return ModeStack(read_modes, pop, push) if read_modes and pop and push else HiddenStack()
+
+
+function_modes = stack_of(overrides, "_get_current_function_mode_stack")
+dispatch_modes = stack_of(_python_dispatch, "_get_current_dispatch_mode_stack")

@@ -342,7 +342,7 @@ def _by_gradlint(frame: FrameType) -> bool:
     return caller is not None and caller.f_code.co_filename.startswith(str(HERE))
 
 
-AROUND = ("undo.py", "recording.py", "cuda.py", "session.py", "observation.py", "replay.py", "steps.py")
+AROUND = ("undo.py", "recording.py", "cuda.py", "session.py", "observation.py", "replay.py", "steps.py", "perturb.py")
 """Files whose every line is interrupted."""
 
 
