@@ -85,14 +85,16 @@ def _node(graph: torch.fx.Graph, trace: Trace, op: Op, inputs: list[torch.fx.Nod
     """Return a node for an op; one that cannot be called again becomes a call of `_opaque`."""
     name = _identifier(op.name)
     if op.name == "requires_grad_" and not op.args:
-        return graph.call_function(_requiring, (*inputs, trace.values[op.outputs[0]].requires_grad), name=name)
+        return graph.create_node(
+            "call_function", _requiring, (*inputs, trace.values[op.outputs[0]].requires_grad), name=name
+        )
     if _is_in_place_of(trace, op):
-        return graph.call_function(_same, tuple(inputs), name=name)
+        return graph.create_node("call_function", _same, tuple(inputs), name=name)
     if op.kind == KIND_OPAQUE and inputs and _was_inside(trace, op.inputs[-1]):
-        return graph.call_function(_last, tuple(inputs), name=name)
+        return graph.create_node("call_function", _last, tuple(inputs), name=name)
     function = _callable(op.func) if isinstance(op.func, str) and op.kind not in (KIND_ALIAS, KIND_OPAQUE) else None
     if function is None or (not op.args and not op.kwargs and inputs):
-        return graph.call_function(_opaque, (op.name, *inputs), name=name)
+        return graph.create_node("call_function", _opaque, (op.name, *inputs), name=name)
     if op.kind == KIND_WRITE and op.outputs:
         function = _writing(function)
     waiting = iter(inputs)
