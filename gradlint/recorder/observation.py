@@ -7,6 +7,7 @@ restored, because the training is the user's own.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 import weakref
@@ -27,6 +28,7 @@ from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.facts.optimizer_table import optimizers_in_use
 from gradlint.recorder.facts.outside_tree import OutsideTree, recreated_in_steps
+from gradlint.recorder.facts.trained_outside import LooseTensors, loose_tensors, used_outside
 from gradlint.recorder.hooks.executed import ExecutedCode
 from gradlint.recorder.hooks.install import install_hooks
 from gradlint.recorder.hooks.log import HookLog
@@ -271,16 +273,34 @@ class Observation:
         modules = [m for m in modules if next(nn.Module.parameters(m), None) is not None]
         inside = {id(c) for m in modules for c in nn.Module.modules(m) if c is not m}
         modules = _without_wrappers([m for m in modules if id(m) not in inside])
+        modules += self._trained_outside(modules)
         if len(modules) == 1:
             return {"": modules[0]}
         names: dict[str, nn.Module] = {}
         for module in modules:
             name = _global_name(module) or self._names.get(id(module)) or type(module).__name__
+            if isinstance(module, LooseTensors):
+                name = ""  # its tensors have names of their own
             unique, number = name, 2
             while unique in names:
                 unique, number = f"{name}_{number}", number + 1
             names[unique] = module
         return names
+
+    def _trained_outside(self, models: Sequence[nn.Module]) -> list[nn.Module]:
+        """Return what holds the parameters that steps train and no model or module that ran contains."""
+        ran = [self.log.modules[number] for number in dict.fromkeys(call.module for call in self.log.calls)]
+        inside = itertools.chain(*map(nn.Module.parameters, models), *(m._parameters.values() for m in ran))
+        optimizers = self.ledger.steps.stepped.values()
+        used = used_outside(self.recorder, self.ledger.training, optimizers, (p for p in inside if p is not None))
+        if not used:
+            return []
+        keys = {id(p) for p in used}
+        holders = [n for n, m in enumerate(self.log.modules) if not keys.isdisjoint(map(id, m._parameters.values()))]
+        modules = [self.log.modules[number] for number in dict.fromkeys(map(self._top, holders))]
+        held = {id(p) for m in modules for p in nn.Module.parameters(m)}
+        loose = [p for p in used if id(p) not in held]
+        return [*modules, loose_tensors(loose, models, optimizers)] if loose else modules
 
     def _top(self, number: int) -> int:
         """Return the outermost module around a module, both by number."""
@@ -320,7 +340,7 @@ class Observation:
             for p in places(roots):
                 begin.modes.setdefault(id(p.module), bool(p.module.training))
             tables = tabulate(recorder, self.log, begin, roots, optimizers, self._models is None)
-            training.kept_graphs = find_kept_graphs(recorder, training, self.ledger.steps.marks)
+            training.kept_graphs = find_kept_graphs(recorder, training, self.ledger.steps.marks, self.log)
             training.start = begin.start
             training.first_event = self._first_event
             training.schedulers.update(

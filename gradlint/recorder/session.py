@@ -27,6 +27,7 @@ from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.facts import autograd
 from gradlint.recorder.facts.assemble import ForwardFacts, Tables, assemble, tabulate
 from gradlint.recorder.facts.forward_start import ForwardStart
+from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.facts.module_tree import places
 from gradlint.recorder.facts.optimizer_table import optimizers_in_use
 from gradlint.recorder.facts.outside_tree import OutsideTree, recreated_in_steps
@@ -383,6 +384,7 @@ class _Session:
             )
             seconds, computed = time.monotonic() - began, time.thread_time() - computed
             self._seconds = max(computed, _WAITING * seconds) / max(1, len(ledger.training.steps))
+            ledger.training.kept_graphs = find_kept_graphs(recorder, ledger.training, ledger.steps.marks, self.log)
         finally:
             ledger.leave()
             recorder.tape.event(PhaseBegun, NO_SITE, Phase.DONE)

@@ -16,7 +16,6 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks, register_optimize
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.autograd import own_gradients
-from gradlint.recorder.facts.kept_graphs import find_kept_graphs
 from gradlint.recorder.hooks.executed import ExecutedCode
 from gradlint.recorder.hooks.patching import register
 from gradlint.recorder.ledger.enough import EnoughRecorded
@@ -98,7 +97,6 @@ def run_steps(
         training.calls += 1
     finally:
         ledger.stopping = lambda: False
-    training.kept_graphs = find_kept_graphs(recorder, training, ledger.steps.marks)
 
 
 def losses_of_round(

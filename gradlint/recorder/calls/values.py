@@ -269,7 +269,7 @@ class Tensors:
             entry = self.tracked[id(tensor)]
         else:
             if getattr(func, "__name__", "") in ("__set__", "set_", "resize_"):
-                entry.storage = storage_id(tensor)
+                self._move(tensor, entry, storage_id(tensor))
             value = self._renew(tensor, entry, op)
         if id(tensor) in self.watched and getattr(func, "__name__", "") == "detach_":
             if read and self._tape.values[read[0]].requires_grad:  # on a leaf, it only clears requires_grad
@@ -281,6 +281,16 @@ class Tensors:
         if owner is not None:
             self._parameter_written(self.watched[owner], tensor, func, read, inputs, site)
         return value
+
+    def _move(self, tensor: Tensor, entry: TrackedTensor, storage: int) -> None:
+        """Note the memory that a tensor has now, and forget its old one: another tensor may get that."""
+        key = ParameterKey(id(tensor))
+        if key in self.watched:
+            if storage != entry.storage and self._watched_storages.get(entry.storage) == key:
+                del self._watched_storages[entry.storage]
+            if storage:
+                self._watched_storages[storage] = key
+        entry.storage = storage
 
     def _parameter_written(
         self,
@@ -406,11 +416,9 @@ class Tensors:
             self.watch(tensor)
             before[key] = self.read(tensor)
             entry = self.tracked[key]
-            entry.storage = storage
+            self._move(tensor, entry, storage)
             self._renew(tensor, entry, -1)
-            if storage:
-                self._watched_storages[storage] = key
-                self.writes.pop(storage, None)
+            self.writes.pop(storage, None)
         return before
 
     def forget(self) -> None:

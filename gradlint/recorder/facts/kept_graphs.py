@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from gradlint.recorder.calls.mode import Recorder
+from gradlint.recorder.facts.unregistered import within
+from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.restore.global_state import without_torch_function
 from gradlint.traces.dataflow import ancestors
@@ -40,20 +43,40 @@ def _next_node() -> int:
         return -1
 
 
-def find_kept_graphs(recorder: Recorder, training: TrainingLog, marks: Sequence[StepMark]) -> tuple[KeptGraph, ...]:
+def find_kept_graphs(
+    recorder: Recorder, training: TrainingLog, marks: Sequence[StepMark], log: HookLog
+) -> tuple[KeptGraph, ...]:
     """Return the graphs that are alive two rounds after their own.
 
     These are tensors of one place from each of several rounds (a list of losses that grows), or one tensor whose graph
     reaches back through the rounds (a running sum). What a variable still holds from an earlier round does not count.
     Nothing is reported if a graph was retained on purpose.
+
+    Args:
+        recorder: what recorded the steps.
+        training: the steps.
+        marks: the mark of the start, and of each step.
+        log: what the hooks noted. It keeps every module alive, and with it what that holds.
     """
     rounds = _rounds(training, marks)
     if len(rounds) < 4 or any(b.retains for b in training.backwards):
         return ()
-    if not _found(recorder, rounds):
+    if not _found(recorder, rounds, frozenset()):
         return ()
     gc.collect()  # what only waits for the collector is not kept
-    return tuple(_found(recorder, rounds))
+    return tuple(_found(recorder, rounds, _held_by_new(training, log)))
+
+
+def _held_by_new(training: TrainingLog, log: HookLog) -> frozenset[int]:
+    """Return the identities of what modules hold that ran after the first step only."""
+    first = training.steps[0].op
+    earlier = {call.module for call in log.calls if call.start < first}
+    seen: set[int] = set()
+    for number in dict.fromkeys(call.module for call in log.calls):
+        if number not in earlier:
+            for value in list(vars(log.modules[number]).values()):
+                collections.deque(within(value, "", seen), maxlen=0)
+    return frozenset(seen)
 
 
 def _rounds(training: TrainingLog, marks: Sequence[StepMark]) -> list[StepMark]:
@@ -69,12 +92,12 @@ def _rounds(training: TrainingLog, marks: Sequence[StepMark]) -> list[StepMark]:
     return [*marks[:1], *rounds]
 
 
-def _found(recorder: Recorder, marks: Sequence[StepMark]) -> list[KeptGraph]:
+def _found(recorder: Recorder, marks: Sequence[StepMark], held: frozenset[int]) -> list[KeptGraph]:
     tape = recorder.tape
     alive: list[tuple[ValueId, Tensor]] = []
     for entry in list(recorder.tensors.tracked.values()):
         tensor = entry()
-        if tensor is None or entry.value < marks[0].values:
+        if tensor is None or entry.value < marks[0].values or id(tensor) in held:
             continue
         with without_torch_function():
             if tensor.grad_fn is not None and tape.values[entry.value].producer >= 0:

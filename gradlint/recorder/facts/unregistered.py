@@ -63,7 +63,7 @@ def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObj
         for name, value in list(vars(place.module).items()):
             if type(value) not in _ATOMS and name not in _STANDARD and "hook" not in name:
                 fqn = f"{place.fqn}.{name}" if place.fqn else name
-                for path, thing in _within(value, fqn, seen, 0):
+                for path, thing in within(value, fqn, seen):
                     yield UnregisteredObject(path, thing, place.module, name)
 
 
@@ -94,7 +94,7 @@ def variables(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObject]:
             for name, value in _taken(function):
                 if isinstance(value, (nn.Module, Tensor, list, tuple, dict)):
                     seen = set(inside)
-                    for fqn, thing in _within(value, name, seen, 0):
+                    for fqn, thing in within(value, name, seen):
                         inside.add(id(thing))
                         yield UnregisteredObject(fqn, thing, place.module, name, variable=True)
 
@@ -110,7 +110,15 @@ def _taken(function: FunctionType) -> Iterator[tuple[str, Any]]:
                 yield name, function.__globals__[name]
 
 
-def _within(value: Any, fqn: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+def within(value: Any, fqn: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield the modules and tensors in a value, its containers and objects of the user's, with their names.
+
+    Args:
+        value: where to look.
+        fqn: its name.
+        seen: identities of objects that were found before; grows.
+        depth: number of containers around it.
+    """
     if type(value) in _ATOMS or isinstance(value, type) or id(value) in seen or depth > _DEPTH:
         return
     if isinstance(value, (nn.Module, Tensor)):
@@ -124,7 +132,7 @@ def _within(value: Any, fqn: str, seen: set[int], depth: int) -> Iterator[tuple[
     if parts:
         seen.add(id(value))
     for key, part in parts:
-        yield from _within(part, f"{fqn}.{key}", seen, depth + 1)
+        yield from within(part, f"{fqn}.{key}", seen, depth + 1)
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:
