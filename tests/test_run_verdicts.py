@@ -216,7 +216,9 @@ def test_a_fault_of_gradlints_own_is_told_as_such_and_the_script_ended_as_ever(t
 
 
 def test_a_fault_in_a_hook_is_not_told_as_the_scripts(tmp_path):
-    _, report = run(tmp_path, "import gradlint.recorder.ledger.ledger as ledger\nledger.mark = None\niteration()")
+    _, report = run(
+        tmp_path, "import gradlint.recorder.ledger.optimizer_steps as steps\nsteps.mark = None\niteration()"
+    )
     (error,) = report["errors"]
     assert error["message"].startswith("gradlint itself failed in the script (TypeError: ")
 

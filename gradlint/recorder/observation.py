@@ -288,7 +288,10 @@ class Observation:
         return names
 
     def _trained_outside(self, models: Sequence[nn.Module]) -> list[nn.Module]:
-        """Return what holds the parameters that steps train and no model or module that ran contains."""
+        """Return what holds the parameters that steps train outside of models.
+
+        A module that ran counts as a part of one.
+        """
         ran = [self.log.modules[number] for number in dict.fromkeys(call.module for call in self.log.calls)]
         inside = itertools.chain(*map(nn.Module.parameters, models), *(m._parameters.values() for m in ran))
         optimizers = self.ledger.steps.stepped.values()

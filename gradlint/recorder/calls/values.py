@@ -283,7 +283,10 @@ class Tensors:
         return value
 
     def _move(self, tensor: Tensor, entry: TrackedTensor, storage: int) -> None:
-        """Note the memory that a tensor has now, and forget its old one: another tensor may get that."""
+        """Note the memory that a tensor has now.
+
+        Its old memory is forgotten, as another tensor may get that.
+        """
         key = ParameterKey(id(tensor))
         if key in self.watched:
             if storage != entry.storage and self._watched_storages.get(entry.storage) == key:

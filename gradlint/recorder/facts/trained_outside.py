@@ -71,7 +71,10 @@ def loose_tensors(
 
 
 def _variables() -> Iterator[tuple[str, object]]:
-    """Yield what the variables of the user's code that runs, and their containers, hold, with names like ``w.0``."""
+    """Yield what the variables of the running user code hold, with its name.
+
+    What is in a container has a name like ``weights.0``.
+    """
     frame: FrameType | None = sys._getframe()
     seen: set[int] = set()
     while frame is not None:
@@ -89,7 +92,10 @@ def _attributes(models: Iterable[nn.Module]) -> Iterator[tuple[str, object]]:
 
 
 def _positions(optimizers: Iterable[Optimizer]) -> Iterator[tuple[str, object]]:
-    """Yield the tensors of optimizers with names like ``SGD.0.2``: the group, and the position in it."""
+    """Yield the tensors of optimizers with names like ``SGD.0.2``.
+
+    The numbers are those of the group, and of the tensor in it.
+    """
     for optimizer in optimizers:
         for number, group in enumerate(optimizer.param_groups):
             for position, tensor in enumerate(group["params"]):

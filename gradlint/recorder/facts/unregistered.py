@@ -111,7 +111,9 @@ def _taken(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def within(value: Any, fqn: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yield the modules and tensors in a value, its containers and objects of the user's, with their names.
+    """Yield the modules and tensors in a value, with their names.
+
+    Containers and objects of the user's own classes are searched.
 
     Args:
         value: where to look.
