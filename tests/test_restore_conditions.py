@@ -345,6 +345,29 @@ def test_an_exchanged_registry_is_put_back():
     assert model._buffers is before and preserved.unrestored == []
 
 
+def test_a_buffer_under_another_name_gets_its_own_back():
+    model: Any = nn.BatchNorm1d(2)
+    names = list(model._buffers)
+    with Preserved([model]):
+        for name in names:
+            model._buffers[f"{name}_moved"] = model._buffers.pop(name)
+    assert list(model._buffers) == names
+
+
+def test_a_deleted_attribute_of_an_optimizer_comes_back():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    with Preserved([], [optimizer]) as preserved:
+        del optimizer.defaults
+    assert optimizer.defaults["lr"] == 0.1 and preserved.unrestored == []
+
+
+def test_a_single_model_has_no_number_in_names():
+    model = nn.Linear(2, 2)
+    with Preserved([model]) as preserved, torch.no_grad():
+        model.weight.zero_()
+    assert preserved.unrestored == ["weight"]
+
+
 def test_an_attribute_that_hides_a_parameter_is_taken_away():
     model: Any = nn.Linear(2, 2)
     with Preserved([model]):
