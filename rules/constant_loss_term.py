@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity
-from gradlint.flow import ConstantTerm, CutKind, cancelled_terms
+from gradlint.flow import ConstantTerm, CutKind, find_cancelled_terms
 
 
 class ConstantLossTerm(Rule):
@@ -101,7 +101,7 @@ class ConstantLossTerm(Rule):
                 severity=_severity(term),
                 fix=Fix(self.FIX),
             )
-        for site, members in context.by_place(cancelled_terms(context.flow), lambda term: term.difference.site):
+        for site, members in context.by_place(find_cancelled_terms(context.flow), lambda term: term.difference.site):
             parameters = list({p.index: p for term in members for p in term.parameters}.values())
             count = max(Counter(term.loss for term in members).values())
             yield context.finding(

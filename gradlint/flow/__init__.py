@@ -8,7 +8,7 @@ from gradlint.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gradlint.flow.broadcast import repeated_shape as repeated_shape
-    from gradlint.flow.cancelled_terms import cancelled_terms as cancelled_terms
+    from gradlint.flow.cancelled_terms import find_cancelled_terms as find_cancelled_terms
     from gradlint.flow.cost import in_bytes as in_bytes
     from gradlint.flow.cost import in_flops as in_flops
     from gradlint.flow.cost import weight_gradient_flops as weight_gradient_flops

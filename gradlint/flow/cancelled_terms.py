@@ -32,17 +32,21 @@ class CancelledTerm:
     """The trained parameters that it depends on."""
 
 
-def cancelled_terms(flow: FlowFacts) -> Iterator[CancelledTerm]:
+def find_cancelled_terms(flow: FlowFacts) -> Iterator[CancelledTerm]:
     """Yield the terms of the loss whose only gradient passes differences in which it cancels."""
     trace = flow.trace
-    flat = [n for n in map(OpIndex, range(trace.forward_start, len(trace.ops))) if _cancels(trace, trace.ops[n])]
+    judged = mask_of(flow.judged & flow.reached)
+    flat = [
+        number
+        for number in map(OpIndex, range(trace.forward_start, len(trace.ops)))
+        if any(flow.masks.data.get(v, 0) & judged for v in _left_by_cancelling(trace, trace.ops[number]))
+    ]
     if not flat:
         return
     ops = list(trace.ops)
     for number in flat:
         ops[number] = ops[number]._replace(outputs=())
     live = propagate(ops, trace.values, trace.owners, trace.forward_start, trace.dropped).live
-    judged = mask_of(flow.judged & flow.reached)
     for position, (terms, _) in enumerate(scalar_terms(flow)):
         for term in terms:
             mask = flow.masks.live.get(term.value, 0)
@@ -54,18 +58,23 @@ def cancelled_terms(flow: FlowFacts) -> Iterator[CancelledTerm]:
             yield CancelledTerm(position, first, computed, flow.by_index(indices(mask & judged)))
 
 
-def _cancels(trace: Trace, op: Op) -> bool:
-    """Return True for a difference in which all values with gradient cancel."""
+def _left_by_cancelling(trace: Trace, op: Op) -> list[ValueId]:
+    """Return the values without gradient that remain of a difference in which gradients cancel.
+
+    Empty if any gradient is left. Of a sample minus its own mean, noise remains: nothing is lost.
+    """
     if op.name not in SUBTRACT | REVERSE_SUBTRACT or len(op.outputs) != 1:
-        return False
+        return []
     if sum(trace.values[v].requires_grad for v in op.inputs) < 2:  # nothing to cancel
-        return False
+        return []
     factors: dict[ValueId, float] = {}
+    left: list[ValueId] = []
     pending = [(op.outputs[0], 1.0)]
     expanded = 0
     while pending:
         value, factor = pending.pop()
         if not trace.values[value].requires_grad:
+            left.append(value)
             continue
         parts = _summands(trace, value) if expanded < _EXPANDED else None
         if parts is None:
@@ -73,7 +82,7 @@ def _cancels(trace: Trace, op: Op) -> bool:
         else:
             expanded += 1
             pending += [(part, factor * sign) for part, sign in parts]
-    return bool(factors) and not any(factors.values())
+    return left if factors and not any(factors.values()) else []
 
 
 def _summands(trace: Trace, value: ValueId) -> Sequence[tuple[ValueId, float]] | None:
