@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from gradlint import (
     Context,
@@ -157,7 +158,8 @@ class WrapperTrainedAround(Rule):
         for parameter in context.flow.by_index(wrapped):
             events = wrapped[parameter.index]
             if parameter.key in trained and not any(parameter.key in (e.averaged or ()) for e in events):
-                places = reversed([(m.parent, m.number) for m in trace.around(parameter.module)])
+                inside = _modules_inside(trace, events[-1].child, parameter)
+                places = reversed([(m.parent, m.number) for m in inside])
                 changes: list[Event] = [exchanged[parameter.key]] if parameter.key in exchanged else []
                 changes += (registered[place] for place in places if place in registered)
                 changes += parameter.registrations
@@ -179,6 +181,11 @@ class WrapperTrainedAround(Rule):
                 related=[context.related(self.RELATED.format(wrapper="DistributedDataParallel"), wrapping)],
                 fix=Fix(self.FIX_CHANGED),
             )
+
+
+def _modules_inside(trace: Trace, network: int, parameter: Parameter) -> Iterator[Module]:
+    """Yield the modules around a parameter, innermost first, that a network contains."""
+    return takewhile(lambda module: module.number != network, trace.around(parameter.module))
 
 
 def _is_wrapper(module: Module) -> bool:

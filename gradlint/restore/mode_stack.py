@@ -64,8 +64,9 @@ class HiddenStack(ModeStack):
         super().__init__(list, lambda: None, lambda mode: None)
 
     def take_off(self, mode: Any) -> None:
-        """Take the innermost mode off."""
-        overrides.TorchFunctionMode.__exit__(mode, None, None, None)  # type: ignore[no-untyped-call]
+        """Take the innermost mode off, if there is one."""
+        with suppress(RuntimeError):  # the stack is empty: the mode has come off before
+            overrides.TorchFunctionMode.__exit__(mode, None, None, None)  # type: ignore[no-untyped-call]
 
 
 def stack_of(owner: Any, read: str) -> ModeStack:

@@ -30,9 +30,9 @@ def used_outside(
 ) -> list[Tensor]:
     """Return the tensors that optimizers hold and training uses, without those of `inside`.
 
-    Gradient arrives at such a tensor, or an op reads it after the first step and it never has a gradient. Before that
-    also the initialization and a copy read it. One that has a gradient without a backward pass gets it by hand, as the
-    master copy of a weight does.
+    Gradient arrives at such a tensor, or an op reads it and it never has a gradient. Both count after the first step,
+    if anything follows it: before that also the initialization and a copy read it, and it may be replaced there. One
+    that has a gradient without a backward pass gets it by hand, as the master copy of a weight does.
     """
     known = {id(p) for p in inside}
     held = {
@@ -44,11 +44,14 @@ def used_outside(
     }
     if not held:
         return []
-    reached = {key for backward in training.backwards for key in backward.deposits}
+    first = training.steps[0] if training.steps else None
+    passes = [b for b in training.backwards if first is None or b.event > first.event] or training.backwards
+    reached = {key for backward in passes for key in backward.deposits}
     graded = {key for step in training.steps for key, content in step.content.items() if content.grad}
     owners = recorder.tensors.owners
-    later = recorder.tape.ops[training.steps[0].op :] if training.steps else []
-    read = {owners[value] for op in later for value in op.inputs if value in owners}
+    read = {
+        owners[value] for op in recorder.tape.ops[first.op if first else 0 :] for value in op.inputs if value in owners
+    }
     return [p for key, p in held.items() if key in reached or (key in read and key not in graded)]
 
 
