@@ -292,9 +292,11 @@ class Observation:
 
         A module that ran counts as a part of one.
         """
+        optimizers = self.ledger.steps.stepped.values()
+        if not optimizers:
+            return []
         ran = [self.log.modules[number] for number in dict.fromkeys(call.module for call in self.log.calls)]
         inside = itertools.chain(*map(nn.Module.parameters, models), *(m._parameters.values() for m in ran))
-        optimizers = self.ledger.steps.stepped.values()
         used = used_outside(self.recorder, self.ledger.training, optimizers, (p for p in inside if p is not None))
         if not used:
             return []
