@@ -6,14 +6,9 @@ The names below are for everybody; rule authors find more in `gradlint.flow`, `g
 The rooms, in the order in which they may import each other (each only those before it; tests/test_architecture.py):
 
     errors       the exceptions that gradlint raises
-    undo         undoes what a recording changes in the process; one thread records at a time
-    legible      text from outside, made safe to show
-    reading      reads what somebody named, be it a pipe or a device
-    writing      the one writer of files
+    system       files, text and processes: reading, writing, making text safe to show, ending what user code leaves;
+                 undoing what a recording changes in its process
     location     file, line and column
-    installed    which files are gradlint's own or of a library
-    process_tree which process is gradlint's own; ends those that user code leaves, and measures their memory
-    gc_pause     keeps the garbage collector from scanning all of torch again and again
     findings     findings and reports: plain data
     wording      names, counts and verbs in messages
     markers      declarations about the gradient of a value, in user code

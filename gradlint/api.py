@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradlint.undo import leaving_nothing
+from gradlint.system.undo import leaving_nothing
 
 if TYPE_CHECKING:
     from gradlint.findings import Report

@@ -11,8 +11,8 @@ from gradlint.errors import TargetError
 from gradlint.experiments.settle import analyse
 from gradlint.flow.cost import Costs, Measured, Saving
 from gradlint.flow.outcome import OutcomeKind, kind_of
+from gradlint.system.undo import leaving_nothing
 from gradlint.traces.trace import Parameter, Trace
-from gradlint.undo import leaving_nothing
 from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:

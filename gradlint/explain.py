@@ -15,10 +15,10 @@ from gradlint.flow.paths import path_to_loss
 from gradlint.location import Location
 from gradlint.report.explanation import Explanation, Section, Step
 from gradlint.rulekit.contract import matches, no_match
+from gradlint.system.undo import leaving_nothing
 from gradlint.traces.events import Freeze, ParameterEvent, ParameterRegistration, ParameterWrite, Unfreeze
 from gradlint.traces.ops import Op
 from gradlint.traces.trace import Parameter, Trace
-from gradlint.undo import leaving_nothing
 from gradlint.wording import count, shape_text
 
 SHOWN = 12

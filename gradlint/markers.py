@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from gradlint.undo import Undo
+    from gradlint.system.undo import Undo
 
     def constant(value: T) -> T:
         """Declare that no gradient passes through a value, and return the value.

@@ -25,7 +25,7 @@ from gradlint.findings import Report
 from gradlint.flow.cut import CutKind
 from gradlint.flow.flow import Flow
 from gradlint.recorder.hooks.eager import force_eager, prepare_to_force_eager
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 FOLDER = Path(__file__).parent / "awkward"
 

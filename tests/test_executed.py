@@ -10,7 +10,7 @@ from types import CodeType
 import pytest
 
 from gradlint.recorder.hooks.executed import ExecutedCode
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 
 def names(codes: dict[int, CodeType]) -> set[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import gradlint
-from gradlint import gc_pause, process_tree
+from gradlint.system import gc_pause, process_tree
 
 
 def build():

@@ -20,7 +20,6 @@ from test_formats import official
 from gradlint.findings import Edit, Failure, Finding, Fix, Note, Related, Report, Severity, Skipped, SourceSummary
 from gradlint.findings import TargetSummary as Summary
 from gradlint.flow.outcome import OutcomeKind
-from gradlint.legible import json_text, one_line, sanitized
 from gradlint.location import Location
 from gradlint.lock.lockfile import parse
 from gradlint.lock.lockfile import render as lock_text
@@ -28,6 +27,7 @@ from gradlint.lock.snapshot import Entry, Norm, Snapshot
 from gradlint.report import FORMATS, concise, render, statistics, why
 from gradlint.report.explanation import Explanation, Section, Step
 from gradlint.report.view import View
+from gradlint.system.legible import json_text, one_line, sanitized
 from gradlint.testing.assertions import text_of
 from gradlint.triage.baseline import Baseline
 from gradlint.triage.fixes import unified

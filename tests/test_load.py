@@ -17,7 +17,7 @@ import gradlint
 from gradlint.errors import GradlintError, TargetError, UsageError
 from gradlint.load.build import call_build, user_error, user_traceback
 from gradlint.load.target import load_target, parse_target
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 Tree = dict[str, str]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import gradlint
 from gradlint import markers
 from gradlint.markers import constant, differentiable
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 
 @pytest.mark.parametrize("marker", [constant, differentiable])

@@ -20,7 +20,7 @@ from gradlint.experiments import perturb
 from gradlint.experiments.perturb import adding_noise, find_effects
 from gradlint.flow.evidence import LossEffect
 from gradlint.restore.preserved import Preserved
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 Way = Callable[[Any, Tensor], Any]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from snippets import FROZEN_WRONG, Run, folder, run, write
 
-from gradlint import reading
+from gradlint.system import reading
 
 __all__ = ["folder", "run"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices of POSIX")

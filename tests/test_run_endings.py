@@ -13,8 +13,8 @@ import processes
 import pytest
 from script import HEAD, codes, run
 
-from gradlint.process_tree import open_descriptors
 from gradlint.runner import wind_up
+from gradlint.system.process_tree import open_descriptors
 
 pytestmark = pytest.mark.usefixtures("processes")
 

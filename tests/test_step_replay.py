@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import StepLR
 
 import gradlint
 from gradlint.recorder.steps import losses_of_round
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 
 class Net(nn.Module):

@@ -19,7 +19,7 @@ from torch import nn
 from untouched import Loud
 
 import gradlint
-from gradlint.undo import Turn, Undo
+from gradlint.system.undo import Turn, Undo
 
 ROWS = list(untouched.rows())
 SOON = [row for row in ROWS if row[0] in ("check of a function", "record of a model") and row[2] != "endless recursion"]

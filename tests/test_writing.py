@@ -21,7 +21,7 @@ from cases import each
 from snippets import FROZEN_WRONG, Run, folder, run, write
 from write_faults import NEW, OLD, WAYS, Faulty, fault_of, inject, linked, regular, twice_named
 
-from gradlint import writing
+from gradlint.system import writing
 
 __all__ = ["folder", "run"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and modes of POSIX")

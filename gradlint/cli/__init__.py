@@ -16,8 +16,8 @@ from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
 from gradlint.cli.script_command import ScriptCommand
 from gradlint.errors import GradlintError, UsageError
-from gradlint.legible import one_line
-from gradlint.process_tree import mark_own_process
+from gradlint.system.legible import one_line
+from gradlint.system.process_tree import mark_own_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from gradlint.cli.exits import CLEAN
 from gradlint.cli.options import CheckOptions, OutputOptions, parsed
 from gradlint.cli.script_command import ScriptCommand, TargetOrScriptCommand, is_script
 from gradlint.errors import GradlintError
-from gradlint.legible import one_line
+from gradlint.system.legible import one_line
 
 if TYPE_CHECKING:
     from gradlint.rulekit.registry import Registry

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gradlint import reading, writing
 from gradlint.cli.exits import Interrupted
 from gradlint.cli.one_target import Targets
 from gradlint.cli.options import CheckOptions, names_file
@@ -26,6 +25,7 @@ from gradlint.findings import Failure, Finding, Note, Report, SourceSummary
 from gradlint.report.view import shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
+from gradlint.system import reading, writing
 from gradlint.triage.filters import Plan, Scope, filtered, shown, without_known
 
 STDIN = "-"

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gradlint import writing
 from gradlint.cli.check import Checker, CheckResult
 from gradlint.findings import Failure, Finding, Note, Report
 from gradlint.location import Location
 from gradlint.report.view import shown_path
 from gradlint.source import overlay
 from gradlint.source.text import SourceText, Unreadable
+from gradlint.system import writing
 from gradlint.triage.fixes import applicable, fix_text, unified
 from gradlint.triage.write_ignores import with_ignores
 

@@ -8,15 +8,15 @@ import os
 import re
 from pathlib import Path
 
-from gradlint import reading, writing
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN
 from gradlint.errors import GradlintError
-from gradlint.legible import one_line
 from gradlint.report.view import shown_path
 from gradlint.source.file import SourceModule
 from gradlint.source.intent import proposed_contract
 from gradlint.source.text import SourceText, Unreadable
+from gradlint.system import reading, writing
+from gradlint.system.legible import one_line
 
 _HEAD = '''"""What `gradlint check {name}:build` builds and judges: complete it so that it is what you train."""
 

@@ -21,12 +21,12 @@ from gradlint.config.settings import Configuration
 from gradlint.engine.options import Options
 from gradlint.errors import GradlintError, TargetError, torch_missing
 from gradlint.findings import Failure, Report
-from gradlint.gc_pause import frozen_imports
 from gradlint.load.build import InternalError, user_traceback
 from gradlint.load.target import missing_path, parse_target
-from gradlint.process_tree import is_own_process
 from gradlint.report import concise
 from gradlint.report.view import View
+from gradlint.system.gc_pause import frozen_imports
+from gradlint.system.process_tree import is_own_process
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gradlint import writing
 from gradlint.cli import streams
 from gradlint.cli.check import Checker, CheckResult
 from gradlint.cli.exits import CLEAN, FAILED, FOUND, Interrupted
@@ -18,6 +17,7 @@ from gradlint.report import DOCUMENTS, FORMATS, concise, render, statistics
 from gradlint.report.view import View, shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
+from gradlint.system import writing
 from gradlint.triage.baseline import Baseline
 from gradlint.wording import nearest, plural
 

@@ -11,9 +11,9 @@ from gradlint.cli.exits import Interrupted
 from gradlint.cli.options import CheckOptions
 from gradlint.config.settings import Settings
 from gradlint.findings import Failure, Report
-from gradlint.legible import one_line
 from gradlint.runner.job import Job
 from gradlint.runner.parent import Process
+from gradlint.system.legible import one_line
 
 _LAUNCHERS = {
     "torchrun": "torchrun",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from gradlint import process_tree
+from gradlint.system import process_tree
 
 _SIZE = re.compile(r"(\d+\.?\d*)\s*([kmgt])(i?)b?", re.IGNORECASE)
 """A number, the letter of its unit, and the one that makes it a power of 1024."""

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from gradlint import writing
 from gradlint.errors import GradlintError
-from gradlint.legible import one_line, sanitized
-from gradlint.process_tree import is_own_process
+from gradlint.system import writing
+from gradlint.system.legible import one_line, sanitized
+from gradlint.system.process_tree import is_own_process
 
 if TYPE_CHECKING:
     from gradlint.report.view import View

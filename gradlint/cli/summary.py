@@ -9,9 +9,9 @@ from gradlint.cli.check import Checker
 from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.cli.options import CheckOptions
 from gradlint.errors import UsageError
-from gradlint.legible import json_text
 from gradlint.report import concise
 from gradlint.report.overview import Wanted, document, render, unmatched
+from gradlint.system.legible import json_text
 
 
 def summary(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradlint import reading
+from gradlint.system import reading
 
 SUGGESTED = 5
 """Builders named in a suggestion."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from gradlint import legible, reading, writing
 from gradlint.config import toml
 from gradlint.config.trust import is_trusted
 from gradlint.errors import UsageError
 from gradlint.findings import Severity
+from gradlint.system import legible, reading, writing
 
 FILE_NAMES = ("gradlint.toml", ".gradlint.toml", "pyproject.toml")
 """The files that may hold settings; of those in one folder, the first that does counts."""

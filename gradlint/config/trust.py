@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gradlint import reading
 from gradlint.config import toml
 from gradlint.errors import UsageError
+from gradlint.system import reading
 
 NAME = "gradlint.toml"
 

@@ -27,7 +27,7 @@ from gradlint.rulekit.executed_code import executed_functions
 from gradlint.rulekit.precedence import in_order, run
 from gradlint.rulekit.rule import ON_REQUEST, Rule
 from gradlint.source.intent import proposed_contract
-from gradlint.undo import leaving_nothing
+from gradlint.system.undo import leaving_nothing
 from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlint import reading
 from gradlint.config.settings import Settings
 from gradlint.location import Location
 from gradlint.rulekit.contract import Declaration, DeclarationKind
+from gradlint.system import reading
 
 if TYPE_CHECKING:
     from gradlint.load.setup import Setup

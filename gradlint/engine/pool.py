@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from gradlint import process_tree
+from gradlint.system import process_tree
 
 
 @contextlib.contextmanager

@@ -19,10 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gradlint import writing
 from gradlint._version import __version__
 from gradlint.findings import Edit, Finding, Fix, Related, Severity
 from gradlint.location import Location
+from gradlint.system import writing
 
 T = TypeVar("T")
 FORMAT = 2

@@ -6,7 +6,6 @@ import ast
 import os
 from collections.abc import Collection, Iterable, Sequence, Set
 
-from gradlint import reading
 from gradlint.engine.source_file import judge, may_apply
 from gradlint.findings import Finding
 from gradlint.rulekit.executed_code import executed_functions
@@ -15,6 +14,7 @@ from gradlint.rulekit.source_context import SourceContext
 from gradlint.source.file import SourceModule
 from gradlint.source.lookup import source_module
 from gradlint.source.scopes import first_line
+from gradlint.system import reading
 from gradlint.traces.trace import Trace
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from gradlint.flow.evidence import LossEffect
 from gradlint.restore.global_state import isolated_rng, without_torch_function
 from gradlint.restore.tensors import is_readable, same_values
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 Run = Callable[[], "Tensor | Sequence[Tensor] | None"]
 

@@ -14,10 +14,10 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from gradlint.errors import GradlintError, TargetError
-from gradlint.installed import OWN_FOLDER, is_library_file
-from gradlint.legible import uncolored
 from gradlint.load import event_loop
 from gradlint.load.setup import Setup
+from gradlint.system.installed import OWN_FOLDER, is_library_file
+from gradlint.system.legible import uncolored
 
 _RECORDER = os.path.join(OWN_FOLDER, "recorder") + os.sep
 _PASSED_ON = frozenset({"__torch_function__", "_op", "gradlint_runs_user_code", "run_forward"})

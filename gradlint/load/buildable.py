@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from gradlint.errors import TargetError
 from gradlint.load.build import Target, call_build
 from gradlint.load.target import load_target, parse_target
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 
 class Buildable(Protocol):

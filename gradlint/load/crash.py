@@ -6,8 +6,8 @@ import linecache
 import re
 import signal
 
-from gradlint.installed import is_library_file
 from gradlint.load.build import is_glue
+from gradlint.system.installed import is_library_file
 
 _TIMEOUT = re.compile(r"^Timeout \(\d", re.MULTILINE)
 """The first line that faulthandler writes when it ends a process that takes too long."""

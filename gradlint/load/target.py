@@ -18,10 +18,10 @@ from types import ModuleType
 from typing import Any
 
 from gradlint.errors import GradlintError, TargetError, UsageError
-from gradlint.installed import is_library_file
 from gradlint.load.build import InstanceMethod, Target, user_error, user_traceback
 from gradlint.load.setup import Setup
-from gradlint.undo import Undo
+from gradlint.system.installed import is_library_file
+from gradlint.system.undo import Undo
 
 _MARKERS = ("pyproject.toml", "setup.py", ".git")
 

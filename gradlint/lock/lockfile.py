@@ -20,11 +20,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gradlint import reading, writing
 from gradlint.errors import GradlintError
 from gradlint.flow.outcome import OutcomeKind
 from gradlint.location import Location
 from gradlint.lock.snapshot import Entry, Norm, Snapshot
+from gradlint.system import reading, writing
 from gradlint.wording import shape_text
 
 NAME = "gradlint.lock"

@@ -12,10 +12,10 @@ from gradlint.experiments.settle import analyse
 from gradlint.findings import TargetSummary
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import outcome_of
-from gradlint.legible import one_line
 from gradlint.lock.snapshot import Entry, Norm, Snapshot
+from gradlint.system.legible import one_line
+from gradlint.system.undo import leaving_nothing
 from gradlint.traces.trace import Optimizer, Parameter, Trace
-from gradlint.undo import leaving_nothing
 
 
 @leaving_nothing

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from gradlint.restore.tensors import storage_of
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 _Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 

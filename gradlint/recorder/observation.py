@@ -37,10 +37,10 @@ from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.recorder.patience import Patience
 from gradlint.recorder.steps import STEPS, StepQuota
 from gradlint.restore.global_state import keep_torch_functions
+from gradlint.system.undo import Turn, Undo
 from gradlint.traces.events import ChildRegistration, ParameterRegistration
 from gradlint.traces.ids import EventIndex, OpIndex, OptimizerKey
 from gradlint.traces.trace import Trace
-from gradlint.undo import Turn, Undo
 
 _EVALUATIONS = 4
 """How many calls that only evaluate count as one call of a model: they are not recorded, and cheap."""

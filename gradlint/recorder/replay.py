@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.user_code import SEED, seed
 from gradlint.restore.preserved import Preserved
+from gradlint.system.undo import Undo
 from gradlint.traces.ids import ParameterKey, SiteId
 from gradlint.traces.trace import Trace
-from gradlint.undo import Undo
 
 
 class Replay:

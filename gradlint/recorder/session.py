@@ -16,7 +16,6 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradlint.errors import TargetError
-from gradlint.gc_pause import ImportsUnscanned
 from gradlint.load.buildable import Buildable
 from gradlint.load.frameworks import unwrap_framework
 from gradlint.load.inputs.find import Inputs, InputSpecs, find_inputs
@@ -54,9 +53,10 @@ from gradlint.recorder.user_code import (
 from gradlint.restore.generators import generators_of_project
 from gradlint.restore.global_state import keep_torch_functions
 from gradlint.restore.preserved import Preserved
+from gradlint.system.gc_pause import ImportsUnscanned
+from gradlint.system.undo import Turn, Undo
 from gradlint.traces.events import Phase, PhaseBegun
 from gradlint.traces.ids import NO_SITE, EventIndex, OpIndex, OptimizerKey, ParameterKey, SiteId, ValueId
-from gradlint.undo import Turn, Undo
 
 _SECONDS_TO_REPEAT = 1.0
 """Duration of one optimizer step from which on a step is not run again: one question may take forty runs."""

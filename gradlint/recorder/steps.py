@@ -22,8 +22,8 @@ from gradlint.recorder.ledger.enough import EnoughRecorded
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.recorder.user_code import gradlint_runs_user_code, user_errors
+from gradlint.system.undo import Undo
 from gradlint.traces.ids import OptimizerKey, ParameterKey
-from gradlint.undo import Undo
 
 STEPS = 3
 """Number of recorded steps of each optimizer."""

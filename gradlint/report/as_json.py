@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gradlint.findings import Edit, Finding, Fix, Note, Related, Report, SourceSummary, TargetSummary, sorted_findings
-from gradlint.legible import json_text
 from gradlint.report.view import View, shown_path
 from gradlint.rulekit.registry import Entry
+from gradlint.system.legible import json_text
 
 SCHEMA = 1
 

@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from gradlint.legible import json_text
 from gradlint.report.view import View, cells, wrap
 from gradlint.rulekit.registry import HEADINGS, Entry, OwnCode, heading_of
+from gradlint.system.legible import json_text
 from gradlint.wording import inflect, list_of
 
 

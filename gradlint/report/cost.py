@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from gradlint.flow.cost import Cost, Costs, in_bytes, in_flops
-from gradlint.legible import json_text
 from gradlint.report.full import Page
 from gradlint.report.module_tree import DASH, ModuleTree, Run
 from gradlint.report.styled import Text
 from gradlint.report.view import View, cells
+from gradlint.system.legible import json_text
 
 COLUMNS = ("params", "grads", "optim", "activ", "fwd", "bwd-in", "bwd-w")
 """Heads of the table: the fields of `Cost`, in order."""

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from gradlint import legible
 from gradlint.findings import Failure, Finding, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
@@ -16,6 +15,7 @@ from gradlint.report.styled import Console, Text
 from gradlint.report.summary import sources, summary
 from gradlint.report.view import View, cells, shown_path, wrap
 from gradlint.rulekit.registry import Entry
+from gradlint.system import legible
 from gradlint.triage.fixes import applicable
 from gradlint.wording import fold_names, plural
 

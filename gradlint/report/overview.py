@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradlint import legible
 from gradlint.findings import Finding, GroupState, OptimizerState, Overview, Report, TargetSummary
 from gradlint.flow.outcome import OutcomeKind
 from gradlint.report import as_json
@@ -18,6 +17,7 @@ from gradlint.report.styled import ColorSystem, Style
 from gradlint.report.summary import summary
 from gradlint.report.tree import Row, Totals, Tree
 from gradlint.report.view import View, cells, wrap
+from gradlint.system import legible
 from gradlint.wording import count, list_of, nearest, plural, shape_text
 
 SCHEMA = 1

@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 from gradlint._version import __version__
 from gradlint.findings import Edit, Failure, Finding, Report, Severity, sorted_findings
-from gradlint.legible import json_text
 from gradlint.location import Location
 from gradlint.report.catalogue import as_markdown, documentation, summary
 from gradlint.report.view import View
 from gradlint.rulekit.registry import Entry
+from gradlint.system.legible import json_text
 from gradlint.triage.baseline import Fingerprints
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

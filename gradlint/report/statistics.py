@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from gradlint.findings import Finding, Report
-from gradlint.legible import json_text
 from gradlint.report.view import View
+from gradlint.system.legible import json_text
 from gradlint.triage.fixes import applicable
 
 FORMATS = ("full", "concise", "json")

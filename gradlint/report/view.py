@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from gradlint import legible
+from gradlint.system import legible
 
 _BOXES = {ord(char): plain for char, plain in zip("─━│┃┏┓┗┛┌┐└┘├┤•▌", "--||++++++++++*|", strict=True)}
 

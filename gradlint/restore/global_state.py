@@ -13,7 +13,7 @@ import torch
 import torch.utils._device
 
 from gradlint.restore.mode_stack import ModeStack, dispatch_modes, function_modes
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 _Setting = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 """Name, reader and writer of one global setting."""

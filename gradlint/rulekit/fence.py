@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradlint.installed import is_of_this_python
+from gradlint.system.installed import is_of_this_python
 
 _MARKERS = (".git", ".hg", "pyproject.toml", "setup.py", "setup.cfg", "gradlint.toml", ".gradlint.toml")
 """What lies in the top folder of a project."""

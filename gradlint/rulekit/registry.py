@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from gradlint import reading
 from gradlint.errors import GradlintError
 from gradlint.findings import Severity
 from gradlint.rulekit.fence import Fence
 from gradlint.rulekit.precedence import in_order
 from gradlint.rulekit.rule import Rule
+from gradlint.system import reading
 
 MODULE_PREFIX = "_gradlint_rules_"
 """What the names of modules begin with that are rules from folders."""

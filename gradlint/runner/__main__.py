@@ -9,9 +9,9 @@ import sys
 
 from gradlint.errors import torch_missing
 from gradlint.findings import Failure, Report
-from gradlint.gc_pause import frozen_imports
-from gradlint.process_tree import mark_own_process
 from gradlint.runner.job import Job, leave
+from gradlint.system.gc_pause import frozen_imports
+from gradlint.system.process_tree import mark_own_process
 
 
 def main() -> None:

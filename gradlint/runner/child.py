@@ -28,9 +28,7 @@ from gradlint.engine.check import check_trace
 from gradlint.engine.options import Options, given_contract
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Note, Report
-from gradlint.gc_pause import ImportsUnscanned
 from gradlint.load.build import InternalError, user_error
-from gradlint.process_tree import end_tree, open_descriptors
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.ledger.enough import EnoughRecorded
 from gradlint.recorder.observation import Observation
@@ -38,6 +36,8 @@ from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
 from gradlint.runner.job import INTERRUPT_GRACE, Job, discard, leave
 from gradlint.runner.wind_up import wind_up
+from gradlint.system.gc_pause import ImportsUnscanned
+from gradlint.system.process_tree import end_tree, open_descriptors
 from gradlint.traces.sites import is_project
 from gradlint.traces.trace import Trace
 from gradlint.wording import plural, summarize_names

@@ -9,9 +9,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradlint import writing
 from gradlint.findings import Report
 from gradlint.rulekit.fence import Fence
+from gradlint.system import writing
 
 INTERRUPT_GRACE = 5.0
 """Seconds that an interrupted script gets to end by itself."""

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from gradlint import writing
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure, Report
 from gradlint.runner.job import INTERRUPT_GRACE, Job, collect, discard
 from gradlint.runner.process import DirectProcess, ScriptProcess, SupervisedProcess, orphans_adopted
+from gradlint.system import writing
 
 GRACE = 20.0
 """Seconds that a script gets to end once its time is up, and to run its own teardown once the report is there."""

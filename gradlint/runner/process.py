@@ -23,8 +23,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import NoReturn, Protocol
 
-from gradlint import process_tree
 from gradlint.runner.job import INTERRUPT_GRACE, discard
+from gradlint.system import process_tree
 
 _WINDOWS = os.name == "nt"
 _INTERRUPT, _END = b"i", b"e"

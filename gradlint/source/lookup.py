@@ -10,11 +10,11 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from types import CodeType
 
-from gradlint import reading
 from gradlint.location import Code, Location, node_location, statement_location
 from gradlint.source.file import SourceModule
 from gradlint.source.scopes import last_name, own_nodes, self_name
 from gradlint.source.text import SourceText, Unreadable
+from gradlint.system import reading
 
 
 def source_module(path: str) -> SourceModule | None:

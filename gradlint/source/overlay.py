@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gradlint import reading
+from gradlint.system import reading
 
 _instead: dict[str, bytes] = {}
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Fix, Related, Report, Severity
-from gradlint.legible import one_line
 from gradlint.location import Location
-from gradlint.undo import leaving_nothing
+from gradlint.system.legible import one_line
+from gradlint.system.undo import leaving_nothing
 from gradlint.wording import plural
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-from gradlint.installed import OWN_FOLDER, is_library_file
 from gradlint.location import Code, Location, characters, statement_location
+from gradlint.system.installed import OWN_FOLDER, is_library_file
 from gradlint.traces.ids import SiteId
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradlint import reading, writing
 from gradlint.errors import UsageError
 from gradlint.findings import Finding
-from gradlint.legible import json_text
 from gradlint.source.text import source_lines
+from gradlint.system import reading, writing
+from gradlint.system.legible import json_text
 
 VERSION = 1
 

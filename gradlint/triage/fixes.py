@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from gradlint import legible
 from gradlint.findings import Edit, Finding
 from gradlint.source.text import SourceText, Unreadable, parse
+from gradlint.system import legible
 
 
 @dataclass

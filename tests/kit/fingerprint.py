@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils import _python_dispatch
 
 import gradlint.markers
-import gradlint.undo
+import gradlint.system.undo
 
 optimizer_hooks = sys.modules["torch.optim.optimizer"]  # the package hides its module
 
@@ -242,8 +242,8 @@ def cheap() -> Table:
     table: Table = {
         "function modes": [Same(m) for m in torch.overrides._get_current_function_mode_stack()],
         "torch functions": torch._C._is_torch_function_enabled(),
-        "open turns": len(gradlint.undo.Turn._queue),
-        "replaced attributes": sorted(name for _, name in gradlint.undo._Layer.stacks),
+        "open turns": len(gradlint.system.undo.Turn._queue),
+        "replaced attributes": sorted(name for _, name in gradlint.system.undo._Layer.stacks),
         "collector's callbacks": _collector_callbacks(),
         "sys.getprofile": Same(sys.getprofile()),
     }
@@ -260,7 +260,7 @@ def process() -> Table:
 
 def mend() -> None:
     """End what recordings have left open, so that a later one begins anew."""
-    for turn in reversed(list(gradlint.undo.Turn._queue)):
+    for turn in reversed(list(gradlint.system.undo.Turn._queue)):
         turn.end()
 
 

@@ -99,7 +99,7 @@ def cpu() -> float:
 
 def main() -> None:
     """Measure and print."""
-    from gradlint.process_tree import family
+    from gradlint.system.process_tree import family
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", default="100,300,1000")

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from gradlint.recorder.hooks.eager import force_eager, prepare_to_force_eager
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 CUTS = {
     "detached-upstream",

@@ -17,7 +17,7 @@ from unittest import mock
 
 from snippets import write
 
-from gradlint import writing
+from gradlint.system import writing
 
 OLD, NEW = b"old\n" * 3, b"new content\n" * 50
 

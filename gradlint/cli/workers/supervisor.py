@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradlint import process_tree
 from gradlint.cli import streams
 from gradlint.cli.workers.crash_log import CrashLog
 from gradlint.cli.workers.limits import Limits
@@ -21,6 +20,7 @@ from gradlint.cli.workers.worker import run_worker
 from gradlint.cli.workers.worker_monitor import WorkerMonitor
 from gradlint.errors import GradlintError
 from gradlint.findings import Failure
+from gradlint.system import process_tree
 
 _PRELOAD_LIMIT = 120.0
 """Seconds that the supervisor may take to import what a worker imported."""

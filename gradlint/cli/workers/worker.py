@@ -13,11 +13,11 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from gradlint import process_tree
 from gradlint.cli.workers.crash_log import CrashLog
 from gradlint.cli.workers.pipes import send
 from gradlint.findings import Failure
-from gradlint.installed import OWN_FOLDER, is_library_file
+from gradlint.system import process_tree
+from gradlint.system.installed import OWN_FOLDER, is_library_file
 
 USER_CODE_BEGINS = b""
 """The message that a worker sends when torch is imported and user code begins."""

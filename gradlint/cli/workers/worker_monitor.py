@@ -9,13 +9,13 @@ import signal
 import time
 from pathlib import Path
 
-from gradlint import process_tree
 from gradlint.cli.workers.crash_log import CrashLog
 from gradlint.cli.workers.limits import INTERRUPT_GRACE, Limits
 from gradlint.cli.workers.orders import KILL, Orders
 from gradlint.cli.workers.pipes import Inbox
 from gradlint.cli.workers.worker import PIPE_CLOSED, TRACEBACK_SIGNAL, USER_CODE_BEGINS
 from gradlint.findings import Failure
+from gradlint.system import process_tree
 
 _EXIT_GRACE = 5.0
 """Seconds that threads and exit handlers of user code get once its outcome is known."""

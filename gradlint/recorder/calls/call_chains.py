@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradlint.installed import OWN_FOLDER, is_standard_library
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.site_table import SiteTable
+from gradlint.system.installed import OWN_FOLDER, is_standard_library
 from gradlint.traces.ids import NO_SITE, CallIndex, SiteId
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep

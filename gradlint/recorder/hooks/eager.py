@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 _stance: Any = getattr(getattr(torch, "compiler", None), "set_stance", None)
 """The function that switches compilation off, in torch 2.6 and newer; else None."""

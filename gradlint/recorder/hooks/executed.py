@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any
 
+from gradlint.system.undo import Undo
 from gradlint.traces.sites import is_project
-from gradlint.undo import Undo
 
 
 class ExecutedCode:

@@ -9,11 +9,11 @@ from torch.autograd.grad_mode import inference_mode
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.patching import patch
+from gradlint.system.undo import Undo
 from gradlint.traces.ids import (
     EventIndex,
 )
 from gradlint.traces.ops import GRAD_ON
-from gradlint.undo import Undo
 
 
 def install_hooks(undo: Undo, recorder: Recorder) -> None:

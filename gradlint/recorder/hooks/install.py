@@ -11,7 +11,7 @@ from gradlint.recorder.hooks.clips import Clips
 from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.markers import note_marks
 from gradlint.recorder.ledger.ledger import Ledger
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 
 def install_hooks(undo: Undo, recorder: Recorder, log: HookLog, ledger: Ledger) -> None:

@@ -10,8 +10,8 @@ from gradlint.markers import observe
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.restore.global_state import without_torch_function
+from gradlint.system.undo import Undo
 from gradlint.traces.events import Marked
-from gradlint.undo import Undo
 
 
 def note_marks(undo: Undo, recorder: Recorder) -> None:

@@ -19,6 +19,7 @@ from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.loaded_state import ignored_state, own_state
 from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.patching import patch, register
+from gradlint.system.undo import Undo
 from gradlint.traces.events import (
     ChildRegistration,
     ModeSwitch,
@@ -33,7 +34,6 @@ from gradlint.traces.ids import (
     SiteId,
 )
 from gradlint.traces.ops import ModuleCall
-from gradlint.undo import Undo
 
 
 def install_hooks(undo: Undo, recorder: Recorder, log: HookLog) -> None:

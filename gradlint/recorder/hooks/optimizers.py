@@ -9,13 +9,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from gradlint.installed import is_standard_library
 from gradlint.recorder.calls.frame_locals import local_variables
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts.optimizer_source import constructor_arguments
 from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.patching import patch
 from gradlint.recorder.hooks.uncompiled import bypass_compiler, without_compiler_guard
+from gradlint.system.installed import is_standard_library
+from gradlint.system.undo import Undo
 from gradlint.traces.events import (
     GroupAdded,
     OptimizerMade,
@@ -26,7 +27,6 @@ from gradlint.traces.ids import (
     OptimizerKey,
 )
 from gradlint.traces.trace import Arguments
-from gradlint.undo import Undo
 
 
 def install_hooks(undo: Undo, recorder: Recorder, log: HookLog) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 
 def on_recorder_thread(recorder: Recorder) -> bool:

@@ -13,9 +13,9 @@ from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.patching import on_recorder_thread, patch
 from gradlint.recorder.ledger.ledger import Ledger
+from gradlint.system.undo import Undo
 from gradlint.traces.events import ScalerStepCalled
 from gradlint.traces.ids import OptimizerKey, ParameterKey
-from gradlint.undo import Undo
 
 
 def install_hooks(undo: Undo, recorder: Recorder, log: HookLog, ledger: Ledger) -> None:

@@ -18,10 +18,10 @@ from gradlint.recorder.hooks.patching import on_recorder_thread, patch
 from gradlint.recorder.ledger.learning_rates import learning_rates
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.recorder.ledger.training_log import TrainingLog
+from gradlint.system.undo import Undo
 from gradlint.traces.events import SchedulerStepCalled
 from gradlint.traces.ids import NO_SITE, OptimizerKey, SiteId
 from gradlint.traces.training import Schedule
-from gradlint.undo import Undo
 
 _OPTIM = os.path.join("torch", "optim") + os.sep
 _SEEN = "_gradlint_sees_steps"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.hooks.patching import patch
 from gradlint.restore.global_state import without_torch_function
+from gradlint.system.undo import Undo
 from gradlint.traces.ops import KIND_PLAIN
-from gradlint.undo import Undo
 
 
 def install_hooks(undo: Undo, recorder: Recorder) -> None:

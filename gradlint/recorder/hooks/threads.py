@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.hooks.patching import patch
+from gradlint.system.undo import Turn, Undo
 from gradlint.traces.ids import (
     SiteId,
 )
-from gradlint.undo import Turn, Undo
 
 
 def install_hooks(undo: Undo, recorder: Recorder) -> None:

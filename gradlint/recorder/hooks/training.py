@@ -18,9 +18,9 @@ from gradlint.recorder.hooks.patching import on_recorder_thread, patch, register
 from gradlint.recorder.hooks.uncompiled import without_compiler_guard
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.restore.global_state import without_torch_function
+from gradlint.system.undo import Undo
 from gradlint.traces.events import BackwardCalled, StepCalled
 from gradlint.traces.ids import ModuleIndex, OptimizerKey, ParameterKey
-from gradlint.undo import Undo
 
 
 def install_hooks(undo: Undo, recorder: Recorder, log: HookLog, ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from gradlint.undo import Undo
+from gradlint.system.undo import Undo
 
 _DECORATOR = os.path.join("torch", "_compile.py")
 """File of torch's decorator against compiling."""

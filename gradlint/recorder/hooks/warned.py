@@ -9,10 +9,10 @@ import warnings
 from types import FrameType
 from typing import Any
 
-from gradlint.installed import OWN_FOLDER
 from gradlint.load.build import passes_on
 from gradlint.recorder.calls.call_chains import BASE_FRAME
-from gradlint.undo import Undo
+from gradlint.system.installed import OWN_FOLDER
+from gradlint.system.undo import Undo
 
 _OVERRIDES = os.path.join("torch", "overrides.py")
 """The file in which torch passes a call on to the recorder."""

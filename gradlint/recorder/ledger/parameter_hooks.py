@@ -13,8 +13,8 @@ from gradlint.location import Code
 from gradlint.recorder.calls.call_chains import code_of
 from gradlint.recorder.ledger.backward_passes import BackwardPasses
 from gradlint.restore.global_state import without_torch_function
+from gradlint.system.undo import Undo
 from gradlint.traces.ids import ParameterKey
-from gradlint.undo import Undo
 
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 """The attributes of a tensor that hold its hooks."""

@@ -6,7 +6,7 @@ import os
 import site
 import sysconfig
 
-OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 """The folder of gradlint itself, with a separator at its end."""
 
 

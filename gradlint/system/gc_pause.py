@@ -6,7 +6,7 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-from gradlint.process_tree import is_own_process
+from gradlint.system.process_tree import is_own_process
 
 _NEVER = 1_000_000
 """Number of collections of the middle generation before a full one, while there is to be none."""
