@@ -15,7 +15,6 @@ The rooms, in the order in which they may import each other (each only those bef
     source       text → facts that its syntax proves; no torch
     load         target → Setup: the user's build(), its inputs, the wrappers of frameworks
     traces       the record of a run: ops, values, events, parameters; plain data
-    fx           Trace → torch.fx graph
     restore      the user's objects as they were before the run
     recorder     Setup → Trace: runs forward, loss and steps, and writes down each call
     flow         Trace → Flow: where data comes from, where gradient goes, and the cuts between
@@ -26,8 +25,7 @@ The rooms, in the order in which they may import each other (each only those bef
     triage       which findings count: suppressions, baseline, filters; applies fixes
     report       Report → text, JSON, SARIF, GitHub annotations
     lock         the state of each parameter, in a file under version control
-    explain, costs            `gradlint why`, `gradlint cost`
-    recording, api            `gradlint.record`, `gradlint.check`
+    api          `gradlint.check`, `gradlint.record`, `gradlint.fx_graph`; what `gradlint why` and `gradlint cost` ask
     runner, testing, integrations, cli   a script under the recorder, pytest, trainers, the command line
 
 The rules are in rules/, one file each.
@@ -65,8 +63,12 @@ from gradlint._version import __version__ as __version__
 from gradlint.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gradlint.api import check as check
-    from gradlint.api import trace as trace
+    from gradlint.api.check import check as check
+    from gradlint.api.check import trace as trace
+    from gradlint.api.fx import fx_graph as fx_graph
+    from gradlint.api.recording import Recording as Recording
+    from gradlint.api.recording import TrainingFault as TrainingFault
+    from gradlint.api.recording import record as record
     from gradlint.errors import GradlintError as GradlintError
     from gradlint.errors import TargetError as TargetError
     from gradlint.errors import UsageError as UsageError
@@ -77,14 +79,10 @@ if TYPE_CHECKING:
     from gradlint.findings import Report as Report
     from gradlint.findings import Severity as Severity
     from gradlint.flow.flow import Flow as Flow
-    from gradlint.fx import fx_graph as fx_graph
     from gradlint.load.setup import Setup as Setup
     from gradlint.location import Location as Location
     from gradlint.markers import constant as constant
     from gradlint.markers import differentiable as differentiable
-    from gradlint.recording import Recording as Recording
-    from gradlint.recording import TrainingFault as TrainingFault
-    from gradlint.recording import record as record
     from gradlint.rulekit.context import Context as Context
     from gradlint.rulekit.rule import Rule as Rule
     from gradlint.rulekit.source_context import SourceContext as SourceContext

@@ -16,9 +16,8 @@ from cases import each
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gradlint"
 
-ROOMS = """_version lazy errors system location findings wording
-markers source load traces fx restore recorder flow experiments rulekit config engine triage report lock explain costs
-recording api runner testing integrations cli __main__""".split()
+ROOMS = """_version lazy errors system location findings wording markers source load traces restore recorder flow
+experiments rulekit config engine triage report lock api runner testing integrations cli __main__""".split()
 """Each room may import those before it, and itself."""
 
 TORCH_FREE = set(

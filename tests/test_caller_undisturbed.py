@@ -57,7 +57,7 @@ PROGRAMS = {
             train()
         gradlint.check(recording)""",
     "a callback that logs": """
-        from gradlint.recording import Watch
+        from gradlint.api.recording import Watch
         watch = Watch("log", 3)
         watch.begin(net, [optimizer])
         train(watch.after_step)

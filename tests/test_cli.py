@@ -367,9 +367,9 @@ def why(monkeypatch: pytest.MonkeyPatch) -> None:
             raise TargetError("it cannot be loaded", "Traceback of the user")
         return known
 
-    module = types.ModuleType("gradlint.explain")
+    module = types.ModuleType("gradlint.api.explain")
     module.__dict__.update(explain=explain)
-    monkeypatch.setitem(sys.modules, "gradlint.explain", module)
+    monkeypatch.setitem(sys.modules, "gradlint.api.explain", module)
 
 
 @each(

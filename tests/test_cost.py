@@ -12,8 +12,8 @@ from cases import each
 from click.testing import CliRunner
 from cost_truth import Truth, measure_builder
 
+from gradlint.api.costs import cost_of
 from gradlint.cli.app import app
-from gradlint.costs import cost_of
 from gradlint.errors import TargetError
 from gradlint.flow.cost import Cost, Costs, Measured
 from gradlint.report.cost import as_json, render

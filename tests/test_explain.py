@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from cases import each
 
+from gradlint.api.explain import Explanation, explain
 from gradlint.errors import UsageError
-from gradlint.explain import Explanation, explain
 from gradlint.report.view import View
 from gradlint.report.why import render
 

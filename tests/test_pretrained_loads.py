@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gradlint.api import check
+from gradlint.api.check import check
 
 transformers = pytest.importorskip("transformers")
 CONFIG = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}

@@ -24,7 +24,7 @@ def run(target: str, inputs: Sequence[str], batch: int | None, depth: int, outpu
         raise UsageError("--batch repeats the inputs of build(); with --input, write the batch into the shape")
 
     def work(target: str, options: Options) -> Costs:
-        from gradlint.costs import cost_of  # once the engine is loaded
+        from gradlint.api.costs import cost_of  # once the engine is loaded
 
         return cost_of(target, options, batch)
 

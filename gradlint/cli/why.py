@@ -20,7 +20,7 @@ def why(target: str, pattern: str, inputs: Sequence[str], color: str) -> int:
     """
 
     def work(target: str, options: Options) -> list[Explanation]:
-        from gradlint.explain import explain  # once the engine is loaded
+        from gradlint.api.explain import explain  # once the engine is loaded
 
         return explain(target, pattern, options)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gradlint.api.recording import Watch
 from gradlint.recorder.steps import STEPS
-from gradlint.recording import Watch
 
 if TYPE_CHECKING:
     Callback = object

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from gradlint.api.recording import Watch
 from gradlint.recorder.steps import STEPS
-from gradlint.recording import Watch
 
 
 class GradlintCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]

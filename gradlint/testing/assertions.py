@@ -168,7 +168,7 @@ class Assertions:
         strict: bool = False,
         name: str = "",
     ) -> Report:
-        from gradlint import api
+        from gradlint.api.check import name_of
         from gradlint.config.settings import Configuration
         from gradlint.engine.check import check_setup, check_target
         from gradlint.engine.options import Options
@@ -176,7 +176,7 @@ class Assertions:
         options = Options(tuple(inputs), strict, contract=tuple(contract), own_contract=own)
         with lenient_warnings():
             if not isinstance(setup, str):
-                return check_setup(setup, rules, options, name or api.name_of(setup))
+                return check_setup(setup, rules, options, name or name_of(setup))
             target = self._found(setup)
             if own:
                 options = options.configured(Configuration().of_target(target), target)
@@ -187,7 +187,7 @@ class Assertions:
     @leaving_nothing
     def _probed(self, setup: Any, to: str | Iterable[str], pick: Pick, inputs: Sequence[str], judge: Judge) -> Report:
         """Return what a judge finds in a setup, with gradient from a part of its output."""
-        from gradlint import api
+        from gradlint.api.check import name_of
         from gradlint.engine.check import record_made, record_target
         from gradlint.engine.options import Options, declared
         from gradlint.experiments.output_probe import Probe, reaching
@@ -201,7 +201,7 @@ class Assertions:
             options = Options(self._inputs(target, inputs), amend=probe.amend)
             recording = record_target(target, options, setup)
         else:
-            name = api.name_of(setup)
+            name = name_of(setup)
             recording = record_made(setup, Options(tuple(inputs), amend=probe.amend), name)
         try:
             with lenient_warnings(), recording as recorded:

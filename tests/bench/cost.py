@@ -24,7 +24,7 @@ def main() -> int:
     """Print the table; the exit code is 1 if a number differs."""
     from cost_truth import Truth, measure_builder
 
-    from gradlint.costs import cost_of
+    from gradlint.api.costs import cost_of
 
     wanted, differences = sys.argv[1:], 0
     print(f"{'setup':12}", *(f"{field.replace('_', ' '):>15}" for field in Truth.__dataclass_fields__))

@@ -29,10 +29,10 @@ import torch
 from table import Builder
 
 from gradlint import Finding, Report, Rule, Setup, Severity, TargetError, Trace
+from gradlint.api.explain import _explain
 from gradlint.engine.check import Options, check_trace, record_target
 from gradlint.engine.options import declared
 from gradlint.experiments.settle import analyse
-from gradlint.explain import _explain
 from gradlint.flow.evidence import NOT_ASKED
 from gradlint.flow.flow import Flow
 from gradlint.flow.outcome import OutcomeKind, outcome_of

@@ -26,9 +26,9 @@ import torch
 import torch.fx
 from torch import Tensor
 
+from gradlint.api.fx import _opaque, fx_graph
 from gradlint.engine.check import record_made
 from gradlint.engine.options import Options
-from gradlint.fx import _opaque, fx_graph
 from gradlint.recorder.calls.values import Tensors, is_wrapped
 from gradlint.recorder.user_code import seed
 from gradlint.restore.tensors import same_values

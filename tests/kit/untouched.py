@@ -30,10 +30,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradlint
+from gradlint.api.explain import explain
+from gradlint.api.recording import Watch
 from gradlint.engine.options import Options
-from gradlint.explain import explain
 from gradlint.lock.take import snapshot_target
-from gradlint.recording import Watch
 from gradlint.testing.assertions import Assertions
 
 HERE = Path(gradlint.__file__).parent

@@ -63,7 +63,7 @@ def check(
     if isinstance(setup, str):
         report = check_target(setup, chosen.rules, options)
     else:
-        from gradlint.recording import Recording  # imports torch
+        from gradlint.api.recording import Recording  # imports torch
 
         recorded = setup.trace if isinstance(setup, Recording) else setup
         if isinstance(recorded, Trace):
