@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fuzz
 import generated
+import generated_templates
 import pytest
 
 
@@ -31,9 +32,9 @@ def test_generated_programs(first: int) -> None:
     assert not figures.wrong, figures.text()
 
 
-@pytest.mark.parametrize("name", generated.TEMPLATES)
+@pytest.mark.parametrize("name", generated_templates.TEMPLATES)
 def test_each_statement_runs(name: str, tmp_path: Path) -> None:
-    template = generated.TEMPLATES[name]
+    template = generated_templates.TEMPLATES[name]
     statement = generated.Statement(name, 0, -1, -1, template.needs or "linear")
     made = fuzz.Loaded(generated.Program((statement,)).source, tmp_path).names()["build"]()
     with fuzz.quiet():

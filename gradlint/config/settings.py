@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlint.config import toml
+from gradlint.config.keys import KEYS, TargetSettings, WrongValue, hint, kind_of
 from gradlint.config.trust import is_trusted
 from gradlint.errors import UsageError
 from gradlint.findings import Severity
@@ -20,6 +21,8 @@ from gradlint.system import legible, reading, writing
 
 FILE_NAMES = ("gradlint.toml", ".gradlint.toml", "pyproject.toml")
 """The files that may hold settings; of those in one folder, the first that does counts."""
+
+
 EXCLUDED = (
     ".*",
     "__pycache__",
@@ -31,18 +34,6 @@ EXCLUDED = (
     "venv",
 )
 """Patterns that folders leave out unless `exclude` is set."""
-
-
-@dataclass(frozen=True)
-class TargetSettings:
-    """Settings of one target, under ``[tool.gradlint.targets."model.py:build"]``."""
-
-    inputs: tuple[str, ...] = ()
-    """Inputs of the forward, as after ``--input``."""
-    trains: tuple[str, ...] = ()
-    """Globs of parameters that must train."""
-    frozen: tuple[str, ...] = ()
-    """Globs of parameters that must not."""
 
 
 @dataclass(frozen=True)
@@ -244,46 +235,23 @@ def _read(file: Path, *, required: bool) -> Settings | None:
             table = {}
         data, where = table, "tool.gradlint"
     if not isinstance(data, dict):
-        raise UsageError(f"{file}: {where} must be a table, not {_kind(data)}")
+        raise UsageError(f"{file}: {where} must be a table, not {kind_of(data)}")
     return _settings(file, data, where)
-
-
-class _Wrong(Exception):
-    """A value of the wrong type or range; the arguments are the key and the problem."""
 
 
 def _settings(file: Path, data: dict[str, Any], where: str) -> Settings:
     values: dict[str, Any] = {}
     for key, value in data.items():
         full = f"{where}.{key}" if where else key
-        convert = _KEYS.get(key)
+        convert = KEYS.get(key)
         if convert is None:
-            raise UsageError(f"{file}: unknown key {full}{_hint(key, _KEYS)}")
+            raise UsageError(f"{file}: unknown key {full}{hint(key, KEYS)}")
         try:
             values[key.replace("-", "_")] = convert(value)
-        except _Wrong as wrong:
+        except WrongValue as wrong:
             below, problem = wrong.args
             raise UsageError(f"{file}: {full}{below} {problem}") from None
     return Settings(path=file, root=file.parent, **values)
-
-
-def _hint(word: str, names: Iterable[str]) -> str:
-    from gradlint.wording import nearest
-
-    near = nearest(word.replace("_", "-"), names)
-    return f"; did you mean {near}?" if near else f"; known are {', '.join(sorted(names))}"
-
-
-def _kind(value: Any) -> str:
-    names = {
-        bool: "a boolean",
-        int: "an integer",
-        float: "a number",
-        str: "a string",
-        list: "an array",
-        dict: "a table",
-    }
-    return names.get(type(value), f"a {type(value).__name__}")
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
@@ -295,118 +263,12 @@ def _lies_in(path: Path, folder: Path) -> bool:
         return False
 
 
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _Wrong("", f"must be true or false, not {_kind(value)}")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _Wrong("", f"must be a string, not {_kind(value)}")
-    return value
-
-
-def _path(value: Any) -> str:
-    path = _text(value)
-    if "\0" in path:
-        raise _Wrong("", "must be a path, without the character NUL")
-    return path
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise _Wrong("", f"must be an array of strings, not {_kind(value)}")
-    for number, part in enumerate(value):
-        if not isinstance(part, str):
-            raise _Wrong(f"[{number}]", f"must be a string, not {_kind(part)}")
-    return tuple(value)
-
-
-def _one_of(*choices: str) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if value not in choices or not isinstance(value, str):
-            from gradlint.wording import nearest
-
-            near = nearest(value, choices) if isinstance(value, str) else None
-            got = f"{value!r}{f'; did you mean {near}?' if near else ''}" if isinstance(value, str) else _kind(value)
-            raise _Wrong("", f"must be one of {', '.join(choices)}, not {got}")
-        return value
-
-    return convert
-
-
-def _severity(value: Any) -> Severity:
-    return Severity[_one_of("error", "warning", "info")(value).upper()]
-
-
-def _table_of(convert: Callable[[Any], Any], what: str) -> Callable[[Any], dict[str, Any]]:
-    def table(value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise _Wrong("", f"must be a table {what}, not {_kind(value)}")
-        converted = {}
-        for key, part in value.items():
-            try:
-                converted[key] = convert(part)
-            except _Wrong as wrong:
-                below, problem = wrong.args
-                raise _Wrong(f'."{key}"{below}', problem) from None
-        return converted
-
-    return table
-
-
-def _target(value: Any) -> TargetSettings:
-    if not isinstance(value, dict):
-        raise _Wrong("", f"must be a table, not {_kind(value)}")
-    names = [f.name for f in fields(TargetSettings)]
-    parts = {}
-    for key, part in value.items():
-        if key not in names:
-            raise _Wrong(f".{key}", f"is an unknown key{_hint(key, names)}")
-        try:
-            parts[key] = _texts(part)
-        except _Wrong as wrong:
-            below, problem = wrong.args
-            raise _Wrong(f".{key}{below}", problem) from None
-    return TargetSettings(**parts)
-
-
-def _targets(value: Any) -> dict[str, TargetSettings]:
-    if isinstance(value, list):
-        return dict.fromkeys(_texts(value), TargetSettings())
-    return _table_of(_target, "of targets, or an array of them")(value)
-
-
-_KEYS: dict[str, Callable[[Any], Any]] = {
-    "targets": _targets,
-    "select": _texts,
-    "ignore": _texts,
-    "extend-select": _texts,
-    "per-file-ignores": _table_of(_texts, "from file patterns to rules"),
-    "ignore-parameters": _table_of(_texts, "from rules to parameter patterns"),
-    "severity": _table_of(_severity, "from rules to severities"),
-    "fail-on": _severity,
-    "show-info": _boolean,
-    "strict": _boolean,
-    "output-format": _text,
-    "rules-dirs": _texts,
-    "exclude": _texts,
-    "extend-exclude": _texts,
-    "force-exclude": _boolean,
-    "respect-gitignore": _boolean,
-    "unsafe-fixes": _boolean,
-    "baseline": _path,
-    "cache-dir": _path,
-}
-
-
 def as_toml(settings: Settings) -> str:
     """Return the settings as TOML, each key with its value."""
     path = settings.path
     lines = [f"# {'no configuration file: the defaults' if path is None else legible.one_line(str(path))}"]
     tables = []
-    for key in _KEYS:
+    for key in KEYS:
         value = getattr(settings, key.replace("-", "_"))
         if not isinstance(value, Mapping):
             lines.append(f"{key} = {_toml(value)}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradlint.flow.evidence import AddedNumber
-from gradlint.flow.loss_terms import added_number, first_number
+from gradlint.flow.summands import added_number, first_number
 from gradlint.restore.tensors import is_readable
 from gradlint.traces.ids import OpIndex, ParameterIndex
 from gradlint.traces.op_families import SUMS

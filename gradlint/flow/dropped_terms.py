@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gradlint.flow.cut import Cut
 from gradlint.flow.facts import FlowFacts
-from gradlint.flow.loss_terms import summands
+from gradlint.flow.summands import summands
 from gradlint.location import Location, node_location
 from gradlint.source.lookup import enclosing_function
 from gradlint.traces.dataflow import ancestors, indices, mask_of

@@ -9,6 +9,8 @@ import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from gradlint.flow.added_numbers import added_numbers
+from gradlint.flow.constant_terms import constant_terms
 from gradlint.flow.cut import Cut
 from gradlint.flow.cut_search import find_cuts
 from gradlint.flow.dropped_terms import DroppedTerm, dropped_penalties, dropped_terms
@@ -17,12 +19,7 @@ from gradlint.flow.exits import apply_evidence, grouped_by_exit
 from gradlint.flow.facts import FlowFacts
 from gradlint.flow.frozen_optimizers import FrozenOptimizer, frozen_optimizers
 from gradlint.flow.left_out import left_out_losses
-from gradlint.flow.loss_terms import (
-    ConstantTerm,
-    added_numbers,
-    constant_terms,
-    terms_behind,
-)
+from gradlint.flow.loss_terms import ConstantTerm, terms_behind
 from gradlint.flow.parted import PartedOptimizer, parted_optimizers
 from gradlint.flow.replaced import ReplacedParameter, replaced_parameters
 from gradlint.flow.zero_factors import cuts_beside_zero_factors

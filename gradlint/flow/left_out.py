@@ -7,7 +7,7 @@ from collections.abc import Container
 from gradlint.flow.cut import Cut, CutKind
 from gradlint.flow.dropped_terms import DroppedTerm, return_without
 from gradlint.flow.facts import FlowFacts
-from gradlint.flow.loss_terms import summands
+from gradlint.flow.summands import summands
 from gradlint.traces.dataflow import ancestors, indices, mask_of
 from gradlint.traces.ids import NO_CALL, NO_SITE, SiteId, ValueId
 from gradlint.traces.op_families import (

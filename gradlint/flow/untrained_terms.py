@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradlint.flow.facts import FlowFacts
-from gradlint.flow.loss_terms import Summand, scalar_terms
+from gradlint.flow.loss_terms import scalar_terms
+from gradlint.flow.summands import Summand
 from gradlint.location import Location
 from gradlint.traces.dataflow import indices, mask_of
 from gradlint.traces.ids import OpIndex

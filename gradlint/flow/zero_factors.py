@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from gradlint.flow.cut import Cut
 from gradlint.flow.facts import FlowFacts
-from gradlint.flow.loss_terms import Summand, scalar_terms
+from gradlint.flow.loss_terms import scalar_terms
+from gradlint.flow.summands import Summand
 from gradlint.location import node_location
 from gradlint.source.lookup import syntax_tree
 from gradlint.traces.dataflow import indices, mask_of

@@ -54,12 +54,12 @@ if TYPE_CHECKING:
     from gradlint.source.scopes import defaults as defaults
     from gradlint.source.scopes import dotted_text as dotted_text
     from gradlint.source.scopes import last_name as last_name
+    from gradlint.source.training_loops import bound_in as bound_in
+    from gradlint.source.training_loops import functions_and_loops as functions_and_loops
+    from gradlint.source.training_loops import is_mode_free as is_mode_free
+    from gradlint.source.training_loops import preceding as preceding
     from gradlint.source.training_order import CodeEffect as CodeEffect
     from gradlint.source.training_order import EffectKind as EffectKind
     from gradlint.source.training_order import FunctionEffects as FunctionEffects
-    from gradlint.source.training_order import bound_in as bound_in
-    from gradlint.source.training_order import functions_and_loops as functions_and_loops
-    from gradlint.source.training_order import is_mode_free as is_mode_free
-    from gradlint.source.training_order import preceding as preceding
 else:
     __getattr__, __dir__ = lazy_names(__name__)

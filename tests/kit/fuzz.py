@@ -25,7 +25,8 @@ from typing import Any
 
 import generated
 import torch
-from generated import TEMPLATES, Program, smaller
+from generated import Program, smaller
+from generated_templates import TEMPLATES
 from script import recorded
 from torch import Tensor
 

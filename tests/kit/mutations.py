@@ -40,9 +40,10 @@ import messages
 import table
 
 HELPERS = tuple(
-    "source.training_order flow.broadcast flow.cross_loss flow.cut flow.cut_search flow.dropped_terms flow.flow"
-    " flow.left_out flow.loads flow.loss_terms flow.marks flow.origin flow.parted flow.pretrained flow.replaced"
-    " flow.siblings flow.slots flow.ties flow.uninitialised flow.untrained_terms flow.zero_factors experiments.settle"
+    "source.training_loops source.training_order flow.added_numbers flow.broadcast flow.constant_terms"
+    " flow.cross_loss flow.cut flow.cut_search flow.dropped_terms flow.flow flow.left_out flow.loads"
+    " flow.loss_terms flow.marks flow.origin flow.parted flow.pretrained flow.replaced flow.siblings flow.slots"
+    " flow.ties flow.uninitialised flow.untrained_terms flow.zero_factors experiments.settle"
     " rulekit.cut_findings rulekit.executed_code rulekit.loss_inputs".split()
 )
 """Modules of gradlint whose conditions are conditions of rules."""
