@@ -98,7 +98,11 @@ NAMES: dict[str, tuple[Callable[[], Any], str]] = {
     "_to_dlpack": (lambda: torch._C, "memory that user code hands on may be written to"),
 }
 
-NOT_YET = {"_top_saved_tensors_default_hooks"} if torch.__version__.startswith("2.4.") else set()
+NOT_YET = (
+    {"_top_saved_tensors_default_hooks", "_get_torch_function_state", "_set_torch_function_state"}
+    if torch.__version__.startswith("2.4.")
+    else set()
+)
 """Names of newer torch; the code that uses them does without."""
 
 MODULES: dict[str, tuple[str, str]] = {
@@ -111,11 +115,17 @@ MODULES: dict[str, tuple[str, str]] = {
 }
 """Private modules: a word in their text, and what they are used for."""
 
+_GATHERS = (
+    "distributed/_composable/fsdp/_fsdp_param.py"
+    if torch.__version__.startswith(("2.4.", "2.5."))
+    else "distributed/fsdp/_fully_shard/_fsdp_param.py"
+)
 TEXTS = {
     "_orig_mod": "_dynamo/eval_frame.py",
     "_fsdp_wrapped_module": "distributed/fsdp/_common_utils.py",
     "_checkpoint_wrapped_module": "distributed/algorithms/_checkpoint/checkpoint_wrapper.py",
     "_forward_unimplemented": "nn/modules/module.py",
+    "_unsharded_param": _GATHERS,
 }
 """Names that only an import as slow as torch's own would show → the file of torch that defines them."""
 

@@ -164,6 +164,7 @@ class CpuStandIn:
         self._replace(torch.TypedStorage, "cuda", lambda storage, *args, **kwargs: storage)
         # The argument parser refuses a replaced stream before a function mode sees the call.
         self._replace(torch.Tensor, "record_stream", _nothing)
+        self._replace_sync_batch_norm()
         self._replace_load()
         self._replace_generator()
         self._replace_default_device()
@@ -174,6 +175,19 @@ class CpuStandIn:
             return answer()
 
         return stand_in
+
+    def _replace_sync_batch_norm(self) -> None:
+        """Let SyncBatchNorm run on the CPU, with the statistics of this process alone."""
+        synchronized, local, stand_in = torch.nn.SyncBatchNorm.forward, torch.nn.BatchNorm1d.forward, self
+
+        def forward(module: torch.nn.SyncBatchNorm, input: torch.Tensor) -> torch.Tensor:
+            distributed = torch.distributed
+            if input.device.type != "cpu" or not (distributed.is_available() and distributed.is_initialized()):
+                return synchronized(module, input)
+            stand_in.used = True
+            return local(module, input)
+
+        self._replace(torch.nn.SyncBatchNorm, "forward", forward)
 
     def _replace_load(self) -> None:
         load = torch.load

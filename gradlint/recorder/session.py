@@ -37,6 +37,7 @@ from gradlint.recorder.hooks.eager import force_eager, prepare_to_force_eager
 from gradlint.recorder.hooks.executed import ExecutedCode
 from gradlint.recorder.hooks.install import install_hooks
 from gradlint.recorder.hooks.log import HookLog
+from gradlint.recorder.hooks.sharding import reshard
 from gradlint.recorder.hooks.warned import keep_warning_lines
 from gradlint.recorder.ledger.ledger import Ledger
 from gradlint.recorder.ledger.training_log import TrainingLog
@@ -173,6 +174,7 @@ class _Session:
         preserved = everything()
         with self.undo.part() as part, recorder.announcing_writes_to(preserved):
             part.enter(preserved)
+            part.call(reshard, roots)
             force_eager(self.undo)
             self._modes(setup, roots)
             for place in places(roots):
@@ -351,7 +353,8 @@ class _Session:
         with recorder.pausing():
             for tensor in frozen:
                 tensor.requires_grad_(True)
-            trainable = [t for t in tables.tensors.values() if t.requires_grad]
+            whole = {id(shard): gathered for gathered, shard in self.log.shards.values()}
+            trainable = [whole.get(id(t), t) for t in tables.tensors.values() if t.requires_grad]
             try:
                 verdict = autograd.gradient([t for t in loss_roots.tensors if t.requires_grad], trainable)
             finally:
@@ -361,7 +364,7 @@ class _Session:
             recorder.tape.note_unseen(
                 f"the backward raised {verdict.failure}: verdicts come from the recorded graph", NO_SITE
             )
-        return verdict
+        return verdict.renamed({key: id(shard) for key, (_, shard) in self.log.shards.items()})
 
     def _steps(self, setup: Setup, roots: Mapping[str, nn.Module], optimizers: Mapping[str, Any]) -> TrainingLog | None:
         """Run the setup's step under the recorder."""

@@ -47,6 +47,18 @@ class StorageBytes:
                 view.copy_(saved)
 
 
+def is_stale_view(tensor: Tensor) -> bool:
+    """Return True if torch raises when it is asked for the history of a tensor.
+
+    Such a tensor is one of several views, as FSDP makes them, whose base was written to since.
+    """
+    try:
+        _ = tensor.grad_fn
+    except RuntimeError:
+        return True
+    return False
+
+
 def storage_of(tensor: Tensor) -> Memory:
     """Return the tensor's storage and address.
 

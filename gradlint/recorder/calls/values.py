@@ -389,6 +389,14 @@ class Tensors:
         self.owners[value] = key
         return True
 
+    def gather(self, whole: Tensor, shard: Tensor, site: SiteId) -> None:
+        """Record that a whole parameter is gathered from its shard and those of other processes."""
+        tape = self._tape
+        source, number = self.read(shard), len(tape.ops)
+        entry = self.entry_of(whole)
+        value = self.add(whole, number) if entry is None else self._renew(whole, entry, number)
+        tape.synthetic("all_gather", KIND_ALIAS, (source,), value, site, tape.region)
+
     def note_allocation(self, parameter: Tensor, data: Tensor) -> None:
         """Note a parameter that is made of memory as its allocation returned it."""
         entry = self.entry_of(data)

@@ -23,6 +23,7 @@ from gradlint.recorder.facts.optimizer_table import copies, describe_optimizers
 from gradlint.recorder.facts.parameter_history import ParameterHistory, histories
 from gradlint.recorder.facts.unregistered import find_unregistered_modules
 from gradlint.recorder.hooks.log import HookLog
+from gradlint.recorder.hooks.sharding import note_flat_parameters
 from gradlint.recorder.ledger.parameter_hooks import Arrival
 from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.restore.tensors import overlaps
@@ -98,6 +99,7 @@ def tabulate(
     by_registration: bool = False,
 ) -> Tables:
     """Return the tables as they are by now; `by_registration` as for `name_all`."""
+    note_flat_parameters(recorder, roots)
     outside = _outside(log, roots, begin.calls)
     for place in places(roots):
         log.number(place.module)

@@ -7,7 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,11 @@ class Verdict:
     """The error of a backward, if one was needed and raised."""
     dropped: frozenset[tuple[Any, int]] = frozenset()
     """(class of a custom Function, number of a tensor argument) whose backward gave None where gradient was due."""
+
+    def renamed(self, identities: Mapping[int, int]) -> Verdict:
+        """Return the verdict with some tensors replaced by others."""
+        reached, zero = (frozenset(identities.get(i, i) for i in part) for part in (self.reached, self.zero))
+        return replace(self, reached=reached, zero=zero)
 
 
 @dataclass

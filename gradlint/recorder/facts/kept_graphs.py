@@ -15,6 +15,7 @@ from gradlint.recorder.facts.unregistered import within
 from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.ledger.training_log import TrainingLog
 from gradlint.restore.global_state import without_torch_function
+from gradlint.restore.tensors import is_stale_view
 from gradlint.traces.dataflow import ancestors
 from gradlint.traces.ids import OptimizerKey, SiteId, ValueId
 from gradlint.traces.training import KeptGraph
@@ -100,7 +101,7 @@ def _found(recorder: Recorder, marks: Sequence[StepMark], held: frozenset[int]) 
         if tensor is None or entry.value < marks[0].values or id(tensor) in held:
             continue
         with without_torch_function():
-            if tensor.grad_fn is not None and tape.values[entry.value].producer >= 0:
+            if not is_stale_view(tensor) and tensor.grad_fn is not None and tape.values[entry.value].producer >= 0:
                 alive.append((entry.value, tensor))
     return _growing(recorder, alive, marks) or _summed(recorder, alive, marks)
 

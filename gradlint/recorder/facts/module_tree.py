@@ -21,6 +21,11 @@ _SPELLINGS = 16
 """Spellings of one name that are kept; three wrappers around each other have eight."""
 
 
+def is_wrapper(module: nn.Module) -> bool:
+    """Return True if a module of torch's only wraps the user's."""
+    return type(module).__name__ in _WRAPPERS and type(module).__module__.startswith("torch")
+
+
 class Place:
     """A module at one of its places in the tree."""
 
@@ -58,7 +63,7 @@ def _places(module: nn.Module, fqn: str, project: bool, top: bool = False) -> li
         children = module._modules
         if not children:
             continue
-        hidden = _WRAPPERS.get(type(module).__name__) if type(module).__module__.startswith("torch") else None
+        hidden = _WRAPPERS[type(module).__name__] if is_wrapper(module) else None
         inside = (*above, key)
         for name, child in reversed(children.items()):
             if child is not None:
@@ -135,9 +140,10 @@ def name_all(
         module = place.module
         number = numbers[id(module)]
         own: list[ParameterIndex] = []
-        for name, tensor in module._parameters.items():
-            if tensor is None:
+        for name, parameter in module._parameters.items():
+            if parameter is None:
                 continue
+            _, tensor = log.shards.get(id(parameter), (parameter, parameter))
             named = parameters.get(id(tensor))
             if named is None:
                 named = parameters[id(tensor)] = NamedParameter(

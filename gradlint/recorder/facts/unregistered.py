@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.facts import autograd
-from gradlint.recorder.facts.module_tree import places
+from gradlint.recorder.facts.module_tree import is_wrapper, places
 from gradlint.recorder.hooks.log import HookLog
+from gradlint.restore.tensors import is_stale_view
 from gradlint.traces.ids import NO_SITE, ParameterKey, ValueId
 from gradlint.traces.ops import KIND_ALIAS, KIND_WRITE, Op, Value
 from gradlint.traces.sites import class_is_project, is_project
@@ -60,6 +61,8 @@ def plain_attributes(roots: Mapping[str, nn.Module]) -> Iterator[UnregisteredObj
     inside = {id(m) for root in roots.values() for m in nn.Module.modules(root)}
     seen: set[int] = set(inside)
     for place in places(roots):
+        if is_wrapper(place.module):
+            continue  # its attributes are torch's own
         for name, value in list(vars(place.module).items()):
             if type(value) not in _ATOMS and name not in _STANDARD and "hook" not in name:
                 fqn = f"{place.fqn}.{name}" if place.fqn else name
@@ -188,6 +191,8 @@ def judge_unregistered_tensors(
     asked = {v for op in ops[start:] if op.name == "grad" for v in op.inputs}
     for find, value in candidates:
         tensor = find.thing
+        if is_stale_view(tensor):
+            continue
         leaves = [t for t in autograd.leaves([tensor]) if id(t) not in registered]
         if leaves:
             producer = _made_at(ops, values, ValueId(value))

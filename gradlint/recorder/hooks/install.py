@@ -6,7 +6,17 @@
 from __future__ import annotations
 
 from gradlint.recorder.calls.mode import Recorder
-from gradlint.recorder.hooks import inference, modules, optimizers, scalers, schedulers, tensors, threads, training
+from gradlint.recorder.hooks import (
+    inference,
+    modules,
+    optimizers,
+    scalers,
+    schedulers,
+    sharding,
+    tensors,
+    threads,
+    training,
+)
 from gradlint.recorder.hooks.clips import Clips
 from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.markers import note_marks
@@ -19,6 +29,7 @@ def install_hooks(undo: Undo, recorder: Recorder, log: HookLog, ledger: Ledger) 
     optimizers.install_hooks(undo, recorder, log)
     modules.install_hooks(undo, recorder, log)
     tensors.install_hooks(undo, recorder)
+    sharding.install_hooks(undo, recorder, log)
     inference.install_hooks(undo, recorder)
     threads.install_hooks(undo, recorder)
     note_marks(undo, recorder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradlint.traces.ids import (
@@ -40,6 +40,8 @@ class HookLog:
         """Gradient scalers, each with True if the user wants it enabled."""
         self.steps: list[range] = []
         """Op ranges of the optimizer steps before training is followed: a warm-up in build()."""
+        self.shards: dict[int, tuple[Tensor, Tensor]] = {}
+        """Identity of a parameter that was gathered for a forward → (that parameter, the shard that stands for it)."""
         self.registrations: list[SiteId] | None = None
         """Sites of the registrations of an unrecorded run; None while they are not collected."""
 
