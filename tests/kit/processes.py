@@ -110,6 +110,7 @@ def _become(
     """Make this fork look like a new process of Python, call its main function, and end it."""
     for number, stream in enumerate((stdin, stdout, stderr)):
         os.dup2(stream, number)
+    os.closerange(3, 4096)  # a pipe whose other end stays open here would never reach its end
     sys.stdin = sys.__stdin__ = open(0, closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)
     sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, closefd=False)
