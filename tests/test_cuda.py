@@ -103,6 +103,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "pinned factory": lambda: torch.zeros(2, pin_memory=True),
     "module.cuda": lambda: nn.Linear(2, 2).cuda().weight,
     "module.to": lambda: nn.Sequential(nn.BatchNorm1d(2)).to("cuda")[0].weight,
+    "module.to index": lambda: nn.Linear(2, 2).to(0).weight,
     "module made there": lambda: nn.Linear(2, 2, device="cuda").weight,
     "generator": lambda: torch.randn(2, generator=torch.Generator("cuda"), device="cuda"),
     "autocast": _autocast,
@@ -112,6 +113,19 @@ CALLS: dict[str, Callable[[], Any]] = {
     "loader": _loader,
     "streams": _streams,
 }
+
+
+def test_a_process_group_of_gpus_is_one_of_cpus(stand_in: CpuStandIn, tmp_path: Path) -> None:
+    distributed: Any = torch.distributed
+    distributed.init_process_group("nccl", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        mesh = distributed.device_mesh.init_device_mesh("cuda", (1,))
+        model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2).to(0), device_ids=[0], output_device=0)
+        model(torch.ones(2, 2, device="cuda")).sum().backward()
+        assert (distributed.get_backend(), mesh.device_type, model.module.weight.grad is None) == ("gloo", "cpu", False)
+    finally:
+        distributed.destroy_process_group()
+    assert stand_in.used
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -49,9 +49,55 @@ def test_an_option_of_gradlint_after_the_script_is_told_if_the_script_refuses_it
     assert error["message"].endswith("--strict went to the script; to give it to gradlint, write it before train.py")
 
 
-def test_a_launcher_is_told_and_not_run(tmp_path):
-    done = processes.gradlint(["run", "-m", "torch.distributed.run", "train.py"], tmp_path)
-    assert done.returncode == 2 and "torchrun starts the script in other processes" in done.stdout
+DISTRIBUTED = """
+import argparse, os, torch, torch.distributed as dist
+from torch import nn
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--rate", type=float)
+rate = parser.parse_args().rate
+dist.init_process_group("nccl")
+rank = int(os.environ["LOCAL_RANK"])
+torch.cuda.set_device(rank)
+model = nn.parallel.DistributedDataParallel(nn.Linear(2, 1).to(rank), device_ids=[rank])
+optimizer = torch.optim.SGD(model.parameters(), rate)
+for _ in range(9):
+    model(torch.ones(2, 2).to(rank)).square().sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["torchrun", "--nproc-per-node", "8", "train.py"],
+        pytest.param(["-m", "torch.distributed.run", "--standalone", "-m", "train"], marks=pytest.mark.slow),
+        pytest.param(["accelerate", "launch", "--num_processes=2", "./train.py"], marks=pytest.mark.slow),
+    ],
+)
+def test_the_script_of_a_launcher_is_the_only_process(tmp_path, command):
+    (tmp_path / "train.py").write_text(DISTRIBUTED, encoding="utf-8")
+    done = processes.gradlint(["run", "--output-format", "json", *command, "--rate", "0.1"], tmp_path)
+    report = json.loads(done.stdout)
+    assert codes(report) == ["GL501"], done.stderr
+    assert any("recorded in one process (RANK 0, WORLD_SIZE 1)" in note["message"] for note in report["notes"])
+
+
+def test_a_launcher_without_a_script_is_told(tmp_path):
+    done = processes.gradlint(["run", "-m", "torch.distributed.run", "--nproc-per-node=2"], tmp_path)
+    assert done.returncode == 2 and "torchrun starts a script in other processes: name the script" in done.stdout
+
+
+def test_a_script_named_like_a_launcher_is_a_script(tmp_path):
+    (tmp_path / "torchrun.py").write_text(HEAD + "for _ in range(5): iteration(clear=False)\n")
+    done = processes.gradlint(["run", "--output-format", "json", "torchrun.py"], tmp_path)
+    assert codes(json.loads(done.stdout)) == ["GL501"], done.stderr
+
+
+def test_a_script_that_needs_a_launcher_is_told_one(tmp_path):
+    _, report = run(tmp_path, "torch.distributed.init_process_group('gloo')")
+    [error] = report["errors"]
+    assert "gradlint run torchrun train.py" in error["message"]
 
 
 def test_a_missing_script_is_told(tmp_path):

@@ -12,24 +12,9 @@ from gradlint.cli.options import CheckOptions
 from gradlint.config.settings import Settings
 from gradlint.findings import Failure, Report
 from gradlint.runner.job import Job
+from gradlint.runner.launchers import launched, launcher_of
 from gradlint.runner.parent import Process
 from gradlint.system.legible import one_line
-
-_LAUNCHERS = {
-    "torchrun": "torchrun",
-    "torch.distributed.run": "torchrun",
-    "torch.distributed.launch": "torch.distributed.launch",
-    "accelerate": "accelerate",
-    "accelerate.commands.launch": "accelerate",
-    "accelerate.commands.accelerate_cli": "accelerate",
-    "deepspeed": "deepspeed",
-    "deepspeed.launcher.runner": "deepspeed",
-}
-"""Module, or name of a program without its suffix → the launcher in words."""
-_ALONE = (
-    "run the script itself, as the only process: RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=localhost "
-    "MASTER_PORT=29500 gradlint run SCRIPT"
-)
 
 
 class ScriptChecker(Checker):
@@ -46,10 +31,10 @@ class ScriptChecker(Checker):
         Raises:
             UsageError: an option or a configuration file is wrong.
         """
-        self.job = job
+        self.job = launched(job) or job if launcher_of(job) else job
         self.process = process
-        super().__init__(options._replace(targets=(job.target,)))
-        self.sources, self.targets = [], [job.target]
+        super().__init__(options._replace(targets=(self.job.target,)))
+        self.sources, self.targets = [], [self.job.target]
 
     def _read_paths(self) -> list[str]:
         return [] if self.job.module else [self.job.script]
@@ -87,16 +72,9 @@ class ScriptChecker(Checker):
         return result
 
     def _run(self, job: Job) -> Report:
-        launcher = _LAUNCHERS.get(job.script if job.module else Path(job.script).stem)
-        if launcher is not None:
-            return Report(
-                errors=[
-                    Failure(
-                        job.target,
-                        f"{launcher} starts the script in other processes, which gradlint cannot follow: {_ALONE}",
-                    )
-                ]
-            )
+        if launcher := launcher_of(job):
+            problem = f"{launcher} starts a script in other processes: name the script as a file, FILE.py, or after -m"
+            return Report(errors=[Failure(job.target, problem)])
         if not job.module and not Path(job.script).is_file():
             problem = "is a folder" if Path(job.script).is_dir() else "does not exist"
             return Report(errors=[Failure(job.target, f"{job.script} {problem}: name the file of a training script")])

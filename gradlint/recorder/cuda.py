@@ -165,6 +165,8 @@ class CpuStandIn:
         # The argument parser refuses a replaced stream before a function mode sees the call.
         self._replace(torch.Tensor, "record_stream", _nothing)
         self._replace_sync_batch_norm()
+        self._replace_process_group()
+        self._replace_module_to()
         self._replace_load()
         self._replace_generator()
         self._replace_default_device()
@@ -188,6 +190,65 @@ class CpuStandIn:
             return local(module, input)
 
         self._replace(torch.nn.SyncBatchNorm, "forward", forward)
+
+    def _replace_process_group(self) -> None:
+        """Let processes that would talk through NCCL, which needs GPUs, talk through Gloo."""
+        distributed, stand_in = torch.distributed, self
+        if not distributed.is_available():
+            return
+        init = distributed.init_process_group
+
+        def init_process_group(backend: Any = None, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(backend, str) and "nccl" in backend.lower():
+                stand_in.used = True
+                backend = "gloo"
+            if names_cuda(kwargs.get("device_id"), index=True):
+                del kwargs["device_id"]
+            return init(backend, *args, **kwargs)
+
+        self._replace(distributed, "init_process_group", init_process_group)
+        self._replace(distributed.distributed_c10d, "init_process_group", init_process_group)
+        self._replace_device_mesh()
+
+    def _replace_device_mesh(self) -> None:
+        from torch.distributed import device_mesh
+
+        make, stand_in = device_mesh.init_device_mesh, self
+
+        def init_device_mesh(device_type: str, *args: Any, **kwargs: Any) -> Any:
+            if names_cuda(device_type):
+                stand_in.used = True
+                device_type = "cpu"
+            return make(device_type, *args, **kwargs)
+
+        self._replace(device_mesh, "init_device_mesh", init_device_mesh)
+        self._replace(torch.distributed, "init_device_mesh", init_device_mesh)
+
+    def _replace_module_to(self) -> None:
+        """Let modules move to a GPU that is given by its number, and wrappers name it."""
+        move, stand_in = torch.nn.Module.to, self
+        parallel = torch.nn.parallel.DistributedDataParallel
+        init = parallel.__init__
+
+        def to(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if args and isinstance(args[0], int) and names_cuda(args[0], index=True):
+                args = (torch.device("cuda", args[0]), *args[1:])
+            return move(module, *args, **kwargs)
+
+        def __init__(
+            wrapper: Any,
+            module: torch.nn.Module,
+            device_ids: Any = None,
+            output_device: Any = None,
+            *args: Any,
+            **kw: Any,
+        ) -> None:
+            if device_ids or output_device is not None:
+                stand_in.used = True
+            init(wrapper, module, None, None, *args, **kw)
+
+        self._replace(torch.nn.Module, "to", to)
+        self._replace(parallel, "__init__", __init__)
 
     def _replace_load(self) -> None:
         load = torch.load

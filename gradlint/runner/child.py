@@ -12,8 +12,10 @@ import contextlib
 import faulthandler
 import os
 import pkgutil
+import re
 import runpy
 import signal
+import socket
 import sys
 import threading
 import time
@@ -53,6 +55,11 @@ _LATE = 8.0
 """Seconds after the end of its time when the place is noted that a script does not leave."""
 _INTERRUPTED = 130
 """Exit code of a script that was interrupted."""
+_ALONE = (
+    "recorded in one process (RANK 0, WORLD_SIZE 1): {launcher} starts several, and its own options were not applied"
+)
+_NO_RANK = re.compile(r"environment variable (RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT) expected|'(LOCAL_)?RANK'")
+"""The errors of a script that a launcher is to start."""
 _OTHERS = 3
 """How many times as many steps another thread may take until the main one is waited for no longer."""
 
@@ -110,6 +117,8 @@ class _Runner:
                 except BaseException as error:
                     cause = user_error("the script", error)
                     hint = job.hint() if job.misplaced in str(cause) else ""
+                    if not job.launcher and _NO_RANK.search(str(cause)):
+                        hint += f"; to run it as one process of torchrun: gradlint run torchrun {job.target} ..."
                     failure = Failure(job.target, f"{cause}{hint}", cause.traceback)
                 self.finish(None if self.interrupted else failure)
         finally:
@@ -202,6 +211,8 @@ class _Runner:
         files = tuple(_project_files(job, trace))
         options = Options(strict=job.strict, contract=contract, files=files, overview=job.overview)
         report = check_trace(trace, self.rules, options)
+        if job.launcher:
+            report.notes.append(Note(job.target, _ALONE.format(launcher=job.launcher)))
         if not observation.enough():
             report.ran = {}  # what a comment silences may come later
         if failure is not None:
@@ -267,6 +278,8 @@ def _project_files(job: Job, trace: Trace) -> Iterator[str]:
 
 
 def _script(job: Job) -> None:
+    if job.launcher:
+        _become_only_rank()
     if job.module:
         sys.argv = [job.script, *job.arguments]
         sys.path.insert(0, os.getcwd())
@@ -279,6 +292,16 @@ def _script(job: Job) -> None:
             runpy.run_path(script, run_name="__main__")
         else:
             _source_file(script)
+
+
+def _become_only_rank() -> None:
+    """Set what a launcher sets for each process that it starts, as for one process alone."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    ranks = dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK"), "0")
+    sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"), "1")
+    os.environ.update(ranks | sizes, MASTER_ADDR="localhost", MASTER_PORT=str(port))
 
 
 def _source_file(script: str) -> None:

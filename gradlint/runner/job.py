@@ -29,6 +29,8 @@ class Job:
     """The script's own arguments, ``sys.argv[1:]``."""
     misplaced: str = ""
     """The first of `arguments` that is an option of gradlint; empty if there is none."""
+    launcher: str = ""
+    """The launcher that was to start the script in several processes, in words; empty without one."""
     report: str = ""
     """The file to leave the report in."""
     rules: tuple[str, ...] = ()
