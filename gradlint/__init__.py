@@ -64,6 +64,7 @@ from gradlint.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gradlint.api.check import check as check
+    from gradlint.api.check import summary as summary
     from gradlint.api.check import trace as trace
     from gradlint.api.fx import fx_graph as fx_graph
     from gradlint.api.recording import Recording as Recording
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from gradlint.findings import Related as Related
     from gradlint.findings import Report as Report
     from gradlint.findings import Severity as Severity
+    from gradlint.findings import Summary as Summary
     from gradlint.flow.flow import Flow as Flow
     from gradlint.load.setup import Setup as Setup
     from gradlint.location import Location as Location

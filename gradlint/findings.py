@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gradlint.location import Location
+from gradlint.system.shown import Shown, to_dict, to_json
 
 
 class Severity(enum.IntEnum):
@@ -229,8 +230,8 @@ class SourceSummary:
 
 
 @dataclass
-class Report:
-    """The outcome of a check over one or more targets."""
+class Report(Shown):
+    """The outcome of a check over one or more targets. It prints like the report on the command line."""
 
     findings: list[Finding] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -282,6 +283,30 @@ class Report:
     def clean(self) -> bool:
         """True if every target got a verdict and nothing above info was found."""
         return not self.errors and (self.worst() or Severity.INFO) < Severity.WARNING
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the JSON report as plain dicts and lists."""
+        return to_dict(self)
+
+    def to_json(self) -> str:
+        """Return the JSON report."""
+        return to_json(self)
+
+
+@dataclass(frozen=True)
+class Summary(Shown):
+    """The modules of a training setup with the outcome of training for each. It prints like ``gradlint summary``."""
+
+    report: Report
+    """The report of a check, with the overviews of its targets."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the JSON summary as plain dicts and lists."""
+        return to_dict(self)
+
+    def to_json(self) -> str:
+        """Return the JSON summary."""
+        return to_json(self)
 
 
 def sorted_findings(findings: Iterable[Finding]) -> list[Finding]:

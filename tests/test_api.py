@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
+import json
 import pydoc
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from torch import nn
 
 import gradlint
 from gradlint.lazy import modules_of
+from gradlint.location import Code, Location
+from gradlint.traces.sites import Frame, is_project
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("gradlint", "gradlint.flow", "gradlint.rulekit", "gradlint.source", "gradlint.traces")
@@ -212,3 +216,143 @@ def test_comments_silence_findings(tmp_path, monkeypatch):
     (tmp_path / "m.py").write_text(text.format("  # gradlint: ignore[GL102]"))
     report = gradlint.check("m.py:build", inputs=["2,2"])
     assert (report.findings, report.silenced) == ([], 1)
+
+
+# -- inputs -----------------------------------------------------------------------------------------------------------
+
+
+class Scaled(Cut):
+    """Writes into its input, and takes a second one."""
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        out = super().forward(x.add_(1))
+        return out if scale is None else out * scale
+
+
+X = torch.zeros(2, 4)
+INPUTS: dict[str, tuple[Any, str]] = {
+    "a text": ("3,4", "float32[3, 4] (given by --input)"),
+    "a shape": ((3, 4), "float32[3, 4] (given)"),
+    "the size of a tensor": (X.shape, "float32[2, 4] (given)"),
+    "a tensor": (X, "float32[2, 4] (given)"),
+    "several": ([X, (2, 1)], "float32[2, 4], float32[2, 1] (given)"),
+    "a text among others": ([X, "2,1"], "float32[2, 4], float32[2, 1] (given)"),
+    "names": ({"x": (3, 4), "scale": "3,1"}, "x=float32[3, 4], scale=float32[3, 1] (given)"),
+}
+
+
+@each("kind", INPUTS)
+def test_inputs_are_texts_tensors_and_shapes(kind: str) -> None:
+    inputs, described = INPUTS[kind]
+    report = gradlint.check(Scaled(), inputs=inputs)
+    assert (report.errors, report.targets[0].inputs) == ([], described)
+    assert [f.code for f in report.findings] == ["GL401"]
+
+
+def test_a_tensor_that_is_given_is_left_as_it_was() -> None:
+    given = torch.zeros(2, 4)
+    gradlint.check(Scaled(), inputs=[given])
+    assert torch.equal(given, torch.zeros(2, 4))
+
+
+def test_inputs_by_the_names_of_models() -> None:
+    report = gradlint.check({"model": {"one": Cut(), "two": Cut()}}, inputs={"one": (2, 4), "two": torch.ones(3, 4)})
+    assert report.targets[0].inputs == "one: float32[2, 4] (given); two: float32[3, 4] (given)"
+
+
+REFUSED: dict[str, Any] = {
+    "a number": 5,
+    "none among others": [X, None],
+    "an array": X.numpy(),
+    "a fraction": (2.0, 4),
+    "a size of zero": (0, 4),
+    "a list of lists": [[X]],
+    "a name that is none": {1: X},
+    "a name in a text among tensors": [X, "scale=2,1"],
+    "nothing for a name": {"x": []},
+}
+
+
+@each("kind", REFUSED)
+def test_other_inputs_are_refused_in_a_sentence(kind: str) -> None:
+    with pytest.raises(gradlint.UsageError, match=r"^inputs.*(tensors, shapes|as the keys of a dict)"):
+        gradlint.check(Scaled(), inputs=REFUSED[kind])
+
+
+# -- code without a file ----------------------------------------------------------------------------------------------
+
+TYPED = """
+import torch, gradlint
+from torch import nn
+
+class Typed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.last(self.first(x).detach())
+
+report = gradlint.check({"model": Typed(), "inputs": (torch.ones(2, 3),), "loss": torch.mean})
+"""
+
+
+@each("name", ["<string>", "<stdin>", "<ipython-input-3-0af>", "<doctest page[2]>", "<unknown>"])
+def test_code_without_a_file_is_the_users(name: str) -> None:
+    scope: dict[str, Any] = {"__name__": "typed"}
+    exec(compile(TYPED, name, "exec"), scope)
+    [finding] = scope["report"].findings
+    assert (finding.code, finding.severity) == ("GL401", gradlint.Severity.ERROR)
+    assert finding.location is not None and finding.location.line == 11
+
+
+@each("name", ["<eval_with_key>.0", "<frozen importlib>", "<decorator-gen-3>", "<attrs generated init a.B>"])
+def test_code_that_a_library_generated_is_not_the_users(name: str) -> None:
+    assert not is_project(name)
+
+
+def test_what_dataclasses_generate_is_not_the_users() -> None:
+    made = dataclasses.make_dataclass("Made", ["x"]).__init__.__code__  # type: ignore[misc]
+    frame = Frame(made.co_filename, getattr(made, "co_qualname", "__create_fn__"), Code.of(made), Location("", 1))
+    assert not frame.project
+
+
+# -- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_a_report_prints_like_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    report = gradlint.check(SHIPPED)
+    assert str(report).startswith("GL401 detached-upstream  error\n") and str(report).endswith("\n1 error\n")
+    report.show()
+    assert capsys.readouterr().out == str(report)
+
+
+def test_a_report_is_json() -> None:
+    report = gradlint.check(SHIPPED)
+    assert json.loads(report.to_json()) == report.to_dict()
+    assert [f["code"] for f in report.to_dict()["findings"]] == ["GL401"]
+
+
+def test_a_summary_prints_like_the_command_line() -> None:
+    summary = gradlint.summary(SHIPPED)
+    assert "trains, SGD lr" in str(summary) and "1 finding: GL401" in str(summary)
+    assert [t["totals"]["tensors"] for t in summary.to_dict()["targets"]] == [8]
+    assert json.loads(summary.to_json()) == summary.to_dict()
+
+
+def test_a_summary_of_what_fails_says_so() -> None:
+    assert str(gradlint.summary("nowhere.at.all:build")).startswith("error nowhere.at.all:build\n")
+
+
+def test_a_trace_prints_numbers() -> None:
+    lines = str(gradlint.trace(given("setup"))).splitlines()
+    assert len(lines) < 10 and "1 error" not in lines
+    assert "parameters: 6 tensors, 33 parameters: gradient reaches 2, 0 frozen" in lines[4]
+
+
+@each("kind", ["check", "summary", "trace"])
+def test_notebooks_get_html_and_text(kind: str) -> None:
+    shown = getattr(gradlint, kind)(SHIPPED)
+    bundle = shown._repr_mimebundle_()
+    assert bundle == {"text/plain": str(shown), "text/html": shown._repr_html_()}
+    assert bundle["text/html"].startswith('<div class="gradlint">') and "<script" not in bundle["text/html"]

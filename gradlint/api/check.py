@@ -1,15 +1,20 @@
-"""The two functions of the Python API. Importing it imports no torch."""
+"""The functions of the Python API. Importing it imports no torch."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from gradlint.api.inputs import texts_or_change
 from gradlint.system.undo import leaving_nothing
 
 if TYPE_CHECKING:
-    from gradlint.findings import Report
+    from gradlint.api.inputs import GivenInputs
+    from gradlint.engine.options import Options
+    from gradlint.findings import Report, Summary
+    from gradlint.rulekit.registry import Registry
+    from gradlint.rulekit.selection import Selection
     from gradlint.traces.trace import Trace
 
 
@@ -20,7 +25,7 @@ def check(
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),
     extend_select: Iterable[str] = (),
-    inputs: Sequence[str] = (),
+    inputs: GivenInputs = (),
     trains: str | Iterable[str] = (),
     frozen: str | Iterable[str] = (),
     strict: bool = False,
@@ -35,7 +40,9 @@ def check(
             recorder, so that findings know the lines of the build), or what such a function returns: a Setup, a module,
             ``(model, optimizer)`` or a dict; or what `record` or `trace` recorded.
         select, ignore, extend_select: rules by code, prefix or name, as on the command line.
-        inputs: inputs of the forward as after ``--input``, for example ``["2,3,224,224"]``.
+        inputs: inputs of the forward: tensors, shapes (tuples of ints) or texts as after ``--input``; one, a list of
+            them, or a dict by the names of forward's arguments: ``(2, 3, 224, 224)``, ``[x, mask]``,
+            ``{"input_ids": "2,16:int64:1000"}``.
         trains, frozen: globs of parameters that are meant to train, and to stay as they are, beside what the setup
             itself declares (GL701 to GL703).
         strict: whether what could not be recorded counts as a finding (GL003).
@@ -44,22 +51,50 @@ def check(
         name: how to name the setup in the report.
 
     Raises:
-        UsageError: a selector fits no rule.
+        UsageError: a selector fits no rule, or an input is none of the above.
         GradlintError: a rule is malformed.
 
     A fault in the user's code raises nothing: it is in `Report.errors`. Comments in the source silence findings, as on
     the command line; configuration files are not read.
     """
-    from gradlint.config.settings import Settings
-    from gradlint.engine.check import check_setup, check_target, check_trace
     from gradlint.engine.options import Options, declared
     from gradlint.rulekit import registry, selection
-    from gradlint.traces.trace import Trace
-    from gradlint.triage import filters
 
     rules = registry.load()
     chosen = selection.select(rules, select, ignore, extend_select)
-    options = Options(inputs=tuple(inputs), strict=strict, numeric=numeric, contract=declared(trains, frozen))
+    texts, amend = texts_or_change(inputs)
+    contract = declared(trains, frozen)
+    options = Options(inputs=texts, strict=strict, numeric=numeric, contract=contract, amend=amend)
+    return _judged(setup, rules, chosen, options, name, show_info=show_info)
+
+
+@leaving_nothing
+def summary(setup: Any, *, inputs: GivenInputs = (), name: str = "") -> Summary:
+    """Record a setup (as for `check`) and return its modules with their outcomes of training.
+
+    Raises:
+        UsageError: an input is no tensor, shape or text.
+        GradlintError: a rule is malformed.
+
+    A fault in the user's code raises nothing: it is in ``report.errors`` of the summary.
+    """
+    from gradlint.engine.options import Options
+    from gradlint.findings import Summary
+    from gradlint.rulekit import registry, selection
+
+    rules = registry.load()
+    texts, amend = texts_or_change(inputs)
+    options = Options(inputs=texts, amend=amend, overview=True)
+    return Summary(_judged(setup, rules, selection.select(rules), options, name, show_info=False))
+
+
+def _judged(setup: Any, rules: Registry, chosen: Selection, options: Options, name: str, *, show_info: bool) -> Report:
+    """Record a setup, or take a recording, and judge it."""
+    from gradlint.config.settings import Settings
+    from gradlint.engine.check import check_setup, check_target, check_trace
+    from gradlint.traces.trace import Trace
+    from gradlint.triage import filters
+
     if isinstance(setup, str):
         report = check_target(setup, chosen.rules, options)
     else:
@@ -74,16 +109,18 @@ def check(
 
 
 @leaving_nothing
-def trace(setup: Any, *, inputs: Sequence[str] = (), name: str = "") -> Trace:
+def trace(setup: Any, *, inputs: GivenInputs = (), name: str = "") -> Trace:
     """Record a setup (as for `check`) and return the record.
 
     Raises:
         TargetError: the user's code, or what it returned, kept the recording from being made.
+        UsageError: an input is no tensor, shape or text.
     """
     from gradlint.engine.check import record_made, record_target
     from gradlint.engine.options import Options
 
-    options = Options(inputs=tuple(inputs))
+    texts, amend = texts_or_change(inputs)
+    options = Options(inputs=texts, amend=amend)
     if isinstance(setup, str):
         with record_target(setup, options) as recorded:
             return recorded.trace

@@ -17,9 +17,11 @@ FORMATS = {
     "json": "as_json",
     "sarif": "sarif",
     "github": "github",
+    "html": "html",
+    "markdown": "markdown",
 }
 """Each output format by name → the module of this room that writes it, loaded when it is used."""
-DOCUMENTS = frozenset({"json", "sarif", "github"})
+DOCUMENTS = frozenset({"json", "sarif", "github", "html", "markdown"})
 """The formats for programs, which are written as they are."""
 
 

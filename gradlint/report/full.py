@@ -46,7 +46,15 @@ def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
     page.gap()
     if report.sources is not None:
         page.paragraph(sources(report.sources), indent=0)
-    page.line(_closing(report, brief), wrapped=True)
+    page.line(closing(report, brief), wrapped=True)
+    return page.text()
+
+
+def failures(report: Report, view: View) -> str:
+    """Return the targets that failed as text."""
+    page = Page(view)
+    for failure in report.errors:
+        _failure(page, failure)
     return page.text()
 
 
@@ -207,7 +215,8 @@ def _skipped(page: Page, skipped: Iterable[Skipped]) -> None:
         page.paragraph(f"{which} ({reason})", label="skipped:", style="dim")
 
 
-def _closing(report: Report, brief: bool) -> Text:
+def closing(report: Report, brief: bool = False) -> Text:
+    """Return the last line of a report: what was found, hidden and skipped, in numbers."""
     errors = len(report.errors)
     skipped = sum(skip.asked for skip in report.skipped) if brief else 0
     fixable = sum(applicable(f, unsafe=False) for f in report.findings)

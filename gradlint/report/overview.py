@@ -114,9 +114,13 @@ def _closing(overview: Overview, findings: Sequence[Finding], left_out: int, vie
 
 
 def _group(group: GroupState) -> str:
-    rate = "lr unknown" if group.lr is None else f"lr {group.lr:g}"
     decay = f", weight decay {group.weight_decay:g}" if group.weight_decay else ""
-    return f"{rate}{' (scheduled)' if group.scheduled else ''}{decay}"
+    return _rate(group) + decay
+
+
+def _rate(group: GroupState) -> str:
+    rate = "lr unknown" if group.lr is None else f"lr {group.lr:g}"
+    return rate + (" (scheduled)" if group.scheduled else "")
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -290,10 +294,10 @@ class _Modules:
 def _in_groups(optimizer: OptimizerState, groups: Sequence[int]) -> str:
     rates = {(optimizer.groups[g].lr, optimizer.groups[g].scheduled) for g in groups}
     text = optimizer.label
+    if len(rates) > 1:  # each group with its own rate: two lists side by side do not say what belongs together
+        return f"{text} {list_of([f'group {g} {_rate(optimizer.groups[g])}' for g in groups], LISTED)}"
     if len(optimizer.groups) > 1:
         text += f" group {groups[0]}" if len(groups) == 1 else f" groups {list_of([str(g) for g in groups], LISTED)}"
-    if len(rates) > 1:
-        return f"{text}, {len(rates)} learning rates"
     [(rate, scheduled)] = rates
     return text if rate is None else f"{text} lr {rate:g}" + (" (scheduled)" if scheduled else "")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ from typing import Any
 from gradlint.location import Code, Location, characters, statement_location
 from gradlint.system.installed import OWN_FOLDER, is_library_file
 from gradlint.traces.ids import SiteId
+
+_TYPED = re.compile(
+    "<(string|stdin|console|input|unknown|ast|exec|cell|module|stdin-|doctest |python-input-|ipython-input-|ipython-"
+    "console|command-|timed exec|timed eval|magic-timeit)"
+)
+"""Beginnings of the names of code without a file: of ``python -c``, exec(), consoles, doctests and notebooks."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Frame:
 
     @functools.cached_property
     def project(self) -> bool:
-        """True if the frame is the user's own code rather than an installed library's."""
-        return is_project(self.path)
+        """True if the frame is the user's own code rather than an installed library's, or what dataclasses generate."""
+        return is_project(self.path) and not self.function.startswith("__create_fn__")
 
     def __reduce__(self) -> tuple[type[Frame], tuple[str, str, Code, Location]]:
         return Frame, (self.path, self.function, self.code, self.location)
@@ -131,12 +138,13 @@ def _location(path: str, code: CodeType, instruction: int) -> Location:
 
 @functools.lru_cache(maxsize=4096)
 def is_project(path: str) -> bool:
-    """Return True if a file is user code.
+    """Return True if a file is user code: neither installed nor in the standard library.
 
-    It is not installed, not in the standard library, and has a real path (not ``<string>``).
+    Code without a file is too if it was typed or executed (``<string>``), but not if a library generated it.
     """
-    if path.startswith("<") or os.path.basename(path).startswith("<"):
-        return False
+    name = path if path.startswith("<") else os.path.basename(path)
+    if name.startswith("<"):
+        return _TYPED.match(name) is not None
     full = os.path.abspath(path)
     return not full.startswith(OWN_FOLDER) and not is_library_file(full)
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from gradlint.location import Code, Location
+from gradlint.system.shown import Shown
 from gradlint.traces.events import (
     Event,
     Freeze,
@@ -400,8 +401,8 @@ class GradientSizes:
 
 
 @dataclass(frozen=True)
-class Trace:
-    """The record of one training setup."""
+class Trace(Shown):
+    """The record of one training setup. It prints as numbers."""
 
     target: str
     setup: SetupFacts
