@@ -122,6 +122,18 @@ def absorbed(model: Any, x: Tensor) -> Any:
     return item(model, x) + 1e12
 
 
+def bounded_beside_a_large_value(model: Any, x: Tensor) -> Any:
+    return math.tanh(float(model.suspect(x).mean())) + model.other(x) + 1e6
+
+
+def logged_beside_a_large_value_of_double_precision(model: Any, x: Tensor) -> Any:
+    return logged_only(model, x).double() + 1e6
+
+
+def logged_beside_large_integers(model: Any, x: Tensor) -> Any:
+    return (logged_only(model, x) * 0).long() + 10_000
+
+
 def raises_when_nudged(model: Any, x: Tensor) -> Any:
     if abs(model.suspect(x)).max() > 3:
         raise ValueError("out of range")
@@ -149,6 +161,9 @@ WAYS: dict[str, tuple[Way, dict[str, str]]] = {
     "behind zeros": (behind_zero, BOTH),
     "array on the same memory": (shared_array, BOTH),
     "absorbed by a large value": (absorbed, BOTH),
+    "bounded beside a large value": (bounded_beside_a_large_value, UNKNOWN),
+    "logged beside a large value of double precision": (logged_beside_a_large_value_of_double_precision, NONE),
+    "logged beside large integers": (logged_beside_large_integers, NONE),
     "a NaN beside": (nan_beside, BOTH),
     "a NaN beside, logged": (nan_beside_logged, NONE),
     "only NaN": (only_nan, UNKNOWN),

@@ -37,6 +37,7 @@ SPELLINGS = {
     "comprehension": "h = sum(h * part for part in (1, 2) if t.item() < 1e9 * part)",
     "match": "match int(t.item() > 0):\n            case 1: h = h * 2\n            case _: h = h * 3",
     "any": "h = h * 2 if (t > 0).any() else h",
+    "a number on the way to a condition": "k = int(100 * t); h = h * 2 if (torch.ones(4) * k).sum() > 0 else h * 3",
     "size": "h = h[:, : int(t.abs()) % 3 + 1]",
     "index": "h = h + self.layers[t.abs().long().item() % 2](x)",
 }
@@ -58,6 +59,7 @@ def test_a_value_that_only_steers(spelling, tmp_path):
         "h = h * t.item()",
         "h = h + float(t)",
         "h = h * (1 + int(100 * t))",
+        "k = int(100 * t); h = h * (torch.ones(4) * k)",
         "k = t.item(); h = h * k if k < 1e9 else h",
         "h = h * k if (k := t.item()) < 1e9 else h",
         "h = h * (t.item() if h.shape[0] else 1.0)",

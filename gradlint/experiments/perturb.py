@@ -26,6 +26,8 @@ SCALES: tuple[tuple[float, bool], ...] = ((1e-3, True), (1.0, False), (-10.0, Fa
 
 _LARGE = 1e7
 """Where adding one to a number of single precision is rounded away."""
+_LARGE_DOUBLE = 1e16
+"""Where adding one to a number of double precision is rounded away."""
 _NOISE = 0.02
 """Standard deviation of the second baseline's noise, in the parameters' own unit."""
 _PATTERN_LENGTH = 65_521
@@ -101,7 +103,7 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
     This is done under each baseline and scale.
     """
     effects: dict[str, LossEffect] = {}
-    finite = False
+    finite = shows = False
     unsettled = LossEffect("no_evidence")
     for noise in (False, True):
         if len(effects) == len(suspects):
@@ -114,6 +116,7 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
                 if baseline is None:
                     continue
                 finite = finite or any(bool(tensor.isfinite().any()) for tensor in baseline)
+                shows = shows or any(map(_shows_small_changes, baseline))
                 for scale in (*SCALES, *_beyond(baseline)):
                     rest = [name for name in suspects if name not in effects]
                     if not rest or not runner.moves(rest, scale, baseline):
@@ -129,6 +132,8 @@ def _search(runner: _Runner, suspects: list[str], plain: list[Tensor], apart: bo
                 return dict.fromkeys(suspects, _IRREPRODUCIBLE)
     if not finite and not effects:
         unsettled = LossEffect("unknown", reason="the loss is not finite, so nothing can move it")
+    elif not shows and not effects:
+        unsettled = LossEffect("unknown", reason="the loss is so large that it absorbs changes")
     effects = dict.fromkeys(runner.steering, LossEffect("steers")) | effects
     return {name: effects.get(name, unsettled) for name in suspects}
 
@@ -137,6 +142,14 @@ def _beyond(baseline: list[Tensor]) -> tuple[tuple[float, bool], ...]:
     """Return one more perturbation for a loss so large that it absorbs the others."""
     largest = max((float(t.abs().max()) for t in baseline if t.numel() and t.dtype != torch.bool), default=0.0)
     return ((largest**0.5, False),) if _LARGE < largest < float("inf") else ()
+
+
+def _shows_small_changes(result: Tensor) -> bool:
+    """Return True if a change by one is not rounded away in each element."""
+    if not (result.is_floating_point() or result.is_complex()):
+        return True
+    largest = _LARGE_DOUBLE if result.dtype in (torch.float64, torch.complex128) else _LARGE
+    return bool((result.abs() <= largest).any())
 
 
 def _split(

@@ -1,16 +1,21 @@
-"""The path of a run: its torch calls, the parameters that they read and the shapes of their results.
+"""The path of a run: its torch calls, where they stand, the parameters that they read and the shapes of their results.
 
 A crop of the same shape at another place is no other path: its position is a value that the loss depends on.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
 
 
 class RunPath(TorchFunctionMode):
@@ -40,5 +45,13 @@ class RunPath(TorchFunctionMode):
         parameters = tuple(id(a) * (id(a) in self._parameters) for a in args if type(a) is Parameter)
         name = getattr(func, "__name__", "")
         shape = tuple(result.shape) if isinstance(result, Tensor) and not result.is_nested else ()
-        self._path = hash((self._path, name, parameters, shape))
+        self._path = hash((self._path, name, parameters, shape, *_place()))
         return result
+
+
+def _place() -> tuple[str, int, int]:
+    """Return the file, function and instruction outside of torch from which a torch call is made."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename.startswith(_TORCH) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_lasti

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import functools
 import io
+import math
 import multiprocessing
 import sys
 import tempfile
@@ -42,6 +43,8 @@ from gradlint.rulekit import registry
 ROUNDS = 3
 LOSSES_OF_GRADIENT = frozenset({OutcomeKind.NO_GRADIENT, OutcomeKind.UNUSED})
 NUDGES = (0.1, 3.0, -10.0)
+NOT_A_NUMBER = (math.nan,)
+"""A change that reaches the loss where values saturate, or where a norm takes the change out again."""
 MORE_NOISES = 40
 """Number of random models on which changes are tried before a verdict about data counts as wrong."""
 
@@ -181,11 +184,13 @@ class Nudged:
             for other, p in self.model.named_parameters():
                 if noise:
                     p.data.add_(noise * torch.randn(p.shape, generator=generator))
-                if other == name:
+                if other == name and math.isnan(size):
+                    p.data.fill_(size)
+                elif other == name:
                     own = torch.Generator().manual_seed(int(abs(size) * 1000))
                     p.data.add_(size * torch.randn(p.shape, generator=own))
         seed(SEED + int(noise * 1000))  # under one seed, dropout may hide a parameter from each of the losses
-        with executed_path(self.path) as path:
+        with executed_path(self.path) as path, unchecked_distributions():
             value: Tensor = self.made["loss"](self.model(*self.made["inputs"]))
         return value.detach(), path[0]
 
@@ -194,10 +199,24 @@ class Nudged:
         for noise in noises:
             if noise not in self.plain:
                 self.plain[noise] = self.loss("", 0.0, noise)
-        for plain, (value, path) in ((self.plain[n], self.loss(name, s, n)) for s in sizes for n in noises):
-            if path == plain[1] and not torch.equal(plain[0], value):
-                return True
+        for size in sizes:
+            for noise in noises:
+                with contextlib.suppress(ValueError):  # what is not a number is no integer
+                    value, path = self.loss(name, size, noise)
+                    if path == self.plain[noise][1] and not torch.equal(self.plain[noise][0], value):
+                        return True
         return False
+
+
+@contextlib.contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Let distributions take what is not a number."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 @contextlib.contextmanager
@@ -339,7 +358,8 @@ def _may_stay_open(program: Program, said: Said, form: str) -> bool:
     """Return True if only a further run shows it: values left torch in a script, or training has diverged by then."""
     if "bound of 40 runs" in said.flow.why_undecided:
         return True
-    if form != "loss" and "the loss is not finite" in said.flow.why_undecided:  # the truth looks at gradients
+    diverged = ("the loss is not finite", "the loss is so large")
+    if form != "loss" and any(d in said.flow.why_undecided for d in diverged):  # the truth looks at gradients
         return True
     return form == "run" and any(TEMPLATES[s.template].leaves for s in program.statements)
 
@@ -356,7 +376,8 @@ def _about_data(
             yield wrong("misses data", f"{told}, and the loss changes with it")
     elif kind is OutcomeKind.NO_GRADIENT:
         noises = [0.1 * n for n in range(1, MORE_NOISES)]
-        if not loaded.nudged.changes(name) and not loaded.nudged.changes(name, (0.1, 1.0, 5.0, 100.0), noises):
+        tries: tuple[Any, ...] = ((), (NOT_A_NUMBER,), ((0.1, 1.0, 5.0, 100.0), noises))
+        if not any(loaded.nudged.changes(name, *sizes) for sizes in tries):
             yield wrong("invents data", f"{told}, and the loss does not change with it")
 
 
