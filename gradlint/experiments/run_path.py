@@ -50,7 +50,7 @@ class RunPath(TorchFunctionMode):
 
 
 def _place() -> tuple[str, int, int]:
-    """Return the file, function and instruction outside of torch from which a torch call is made."""
+    """Return the file, function and instruction, outside of torch, of the present call."""
     frame = sys._getframe(2)
     while frame.f_code.co_filename.startswith(_TORCH) and frame.f_back is not None:
         frame = frame.f_back

@@ -180,7 +180,7 @@ def _system() -> Iterator[tuple[str, Any]]:
     yield "warnings filters", (Same(warnings.filters), list(warnings.filters))
     yield (
         "collector",
-        (gc.isenabled(), gc.get_threshold(), gc.get_debug(), _collector_callbacks(), gc.get_freeze_count()),
+        (gc.isenabled(), gc.get_threshold(), gc.get_debug(), _collector_callbacks(), gc.get_freeze_count() > 0),
     )
     loggers = [logging.getLogger(), *(log for log in logging.Logger.manager.loggerDict.values())]
     yield (

@@ -2,7 +2,8 @@
 
 ``python tests/kit/fuzz.py --models N --seed S`` judges the programs with the seeds from S on in three forms: by their
 loss, by their step, and as a script. It prints the disagreements of each kind, each with the smallest program that
-shows it. ``--jobs`` runs them in several processes, ``--seeds`` names seeds one by one.
+shows it. ``--jobs`` runs them in several processes, ``--seeds`` names seeds one by one. ``--command`` compares the
+findings of ``gradlint run`` on each script with those of the recording in this process.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import collections
 import contextlib
 import functools
 import io
+import json
 import math
 import multiprocessing
+import subprocess
 import sys
 import tempfile
 import time
@@ -448,6 +451,46 @@ def judge_seeds(seeds: Sequence[int]) -> Figures:
     return figures
 
 
+def findings_of_command(path: Path) -> list[str]:
+    """Return the findings of ``gradlint run`` on a script, each in one line."""
+    command = [sys.executable, "-m", "gradlint", "run", "--output-format", "json", "--steps", str(ROUNDS), path.name]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
+    try:
+        document = json.loads(done.stdout)
+    except ValueError:
+        return [f"no JSON, exit code {done.returncode}: {done.stderr[-200:]}"]
+    found = [_line(f["code"], f["line"], f["parameters"]) for f in document["findings"] if f["severity"] != "info"]
+    return sorted([*found, *(f"error: {error['message']}" for error in document["errors"])])
+
+
+def _line(code: str, line: int | None, parameters: Iterable[str]) -> str:
+    return f"{code} {line} {', '.join(parameters)}"
+
+
+def judge_by_command(seeds: Sequence[int]) -> Figures:
+    """Compare what the command says of programs with what the recording in this process does."""
+    figures = Figures()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in seeds:
+            program = generated.program(number)
+            figures.programs += 1
+            figures.correct += program.is_correct
+            loaded = Loaded(program.source, Path(folder))
+            with quiet():
+                try:
+                    report = said_of_script(loaded).report
+                except Exception:
+                    continue  # the script itself fails
+            findings = (f for f in report.findings if f.severity > Severity.INFO)
+            here = sorted(_line(f.code, f.location and f.location.line, f.parameters) for f in findings)
+            there = findings_of_command(loaded.path)
+            figures.judged["run"] += 1
+            if here != there:
+                text = f"here {sorted(set(here) - set(there))}, there {sorted(set(there) - set(here))}"
+                figures.wrong[number] = [Disagreement("run", "the command differs", text)]
+    return figures
+
+
 def shrunk(program: Program, kind: str) -> tuple[Program, Disagreement]:
     """Return the smallest program found with a disagreement of a kind."""
     with tempfile.TemporaryDirectory() as folder:
@@ -466,9 +509,9 @@ def shrunk(program: Program, kind: str) -> tuple[Program, Disagreement]:
         return program, shown
 
 
-def _work(seeds: Sequence[int]) -> Figures:
+def _work(seeds: Sequence[int], by_command: bool = False) -> Figures:
     torch.set_num_threads(1)
-    return judge_seeds(seeds)
+    return judge_by_command(seeds) if by_command else judge_seeds(seeds)
 
 
 def main() -> None:
@@ -480,6 +523,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--no-shrink", action="store_true", help="print no programs")
     parser.add_argument("--show", action="store_true", help="print the program of each seed")
+    parser.add_argument("--command", action="store_true", help="compare `gradlint run`, and shrink nothing")
     options = parser.parse_args()
     seeds = options.seeds or list(range(options.seed, options.seed + options.models))
     if options.show:
@@ -489,18 +533,19 @@ def main() -> None:
     began = time.monotonic()
     figures = Figures()
     parts = [seeds[i : i + 50] for i in range(0, len(seeds), 50)]
+    work = functools.partial(_work, by_command=options.command)
     with (
         multiprocessing.get_context("spawn").Pool(options.jobs)
         if options.jobs > 1
         else contextlib.nullcontext() as pool
     ):
-        for done in pool.imap_unordered(_work, parts) if pool is not None else map(_work, parts):
+        for done in pool.imap_unordered(work, parts) if pool is not None else map(work, parts):
             figures.add(done)
             for number, wrong in done.wrong.items():
                 print(f"seed {number}: {wrong[0]}", file=sys.stderr, flush=True)
     print(figures.text())
     print(f"{time.monotonic() - began:.0f} seconds")
-    if not options.no_shrink:
+    if not (options.no_shrink or options.command):
         for kind in figures.kinds():
             number = min(n for n, wrong in figures.wrong.items() if any(d.kind == kind for d in wrong))
             program, shown = shrunk(generated.program(number), kind)

@@ -429,6 +429,7 @@ def interrupts(way: str, number: int, seed: int, only: str = "") -> Interrupted:
 
         run()
         chosen = [spot for spot in spots(run, number, seed) if only in spot[0].co_name]
+        gc.freeze()  # so that the collections below look at what the runs leave, and not at all of torch
         before = case.table(trained=trained)
         for spot in chosen:
             gc.collect()  # what an interrupt left suspended ends here, and not amid the next run
@@ -447,6 +448,7 @@ def interrupts(way: str, number: int, seed: int, only: str = "") -> Interrupted:
                 CASES[:] = [case]
                 fingerprint.mend()
                 before = case.table(trained=trained)
+        gc.unfreeze()
     return result
 
 
