@@ -164,7 +164,7 @@ def moves(steps: list[tuple[str, int, int]], name: str) -> bool:
     return any(not torch.equal(found[0], other) for other in found[1:])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=6))
 @example([("linear", 0, 0), ("argmax", 0, 1)])
 def test_random_graph(steps: list[tuple[str, int, int]]) -> None:

@@ -33,7 +33,14 @@ def started(*arguments: str, cwd: Path, shell: str = "", stdout: int = subproces
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--version"], ["check", "--help"], ["rules"], ["check", "m.py"], ["check", "m.py", "--output-format", "json"]],
+    [
+        ["--version"],
+        ["check", "m.py"],
+        *(
+            pytest.param(arguments, marks=pytest.mark.slow)
+            for arguments in (["check", "--help"], ["rules"], ["check", "m.py", "--output-format", "json"])
+        ),
+    ],
     ids=" ".join,
 )
 @pytest.mark.parametrize(

@@ -274,6 +274,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_no_compiler_is_imported_for_an_optimizer(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text(TRAINS, encoding="utf-8")
     code = "import gradlint, sys; print(gradlint.check('m.py:build').errors, 'torch._dynamo' in sys.modules)"
@@ -283,6 +284,7 @@ def test_no_compiler_is_imported_for_an_optimizer(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_step_is_torchs_own_again() -> None:
     """What stood in for torch's decorator of the step is gone once the recording is over."""
     code = """if True:

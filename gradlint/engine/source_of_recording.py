@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 from collections.abc import Collection, Iterable, Sequence, Set
+from dataclasses import replace
 
 from gradlint.engine.source_file import judge, may_apply
 from gradlint.findings import Finding
@@ -50,7 +52,8 @@ def source_findings(
     findings: list[Finding] = []
     for module, nodes in executed.items():
         asked = [rule for rule in source_rules if module in whole or rule.code not in overridden]
-        for finding in judge(SourceContext(module, trace.target), may_apply(module.source.data, asked)):
+        for found in _found(module, tuple(may_apply(module.source.data, asked))):
+            finding = replace(found, target=trace.target or found.target)
             if _is_executed(module.syntax, finding, nodes):
                 if finding.code not in overridden:
                     findings.append(finding)
@@ -59,6 +62,11 @@ def source_findings(
     return without_recorded(findings, recorded, source_rules), {
         module.path: _spans(nodes) for module, nodes in executed.items()
     }
+
+
+@functools.lru_cache(maxsize=64)  # a file may hold many targets
+def _found(module: SourceModule, rules: tuple[type[Rule], ...]) -> list[Finding]:
+    return judge(SourceContext(module), rules)
 
 
 def _module(path: str, rules: Sequence[type[Rule]]) -> SourceModule | None:
