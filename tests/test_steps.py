@@ -230,3 +230,21 @@ def test_a_step_contains_the_steps_inside_of_it_however_deep() -> None:
     for recorded in trace.training.steps:
         assert recorded.content.keys() == {p.key for p in trace.parameters}
         assert all(content.moved for content in recorded.content.values())
+
+
+def test_what_a_step_shows_before_it_raises_is_judged():
+    def build():
+        first, second = nn.Linear(2, 2), nn.Linear(2, 1)
+        optimizer = torch.optim.SGD([*first.parameters(), *second.parameters()], 0.1)
+        batches = iter([torch.ones(2, 2)])
+
+        def step():
+            optimizer.zero_grad()
+            second(first(next(batches)).detach()).sum().backward()
+            optimizer.step()
+
+        return {"model": nn.ModuleList([first, second]), "optimizer": optimizer, "step": step}
+
+    report = gradlint.check(build)
+    assert [finding.code for finding in report.findings] == ["GL401"]
+    assert [error.message for error in report.errors] == ["step() raised StopIteration"]

@@ -78,14 +78,25 @@ def check_trace(
 def record_target(target: str, options: Options, name: str = "") -> Iterator[Recorded]:
     """Record a target; see `gradlint.recorder.session.recording`."""
     with _recording(TargetOnDisk.named(target), options, name or target) as recorded:
-        yield recorded
+        yield _whole(recorded)
 
 
 @contextlib.contextmanager
 def record_made(setup: Any, options: Options, name: str = "<setup>") -> Iterator[Recorded]:
     """Record a training setup, or a build function, which is called under the recorder."""
     with _recording(SetupAtHand(setup, name), options, name) as recorded:
-        yield recorded
+        yield _whole(recorded)
+
+
+def _whole(recorded: Recorded) -> Recorded:
+    """Return a recording.
+
+    Raises:
+        TargetError: a later call of the setup's step raised.
+    """
+    if recorded.failure is not None:
+        raise recorded.failure
+    return recorded
 
 
 def _recording(buildable: Buildable, options: Options, name: str) -> contextlib.AbstractContextManager[Recorded]:
@@ -117,7 +128,14 @@ def _check(report: Report, buildable: Buildable, rules: Sequence[type[Rule]], op
     started = time.perf_counter()
     with _recording(buildable, options, name) as recorded:
         flow = analyse(recorded.trace, recorded.replay, numeric=options.numeric)
-        texts = _judged(report, flow, rules, options)
+        failure = recorded.failure
+        try:
+            texts = _judged(report, flow, rules, options)
+        except TargetError as error:
+            raise failure or error from None
+    if failure is not None:
+        report.errors.append(Failure(name, str(failure), failure.traceback))
+        report.ran = {}  # what a comment silences may come later
     if recorded.unrestored:
         texts.append("could not be put back as it was: " + ", ".join(recorded.unrestored[:3]))
     report.notes += [Note(name, text) for text in texts]

@@ -11,6 +11,7 @@ from types import FrameType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradlint.errors import TargetError
 from gradlint.recorder.calls.mode import Recorder
 from gradlint.recorder.user_code import SEED, seed
 from gradlint.restore.preserved import Preserved
@@ -100,5 +101,7 @@ class Recorded:
     trace: Trace
     replay: Replay | None
     """None where forward and loss cannot be run again."""
+    failure: TargetError | None = None
+    """The error of a later call of the setup's step; the calls before it are in the trace."""
     unrestored: list[str] = field(default_factory=list)
     """Names of objects that could not be put back as they were; known once the recording is closed."""

@@ -119,6 +119,8 @@ class _Session:
         """The optimizers that the setup's step leads to."""
         self._preserved: Callable[[], Preserved] = lambda: Preserved(())
         """A function that returns what puts back all objects of the setup."""
+        self._failure: TargetError | None = None
+        """The error of the setup's step, if a call of it had ended before."""
         self._seconds = 0.0
         """Duration of one recorded step of an optimizer."""
         self._made_before = 0
@@ -316,12 +318,14 @@ class _Session:
         trace = assemble(self.target, setup, recorder, log, self.executed.codes, begin, tables, forward, training)
         judged_by_steps = training is not None and training.backwards and setup.loss is None
         replay = None
-        if judged_by_steps and setup.step is not None:
+        if self._failure is not None:
+            pass  # it would raise again
+        elif judged_by_steps and setup.step is not None:
             if self._seconds < _SECONDS_TO_REPEAT:
                 replay = self._replay_of_step(setup.step, roots, optimizers, tables.tensors)
         elif called:
             replay = self._replay(setup, roots, called, tables.tensors)
-        return Recorded(trace, replay)
+        return Recorded(trace, replay, self._failure)
 
     def _forward(self, setup: Setup, roots: Mapping[str, nn.Module], called: Mapping[str, Inputs]) -> tuple[Any, bool]:
         """Run the forward; return its output and whether it drew random numbers outside torch."""
@@ -378,13 +382,18 @@ class _Session:
         try:
             self._made_before = len(self.log.optimizers)
             began, computed = time.monotonic(), time.thread_time()
-            run_steps(
-                setup.step,
-                recorder,
-                ledger,
-                lambda: list((optimizers or self._optimizers_of_steps()).values()),
-                self.executed,
-            )
+            try:
+                run_steps(
+                    setup.step,
+                    recorder,
+                    ledger,
+                    lambda: list((optimizers or self._optimizers_of_steps()).values()),
+                    self.executed,
+                )
+            except TargetError as error:
+                if not ledger.training.calls:
+                    raise
+                self._failure = error
             seconds, computed = time.monotonic() - began, time.thread_time() - computed
             self._seconds = max(computed, _WAITING * seconds) / max(1, len(ledger.training.steps))
             ledger.training.kept_graphs = find_kept_graphs(recorder, ledger.training, ledger.steps.marks, self.log)
