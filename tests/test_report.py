@@ -309,17 +309,17 @@ SCHEMA = _object(
     findings=_list(
         _object(
             target=TEXT, code=TEXT, name=TEXT, severity={"enum": ["error", "warning", "info"]}, message=TEXT, path=TEXT,
-            line=COUNT, column=COUNT, end_line=COUNT, end_column=COUNT, parameters=_list(TEXT),
-            related=_list(_object(message=TEXT, path=TEXT, line=COUNT, column=COUNT)),
+            line=COUNT, column=COUNT, cell=COUNT, end_line=COUNT, end_column=COUNT, parameters=_list(TEXT),
+            related=_list(_object(message=TEXT, path=TEXT, line=COUNT, column=COUNT, cell=COUNT)),
             fix={"anyOf": [{"type": "null"}, _object(
                 description=TEXT, safe={"type": "boolean"},
-                edits=_list(_object(path=TEXT, start=POINT, end=POINT, text=TEXT)),
+                edits=_list(_object(path=TEXT, cell=COUNT, start=POINT, end=POINT, text=TEXT)),
             )]},
         )
     ),
     skipped=_list(_object(target=TEXT, code=TEXT, reason=TEXT)),
     errors=_list(_object(target=TEXT, message=TEXT)),
-    notes=_list(_object(target=TEXT, code=TEXT, message=TEXT, path=TEXT, line=COUNT)),
+    notes=_list(_object(target=TEXT, code=TEXT, message=TEXT, path=TEXT, line=COUNT, cell=COUNT)),
     targets=_list(
         _object(
             target=TEXT, inputs=TEXT, loss=TEXT, parameters=COUNT, trainable=COUNT, frozen=COUNT, starved=COUNT,
@@ -346,7 +346,7 @@ def test_json_keeps_to_its_schema(tmp_path: Path, empty: bool) -> None:
 def test_json_spans(tmp_path: Path) -> None:
     found = as_json.document(everything(tmp_path), tmp_path)["findings"][1]
     assert [found[key] for key in ("path", "line", "column", "end_line", "end_column")] == ["model.py", 4, 9, 4, 24]
-    assert found["fix"]["edits"] == [{"path": "model.py", "start": [4, 15], "end": [4, 24], "text": ""}]
+    assert found["fix"]["edits"] == [{"path": "model.py", "cell": 0, "start": [4, 15], "end": [4, 24], "text": ""}]
 
 
 def test_json_is_ascii(tmp_path: Path) -> None:

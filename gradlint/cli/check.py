@@ -303,4 +303,4 @@ def _taken_in(path: str) -> str:
 
 def _is_source(text: str) -> bool:
     """Return True if an argument names files to read rather than a target to run."""
-    return text == STDIN or names_file(text, ".py", ".pyi")
+    return text == STDIN or names_file(text, ".py", ".pyi", ".ipynb")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from gradlint.findings import Failure, Finding, Note, Report
 from gradlint.location import Location
 from gradlint.report.view import shown_path
 from gradlint.source import overlay
-from gradlint.source.text import SourceText, Unreadable
+from gradlint.source.files import source_text
+from gradlint.source.text import NOTEBOOK, SourceText, Unreadable
 from gradlint.system import writing
 from gradlint.triage.fixes import applicable, fix_text, unified
 from gradlint.triage.write_ignores import with_ignores
@@ -55,7 +56,7 @@ class Changes:
         """Return all changes as a unified diff."""
         root = Path.cwd()
         return "".join(
-            unified(self.before[path].text, text, shown_path(path, root)) for path, text in sorted(self.after.items())
+            _diff(self.before[path], text, shown_path(path, root)) for path, text in sorted(self.after.items())
         )
 
     def write(self) -> None:
@@ -73,6 +74,21 @@ class Changes:
         self.failures[path] = Failure(shown_path(path, Path.cwd()), f"cannot be changed: {problem}")
         self.after.pop(path, None)
         self.counts.pop(path, None)
+
+
+def _diff(source: SourceText, text: str, name: str) -> str:
+    """Return the change of a file as a unified diff; of a notebook, that of each cell."""
+    if not source.path.endswith(NOTEBOOK):
+        return unified(source.text, text, name)
+    from gradlint.source.notebook import NotebookText  # not needed otherwise
+
+    assert isinstance(source, NotebookText)
+    changed = [(f"{name}:cell {cell.number}", cell.lines, lines) for cell, lines in source.originals(text)]
+    return "".join(unified(f"{_joined(old)}", f"{_joined(new)}", title) for title, old, new in changed)
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _written(source: SourceText, data: bytes) -> str:
@@ -183,8 +199,8 @@ def _round(result: CheckResult, report: Report, changes: Changes, *, unsafe: boo
             continue
         try:
             changes.add(source, fixed.text, len(fixed.applied))
-        except UnicodeError:
-            changes.notes.append(_encoding_note(source))
+        except UnicodeError as error:
+            changes.notes.append(_encoding_note(source, error))
             continue
         edited[path] = _Edited(fixed.applied, _line_map(source.text, fixed.text))
         overlay.stand_in(path, source.encoded(fixed.text))
@@ -196,7 +212,7 @@ def _source(path: str, result: CheckResult, changes: Changes) -> SourceText | No
     if path in changes.failures:
         return None
     try:
-        source = SourceText(path, overlay.read(path))
+        source = source_text(path, overlay.read(path))
         if not overlay.stands_in(path) and result.has_changed(path, source.data):
             raise writing.FileChanged
     except writing.FileChanged as error:
@@ -207,8 +223,11 @@ def _source(path: str, result: CheckResult, changes: Changes) -> SourceText | No
     return source
 
 
-def _encoding_note(source: SourceText) -> Note:
-    return Note(source.path, f"{source.path} is not changed: its encoding, {source.encoding}, cannot hold the new text")
+def _encoding_note(source: SourceText, error: UnicodeError) -> Note:
+    text = f"{source.path} is not changed: its encoding, {source.encoding}, cannot hold the new text"
+    if source.path.endswith(NOTEBOOK):
+        text = f"{source.path} is not changed: {error}"
+    return Note(source.path, text)
 
 
 def _line_map(before: str, after: str) -> Callable[[int], int]:
@@ -271,8 +290,8 @@ def add_ignores(result: CheckResult, report: Report) -> tuple[Report, Changes]:
             if text != source.text:
                 changes.add(source, text, len(done))
             remaining += rest
-        except UnicodeError:
-            changes.notes.append(_encoding_note(source))
+        except UnicodeError as error:
+            changes.notes.append(_encoding_note(source, error))
             remaining += findings
     changes.write()
     return replace(report, findings=remaining, errors=[*report.errors, *changes.failures.values()]), changes

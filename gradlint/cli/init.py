@@ -13,8 +13,9 @@ from gradlint.cli.exits import CLEAN
 from gradlint.errors import GradlintError
 from gradlint.report.view import shown_path
 from gradlint.source.file import SourceModule
+from gradlint.source.files import source_text
 from gradlint.source.intent import proposed_contract
-from gradlint.source.text import SourceText, Unreadable
+from gradlint.source.text import Unreadable
 from gradlint.system import reading, writing
 from gradlint.system.legible import one_line
 
@@ -55,7 +56,7 @@ def run(file: str, output: str | None) -> int:
     """
     path = Path(file)
     try:
-        module = SourceModule(SourceText(os.path.abspath(path), reading.read(path)))
+        module = SourceModule(source_text(os.path.abspath(path), reading.read(path)))
     except OSError as error:
         raise GradlintError(f"{file}: cannot be read: {error.strerror or error}") from error
     except Unreadable as error:

@@ -50,7 +50,11 @@ def _refuse_nonsense(options: CheckOptions, output: OutputOptions) -> None:
         raise UsageError("--add-ignores cannot change stdin: name files")
     if output.write_baseline and output.changes_files:
         raise UsageError("--write-baseline cannot be combined with fixes: fix first, then write it")
-    if output.output_file and output.output_file.endswith((".py", ".pyi")) and Path(output.output_file).exists():
+    if (
+        output.output_file
+        and output.output_file.endswith((".py", ".pyi", ".ipynb"))
+        and Path(output.output_file).exists()
+    ):
         raise UsageError(f"--output-file {output.output_file}: this is source code, which no report replaces")
     if output.statistics and output.output_format and output.output_format not in statistics.FORMATS:
         formats = ", ".join(statistics.FORMATS)

@@ -13,7 +13,7 @@ from pathspec import GitIgnoreSpec
 
 from gradlint.config.settings import Configuration, Settings
 
-SUFFIXES = (".py", ".pyi", ".pyw")
+SUFFIXES = (".py", ".pyi", ".pyw", ".ipynb")
 
 
 @dataclass(frozen=True)

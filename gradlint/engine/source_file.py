@@ -11,7 +11,8 @@ from gradlint.location import Location
 from gradlint.rulekit.rule import Rule
 from gradlint.rulekit.source_context import SourceContext
 from gradlint.source.file import SourceModule
-from gradlint.source.text import SourceText, Unreadable
+from gradlint.source.files import source_text
+from gradlint.source.text import BrokenNotebook, Unreadable
 
 SYNTAX_ERROR = "GL002"
 
@@ -36,9 +37,11 @@ def judge(context: SourceContext, rules: Sequence[type[Rule]]) -> list[Finding]:
 def judge_bytes(path: str, data: bytes, rules: Sequence[type[Rule]], target: str = "") -> list[Finding]:
     """Return what the rules find in a file's bytes; a finding of GL002 if they cannot be parsed."""
     try:
-        context = SourceContext(SourceModule(SourceText(path, data)), target)
+        context = SourceContext(SourceModule(source_text(path, data)), target)
     except Unreadable as error:
         place = Location(path, error.line, error.column)
         message = f"Python {sys.version_info[0]}.{sys.version_info[1]} cannot parse this: {error}."
+        if isinstance(error, BrokenNotebook):
+            message = f"This notebook cannot be read: {error}."
         return [Finding(target or path, SYNTAX_ERROR, "syntax-error", Severity.ERROR, message, place)]
     return judge(context, may_apply(data, rules))

@@ -21,6 +21,7 @@ from gradlint.rulekit import registry
 from gradlint.rulekit.fence import Fence
 from gradlint.rulekit.rule import Rule
 from gradlint.source import overlay
+from gradlint.source.text import NOTEBOOK
 
 _NOQA = re.compile(rb"(?i:noqa)\s*:[^\n]*\bGL\d")
 WORTH_A_PROCESS = 1_500_000
@@ -107,6 +108,8 @@ def check_files(
         suppresses = _suppresses(data)
         if not (file.named or suppresses or b"torch" in data or may_apply(data, rules.rules)):
             continue
+        if not file.named and _is_foreign_notebook(file.path, data):
+            continue
         outcome.parsed += 1
         root = str(file.settings.root)
         if (root, rules) not in caches:
@@ -135,6 +138,15 @@ def check_files(
 def _suppresses(data: bytes) -> bool:
     """Return True if a comment in a file may suppress a finding."""
     return b"gradlint:" in data or (b"GL" in data and _NOQA.search(data) is not None)
+
+
+def _is_foreign_notebook(path: str, data: bytes) -> bool:
+    """Return True if a file is a notebook in another language, which a folder may hold."""
+    if not path.endswith(NOTEBOOK):
+        return False
+    from gradlint.source.notebook import is_foreign  # not needed otherwise
+
+    return is_foreign(data)
 
 
 def _key(path: str, known: str) -> str:

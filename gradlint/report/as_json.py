@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gradlint.findings import Edit, Finding, Fix, Note, Related, Report, SourceSummary, TargetSummary, sorted_findings
-from gradlint.report.view import View, shown_path
+from gradlint.location import Location
+from gradlint.report.view import View, shown_path, within_cell
 from gradlint.rulekit.registry import Entry
 from gradlint.system.legible import json_text
 
@@ -22,7 +23,8 @@ def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
 def document(report: Report, root: Path) -> dict[str, Any]:
     """Return the report as plain dicts and lists; paths below `root` are relative to it.
 
-    A location that is not known has an empty path and zeros.
+    A location that is not known has an empty path and zeros. In a notebook lines are those of the code cell at the
+    position `cell`, from 1; `cell` is 0 in other files.
     """
     return {
         "schema": SCHEMA,
@@ -43,7 +45,7 @@ def _sources(read: SourceSummary) -> dict[str, Any]:
 
 
 def _finding(finding: Finding, root: Path) -> dict[str, Any]:
-    place = finding.location
+    cell, place = _shown(finding.location)
     return {
         "target": finding.target,
         "code": finding.code,
@@ -53,6 +55,7 @@ def _finding(finding: Finding, root: Path) -> dict[str, Any]:
         "path": shown_path(place.path, root) if place else "",
         "line": place.line if place else 0,
         "column": place.column if place else 0,
+        "cell": cell,
         "end_line": (place.end_line or place.line) if place else 0,
         "end_column": place.end_column if place else 0,
         "parameters": list(finding.parameters),
@@ -61,13 +64,18 @@ def _finding(finding: Finding, root: Path) -> dict[str, Any]:
     }
 
 
+def _shown(place: Location | None) -> tuple[int, Location | None]:
+    return within_cell(place) if place is not None else (0, None)
+
+
 def _related(related: Related, root: Path) -> dict[str, Any]:
-    place = related.location
+    cell, place = within_cell(related.location)
     return {
         "message": related.message,
         "path": shown_path(place.path, root),
         "line": place.line,
         "column": place.column,
+        "cell": cell,
     }
 
 
@@ -76,9 +84,10 @@ def _fix(fix: Fix, root: Path) -> dict[str, Any]:
 
 
 def _edit(edit: Edit, root: Path) -> dict[str, Any]:
-    place = edit.location
+    cell, place = within_cell(edit.location)
     return {
         "path": shown_path(place.path, root),
+        "cell": cell,
         "start": [place.line, place.column],
         "end": [place.end_line or place.line, place.end_column or place.column],
         "text": edit.text,
@@ -86,13 +95,14 @@ def _edit(edit: Edit, root: Path) -> dict[str, Any]:
 
 
 def _note(note: Note, root: Path) -> dict[str, Any]:
-    place = note.location
+    cell, place = _shown(note.location)
     return {
         "target": note.target,
         "code": note.code,
         "message": note.message,
         "path": shown_path(place.path, root) if place else "",
         "line": place.line if place else 0,
+        "cell": cell,
     }
 
 

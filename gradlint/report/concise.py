@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradlint.findings import Finding, Report, sorted_findings
 from gradlint.report.summary import sources, summary
-from gradlint.report.view import View, shown_path
+from gradlint.report.view import View, shown_place
 from gradlint.rulekit.registry import Entry
 
 
@@ -44,5 +44,5 @@ def errors(report: Report, view: View) -> str:
 
 def _line(finding: Finding, view: View) -> str:
     place = finding.location
-    where = f"{shown_path(place.path, view.root)}:{place.line}:{place.column}" if place else finding.target
+    where = shown_place(place, view.root) if place else finding.target
     return view.clean(f"{where}: {finding.code} {finding.message}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gradlint.location import Location
-from gradlint.report.view import View, cells, char_cells
-from gradlint.source.text import source_lines
+from gradlint.report.view import View, cell_lines, cells, char_cells, within_cell
+from gradlint.source.files import source_lines
 
 CONTEXT = 2
 """Lines shown before and after the blamed ones."""
@@ -32,7 +32,8 @@ def excerpt(location: Location, view: View, width: int, context: int = CONTEXT) 
     Returns:
         The rows from top to bottom; empty when the file or the line is not there.
     """
-    lines = source_lines(location.path)
+    cell, location = within_cell(location)
+    lines = cell_lines(location.path, cell) if cell else source_lines(location.path)
     if not 1 <= location.line <= len(lines):
         return []
     last = min(max(location.end_line, location.line), len(lines))

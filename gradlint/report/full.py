@@ -13,7 +13,7 @@ from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
 from gradlint.report.styled import Console, Text
 from gradlint.report.summary import sources, summary
-from gradlint.report.view import View, cells, shown_path, wrap
+from gradlint.report.view import View, cells, shown_place, wrap
 from gradlint.rulekit.registry import Entry
 from gradlint.system import legible
 from gradlint.triage.fixes import applicable
@@ -93,8 +93,7 @@ class Page:
 
     def where(self, location: Location, label: str = "", indent: int = 2) -> None:
         """Add ``label path:line:column``, over several lines where it is too long for one."""
-        place = f"{shown_path(location.path, self.view.root)}:{location.line}:{location.column}"
-        self.paragraph(place, label=label, style="blue", indent=indent)
+        self.paragraph(shown_place(location, self.view.root), label=label, style="blue", indent=indent)
 
     def source(self, location: Location, style: str, context: int, indent: int = 2) -> None:
         """Add the source excerpt of a location, or a line saying that it cannot be shown."""
@@ -200,7 +199,7 @@ def _parts(page: Page, target: TargetSummary) -> None:
 
 def _note(page: Page, note: Note) -> None:
     place = note.location
-    where = f" ({shown_path(place.path, page.view.root)}:{place.line})" if place else ""
+    where = f" ({shown_place(place, page.view.root, column=False)})" if place else ""
     page.paragraph(note.message + where, label=f"note {note.code}:" if note.code else "note:", style="cyan")
 
 

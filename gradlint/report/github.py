@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradlint.findings import Finding, Report, Severity, sorted_findings
-from gradlint.report.view import View, shown_path
+from gradlint.report.view import View, in_file, shown_path, shown_place
 from gradlint.rulekit.registry import Entry
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
@@ -25,12 +25,13 @@ def _line(finding: Finding, view: View) -> str:
     place = finding.location
     where = f"{finding.target}: "
     if place is not None:
+        written = in_file(place)
         path = view.clean(shown_path(place.path, view.root))
-        properties |= {"file": path, "line": str(place.line), "col": str(place.column)}
-        properties |= {"endLine": str(place.end_line or place.line)}
-        if place.end_column and place.end_line in (0, place.line):
-            properties["endColumn"] = str(place.end_column)
-        where = f"{path}:{place.line}:{place.column}: "
+        properties |= {"file": path, "line": str(written.line), "col": str(written.column)}
+        properties |= {"endLine": str(written.end_line or written.line)}
+        if written.end_column and written.end_line in (0, written.line):
+            properties["endColumn"] = str(written.end_column)
+        where = f"{shown_place(place, view.root)}: "
     listed = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
     fix = f" Fix: {finding.fix.description}" if finding.fix else ""
     text = view.clean(f"{where}{finding.code} {finding.message}{fix}")

@@ -13,8 +13,9 @@ from gradlint._version import __version__
 from gradlint.findings import Edit, Failure, Finding, Report, Severity, sorted_findings
 from gradlint.location import Location
 from gradlint.report.catalogue import as_markdown, documentation, summary
-from gradlint.report.view import View
+from gradlint.report.view import View, in_file, within_cell
 from gradlint.rulekit.registry import Entry
+from gradlint.source.text import NOTEBOOK
 from gradlint.system.legible import json_text
 from gradlint.triage.baseline import Fingerprints
 
@@ -131,7 +132,7 @@ def _result(finding: Finding, root: Path, index: dict[str, int], prints: Fingerp
             {"id": number, **_location(related.location, root), "message": _message(related.message)}
             for number, related in enumerate(finding.related)
         ]
-    if finding.fix is not None and finding.fix.edits:
+    if finding.fix is not None and finding.fix.edits and not finding.fix.edits[0].location.path.endswith(NOTEBOOK):
         result["fixes"] = [_fix(finding.fix.description, finding.fix.edits, root)]
     return result
 
@@ -156,8 +157,12 @@ def _fix(description: str, edits: Sequence[Edit], root: Path) -> dict[str, Any]:
 
 
 def _location(place: Location, root: Path) -> dict[str, Any]:
-    physical = {"artifactLocation": _artifact(place.path, root), "region": _region(place)}
-    return {"physicalLocation": physical}
+    physical = {"artifactLocation": _artifact(place.path, root), "region": _region(in_file(place))}
+    cell, inner = within_cell(place)
+    if not cell:
+        return {"physicalLocation": physical}
+    name = f"cell {cell}:{inner.line}:{inner.column}"
+    return {"physicalLocation": physical, "logicalLocations": [{"name": name, "kind": "member"}]}
 
 
 def _region(place: Location, *, whole: bool = False) -> dict[str, int]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from gradlint.location import Location
+from gradlint.source.text import NOTEBOOK
 from gradlint.system import legible
 
 _BOXES = {ord(char): plain for char, plain in zip("─━│┃┏┓┗┛┌┐└┘├┤•▌", "--||++++++++++*|", strict=True)}
@@ -136,6 +138,39 @@ def shown_path(path: str, root: Path) -> str:
         except ValueError:
             continue
     return Path(path).as_posix()
+
+
+def shown_place(place: Location, root: Path, *, column: bool = True) -> str:
+    """Return ``path:line:column`` as reports show it; in a notebook ``path:cell 3:line:column``."""
+    cell, place = within_cell(place)
+    parts = [shown_path(place.path, root), *([f"cell {cell}"] if cell else []), str(place.line)]
+    return ":".join([*parts, str(place.column)] if column else parts)
+
+
+def within_cell(place: Location) -> tuple[int, Location]:
+    """Return (number of its cell, place in the cell), or (0, place) outside of notebooks."""
+    if not place.path.endswith(NOTEBOOK):
+        return 0, place
+    from gradlint.source.notebook import within_cell  # not needed otherwise
+
+    return within_cell(place)
+
+
+def cell_lines(path: str, number: int) -> tuple[str, ...]:
+    """Return the lines of a cell of a notebook as they are written."""
+    from gradlint.source.notebook import notebook  # not needed otherwise
+
+    book = notebook(path)
+    return next((cell.lines for cell in book.cells if cell.number == number), ()) if book is not None else ()
+
+
+def in_file(place: Location) -> Location:
+    """Return a place as its file has it: of a notebook, the lines of the JSON that hold it."""
+    if not place.path.endswith(NOTEBOOK):
+        return place
+    from gradlint.source.notebook import in_file  # not needed otherwise
+
+    return in_file(place)
 
 
 def _resolved(path: str) -> Path:

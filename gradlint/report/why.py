@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gradlint.report.explanation import Explanation, Step
 from gradlint.report.full import Page
 from gradlint.report.styled import Text
-from gradlint.report.view import View, cells, shown_path
+from gradlint.report.view import View, cells, shown_place
 
 STEP_WIDTH = 28
 """Columns that the text of a step may take before its location goes below it."""
@@ -33,7 +33,7 @@ def _step(page: Page, step: Step) -> None:
     if step.location is None:
         page.paragraph(text, indent=4)
         return
-    place = view.clean(f"{shown_path(step.location.path, view.root)}:{step.location.line}:{step.location.column}")
+    place = view.clean(shown_place(step.location, view.root))
     column = 4 + max(STEP_WIDTH, cells(text)) + 2
     if column + cells(place) <= view.width:
         page.line(" " * 4, Text(text, style=style), " " * (column - 4 - cells(text)), Text(place, style="blue"))

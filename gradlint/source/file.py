@@ -10,7 +10,7 @@ from gradlint.location import Location
 from gradlint.source.kinds import Kind, Kinds
 from gradlint.source.names import Names
 from gradlint.source.scopes import Function, Tree, first_line
-from gradlint.source.text import SourceText, parse
+from gradlint.source.text import SourceText
 
 S = TypeVar("S", bound=ast.stmt)
 _BLOCKS = {
@@ -31,7 +31,7 @@ class SourceModule:
         """
         self.source = source
         self.path = source.path
-        self.syntax = parse(source.text)
+        self.syntax = source.parsed()
         self._stated: dict[type[ast.stmt], list[ast.stmt]] | None = None
 
     @cached_property

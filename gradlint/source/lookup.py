@@ -12,8 +12,9 @@ from types import CodeType
 
 from gradlint.location import Code, Location, node_location, statement_location
 from gradlint.source.file import SourceModule
+from gradlint.source.files import source_text
 from gradlint.source.scopes import last_name, own_nodes, self_name
-from gradlint.source.text import SourceText, Unreadable
+from gradlint.source.text import Unreadable
 from gradlint.system import reading
 
 
@@ -37,7 +38,7 @@ def _parsed(path: str, changed: int, size: int) -> SourceModule | None:
     except OSError:
         data = "".join(linecache.getlines(path)).encode()
     try:
-        return SourceModule(SourceText(path, data))
+        return SourceModule(source_text(path, data))
     except Unreadable:
         return None
 

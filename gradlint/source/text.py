@@ -10,10 +10,11 @@ import warnings
 from functools import cached_property
 
 from gradlint.location import Location
-from gradlint.source import overlay
 
 _CARRIAGE = re.compile(rb"\r\n?")
 _BREAK = re.compile(r"\r\n|\r|\n")
+NOTEBOOK = ".ipynb"
+"""The suffix of notebooks."""
 
 
 class Unreadable(Exception):
@@ -27,6 +28,10 @@ class Unreadable(Exception):
         super().__init__(message)
         self.line = max(line, 1)
         self.column = max(column, 1)
+
+
+class BrokenNotebook(Unreadable):
+    """A file that should be a notebook of Python code and is none."""
 
 
 class SourceText:
@@ -113,6 +118,14 @@ class SourceText:
     def _encoded(self, text: str) -> bytes:
         return (("\ufeff" if self.bom else "") + text).encode(self.encoding)
 
+    def parsed(self) -> ast.Module:
+        """Return the syntax tree.
+
+        Raises:
+            Unreadable: there is none.
+        """
+        return parse(self.text)
+
     @property
     def newline(self) -> str:
         """The first line's end."""
@@ -135,18 +148,3 @@ def parse(text: str) -> ast.Module:
     except (ValueError, RecursionError, MemoryError) as error:
         what = str(error) if isinstance(error, ValueError) else "it is nested too deeply to be parsed"
         raise Unreadable(what or type(error).__name__) from error
-
-
-def source_lines(path: str) -> tuple[str, ...]:
-    """Return the lines of a source file, decoded as Python would; empty if it cannot be read."""
-    try:
-        data = overlay.read(path)
-        try:
-            encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        except (SyntaxError, UnicodeError):
-            encoding = "utf-8"
-        text = data.decode(encoding, errors="replace")
-    except (OSError, ValueError, LookupError):
-        return ()
-    # Not str.splitlines: Python's line numbers count neither form feeds nor Unicode line separators.
-    return tuple(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n"))

@@ -13,7 +13,7 @@ from typing import Any
 
 from gradlint.errors import UsageError
 from gradlint.findings import Finding
-from gradlint.source.text import source_lines
+from gradlint.source.files import source_lines
 from gradlint.system import reading, writing
 from gradlint.system.legible import json_text
 

@@ -12,7 +12,8 @@ from functools import cached_property
 from gradlint.findings import Edit, Finding, Fix, Severity
 from gradlint.location import Location
 from gradlint.source import overlay
-from gradlint.source.text import SourceText, Unreadable, parse
+from gradlint.source.files import source_text
+from gradlint.source.text import SourceText, Unreadable
 
 UNUSED = "GL001"
 _OWN = re.compile(r"#\s*gradlint:\s*(?P<kind>ignore-file|ignore)\b\s*(?:\[(?P<codes>[^\]]*)\])?", re.IGNORECASE)
@@ -56,7 +57,7 @@ class FileSuppressions:
     @cached_property
     def _tree(self) -> ast.Module | None:
         try:
-            return parse(self.source.text)
+            return self.source.parsed()
         except Unreadable:
             return None
 
@@ -64,7 +65,7 @@ class FileSuppressions:
     def of(cls, path: str) -> FileSuppressions | None:
         """Return the comments of a file; None if it cannot be read."""
         try:
-            return cls(SourceText(path, overlay.read(path)))
+            return cls(source_text(path, overlay.read(path)))
         except (OSError, Unreadable):
             return None
 

@@ -1,0 +1,39 @@
+"""Source files of every kind: Python, and notebooks."""
+
+from __future__ import annotations
+
+import io
+import tokenize
+
+from gradlint.source import overlay
+from gradlint.source.text import NOTEBOOK, SourceText, Unreadable
+
+
+def source_text(path: str, data: bytes) -> SourceText:
+    """Return the text of a file: of a notebook, that of its code cells.
+
+    Raises:
+        Unreadable: the bytes are no text.
+    """
+    if path.endswith(NOTEBOOK):
+        from gradlint.source.notebook import NotebookText  # not needed otherwise
+
+        return NotebookText(path, data)
+    return SourceText(path, data)
+
+
+def source_lines(path: str) -> tuple[str, ...]:
+    """Return the lines of a source file, decoded as Python would; empty if it cannot be read."""
+    try:
+        data = overlay.read(path)
+        if path.endswith(NOTEBOOK):
+            return tuple(source_text(path, data).text.split("\n"))
+        try:
+            encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        except (SyntaxError, UnicodeError):
+            encoding = "utf-8"
+        text = data.decode(encoding, errors="replace")
+    except (OSError, ValueError, LookupError, Unreadable):
+        return ()
+    # Not str.splitlines: Python's line numbers count neither form feeds nor Unicode line separators.
+    return tuple(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n"))
