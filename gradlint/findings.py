@@ -52,6 +52,19 @@ class Fix:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """What one training step costs less once a finding is fixed."""
+
+    activations: int = 0
+    """Bytes that are kept for backward."""
+    gradients: int = 0
+    """Bytes."""
+    optimizer: int = 0
+    """Bytes of the optimizer's state."""
+    flops: int = 0
+
+
+@dataclass(frozen=True)
 class Finding:
     """One mistake, at the place that caused it."""
 
@@ -69,6 +82,8 @@ class Finding:
     """Fully qualified names of the parameters it hits, in the model's order."""
     related: tuple[Related, ...] = ()
     fix: Fix | None = None
+    saving: Saved | None = None
+    """What the fix saves, if that was measured."""
 
 
 class Reporter(Protocol):

@@ -16,6 +16,7 @@ from gradlint.api.costs import cost_of
 from gradlint.cli.app import app
 from gradlint.errors import TargetError
 from gradlint.flow.cost import Cost, Costs, Measured
+from gradlint.report import cost_comparison
 from gradlint.report.cost import as_json, render
 from gradlint.report.view import View, cells
 
@@ -78,6 +79,30 @@ def test_freezing_saves_what_the_frozen_setup_lacks() -> None:
         "fc1.weight",
         "fc1.bias",
     )
+
+
+def test_a_saving_names_the_finding_whose_fix_it_is() -> None:
+    [saving] = cost_of(f"{FOUNDING / 'two_layers.py'}:build_f2c").savings
+    assert saving.finding is not None and saving.finding.code == "GL302"
+
+
+def test_findings_hold_what_was_measured() -> None:
+    target = f"{FOUNDING / 'parts_and_groups.py'}:build_f3j"
+    arguments = ["check", target, "--select", "GL303", "--output-format", "json"]
+    plain, measured = (
+        json.loads(CliRunner().invoke(app, [*arguments, *more], standalone_mode=False).stdout)["findings"]
+        for more in ([], ["--cost"])
+    )
+    assert [finding["saving"] for finding in plain] == [None, None]
+    assert [finding["saving"] for finding in measured] == [
+        {"activations": 0, "gradients": 224, "optimizer": 0, "flops": 1792},
+        {"activations": 0, "gradients": 288, "optimizer": 0, "flops": 1024},
+    ]
+
+
+def test_savings_come_largest_first() -> None:
+    saved = [s.saved.bytes for s in cost_of(f"{FOUNDING / 'parts_and_groups.py'}:build_f3j").savings]
+    assert len(saved) == 2 and saved == sorted(saved, reverse=True)
 
 
 def test_a_step_that_computes_its_loss_costs_what_forward_and_loss_do() -> None:
@@ -170,3 +195,33 @@ def test_json_has_modules_with_and_without_what_is_in_them() -> None:
 def test_the_command_writes_the_total(target: str) -> None:
     result = CliRunner().invoke(app, ["cost", target, "--output-format", "json"], standalone_mode=False)
     assert json.loads(result.stdout)["total"]["parameters"] == 164
+
+
+# -- two targets ------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_shows_the_modules_that_differ() -> None:
+    before = costs({"": Cost(), "same": Cost(7), "more": Cost(parameters=2048), "gone": Cost(gradients=4)})
+    after = costs({"": Cost(), "same": Cost(7), "more": Cost(parameters=4096), "new": Cost(activations=5)})
+    text = cost_comparison.render(before, after, View())
+    rows = {row.split()[0]: row.split()[1:] for row in text.split("bwd-w\n")[1].split("  K, M")[0].splitlines()}
+    assert rows["more"][0] == "+2.0K" and rows["gone"][1] == "-4B" and rows["new"][3] == "+5B" and "same" not in rows
+    assert max(map(cells, text.splitlines())) <= 80
+
+
+def test_a_comparison_of_equal_costs_says_so() -> None:
+    same = costs({"": Cost(), "a": Cost(7)})
+    assert "Both cost the same" in cost_comparison.render(same, same, View())
+
+
+def test_the_command_compares_two_targets() -> None:
+    whole, detached = (f"{FOUNDING / 'memory.py'}:build_f3k_{name}" for name in ("whole", "detach"))
+    arguments = ["cost", "--compare", whole, detached, "--output-format", "json"]
+    document = json.loads(CliRunner().invoke(app, arguments, standalone_mode=False).stdout)
+    assert (document["a"]["target"], document["b"]["target"]) == (whole, detached)
+    assert (document["difference"]["activations"], document["difference"]["optimizer"]) == (5120 - 11264, 2736 - 10448)
+
+
+def test_a_comparison_with_what_cannot_be_measured_fails(target: str) -> None:
+    result = CliRunner().invoke(app, ["cost", "--compare", "gone.py:build", target], standalone_mode=False)
+    assert (result.return_value, result.stdout) == (2, "")

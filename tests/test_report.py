@@ -315,6 +315,9 @@ SCHEMA = _object(
                 description=TEXT, safe={"type": "boolean"},
                 edits=_list(_object(path=TEXT, cell=COUNT, start=POINT, end=POINT, text=TEXT)),
             )]},
+            saving={"anyOf": [{"type": "null"}, _object(
+                activations=COUNT, gradients=COUNT, optimizer=COUNT, flops=COUNT,
+            )]},
         )
     ),
     skipped=_list(_object(target=TEXT, code=TEXT, reason=TEXT)),

@@ -5,25 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from gradlint.engine.check import record_target
+from gradlint.engine.check import check_trace, record_target
 from gradlint.engine.options import Options
 from gradlint.errors import TargetError
 from gradlint.experiments.settle import analyse
-from gradlint.flow.cost import Costs, Measured, Saving
-from gradlint.flow.outcome import OutcomeKind, kind_of
+from gradlint.flow.cost import Costs
 from gradlint.system.undo import leaving_nothing
-from gradlint.traces.trace import Parameter, Trace
-from gradlint.wording import summarize_names
+from gradlint.traces.trace import Trace
 
 if TYPE_CHECKING:
+    from gradlint.findings import Finding
+    from gradlint.flow.flow import Flow
     from gradlint.load.setup import Setup
-    from gradlint.recorder.replay import Replay
-
-_WASTED = {
-    OutcomeKind.NOT_IN_OPTIMIZER: "no optimizer holds them",
-    OutcomeKind.ZERO_LR: "their learning rate is 0",
-}
-"""Outcome of parameters that get gradient for nothing → the reason in words."""
 
 
 @leaving_nothing
@@ -53,9 +46,11 @@ def _cost_of(target: str, options: Options) -> Costs:
                 "the cost is not measured: the setup is not run again, because no forward was run or its step takes "
                 "too long; give 'inputs' and 'loss' beside 'step'"
             )
+        from gradlint.experiments.savings import savings
         from gradlint.experiments.step_cost import measure_step
 
         measured = measure_step(trace, replay)
+        flow = analyse(trace, replay)
         return Costs(
             target=target,
             inputs=trace.inputs_described,
@@ -63,8 +58,20 @@ def _cost_of(target: str, options: Options) -> Costs:
             optimizers=tuple(optimizer.type for optimizer in trace.optimizers),
             types=_types(trace),
             measured=measured,
-            savings=_savings(trace, replay, measured),
+            savings=savings(flow, replay, measured, _findings(flow)),
         )
+
+
+def _findings(flow: Flow) -> list[Finding]:
+    """Return what all rules find, without what comments silence."""
+    from gradlint.config.settings import Settings
+    from gradlint.rulekit import registry, selection
+    from gradlint.triage import filters
+
+    rules = registry.load()
+    chosen = selection.select(rules)
+    report = check_trace(flow.trace, chosen.rules, None, flow.evidence)
+    return filters.of_one(report, filters.Plan(Settings(), rules, chosen), show_info=True).findings
 
 
 def _types(trace: Trace) -> dict[str, str]:
@@ -77,24 +84,6 @@ def _types(trace: Trace) -> dict[str, str]:
             types[module.fqn] = module.type.name
             pending += [trace.modules[child] for _, child in reversed(module.children)]
     return types
-
-
-def _savings(trace: Trace, replay: Replay, measured: Measured) -> tuple[Saving, ...]:
-    """Return the measured saving for each reason why a gradient is of no use."""
-    from gradlint.experiments.step_cost import measure_step
-
-    flow = analyse(trace, replay, terms=False)
-    wasted: dict[OutcomeKind, list[Parameter]] = {}
-    for parameter in trace.parameters:
-        kind = kind_of(flow, parameter)
-        if kind in _WASTED and parameter.index in flow.reached and trace.optimizers:
-            wasted.setdefault(kind, []).append(parameter)
-    savings = []
-    for kind, parameters in wasted.items():
-        saved = measured.total - measure_step(trace, replay, [p.index for p in parameters]).total
-        names = summarize_names(parameters, trace.parameters)
-        savings.append(Saving(_WASTED[kind], names, tuple(p.fqn for p in parameters), saved))
-    return tuple(sorted(savings, key=lambda saving: (-saving.saved.bytes, -saving.saved.flops)))
 
 
 def _with_batch(setup: Setup, batch: int) -> Setup:

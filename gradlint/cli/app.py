@@ -64,6 +64,7 @@ def app() -> None:
 @options.contract
 @options.strict
 @options.numeric
+@options.cost
 @options.timeout
 @options.max_memory
 @options.rules_dir
@@ -220,6 +221,7 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
 @app.command()
 @click.argument("target")
 @click.option("--batch", type=click.IntRange(1), help="Repeat the inputs of build() to a batch of this size.")
+@click.option("--compare", metavar="A", help="Show what TARGET costs more or less than the target A.")
 @click.option(
     "--depth", type=click.IntRange(0), default=2, show_default=True, help="Show the module tree down to this level."
 )
@@ -233,7 +235,8 @@ def cost(target: str, **values: Any) -> int:
     """Measure the memory and the FLOPs of a training step.
 
     TARGET is built and run, and its optimizer takes a step on tensors of gradlint's own. Activations are the bytes that
-    autograd keeps for backward. FLOPs are those of torch.utils.flop_counter.
+    autograd keeps for backward. FLOPs are those of torch.utils.flop_counter. gradlint cost --compare A B shows both
+    targets side by side.
     """
     from gradlint.cli.cost import run
 

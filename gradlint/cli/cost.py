@@ -6,15 +6,23 @@ from collections.abc import Sequence
 
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN, FAILED
-from gradlint.cli.one_target import outcome_of
+from gradlint.cli.one_target import outcomes_of
 from gradlint.engine.options import Options
 from gradlint.errors import UsageError
 from gradlint.flow.cost import Costs
-from gradlint.report import cost
+from gradlint.report import cost, cost_comparison
 
 
-def run(target: str, inputs: Sequence[str], batch: int | None, depth: int, output_format: str, color: str) -> int:
-    """Write the costs of a target.
+def run(
+    target: str,
+    inputs: Sequence[str],
+    batch: int | None,
+    compare: str | None,
+    depth: int,
+    output_format: str,
+    color: str,
+) -> int:
+    """Write the costs of a target, or of two side by side.
 
     Raises:
         UsageError: the batch is given twice.
@@ -29,11 +37,18 @@ def run(target: str, inputs: Sequence[str], batch: int | None, depth: int, outpu
         return cost_of(target, options, batch)
 
     view = streams.view_of_stdout(color)
-    costs = outcome_of(target, inputs, work, view, "measuring")
-    if costs is None:
+    targets = [target] if compare is None else [compare, target]
+    measured = outcomes_of(targets, inputs, work, view, "measuring")
+    if len(measured) < len(set(targets)):
         return FAILED
-    if output_format == "json":
-        streams.write_document(cost.as_json(costs))
+    if compare is not None:
+        before, after = measured[0], measured[-1]
+        if output_format == "json":
+            streams.write_document(cost_comparison.as_json(before, after))
+        else:
+            streams.write(cost_comparison.render(before, after, view, depth), color=view.color)
+    elif output_format == "json":
+        streams.write_document(cost.as_json(measured[0]))
     else:
-        streams.write(cost.render(costs, view, depth), color=view.color)
+        streams.write(cost.render(measured[0], view, depth), color=view.color)
     return CLEAN

@@ -108,9 +108,16 @@ def each_target(
 def outcome_of(
     target: str, inputs: Sequence[str], work: Callable[[str, Options], T], view: View, doing: str = "recording"
 ) -> T | None:
-    """Return the result of `work` for one target under its settings.
+    """Return the result of `work` for one target, as `outcomes_of` does; None if that failed."""
+    return next(iter(outcomes_of([target], inputs, work, view, doing)), None)
 
-    It is None if that failed; then the errors are written to stderr.
+
+def outcomes_of(
+    targets: Sequence[str], inputs: Sequence[str], work: Callable[[str, Options], T], view: View, doing: str
+) -> list[T]:
+    """Return the results of `work` for targets under their settings, without those that failed.
+
+    The errors of these are written to stderr.
 
     Raises:
         Interrupted: on Ctrl-C, with the report.
@@ -120,9 +127,9 @@ def outcome_of(
         return work(target, Options(inputs=tuple(inputs)).configured(Configuration().of_target(target), target))
 
     report = Report()
-    outcomes = [outcome for _, outcome in each_target([target], report, configured, doing)]
+    outcomes = [outcome for _, outcome in each_target(targets, report, configured, doing)]
     streams.write_error(concise.errors(report, view))
-    return outcomes[0] if outcomes else None
+    return outcomes
 
 
 class _Here:

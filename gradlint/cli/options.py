@@ -50,6 +50,7 @@ class CheckOptions(NamedTuple):
     trains: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     numeric: bool = False
+    cost: bool = False
     overview: bool = False
     """True if the report includes the modules of each target."""
     timeout: float = 600.0
@@ -82,8 +83,9 @@ class CheckOptions(NamedTuple):
 
         contract = given_contract(self.trains, self.frozen)
         return Options(
-            inputs=self.inputs, strict=self.strict, numeric=self.numeric, contract=contract, overview=self.overview
-        )
+            inputs=self.inputs, strict=self.strict, numeric=self.numeric, contract=contract, cost=self.cost,
+            overview=self.overview,
+        )  # fmt: skip
 
 
 class OutputOptions(NamedTuple):
@@ -160,6 +162,9 @@ strict = click.option(
 )
 numeric = click.option(
     "--numeric", is_flag=True, help="Train a few steps to measure gradients (GL605, GL606), then undo them."
+)
+cost = click.option(
+    "--cost", is_flag=True, help="Measure what the fixes save of memory and work; each is run once more."
 )
 timeout = click.option(
     "--timeout", type=click.FloatRange(1), default=600.0, show_default=True,

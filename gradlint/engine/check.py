@@ -31,7 +31,7 @@ from gradlint.system.undo import leaving_nothing
 from gradlint.wording import summarize_names
 
 if TYPE_CHECKING:
-    from gradlint.recorder.replay import Recorded
+    from gradlint.recorder.replay import Recorded, Replay
     from gradlint.rulekit.contract import Contract
     from gradlint.traces.trace import Trace
 
@@ -133,6 +133,8 @@ def _check(report: Report, buildable: Buildable, rules: Sequence[type[Rule]], op
             texts = _judged(report, flow, rules, options)
         except TargetError as error:
             raise failure or error from None
+        if options.cost:
+            texts += _measure(report, flow, recorded.replay)
     if failure is not None:
         report.errors.append(Failure(name, str(failure), failure.traceback))
         report.ran = {}  # what a comment silences may come later
@@ -141,6 +143,17 @@ def _check(report: Report, buildable: Buildable, rules: Sequence[type[Rule]], op
     report.notes += [Note(name, text) for text in texts]
     seconds = round(time.perf_counter() - started, 3)
     report.targets = [replace(summary, seconds=seconds) for summary in report.targets]
+
+
+def _measure(report: Report, flow: Flow, replay: Replay | None) -> list[str]:
+    """Add to findings what their fixes save; return a note if it cannot be measured."""
+    from gradlint.experiments.savings import with_savings  # imports torch
+
+    try:
+        report.findings = with_savings(report.findings, flow, replay)
+    except TargetError as error:
+        return [str(error)]
+    return []
 
 
 def _judged(report: Report, flow: Flow, rules: Sequence[type[Rule]], options: Options) -> list[str]:

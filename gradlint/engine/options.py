@@ -37,6 +37,8 @@ class Options:
 
     files: tuple[str, ...] = ()
     """Files that ran, and that the source rules judge as a whole."""
+    cost: bool = False
+    """True if what the fixes of findings save is measured."""
     overview: bool = False
     """True if the report includes the modules of the target."""
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 
+from gradlint.findings import Finding, Saved
 from gradlint.flow.facts import FlowFacts
 from gradlint.traces.op_families import TRANSPOSED_CONVOLUTIONS, WEIGHTED
 from gradlint.traces.trace import Parameter
@@ -79,6 +80,8 @@ class Saving:
     parameters: tuple[str, ...]
     """Their names."""
     saved: Cost
+    finding: Finding | None = None
+    """The finding whose fix this is, if a rule reports the parameters."""
 
 
 @dataclass(frozen=True)
@@ -139,3 +142,19 @@ def in_flops(number: int) -> str:
             return f"{size:.0f} {unit}" if unit == "FLOP" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TFLOP"
+
+
+def saved_in_words(saved: Saved | Cost) -> str:
+    """Return what a saving saves: ``280 B of gradients, 1.4 kFLOP per step``."""
+    parts = [
+        f"{in_bytes(size)} of {what}"
+        for size, what in (
+            (saved.activations, "activations"),
+            (saved.optimizer, "optimizer state"),
+            (saved.gradients, "gradients"),
+        )
+        if size > 0
+    ]
+    if saved.flops > 0:
+        parts.append(f"{in_flops(saved.flops)} per step")
+    return ", ".join(parts) or "nothing"

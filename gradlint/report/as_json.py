@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def _finding(finding: Finding, root: Path) -> dict[str, Any]:
         "parameters": list(finding.parameters),
         "related": [_related(related, root) for related in finding.related],
         "fix": _fix(finding.fix, root) if finding.fix else None,
+        "saving": asdict(finding.saving) if finding.saving else None,
     }
 
 

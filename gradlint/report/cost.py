@@ -6,11 +6,12 @@ from collections.abc import Container, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from gradlint.flow.cost import Cost, Costs, in_bytes, in_flops
+from gradlint.findings import Finding
+from gradlint.flow.cost import Cost, Costs, in_bytes, in_flops, saved_in_words
 from gradlint.report.full import Page
 from gradlint.report.module_tree import DASH, ModuleTree, Run
 from gradlint.report.styled import Text
-from gradlint.report.view import View, cells
+from gradlint.report.view import View, cells, shown_path
 from gradlint.system.legible import json_text
 
 COLUMNS = ("params", "grads", "optim", "activ", "fwd", "bwd-in", "bwd-w")
@@ -51,11 +52,12 @@ def render(costs: Costs, view: View, depth: int = SHOWN_DEPTH) -> str:
     ):
         page.line(f"  {words:32}{in_flops(flops):>12}{f'{flops:,} FLOP':>24}".rstrip())
     page.gap()
-    _table(page, costs, depth)
+    table(page, costs, depth)
     for saving in costs.savings:
         page.gap()
-        page.paragraph(_in_words(saving.saved), label=f"Freezing {saving.names} saves", style="bold")
-        page.paragraph(f"They get gradient, and {saving.reason}.")
+        page.paragraph(f"{saved_in_words(saving.saved)}.", label=f"Freezing {saving.names} saves", style="bold")
+        found = _found(saving.finding, view) if saving.finding is not None else ""
+        page.paragraph(f"They get gradient, and {saving.reason}{found}.")
     page.gap()
     for note in measured.notes:
         page.paragraph(note, label="note:")
@@ -63,28 +65,52 @@ def render(costs: Costs, view: View, depth: int = SHOWN_DEPTH) -> str:
 
 
 def as_json(costs: Costs) -> str:
-    """Return the same as JSON in ASCII: each module by itself, and with those in it."""
+    """Return the same as JSON in ASCII."""
+    return json_text(content(costs))
+
+
+def content(costs: Costs) -> dict[str, Any]:
+    """Return the same as plain dicts and lists: each module by itself, and with those in it."""
     measured, tree = costs.measured, _tree(costs)
-    document = {
+    return {
         "schema": 1,
         "target": costs.target,
         "inputs": costs.inputs,
         "loss": costs.loss,
         "optimizers": list(costs.optimizers),
-        "total": _cost(measured.total),
-        "outside_modules": _cost(measured.outside),
+        "total": numbers(measured.total),
+        "outside_modules": numbers(measured.outside),
         "inputs_kept": measured.inputs_kept,
         "backward_passes": measured.backwards,
         "modules": [
-            {"name": name, "type": costs.types[name], "own": _cost(_own(costs, name)), "total": _cost(total)}
+            {"name": name, "type": costs.types[name], "own": numbers(_own(costs, name)), "total": numbers(total)}
             for name, total in zip(tree.names, _totals(costs, tree), strict=True)
         ],
         "savings": [
-            {"reason": s.reason, "parameters": list(s.parameters), "saved": _cost(s.saved)} for s in costs.savings
+            {
+                "reason": s.reason,
+                "parameters": list(s.parameters),
+                "saved": numbers(s.saved),
+                "finding": _place(s.finding),
+            }
+            for s in costs.savings
         ],
         "notes": list(measured.notes),
     }
-    return json_text(document)
+
+
+def _place(finding: Finding | None) -> dict[str, Any] | None:
+    """Return the rule and the line of a finding."""
+    if finding is None:
+        return None
+    where = finding.location
+    return {"code": finding.code, "path": where.path if where else "", "line": where.line if where else 0}
+
+
+def _found(finding: Finding, view: View) -> str:
+    where = finding.location
+    place = f" at {shown_path(where.path, view.root)}:{where.line}" if where else ""
+    return f" ({finding.code}{place})"
 
 
 def _tree(costs: Costs) -> ModuleTree:
@@ -116,19 +142,20 @@ def _own(costs: Costs, name: str) -> Cost:
     return costs.measured.modules.get(name, Cost())
 
 
-def _cost(cost: Cost) -> dict[str, Any]:
+def numbers(cost: Cost) -> dict[str, Any]:
+    """Return a cost with its sums as a plain dict."""
     return {**asdict(cost), "bytes": cost.bytes, "flops": cost.flops}
 
 
-def _table(page: Page, costs: Costs, depth: int) -> None:
-    """Add a row for each module that costs something, and legends."""
+def table(page: Page, costs: Costs, depth: int, *, signed: bool = False) -> None:
+    """Add a row for each module that costs something, and legends; differences have signs."""
     page.line(
         " " * (page.view.width - CELL * len(COLUMNS)), *(Text(f"{head:>{CELL}}", style="bold") for head in COLUMNS)
     )
     for level, label, cost in _rows(costs, depth):
-        _row(page, label, cost, level)
+        _row(page, label, cost, level, signed)
     if costs.measured.outside != Cost():
-        _row(page, "outside the model", costs.measured.outside, 0)
+        _row(page, "outside the model", costs.measured.outside, 0, signed)
     page.paragraph(
         "K, M and G are powers of 1024 for bytes and of 1000 for operations (fwd, bwd). bwd-in passes gradient on, and "
         "bwd-w is for the gradients of weights."
@@ -151,43 +178,28 @@ def _rows(costs: Costs, depth: int) -> Iterator[tuple[int, str, Cost]]:
             pending += [(level + 1, len(run.members), inner) for inner in reversed(tree.below(run))]
 
 
-def _row(page: Page, label: str, cost: Cost, level: int) -> None:
+def _row(page: Page, label: str, cost: Cost, level: int, signed: bool) -> None:
     if page.view.char(DASH) != DASH:
         label = label.replace(DASH, "-")
     label = "  " * (level + 1) + page.view.clean(label)
     room = page.view.width - CELL * len(COLUMNS)
     values = list(asdict(cost).values())
-    numbers = [_short(v, 1024, "B") for v in values[:4]] + [_short(v, 1000, "") for v in values[4:]]
-    line = "".join(f"{number:>{CELL}}" for number in numbers)
+    shown = [_short(v, 1024, "B", signed) for v in values[:4]] + [_short(v, 1000, "", signed) for v in values[4:]]
+    line = "".join(f"{number:>{CELL}}" for number in shown)
     if cells(label) > room:
         page.paragraph(label.strip(), indent=2 * (level + 1))
         label = ""
     page.line(label + " " * (room - cells(label)) + line)
 
 
-def _short(number: int, base: int, unit: str) -> str:
-    """Return a number for a table: ``340.2M``, ``-`` for zero."""
+def _short(number: int, base: int, unit: str, signed: bool) -> str:
+    """Return a number for a table: ``340.2M``, ``-`` for zero; of a difference ``+1.5K``."""
     if not number:
         return "-"
-    size = float(number)
+    sign = "-" if number < 0 else "+" if signed else ""
+    size = float(abs(number))
     for prefix in ("", "K", "M", "G", "T"):
         if size < base or prefix == "T":
             break
         size /= base
-    return f"{size:.0f}{unit}" if not prefix else f"{size:.1f}{prefix}"
-
-
-def _in_words(saved: Cost) -> str:
-    """Return what a saving saves: ``280 B of gradients and 1.4 kFLOP per step``."""
-    parts = [
-        f"{in_bytes(size)} of {what}"
-        for size, what in (
-            (saved.activations, "activations"),
-            (saved.optimizer, "optimizer state"),
-            (saved.gradients, "gradients"),
-        )
-        if size > 0
-    ]
-    if saved.flops > 0:
-        parts.append(f"{in_flops(saved.flops)} per step")
-    return ", ".join(parts) or "nothing"
+    return sign + (f"{size:.0f}{unit}" if not prefix else f"{size:.1f}{prefix}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from gradlint.findings import Failure, Finding, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
+from gradlint.flow.cost import saved_in_words
 from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
 from gradlint.report.styled import Console, Text
@@ -141,6 +142,9 @@ def _finding(page: Page, finding: Finding) -> None:
         page.source(related.location, "blue", context=0, indent=4)
     if finding.fix:
         page.paragraph(finding.fix.description, label="fix:", style="bold green")
+    if finding.saving:
+        saved = f"freezing them saves {saved_in_words(finding.saving)}."
+        page.paragraph(saved, label="measured:", style="bold green")
 
 
 def _parameters(page: Page, finding: Finding) -> None:

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from gradlint.findings import Failure, Finding, Note, Report, Skipped, TargetSummary, sorted_findings
+from gradlint.flow.cost import saved_in_words
 from gradlint.location import Location
 from gradlint.report.excerpt import Row, excerpt
 from gradlint.report.full import closing
@@ -88,6 +89,8 @@ def _finding(finding: Finding, view: View) -> str:
     parts.append(f'<p class="message">{_text(finding.message, view)}</p>')
     if finding.fix:
         parts.append(f'<p class="fix"><b>Fix</b> {_text(finding.fix.description, view)}</p>')
+    if finding.saving:
+        parts.append(f'<p class="fix"><b>Measured</b> Freezing them saves {saved_in_words(finding.saving)}.</p>')
     for related in finding.related:
         head = f"<b>{_text(related.message, view)}</b> {_place(related.location, view)}"
         parts.append(f'<div class="related"><p>{head}</p>{_source(related.location, view, 0)}</div>')

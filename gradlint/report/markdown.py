@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradlint.findings import Failure, Finding, Report, Severity, sorted_findings
+from gradlint.flow.cost import saved_in_words
 from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
 from gradlint.report.full import closing
@@ -82,6 +83,8 @@ def _details(finding: Finding, view: View) -> str:
     parts.append(_text(finding.message, view) + "\n")
     if finding.fix:
         parts.append(f"**Fix:** {_text(finding.fix.description, view)}\n")
+    if finding.saving:
+        parts.append(f"**Measured:** freezing them saves {saved_in_words(finding.saving)}.\n")
     for related in finding.related:
         parts.append(f"{_text(related.message, view)}: {_code(_place(related.location, view), view)}\n")
     labels = fold_names(finding.parameters)
