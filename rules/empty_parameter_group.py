@@ -61,6 +61,7 @@ class EmptyParameterGroup(Rule):
     code = "GL307"
     name = "empty-parameter-group"
     severity = Severity.ERROR
+    fixable = True
     names_parameters = False
     needs = frozenset({"optimizer"})
     source_prefilter = ("parameters(",)

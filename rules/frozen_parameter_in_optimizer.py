@@ -60,6 +60,7 @@ class FrozenParameterInOptimizer(Rule):
     code = "GL301"
     name = "frozen-parameter-in-optimizer"
     severity = Severity.WARNING
+    fixable = True
     needs = frozenset({"optimizer"})
     yields_to = frozenset({"GL308"})
 

@@ -75,6 +75,7 @@ class GraphKeptAcrossSteps(Rule):
     code = "GL508"
     name = "graph-kept-across-steps"
     severity = Severity.WARNING
+    fixable = True
     names_parameters = False
     source_prefilter = ("backward(",)
 

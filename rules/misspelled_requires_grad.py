@@ -70,6 +70,7 @@ class MisspelledRequiresGrad(Rule):
     code = "GL103"
     name = "misspelled-requires-grad"
     severity = Severity.ERROR
+    fixable = True
     names_parameters = False
     source_prefilter = ("grad|Grad|gard|grda|grd|gad|GRAD",)
     suppressible_on = r"(?i)gr?ar?d|grda|grd"

@@ -54,6 +54,7 @@ class RequiresGradOnModule(Rule):
     code = "GL102"
     name = "requires-grad-on-module"
     severity = Severity.ERROR
+    fixable = True
     source_prefilter = ("requires_grad",)
     suppressible_on = r"requires_grad"
     recording_overrides_source = True

@@ -73,6 +73,7 @@ class UnregisteredSubmodule(Rule):
     code = "GL104"
     name = "unregistered-submodule"
     severity = Severity.ERROR
+    fixable = True
     names_parameters = False
     needs = frozenset({"forward"})
     source_prefilter = ("def __init__", "Module|PreTrainedModel|ModelMixin", "[|{")

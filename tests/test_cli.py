@@ -505,3 +505,38 @@ def test_shipped_example_end_to_end() -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     findings = json.loads(done.stdout)["findings"]
     assert (done.returncode, [finding["code"] for finding in findings]) == (1, ["GL401"])
+
+
+@each(
+    ("option", "expected"),
+    [
+        (["--kind", "step"], {"step"}),
+        (["--kind", "source", "--kind", "step"], {"source", "step"}),
+    ],
+)
+def test_the_catalogue_is_filtered_by_kind(
+    option: list[str], expected: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["rules", "--isolated", "--output-format", "json", *option])
+    listed = json.loads(capsys.readouterr().out)["rules"]
+    assert listed and all(set(rule["kinds"]) & expected for rule in listed)
+
+
+def test_the_catalogue_is_filtered_by_severity_selector_and_fix(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["rules", "--isolated", "--select", "GL1", "--severity", "error", "--fixable"])
+    rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["GL102", "requires-grad-on-module", "error"],
+        ["GL103", "misspelled-requires-grad", "error"],
+        ["GL104", "unregistered-submodule", "error"],
+    ]
+
+
+def test_the_options_in_help_stand_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "--help"])
+    text = capsys.readouterr().out
+    headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == [
+        "Selection:", "Inputs and recording:", "Output:", "Fixing:", "Files, configuration and cache:", "Other:",
+    ]  # fmt: skip
+    assert text.index("--no-cache") > text.index("Files, configuration and cache:")

@@ -17,6 +17,7 @@ from snippets import FROZEN_WRONG, Run, folder, run, source, write
 
 from gradlint.findings import Edit, Finding, Fix, Severity
 from gradlint.location import Location
+from gradlint.rulekit import registry
 from gradlint.source.text import SourceText
 from gradlint.triage.fixes import fix_text
 
@@ -226,3 +227,10 @@ def test_any_edits_leave_what_parses(spans: list[tuple[int, int, int, int, str]]
     )
     ast.parse(fixed.text)
     assert len(fixed.applied) + len(fixed.refused) == len(spans)
+
+
+def test_rules_that_make_edits_say_so() -> None:
+    folder = Path(__file__).resolve().parent.parent / "rules"
+    rules = registry.load(packs=False).rules
+    making = {rule.code for rule in rules if "edits=" in (folder / f"{rule.name.replace('-', '_')}.py").read_text()}
+    assert {rule.code for rule in rules if rule.fixable} == making

@@ -10,6 +10,7 @@ import click
 from gradlint._version import __version__
 from gradlint.cli import options, streams
 from gradlint.cli.exits import CLEAN
+from gradlint.cli.help import GroupedCommand
 from gradlint.cli.options import CheckOptions, OutputOptions, parsed
 from gradlint.cli.script_command import ScriptCommand, TargetOrScriptCommand, is_script
 from gradlint.errors import GradlintError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 class Commands(click.Group):
     """The group of commands; suggests the nearest one for one that it does not know."""
+
+    command_class = GroupedCommand
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -301,14 +304,36 @@ def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: b
     "--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True,
     help="Write the list to stdout in this format.",
 )  # fmt: skip
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(["source", "recording", "step"]),
+    help="List the rules that judge source files, recordings or training steps; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--severity", "severities", multiple=True, type=click.Choice(["error", "warning", "info"]),
+    help="List the rules of this severity; repeatable.",
+)  # fmt: skip
+@click.option("--fixable", is_flag=True, help="List the rules whose findings --fix mends.")
+@click.option("--select", multiple=True, metavar="RULES", help="List only these: codes, prefixes (GL4) or names.")
 @options.rules_dir
 @options.configuration
 @options.color
-def rules(output_format: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
-    """List all rules."""
-    from gradlint.report import catalogue  # loads what --version need not
+def rules(
+    output_format: str, kinds: tuple[str, ...], severities: tuple[str, ...], fixable: bool, select: tuple[str, ...],
+    color: str, **given: Any,
+) -> int:  # fmt: skip
+    """List the rules by family, with what they judge."""
+    from gradlint.report import catalogue
+    from gradlint.rulekit import selection  # loads what --version need not
 
-    entries = _known(CheckOptions(rules_dirs=rules_dirs, config=config, isolated=isolated)).entries
+    known = _known(parsed(CheckOptions, given))
+    wanted = selection.codes_of(known, select) if select else None
+    entries = [
+        entry for entry in known.entries
+        if (wanted is None or entry.code in wanted)
+        and (not kinds or set(kinds) & set(catalogue.kinds(entry)))
+        and (not severities or str(entry.severity) in severities)
+        and (not fixable or catalogue.fixable(entry))
+    ]  # fmt: skip
     view = streams.view_of_stdout(color)
     streams.write(catalogue.as_json(entries) if output_format == "json" else catalogue.table(entries, view))
     return CLEAN

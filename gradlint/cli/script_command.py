@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gradlint.cli.help import GroupedCommand
 from gradlint.cli.options import names_file
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _MODULE = re.compile(r"-[a-ln-z]*m(.*)")
 """Matches ``-m``, also at the end of several short options or with its value attached."""
 
 
-class ScriptCommand(click.Command):
+class ScriptCommand(GroupedCommand):
     """A command that runs a script; all arguments after the script or the module belong to it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

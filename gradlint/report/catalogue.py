@@ -8,6 +8,7 @@ import io
 import re
 import textwrap
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from gradlint.report.view import View, cells, wrap
@@ -46,27 +47,70 @@ def page(rule: Entry, view: View) -> str:
     return "\n".join(line for line, before in zip(lines, ["", *lines], strict=False) if line or before) + "\n"
 
 
-def table(rules: Sequence[Entry], view: View) -> str:
-    """Return one line per rule: code, name, severity, summary.
+KINDS = ("source", "recording", "step")
+"""What a rule may judge."""
+_FAMILIES = {
+    "GL0": "gradlint itself",
+    "GL1": "building and freezing",
+    "GL2": "frozen layers and modes",
+    "GL3": "optimizers",
+    "GL4": "gradient flow",
+    "GL5": "training steps",
+    "GL6": "losses and values",
+    "GL7": "contracts and locks",
+    "GL8": "wrappers",
+}
+"""Beginning of codes → what the rules are about."""
 
-    If that is too wide, the summary goes below.
-    """
+
+def table(rules: Sequence[Entry], view: View) -> str:
+    """Return the rules: in a terminal as a table by family, else one line for each."""
     if not rules:
         return "no rules\n"
     names = max(cells(rule.name) for rule in rules)
-    lines = []
-    for rule in rules:
-        head = f"{rule.code}  {rule.name:{names}}  {rule.severity!s:7}  "
-        about = view.clean(summary(rule))
-        room = view.width - cells(head)
-        if not view.terminal:
-            lines.append(head + about)
-        elif room >= 30:
-            first, *rest = wrap(about, room)
-            lines += [head + first, *(" " * cells(head) + line for line in rest)]
-        else:
-            lines += [*wrap(head, view.width), *("    " + line for line in wrap(about, view.width - 4))]
+    heads = {rule.code: _head(rule, names) for rule in rules}
+    if not view.terminal:
+        return "".join(f"{heads[rule.code]}{view.clean(summary(rule))}".rstrip() + "\n" for rule in rules)
+    lines: list[str] = []
+    for name, members in groupby(rules, key=family):
+        lines += ["", f"{name[:1].upper()}{name[1:]}"] if lines else [f"{name[:1].upper()}{name[1:]}"]
+        for rule in members:
+            lines += _in_terminal(heads[rule.code], view.clean(summary(rule)), view)
+    lines += ["", *wrap("fix: --fix mends it. step: judged where training steps are recorded.", view.width)]
     return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def _head(rule: Entry, names: int) -> str:
+    fix = "fix" if fixable(rule) else ""
+    return f"{rule.code}  {rule.name:{names}}  {rule.severity!s:7}  {'+'.join(kinds(rule)):16}  {fix:3}  "
+
+
+def _in_terminal(head: str, about: str, view: View) -> list[str]:
+    """Return a rule in lines that fit; the summary goes below if the rest leaves no room."""
+    room = view.width - cells(head) - 2
+    if room >= 30:
+        first, *rest = wrap(about, room)
+        return ["  " + head + first, *(" " * (cells(head) + 2) + line for line in rest)]
+    return [
+        *(f"  {line}" for line in wrap(head, view.width - 2)),
+        *(f"      {line}" for line in wrap(about, view.width - 6)),
+    ]
+
+
+def kinds(rule: Entry) -> tuple[str, ...]:
+    """Return what a rule judges; empty for gradlint's own codes."""
+    return () if isinstance(rule, OwnCode) else rule.kinds()
+
+
+def fixable(rule: Entry) -> bool:
+    """Return True if --fix mends what a rule finds, where the source allows it."""
+    return not isinstance(rule, OwnCode) and rule.fixable
+
+
+def family(rule: Entry) -> str:
+    """Return what the rules whose codes begin alike are about."""
+    letters = rule.code.rstrip("0123456789")
+    return _FAMILIES.get(rule.code[:3], f"rules {letters}")
 
 
 def as_json(rules: Sequence[Entry]) -> str:
@@ -79,6 +123,9 @@ def _entry(rule: Entry) -> dict[str, Any]:
         "code": rule.code,
         "name": rule.name,
         "severity": str(rule.severity),
+        "family": family(rule),
+        "kinds": list(kinds(rule)),
+        "fixable": fixable(rule),
         "summary": summary(rule),
         "documentation": documentation(rule),
     }

@@ -75,14 +75,15 @@ class Page:
         if self._lines and self._lines[-1][0].plain:
             self.line()
 
-    def paragraph(self, text: str, *, label: str = "", style: str = "", indent: int = 2) -> None:
+    def paragraph(self, text: str, *, label: str = "", style: str = "", indent: int = 2, outside: bool = False) -> None:
         """Add wrapped text.
 
-        A short `label` stands before the first line, and the others hang below the text; a long one is part of it.
+        A short `label` stands before the first line, and the others hang below the text; a long one is part of it. One
+        from `outside`, a name of any length, never decides where they hang.
         """
         text, label = self.view.clean(text), self.view.clean(label)
         hang = indent + 2 if label else indent
-        if 0 < cells(label) <= self.view.width // 4:
+        if 0 < cells(label) <= self.view.width // 4 and not outside:
             hang = indent + cells(label) + 1
             head, *rest = wrap(text, self.view.width - hang)
             self.line(" " * indent, Text(label, style=style), " ", head)
@@ -178,7 +179,7 @@ def _failure(page: Page, failure: Failure) -> None:
 def _target(page: Page, target: TargetSummary, report: Report, brief: bool) -> None:
     if not brief:
         page.gap()
-    page.paragraph(summary(target), label=f"{target.target}:", style="bold", indent=0)
+    page.paragraph(summary(target), label=f"{target.target}:", style="bold", indent=0, outside=True)
     if not brief:
         page.paragraph(target.inputs, label="inputs:", style="dim")
         page.paragraph(target.loss, label="loss:", style="dim")

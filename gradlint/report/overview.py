@@ -79,7 +79,7 @@ def render(report: Report, view: View, wanted: Wanted) -> str:
 def _heading(target: TargetSummary | None, notes: Iterable[str], view: View) -> str:
     page = Page(view)
     if target is not None:
-        page.paragraph(summary(target), label=f"{target.target}:", style="bold", indent=0)
+        page.paragraph(summary(target), label=f"{target.target}:", style="bold", indent=0, outside=True)
         page.paragraph(target.inputs, label="inputs:", style="dim")
         page.paragraph(target.loss, label="loss:", style="dim")
     for note in notes:

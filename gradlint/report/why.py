@@ -18,7 +18,7 @@ def render(explanations: Sequence[Explanation], view: View) -> str:
     page = Page(view)
     for explanation in explanations:
         page.gap()
-        page.paragraph(explanation.state, label=f"{explanation.parameter}:", style="bold", indent=0)
+        page.paragraph(explanation.state, label=f"{explanation.parameter}:", style="bold", indent=0, outside=True)
         page.paragraph(explanation.about)
         for section in explanation.sections:
             page.paragraph(section.title + ":")

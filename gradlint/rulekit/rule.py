@@ -35,6 +35,8 @@ class Rule:
     ``gradient`` (a loss that requires grad), ``step``, ``numeric``, ``numeric or step``, ``contract``."""
     names_parameters: ClassVar[bool] = True
     """True if its findings name parameters of the model: not those about code, grad mode or unregistered tensors."""
+    fixable: ClassVar[bool] = False
+    """True if findings carry edits, where the source allows them."""
     yields_to: ClassVar[frozenset[str]] = frozenset()
     """Codes of rules that run before this one and take precedence: a finding whose parameters they have all reported
     is dropped. `Context.unreported` leaves out the parameters that they reported."""
@@ -67,3 +69,11 @@ class Rule:
     def judges_source(cls) -> bool:
         """Return True if the rule has a `check_source` of its own."""
         return cls.check_source is not Rule.check_source
+
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """Return what the rule judges, of ``source``, ``recording`` and ``step``."""
+        kinds = ["source"] if cls.judges_source() else []
+        if cls.judges_recordings():
+            kinds.append("step" if "step" in cls.needs else "recording")
+        return tuple(kinds)
