@@ -70,6 +70,7 @@ def test_what_a_call_only_reads_is_not_announced(call):
         lambda: F.embedding(input=INDICES, weight=W, max_norm=0.1),
         lambda: F.embedding_bag(INDICES.view(1, 2), W, max_norm=0.1),
         lambda: F.relu(input=W, inplace=True),
+        lambda: W.__setitem__(0, 1.0),
         lambda: torch.add(X, 1, out=W),
         lambda: torch.frexp(X, out=(W, torch.ones(4, 4, dtype=torch.int32))),
     ],
@@ -130,6 +131,12 @@ def test_random_states_are_put_back_without_numpy(monkeypatch):
     with isolated_rng():
         random.random()
     assert random.getstate() == before
+
+
+def test_without_cuda_no_random_state_of_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: pytest.fail("CUDA would be initialised"))
+    with isolated_rng():
+        pass
 
 
 # -- settings of torch ------------------------------------------------------------------------------------------------
@@ -252,6 +259,22 @@ class Wrapper(Tensor):
         return func(*(a.inner if isinstance(a, Wrapper) else a for a in args), **(kwargs or {}))
 
 
+def test_a_sparse_tensor_consists_of_indices_and_values(monkeypatch):
+    sparse = torch.eye(2).to_sparse()
+    for owner in (None, torch._C):  # a torch without functorch too
+        if owner is not None:
+            monkeypatch.delattr(owner, "_functorch")
+        assert [part.shape for part in inner_tensors(sparse)] == [(2, 2), (2,)]
+
+
+def test_a_sparse_tensor_gets_its_shape_back():
+    model: Any = nn.Module()
+    model.register_buffer("sparse", torch.eye(2).to_sparse())
+    with Preserved([model]):
+        model.sparse.data = torch.eye(3).to_sparse()
+    assert torch.equal(model.sparse.to_dense(), torch.eye(2))
+
+
 def test_parts_of_a_wrapper_that_are_no_tensors_are_left_out():
     inner = torch.ones(3)
     assert inner_tensors(Wrapper(inner)) == [inner] or inner_tensors(Wrapper(inner))[0] is inner
@@ -337,6 +360,12 @@ def test_tensors_of_another_form_are_not_the_same(other):
     assert not same_values(torch.ones(3), other) and not same_values(other, torch.ones(3))
 
 
+def test_tensors_without_values_are_not_the_same():
+    full, freed = torch.ones(3), torch.ones(3)
+    freed.untyped_storage().resize_(0)
+    assert not same_values(full, freed) and not same_values(freed, full)
+
+
 def test_an_exchanged_registry_is_put_back():
     model: Any = nn.BatchNorm1d(2)
     before = model._buffers
@@ -359,6 +388,27 @@ def test_a_deleted_attribute_of_an_optimizer_comes_back():
     with Preserved([], [optimizer]) as preserved:
         del optimizer.defaults
     assert optimizer.defaults["lr"] == 0.1 and preserved.unrestored == []
+
+
+def test_the_same_value_under_another_name_gets_its_own_back():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    (group,) = optimizer.param_groups
+    names = list(group)
+    with Preserved([], [optimizer]):
+        group["renamed"] = group.pop(names[-1])
+    assert list(group) == names
+
+
+class Bare:
+    """A scheduler without attributes of its own."""
+
+    __slots__ = ()
+
+
+def test_an_object_without_attributes_has_nothing_to_put_back():
+    with Preserved([], [], [Bare()]) as preserved:
+        pass
+    assert preserved.unrestored == []
 
 
 def test_a_single_model_has_no_number_in_names():

@@ -55,8 +55,6 @@ class _Container:
 
     def changed(self) -> bool:
         container = self.container
-        if not self.items and not container:
-            return False
         if isinstance(container, dict):
             return not (_same(dict.values(container), self.items) and _same(dict.keys(container), self.keys))
         return not _same(container, self.items)
