@@ -13,7 +13,7 @@ __all__ = ["project"]
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+MANUAL = (ROOT / "gradlint" / "cli" / "manual.md").read_text(encoding="utf-8")
 
 
 HOLDS = [
@@ -281,7 +281,7 @@ def test_founding_rows(project: pytest.Pytester) -> None:
 
 def test_readme(project: pytest.Pytester) -> None:
     contract, test = (
-        re.search(rf"```{language}\n({first}.*?)```", README, re.S)
+        re.search(rf"```{language}\n({first}.*?)```", MANUAL, re.S)
         for language, first in (("toml", r"\[tool.gradlint.targets"), ("python", "def test_what_trains"))
     )
     assert contract is not None and test is not None

@@ -53,7 +53,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_package_and_the_rules(built: Path) -> None:
     names = set(zipfile.ZipFile(built / f"torch_gradlint-{__version__}-py3-none-any.whl").namelist())
     rules = {f"gradlint/rules/{path.name}" for path in (ROOT / "rules").glob("*.py")}
-    assert {"gradlint/cli/app.py", "gradlint/py.typed", *rules} <= names
+    data = {"gradlint/cli/manual.md", "gradlint/report/assets/report.css"}
+    assert {"gradlint/cli/app.py", "gradlint/py.typed", *data, *rules} <= names
 
 
 @pytest.mark.slow

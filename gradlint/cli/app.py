@@ -351,6 +351,17 @@ def _known(given: CheckOptions) -> Registry:
     return known
 
 
+@app.command()
+@click.argument("chapter", default="")
+@options.color
+def manual(chapter: str, color: str) -> int:
+    """Print the manual, or the chapters whose titles contain a word."""
+    from gradlint.report.manual import pages  # loads what --version need not
+
+    streams.write_document(pages(Path(__file__).with_name("manual.md"), chapter, streams.view_of_stdout(color)))
+    return CLEAN
+
+
 @app.command("show-settings")
 @click.argument("path", default=".")
 @options.configuration

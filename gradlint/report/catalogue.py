@@ -23,7 +23,12 @@ def page(rule: Entry, view: View) -> str:
     text = documentation(rule) + _precedence(rule) + _messages(rule)
     if not view.terminal:
         return f"{title}\n\n{text}\n"
-    from rich.markdown import Markdown  # slow to import; only this page needs it
+    return rendered(as_markdown(text), view, title)
+
+
+def rendered(markdown: str, view: View, title: str = "") -> str:
+    """Return Markdown as text for a terminal, below a title if there is one."""
+    from rich.markdown import Markdown  # slow to import; only documentation needs it
     from rich.theme import Theme
 
     from gradlint.report.styled import Console
@@ -41,8 +46,9 @@ def page(rule: Entry, view: View) -> str:
         # The default paints code on black, which is wrong on a light terminal.
         theme=Theme({"markdown.code": "bold cyan", "markdown.h2": "bold"}),
     )
-    console.print(f"{title}\n", style="bold", markup=False)
-    console.print(Markdown(as_markdown(text), code_theme="ansi_dark"))
+    if title:
+        console.print(f"{title}\n", style="bold", markup=False)
+    console.print(Markdown(markdown, code_theme="ansi_dark"))
     lines = [view.keep(line.rstrip()) for line in buffer.getvalue().splitlines()]
     return "\n".join(line for line, before in zip(lines, ["", *lines], strict=False) if line or before) + "\n"
 

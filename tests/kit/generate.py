@@ -1,6 +1,6 @@
 """Write the generated files anew: ``python tests/kit/generate.py [NAME ...]``; then read the diff.
 
-These are the README's table of rules and the snapshots of messages, messages.txt and made_before.txt. With names of
+These are the manual's table of rules and the snapshots of messages, messages.txt and made_before.txt. With names of
 rules, only the messages of their builders are written anew, in seconds.
 """
 
@@ -14,15 +14,15 @@ import table
 
 
 def readme() -> None:
-    """Write the README's table of rules."""
+    """Write the manual's table of rules."""
     from gradlint.report.catalogue import summary
     from gradlint.rulekit import registry
 
-    path = table.ROOT / "README.md"
+    path = table.ROOT / "gradlint" / "cli" / "manual.md"
     rules = registry.load(packs=False).entries
     rows = "".join(f"| {e.code} | `{e.name}` | {e.severity} | {summary(e)} |\n" for e in rules)
     text, count = re.subn(r"(?m)(?:^\| GL\d+ \| .*\n)+", lambda _: rows, path.read_text(encoding="utf-8"))
-    assert count == 1, "README.md: no single table of rules"
+    assert count == 1, "manual.md: no single table of rules"
     path.write_text(text, encoding="utf-8")
 
 

@@ -125,8 +125,13 @@ def _without_fences(text: str) -> str:
 
 
 def files() -> list[Path]:
-    """Return the files whose prose is held: the package, the rules and the README."""
-    return [*sorted((ROOT / "gradlint").rglob("*.py")), *sorted((ROOT / "rules").glob("*.py")), ROOT / "README.md"]
+    """Return the files whose prose is held: the package, the rules, the README and the manual."""
+    return [
+        *sorted((ROOT / "gradlint").rglob("*.py")),
+        *sorted((ROOT / "rules").glob("*.py")),
+        ROOT / "README.md",
+        ROOT / "gradlint/cli/manual.md",
+    ]
 
 
 def main(arguments: list[str]) -> int:
