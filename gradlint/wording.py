@@ -155,10 +155,15 @@ def _folded(names: Sequence[str], wanted: set[str], everything: Sequence[Named])
     shapes: dict[str, list[str]] = {}
     for name in names:
         shapes.setdefault(number_pattern(name), []).append(name)
+    others: dict[str, list[str]] = {"*": [p.fqn for p in everything if p.fqn not in wanted]}
+    """First part of a name → the names that begin with it and are not wanted; all of those under ``*``."""
+    for name in others["*"]:
+        others.setdefault(name.partition(".")[0], []).append(name)
     folded = []
     for shape, members in shapes.items():
-        exact = all(p.fqn in wanted for p in everything if fnmatchcase(p.fqn, shape))
-        folded += [shape] if len(members) > 1 and exact else members
+        alike = others.get(shape.partition(".")[0], ()) if len(members) > 1 else ()
+        exact = len(members) > 1 and not any(fnmatchcase(name, shape) for name in alike)
+        folded += [shape] if exact else members
     return folded
 
 

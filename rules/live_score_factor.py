@@ -19,8 +19,10 @@ from gradlint.traces import (
     SUBTRACT,
     SUMS,
     OpIndex,
-    ParameterIndex,
     ValueId,
+    indices,
+    mask_of,
+    union,
 )
 
 _SAMPLERS = frozenset(("multinomial", "normal", "bernoulli", "poisson", "binomial"))
@@ -119,17 +121,18 @@ class LiveScoreFactor(Rule):
         trace, flow = context.trace, context.flow
         found: list[tuple[Op, Op, list[Parameter]]] = []
         numbers: list[OpIndex] = []
+        trained = mask_of(p.index for p in trace.parameters if p.requires_grad and p.index in flow.reached)
         for number in range(trace.forward_start, len(trace.ops)):
             op = trace.ops[number]
             if op.name not in _PRODUCTS or len(op.inputs) != 2 or not flow.on_path.intersection(op.outputs):
                 continue
             for score, factor in (op.inputs, op.inputs[::-1]):
-                behind = {p.index for p in flow.trained_by([score])}
-                others = [p for p in flow.trained_by([factor]) if p.index not in behind]
+                behind, before = (flow.masks.live.get(value, 0) & trained for value in (score, factor))
+                others = before & ~behind
                 sample = _scored_sample(context, score, behind) if others else None
                 if sample is not None:
                     numbers.append(OpIndex(number))
-                    found.append((op, sample, others))
+                    found.append((op, sample, flow.by_index(indices(others))))
         # the clipped and the plain product of one line are one mistake
         for _, members in context.by_place(found, lambda entry: context.place(entry[0].site)):
             op, sample, _ = members[0]
@@ -147,15 +150,15 @@ class LiveScoreFactor(Rule):
             )
 
 
-def _scored_sample(context: Context, score: ValueId, behind: set[ParameterIndex]) -> Op | None:
-    """Return the op that drew the sample of a log-probability; None for other values."""
-    trace = context.trace
+def _scored_sample(context: Context, score: ValueId, behind: int) -> Op | None:
+    """Return the op that drew the sample of a log-probability by parameters (a mask); None for other values."""
+    trace, data = context.trace, context.flow.masks.data
     for op in _ops_before(trace, score, _KEEPS):
         if not trace.values[op.outputs[0]].requires_grad or not _scores(trace, op):
             continue
         for value in op.inputs:
             for drawn in _ops_before(trace, value, _MOVES):
-                if drawn.name in _SAMPLERS and not behind.isdisjoint(context.flow.behind(drawn.inputs)):
+                if drawn.name in _SAMPLERS and behind & union(data, drawn.inputs):
                     return drawn
     return None
 

@@ -75,9 +75,9 @@ class NeverInitialised(Rule):
         found: list[tuple[Parameter, ParametersExchanged | None]] = [
             entry for entry in never_written(trace) if entry[0].index in used
         ]
-        known = {parameter.index for parameter, _ in found}
+        used -= {parameter.index for parameter, _ in found}
         for parameter in trace.parameters:
-            if parameter.index in used - known and allocated_by_constructor(trace, parameter):
+            if parameter.index in used and allocated_by_constructor(trace, parameter):
                 found.append((parameter, None))
         for (site, is_emptied), members in context.by_place(found, _place):
             parameters = [parameter for parameter, _ in members]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
-from gradlint.flow import made_site, own_passes, same_class_siblings
+from gradlint.flow import SiblingsThatRan, made_site, own_passes
 
 
 class UnusedParameter(Rule):
@@ -87,21 +87,25 @@ class UnusedParameter(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow
         unused = context.unreported(self, flow.by_index(flow.unused))
-        for (where, reason, demoted), parameters in context.by_place(unused, lambda p: self._cause(context, p)):
+        siblings = SiblingsThatRan(flow)
+        causes = context.by_place(unused, lambda p: self._cause(context, siblings, p))
+        for (where, reason, demoted), parameters in causes:
             yield context.finding(
                 self,
                 context.fill(self.MESSAGE, parameters, reason=context.fill(reason, parameters)),
                 at=where,
                 parameters=parameters,
-                related=[context.related("registered here", made_site(trace, parameters[0], flow.unused))],
+                related=[context.related("registered here", made_site(trace, parameters[0], flow.partly_used))],
                 fix=Fix(self.FIX),
                 demoted=demoted,
             )
 
-    def _cause(self, context: Context, parameter: Parameter) -> tuple[Location | None, str, bool]:
+    def _cause(
+        self, context: Context, siblings: SiblingsThatRan, parameter: Parameter
+    ) -> tuple[Location | None, str, bool]:
         """Return the line to report, the reason, and True if it may be unused on purpose."""
         trace, flow = context.trace, context.flow
-        site = made_site(trace, parameter, flow.unused)
+        site = made_site(trace, parameter, flow.partly_used)
         where, by_user = trace.location(site), context.by_user(site)
         dropped = flow.dropped_at(parameter)
         if dropped is not None:
@@ -117,10 +121,4 @@ class UnusedParameter(Rule):
             reason, by_user = self.NOT_READ_BY_CHANCE, False
         else:
             reason = self.NEVER_READ
-        return where, reason, not by_user or _sibling_ran(context, parameter)
-
-
-def _sibling_ran(context: Context, parameter: Parameter) -> bool:
-    """Return True if a sibling of its class ran: routing, layer drop, task heads."""
-    depends = context.flow.depends
-    return any(p.index in depends for twin in same_class_siblings(context.trace, parameter) for p in twin)
+        return where, reason, not by_user or parameter in siblings

@@ -14,7 +14,7 @@ from gradlint.traces.events import GroupAdded
 from gradlint.traces.ids import NO_CALL, NO_SITE, ModuleIndex, OpIndex, ParameterIndex, ValueId
 from gradlint.traces.op_families import RANDOM, VALUE_FREE
 from gradlint.traces.ops import GRAD_ON, KIND_EXTRACT, Op
-from gradlint.traces.trace import Group, Optimizer, Parameter, Trace
+from gradlint.traces.trace import Group, Optimizer, Parameter, Trace, prefixes_of
 
 
 class FlowFacts:
@@ -241,6 +241,11 @@ class FlowFacts:
         """Return the trainable parameters to which gradient returns from any of some values."""
         live = self.by_index(indices(union(self.masks.live, values)))
         return [p for p in live if p.requires_grad and p.index in self.reached]
+
+    @cached_property
+    def partly_used(self) -> frozenset[str]:
+        """Names of the modules with a trainable parameter that is not unused, by the parameters' first names."""
+        return prefixes_of(p.fqn for p in self.trace.parameters if p.requires_grad and p.index not in self.unused)
 
     def dropped_at(self, parameter: Parameter) -> Op | None:
         """Return the last op that depends on a parameter and whose result no other op uses.

@@ -27,6 +27,11 @@ from gradlint.location import Location
 from gradlint.traces.ids import ParameterIndex, SiteId
 from gradlint.traces.trace import Parameter, Trace
 
+_FROM_EVIDENCE = (
+    "relabels", "_constant_terms", "constant_terms", "dropped_terms", "left_out", "terms_behind", "partly_used",
+)  # fmt: skip
+"""The cached facts that evidence may change."""
+
 
 @dataclass(frozen=True)
 class Relabel:
@@ -86,7 +91,7 @@ class Flow(FlowFacts):
     def with_evidence(self, evidence: Evidence) -> Flow:
         """Return the flow of the same trace with evidence."""
         flow = copy.copy(self)
-        for name in ("relabels", "_constant_terms", "constant_terms", "dropped_terms", "left_out", "terms_behind"):
+        for name in _FROM_EVIDENCE:
             vars(flow).pop(name, None)
         flow.evidence = evidence
         flow.reached = flow.trace.reached

@@ -6,7 +6,7 @@ Contracts, the lock and explanations share it; rules about single mistakes do no
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from gradlint.flow.cut import Cut, CutKind
@@ -14,7 +14,7 @@ from gradlint.flow.flow import Flow
 from gradlint.location import Location
 from gradlint.traces.events import ChildRegistration, Freeze, ParameterRegistration, Registration, Unfreeze
 from gradlint.traces.ids import NO_SITE, ModuleIndex, OptimizerIndex, ParameterIndex, ParameterKey, SiteId
-from gradlint.traces.trace import Group, Module, Optimizer, Parameter, Trace
+from gradlint.traces.trace import Group, Optimizer, Parameter, Trace
 
 
 class OutcomeKind(enum.Enum):
@@ -132,7 +132,7 @@ def optimizer_label(optimizer: Optimizer) -> str:
 def group_location(trace: Trace, optimizer: Optimizer, group: Group) -> Location | None:
     """Return the group's own line in the constructor call, else the line that added it."""
     written_out = optimizer.arguments.group_locations
-    constructed = sum(g.site == optimizer.site for g in optimizer.groups)
+    constructed = optimizer.constructed
     literal = len(written_out) == constructed and group.index < constructed
     return written_out[group.index] if literal else trace.location(group.site)
 
@@ -160,15 +160,17 @@ def _trained_with(trace: Trace, parameter: Parameter) -> Optimizer | None:
     return next((o for o in trace.optimizers if o.key in step.optimizers), None)
 
 
-def made_site(trace: Trace, parameter: Parameter, alike: Iterable[ParameterIndex] = ()) -> SiteId:
+def made_site(trace: Trace, parameter: Parameter, others: Container[str] | None = None) -> SiteId:
     """Return the site where a parameter was put into the model, NO_SITE if unknown.
 
-    It is that of the widest module around it whose trainable parameters are all in `alike` (indices), if there is one.
+    It is that of the widest module around it that is not among `others` (names): modules with a parameter of another
+    outcome. They are those with any trainable parameter if none are given.
     """
-    lost = frozenset(alike)
+    if others is None:
+        others = trace.trainable_prefixes
     site = parameter.registered_by.site if parameter.registered_by else NO_SITE
     for module in trace.around(parameter.module):
-        if not module.fqn or not all(p.index in lost for p in _under_first_name(trace, module) if p.requires_grad):
+        if not module.fqn or module.fqn in others:
             break
         if module.registered_at >= 0:
             site = module.registered_at
@@ -312,13 +314,12 @@ def _unused(flow: Flow, parameter: Parameter) -> Outcome:
     trace = flow.trace
     dropped = flow.dropped_at(parameter)
     if parameter.index in flow.steering:
-        site = made_site(trace, parameter, flow.unused) if dropped is None else dropped.site
+        site = made_site(trace, parameter, flow.partly_used) if dropped is None else dropped.site
         return _at(trace, OutcomeKind.UNUSED, "only steers control flow", site)
     if dropped is not None:
         return _at(trace, OutcomeKind.UNUSED, f"the result of {dropped.name} is dropped", dropped.site)
-    if flow.readers(parameter):
-        return _at(trace, OutcomeKind.UNUSED, "without effect on the loss", made_site(trace, parameter, flow.unused))
-    return _at(trace, OutcomeKind.UNUSED, "unused in this forward", made_site(trace, parameter, flow.unused))
+    why = "without effect on the loss" if flow.readers(parameter) else "unused in this forward"
+    return _at(trace, OutcomeKind.UNUSED, why, made_site(trace, parameter, flow.partly_used))
 
 
 def _why_unknown(flow: Flow, parameter: Parameter) -> str | None:
@@ -353,11 +354,6 @@ def _in_group(trace: Trace, kind: OutcomeKind, why: str, held: tuple[OptimizerIn
     optimizer = trace.optimizers[held[0]]
     group = optimizer.groups[held[1]]
     return Outcome(kind, why, group_location(trace, optimizer, group), group.site)
-
-
-def _under_first_name(trace: Trace, module: Module) -> list[Parameter]:
-    prefix = f"{module.fqn}."
-    return [p for p in trace.parameters if p.fqn.startswith(prefix)]
 
 
 def _shared(one: str, other: str) -> int:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from gradlint.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from gradlint.traces.dataflow import indices as indices
+    from gradlint.traces.dataflow import mask_of as mask_of
     from gradlint.traces.dataflow import propagate as propagate
+    from gradlint.traces.dataflow import union as union
     from gradlint.traces.events import BackwardCalled as BackwardCalled
     from gradlint.traces.events import ChildRegistration as ChildRegistration
     from gradlint.traces.events import Freeze as Freeze

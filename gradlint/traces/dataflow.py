@@ -210,6 +210,8 @@ def ancestors(ops: Sequence[Op], roots: Iterable[ValueId]) -> set[ValueId]:
 
 def indices(mask: int) -> list[ParameterIndex]:
     """Return the set bits of a mask, lowest first."""
+    if mask.bit_count() > 64:  # taking the bits off one by one copies the whole mask for each
+        return [ParameterIndex(position) for position, digit in enumerate(reversed(f"{mask:b}")) if digit == "1"]
     positions = []
     while mask:
         low = mask & -mask

@@ -291,6 +291,11 @@ class Optimizer:
         """Keys of the tensors that its groups hold."""
         return frozenset(key for group in self.groups for key in group.keys)
 
+    @cached_property
+    def constructed(self) -> int:
+        """The number of groups that its constructor's call made."""
+        return sum(group.site == self.site for group in self.groups)
+
 
 @dataclass(frozen=True)
 class UnregisteredPlace:
@@ -508,6 +513,11 @@ class Trace(Shown):
                 below[prefix].append(parameter)
         return below
 
+    @cached_property
+    def trainable_prefixes(self) -> frozenset[str]:
+        """Names of the modules with a trainable parameter, by the parameters' first names."""
+        return prefixes_of(p.fqn for p in self.parameters if p.requires_grad)
+
     def below(self, module: Module) -> Sequence[Parameter]:
         """Return the parameters of a module and of the modules in it, under any of their names."""
         if module.in_tree and not module.fqn:
@@ -593,3 +603,14 @@ class Trace(Shown):
         event = self.events[number]
         assert isinstance(event, GradModeOff)
         return event
+
+
+def prefixes_of(names: Iterable[str]) -> frozenset[str]:
+    """Return every name of a module that one of some dotted names lies in."""
+    found: set[str] = set()
+    for name in names:
+        end = name.rfind(".")
+        while end > 0 and name[:end] not in found:
+            found.add(name[:end])
+            end = name.rfind(".", 0, end)
+    return frozenset(found)
