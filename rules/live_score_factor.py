@@ -151,7 +151,10 @@ class LiveScoreFactor(Rule):
 
 
 def _scored_sample(context: Context, score: ValueId, behind: int) -> Op | None:
-    """Return the op that drew the sample of a log-probability by parameters (a mask); None for other values."""
+    """Return the op that drew the sample of a log-probability; None for other values.
+
+    Only a sample that depends on one of the parameters in `behind` (a mask) counts.
+    """
     trace, data = context.trace, context.flow.masks.data
     for op in _ops_before(trace, score, _KEEPS):
         if not trace.values[op.outputs[0]].requires_grad or not _scores(trace, op):

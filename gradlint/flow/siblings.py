@@ -35,7 +35,7 @@ class SiblingsThatRan:
         """(container, class) → the first two of its modules that the loss depends on."""
 
     def __contains__(self, parameter: Parameter) -> bool:
-        """Return True if the loss depends on a module of the same class beside one that contains a parameter."""
+        """Return True if a module of the same class beside one around a parameter ran."""
         around = itertools.pairwise(self._flow.trace.around(parameter.module))
         return any(
             any(number != module.number for number in self._that_ran(parent, module.type))
