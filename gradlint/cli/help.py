@@ -11,7 +11,7 @@ _GROUPS = {
     "Inputs and recording": (
         "inputs trains frozen strict numeric cost timeout max_memory steps max_batches tracking module"
     ),
-    "Output": "output_format output_file statistics quiet verbose color depth expand parameters",
+    "Output": "output_format output_file also statistics quiet verbose color depth expand parameters",
     "Fixing": "fix unsafe_fixes fix_only diff add_ignores baseline write_baseline",
     "Files, configuration and cache": "stdin_filename extend_exclude force_exclude config isolated no_cache cache_dir",
 }

@@ -96,6 +96,8 @@ class OutputOptions(NamedTuple):
     exit_zero: bool = False
     output_format: str | None = None
     output_file: str | None = None
+    also: tuple[str, ...] = ()
+    """Further reports, each as ``FORMAT:FILE``."""
     statistics: bool = False
     quiet: bool = False
     fix: bool = False
@@ -198,6 +200,10 @@ reporting = _together(
         help="Write the report to stdout in this format.",
     ),
     click.option("--output-file", metavar="FILE", help="Write the report to this file instead of stdout."),
+    click.option(
+        "--also", multiple=True, metavar="FORMAT:FILE",
+        help="Write the report to this file in this format too, as in sarif:out.sarif; repeatable.",
+    ),
     click.option("--statistics", is_flag=True, help="Count the findings of each rule instead of listing them."),
     click.option("-q", "--quiet", is_flag=True, help="Write findings only."),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from gradlint.cli.options import CheckOptions, OutputOptions
 from gradlint.config.settings import Settings
 from gradlint.errors import UsageError
 from gradlint.findings import Note, Report, Severity
-from gradlint.report import DOCUMENTS, FORMATS, concise, render, statistics
+from gradlint.report import DOCUMENTS, FORMATS, WHOLE, WITHOUT_NOTES, concise, render, statistics
 from gradlint.report.view import View, shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
@@ -56,6 +57,8 @@ def _refuse_nonsense(options: CheckOptions, output: OutputOptions) -> None:
         and Path(output.output_file).exists()
     ):
         raise UsageError(f"--output-file {output.output_file}: this is source code, which no report replaces")
+    for text in output.also:
+        _also(text)
     if output.statistics and output.output_format and output.output_format not in statistics.FORMATS:
         formats = ", ".join(statistics.FORMATS)
         raise UsageError(f"--statistics has no {output.output_format} format: use one of {formats}")
@@ -74,7 +77,7 @@ def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[C
     try:
         result = checker.check()
     except Interrupted as stop:
-        if output.output_format in ("json", "sarif"):
+        if output.output_format in WHOLE:
             show(stop.report, output, checker.entries())
             stop.is_shown = True
         raise
@@ -192,6 +195,34 @@ def _hints(checker: Checker, result: CheckResult) -> list[Note]:
     return [Note("", text)]
 
 
+def _also(text: str) -> tuple[str, str]:
+    """Return (format, file) of a further report.
+
+    Raises:
+        UsageError: it names no format, or no file that a report may replace.
+    """
+    name, colon, file = text.partition(":")
+    if name not in FORMATS or not colon or not file:
+        near = nearest(name, FORMATS)
+        hint = f"; did you mean {near}?" if near and near != name else f"; formats are {', '.join(FORMATS)}"
+        raise UsageError(f"--also {text}: write it as FORMAT:FILE, as in sarif:out.sarif{hint}")
+    if file.endswith((".py", ".pyi", ".ipynb")) and Path(file).exists():
+        raise UsageError(f"--also {text}: this is source code, which no report replaces")
+    return name, file
+
+
+def _service_hint(report: Report, output: OutputOptions) -> str:
+    """Return how to show the findings in the service that runs this, if that was not asked for."""
+    used = {output.output_format, *(_also(text)[0] for text in output.also)}
+    if not report.findings or output.quiet or output.output_file:
+        return ""
+    if os.environ.get("GITHUB_ACTIONS") == "true" and not used & {"github", "sarif"}:
+        return "note: on GitHub, --output-format github shows the findings beside the lines of a pull request\n"
+    if os.environ.get("GITLAB_CI") == "true" and "gitlab" not in used:
+        return "note: on GitLab, --also gitlab:FILE writes the report that a merge request shows (codequality)\n"
+    return ""
+
+
 def show(report: Report, output: OutputOptions, rules: Sequence[Entry] = (), *, to_stderr: bool = False) -> None:
     """Write a report to stdout, to stderr or to a file.
 
@@ -226,7 +257,19 @@ def show(report: Report, output: OutputOptions, rules: Sequence[Entry] = (), *, 
         streams.write(text, color=view.color)
     if output.output_format == "concise" and not output.quiet:
         streams.write_error(concise.aside(report, view))
-    if output.output_format in ("github", "sarif") and not output.quiet:
+    if output.output_format in WITHOUT_NOTES and not output.quiet:
         streams.write_error(concise.notes(report, view))
     if output.output_format != "full" or output.statistics or output.quiet:
         streams.write_error(concise.errors(report, view))
+    _show_also(report, output, rules)
+    streams.write_error(_service_hint(report, output))
+
+
+def _show_also(report: Report, output: OutputOptions, rules: Sequence[Entry]) -> None:
+    for text in output.also:
+        name, file = _also(text)
+        view = replace(streams.view_of_stdout("never", verbose=output.verbose), terminal=False, encoding="utf-8")
+        try:
+            writing.write(file, render(name, report, view, rules).encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise UsageError(f"--also {text}: cannot be written: {error.strerror or error}") from error

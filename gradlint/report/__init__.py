@@ -19,10 +19,19 @@ FORMATS = {
     "github": "github",
     "html": "html",
     "markdown": "markdown",
+    "gitlab": "gitlab",
+    "junit": "junit",
+    "rdjson": "rdjson",
+    "json-lines": "json_lines",
+    "agent": "agent",
 }
 """Each output format by name → the module of this room that writes it, loaded when it is used."""
-DOCUMENTS = frozenset({"json", "sarif", "github", "html", "markdown"})
+WHOLE = frozenset({"json", "sarif", "gitlab", "junit", "rdjson"})
+"""The formats whose readers need one whole document, also of a check that was interrupted."""
+DOCUMENTS = WHOLE | {"github", "html", "json-lines", "markdown"}
 """The formats for programs, which are written as they are."""
+WITHOUT_NOTES = frozenset({"github", "gitlab", "junit", "rdjson", "sarif"})
+"""The formats that have no place for notes, which go to stderr."""
 
 
 class Format(Protocol):

@@ -150,7 +150,7 @@ def _finding(page: Page, finding: Finding) -> None:
 
 def _parameters(page: Page, finding: Finding) -> None:
     """List the parameters that the message does not name."""
-    if _names_all(finding.message, finding.parameters):
+    if names_all(finding.message, finding.parameters):
         return
     labels = fold_names(finding.parameters)
     listed = labels if page.view.verbose or len(labels) <= LISTED + 1 else labels[:LISTED]
@@ -159,7 +159,7 @@ def _parameters(page: Page, finding: Finding) -> None:
     page.paragraph(", ".join(listed) + more, label="parameters:", style="bold")
 
 
-def _names_all(message: str, parameters: Sequence[str]) -> bool:
+def names_all(message: str, parameters: Sequence[str]) -> bool:
     """Return True if the message contains each parameter, by name or under a pattern."""
     words = {word.strip(".") for word in re.findall(r"[\w.*\[\]]+", message)}
     patterns = [word for word in words if "*" in word and word.strip("*.")]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from gradlint.findings import Failure, Finding
 from gradlint.location import Location
 from gradlint.source.text import NOTEBOOK
 from gradlint.system import legible
@@ -138,6 +139,17 @@ def shown_path(path: str, root: Path) -> str:
         except ValueError:
             continue
     return Path(path).as_posix()
+
+
+def file_of_target(of: Finding | Failure) -> str:
+    """Return the file in the name of a target, as reports that need one show it."""
+    head, colon, _ = of.target.rpartition(":")
+    return (head if colon else of.target) or "."
+
+
+def cut(text: str, room: int) -> str:
+    """Return a text of at most so many characters, cut between words."""
+    return text if len(text) <= room else f"{text[: max(room - 3, 0)].rsplit(' ', 1)[0]}..."
 
 
 def shown_place(place: Location, root: Path, *, column: bool = True) -> str:

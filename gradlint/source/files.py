@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tokenize
 
@@ -37,3 +38,18 @@ def source_lines(path: str) -> tuple[str, ...]:
         return ()
     # Not str.splitlines: Python's line numbers count neither form feeds nor Unicode line separators.
     return tuple(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+
+
+def written_lines(path: str) -> tuple[str, ...]:
+    """Return the lines of a file as it is written: of a notebook, those of its JSON."""
+    if not path.endswith(NOTEBOOK):
+        return source_lines(path)
+    try:
+        return tuple(overlay.read(path).decode("utf-8-sig", "replace").split("\n"))
+    except OSError:
+        return ()
+
+
+def digest_of(text: str) -> str:
+    """Return a short digest of a text."""
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=12).hexdigest()

@@ -71,7 +71,7 @@ def without_commands(text: str) -> str:
     return _INSIDE.sub(r"\\x23", text) if "##" in text else text
 
 
-def json_text(value: Any, *, readable: bool = False) -> str:
+def json_text(value: Any, *, readable: bool = False, in_one_line: bool = False) -> str:
     """Return a value as indented JSON, whose strings are kept.
 
     It holds no command to a service.
@@ -79,10 +79,11 @@ def json_text(value: Any, *, readable: bool = False) -> str:
     Args:
         value: plain dicts, lists, strings and numbers.
         readable: whether letters beyond ASCII stay as they are; what is unsafe becomes an escape of JSON anyway.
+        in_one_line: whether it is one line without indentation.
     """
     import json  # most commands do not need it
 
-    text = json.dumps(value, indent=1, ensure_ascii=not readable)
+    text = json.dumps(value, indent=None if in_one_line else 1, ensure_ascii=not readable)
     if readable:
         unsafe = [c for c in set(text) if c >= "\x7f" and unicodedata.category(c) in _HIDDEN]
         text = text.translate({ord(c): json.dumps(c)[1:-1] for c in unsafe})
