@@ -24,6 +24,7 @@ from gradlint.cli.targets import builders, missing_attribute
 from gradlint.engine.options import Options
 from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Failure, Finding, Report, Severity, Skipped, TargetSummary
+from gradlint.report.explanation import Explanation, Section, Step
 from gradlint.rulekit import registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -360,9 +361,9 @@ def test_own_code_has_documentation(run: Run) -> None:
 @pytest.fixture
 def why(monkeypatch: pytest.MonkeyPatch) -> None:
     def explain(target: str, pattern: str, options: Options) -> list[Any]:
-        steps = [types.SimpleNamespace(text="cut by detach()", location=None, important=True)]
-        way = types.SimpleNamespace(title="path to the loss", steps=steps)
-        known = [types.SimpleNamespace(parameter="enc.w", state="no gradient", about="3x3", sections=[way])]
+        way = Section("path to the loss", [Step("cut by detach()", None, True)])
+        names = ("enc.w", "enc.v") if pattern == "*" else ("enc.w",)
+        known = [Explanation(name, "no gradient", "3x3", [way]) for name in names]
         if target.endswith(":raises"):
             raise TargetError("it cannot be loaded", "Traceback of the user")
         return known
@@ -376,11 +377,21 @@ def why(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "expected"),
     [
         (("m:build", "enc.*"), Result(0, "enc.w: no gradient\n  3x3\n  path to the loss:\n    cut by detach()\n", "")),
+        (
+            ("m:build", "*"),
+            Result(0, "enc.* (2 tensors): no gradient\n  3x3\n  path to the loss:\n    cut by detach()\n", ""),
+        ),
         (("m:raises", "enc.*"), Result(2, "", "Traceback of the user\nerror: m:raises: it cannot be loaded\n")),
     ],
 )
 def test_why(run: Run, why: None, arguments: tuple[str, str], expected: Result) -> None:
     assert run("why", *arguments) == expected
+
+
+def test_why_as_json(run: Run, why: None) -> None:
+    content = json.loads(run("why", "m:build", "*", "--output-format", "json").out)
+    assert [each["parameter"] for each in content["parameters"]] == ["enc.w", "enc.v"]
+    assert content["parameters"][0]["sections"][0]["steps"][0]["text"] == "cut by detach()"
 
 
 # Targets without an attribute

@@ -210,15 +210,19 @@ def summary(
 @click.argument("target")
 @click.argument("pattern", metavar="PARAMETER-GLOB")
 @options.inputs
+@click.option(
+    "--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True,
+    help="Write the explanations to stdout in this format.",
+)  # fmt: skip
 @options.color
-def why(target: str, pattern: str, inputs: tuple[str, ...], color: str) -> int:
+def why(target: str, pattern: str, inputs: tuple[str, ...], output_format: str, color: str) -> int:
     """Explain why parameters train or do not.
 
     Each parameter of TARGET that the glob matches is explained: gradlint why model.py:build 'encoder.*.weight'
     """
     from gradlint.cli.why import why
 
-    return why(target, pattern, inputs, color)
+    return why(target, pattern, inputs, output_format, color)
 
 
 @app.command()

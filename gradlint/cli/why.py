@@ -9,10 +9,10 @@ from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.cli.one_target import outcome_of
 from gradlint.engine.options import Options
 from gradlint.report.explanation import Explanation
-from gradlint.report.why import render
+from gradlint.report.why import as_json, render
 
 
-def why(target: str, pattern: str, inputs: Sequence[str], color: str) -> int:
+def why(target: str, pattern: str, inputs: Sequence[str], output_format: str, color: str) -> int:
     """Write the explanations of the parameters that a glob matches.
 
     Raises:
@@ -28,5 +28,8 @@ def why(target: str, pattern: str, inputs: Sequence[str], color: str) -> int:
     explanations = outcome_of(target, inputs, work, view)
     if explanations is None:
         return FAILED
-    streams.write(render(explanations, view), color=view.color)
+    if output_format == "json":
+        streams.write_document(as_json(explanations, view.root))
+    else:
+        streams.write(render(explanations, view), color=view.color)
     return CLEAN

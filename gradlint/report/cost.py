@@ -11,7 +11,7 @@ from gradlint.flow.cost import Cost, Costs, in_bytes, in_flops, saved_in_words
 from gradlint.report.full import Page
 from gradlint.report.module_tree import DASH, ModuleTree, Run
 from gradlint.report.styled import Text
-from gradlint.report.view import View, cells, shown_path
+from gradlint.report.view import View, cells, shown_place
 from gradlint.system.legible import json_text
 
 COLUMNS = ("params", "grads", "optim", "activ", "fwd", "bwd-in", "bwd-w")
@@ -109,7 +109,7 @@ def _place(finding: Finding | None) -> dict[str, Any] | None:
 
 def _found(finding: Finding, view: View) -> str:
     where = finding.location
-    place = f" at {shown_path(where.path, view.root)}:{where.line}" if where else ""
+    place = f" at {shown_place(where, view.root, column=False)}" if where else ""
     return f" ({finding.code}{place})"
 
 

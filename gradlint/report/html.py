@@ -15,7 +15,7 @@ from gradlint.location import Location
 from gradlint.report.excerpt import Row, excerpt
 from gradlint.report.full import closing
 from gradlint.report.summary import sources, summary
-from gradlint.report.view import View, char_cells, shown_path
+from gradlint.report.view import View, char_cells, shown_place
 from gradlint.rulekit.registry import Entry
 from gradlint.wording import fold_names, plural
 
@@ -111,8 +111,7 @@ def _parameters(names: Sequence[str], view: View) -> str:
 
 
 def _place(place: Location, view: View) -> str:
-    text = f"{shown_path(place.path, view.root)}:{place.line}:{place.column}"
-    return f'<code class="place">{_text(text, view)}</code>'
+    return f'<code class="place">{_text(shown_place(place, view.root), view)}</code>'
 
 
 def _source(place: Location, view: View, context: int) -> str:

@@ -16,7 +16,7 @@ from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
 from gradlint.report.full import closing
 from gradlint.report.summary import summary
-from gradlint.report.view import View, shown_path
+from gradlint.report.view import View, shown_place
 from gradlint.rulekit.registry import Entry
 from gradlint.system.legible import without_commands
 from gradlint.wording import fold_names, plural
@@ -142,4 +142,4 @@ def _cut(text: str) -> str:
 
 
 def _place(place: Location, view: View) -> str:
-    return f"{shown_path(place.path, view.root)}:{place.line}:{place.column}"
+    return shown_place(place, view.root)
