@@ -65,7 +65,8 @@ class FrozenParameterStillMoves(Rule):
     ## Known limits
     Only changes that the optimizer makes by a gradient are reported. Values that user code copies into a frozen network
     (target networks, averages) are its own affair, also in the closure of a step. So are the changes of an optimizer
-    without gradient, and gradients that user code sets itself (evolution strategies).
+    without gradient, and gradients that user code sets itself (evolution strategies). A parameter that is frozen
+    between a backward pass and its step gets that one update.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
@@ -107,9 +108,10 @@ class FrozenParameterStillMoves(Rule):
 
 
 def _moves_what_is_frozen(content: Content) -> bool:
-    """Return True if a step changes a frozen parameter by a gradient of a backward pass."""
+    """Return True if a step changes a frozen parameter by more than its last gradient."""
     by_hand = content.nonzero and not content.backwards
-    return bool(content.moved and content.grad and not content.trainable and not by_hand)
+    is_due = set(content.backwards) > set(content.stale)  # frozen between the backward pass and its own step
+    return bool(content.moved and content.grad and not content.trainable and not by_hand and not is_due)
 
 
 def _freezes(event: Event, step: Step) -> bool:
