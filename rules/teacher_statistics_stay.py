@@ -89,7 +89,8 @@ class TeacherStatisticsStay(Rule):
 
     ## Known limits
     Not reported if the followed norm does not update its statistics either, or if the network that follows is only
-    evaluated. Statistics that are copied less often than the steps recorded count as left behind.
+    evaluated. In a `step`, the network that follows must be part of the declared model. Statistics that are copied less
+    often than the steps recorded count as left behind.
 
     ## References
     https://pytorch.org/docs/stable/optim.html#weight-averaging-swa-and-ema (custom averaging, use_buffers)
@@ -171,9 +172,11 @@ def _is_left_behind(
     if not module.fqn.startswith(prefix) or "running_mean" not in module.running_stats:
         return False
     twin = f"{student}.{module.fqn.removeprefix(prefix)}".removeprefix(".")
-    moved = trace.buffers_moved
+    moved, known = trace.buffers_moved, trace.buffers.values()
+    mean = f"{module.fqn}.running_mean"
     return (
         ran.get(module.number) == {False}
-        and f"{module.fqn}.running_mean" not in moved
+        and mean in known  # a network that the steps make themselves was not there to be compared
+        and mean not in moved
         and f"{twin}.running_mean" in moved
     )
