@@ -233,6 +233,53 @@ class Overview:
 
 
 @dataclass(frozen=True)
+class Calls:
+    """Torch calls of one line of code in one module, as a map shows them."""
+
+    module: int
+    """Position of the module in the overview; -1 outside of the model."""
+    label: str
+    """Names of the first functions that are called: ``relu, add``."""
+    count: int
+    """Number of calls."""
+    location: Location | None
+    kind: str = ""
+    """``inputs`` or ``loss`` for the ends of the data flow; else empty."""
+
+
+@dataclass(frozen=True)
+class MapCut:
+    """A place where gradient stops, as a map shows it."""
+
+    text: str
+    """As a clause: ``detach() cuts the gradient path``."""
+    location: Location | None
+    calls: int
+    """Position of the calls at which gradient stops."""
+    parameters: tuple[int, ...]
+    """Positions in the overview of the parameters whose gradient ends there."""
+
+
+@dataclass(frozen=True)
+class FlowMap:
+    """The data flow between the modules of one target, and where gradient flows back."""
+
+    overview: Overview
+    calls: tuple[Calls, ...]
+    """In the order of their first run."""
+    edges: tuple[tuple[int, int, int], ...]
+    """(calls that make values, calls that read them, flow): 1 with gradient, 2 without gradient that is lost on the way
+    from trainable parameters, 4 without any; sums of these if the values differ."""
+    cuts: tuple[MapCut, ...]
+    readers: tuple[tuple[int, ...], ...]
+    """Parameter in the overview → positions of the calls that read it."""
+    reasons: tuple[tuple[str, Location | None], ...]
+    """Reasons of outcomes, with the lines that decide them."""
+    reason: tuple[int, ...]
+    """Parameter in the overview → position of its reason."""
+
+
+@dataclass(frozen=True)
 class SourceSummary:
     """Numbers of a source check, which runs no file."""
 
@@ -267,6 +314,8 @@ class Report(Shown):
     """Numbers of the source check; None without one."""
     overviews: list[Overview] = field(default_factory=list)
     """The modules of each target, if they were asked for."""
+    maps: list[FlowMap] = field(default_factory=list)
+    """The map of each target, if it was asked for."""
     ran: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     """File → first and last lines of the user's functions that ran while recording."""
     spellings: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
@@ -280,6 +329,7 @@ class Report(Shown):
         self.notes += other.notes
         self.targets += other.targets
         self.overviews += other.overviews
+        self.maps += other.maps
         self.hidden += other.hidden
         self.silenced += other.silenced
         self.known += other.known

@@ -206,6 +206,53 @@ def summary(
         return summary(given, wanted, output_format, color, partial(ScriptChecker, job=job, process=process))
 
 
+@app.command("map", cls=TargetOrScriptCommand)
+@options.script("TARGET|SCRIPT")
+@click.option(
+    "-o", "--output", required=True, metavar="FILE",
+    help="Write to this file: .html.",
+)  # fmt: skip
+@click.option(
+    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Record this many steps of a script."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(1), show_default="600, of a script 300",
+    help="End the target or the script after this many seconds.",
+)  # fmt: skip
+@options.inputs
+@options.configuration
+def draw_map(
+    script: str | None, arguments: tuple[str, ...], module: str | None, output: str, steps: int, timeout: float | None,
+    **values: Any,
+) -> int:  # fmt: skip
+    """Draw where gradient flows, and where it stops.
+
+    TARGET is built and run once, as for check; SCRIPT runs as for run, with everything after it. An HTML map is one
+    file that loads nothing: modules open level by level, each cut shows its finding, and a search leads from a
+    parameter to the place that keeps it from training.
+    """
+    from functools import partial
+
+    from gradlint.cli.check import Checker
+    from gradlint.cli.map import draw
+
+    given = parsed(CheckOptions, values)._replace(flow_map=True)
+    if module is None and script is None:
+        raise click.UsageError("name a target, as in model.py:build, or a training script")
+    if module is None and script is not None and not is_script(script):
+        if arguments:
+            raise click.UsageError(f"one target at a time: {arguments[0]} is one too many")
+        given = given._replace(targets=(script,), timeout=timeout or given.timeout)
+        return draw(given, output, Checker)
+    from gradlint.runner.parent import begun
+
+    job = _job(script, arguments, module, steps=steps, seconds=timeout or 300.0)
+    with begun() as process:
+        from gradlint.cli.run import ScriptChecker  # while the process imports torch
+
+        return draw(given, output, partial(ScriptChecker, job=job, process=process))
+
+
 @app.command()
 @click.argument("target")
 @click.argument("pattern", metavar="PARAMETER-GLOB")

@@ -53,6 +53,8 @@ class CheckOptions(NamedTuple):
     cost: bool = False
     overview: bool = False
     """True if the report includes the modules of each target."""
+    flow_map: bool = False
+    """True if the report includes the map of each target."""
     timeout: float = 600.0
     """Seconds that the user code of each target gets."""
     max_memory: Size | None = None
@@ -84,7 +86,7 @@ class CheckOptions(NamedTuple):
         contract = given_contract(self.trains, self.frozen)
         return Options(
             inputs=self.inputs, strict=self.strict, numeric=self.numeric, contract=contract, cost=self.cost,
-            overview=self.overview,
+            overview=self.overview, flow_map=self.flow_map,
         )  # fmt: skip
 
 

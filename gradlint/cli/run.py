@@ -62,6 +62,7 @@ class ScriptChecker(Checker):
             root=str(settings.root),
             strict=settings.strict,
             overview=self.options.overview,
+            flow_map=self.options.flow_map,
         )
         result = CheckResult(Report())
         try:

@@ -18,6 +18,7 @@ from gradlint.experiments.settle import analyse
 from gradlint.findings import Failure, Finding, Fix, Note, Report, Severity, Skipped, TargetSummary, sorted_findings
 from gradlint.flow.evidence import Evidence
 from gradlint.flow.flow import Flow
+from gradlint.flow.flow_map import flow_map
 from gradlint.flow.outcome import OutcomeKind, kind_of, optimizer_label
 from gradlint.flow.overview import overview
 from gradlint.load.buildable import Buildable, SetupAtHand, TargetOnDisk
@@ -166,6 +167,8 @@ def _judged(report: Report, flow: Flow, rules: Sequence[type[Rule]], options: Op
     _account_for_the_unseen(report, trace, flow, options.strict)
     if options.overview:
         report.overviews.append(overview(flow))
+    if options.flow_map:
+        report.maps.append(flow_map(flow))
     problem = nothing_to_judge(trace) or trains_nothing(trace)
     if problem and not any(f.severity > Severity.INFO for f in report.findings):
         raise TargetError(problem)

@@ -41,6 +41,8 @@ class Options:
     """True if what the fixes of findings save is measured."""
     overview: bool = False
     """True if the report includes the modules of the target."""
+    flow_map: bool = False
+    """True if the report includes the map of the target."""
 
     def configured(self, settings: Settings, target: str) -> Options:
         """Return the options for one target, with its settings.

@@ -22,7 +22,7 @@ def overview(flow: Flow) -> Overview:
     )
     modules: list[ModuleState] = []
     counted: set[int] = set()
-    for module, parent in _in_tree_order(trace):
+    for module, parent in in_tree_order(trace):
         own = [positions[i] for i in module.parameters if i in positions]
         tied = tuple(i for i in own if i in counted)
         own = [i for i in own if i not in counted]
@@ -43,7 +43,7 @@ def overview(flow: Flow) -> Overview:
     return Overview(trace.target, tuple(modules), parameters, optimizers)
 
 
-def _in_tree_order(trace: Trace) -> list[tuple[Module, int]]:
+def in_tree_order(trace: Trace) -> list[tuple[Module, int]]:
     """Return the modules of the tree in its order, each once, with the position of its parent."""
     ordered: list[tuple[Module, int]] = []
     seen: set[ModuleIndex] = set()

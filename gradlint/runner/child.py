@@ -209,7 +209,9 @@ class _Runner:
         contract = given_contract(job.trains, job.frozen)
         trace = observation.trace()
         files = tuple(_project_files(job, trace))
-        options = Options(strict=job.strict, contract=contract, files=files, overview=job.overview)
+        options = Options(
+            strict=job.strict, contract=contract, files=files, overview=job.overview, flow_map=job.flow_map
+        )
         report = check_trace(trace, self.rules, options)
         if job.launcher:
             report.notes.append(Note(job.target, _ALONE.format(launcher=job.launcher)))

@@ -50,6 +50,8 @@ class Job:
     strict: bool = False
     overview: bool = False
     """True if the report includes the modules of the script's models."""
+    flow_map: bool = False
+    """True if the report includes the map of the script's models."""
     trains: tuple[str, ...] = ()
     """Globs of the parameters that are declared to train."""
     frozen: tuple[str, ...] = ()
