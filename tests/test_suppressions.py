@@ -49,7 +49,7 @@ def test_comment_on_the_line(run: Run, folder: Path, comment: str, left: list[st
         ("self.body.requires_grad = (  # gradlint: ignore[GL102]\n            False\n        )", []),
         ("self.body.requires_grad = (\n            False\n        )  # gradlint: ignore[GL102]", []),
         ("self.body.requires_grad = (\n            False  # gradlint: ignore[GL102]\n        )", ["GL102"]),
-        ("# gradlint: ignore[GL102]\n        self.body.requires_grad = False", ["GL102"]),
+        ("# gradlint: ignore[GL102]\n        self.body.requires_grad = False", []),
         ('text = """\n# gradlint: ignore[GL102]\n"""; self.body.requires_grad = False', ["GL102"]),
     ],
 )

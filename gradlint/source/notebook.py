@@ -20,10 +20,8 @@ from typing import Any
 from gradlint.location import Location
 from gradlint.source import overlay
 from gradlint.source.magics import plain_lines
-from gradlint.source.text import NOTEBOOK, BrokenNotebook, SourceText, Unreadable, parse
+from gradlint.source.text import CELL_END, NOTEBOOK, BrokenNotebook, SourceText, Unreadable, parse
 
-_BETWEEN = "#\x1f"
-"""The line between two cells."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BREAK = re.compile(r"\r\n|\r|\n")
 _CHARACTER = re.compile(
@@ -65,7 +63,7 @@ class NotebookText(SourceText):
         if language not in ("", "python", "ipython"):
             raise BrokenNotebook(f"its code is {language}, not Python")
         self.cells = tuple(_cells(document))
-        self.text = f"\n{_BETWEEN}\n".join("\n".join(cell.plain) for cell in self.cells)
+        self.text = f"\n{CELL_END}\n".join("\n".join(cell.plain) for cell in self.cells)
 
     def parsed(self) -> ast.Module:
         """Return the syntax tree of all cells.
@@ -95,7 +93,7 @@ class NotebookText(SourceText):
         """
         parts: list[list[str]] = [[]]
         for line in _BREAK.split(text):
-            if line == _BETWEEN:
+            if line == CELL_END:
                 parts.append([])
             else:
                 parts[-1].append(line)

@@ -17,6 +17,10 @@ NOTEBOOK = ".ipynb"
 """The suffix of notebooks."""
 
 
+CELL_END = "#\x1f"
+"""The line between two cells of a notebook."""
+
+
 class Unreadable(Exception):
     """A file that is no Python source.
 

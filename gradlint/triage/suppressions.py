@@ -13,10 +13,12 @@ from gradlint.findings import Edit, Finding, Fix, Severity
 from gradlint.location import Location
 from gradlint.source import overlay
 from gradlint.source.files import source_text
-from gradlint.source.text import SourceText, Unreadable
+from gradlint.source.text import CELL_END, SourceText, Unreadable
 
 UNUSED = "GL001"
-_OWN = re.compile(r"#\s*gradlint:\s*(?P<kind>ignore-file|ignore)\b\s*(?:\[(?P<codes>[^\]]*)\])?", re.IGNORECASE)
+_OWN = re.compile(
+    r"#\s*gradlint:\s*(?P<kind>ignore-file|ignore|disable|enable)\b\s*(?:\[(?P<codes>[^\]]*)\])?", re.IGNORECASE
+)
 _NOQA = re.compile(
     r"#\s*noqa\b(?:\s*:\s*(?P<codes>[A-Za-z]+[0-9]+(?:(?:\s*,\s*|\s+)[A-Za-z]+[0-9]+)*))?", re.IGNORECASE
 )
@@ -33,9 +35,26 @@ class Suppression:
     codes: tuple[str, ...]
     """Codes and names as they are written; empty for all rules."""
     kind: str
-    """``ignore``, ``ignore-file`` or ``noqa``."""
+    """``ignore``, ``ignore-file``, ``disable``, ``enable`` or ``noqa``."""
+    below: int = 0
+    """The line of code below a comment that stands alone; 0 for any other."""
+    last: int = 0
+    """The last line of the block that it begins; 0 if it begins none."""
+    partner: Suppression | None = None
+    """The comment at the other end of its block."""
     used: set[str] = field(default_factory=set)
     """Codes that suppressed a finding."""
+
+    def applies_to(self, line: int, lines: set[int]) -> bool:
+        """Return True if it is about a line.
+
+        Args:
+            line: the line.
+            lines: the line, and the first and the last of its statement.
+        """
+        if self.kind in ("disable", "enable"):
+            return self.line <= line <= self.last
+        return self.kind == "ignore-file" or self.line in lines or self.below in lines
 
     def means(self, finding: Finding) -> str | None:
         """Return the code or name by which the comment suppresses a finding.
@@ -53,6 +72,7 @@ class FileSuppressions:
     def __init__(self, source: SourceText) -> None:
         self.source = source
         self.found = list(_comments(source))
+        _pair(self.found, source)
 
     @cached_property
     def _tree(self) -> ast.Module | None:
@@ -76,7 +96,7 @@ class FileSuppressions:
         silenced = False
         lines = self.lines_of(finding.location.line) if self.found else set()
         for suppression in self.found:
-            if suppression.kind == "ignore-file" or suppression.line in lines:
+            if suppression.applies_to(finding.location.line, lines):
                 code = suppression.means(finding)
                 if code is not None:
                     suppression.used.add(code)
@@ -109,18 +129,37 @@ class FileSuppressions:
             idle: dict[str, str] = {}
             for code in suppression.codes:
                 if code not in suppression.used:
-                    whole = suppression.kind == "ignore-file"
-                    text = "" if whole else self.statement_text(suppression.line)
-                    reason = could(code, 0 if whole else suppression.line, text)
+                    reason = self._why_idle(suppression, code, could)
                     if reason is not None and not (suppression.kind == "noqa" and not code.upper().startswith("GL")):
                         idle[code] = reason
             if idle:
                 yield self._finding(suppression, idle)
 
+    def _why_idle(
+        self, suppression: Suppression, code: str, could: Callable[[str, int, str | None], str | None]
+    ) -> str | None:
+        if suppression.kind == "enable":
+            return None if suppression.partner else "no disable of the same rules stands before it in its block"
+        if suppression.kind == "disable" and not suppression.below:
+            return "it begins no block"
+        if suppression.kind == "ignore-file":
+            return could(code, 0, "")
+        if suppression.kind == "disable":
+            held = range(suppression.line + 1, suppression.last + 1)
+            code_lines = [n for n in held if _is_code(self.source.line(n))]
+            reasons = [could(code, n, self.statement_text(n)) for n in code_lines]
+            return "it holds no code" if not reasons else None if None in reasons else "no finding in this block"
+        line = suppression.line
+        if suppression.below and self.statement_text(line) is None:
+            line = suppression.below
+        return could(code, line, self.statement_text(line))
+
     def _finding(self, suppression: Suppression, idle: dict[str, str]) -> Finding:
         place = Location(
             self.source.path, suppression.line, suppression.column, suppression.line, suppression.end_column
         )
+        ends = [suppression, *([suppression.partner] if suppression.partner is not None else [])]
+        edits = tuple(self._without(end, set(idle)) for end in ends)
         reasons = "; ".join(f"{code}: {reason}" for code, reason in idle.items())
         return Finding(
             target=self.source.path,
@@ -129,7 +168,7 @@ class FileSuppressions:
             severity=Severity.WARNING,
             message=f"this comment suppresses nothing ({reasons}).",
             location=place,
-            fix=Fix("Remove it.", safe=True, edits=(self._without(suppression, set(idle)),)),
+            fix=Fix("Remove it.", safe=True, edits=edits),
         )
 
     def _without(self, suppression: Suppression, idle: set[str]) -> Edit:
@@ -166,9 +205,55 @@ def _comments(source: SourceText) -> Iterator[Suppression]:
             if match["codes"] is not None and not codes:
                 continue  # empty brackets name nothing
             end = _end(text, match.end())
-            yield Suppression(line, column + match.start(), column + end, codes, match["kind"].lower())
+            kind = match["kind"].lower()
+            below = _below(source, line) if kind != "ignore-file" and source.line(line).lstrip() == text else 0
+            yield Suppression(line, column + match.start(), column + end, codes, kind, below=below)
         for match in _NOQA.finditer(text):
             yield Suppression(line, column + match.start(), column + match.end(), _split(match["codes"]), "noqa")
+
+
+def _is_code(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
+def _below(source: SourceText, line: int) -> int:
+    """Return the next line of code in the same cell; 0 without one."""
+    for number in range(line + 1, len(source.starts) + 1):
+        text = source.line(number)
+        if text == CELL_END:
+            break
+        if _is_code(text):
+            return number
+    return 0
+
+
+def _pair(found: Iterable[Suppression], source: SourceText) -> None:
+    """Give each comment that begins a block its end.
+
+    That is the next comment of the same column that ends these rules. Without one it is the end of the indented block,
+    of the cell or of the file.
+    """
+    opened: list[Suppression] = []
+    for suppression in found:
+        if suppression.kind == "disable" and suppression.codes and suppression.below:
+            suppression.last = _end_of_block(source, suppression)
+            opened.append(suppression)
+        elif suppression.kind == "enable":
+            for begun in reversed(opened):
+                same = set(begun.codes) == set(suppression.codes) and begun.column == suppression.column
+                if same and suppression.line <= begun.last + 1:
+                    begun.last, begun.partner, suppression.partner = suppression.line, suppression, begun
+                    opened.remove(begun)
+                    break
+
+
+def _end_of_block(source: SourceText, begun: Suppression) -> int:
+    """Return the last line that is indented as far as a comment."""
+    for number in range(begun.line + 1, len(source.starts) + 1):
+        text = source.line(number)
+        if text == CELL_END or (text.strip() and len(text) - len(text.lstrip()) < begun.column - 1):
+            return number - 1
+    return len(source.starts)
 
 
 def _end(text: str, position: int) -> int:
