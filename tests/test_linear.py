@@ -34,6 +34,30 @@ def test_names_that_no_pattern_could_fold_are_compared_with_no_other(monkeypatch
     assert not compared
 
 
+class DroppedTerms(nn.Module):
+    """Computes a loss for each head, and returns that of the last one."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(2, 1) for _ in range(count))
+        self.runs = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        losses = [head(x).square().mean() for head in self.heads]
+        return losses[-1]
+
+
+def test_many_dropped_results_take_no_more_runs_than_some() -> None:
+    runs = []
+    for count in (8, 16):
+        model = DroppedTerms(count)
+        report = gradlint.check({"model": model, "inputs": (torch.ones(3, 2),)}, select=["GL405"])
+        assert len({name for f in report.findings for name in f.parameters}) == 2 * (count - 1)
+        runs.append(model.runs)
+    assert runs[0] == runs[1] > 2
+
+
 class Heads(nn.Module):
     def __init__(self, count: int) -> None:
         super().__init__()

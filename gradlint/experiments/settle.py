@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_RUNS = 40
 """Bound on the runs of one experiment."""
+_MANY_GROUPS = 4
 _OTHER_SEED = 1
 """A seed unlike that of a run."""
 _STRENGTH = ("reaches", "unknown", "steers", "no_evidence")
@@ -45,13 +46,25 @@ def answer(questions: Questions, trace: Trace, replay: Replay) -> Evidence:
     """Return the answers to the questions of a flow, each found by its own runs."""
     from gradlint.experiments.scalar_terms import source_of
 
-    groups: dict[tuple[ParameterIndex, ...], LossEffect] = {}
-    for members in questions.groups:
-        effects = _perturbed(trace, replay, members, apart=False)
-        groups[members] = min(effects.values(), key=lambda e: _STRENGTH.index(e.outcome))
+    groups = _effects_of_groups(trace, replay, questions.groups)
     parameters = _perturbed(trace, replay, questions.parameters, apart=True) if questions.parameters else {}
     sources = {number.op: source_of(number, trace, replay) for number in questions.numbers}
     return Evidence(groups, parameters, {op: source for op, source in sources.items() if source is not None})
+
+
+def _effects_of_groups(
+    trace: Trace, replay: Replay, groups: Sequence[tuple[ParameterIndex, ...]]
+) -> dict[tuple[ParameterIndex, ...], LossEffect]:
+    """Return the effect of changing the parameters of each group.
+
+    Many groups are changed all at once first: mostly nothing moves, and each group by itself need not be run.
+    """
+    if len(groups) > _MANY_GROUPS:
+        together = _perturbed(trace, replay, [index for members in groups for index in members], apart=False)
+        if all(effect.outcome == "no_evidence" for effect in together.values()):
+            return {members: together[members[0]] for members in groups}
+    effects = ((members, _perturbed(trace, replay, members, apart=False)) for members in groups)
+    return {members: min(found.values(), key=lambda e: _STRENGTH.index(e.outcome)) for members, found in effects}
 
 
 def _perturbed(
