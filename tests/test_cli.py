@@ -179,7 +179,6 @@ def test_exit_code(run: Run, arguments: list[str], code: int) -> None:
         (["m:exits"], "sys.exit(3)"),
         (["m:interrupted"], "interrupted"),
         (["m"], "needs an attribute"),
-        ([], "Missing argument"),
         (["m:clean", "--nonsense"], "No such option"),
         (["m:clean", "--select", "GL999"], "GL999"),
         (["m:clean", "--rules-dir", "nowhere"], "there is no such folder"),

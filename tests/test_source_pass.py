@@ -261,8 +261,16 @@ def test_missing_file_does_not_stop_the_others(run: Run, folder: Path) -> None:
     assert (result.code, len(document["findings"]), document["errors"][0]["target"]) == (2, 1, "gone.py")
 
 
-def test_nothing_to_check_is_an_error(run: Run) -> None:
-    assert "Missing argument" in run("check").err
+def test_without_a_target_the_files_below_are_checked(run: Run, folder: Path) -> None:
+    write(folder / "m.py", FROZEN_WRONG)
+    document = json.loads((result := run("check", "--output-format", "json")).out)
+    assert (result.code, [f["path"] for f in document["findings"]]) == (1, ["m.py"])
+
+
+def test_an_empty_folder_says_so_and_is_clean(run: Run, folder: Path) -> None:
+    (folder / "empty").mkdir()
+    result = run("check", "empty")
+    assert result.code == 0 and "no Python files or notebooks were found" in result.out
 
 
 # stdin

@@ -77,7 +77,7 @@ def check(**values: Any) -> int:
     """Check each TARGET and report training mistakes.
 
     FILE.py:ATTRIBUTE is built and run once. Files and folders are only read, by the source rules; `-` reads stdin.
-    Without a TARGET, the configured ones are checked.
+    Without a TARGET, the configured ones are checked, or else the files below the working directory.
 
     Exit codes: 0 clean, 1 findings at or above --fail-on, 2 a target cannot be checked or an option is wrong, 130
     interrupted.

@@ -72,14 +72,11 @@ class Checker:
         self.sources = [text for text in options.targets if _is_source(text)]
         self.targets = [text for text in options.targets if not _is_source(text)]
         self.settings = self._settings()
+        configured = [] if options.targets else list(self.settings.configured_targets())
+        if not options.targets and not configured:
+            self.sources = ["."]
         self.plans = Plans(options, self._read_paths())
-        if not options.targets:
-            self.targets = list(self.settings.configured_targets())
-            if not self.targets:
-                raise UsageError(
-                    "Missing argument 'TARGET...': name files, folders or model.py:build, or list targets in the "
-                    "configuration ([tool.gradlint] targets)"
-                )
+        self.targets += configured
         self.plan(self.settings)  # what is wrong with the options is said before anything is run
 
     def _settings(self) -> Settings:

@@ -79,7 +79,7 @@ class Targets(Generic[T]):
             if problem:
                 report.errors.append(Failure(target, problem))
                 continue
-            place = f" ({self._done} of {count})" if count > 1 else ""
+            place = f" ({self._done}/{count} targets)" if count > 1 else ""
             try:
                 with streams.progress(f"gradlint: {self._doing} {target}{place}"):
                     outcome = self._source.next()

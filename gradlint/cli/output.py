@@ -181,6 +181,8 @@ def _hints(checker: Checker, result: CheckResult) -> list[Note]:
     """Return a note on how to check models, if files were read and nothing was run."""
     if result.report.sources is None or checker.targets or result.stdin:
         return []
+    if not result.report.sources.files:
+        return [Note("", "no Python files or notebooks were found in the given paths")]
     from gradlint.cli.targets import builders
 
     single = result.sources[0].path if len(result.sources) == 1 else ""
