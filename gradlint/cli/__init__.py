@@ -16,6 +16,7 @@ from gradlint.cli.app import app
 from gradlint.cli.exits import FAILED, INTERRUPTED, Interrupted
 from gradlint.cli.script_command import ScriptCommand
 from gradlint.errors import GradlintError, UsageError
+from gradlint.report import WHOLE
 from gradlint.system.legible import one_line
 from gradlint.system.process_tree import mark_own_process
 
@@ -23,7 +24,7 @@ from gradlint.system.process_tree import mark_own_process
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code, without exiting.
 
-    With ``--output-format json`` or ``sarif`` stdout holds one document, also when the options are wrong.
+    In the formats json, sarif, gitlab, junit and rdjson stdout holds one document, also when the options are wrong.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = _run(arguments)
@@ -112,11 +113,14 @@ def _fail(arguments: list[str], message: str, before: str = "") -> int:
 
 def _write_document(arguments: list[str], message: str) -> None:
     command = app.commands.get(arguments[0]) if arguments else None
+    variable = os.environ.get(f"GRADLINT_{arguments[0].upper().replace('-', '_')}_OUTPUT_FORMAT") if arguments else None
     if isinstance(command, ScriptCommand):
         arguments = command.own(arguments[1:])
     pairs = set(itertools.pairwise(arguments))
-    for document in ("json", "sarif"):
-        if f"--output-format={document}" in arguments or ("--output-format", document) in pairs:
+    is_given = any(argument.split("=")[0] == "--output-format" for argument in arguments)
+    for document in WHOLE:
+        is_asked = f"--output-format={document}" in arguments or ("--output-format", document) in pairs
+        if is_asked or (variable == document and not is_given):
             from gradlint.findings import Failure, Report  # loads what --version need not
             from gradlint.report import render
             from gradlint.report.view import View

@@ -46,8 +46,15 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, message="torch-gradlint %(version)s")
+@click.group(
+    cls=Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "auto_envvar_prefix": "GRADLINT",  # GRADLINT_CHECK_SELECT is --select of check
+    },
+)
+@click.version_option(__version__, message="torch-gradlint %(version)s", allow_from_autoenv=False)
 def app() -> None:
     """Report parameters that should train and do not.
 
