@@ -293,7 +293,7 @@ def _toml(value: Any) -> str:
 def _split(target: str) -> tuple[str, str]:
     """Return (file, attribute) of a target; the file is empty for ``package.module:attribute``."""
     head, colon, attribute = target.rpartition(":")
-    if not colon or not (head.endswith(".py") or "/" in head or "\\" in head):
+    if not colon or not (head.endswith((".py", ".ipynb")) or "/" in head or "\\" in head):
         return "", target
     return head, attribute
 

@@ -42,7 +42,7 @@ def parse_target(text: str) -> Target:
     if attribute is not None and not _dotted(attribute):
         what = f"{attribute!r} is not an attribute name" if attribute else "the attribute after ':' is missing"
         raise UsageError(f"{text!r}: {what}; write file.py:attribute, for example {head}:build")
-    if head.endswith(".py") or "/" in head or "\\" in head or head in (".", ".."):
+    if head.endswith((".py", ".ipynb")) or "/" in head or "\\" in head or head in (".", ".."):
         return Target(text, path=Path(head), attribute=attribute)
     if attribute is None and Path(head).exists():
         return Target(text, path=Path(head))
@@ -243,6 +243,11 @@ def _execute(target: Target, place: _Place) -> ModuleType:
             place.name, place.file, submodule_search_locations=[str(place.file.parent)] if is_package else None
         )
         if spec is None or spec.loader is None:
+            if where.endswith(".ipynb"):
+                raise TargetError(
+                    f"{where} is a notebook, and nothing is built from one: `jupyter nbconvert --to script` writes "
+                    "a file"
+                )
             raise TargetError(f"{where} is not a Python file: its name must end in .py")
         module = importlib.util.module_from_spec(spec)
         sys.modules[place.name] = module
