@@ -2,11 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from gradlint.engine.check import check_setup
@@ -15,6 +19,9 @@ from gradlint.findings import Report
 from gradlint.report.map.layers import rows_of
 from gradlint.report.map.nodes import MOST, Nodes
 from gradlint.report.map.page import map_page
+from gradlint.report.map.render import rendered
+from gradlint.report.map.svg import svg
+from gradlint.report.map.text import dot, mermaid
 from gradlint.report.view import View
 from gradlint.rulekit.registry import load
 
@@ -158,3 +165,47 @@ def test_assets_name_no_place_in_the_network(name):
     from gradlint.report.map.page import _asset
 
     assert not re.search(r"(?<!org/2000)https?://(?!www\.w3\.org/2000/svg)", _asset(name))
+
+
+def drawn(setup, suffix: str, name: str = "<setup>") -> str:
+    report = mapped(setup, name)
+    return rendered(report.maps[0], report.findings, View(), suffix)
+
+
+def test_a_drawing_holds_a_box_for_each_that_is_shown():
+    root = ElementTree.fromstring(drawn(build, ".svg"))
+    titles = [title.text.split(",")[0] for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert {"side (Linear)", "head (Linear)", "detach", "loss"} <= set(titles)
+
+
+@settings(max_examples=25, deadline=None, database=None)
+@given(text=st.text(st.characters(codec="utf-8"), max_size=40))
+def test_any_name_is_text_in_a_drawing(text):
+    [flow_map] = MAPS
+    odd = replace(flow_map, overview=replace(flow_map.overview, target=HOSTILE + text))
+    plain, other = (ElementTree.fromstring(svg(m, [], View())) for m in (flow_map, odd))
+    assert [part.tag for part in plain.iter()] == [part.tag for part in other.iter()]
+
+
+@settings(max_examples=25, deadline=None, database=None)
+@given(text=st.text(st.characters(codec="utf-8"), max_size=40))
+@pytest.mark.parametrize("write", [dot, mermaid])
+def test_any_name_is_text_in_a_graph(write, text):
+    [flow_map] = MAPS
+    odd = replace(flow_map, overview=replace(flow_map.overview, target=HOSTILE + text))
+    plain, other = (re.sub(r'"(?:\\.|[^"\\])*"', '""', write(m, [], View())) for m in (flow_map, odd))
+    assert plain == other
+
+
+def test_model_explorer_knows_each_edge_and_state():
+    [graph] = json.loads(drawn(build, ".json"))["graphs"]
+    known = {node["id"] for node in graph["nodes"]}
+    assert {edge["sourceNodeId"] for node in graph["nodes"] for edge in node["incomingEdges"]} <= known
+    assert {"key": "state", "value": "no gradient"} in next(n for n in graph["nodes"] if n["label"] == "side")["attrs"]
+
+
+def test_a_flowchart_has_at_most_sixty_boxes():
+    assert len(re.findall(r"(?m)^ +n\d+[\[{]", drawn(lambda: build(100), ".mmd"))) <= 60
+
+
+MAPS = mapped(build).maps

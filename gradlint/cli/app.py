@@ -222,7 +222,7 @@ def summary(
 @options.script("TARGET|SCRIPT")
 @click.option(
     "-o", "--output", required=True, metavar="FILE",
-    help="Write to this file: .html.",
+    help="Write to this file: .html, .svg, .dot, .mmd (Mermaid) or .json (Model Explorer).",
 )  # fmt: skip
 @click.option(
     "--steps", type=click.IntRange(1), default=3, show_default=True, help="Record this many steps of a script."

@@ -231,6 +231,15 @@ class Nodes:
             number = self.nodes[number].parent
         return found
 
+    def flows(self) -> dict[tuple[int, int], int]:
+        """Return (innermost box, innermost box) → flow from one to the other."""
+        found: dict[tuple[int, int], int] = {}
+        for one, other, flow in self.map.edges:
+            edge = self.of_calls[one], self.of_calls[other]
+            if edge[0] != edge[1]:
+                found[edge] = found.get(edge, 0) | flow
+        return found
+
     def _connect(self) -> None:
         """Enter each flow at each level that it passes."""
         for one, other, flow in self.map.edges:

@@ -70,10 +70,6 @@ class _Content:
         nodes = self._nodes
         overview = nodes.map.overview
         loss = next((n for n, node in enumerate(nodes.nodes) if node.kind == "loss"), -1)
-        flows: dict[tuple[int, int], int] = {}
-        for one, other, flow in nodes.map.edges:
-            edge = nodes.of_calls[one], nodes.of_calls[other]
-            flows[edge] = flows.get(edge, 0) | flow
         return {
             "nodes": [self._node(node) for node in nodes.nodes],
             "levels": {n: self._level(node) for n, node in enumerate(nodes.nodes) if node.children},
@@ -90,7 +86,7 @@ class _Content:
                 for mark in nodes.marks
             ],
             "findings": [self._finding(finding) for finding in nodes.findings],
-            "flows": [[one, other, flow] for (one, other), flow in flows.items()],
+            "flows": [[one, other, flow] for (one, other), flow in nodes.flows().items()],
             "open": sorted(nodes.opened()),
             "loss": loss,
             "facts": f"{plural(nodes.nodes[0].elements, 'parameter')} in {plural(len(overview.modules), 'module')}",

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from gradlint.findings import Finding, FlowMap
-from gradlint.report.map import page
+from gradlint.report.map import page, svg, text
 from gradlint.report.view import View
 
 Renderer = Callable[[FlowMap, Sequence[Finding], View], str]
 
-SUFFIXES: Mapping[str, Renderer] = {".html": page.map_page}
+SUFFIXES: Mapping[str, Renderer] = {
+    ".html": page.map_page,
+    ".svg": svg.svg,
+    ".dot": text.dot,
+    ".mmd": text.mermaid,
+    ".json": text.model_explorer,
+}
 """Suffix of a file → the function that writes its content."""
 
 
