@@ -250,8 +250,11 @@ def _nothing_runs(who: str, tries: int, best: Any) -> TargetError:
     remedy = "pin them with --input 2,3,224,224 (or 2,16:int64:1000), or return 'inputs' from build()"
     if best is None:
         return TargetError(f"found no inputs that {who} runs with: {remedy}")
+    remedy = f"Please {remedy}"
+    if "meta tensor" in str(best.error):
+        remedy = "The model is on the meta device, where it has no values: return one on the CPU, of fewer layers say"
     return TargetError(
         f"found no inputs that {who} runs with, in {tries} tries; the farthest, {summary(best)}, ended in "
-        f"{type(best.error).__name__}: {first_line(best.error)}. Please {remedy}",
+        f"{type(best.error).__name__}: {first_line(best.error)}. {remedy}",
         user_traceback(best.error),
     )
