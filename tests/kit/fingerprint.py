@@ -118,7 +118,8 @@ def _global_hooks() -> Iterator[tuple[str, Any]]:
 def _modes() -> Iterator[tuple[str, Any]]:
     yield "function modes", [Same(m) for m in torch.overrides._get_current_function_mode_stack()]
     yield "dispatch modes", [Same(m) for m in _python_dispatch._get_current_dispatch_mode_stack()]
-    yield "saved-tensor hooks", torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):  # torch 2.4 cannot tell
+        yield "saved-tensor hooks", torch._C._autograd._top_saved_tensors_default_hooks(True)
     yield "default device", (torch.get_default_device(), torch.utils._device.CURRENT_DEVICE)
     for name in (
         "is_grad_enabled is_inference_mode_enabled get_default_dtype are_deterministic_algorithms_enabled "

@@ -204,9 +204,7 @@ class Nudged:
                 self.plain[noise] = self.loss("", 0.0, noise)
         for size in sizes:
             for noise in noises:
-                with contextlib.suppress(
-                    ValueError, RuntimeError
-                ):  # what is not a number is no integer, and no probability
+                with contextlib.suppress(ValueError, RuntimeError):  # a program may refuse what is not a number
                     value, path = self.loss(name, size, noise)
                     if path == self.plain[noise][1] and not torch.equal(self.plain[noise][0], value):
                         return True

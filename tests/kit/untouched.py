@@ -92,7 +92,7 @@ class Case:
         self.model.first.register_forward_hook(lambda *a: None)
         self.model.first.register_full_backward_hook(lambda *a: None)
         self.model.last.weight.register_hook(lambda g: None)
-        self.model.last.register_state_dict_post_hook(lambda *a: None)
+        self.model.last._register_state_dict_hook(lambda *a: None)  # its public name is not in torch 2.4
         self.optimizer.register_step_post_hook(lambda *a: None)
 
     def reach(self, place: str) -> None:
