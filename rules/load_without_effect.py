@@ -125,7 +125,7 @@ class LoadWithoutEffect(Rule):
                 text = context.fill(self.MESSAGE_OWN, left, call=_call(trace, load.site))
                 yield self._finding(context, load.site, text, left, self.FIX_OWN, Severity.WARNING)
         for made in pretrained_loads(trace):
-            is_meant = made.loaded or _names_no_state(trace, made.site)
+            is_meant = made.loaded or made.from_nothing or _names_no_state(trace, made.site)
             if not is_meant and any(len(p.shape) > 1 for p in made.initialised):
                 keep = inflect(made.initialised, "keep")
                 text = context.fill(self.MESSAGE_PRETRAINED, made.initialised, keep=keep)

@@ -24,6 +24,8 @@ class PretrainedLoad:
     loaded: list[Parameter]
     initialised: list[Parameter]
     """Those that have initial values only."""
+    from_nothing: bool = False
+    """True if the call was given nothing to load, as None for a path."""
 
 
 def pretrained_loads(trace: Trace) -> list[PretrainedLoad]:
@@ -41,6 +43,7 @@ def pretrained_loads(trace: Trace) -> list[PretrainedLoad]:
         if frame is not None:
             load = found.setdefault(frame, PretrainedLoad(event.site, [], []))
             (load.initialised if is_initialised_only(parameter) else load.loaded).append(parameter)
+            load.from_nothing |= event.from_nothing
     return list(found.values())
 
 

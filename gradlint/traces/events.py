@@ -86,6 +86,8 @@ class ParameterRegistration(Registration):
     parameter: ParameterKey
     is_new: bool
     """True if the tensor was not followed before."""
+    from_nothing: bool = False
+    """True if it is made by a library's ``from_pretrained()`` that is given nothing to load."""
 
 
 @dataclass(frozen=True, slots=True)

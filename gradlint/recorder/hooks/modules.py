@@ -19,6 +19,7 @@ from gradlint.recorder.calls.values import tensors_in
 from gradlint.recorder.facts.loaded_state import ignored_state, own_state
 from gradlint.recorder.hooks.log import HookLog
 from gradlint.recorder.hooks.patching import patch, register
+from gradlint.recorder.hooks.pretrained import is_pretrained_on_nothing
 from gradlint.system.undo import Undo
 from gradlint.traces.events import (
     ChildRegistration,
@@ -66,7 +67,10 @@ def _on_parameter(recorder: Recorder, log: HookLog) -> Callable[[nn.Module, str,
             return
         # A lazy parameter has neither shape nor memory, and is followed only from the forward on.
         first = is_lazy(parameter) or recorder.tensors.watch(parameter)
-        recorder.event(ParameterRegistration, log.number(module), name, ParameterKey(id(parameter)), first)
+        from_nothing = is_pretrained_on_nothing(sys._getframe(1))
+        recorder.event(
+            ParameterRegistration, log.number(module), name, ParameterKey(id(parameter)), first, from_nothing
+        )
 
     return hook
 
