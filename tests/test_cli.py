@@ -155,7 +155,7 @@ Run = Callable[..., Result]
         (["m:exits"], 2),
         (["m:interrupted"], 130),
         (["m"], 2),
-        ([], 2),
+        ([], 0),
         (["m:clean", "--nonsense"], 2),
         (["m:clean", "--select", "GL999"], 2),
         (["m:clean", "--rules-dir", "nowhere"], 2),

@@ -69,7 +69,7 @@ def build():
 """
 STACK_SHOWN = """\
 stack.py:build: 26 tensors, 609 parameters: 10 train, 16 frozen, 0 without
-                gradient; AdamW holds 10
+  gradient; AdamW holds 10
   inputs: int64[2, 5] (given)
   loss: none given: gradient is followed from the output
 
