@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ with open(sys.argv[1], "rb") as file:
     recordings = pickle.load(file)
 json.dump({target: judged(*recording) for target, recording in recordings.items()}, sys.stdout)
 """
-FILES = sorted(table.FIXTURES.glob("*.py"))
+KINDS = table.kinds([b for path in table.fixture_files() for b in table.builders(path, "bad_", "good_")])
+PROCESSES = 8
+"""How many processes judge what is recorded of one builder of each kind."""
 
 
 def judged(trace: Any, evidence: Any) -> list[str]:
@@ -66,8 +69,7 @@ def in_another_process(recordings: dict[str, Any], folder: Path) -> dict[str, li
     return result
 
 
-def check(files: list[Path], folder: Path) -> None:
-    builders = [b for path in files for b in table.builders(path, "bad_", "good_")]
+def check(builders: Sequence[table.Builder], folder: Path) -> None:
     recordings = {b.target: recorded(b.target) for b in builders}
     here = {target: judged(*recording) for target, recording in recordings.items()}
     there = in_another_process(recordings, folder)
@@ -76,13 +78,13 @@ def check(files: list[Path], folder: Path) -> None:
 
 
 def test_a_pickled_trace_gives_the_same_findings(tmp_path: Path) -> None:
-    check([table.FIXTURES / "function_drops_gradient.py"], tmp_path)
+    check(table.builders(table.FIXTURES / "function_drops_gradient.py", "bad_", "good_"), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_pickled_trace_gives_the_same_findings(path: Path, tmp_path: Path) -> None:
-    check([path], tmp_path)
+@pytest.mark.parametrize("first", range(PROCESSES))
+def test_a_pickled_trace_of_each_kind_gives_the_same_findings(first: int, tmp_path: Path) -> None:
+    check(KINDS[first::PROCESSES], tmp_path)
 
 
 def test_measuring_gradients_adds_no_site_to_the_trace() -> None:

@@ -174,6 +174,15 @@ def fixture_files() -> list[Path]:
     return sorted(FIXTURES.glob("*.py"))
 
 
+def kinds(every: Sequence[Builder]) -> list[Builder]:
+    """Return the first builder of each kind: of one file, bad or good, with the same rules announced."""
+    first: dict[tuple[Path, str, frozenset[tuple[str, str]]], Builder] = {}
+    for builder in every:
+        announced = frozenset((note.severity, note.rule) for note in builder.annotations)
+        first.setdefault((builder.path, builder.name.partition("_")[0], announced), builder)
+    return list(first.values())
+
+
 @functools.cache
 def rules() -> tuple[type[Rule], ...]:
     """All built-in rules."""
