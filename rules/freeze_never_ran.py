@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from gradlint import Context, Finding, Fix, Rule, Severity, SourceModule, Trace
 from gradlint.rulekit import executed_nodes, list_of
-from gradlint.source import Function
+from gradlint.source import Function, defaults, last_name
 from gradlint.traces import Freeze
 
 _NAMED = frozenset(("named_parameters", "named_modules", "named_children"))
 _ON_NAMES = frozenset("startswith endswith split lower upper find count strip replace match search fullmatch".split())
 """Methods of a name, and functions of ``re``."""
-_BUILTINS = frozenset("any all len str int re".split())
+_BUILTINS = frozenset("any all len str int re tuple list set".split())
 _NORMS = re.compile(r"^(?:bn|b_?n_?\d*|.*norm.*|ln.*)$", re.IGNORECASE)
 
 
@@ -72,8 +72,8 @@ class FreezeNeverRan(Rule):
     ```
 
     ## Known limits
-    Only tests of names against texts in the same file are judged, outside of any other condition. Not reported for
-    tests for norm layers if the model has none.
+    Only tests of names against texts in the same file are judged, outside of any other condition. If the texts are an
+    argument, each call in the file has to pass some. Not reported for tests for norm layers if the model has none.
 
     ## References
     https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.named_parameters
@@ -102,9 +102,9 @@ class FreezeNeverRan(Rule):
         for function, node in executed_nodes(trace):
             module = function.module
             if isinstance(node, ast.For) and not _is_conditional(module, function, node):
-                for statement, test in _freezes_by_name(module, node):
+                for statement, test, texts in _freezes_by_name(module, node):
                     place = module.location(statement)
-                    if (place.path, place.line) in ran or not _may_match(trace, test):
+                    if (place.path, place.line) in ran or not _may_match(trace, texts):
                         continue
                     yield context.finding(
                         self,
@@ -134,8 +134,8 @@ def _is_conditional(module: SourceModule, function: Function, node: ast.stmt) ->
     return any(isinstance(part, ast.Return | ast.Raise) and part.lineno < node.lineno for part in function.nodes())
 
 
-def _freezes_by_name(module: SourceModule, loop: ast.For) -> Iterator[tuple[ast.stmt, ast.expr]]:
-    """Yield (statement, test) for each freeze in a loop that a test of names decides about."""
+def _freezes_by_name(module: SourceModule, loop: ast.For) -> Iterator[tuple[ast.stmt, ast.expr, list[str]]]:
+    """Yield (statement, test, texts) for each freeze in a loop that a comparison of names with texts decides about."""
     iterated = {n.attr for n in ast.walk(loop.iter) if isinstance(n, ast.Attribute)}
     if _NAMED.isdisjoint(iterated):
         return
@@ -147,15 +147,37 @@ def _freezes_by_name(module: SourceModule, loop: ast.For) -> Iterator[tuple[ast.
         match statement:
             case ast.Assign(targets=[ast.Attribute(value=ast.Name(id=owner))]) if owner in modules:
                 continue  # the flag of a module is an attribute like any other
-        tests = [a.test for a in module.tree.above(statement) if isinstance(a, ast.If) and loop in module.tree.above(a)]
-        tests += in_iter
+        tests = [*_tests_around(module, loop, statement), *in_iter]
         if isinstance(value, ast.Constant):
             if value.value is not False:
                 continue
         else:
             tests.append(value)
-        if tests and all(_is_about_names(module, test, names) for test in tests):
-            yield statement, tests[0]
+        compared = [_texts_compared(module, test, names) for test in tests]
+        if tests and None not in compared:
+            yield statement, tests[0], [text for texts in compared for text in texts or ()]
+
+
+def _tests_around(module: SourceModule, loop: ast.For, statement: ast.stmt) -> Iterator[ast.expr]:
+    """Yield the tests in a loop that decide whether a statement runs, nearest first.
+
+    A test that ends the round, ``if "bn" in name: continue``, decides about what follows.
+    """
+    inside: ast.AST = statement
+    for around in module.tree.above(statement):
+        if isinstance(around, ast.If):
+            yield around.test
+        for block in (getattr(around, "body", None), getattr(around, "orelse", None)):
+            if isinstance(block, list) and inside in block:
+                before = reversed(block[: block.index(inside)])
+                yield from (s.test for s in before if isinstance(s, ast.If) and any(map(_leaves, ast.walk(s))))
+        if around is loop:
+            return
+        inside = around
+
+
+def _leaves(node: ast.AST) -> bool:
+    return isinstance(node, ast.Continue | ast.Break)
 
 
 def _flags_given(root: ast.AST) -> Iterator[tuple[ast.stmt, ast.expr]]:
@@ -168,33 +190,74 @@ def _flags_given(root: ast.AST) -> Iterator[tuple[ast.stmt, ast.expr]]:
                 yield node, value
 
 
-def _is_about_names(module: SourceModule, test: ast.expr, names: set[str]) -> bool:
-    """Return True if a test does nothing but compare names of a loop with texts of the file."""
+def _texts_compared(module: SourceModule, test: ast.expr, names: set[str]) -> list[str] | None:
+    """Return the texts that a test compares names of a loop with; None if it does anything else."""
     inner = [c.target for c in ast.walk(test) if isinstance(c, ast.comprehension)]
     known = names | {n.id for target in inner for n in ast.walk(target) if isinstance(n, ast.Name)}
+    values: list[ast.expr] = [test]
     uses_name = False
     for node in ast.walk(test):
         if isinstance(node, ast.Attribute) and node.attr not in _ON_NAMES:
-            return False
+            return None
         if isinstance(node, ast.Name):
             uses_name = uses_name or node.id in names
-            bindings = module.tree.bindings(node)
-            value = module.kinds.value_given(bindings[0]) if len(bindings) == 1 else None
-            if node.id not in known | _BUILTINS and not _is_literal(value):
-                return False
-    return uses_name
+            if node.id in known | _BUILTINS:
+                continue
+            given = _values_given(module, node)
+            if not given or not all(map(_is_literal, given)):
+                return None
+            values += given
+    if not uses_name:
+        return None
+    constants = (n.value for value in values for n in ast.walk(value) if isinstance(n, ast.Constant))
+    return [text for text in constants if isinstance(text, str)]
 
 
-def _is_literal(value: ast.expr | None) -> bool:
+def _values_given(module: SourceModule, name: ast.Name) -> list[ast.expr] | None:
+    """Return the values that a name may have: the one assigned, or those that the calls in the file pass."""
+    match module.tree.bindings(name):
+        case [ast.arg() as argument]:
+            return _values_passed(module, argument)
+        case [binding]:
+            value = module.kinds.value_given(binding)
+            return None if value is None else [value]
+    return None
+
+
+def _values_passed(module: SourceModule, argument: ast.arg) -> list[ast.expr] | None:
+    """Return the values that the calls in a file pass for an argument; None if one is not written out."""
+    _, function, *_ = module.tree.above(argument)
+    if not isinstance(function, ast.FunctionDef) or function.decorator_list:
+        return None
+    positional = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+    passed: list[ast.expr] = []
+    for call in module.tree.nodes(ast.Call):
+        if last_name(call.func) != function.name:
+            continue
+        is_method = isinstance(call.func, ast.Attribute) and positional[:1] == ["self"]
+        order = positional[1:] if is_method else positional
+        given = {k.arg: k.value for k in call.keywords}
+        if None in given or any(isinstance(a, ast.Starred) for a in call.args):
+            return None
+        given.update(zip(order, call.args, strict=False))
+        value = given.get(argument.arg, defaults(function).get(argument.arg))
+        if isinstance(value, ast.Name) and len(bindings := module.tree.bindings(value)) == 1:
+            value = module.kinds.value_given(bindings[0])
+        if value is None:
+            return None
+        passed.append(value)
+    return passed
+
+
+def _is_literal(value: ast.expr) -> bool:
     """Return True if a value is a text, or a list of texts that is not empty."""
     if isinstance(value, ast.List | ast.Tuple | ast.Set):
         return bool(value.elts) and all(map(_is_literal, value.elts))
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
-def _may_match(trace: Trace, test: ast.expr) -> bool:
+def _may_match(trace: Trace, texts: list[str]) -> bool:
     """Return False if a test looks for norm layers, and the model has none."""
-    texts = [n.value for n in ast.walk(test) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     if not texts:
         return True
     return not all(map(_NORMS.match, texts)) or any("Norm" in m.type.name for m in trace.modules)

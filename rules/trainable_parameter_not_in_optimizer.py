@@ -57,11 +57,13 @@ class TrainableParameterNotInOptimizer(Rule):
 
     MESSAGE = "{parameters} {are} in no optimizer: every step computes a gradient and never applies it."
     MESSAGE_LATE = "{parameters} {are} in no optimizer: created at {created}, after {optimizer} was created."
+    MESSAGE_WRITTEN = "{parameters} {are} in no optimizer: the training step writes {them} outside of optimizers."
     FIX = "Add {them} to a group. If {they} should not train, freeze {them}, which saves {saved}."
     FIX_PASSED = (
         "Freeze {them}: gradient still passes through to what {optimizer} trains, and the freeze saves {saved}. If "
         "{they} should train, add {them} to a group."
     )
+    FIX_WRITTEN = "Leave {them} out if these writes train {them}, as those of a master copy do. Otherwise add {them}."
     FIX_REFUSED = (
         "Give {them} to an optimizer of their own, such as AdamW: {optimizer} takes 2-D parameters only. If {they} "
         "should not train, freeze {them}, which saves {saved}."
@@ -81,8 +83,10 @@ class TrainableParameterNotInOptimizer(Rule):
             and (trace.training is None or _lacks_optimizer(trace.training, p))
             and p.numel
         ]
-        groups = context.by_place(missing, lambda p: (nearest_optimizer(trace, p).number, _severity(context, p)))
-        for (number, severity), parameters in groups:
+        groups = context.by_place(
+            missing, lambda p: (nearest_optimizer(trace, p).number, _severity(context, p), bool(p.written))
+        )
+        for (number, severity, _), parameters in groups:
             yield self._finding(context, trace.optimizers[number], severity, parameters)
 
     def _finding(
@@ -96,6 +100,8 @@ class TrainableParameterNotInOptimizer(Rule):
             saved += f" and {in_flops(flops)} per step"
         advice = self._advice(context, optimizer, parameters)
         template = self.MESSAGE_LATE if severity == Severity.ERROR else self.MESSAGE
+        if parameters[0].written:
+            template, advice = self.MESSAGE_WRITTEN, self.FIX_WRITTEN
         empty = [group_location(context.trace, optimizer, g) for g in optimizer.groups if not g.keys]
         return context.finding(
             self,
