@@ -135,7 +135,10 @@ def _is_conditional(module: SourceModule, function: Function, node: ast.stmt) ->
 
 
 def _freezes_by_name(module: SourceModule, loop: ast.For) -> Iterator[tuple[ast.stmt, ast.expr, list[str]]]:
-    """Yield (statement, test, texts) for each freeze in a loop that a comparison of names with texts decides about."""
+    """Yield (statement, test, texts) for each freeze that a test of names decides about.
+
+    The texts are those that the names are compared with.
+    """
     iterated = {n.attr for n in ast.walk(loop.iter) if isinstance(n, ast.Attribute)}
     if _NAMED.isdisjoint(iterated):
         return
@@ -214,7 +217,10 @@ def _texts_compared(module: SourceModule, test: ast.expr, names: set[str]) -> li
 
 
 def _values_given(module: SourceModule, name: ast.Name) -> list[ast.expr] | None:
-    """Return the values that a name may have: the one assigned, or those that the calls in the file pass."""
+    """Return the values that a name may have.
+
+    They are the one assigned, or those that the calls in the file pass.
+    """
     match module.tree.bindings(name):
         case [ast.arg() as argument]:
             return _values_passed(module, argument)
@@ -225,7 +231,10 @@ def _values_given(module: SourceModule, name: ast.Name) -> list[ast.expr] | None
 
 
 def _values_passed(module: SourceModule, argument: ast.arg) -> list[ast.expr] | None:
-    """Return the values that the calls in a file pass for an argument; None if one is not written out."""
+    """Return the values that the calls in a file pass for an argument.
+
+    None if one is not written out.
+    """
     _, function, *_ = module.tree.above(argument)
     if not isinstance(function, ast.FunctionDef) or function.decorator_list:
         return None

@@ -1,4 +1,4 @@
-"""Tell whether a library's ``from_pretrained()`` is given anything to load."""
+"""Find out whether a library's ``from_pretrained()`` is given anything to load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _SWITCHES = ("pretrained", "load_weights")
 
 
 def is_pretrained_on_nothing(frame: FrameType | None) -> bool:
-    """Return True if a library's ``from_pretrained()`` runs around a frame, and is given nothing to load."""
+    """Return True if a library's ``from_pretrained()`` runs that is given nothing to load.
+
+    It runs around `frame`.
+    """
     names = 0
     above = frame
     while above is not None:
@@ -31,7 +34,10 @@ def is_pretrained_on_nothing(frame: FrameType | None) -> bool:
 
 
 def _is_given_nothing(frame: FrameType) -> bool:
-    """Return True if the arguments of a ``from_pretrained()`` name no state, hold none, or ask for random values."""
+    """Return True if the arguments of a ``from_pretrained()`` name no state and hold none.
+
+    True as well if they ask for random values.
+    """
     variables = local_variables(frame)
     given = _arguments(frame.f_code, variables)
     state = given.pop("state_dict", variables.get("state_dict"))  # which is often popped from the others
