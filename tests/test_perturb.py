@@ -123,7 +123,7 @@ def absorbed(model: Any, x: Tensor) -> Any:
 
 
 def bounded_beside_a_large_value(model: Any, x: Tensor) -> Any:
-    return math.tanh(float(model.suspect(x).mean())) + model.other(x) + 1e9
+    return math.tanh(float(model.suspect(x).mean())) + model.other(x) + 1e12
 
 
 def logged_beside_a_large_value_of_double_precision(model: Any, x: Tensor) -> Any:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import table
+import torch
+
+from gradlint.experiments.run_path import RunPath
 
 PROGRAM = """
 import torch
@@ -70,3 +73,15 @@ def test_a_value_that_also_counts(line, tmp_path):
     path = tmp_path / "program.py"
     path.write_text(PROGRAM.format(lines=line))
     assert [f.code for f in table.report(f"{path}:build").findings] == ["GL403"]
+
+
+def test_the_path_is_the_same_however_often_the_code_ran():
+    def run():  # Python specialises its instructions after some runs
+        return torch.ones(2) + float(torch.ones(2).mean())
+
+    path, taken = RunPath(()), set()
+    for _ in range(40):
+        with path:
+            run()
+        taken.add(path.taken())
+    assert len(taken) == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterable
+from types import CodeType
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class RunPath(TorchFunctionMode):
         super().__init__()
         self._parameters = parameters
         self._path = 0
+        self._positions: dict[CodeType, list[object]] = {}
 
     def taken(self) -> int:
         """Return the path of the last run, as one number."""
@@ -45,13 +47,18 @@ class RunPath(TorchFunctionMode):
         parameters = tuple(id(a) * (id(a) in self._parameters) for a in args if type(a) is Parameter)
         name = getattr(func, "__name__", "")
         shape = tuple(result.shape) if isinstance(result, Tensor) and not result.is_nested else ()
-        self._path = hash((self._path, name, parameters, shape, *_place()))
+        self._path = hash((self._path, name, parameters, shape, *self._place()))
         return result
 
-
-def _place() -> tuple[str, int, int]:
-    """Return the file, function and instruction, outside of torch, of the present call."""
-    frame = sys._getframe(2)
-    while frame.f_code.co_filename.startswith(_TORCH) and frame.f_back is not None:
-        frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_lasti
+    def _place(self) -> tuple[str, object]:
+        """Return the file and the place in its text, outside of torch, of the present call."""
+        frame = sys._getframe(2)
+        while frame.f_code.co_filename.startswith(_TORCH) and frame.f_back is not None:
+            frame = frame.f_back
+        code = frame.f_code
+        if sys.version_info < (3, 11):
+            return code.co_filename, (code.co_firstlineno, frame.f_lasti)
+        # Not the instruction: Python 3.11 makes a call by another one once the function has run a few times.
+        if code not in self._positions:
+            self._positions[code] = list(code.co_positions())
+        return code.co_filename, self._positions[code][frame.f_lasti // 2]
