@@ -14,8 +14,8 @@ from gradlint.location import Location
 from gradlint.traces.dataflow import ancestors, mask_of
 from gradlint.traces.events import BackwardCalled
 from gradlint.traces.ids import NO_SITE, NO_VALUE, OpIndex, ParameterIndex, ValueId
-from gradlint.traces.op_families import DETACHING, NEW_LEAF
-from gradlint.traces.ops import IN_FUNCTION, KIND_OPAQUE
+from gradlint.traces.op_families import DETACHING, MEMORY_OUT, NEW_LEAF, RESHAPES, SAME_VALUES
+from gradlint.traces.ops import IN_FUNCTION, KIND_ALIAS, KIND_EXTRACT, KIND_OPAQUE
 
 
 def find_cuts(flow: FlowFacts) -> tuple[list[Cut], tuple[ParameterIndex, ...]]:
@@ -81,12 +81,14 @@ class _CutSearch:
         for number, mask in starved.items():
             places = [where for n in later.get(number, ()) if (where := paths.cuts[n].location) is not None]
             for (op, output, _), lost in paths.lost_at(number, mask):
-                leaves = leaving if output not in self.on_path else None
+                exported = self._exported(output) if output in self.on_path else None
+                leaves = exported if output in self.on_path else leaving
                 for at, inside in self._detached_inside(op, lost):
                     cut = place(self.trace, at, output, leaving=leaves)
                     cut.relabelled = self._relabelled(at, output)
                     cut.outputs = [output]
-                    cut.later = [where for where in places if where != cut.location]
+                    if exported is None:  # else its return is one of them
+                        cut.later = [where for where in places if where != cut.location]
                     self._add(cut, inside)
 
     def left_torch(self) -> None:
@@ -154,6 +156,25 @@ class _CutSearch:
         merged.later += [where for where in cut.later if where not in merged.later]
         known = {p.index for p in merged.starved}
         merged.starved += [self.trace.parameters[i] for i in members if i not in known]
+
+    def _exported(self, value: ValueId) -> OpIndex | None:
+        """Return the op by which a value's memory leaves torch, to come back as another tensor.
+
+        None if anything else reads the value, moved or reshaped as it may be.
+        """
+        ops, taken = self.trace.ops, None
+        pending, seen = [value], {value}
+        while pending:
+            for number in self.flow.consumers.get(pending.pop(), ()):
+                op = ops[number]
+                if op.kind == KIND_EXTRACT and op.name in MEMORY_OUT:
+                    taken = OpIndex(number) if taken is None else taken
+                elif op.name in SAME_VALUES | RESHAPES and op.kind != KIND_ALIAS:
+                    pending += [output for output in op.outputs if output not in seen]
+                    seen.update(op.outputs)
+                elif op.kind not in (KIND_ALIAS, KIND_EXTRACT):
+                    return None
+        return taken
 
     def _whole(self, bit: int) -> int:
         """Return the last opaque op on a parameter's path to the loss; -1 for none."""

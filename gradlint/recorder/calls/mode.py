@@ -357,7 +357,7 @@ class Recorder(TorchFunctionMode):
                     if cls is float:
                         tape.exported_numbers[id(result)] = [result, number]
                     elif getattr(func, "__name__", "") in MEMORY_OUT:
-                        tensors.export(inputs[0])
+                        tensors.export(inputs[0], result)
             if run >= 0:
                 tape.run_of[number] = run
             call = tape.calls[-1].number if tape.calls else NO_CALL

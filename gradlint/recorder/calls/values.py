@@ -325,14 +325,28 @@ class Tensors:
         if not watched:
             tape.synthetic("requires_grad_", 0, (old,), value, self._caller(), tape.region)
 
-    def export(self, tensor: Tensor) -> None:
-        """Remember the address of a tensor's memory that leaves torch, to recognize its return."""
+    def export(self, tensor: Tensor, array: object) -> None:
+        """Remember the address of a tensor's memory that leaves torch, to recognize its return.
+
+        An array keeps the memory alive by a tensor of its own, so that the exported one may be gone by then.
+        """
         address = _address(tensor)
         entry = self.entry_of(tensor)
         self.exported.add(storage_id(tensor))
         if address and entry is not None:
+            holder = getattr(array, "base", None)
+            if isinstance(holder, Tensor) and holder is not tensor:
+                entry = self._share(holder, entry)
             start = address - int(tensor.storage_offset()) * tensor.element_size()
             self._exports.add(start, start + int(tensor.untyped_storage().nbytes()), entry)
+
+    def _share(self, tensor: Tensor, entry: TrackedTensor) -> TrackedTensor:
+        """Give a new tensor the value of another one of the same memory."""
+        shared = TrackedTensor(tensor)
+        shared.value, shared.storage, shared.since = entry.value, entry.storage, entry.since
+        shared.requires_grad, shared.pinned = tensor.requires_grad, False
+        self.tracked[id(tensor)] = shared
+        return shared
 
     def release(self, tensor: Tensor) -> None:
         """Forget a tensor.
