@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import os
 from dataclasses import dataclass
 from types import CodeType
 from typing import NamedTuple
@@ -34,6 +35,17 @@ class Location:
     """0: the same as `line`."""
     end_column: int = 0
     """0: unknown; show the whole line."""
+
+
+def source_path(name: str) -> str:
+    """Return the absolute path of a code object's file.
+
+    A name that is no path, as ``<string>``, is returned as it is if the program removed its working directory.
+    """
+    try:
+        return os.path.abspath(name)
+    except FileNotFoundError:
+        return name
 
 
 def characters(path: str, line: int, offset: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from types import CodeType
 
-from gradlint.location import Code, Location, node_location, statement_location
+from gradlint.location import Code, Location, node_location, source_path, statement_location
 from gradlint.source.file import SourceModule
 from gradlint.source.files import source_text
 from gradlint.source.scopes import last_name, own_nodes, self_name
@@ -23,7 +23,7 @@ def source_module(path: str) -> SourceModule | None:
 
     All callers share one `SourceModule` per file until the file changes.
     """
-    full = os.path.abspath(path)
+    full = source_path(path)
     try:
         status = os.stat(full)
         return _parsed(full, status.st_mtime_ns, status.st_size)
@@ -99,7 +99,7 @@ def enclosing_function(code: CodeType | Code) -> ast.FunctionDef | ast.AsyncFunc
 def definition_location(code: CodeType | Code) -> Location:
     """Return the ``def`` line of the function that a code object was compiled from."""
     node = enclosing_function(code)
-    return statement_location(os.path.abspath(code.co_filename), node.lineno if node else code.co_firstlineno)
+    return statement_location(source_path(code.co_filename), node.lineno if node else code.co_firstlineno)
 
 
 def decorator_location(code: CodeType | Code, names: frozenset[str]) -> Location:
@@ -107,7 +107,7 @@ def decorator_location(code: CodeType | Code, names: frozenset[str]) -> Location
 
     Falls back on the first line of the function, which is the line of its topmost decorator.
     """
-    path = os.path.abspath(code.co_filename)
+    path = source_path(code.co_filename)
     function = enclosing_function(code)
     for decorator in function.decorator_list if function is not None else ():
         if any(last_name(part) in names for part in ast.walk(decorator)):

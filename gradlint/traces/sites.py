@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-from gradlint.location import Code, Location, characters, statement_location
+from gradlint.location import Code, Location, characters, source_path, statement_location
 from gradlint.system.installed import OWN_FOLDER, is_library_file
 from gradlint.traces.ids import SiteId
 
@@ -108,7 +108,7 @@ class Sites:
 
 
 def _frame(code: CodeType, instruction: int) -> Frame:
-    path = os.path.abspath(code.co_filename)
+    path = source_path(code.co_filename)
     name = getattr(code, "co_qualname", code.co_name)
     return Frame(path, name, Code.of(code), functools.partial(_location, path, code, instruction))
 
@@ -145,7 +145,7 @@ def is_project(path: str) -> bool:
     name = path if path.startswith("<") else os.path.basename(path)
     if name.startswith("<"):
         return _TYPED.match(name) is not None
-    full = os.path.abspath(path)
+    full = source_path(path)
     return not full.startswith(OWN_FOLDER) and not is_library_file(full)
 
 
