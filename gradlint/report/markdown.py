@@ -30,7 +30,7 @@ WIDTH = 100
 NAMES = 20
 """Names of parameters listed before the rest is counted."""
 
-_MARKUP = re.compile(r"[\\`*_\[\]<>#!|~&@$]|:(?=//)|(?<=www)\.")
+_MARKUP = re.compile(r"[\\`*_\[\]<>#!|~&@$]|(?<!\S):|:(?=//|:)|(?<=www)\.")
 _SIGNS = {Severity.ERROR: "❌ error", Severity.WARNING: "⚠️ warning", Severity.INFO: "ℹ️ info"}
 
 
