@@ -519,6 +519,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     paths = [_helper_path(h) for h in HELPERS] if given.helpers else sorted(table.RULES.glob("*.py"))
+    unknown = {*given.rules} - {p.stem for p in paths}
+    if unknown:
+        parser.error(f"there is no file {', '.join(sorted(unknown))}")
     paths = [p for p in paths if not given.rules or p.stem in given.rules]
     alive = [
         Mutant(path, line, what, compile(tree, str(path), "exec"))
