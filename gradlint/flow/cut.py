@@ -173,14 +173,17 @@ def region_location(trace: Trace, event: GradModeOff) -> Location | None:
     return trace.location(event.site)
 
 
-def parameters_inside(trace: Trace, region: EventIndex) -> list[Parameter]:
-    """Return the parameters used inside a region, or in another run of the same line."""
-    where = region_location(trace, trace.region(region))
-    indices: set[ParameterIndex] = set()
+def parameters_by_region(trace: Trace) -> dict[Location | None, list[Parameter]]:
+    """Return the line that switched grad mode off → the parameters used there, over all of its runs."""
+    lines: dict[EventIndex, Location | None] = {}
+    used: dict[Location | None, set[ParameterIndex]] = {}
     for op in trace.ops[trace.forward_start :]:
-        if op.region >= 0 and region_location(trace, trace.region(op.region)) == where:
-            indices.update(trace.owners[v] for v in op.inputs if v in trace.owners)
-    return [trace.parameters[i] for i in sorted(indices)]
+        indices = {trace.owners[v] for v in op.inputs if v in trace.owners} if op.region >= 0 else ()
+        if indices:
+            if op.region not in lines:
+                lines[op.region] = region_location(trace, trace.region(op.region))
+            used.setdefault(lines[op.region], set()).update(indices)
+    return {line: [trace.parameters[i] for i in sorted(indices)] for line, indices in used.items()}
 
 
 def _returned(trace: Trace, leaving: int) -> Location | None:

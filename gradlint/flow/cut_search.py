@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 
-from gradlint.flow.cut import Cut, CutKind, parameters_inside, place
+from gradlint.flow.cut import Cut, CutKind, parameters_by_region, place, region_location
 from gradlint.flow.cut_paths import CutPaths, PlaceIndex
 from gradlint.flow.facts import FlowFacts
 from gradlint.flow.hidden_cut import frozen_where_read, unseen, written_beside
 from gradlint.flow.own_losses import by_own_loss
 from gradlint.location import Location
-from gradlint.traces.dataflow import ancestors, mask_of
+from gradlint.traces.dataflow import ancestors, indices, mask_of, union
 from gradlint.traces.events import BackwardCalled
 from gradlint.traces.ids import NO_SITE, NO_VALUE, OpIndex, ParameterIndex, ValueId
 from gradlint.traces.op_families import DETACHING, MEMORY_OUT, NEW_LEAF, RESHAPES, SAME_VALUES
 from gradlint.traces.ops import IN_FUNCTION, KIND_ALIAS, KIND_EXTRACT, KIND_OPAQUE
+from gradlint.traces.trace import Parameter
 
 
 def find_cuts(flow: FlowFacts) -> tuple[list[Cut], tuple[ParameterIndex, ...]]:
@@ -115,11 +116,9 @@ class _CutSearch:
             for cut, index in find(self.flow, sorted(self.flow.starved - self.blamed)):
                 self._add(cut, [index])
         left = self.flow.starved - self.blamed
-        for index in sorted(left):
-            whole = self._whole(1 << index)
-            if whole >= 0:
-                for at, inside in self._detached_inside(OpIndex(whole), [index]):
-                    self._add(place(self.trace, at, NO_VALUE), inside)
+        for index, whole in sorted(self._last_opaque(left).items()):
+            for at, inside in self._detached_inside(whole, [index]):
+                self._add(place(self.trace, at, NO_VALUE), inside)
         left -= self.blamed
         for index in sorted(left):
             effect = self.flow.evidence.of_parameter(index)
@@ -139,7 +138,8 @@ class _CutSearch:
         for cut in self.found.values():
             region = self.trace.ops[cut.op].region
             if cut.kind is CutKind.NO_GRAD and region >= 0:
-                cut.parameters_inside = parameters_inside(self.trace, region)
+                line = region_location(self.trace, self.trace.region(region))
+                cut.parameters_inside = self._inside_regions.get(line, [])
         return self.found.values()
 
     def _add(self, cut: Cut, members: Sequence[ParameterIndex]) -> None:
@@ -176,16 +176,19 @@ class _CutSearch:
                     return None
         return taken
 
-    def _whole(self, bit: int) -> int:
-        """Return the last opaque op on a parameter's path to the loss; -1 for none."""
+    def _last_opaque(self, members: Collection[ParameterIndex]) -> dict[ParameterIndex, OpIndex]:
+        """Return the last opaque op on the path of each parameter to the loss, for those that have one."""
         data = self.masks.data
+        found: dict[ParameterIndex, OpIndex] = {}
+        left = mask_of(members)
         for number in range(len(self.trace.ops) - 1, self.trace.forward_start - 1, -1):
             op = self.trace.ops[number]
-            if op.kind != KIND_OPAQUE or not any(data.get(i, 0) & bit for i in op.inputs):
+            if not left or op.kind != KIND_OPAQUE:
                 continue
-            if any(o in self.on_path and data.get(o, 0) & bit for o in op.outputs):
-                return number
-        return -1
+            through = left & union(data, op.inputs) & union(data, (o for o in op.outputs if o in self.on_path))
+            found.update(dict.fromkeys(indices(through), OpIndex(number)))
+            left &= ~through
+        return found
 
     def _detached_inside(
         self, number: OpIndex, members: Sequence[ParameterIndex]
@@ -232,6 +235,10 @@ class _CutSearch:
         if number not in self._ancestors:
             self._ancestors[number] = ancestors(self.trace.ops[:number], self.trace.ops[number].inputs)
         return self._ancestors[number]
+
+    @cached_property
+    def _inside_regions(self) -> dict[Location | None, list[Parameter]]:
+        return parameters_by_region(self.trace)
 
     @cached_property
     def _direct(self) -> set[ValueId]:

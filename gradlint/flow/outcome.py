@@ -6,6 +6,7 @@ Contracts, the lock and explanations share it; rules about single mistakes do no
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
@@ -142,9 +143,11 @@ def nearest_optimizer(trace: Trace, parameter: Parameter) -> Optimizer:
     if len(trace.optimizers) == 1:
         return trace.optimizers[0]
 
+    prefixes = list(itertools.accumulate(parameter.fqn.split("."), "{}.{}".format))
+
     def kinship(optimizer: Optimizer) -> int:
-        held = (trace.by_key.get(key) for key in optimizer.keys)
-        return max((_shared(parameter.fqn, other.fqn) for other in held if other is not None), default=0)
+        held = trace.held_prefixes[optimizer.number]
+        return next((count for count in range(len(prefixes), 0, -1) if prefixes[count - 1] in held), 0)
 
     first = _trained_with(trace, parameter)
     return max(trace.optimizers, key=lambda o: (kinship(o), o is first))
@@ -354,13 +357,3 @@ def _in_group(trace: Trace, kind: OutcomeKind, why: str, held: tuple[OptimizerIn
     optimizer = trace.optimizers[held[0]]
     group = optimizer.groups[held[1]]
     return Outcome(kind, why, group_location(trace, optimizer, group), group.site)
-
-
-def _shared(one: str, other: str) -> int:
-    """Return the number of leading parts that two dotted names share."""
-    count = 0
-    for a, b in zip(one.split("."), other.split("."), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count

@@ -518,6 +518,12 @@ class Trace(Shown):
         """Names of the modules with a trainable parameter, by the parameters' first names."""
         return prefixes_of(p.fqn for p in self.parameters if p.requires_grad)
 
+    @cached_property
+    def held_prefixes(self) -> tuple[frozenset[str], ...]:
+        """Optimizer, by its number → the names of the parameters that it holds and of the modules around them."""
+        held = ([p.fqn for key in o.keys if (p := self.by_key.get(key))] for o in self.optimizers)
+        return tuple(prefixes_of(names) | {*names} for names in held)
+
     def below(self, module: Module) -> Sequence[Parameter]:
         """Return the parameters of a module and of the modules in it, under any of their names."""
         if module.in_tree and not module.fqn:
