@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from gradlint.flow.cut import Cut, CutKind
 from gradlint.flow.flow import Flow
@@ -188,14 +189,20 @@ def unfrozen_by(parameter: Parameter) -> Unfreeze | None:
     return last if frozen and isinstance(last, Unfreeze) else None
 
 
+_Registrations: TypeAlias = Mapping[ModuleIndex, Sequence[Registration]]
+"""Module → what was registered in it, in order."""
+
+
 def replaced_frozen(trace: Trace) -> dict[ParameterIndex, Registration]:
     """Return index of a parameter → the registration that put it in the place of a frozen one.
 
     The frozen parameter, or the module that contained it, was in the same attribute before.
     """
     slots: dict[tuple[ModuleIndex, str], list[Registration]] = {}
+    within: dict[ModuleIndex, list[Registration]] = {}
     for event in trace.events_of(Registration):
         slots.setdefault((event.module, event.name), []).append(event)
+        within.setdefault(event.module, []).append(event)
     frozen = {e.parameter: e.number for e in reversed(trace.events) if isinstance(e, Freeze)}
     replacements: dict[ParameterIndex, Registration] = {}
     for slot in slots.values():
@@ -203,7 +210,7 @@ def replaced_frozen(trace: Trace) -> dict[ParameterIndex, Registration]:
         earlier = [e for e in slot if _occupant(e) != _occupant(last)]
         if not earlier:
             continue
-        keys = {key for e in earlier for key in _keys_of(trace, e)}
+        keys = {key for e in earlier for key in _keys_of(within, e)}
         if not any(frozen.get(key, last.number) < last.number for key in keys):
             continue
         for parameter in _parameters_of(trace, last):
@@ -221,9 +228,9 @@ def _occupant(event: Registration) -> tuple[ParameterKey | None, ModuleIndex | N
     raise AssertionError(event)
 
 
-def _keys_of(trace: Trace, event: Registration) -> set[ParameterKey]:
+def _keys_of(within: _Registrations, event: Registration) -> set[ParameterKey]:
     key, child = _occupant(event)
-    return _keys_below(trace, child) if child is not None else set() if key is None else {key}
+    return _keys_below(within, child) if child is not None else set() if key is None else {key}
 
 
 def _parameters_of(trace: Trace, event: Registration) -> Sequence[Parameter]:
@@ -234,15 +241,12 @@ def _parameters_of(trace: Trace, event: Registration) -> Sequence[Parameter]:
     return trace.below(module) if module.in_tree else []
 
 
-def _keys_below(trace: Trace, module: ModuleIndex) -> set[ParameterKey]:
+def _keys_below(within: _Registrations, module: ModuleIndex) -> set[ParameterKey]:
     """Return the keys of all parameters ever registered in a module or in one below it."""
     keys: set[ParameterKey] = set()
     seen, pending = {module}, [module]
     while pending:
-        number = pending.pop()
-        for event in trace.events_of(Registration):
-            if event.module != number:
-                continue
+        for event in within.get(pending.pop(), ()):
             if isinstance(event, ParameterRegistration):
                 keys.add(event.parameter)
             elif isinstance(event, ChildRegistration) and event.child not in seen:
