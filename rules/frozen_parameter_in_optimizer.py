@@ -62,7 +62,7 @@ class FrozenParameterInOptimizer(Rule):
     severity = Severity.WARNING
     fixable = True
     needs = frozenset({"optimizer"})
-    yields_to = frozenset({"GL308"})
+    yields_to = frozenset({"GL115", "GL308"})
 
     MESSAGE = "{optimizer} contains frozen parameters: {parameters}, frozen at {freeze}, {order} {site}."
     MESSAGE_BY_DESIGN = "{optimizer} contains {parameters}, frozen by design: the optimizer never updates {them}."
@@ -165,6 +165,8 @@ def _is_by_design(context: Context, parameter: Parameter) -> bool:
     freeze = parameter.frozen_by
     trace = context.trace
     if freeze is None or parameter.written or trace.has_trainable_twin(parameter):
+        return True
+    if parameter.created_by is not None and parameter.created_by.site == freeze.site:  # nn.EmbeddingBag.from_pretrained
         return True
     for frame in trace.sites.chain(freeze.site):
         if frame.project:

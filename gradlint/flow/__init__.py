@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from gradlint.flow.paths import path_to_loss as path_to_loss
     from gradlint.flow.pretrained import left_out_blocks as left_out_blocks
     from gradlint.flow.pretrained import pretrained_loads as pretrained_loads
+    from gradlint.flow.replaced import FrozenInPlace as FrozenInPlace
+    from gradlint.flow.replaced import frozen_in_place as frozen_in_place
     from gradlint.flow.siblings import SiblingsThatRan as SiblingsThatRan
     from gradlint.flow.siblings import same_class_siblings as same_class_siblings
     from gradlint.flow.stuck_at_zero import ZeroInSteps as ZeroInSteps

@@ -174,7 +174,7 @@ def region_location(trace: Trace, event: GradModeOff) -> Location | None:
 
 
 def parameters_by_region(trace: Trace) -> dict[Location | None, list[Parameter]]:
-    """Return the line that switched grad mode off → the parameters used there, over all of its runs."""
+    """Return the line that switched grad mode off → the parameters used there, in all runs."""
     lines: dict[EventIndex, Location | None] = {}
     used: dict[Location | None, set[ParameterIndex]] = {}
     for op in trace.ops[trace.forward_start :]:

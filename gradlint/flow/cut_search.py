@@ -177,7 +177,7 @@ class _CutSearch:
         return taken
 
     def _last_opaque(self, members: Collection[ParameterIndex]) -> dict[ParameterIndex, OpIndex]:
-        """Return the last opaque op on the path of each parameter to the loss, for those that have one."""
+        """Return the last opaque op on each parameter's path to the loss, where there is one."""
         data = self.masks.data
         found: dict[ParameterIndex, OpIndex] = {}
         left = mask_of(members)

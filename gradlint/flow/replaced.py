@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradlint.traces.events import ChildRegistration, ParameterRegistration, Registration
-from gradlint.traces.ids import EventIndex, ModuleIndex, OptimizerIndex, ParameterKey
+from gradlint.flow.slots import Slots
+from gradlint.traces.events import ChildRegistration, Freeze, ParameterRegistration, Registration
+from gradlint.traces.ids import EventIndex, ModuleIndex, OptimizerIndex, ParameterKey, SiteId
 from gradlint.traces.trace import Parameter, Trace
 
 
@@ -32,6 +33,41 @@ def replaced_parameters(trace: Trace) -> list[ReplacedParameter]:
         if key not in trace.by_key and group.event >= 0
     ]
     return [s for o, g, key in unknown if (s := _replacement_of(trace, o.number, g.event, key)) is not None]
+
+
+@dataclass(frozen=True)
+class FrozenInPlace:
+    """A parameter, frozen as it was created, in the place of one that trained."""
+
+    parameter: Parameter
+    created: SiteId
+    replaced: ChildRegistration
+    """The registration that put it there."""
+
+
+def frozen_in_place(trace: Trace) -> list[FrozenInPlace]:
+    """Return the parameters that are frozen in the place of one that trained.
+
+    Their values are computed from that one, which the model has no longer. A line of its own freezes none of them.
+    """
+    found = [p for p in trace.parameters if p.frozen_from and p.frozen_throughout]
+    if not found:
+        return []
+    slots = Slots(trace)
+    ever_frozen = {e.parameter for e in trace.events_of(Freeze)}
+    result = []
+    for parameter in found:
+        created = parameter.created_by
+        if created is None or any(e.site != created.site for e in parameter.flag_changes):
+            continue
+        around = {module.number for module in trace.around(parameter.module)}
+        gone = parameter.frozen_from - ever_frozen - trace.by_key.keys()
+        places = [slots.of(registration) for key in sorted(gone) for registration in slots.registrations.get(key, ())]
+        by = [place.replaced_by for place in places if place is not None]
+        put = next((e for e in by if isinstance(e, ChildRegistration) and e.child in around), None)
+        if put is not None:
+            result.append(FrozenInPlace(parameter, created.site, put))
+    return result
 
 
 def _replacement_of(

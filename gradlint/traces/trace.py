@@ -77,6 +77,9 @@ class Parameter:
     """Indices of parameters that its value was copied from before the forward (deepcopy, load_state_dict, copy_)."""
     made_from: frozenset[ParameterKey] = frozenset()
     """Keys of frozen parameters outside the model that its value was computed from before the forward."""
+    frozen_from: frozenset[ParameterKey] = frozenset()
+    """Keys of parameters, at most two, that required grad and that its value was computed from as it was created; empty
+    unless it is frozen."""
     computed: bool = False
     """True if it was created with values computed from another parameter."""
     written: bool = False

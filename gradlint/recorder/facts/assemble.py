@@ -331,6 +331,7 @@ def _parameter(
         history=tuple(past.events),
         copied_from=frozenset(past.copied_from),
         made_from=frozenset(past.made_from),
+        frozen_from=frozenset(past.frozen_from),
         computed=past.computed,
         written=past.written,
         requires_grad_after=bool(tensor.requires_grad),

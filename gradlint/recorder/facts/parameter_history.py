@@ -31,6 +31,9 @@ class ParameterHistory:
     """Indices of parameters that its value was copied from before the forward."""
     made_from: set[ParameterKey] = field(default_factory=set)
     """Keys of frozen parameters outside the model that its value was computed from before the forward."""
+    frozen_from: set[ParameterKey] = field(default_factory=set)
+    """Keys of parameters, at most two, that required grad and that its value was computed from as it was created; empty
+    unless it is frozen."""
     computed: bool = False
     """True if it was created with values computed from another parameter."""
     written: bool = False
@@ -96,11 +99,16 @@ def _find_copies(
     hidden = {
         p.key for p, h in zip(parameters, histories, strict=True) if h.events and h.events[0].region >= 0
     } & first.keys()  # created where grad mode was off
-    sources = _sources(ops[:start], watched) if hidden else {}
+    created = {p.key for p, h in zip(parameters, histories, strict=True) if h.events} & first.keys()
+    frozen = {p.key for p in parameters if not begin.flags.get(p.key, bool(p.tensor.requires_grad))} & created
+    sources = _sources(ops[:start], watched) if hidden or frozen else {}
     for parameter, history in zip(parameters, histories, strict=True):
         key = parameter.key
         if key in hidden:
             history.computed = bool(sources.get(first[key], frozenset()) - {key})
+        if key in frozen:
+            others = sources.get(first[key], frozenset()) - {key}
+            history.frozen_from = {other for other in others if values[first[other]].requires_grad}
         value = earlier.get(key, first.get(key, NO_VALUE))
         if value >= 0:
             # a freeze gives a new value without a producer: the value before it shows the origin of the copy
