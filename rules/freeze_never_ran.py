@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -157,8 +158,8 @@ def _freezes_by_name(module: SourceModule, loop: ast.For) -> Iterator[tuple[ast.
         else:
             tests.append(value)
         compared = [_texts_compared(module, test, names) for test in tests]
-        if tests and None not in compared:
-            yield statement, tests[0], [text for texts in compared for text in texts or ()]
+        if tests and all(compared):
+            yield statement, tests[0], [*itertools.chain.from_iterable(compared)]
 
 
 def _tests_around(module: SourceModule, loop: ast.For, statement: ast.stmt) -> Iterator[ast.expr]:
@@ -193,31 +194,31 @@ def _flags_given(root: ast.AST) -> Iterator[tuple[ast.stmt, ast.expr]]:
                 yield node, value
 
 
-def _texts_compared(module: SourceModule, test: ast.expr, names: set[str]) -> list[str] | None:
-    """Return the texts that a test compares names of a loop with; None if it does anything else."""
+def _texts_compared(module: SourceModule, test: ast.expr, names: set[str]) -> list[str]:
+    """Return the texts that a test compares names of a loop with; none if it does anything else."""
     inner = [c.target for c in ast.walk(test) if isinstance(c, ast.comprehension)]
     known = names | {n.id for target in inner for n in ast.walk(target) if isinstance(n, ast.Name)}
     values: list[ast.expr] = [test]
     uses_name = False
     for node in ast.walk(test):
         if isinstance(node, ast.Attribute) and node.attr not in _ON_NAMES:
-            return None
+            return []
         if isinstance(node, ast.Name):
             uses_name = uses_name or node.id in names
             if node.id in known | _BUILTINS:
                 continue
             given = _values_given(module, node)
             if not given or not all(map(_is_literal, given)):
-                return None
+                return []
             values += given
     if not uses_name:
-        return None
+        return []
     constants = (n.value for value in values for n in ast.walk(value) if isinstance(n, ast.Constant))
     return [text for text in constants if isinstance(text, str)]
 
 
-def _values_given(module: SourceModule, name: ast.Name) -> list[ast.expr] | None:
-    """Return the values that a name may have.
+def _values_given(module: SourceModule, name: ast.Name) -> list[ast.expr]:
+    """Return the values that a name may have; none if one of them is not written out.
 
     They are the one assigned, or those that the calls in the file pass.
     """
@@ -225,50 +226,46 @@ def _values_given(module: SourceModule, name: ast.Name) -> list[ast.expr] | None
         case [ast.arg() as argument]:
             return _values_passed(module, argument)
         case [binding]:
-            value = module.kinds.value_given(binding)
-            return None if value is None else [value]
-    return None
+            return [*filter(None, [module.kinds.value_given(binding)])]
+    return []
 
 
-def _values_passed(module: SourceModule, argument: ast.arg) -> list[ast.expr] | None:
-    """Return the values that the calls in a file pass for an argument.
+def _values_passed(module: SourceModule, argument: ast.arg) -> list[ast.expr]:
+    """Return the values that the calls in a file pass for an argument; none if one is not written out."""
+    passed: list[ast.expr | None] = []
+    match [*module.tree.above(argument)]:
+        case [_, ast.FunctionDef(decorator_list=[]) as function, *_]:
+            for call in module.tree.nodes(ast.Call):
+                if last_name(call.func) == function.name:
+                    passed.append(_value_passed(module, function, call, argument.arg))
+    values = [*filter(None, passed)]
+    return values if len(values) == len(passed) else []
 
-    None if one is not written out.
-    """
-    _, function, *_ = module.tree.above(argument)
-    if not isinstance(function, ast.FunctionDef) or function.decorator_list:
+
+def _value_passed(module: SourceModule, function: ast.FunctionDef, call: ast.Call, argument: str) -> ast.expr | None:
+    """Return the value that a call passes for an argument; None if it is not written out."""
+    given = {k.arg: k.value for k in call.keywords}
+    if None in given or any(isinstance(a, ast.Starred) for a in call.args):
         return None
-    positional = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
-    passed: list[ast.expr] = []
-    for call in module.tree.nodes(ast.Call):
-        if last_name(call.func) != function.name:
-            continue
-        is_method = isinstance(call.func, ast.Attribute) and positional[:1] == ["self"]
-        order = positional[1:] if is_method else positional
-        given = {k.arg: k.value for k in call.keywords}
-        if None in given or any(isinstance(a, ast.Starred) for a in call.args):
-            return None
-        given.update(zip(order, call.args, strict=False))
-        value = given.get(argument.arg, defaults(function).get(argument.arg))
-        if isinstance(value, ast.Name) and len(bindings := module.tree.bindings(value)) == 1:
-            value = module.kinds.value_given(bindings[0])
-        if value is None:
-            return None
-        passed.append(value)
-    return passed
+    order = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+    if isinstance(call.func, ast.Attribute) and order[:1] == ["self"]:
+        del order[0]
+    given.update(zip(order, call.args, strict=False))
+    value = given.get(argument, defaults(function).get(argument))
+    if isinstance(value, ast.Name) and len(bindings := module.tree.bindings(value)) == 1:
+        return module.kinds.value_given(bindings[0])
+    return value
 
 
 def _is_literal(value: ast.expr) -> bool:
-    """Return True if a value is a text, or a list of texts that is not empty."""
+    """Return True if a value is a text or a list of texts."""
     if isinstance(value, ast.List | ast.Tuple | ast.Set):
-        return bool(value.elts) and all(map(_is_literal, value.elts))
+        return all(map(_is_literal, value.elts))
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _may_match(trace: Trace, texts: list[str]) -> bool:
     """Return False if a test looks for norm layers, and the model has none."""
-    if not texts:
-        return True
     return not all(map(_NORMS.match, texts)) or any("Norm" in m.type.name for m in trace.modules)
 
 

@@ -21,7 +21,6 @@ from gradlint.traces import (
     OpIndex,
     ValueId,
     indices,
-    mask_of,
     union,
 )
 
@@ -121,13 +120,12 @@ class LiveScoreFactor(Rule):
         trace, flow = context.trace, context.flow
         found: list[tuple[Op, Op, list[Parameter]]] = []
         numbers: list[OpIndex] = []
-        trained = mask_of(p.index for p in trace.parameters if p.requires_grad and p.index in flow.reached)
         for number in range(trace.forward_start, len(trace.ops)):
             op = trace.ops[number]
             if op.name not in _PRODUCTS or len(op.inputs) != 2 or not flow.on_path.intersection(op.outputs):
                 continue
             for score, factor in (op.inputs, op.inputs[::-1]):
-                behind, before = (flow.masks.live.get(value, 0) & trained for value in (score, factor))
+                behind, before = (flow.masks.live.get(value, 0) for value in (score, factor))
                 others = before & ~behind
                 sample = _scored_sample(context, score, behind) if others else None
                 if sample is not None:
@@ -173,7 +171,7 @@ def _scores(trace: Trace, op: Op) -> bool:
     """
     if op.name == "log":
         made_by = {before.name for before in _ops_before(trace, op.inputs[0], _MOVES)}
-        return not (made_by.isdisjoint(_PICKS) or made_by.isdisjoint(PROBABILITIES))
+        return not made_by.isdisjoint(PROBABILITIES)
     if op.name in _PICKS:
         return any(before.name in _LOGARITHMS | SUBTRACT for before in _ops_before(trace, op.inputs[0], _MOVES))
     if op.name in MULTIPLY:

@@ -137,7 +137,7 @@ class LostTie(Rule):
             return False
         is_copy = old.index in new.copied_from
         if isinstance(event, ParameterRegistration):
-            return not is_copy and not shares_memory
+            return not is_copy
         assert isinstance(event, ChildRegistration)
         return not is_copy or bool(context.trace.modules[event.child].children)
 

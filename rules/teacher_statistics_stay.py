@@ -169,7 +169,7 @@ def _is_left_behind(
 ) -> bool:
     """Return True if a norm of the teacher runs in eval mode while its twin updates statistics."""
     prefix = f"{teacher}." if teacher else ""
-    if not module.fqn.startswith(prefix) or "running_mean" not in module.running_stats:
+    if not module.fqn.startswith(prefix):
         return False
     twin = f"{student}.{module.fqn.removeprefix(prefix)}".removeprefix(".")
     moved, known = trace.buffers_moved, trace.buffers.values()
