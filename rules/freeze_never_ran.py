@@ -231,7 +231,7 @@ def _values_given(module: SourceModule, name: ast.Name) -> list[ast.expr]:
 
 
 def _values_passed(module: SourceModule, argument: ast.arg) -> list[ast.expr]:
-    """Return the values that the calls in a file pass for an argument; none if one is not written out."""
+    """Return what the calls in a file pass for an argument; none if one is not written out."""
     passed: list[ast.expr | None] = []
     match [*module.tree.above(argument)]:
         case [_, ast.FunctionDef(decorator_list=[]) as function, *_]:
