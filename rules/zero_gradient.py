@@ -18,9 +18,10 @@ class ZeroGradient(Rule):
 
     ## What it does
     With `--numeric`, trains a few steps on the setup's inputs and undoes them. Finds parameters whose gradient is zero
-    in every entry of every step, or negligible beside that of other parameters. The finding names the call in which the
-    gradient becomes zero. Recorded steps of the setup's own show two of these causes without `--numeric`: layers that
-    keep each other at zero, and a softmax over the single output of a layer.
+    in every entry of every step, or negligible beside that of other parameters. So is one that is only what rounding
+    leaves of zero, which a run in double precision shows. The finding names the call in which the gradient becomes
+    zero. Recorded steps of the setup's own show two of these causes without `--numeric`: layers that keep each other at
+    zero, and a softmax over the single output of a layer.
 
     ## Why it is bad
     The parameter keeps its initial value although nothing is frozen and no path is cut. Two consecutive layers that are
@@ -91,6 +92,7 @@ class ZeroGradient(Rule):
     MESSAGE = "{parameters} {get} a gradient of exactly zero in all {steps} steps: {reason}."
     MESSAGE_TINY = "{parameters} {get} an almost zero gradient in all {steps} steps: {reason}."
     TINY = "it is negligible beside the gradients of other parameters"
+    ROUNDING = "it is what rounding leaves of zero, as double precision shows"
     SIBLING = "with these inputs, only a sibling of the same class gets gradient"
     CANCELLED_BIAS = "a later operation cancels the added value"
     INACTIVE = "with the current weights, every unit after it is inactive"
@@ -151,7 +153,7 @@ class ZeroGradient(Rule):
         ]
         for (where, reason, severity), members in context.by_place(judged, lambda item: item[1]):
             parameters = [parameter for parameter, _ in members]
-            template = self.MESSAGE_TINY if reason == self.TINY else self.MESSAGE
+            template = self.MESSAGE_TINY if reason in (self.TINY, self.ROUNDING) else self.MESSAGE
             yield context.finding(
                 self,
                 context.fill(template, parameters, steps=context.gradient_sizes.steps, reason=reason),
@@ -172,8 +174,10 @@ class ZeroGradient(Rule):
         gradient = context.gradient_sizes.gradients[parameter.index]
         if gradient.zero:
             reason, severity = self._reason(context, parameter)
-        elif all(size is not None and size < bound for size, bound in zip(gradient.sizes, least, strict=True)):
-            reason = self.TINY
+        elif gradient.is_rounding or all(
+            size is not None and size < bound for size, bound in zip(gradient.sizes, least, strict=True)
+        ):
+            reason = self.ROUNDING if gradient.is_rounding else self.TINY
             severity = Severity.INFO if _is_only_added(context, parameter) else Severity.WARNING
         else:
             return None

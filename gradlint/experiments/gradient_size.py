@@ -6,8 +6,9 @@ softmax over one element, it is zero in every step.
 
 from __future__ import annotations
 
+import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +33,10 @@ MOST_STEPS = 8
 """Steps that are taken where a gradient is still zero: layers that open one after the other, luck in routing."""
 DRAWS = 3
 """Number of random sign patterns tried on gradients that are still zero."""
+SMALL = 1e-6
+"""Size of a gradient relative to the median of all below which it may be what rounding leaves of zero."""
+SMALLER = 1e-5
+"""What is left of such a gradient in double precision, at most: its rounding is 1e9 times finer."""
 RATE = 1e-2
 """How far a step moves a parameter, relative to its own size."""
 
@@ -60,6 +65,7 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
     stops: dict[ParameterIndex, Stop] = {}
     spoilt: dict[ParameterIndex, Spoiling] = {}
     unlucky: set[ParameterIndex] = set()
+    rounded: set[ParameterIndex] = set()
     loss_is_flat = False
     with replay.preserving() as preserved:
         preserved.save_all()
@@ -79,6 +85,7 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
                     if not step and trace.loss_given and any(m[0] == float("inf") for m in sizes.values()):
                         spoilt = _spoilt(replay, parameters, tensors)
                     _step(_moving(trace, replay))
+            rounded = _rounded(replay, parameters, {i: magnitudes[-1] for i, magnitudes in sizes.items()}, tensors)
             zero = [p for p in parameters if not any(sizes[p.index]) and None not in sizes[p.index]]
             if zero:
                 with own_gradients(tensors):
@@ -88,7 +95,9 @@ def measure(trace: Trace, replay: Replay | None, judged: Iterable[ParameterIndex
         except Exception as error:  # the user's code, run with other weights, may raise anything
             return GradientSizes(failure=f"{type(error).__name__}: {error}")
     steps = max((len(magnitudes) for magnitudes in sizes.values()), default=0)
-    gradients = {i: Gradient(tuple(magnitudes), stops.get(i), i in unlucky) for i, magnitudes in sizes.items()}
+    gradients = {
+        i: Gradient(tuple(magnitudes), stops.get(i), i in unlucky, i in rounded) for i, magnitudes in sizes.items()
+    }
     return GradientSizes(steps, gradients, spoilt, loss_is_flat)
 
 
@@ -150,6 +159,50 @@ def _step(tensors: Iterable[Tensor]) -> None:
             gradient = tensor.grad.to_dense() if tensor.grad.layout is not torch.strided else tensor.grad
             largest = max(float(alias.abs().max()), 0.1)
             alias.sub_((gradient / size).to(alias.dtype), alpha=RATE * largest)
+
+
+def _rounded(
+    replay: Replay,
+    parameters: Sequence[Parameter],
+    sizes: Mapping[ParameterIndex, float | None],
+    tensors: Sequence[Tensor],
+) -> set[ParameterIndex]:
+    """Return the parameters whose gradient is small, and smaller by far in double precision.
+
+    None where the user's code cannot be run in double precision.
+    """
+    bound = SMALL * statistics.median([size for size in sizes.values() if size] or [0.0])
+    small = [p for p in parameters if 0 < (sizes[p.index] or 0) < bound]
+    if not small:
+        return set()
+    try:
+        with own_gradients(tensors):
+            _backward(replay.live(watch=_InDouble()))
+            finer = {p.index: _size(replay.tensors[p.key].grad) for p in small}
+    except Exception:
+        return set()
+    return {i for i, size in finer.items() if size is not None and size < SMALLER * (sizes[i] or 0)}
+
+
+class _InDouble(TorchFunctionMode):
+    """Gives each call its operands of single precision in double precision, but for tensors that it writes to."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one call."""
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        writes = (name.endswith("_") and not name.endswith("__")) or name == "__setitem__" or "out" in kwargs
+        if writes or name in ("__get__", "__set__"):
+            return func(*args, **kwargs)
+        return func(*map(_double, args), **{key: _double(value) for key, value in kwargs.items()})
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(map(_double, value))
+    if isinstance(value, Tensor) and value.dtype is torch.float32:
+        with without_torch_function():
+            return value.double()
+    return value
 
 
 def _nonzero_with_other_signs(

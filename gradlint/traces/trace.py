@@ -386,6 +386,8 @@ class Gradient:
     """The call in which it becomes zero, if it is zero in every step."""
     nonzero_with_other_signs: bool = False
     """True if one that was zero in every step is not so with other signs of the weights: bad luck in a narrow layer."""
+    is_rounding: bool = False
+    """True if it is small beside the others, and in double precision smaller by far: zero in exact arithmetic."""
 
     @property
     def zero(self) -> bool:
