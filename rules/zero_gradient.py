@@ -222,9 +222,10 @@ class ZeroGradient(Rule):
 
 
 def _is_only_added(context: Context, parameter: Parameter) -> bool:
-    """Return True if every operation that reads a parameter adds it: a bias."""
+    """Return True if every operation that reads a parameter and can give it gradient adds it: a bias."""
     trace = context.trace
-    readers = [trace.ops[n] for n in context.flow.readers(parameter)]
+    ops = (trace.ops[n] for n in context.flow.readers(parameter))
+    readers = [op for op in ops if any(trace.values[output].requires_grad for output in op.outputs)]
     own = trace.values_of[parameter.index]
     for op in readers:
         if op.name in BIASED_LAYERS and op.tensor(2, "bias") in own:
