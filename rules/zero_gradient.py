@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from gradlint import Context, Finding, Fix, Location, Parameter, Rule, Severity
+from gradlint import Context, Finding, Fix, Location, Op, Parameter, Rule, Severity, Trace
 from gradlint.flow import ZeroInSteps, flat_in_steps, same_class_siblings, zero_in_steps
-from gradlint.traces import BIASED_LAYERS, SELECTIONS, SUMS, Stop
+from gradlint.traces import BIASED_LAYERS, DIVIDE, NO_SITE, REDUCTIONS, SELECTIONS, SUMS, Gradient, SiteId, Stop
 
 _TINY = 1e-10
 """Size of a gradient relative to the median of all; rounding in single precision alone exceeds it."""
+_KEEPS_FROM_ZERO = SUMS | {"clamp", "clamp_min"}
+"""Calls that keep a number which is divided by from being zero."""
 
 
 class ZeroGradient(Rule):
@@ -153,7 +155,7 @@ class ZeroGradient(Rule):
         ]
         for (where, reason, severity), members in context.by_place(judged, lambda item: item[1]):
             parameters = [parameter for parameter, _ in members]
-            template = self.MESSAGE_TINY if reason in (self.TINY, self.ROUNDING) else self.MESSAGE
+            template = self.MESSAGE if gradients[parameters[0].index].zero else self.MESSAGE_TINY
             yield context.finding(
                 self,
                 context.fill(template, parameters, steps=context.gradient_sizes.steps, reason=reason),
@@ -174,17 +176,27 @@ class ZeroGradient(Rule):
         gradient = context.gradient_sizes.gradients[parameter.index]
         if gradient.zero:
             reason, severity = self._reason(context, parameter)
+            site = _read_at(context, parameter) if gradient.stop is None else gradient.stop.site
         elif gradient.is_rounding or all(
             size is not None and size < bound for size, bound in zip(gradient.sizes, least, strict=True)
         ):
-            reason = self.ROUNDING if gradient.is_rounding else self.TINY
-            severity = Severity.INFO if _is_only_added(context, parameter) else Severity.WARNING
+            site, reason, severity = self._small(context, parameter, gradient)
         else:
             return None
-        sites = [context.trace.ops[n].site for n in context.flow.readers(parameter)]
-        if gradient.zero and gradient.stop is not None:
-            sites = [gradient.stop.site]
-        return context.trace.location(sites[0]) if sites else None, reason, severity
+        return context.trace.location(site), reason, severity
+
+    def _small(self, context: Context, parameter: Parameter, gradient: Gradient) -> tuple[SiteId, str, Severity]:
+        """Return the site, the reason and the severity of a gradient that is nearly zero."""
+        site = _read_at(context, parameter)
+        if not gradient.is_rounding:
+            is_bias = _is_only_added(context, parameter)
+            return site, self.TINY, Severity.INFO if is_bias else Severity.WARNING
+        for op in _divisions_by_themselves(context.trace):
+            if context.flow.masks.data.get(op.inputs[0], 0) >> parameter.index & 1:
+                severity = Severity.INFO if _has_short_inputs(context) else Severity.WARNING
+                return op.site, self.SINGLE_ELEMENT.format(call=op.name), severity
+        # Softmax cancels the bias of the keys, and a norm that of the norm before it: models may well have them.
+        return site, self.ROUNDING, Severity.INFO
 
     def _reason(self, context: Context, parameter: Parameter) -> tuple[str, Severity]:
         """Return why the gradient of a parameter is zero, and the severity."""
@@ -222,7 +234,7 @@ class ZeroGradient(Rule):
 
 
 def _is_only_added(context: Context, parameter: Parameter) -> bool:
-    """Return True if every operation that reads a parameter and can give it gradient adds it: a bias."""
+    """Return True if each operation that can give a parameter gradient adds it: a bias."""
     trace = context.trace
     ops = (trace.ops[n] for n in context.flow.readers(parameter))
     readers = [op for op in ops if any(trace.values[output].requires_grad for output in op.outputs)]
@@ -233,6 +245,24 @@ def _is_only_added(context: Context, parameter: Parameter) -> bool:
         if op.name not in SUMS:
             return False
     return bool(readers)
+
+
+def _read_at(context: Context, parameter: Parameter) -> SiteId:
+    """Return the site of the first operation that reads a parameter."""
+    return next((context.trace.ops[n].site for n in context.flow.readers(parameter)), NO_SITE)
+
+
+def _divisions_by_themselves(trace: Trace) -> Iterator[Op]:
+    """Yield the ops of the forward that divide values by their sums over a single element."""
+    for op in trace.ops[trace.forward_start :]:
+        if op.name not in DIVIDE or len(op.inputs) != 2:
+            continue
+        whole, total = op.inputs[0], trace.made_by(op.inputs[1])
+        while total is not None and total.name in _KEEPS_FROM_ZERO and len(total.inputs) == 1:
+            total = trace.made_by(total.inputs[0])
+        if total is not None and total.name in REDUCTIONS and total.inputs[:1] == (whole,):
+            if trace.values[total.outputs[0]].shape == trace.values[whole].shape:
+                yield op
 
 
 def _reads(context: Context, parameter: Parameter, stop: Stop) -> bool:
