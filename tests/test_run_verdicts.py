@@ -30,7 +30,7 @@ RIGHT = {
         """,
     "ends by itself": "iteration()\niteration()",
     "goes on for ever": "while True: iteration()",
-    "os._exit": "for _ in range(2): iteration()\nos._exit(3)",
+    "os._exit": "for _ in range(2): iteration()\nos._exit(0)",
     "own signal handlers": """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -130,6 +130,7 @@ NO_VERDICT = {
         "the script trains outside of its main thread, where gradlint cannot follow it",
     ),
     "os._exit": ("os._exit(0)", "the script called os._exit(0)"),
+    "os._exit after training": ("for _ in range(2): iteration()\nos._exit(3)", "the script called os._exit(3)"),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
 }
 

@@ -174,11 +174,11 @@ class _Runner:
         raise SystemExit
 
     def exit_hard(self, status: int) -> NoReturn:
-        """Write the report before ``os._exit``."""
+        """Write the report before ``os._exit``: an error, unless the script trained and ends with status 0."""
         if os.getpid() == self.pid:
             training = self.observation.ledger.training
-            trained = bool(training.backwards or training.steps)
-            self.finish(None if trained else Failure(self.job.target, f"the script called os._exit({status})"))
+            is_right = bool(training.backwards or training.steps) and status == 0
+            self.finish(None if is_right else Failure(self.job.target, f"the script called os._exit({status})"))
         self.exit(status)
         raise SystemExit
 
