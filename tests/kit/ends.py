@@ -28,7 +28,7 @@ MODEL = """    model = nn.Linear(4, 2)
 """
 """A setup whose loss has no gradient: GL406 shows that it was judged."""
 
-LIMIT = 5
+LIMIT = 8
 """Seconds that each program gets."""
 MEMORY = "1500MB"
 
