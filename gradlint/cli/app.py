@@ -221,8 +221,8 @@ def summary(
 @app.command("map", cls=TargetOrScriptCommand)
 @options.script("TARGET|SCRIPT")
 @click.option(
-    "-o", "--output", required=True, metavar="FILE",
-    help="Write to this file: .html, .svg, .dot, .mmd (Mermaid) or .json (Model Explorer).",
+    "-o", "--output", metavar="FILE",
+    help="Write to this file (required; before SCRIPT): .html, .svg, .dot, .mmd (Mermaid) or .json (Model Explorer).",
 )  # fmt: skip
 @click.option(
     "--steps", type=click.IntRange(1), default=3, show_default=True, help="Record this many steps of a script."
@@ -234,8 +234,8 @@ def summary(
 @options.inputs
 @options.configuration
 def draw_map(
-    script: str | None, arguments: tuple[str, ...], module: str | None, output: str, steps: int, timeout: float | None,
-    **values: Any,
+    script: str | None, arguments: tuple[str, ...], module: str | None, output: str | None, steps: int,
+    timeout: float | None, **values: Any,
 ) -> int:  # fmt: skip
     """Draw where gradient flows, and where it stops.
 
@@ -251,6 +251,10 @@ def draw_map(
     given = parsed(CheckOptions, values)._replace(flow_map=True)
     if module is None and script is None:
         raise click.UsageError("name a target, as in model.py:build, or a training script")
+    if output is None:
+        is_after = any(word in ("-o", "--output") for word in arguments)
+        why = ": put it before the script, to which all that follows belongs" if is_after else ""
+        raise click.UsageError(f"the map needs a file, -o FILE{why}")
     if module is None and script is not None and not is_script(script):
         if arguments:
             raise click.UsageError(f"one target at a time: {arguments[0]} is one too many")

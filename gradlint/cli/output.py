@@ -74,6 +74,8 @@ def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[C
     fail_on = Severity[output.fail_on.upper()] if output.fail_on else settings.fail_on
     show_info = output.show_info or settings.show_info or fail_on is Severity.INFO
     output = output._replace(output_format=output.output_format or _configured_format(settings))
+    if "html" in _formats(output):
+        checker.options = checker.options._replace(flow_map=True)
     try:
         result = checker.check()
     except Interrupted as stop:
@@ -213,9 +215,14 @@ def _also(text: str) -> tuple[str, str]:
     return name, file
 
 
+def _formats(output: OutputOptions) -> set[str | None]:
+    """Return the formats of all reports that a call writes."""
+    return {output.output_format, *(_also(text)[0] for text in output.also)}
+
+
 def _service_hint(report: Report, output: OutputOptions) -> str:
     """Return how to show the findings in the service that runs this, if that was not asked for."""
-    used = {output.output_format, *(_also(text)[0] for text in output.also)}
+    used = _formats(output)
     if not report.findings or output.quiet or output.output_file:
         return ""
     if os.environ.get("GITHUB_ACTIONS") == "true" and not used & {"github", "sarif"}:

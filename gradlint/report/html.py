@@ -14,6 +14,7 @@ from gradlint.flow.cost import saved_in_words
 from gradlint.location import Location
 from gradlint.report.excerpt import Row, excerpt
 from gradlint.report.full import closing
+from gradlint.report.map.page import map_page
 from gradlint.report.summary import sources, summary
 from gradlint.report.view import View, char_cells, shown_place
 from gradlint.rulekit.registry import Entry
@@ -35,8 +36,8 @@ def render(report: Report, view: View, rules: Sequence[Entry] = ()) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>gradlint: {counts}</title>\n<style>\n{_styles()}</style>\n</head>\n"
-        f'<body class="gradlint-page">\n<main class="gradlint">\n<h1>gradlint</h1>\n{_body(report, view)}</main>\n'
-        "</body>\n</html>\n"
+        f'<body class="gradlint-page">\n<main class="gradlint">\n<h1>gradlint</h1>\n{_body(report, view)}'
+        f"{_maps(report, view)}</main>\n</body>\n</html>\n"
     )
 
 
@@ -75,6 +76,22 @@ def _body(report: Report, view: View) -> str:
         if report.sources is not None:
             parts.append(f'<p class="note">{_text(sources(report.sources), view)}</p>')
     return "".join(f"{part}\n" for part in parts)
+
+
+def _maps(report: Report, view: View) -> str:
+    """Return the map of each target, closed until the reader opens it.
+
+    Each is a page of its own in a frame that reaches nothing around it.
+    """
+    parts = []
+    for flow_map in report.maps:
+        target = _text(flow_map.overview.target, view)
+        page = escape(map_page(flow_map, report.findings, view))
+        parts.append(
+            f'<details class="map"><summary>Map of the gradient: <code>{target}</code></summary>'
+            f'<iframe title="Map of {target}" sandbox="allow-scripts" loading="lazy" srcdoc="{page}"></iframe></details>\n'
+        )
+    return "".join(parts)
 
 
 def _finding(finding: Finding, view: View) -> str:

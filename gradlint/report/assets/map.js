@@ -184,10 +184,14 @@
   }
   function route(places, from, to, shift) {
     const a = places.get(from), b = places.get(to);
-    if (b.row <= a.row) { // a loop in the code: back up, beside the boxes
-      const side = Math.max(a.x + a.width / 2, b.x + b.width / 2) + 16;
-      const right = a.x + a.width / 2, other = b.x + b.width / 2, ya = (a.top + a.bottom) / 2, yb = (b.top + b.bottom) / 2;
-      return { d: `M${right} ${ya}C${side} ${ya} ${side} ${yb} ${other + 6} ${yb}`, x: other, y: yb, left: true };
+    if (b.row <= a.row) { // a loop in the code: back up, on the side where the boxes between leave room
+      const beside = [...places.values()].filter((box) => box.width && b.row <= box.row && box.row <= a.row);
+      const right = Math.max(...beside.map((box) => box.x + box.width / 2));
+      const left = Math.min(...beside.map((box) => box.x - box.width / 2));
+      const sign = right - (a.x + a.width / 2) <= a.x - a.width / 2 - left ? 1 : -1, side = sign > 0 ? right + 16 : left - 16;
+      const start = a.x + (sign * a.width) / 2, end = b.x + (sign * b.width) / 2;
+      const ya = (a.top + a.bottom) / 2, yb = (b.top + b.bottom) / 2;
+      return { d: `M${start} ${ya}C${side} ${ya} ${side} ${yb} ${end + 6 * sign} ${yb}`, x: end, y: yb, back: sign };
     }
     let x = a.x + shift, y = a.bottom, d = `M${x} ${y}`;
     const curve = (nx, ny) => { const half = (ny - y) / 2; d += `C${x} ${y + half} ${nx} ${ny - half} ${nx} ${ny}`; x = nx; y = ny; };
@@ -203,7 +207,7 @@
   }
   function arrow(picture, kind, line, isLit) {
     picture.append(draw("path", { class: `edge ${kind}${isLit ? " lit" : ""}`, d: line.d }));
-    const tip = line.left ? `M${line.x} ${line.y}l7 -4v8z` : `M${line.x} ${line.y}l-4.5 -8h9z`;
+    const tip = line.back ? `M${line.x} ${line.y}l${7 * line.back} -4v8z` : `M${line.x} ${line.y}l-4.5 -8h9z`;
     picture.append(draw("path", { class: `tip ${kind}`, d: tip }));
   }
   function stub(picture, place, flow, leaves) {
@@ -483,7 +487,7 @@
   });
   document.getElementById("marks").addEventListener("change", (event) => map.classList.toggle("no-marks", !event.target.checked));
   document.getElementById("fold").addEventListener("click", () => { light([]); for (const child of nodes[0].children) toggle(child, false); current = 0; redraw(); overview(); });
-  addEventListener("resize", redraw);
+  new ResizeObserver(redraw).observe(map); // a window that changes, or a frame that is opened
 
   // -- start ------------------------------------------------------------------------------------------------------
 
