@@ -89,7 +89,8 @@ def _maps(report: Report, view: View) -> str:
         page = escape(map_page(flow_map, report.findings, view))
         parts.append(
             f'<details class="map"><summary>Map of the gradient: <code>{target}</code></summary>'
-            f'<iframe title="Map of {target}" sandbox="allow-scripts" loading="lazy" srcdoc="{page}"></iframe></details>\n'
+            f'<iframe title="Map of {target}" sandbox="allow-scripts" loading="lazy" srcdoc="{page}"></iframe>'
+            "</details>\n"
         )
     return "".join(parts)
 
