@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from gradlint import Context, Finding, Fix, Location, Op, Parameter, Rule, Severity, Trace
+from gradlint import Context, Finding, Fix, Gradient, Location, Op, Parameter, Rule, Severity, Trace
 from gradlint.flow import ZeroInSteps, flat_in_steps, same_class_siblings, zero_in_steps
-from gradlint.traces import BIASED_LAYERS, DIVIDE, NO_SITE, REDUCTIONS, SELECTIONS, SUMS, Gradient, SiteId, Stop
+from gradlint.traces import BIASED_LAYERS, DIVIDE, NO_SITE, REDUCTIONS, SELECTIONS, SUMS, SiteId, Stop
 
 _TINY = 1e-10
 """Size of a gradient relative to the median of all; rounding in single precision alone exceeds it."""

@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from gradlint.traces.op_families import SUMS as SUMS
     from gradlint.traces.op_families import VALUE_FREE as VALUE_FREE
     from gradlint.traces.sites import is_project as is_project
-    from gradlint.traces.trace import Gradient as Gradient
     from gradlint.traces.trace import GradientSizes as GradientSizes
     from gradlint.traces.trace import Stop as Stop
     from gradlint.traces.trace import UnregisteredTensor as UnregisteredTensor

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, TypeAlias
 
 from gradlint.location import Code, Location, characters, source_path, statement_location
 from gradlint.system.installed import OWN_FOLDER, is_library_file
@@ -114,26 +114,37 @@ def _frame(code: CodeType, instruction: int) -> Frame:
 
 
 def _location(path: str, code: CodeType, instruction: int) -> Location:
+    positions = _positions(code)
+    number = instruction // 2
+    line, end_line, column, end_column = positions[number] if number < len(positions) else (None,) * 4
+    if line is None:
+        return statement_location(path, code.co_firstlineno)
+    if column is None or end_column is None:
+        return statement_location(path, line)
+    last = end_line or line
+    return Location(path, line, characters(path, line, column) + 1, last, characters(path, last, end_column) + 1)
+
+
+_Positions: TypeAlias = Sequence[tuple[int | None, int | None, int | None, int | None]]
+_known: dict[int, tuple[CodeType, _Positions]] = {}
+"""Identity of a code object → it, and its positions. Its hash takes as long as the whole list."""
+
+
+def _positions(code: CodeType) -> _Positions:
+    """Return (line, last line, first column, last column) of each instruction; None where it is not known."""
+    found = _known.get(id(code))
+    if found is None:
+        if len(_known) >= 256:
+            _known.clear()
+        found = _known[id(code)] = code, _listed(code)
+    return found[1]
+
+
+def _listed(code: CodeType) -> _Positions:
     positions = getattr(code, "co_positions", None)  # Python 3.11 and newer
     if positions is not None:
-        line, end_line, column, end_column = next(
-            (p for i, p in enumerate(positions()) if i == instruction // 2), (None, None, None, None)
-        )
-        if line is not None and column is not None and end_column is not None:
-            return Location(
-                path,
-                line,
-                characters(path, line, column) + 1,
-                end_line or line,
-                characters(path, end_line or line, end_column) + 1,
-            )
-        if line is not None:
-            return statement_location(path, line)
-    line = code.co_firstlineno
-    for start, end, number in code.co_lines():
-        if start <= instruction < end and number is not None:
-            line = number
-    return statement_location(path, line)
+        return list(positions())
+    return [(line, None, None, None) for start, end, line in code.co_lines() for _ in range(start, end, 2)]
 
 
 @functools.lru_cache(maxsize=4096)

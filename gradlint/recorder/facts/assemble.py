@@ -245,7 +245,7 @@ def assemble(
         reached_zero=judged.reached_zero,
         dropped=frozenset((functions.of(cls), number) for cls, number in dropped),
         notes=forward.notes,
-        executed=tuple(map(Code.of, (*codes.values(), *(code for code, _, _ in tape.sites.rows)))),
+        executed=tuple(map(Code.of, {**codes, **{id(code): code for code, _, _ in tape.sites.rows}}.values())),
         grad_off_leaked=forward.grad_off_leaked,
         unregistered_modules=tables.unregistered_modules,
         unregistered_tensors=forward.unregistered_tensors,
