@@ -174,7 +174,7 @@ class _Runner:
         raise SystemExit
 
     def exit_hard(self, status: int) -> NoReturn:
-        """Write the report before ``os._exit``: an error, unless the script trained and ends with status 0."""
+        """Write the report before ``os._exit``; one of a script that trained may be without error."""
         if os.getpid() == self.pid:
             training = self.observation.ledger.training
             is_right = bool(training.backwards or training.steps) and status == 0
