@@ -131,7 +131,7 @@ _known: dict[int, tuple[CodeType, _Positions]] = {}
 
 
 def _positions(code: CodeType) -> _Positions:
-    """Return (line, last line, first column, last column) of each instruction; None where it is not known."""
+    """Return (line, last line, column, end column) of each instruction; None if unknown."""
     found = _known.get(id(code))
     if found is None:
         if len(_known) >= 256:
