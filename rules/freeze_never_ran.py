@@ -258,9 +258,9 @@ def _value_passed(module: SourceModule, function: ast.FunctionDef, call: ast.Cal
 
 
 def _is_literal(value: ast.expr) -> bool:
-    """Return True if a value is a text or a list of texts."""
+    """Return True if a value is a text, or a list of texts that is not empty."""
     if isinstance(value, ast.List | ast.Tuple | ast.Set):
-        return all(map(_is_literal, value.elts))
+        return bool(value.elts) and all(map(_is_literal, value.elts))  # an empty list freezes nothing on purpose
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
