@@ -308,6 +308,8 @@ class Report(Shown):
     """Findings that a baseline lists."""
     gone: int = 0
     """Findings that a baseline lists and that are there no more."""
+    earlier: int = 0
+    """Findings that the files had at an earlier revision (--since)."""
     fixed: int = 0
     """Findings whose edits were made."""
     sources: SourceSummary | None = None
@@ -334,6 +336,7 @@ class Report(Shown):
         self.silenced += other.silenced
         self.known += other.known
         self.gone += other.gone
+        self.earlier += other.earlier
         self.fixed += other.fixed
         self.sources = other.sources or self.sources
         for path, spans in other.ran.items():

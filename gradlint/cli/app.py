@@ -68,6 +68,7 @@ def app() -> None:
 @options.reporting
 @options.fixes
 @options.triage
+@options.since
 @options.files
 @options.configuration
 @options.inputs

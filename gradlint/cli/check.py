@@ -14,6 +14,7 @@ from gradlint.cli.exits import Interrupted
 from gradlint.cli.one_target import Targets
 from gradlint.cli.options import CheckOptions, names_file
 from gradlint.cli.plans import Plans
+from gradlint.cli.revision import texts_at
 from gradlint.cli.streams import progress
 from gradlint.config.discover import SourceFile, discover, excluded
 from gradlint.config.settings import Configuration, Settings
@@ -26,6 +27,7 @@ from gradlint.report.view import shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
 from gradlint.system import reading, writing
+from gradlint.triage.baseline import Baseline
 from gradlint.triage.filters import Plan, Scope, filtered, shown, without_known
 
 STDIN = "-"
@@ -68,6 +70,8 @@ class Checker:
             UsageError: an option or a configuration file is wrong.
         """
         self.options = options
+        self.before: Baseline | None = None
+        """The findings at an earlier revision; None where none is asked for, or before it is known."""
         self.configuration = Configuration(options.config, isolated=options.isolated, override=self._overridden)
         self.sources = [text for text in options.targets if _is_source(text)]
         self.targets = [text for text in options.targets if not _is_source(text)]
@@ -138,6 +142,8 @@ class Checker:
             Interrupted: on Ctrl-C.
         """
         result = self.check_sources()
+        if self.options.since:
+            self.before = self._before(self.options.since, result.sources)
         grouped = self._grouped()
         every = [target for _, targets in grouped for target in targets]
         with Targets(every, self._check_target, "checking", self.options.limits) as outcomes:
@@ -229,6 +235,18 @@ class Checker:
             return []
         return [SourceFile(path, settings, named=True)]
 
+    def _before(self, revision: str, listed: Sequence[SourceFile]) -> Baseline:
+        """Return the findings in files as they were at a revision, after its own comments.
+
+        Raises:
+            UsageError: git has no such revision.
+        """
+        texts = texts_at(revision, [file.path for file in listed])
+        old = CheckResult(Report())
+        with overlay.in_place_of(texts):
+            self.judge_sources(old, [file for file in listed if file.path in texts])
+            return Baseline.made_of(self.reported(old, show_info=True).findings, Path.cwd() / revision)
+
     def judge_sources(self, result: CheckResult, listed: Sequence[SourceFile]) -> None:
         """Add the findings of the source rules in files to a result."""
         by_path = {file.path: file for file in listed}
@@ -282,7 +300,11 @@ class Checker:
         report = shown(report, every, show_info=show_info)
         report = replace(report, notes=[*report.notes, *(n for n in self.plans.notes() if n not in report.notes)])
         baseline = self.options.baseline
-        return without_known(report, Path(baseline) if baseline else self.settings.baseline_file())
+        report = without_known(report, Path(baseline) if baseline else self.settings.baseline_file())
+        if self.before is None:
+            return report
+        fresh, known, _ = self.before.new(report.findings)
+        return replace(report, findings=fresh, earlier=known)
 
 
 def _taken_in(path: str) -> str:

@@ -12,7 +12,7 @@ _GROUPS = {
         "inputs trains frozen strict numeric cost timeout max_memory steps max_batches tracking module"
     ),
     "Output": "output_format output_file also statistics quiet verbose color depth expand parameters",
-    "Fixing": "fix unsafe_fixes fix_only diff add_ignores baseline write_baseline",
+    "Fixing": "fix unsafe_fixes fix_only diff add_ignores baseline write_baseline since",
     "Files, configuration and cache": "stdin_filename extend_exclude force_exclude config isolated no_cache cache_dir",
 }
 """Heading → the parameters of commands that stand below it."""

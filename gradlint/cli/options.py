@@ -47,6 +47,7 @@ class CheckOptions(NamedTuple):
     no_cache: bool = False
     cache_dir: str | None = None
     baseline: str | None = None
+    since: str | None = None
     trains: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     numeric: bool = False
@@ -216,6 +217,9 @@ triage = _together(
     click.option("--write-baseline", metavar="FILE", help="List all findings in this file, and report none."),
 )  # fmt: skip
 """Findings that are accepted and not reported."""
+since = click.option(
+    "--since", metavar="REVISION", help="Report only findings that the files did not have at this revision of git."
+)
 fixes = _together(
     click.option("--fix", is_flag=True, help="Make the safe edits of the findings."),
     click.option("--unsafe-fixes", is_flag=True, help="Make the unsafe edits too, with --fix, --fix-only or --diff."),

@@ -37,6 +37,7 @@ def document(report: Report, root: Path) -> dict[str, Any]:
         "sources": _sources(report.sources) if report.sources else None,
         "silenced": report.silenced,
         "baseline": {"known": report.known, "gone": report.gone},
+        "earlier": report.earlier,
         "fixed": report.fixed,
     }
 

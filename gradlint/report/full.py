@@ -239,6 +239,7 @@ def closing(report: Report, brief: bool = False) -> Text:
         (clean_sources, "no findings", "bold green"),
         (report.fixed, f"{report.fixed} fixed", "bold green"),
         (report.known, f"{report.known} in the baseline", "dim"),
+        (report.earlier, f"{report.earlier} not new (--since)", "dim"),
         (report.silenced, f"{report.silenced} suppressed by comments", "dim"),
         (report.gone, f"{report.gone} of the baseline gone (--write-baseline removes them)", "dim"),
         (fixable, f"{fixable} fixable with --fix", "dim"),

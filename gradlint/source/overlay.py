@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
 
 from gradlint.system import reading
 
@@ -23,6 +25,18 @@ def read(path: str) -> bytes:
 def stand_in(path: str, data: bytes) -> None:
     """Use these bytes instead of a file until `forget`."""
     _instead[path] = data
+
+
+@contextlib.contextmanager
+def in_place_of(texts: Mapping[str, bytes]) -> Iterator[None]:
+    """Use these bytes, by path, instead of files inside."""
+    before = dict(_instead)
+    _instead.update(texts)
+    try:
+        yield
+    finally:
+        _instead.clear()
+        _instead.update(before)
 
 
 def stands_in(path: str) -> bool:
