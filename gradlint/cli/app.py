@@ -72,6 +72,7 @@ def app() -> None:
 @options.files
 @options.configuration
 @options.inputs
+@options.arguments
 @options.contract
 @options.strict
 @options.numeric
@@ -184,6 +185,7 @@ def _job(script: str | None, arguments: tuple[str, ...], module: str | None, **s
     help="End the target or the script after this many seconds.",
 )  # fmt: skip
 @options.inputs
+@options.arguments
 @options.configuration
 @options.color
 def summary(
@@ -233,6 +235,7 @@ def summary(
     help="End the target or the script after this many seconds.",
 )  # fmt: skip
 @options.inputs
+@options.arguments
 @options.configuration
 def draw_map(
     script: str | None, arguments: tuple[str, ...], module: str | None, output: str | None, steps: int,
@@ -274,19 +277,20 @@ def draw_map(
 @click.argument("target")
 @click.argument("pattern", metavar="PARAMETER-GLOB")
 @options.inputs
+@options.arguments
 @click.option(
     "--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True,
     help="Write the explanations to stdout in this format.",
 )  # fmt: skip
 @options.color
-def why(target: str, pattern: str, inputs: tuple[str, ...], output_format: str, color: str) -> int:
+def why(target: str, pattern: str, output_format: str, color: str, **given: Any) -> int:
     """Explain why parameters train or do not.
 
     Each parameter of TARGET that the glob matches is explained: gradlint why model.py:build 'encoder.*.weight'
     """
     from gradlint.cli.why import why
 
-    return why(target, pattern, inputs, output_format, color)
+    return why(target, pattern, parsed(CheckOptions, given).engine_options(), output_format, color)
 
 
 @app.command()
@@ -301,8 +305,11 @@ def why(target: str, pattern: str, inputs: tuple[str, ...], output_format: str, 
     help="Write the costs to stdout in this format.",
 )  # fmt: skip
 @options.inputs
+@options.arguments
 @options.color
-def cost(target: str, **values: Any) -> int:
+def cost(
+    target: str, batch: int | None, compare: str | None, depth: int, output_format: str, color: str, **given: Any
+) -> int:
     """Measure the memory and the FLOPs of a training step.
 
     TARGET is built and run, and its optimizer takes a step on tensors of gradlint's own. Activations are the bytes that
@@ -311,7 +318,7 @@ def cost(target: str, **values: Any) -> int:
     """
     from gradlint.cli.cost import run
 
-    return run(target, **values)
+    return run(target, parsed(CheckOptions, given).engine_options(), batch, compare, depth, output_format, color)
 
 
 @app.command()
@@ -319,12 +326,15 @@ def cost(target: str, **values: Any) -> int:
 @click.option("--check", is_flag=True, help="Write nothing; report each difference from the lock (GL704).")
 @options.lock_file
 @options.inputs
+@options.arguments
 @click.option(
     "--output-format", type=click.Choice(["full", "concise", "json"]), default="full", show_default=True,
     help="Write the report of --check to stdout in this format.",
 )  # fmt: skip
 @options.color
-def lock(**values: Any) -> int:
+def lock(
+    targets: tuple[str, ...], check: bool, lock_file: str | None, output_format: str, color: str, **given: Any
+) -> int:
     """Write a lock file that lists which parameters train.
 
     Without a TARGET, all configured ones are locked. With --check, any difference from the lock makes the exit code 1.
@@ -332,7 +342,7 @@ def lock(**values: Any) -> int:
     """
     from gradlint.cli.lock import lock
 
-    return lock(**values)
+    return lock(targets, check, lock_file, parsed(CheckOptions, given).engine_options(), output_format, color)
 
 
 @app.command()
@@ -340,8 +350,9 @@ def lock(**values: Any) -> int:
 @click.argument("after", metavar="[B]", required=False)
 @options.lock_file
 @options.inputs
+@options.arguments
 @options.color
-def diff(**values: Any) -> int:
+def diff(before: str | None, after: str | None, lock_file: str | None, color: str, **given: Any) -> int:
     """Show which parameters train in A or B only.
 
     A and B are targets or lock files. Without B, A is compared with its lock; without both, every configured target is.
@@ -349,7 +360,7 @@ def diff(**values: Any) -> int:
     """
     from gradlint.cli.lock import diff
 
-    return diff(**values)
+    return diff(before, after, lock_file, parsed(CheckOptions, given).engine_options(), color)
 
 
 @app.command()

@@ -79,6 +79,9 @@ class Checker:
         configured = [] if options.targets else list(self.settings.configured_targets())
         if not options.targets and not configured:
             self.sources = ["."]
+        self.engine_options = options.engine_options()
+        if (options.args or options.argv is not None) and not (self.targets or configured):
+            raise UsageError("--arg and --argv are for targets, as in model.py:build, and none is named")
         self.plans = Plans(options, self._read_paths())
         self.targets += configured
         self.plan(self.settings)  # what is wrong with the options is said before anything is run
@@ -162,7 +165,7 @@ class Checker:
         from gradlint.engine.check import check_target  # imports torch once it is called
 
         settings = self._of_target(target)
-        options = self.options.engine_options().configured(settings, target)
+        options = self.engine_options.configured(settings, target)
         return check_target(target, self.plan(settings).selection.rules, options)
 
     def add(self, result: CheckResult, report: Report, settings: Settings) -> None:

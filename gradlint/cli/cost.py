@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.cli.one_target import outcomes_of
@@ -15,7 +13,7 @@ from gradlint.report import cost, cost_comparison
 
 def run(
     target: str,
-    inputs: Sequence[str],
+    given: Options,
     batch: int | None,
     compare: str | None,
     depth: int,
@@ -28,7 +26,7 @@ def run(
         UsageError: the batch is given twice.
         Interrupted: on Ctrl-C.
     """
-    if batch is not None and inputs:
+    if batch is not None and given.inputs:
         raise UsageError("--batch repeats the inputs of build(); with --input, write the batch into the shape")
 
     def work(target: str, options: Options) -> Costs:
@@ -38,7 +36,7 @@ def run(
 
     view = streams.view_of_stdout(color)
     targets = [target] if compare is None else [compare, target]
-    measured = outcomes_of(targets, inputs, work, view, "measuring")
+    measured = outcomes_of(targets, given, work, view, "measuring")
     if len(measured) < len(set(targets)):
         return FAILED
     if compare is not None:

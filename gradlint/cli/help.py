@@ -9,7 +9,7 @@ FEW = 8
 _GROUPS = {
     "Selection": "select ignore extend_select show_info fail_on exit_zero rules_dirs kinds severities fixable",
     "Inputs and recording": (
-        "inputs trains frozen strict numeric cost timeout max_memory steps max_batches tracking module"
+        "inputs args argv trains frozen strict numeric cost timeout max_memory steps max_batches tracking module"
     ),
     "Output": "output_format output_file also statistics quiet verbose color depth expand parameters",
     "Fixing": "fix unsafe_fixes fix_only diff add_ignores baseline write_baseline since",

@@ -28,7 +28,7 @@ def lock(
     targets: tuple[str, ...],
     check: bool,
     lock_file: str | None,
-    inputs: tuple[str, ...],
+    given: Options,
     output_format: str,
     color: str,
 ) -> int:
@@ -37,7 +37,7 @@ def lock(
     view = streams.view_of_stdout(color)
     before = read(path) if check or path.is_file() else {}
     wanted, every = _wanted(targets, path, before if check else {})
-    now, report = _snapshots(wanted, inputs)
+    now, report = _snapshots(wanted, given)
     if check:
         report.findings += sections_drift(before, wanted, Location(str(path), 1)) if every else []
         for key, snapshot in now.items():
@@ -57,7 +57,7 @@ def lock(
     return CLEAN
 
 
-def diff(before: str | None, after: str | None, lock_file: str | None, inputs: tuple[str, ...], color: str) -> int:
+def diff(before: str | None, after: str | None, lock_file: str | None, given: Options, color: str) -> int:
     """Write the differences between two snapshots, or between targets and their lock."""
     view = streams.view_of_stdout(color)
     sides = [side for side in (before, after) if side is not None]
@@ -67,13 +67,13 @@ def diff(before: str | None, after: str | None, lock_file: str | None, inputs: t
             path, sides = Path(sides[0]), []
         locked = read(path)
         wanted, every = _wanted(sides, path, locked)
-        now, report = _snapshots(wanted, inputs)
+        now, report = _snapshots(wanted, given)
         keys = dict.fromkeys([*locked, *wanted]) if every else dict.fromkeys(wanted)
         pairs = [_Pair(key, locked.get(key), now.get(key)) for key in keys]
     else:
         files = [read(Path(side)) if _is_lock(side) else None for side in sides]
         targets = {side: side for side, file in zip(sides, files, strict=True) if file is None}
-        now, report = _snapshots(targets, inputs) if targets else ({}, Report())
+        now, report = _snapshots(targets, given) if targets else ({}, Report())
         if files[0] is not None and files[1] is not None:
             pairs = [_Pair(key, files[0].get(key), files[1].get(key)) for key in dict.fromkeys([*files[0], *files[1]])]
         else:
@@ -90,24 +90,23 @@ def diff(before: str | None, after: str | None, lock_file: str | None, inputs: t
     return FOUND if text else CLEAN
 
 
-def _snapshots(targets: Mapping[str, str], inputs: Sequence[str]) -> tuple[dict[str, Snapshot], Report]:
+def _snapshots(targets: Mapping[str, str], given: Options) -> tuple[dict[str, Snapshot], Report]:
     """Return the snapshots by their keys in the lock, and a report on the targets.
 
     Args:
         targets: key in the lock → target.
-        inputs: as given by --input.
+        given: what the command line says about each.
 
     Raises:
         Interrupted: on Ctrl-C.
     """
     keys = {target: key for key, target in targets.items()}
-    options = Options(inputs=tuple(inputs))
 
     def work(target: str) -> tuple[Snapshot, TargetSummary]:
         from gradlint.lock.take import snapshot_target  # once the engine is loaded
 
         settings = Configuration().of_target(target)
-        return snapshot_target(target, options.configured(settings, target), keys[target])
+        return snapshot_target(target, given.configured(settings, target), keys[target])
 
     report = Report()
     snapshots = {}

@@ -106,14 +106,14 @@ def each_target(
 
 
 def outcome_of(
-    target: str, inputs: Sequence[str], work: Callable[[str, Options], T], view: View, doing: str = "recording"
+    target: str, given: Options, work: Callable[[str, Options], T], view: View, doing: str = "recording"
 ) -> T | None:
     """Return the result of `work` for one target, as `outcomes_of` does; None if that failed."""
-    return next(iter(outcomes_of([target], inputs, work, view, doing)), None)
+    return next(iter(outcomes_of([target], given, work, view, doing)), None)
 
 
 def outcomes_of(
-    targets: Sequence[str], inputs: Sequence[str], work: Callable[[str, Options], T], view: View, doing: str
+    targets: Sequence[str], given: Options, work: Callable[[str, Options], T], view: View, doing: str
 ) -> list[T]:
     """Return the results of `work` for targets under their settings, without those that failed.
 
@@ -124,7 +124,7 @@ def outcomes_of(
     """
 
     def configured(target: str) -> T:
-        return work(target, Options(inputs=tuple(inputs)).configured(Configuration().of_target(target), target))
+        return work(target, given.configured(Configuration().of_target(target), target))
 
     report = Report()
     outcomes = [outcome for _, outcome in each_target(targets, report, configured, doing)]

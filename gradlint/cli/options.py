@@ -37,6 +37,8 @@ class CheckOptions(NamedTuple):
     ignore: tuple[str, ...] = ()
     extend_select: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    argv: str | None = None
     strict: bool = False
     rules_dirs: tuple[str, ...] = ()
     config: str | None = None
@@ -81,13 +83,18 @@ class CheckOptions(NamedTuple):
         return settings.cache_folder(trusted=self.config is not None) or default_folder()
 
     def engine_options(self) -> Options:
-        """Return the options of the engine, before the settings of a target are added."""
+        """Return the options of the engine, before the settings of a target are added.
+
+        Raises:
+            UsageError: an argument of build() is malformed.
+        """
         from gradlint.engine.options import Options, given_contract  # loads what --version need not
+        from gradlint.load.arguments.given import given
 
         contract = given_contract(self.trains, self.frozen)
         return Options(
             inputs=self.inputs, strict=self.strict, numeric=self.numeric, contract=contract, cost=self.cost,
-            overview=self.overview, flow_map=self.flow_map,
+            overview=self.overview, flow_map=self.flow_map, arguments=given(self.args, self.argv),
         )  # fmt: skip
 
 
@@ -162,6 +169,14 @@ inputs = click.option(
     "--input", "inputs", multiple=True, metavar="SHAPE",
     help="Use this input of the forward: 2,3,224,224 or 2,16:int64:1000 or mask=2,16:bool; repeatable.",
 )  # fmt: skip
+arguments = _together(
+    click.option(
+        "--arg", "args", multiple=True, metavar="NAME=VALUE",
+        help="Call build() with this argument: JSON, a text, or a .json, .yaml or .toml file; cfg.lr=0.1 sets a key.",
+    ),
+    click.option("--argv", metavar="TEXT", help="Let the target see these words in sys.argv."),
+)  # fmt: skip
+"""What a target's function is called with."""
 strict = click.option(
     "--strict", is_flag=True, help="Report each part that could not be recorded as a finding (GL003)."
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from gradlint.cli import streams
 from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.cli.one_target import outcome_of
@@ -12,7 +10,7 @@ from gradlint.report.explanation import Explanation
 from gradlint.report.why import as_json, render
 
 
-def why(target: str, pattern: str, inputs: Sequence[str], output_format: str, color: str) -> int:
+def why(target: str, pattern: str, given: Options, output_format: str, color: str) -> int:
     """Write the explanations of the parameters that a glob matches.
 
     Raises:
@@ -25,7 +23,7 @@ def why(target: str, pattern: str, inputs: Sequence[str], output_format: str, co
         return explain(target, pattern, options)
 
     view = streams.view_of_stdout(color)
-    explanations = outcome_of(target, inputs, work, view)
+    explanations = outcome_of(target, given, work, view)
     if explanations is None:
         return FAILED
     if output_format == "json":

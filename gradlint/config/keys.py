@@ -19,6 +19,10 @@ class TargetSettings:
     """Globs of parameters that must train."""
     frozen: tuple[str, ...] = ()
     """Globs of parameters that must not."""
+    args: tuple[tuple[str, Any], ...] = ()
+    """Arguments of build(), by name, as after ``--arg``."""
+    argv: tuple[str, ...] | None = None
+    """What ``sys.argv`` holds behind the file while the target is loaded and built."""
 
 
 class WrongValue(Exception):
@@ -111,16 +115,25 @@ def _target(value: Any) -> TargetSettings:
     if not isinstance(value, dict):
         raise WrongValue("", f"must be a table, not {kind_of(value)}")
     names = [f.name for f in fields(TargetSettings)]
-    parts = {}
+    parts: dict[str, Any] = {}
     for key, part in value.items():
         if key not in names:
             raise WrongValue(f".{key}", f"is an unknown key{hint(key, names)}")
         try:
-            parts[key] = _texts(part)
+            parts[key] = _arguments(part) if key == "args" else _texts(part)
         except WrongValue as wrong:
             below, problem = wrong.args
             raise WrongValue(f".{key}{below}", problem) from None
     return TargetSettings(**parts)
+
+
+def _arguments(value: Any) -> tuple[tuple[str, Any], ...]:
+    if not isinstance(value, dict):
+        raise WrongValue("", f"must be a table from parameters of build() to values, not {kind_of(value)}")
+    for name in value:
+        if not name.split(".")[0].isidentifier():
+            raise WrongValue(f'."{name}"', "is no name of a parameter")
+    return tuple(value.items())
 
 
 def _targets(value: Any) -> dict[str, TargetSettings]:

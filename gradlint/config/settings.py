@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -275,17 +275,30 @@ def as_toml(settings: Settings) -> str:
         elif key == "targets":
             for name, target in value.items():
                 tables += ["", f"[targets.{_toml(name)}]"]
-                tables += [f"{f.name} = {_toml(getattr(target, f.name))}" for f in fields(target)]
+                tables += [f"{key} = {text}" for key, text in _target_lines(target)]
         elif value:
             tables += ["", f"[{key}]", *(f"{_toml(name)} = {_toml(part)}" for name, part in value.items())]
     return "\n".join([*lines, *tables]) + "\n"
 
 
+def _target_lines(target: TargetSettings) -> Iterator[tuple[str, str]]:
+    for name in (f.name for f in fields(target)):
+        value = getattr(target, name)
+        if name == "args" and value:
+            yield name, _toml(dict(value))
+        elif name not in ("args", "argv") or value:
+            yield name, _toml(value)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml(key)} = {_toml(part)}" for key, part in value.items()) + " }"
+    if not isinstance(value, (str, Severity)):  # a number, a date
+        return value.isoformat() if hasattr(value, "isoformat") else str(value)
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
 

@@ -44,7 +44,8 @@ def check_target(target: str, rules: Sequence[type[Rule]], options: Options | No
     `name` is the target's name in the report, if it is another.
     """
     with _reporting(name or target) as report:
-        _check(report, TargetOnDisk.named(target), rules, options or Options(), name or target)
+        options = options or Options()
+        _check(report, TargetOnDisk.named(target, options.arguments), rules, options, name or target)
     return report
 
 
@@ -78,7 +79,7 @@ def check_trace(
 @contextlib.contextmanager
 def record_target(target: str, options: Options, name: str = "") -> Iterator[Recorded]:
     """Record a target; see `gradlint.recorder.session.recording`."""
-    with _recording(TargetOnDisk.named(target), options, name or target) as recorded:
+    with _recording(TargetOnDisk.named(target, options.arguments), options, name or target) as recorded:
         yield _whole(recorded)
 
 

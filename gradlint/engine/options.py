@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlint.config.settings import Settings
+from gradlint.load.arguments.given import NONE, Arguments, configured
 from gradlint.location import Location
 from gradlint.rulekit.contract import Declaration, DeclarationKind
 from gradlint.system import reading
@@ -35,6 +36,8 @@ class Options:
     amend: Callable[[Setup], Setup] | None = None
     """Changes the normalized setup before it is run."""
 
+    arguments: Arguments = NONE
+    """What build() is called with, and ``sys.argv``."""
     files: tuple[str, ...] = ()
     """Files that ran, and that the source rules judge as a whole."""
     cost: bool = False
@@ -47,12 +50,13 @@ class Options:
     def configured(self, settings: Settings, target: str) -> Options:
         """Return the options for one target, with its settings.
 
-        Inputs of these options replace those of the settings; declarations of both count.
+        Inputs of these options replace those of the settings, arguments change them; declarations of both count.
         """
         own = settings.target(target)
         return replace(
             self,
             inputs=self.inputs or own.inputs,
+            arguments=self.arguments.over(configured(own.args, own.argv, str(settings.root))),
             strict=self.strict or settings.strict,
             contract=(*contract_of(settings, target), *self.contract),
         )

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -50,13 +50,18 @@ class Target:
         return f"{self.attribute or 'build'}()"
 
 
-def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = None) -> Any:
+Bind = Callable[[Any, str], Callable[[], Any]]
+"""Takes a function and its name, and returns it with the arguments that it needs."""
+
+
+def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = None, bind: Bind | None = None) -> Any:
     """Return the named object if it is a setup or model already, else the result of calling it.
 
     Args:
         obj: the object that `load_target` yielded.
         target: the target, for messages.
         stack: takes over the teardown of a generator; without a stack the generator is closed at once.
+        bind: gives the function its arguments; without it, it must need none.
 
     Raises:
         TargetError: the object needs arguments, or raised; `traceback` holds the user's frames.
@@ -69,17 +74,16 @@ def call_build(obj: Any, target: Target, stack: contextlib.ExitStack | None = No
         raise TargetError(
             f"{target.attribute} is a class but not an nn.Module: name a function that builds the model and returns it"
         )
-    call = obj
+    bind = bind or _without_arguments
     if isinstance(obj, InstanceMethod):
         _demand_no_arguments(obj.owner, obj.owner.__name__)
-        call = obj.bind
+        call: Callable[[], Any] = obj.bind
     else:
-        _demand_no_arguments(obj, str(target.attribute))
+        call = bind(obj, str(target.attribute))
     try:
         result = call()
         if isinstance(result, _Bound):
-            _demand_no_arguments(result.function, str(target.attribute))
-            result = result.function()
+            result = bind(result.function, str(target.attribute))()
         return _unwrap_result(result, target, stack)
     except GradlintError:
         raise
@@ -128,6 +132,11 @@ def _first(take: Any, close: Any, target: Target, stack: contextlib.ExitStack | 
     else:
         stack.callback(teardown)
     return value
+
+
+def _without_arguments(function: Any, name: str) -> Callable[[], Any]:
+    _demand_no_arguments(function, name)
+    return function  # type: ignore[no-any-return]
 
 
 def _demand_no_arguments(function: Any, name: str) -> None:

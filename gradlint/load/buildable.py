@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gradlint.errors import TargetError
+from gradlint.load.arguments.fill import filled
+from gradlint.load.arguments.given import NONE, Arguments
 from gradlint.load.build import Target, call_build
 from gradlint.load.target import load_target, parse_target
 from gradlint.system.undo import Undo
@@ -40,10 +43,11 @@ class TargetOnDisk:
     """A target such as ``model.py:build``, which is imported and called."""
 
     target: Target
+    arguments: Arguments = NONE
 
     @classmethod
-    def named(cls, text: str) -> TargetOnDisk:
-        """Parse a target.
+    def named(cls, text: str, arguments: Arguments | None = None) -> TargetOnDisk:
+        """Parse a target, which is built with arguments.
 
         Raises:
             UsageError: the text is no target.
@@ -52,7 +56,7 @@ class TargetOnDisk:
         target = parse_target(text)
         if target.attribute is None:
             raise TargetError(f"{text} names no attribute: write {text}:build")
-        return cls(target)
+        return cls(target, arguments or NONE)
 
     @property
     def label(self) -> str:
@@ -63,7 +67,16 @@ class TargetOnDisk:
         return None
 
     def open(self, teardown: ExitStack, undo: Undo) -> Any:
-        return call_build(load_target(self.target, undo), self.target, teardown)
+        made = load_target(self.target, undo, self.arguments.argv or ())
+        values = self.arguments.tree()
+        if values and not callable(made):
+            raise TargetError(f"{self.target.attribute} is no function, and takes no argument {next(iter(values))!r}")
+
+        def bind(function: Any, name: str) -> Callable[[], Any]:
+            bound = filled(function, values, name)
+            return lambda: function(*bound.args, **bound.kwargs)
+
+        return call_build(made, self.target, teardown, bind)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import inspect
 import linecache
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -62,11 +62,12 @@ def missing_path(path: Path) -> TargetError:
     return TargetError(f"{path} does not exist: {hint}")
 
 
-def load_target(target: Target, undo: Undo) -> Any:
+def load_target(target: Target, undo: Undo, argv: Sequence[str] = ()) -> Any:
     """Execute the target's module afresh and return the attribute object.
 
     Modules of the file's folder and of the project root can be imported then. Undone are ``sys.path``, ``sys.argv``,
-    ``sys.modules``, ``sys.meta_path``, the working directory and bytecode writing.
+    ``sys.modules``, ``sys.meta_path``, the working directory and bytecode writing. `argv` is what stands in
+    ``sys.argv`` behind the file.
 
     Raises:
         TargetError: the file or attribute does not exist, or executing the file raised.
@@ -75,7 +76,7 @@ def load_target(target: Target, undo: Undo) -> Any:
     if target.attribute is None:
         raise UsageError(f"{target.text!r} names no attribute: write {target.text}:build")
     place = _locate(target)
-    undo.enter(_Sandbox(place))
+    undo.enter(_Sandbox(place, argv))
     return _attribute(target, _execute(target, place))
 
 
@@ -158,8 +159,9 @@ class _Guard:
 class _Sandbox:
     """The state of the import system and of the process around a target's module."""
 
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, place: _Place, argv: Sequence[str]) -> None:
         self._place = place
+        self._arguments = argv
         self._path, self._argv, self._meta = list(sys.path), list(sys.argv), list(sys.meta_path)
         self._cwd, self._bytecode, self._modules = os.getcwd(), sys.dont_write_bytecode, dict(sys.modules)
         parent, _, self._leaf = place.name.rpartition(".")
@@ -174,7 +176,7 @@ class _Sandbox:
         for name in [n for n, module in modules if n.partition(".")[0] in hidden and _foreign(n, module, place)]:
             del sys.modules[name]
         sys.path[:] = [*place.front, *(p for p in self._path if p not in place.front), *(p for p in place.back)]
-        sys.argv[:] = [str(place.file) if place.file else place.name]
+        sys.argv[:] = [str(place.file) if place.file else place.name, *self._arguments]
         sys.meta_path.insert(0, _Guard(place.guarded, place.front + place.back))
         sys.dont_write_bytecode = True
         importlib.invalidate_caches()
@@ -268,7 +270,10 @@ def _execute(target: Target, place: _Place) -> ModuleType:
         raise TargetError(_not_found(where, target, place, error), "" if own else user_traceback(error)) from error
     except SystemExit as error:
         problem = user_error(f"importing {where}", error)
-        advice = 'put the script part under `if __name__ == "__main__":`, or use `gradlint run`'
+        advice = (
+            'put the script part under `if __name__ == "__main__":`, give its arguments with --argv "...", or use '
+            "`gradlint run`"
+        )
         raise TargetError(f"{problem}: {advice}", problem.traceback) from error
     except KeyboardInterrupt:
         raise
@@ -282,7 +287,7 @@ def _import_by_name(place: _Place) -> ModuleType:
         raise ModuleNotFoundError(f"No module named {place.name!r}", name=place.name)
     if spec.origin and not is_library_file(spec.origin) and place.name.split(".")[0] != "gradlint":
         sys.modules.pop(place.name, None)
-        sys.argv[:] = [spec.origin]
+        sys.argv[:1] = [spec.origin]
     return importlib.import_module(place.name)
 
 
