@@ -280,6 +280,14 @@ class FlowMap:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A file with a build() like the training of a script, or the reason why there is none."""
+
+    text: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class SourceSummary:
     """Numbers of a source check, which runs no file."""
 
@@ -318,6 +326,8 @@ class Report(Shown):
     """The modules of each target, if they were asked for."""
     maps: list[FlowMap] = field(default_factory=list)
     """The map of each target, if it was asked for."""
+    draft: Draft | None = None
+    """A build() like a script's training, if it was asked for."""
     ran: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     """File → first and last lines of the user's functions that ran while recording."""
     spellings: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
@@ -332,6 +342,7 @@ class Report(Shown):
         self.targets += other.targets
         self.overviews += other.overviews
         self.maps += other.maps
+        self.draft = other.draft or self.draft
         self.hidden += other.hidden
         self.silenced += other.silenced
         self.known += other.known

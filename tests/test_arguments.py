@@ -173,7 +173,7 @@ def test_omegaconf_where_the_annotation_asks_for_it(data: Path) -> None:
     cfg = filled(build, given(["cfg=i.yaml", "cfg.lr=0.1"]).tree(), "build").arguments["cfg"]
     assert isinstance(cfg, omegaconf.DictConfig) and (cfg.hidden, cfg.lr) == (3, 0.1)
     with pytest.raises(TargetError, match="prints with --cfg job"):
-        filled(build, given(["cfg.defaults=[a]"]).tree(), "build")
+        filled(build, given(['cfg.defaults=["a"]']).tree(), "build")
 
 
 MODEL = """

@@ -190,7 +190,7 @@ def test_init_knows_the_outer_class_and_leaves_gaps(run: Run, folder: Path) -> N
     write(folder / "pkg" / "net.py", text)
     shown = run("init", "pkg/net.py", "-o", "-").out
     compile(shown, "build.py", "exec")
-    assert "from pkg.net import VisionNet\n" in shown and "VisionNet(width=..., depth=...)" in shown
+    assert "from pkg.net import VisionNet\n" in shown and "VisionNet(width=width, depth=depth)" in shown
     assert "model.block" in shown and "forward(image, mask)" in shown and "Block()" not in shown
 
 

@@ -474,10 +474,38 @@ def clean(**values: Any) -> int:
 
 
 @app.command()
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="[FILE]", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
+@click.option("--from-run", is_flag=True, help="Run FILE with its arguments, and write a build() like its training.")
+@click.option("--agent", is_flag=True, help="Print what a coding agent needs to know about gradlint.")
 @click.option("-o", "--output", metavar="FILE", help="Write to this file, which must not exist; - for stdout.")
-def init(file: str, output: str | None) -> int:
-    """Write a build() skeleton for the models in FILE."""
-    from gradlint.cli.init import run  # loads what --version need not
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=300.0, show_default=True, help="Stop the script after this."
+)
+def init(
+    file: str | None, arguments: tuple[str, ...], from_run: bool, agent: bool, output: str | None, timeout: float
+) -> int:
+    """Write a build() for the models in FILE, or for the training script FILE.
 
-    return run(file, output)
+    Without --from-run FILE is only read, and what it writes is a skeleton to complete. With it, the script runs as for
+    `gradlint run`, and the build() that is written gives the same verdict: gradlint init --from-run train.py -- --lr 1
+    """
+    if agent:
+        if file or arguments or from_run:
+            raise click.UsageError("--agent prints a text, and takes no FILE")
+        streams.write(Path(__file__).with_name("agent.md").read_text(encoding="utf-8"))
+        return CLEAN
+    if file is None:
+        raise click.UsageError("name the file with the model, or after --from-run the training script")
+    if not from_run:
+        if arguments:
+            raise click.UsageError(f"only a script that runs takes arguments ({arguments[0]}): add --from-run")
+        from gradlint.cli.init import run  # loads what --version need not
+
+        return run(file, output)
+    from gradlint.cli.init_from_run import write_build
+    from gradlint.runner.job import Job
+    from gradlint.runner.parent import begun
+
+    with begun() as process:
+        return write_build(Job(file, False, arguments, seconds=timeout), output, process)

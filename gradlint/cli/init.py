@@ -15,6 +15,7 @@ from gradlint.report.view import shown_path
 from gradlint.source.file import SourceModule
 from gradlint.source.files import source_text
 from gradlint.source.intent import proposed_contract
+from gradlint.source.script import parsed_at_import
 from gradlint.source.text import Unreadable
 from gradlint.system import reading, writing
 from gradlint.system.legible import one_line
@@ -27,7 +28,7 @@ from {module} import {classes}
 '''
 _BODY = """
 
-def {function}():
+def {function}({parameters}):
     model = {call}
     # Freeze here what your training freezes, for example:
     # for p in model.{part}.parameters():
@@ -66,6 +67,12 @@ def run(file: str, output: str | None) -> int:
         raise GradlintError(f"{file}: there is no class in it that is certainly an nn.Module; write build() by hand")
     if not all(part.isidentifier() for part in _dotted(path).split(".")):
         raise GradlintError(f"{file}: {_dotted(path)} is no module name, so nothing can import it: rename the file")
+    line = parsed_at_import(module.syntax)
+    if line is not None:
+        raise GradlintError(
+            f"{file}:{line}: the command line is parsed when the file is imported, so that a build() cannot import it: "
+            f'put that under `if __name__ == "__main__":`, or use gradlint init --from-run {file} -- ARGUMENTS'
+        )
     beside = path.with_name(f"{path.stem}_build.py")
     is_stream = output is not None and (output == "-" or writing.is_special(output))
     target = beside if output is None or is_stream else Path(output)
@@ -82,7 +89,8 @@ def run(file: str, output: str | None) -> int:
     if is_stream:
         return CLEAN
     shown = one_line(shown_path(str(target.absolute()), Path.cwd()))
-    streams.write_error(f"wrote {shown}; complete it, then: gradlint check {shown}:build\n")
+    needed = "".join(f" --arg {a.arg}=VALUE" for a, _ in _required(module, _outer(classes)[0]))
+    streams.write_error(f"wrote {shown}; complete it, then: gradlint check {shown}:build{needed}\n")
     return CLEAN
 
 
@@ -120,7 +128,8 @@ def skeleton(module: SourceModule, classes: list[ast.ClassDef], path: Path, name
         parts.append(
             _BODY.format(
                 function=function,
-                call=f"{cls.name}({_arguments(module, cls)})",
+                parameters=", ".join(_parameters(module, cls)),
+                call=f"{cls.name}({', '.join(_arguments(module, cls))})",
                 part=attributes[0] if attributes else "encoder",
                 contract=_contract(module, cls, attributes),
                 signature=f"({', '.join(taken)})",
@@ -149,16 +158,31 @@ def _is_module(module: SourceModule, value: ast.expr | None) -> bool:
     return kind is not None and kind.module
 
 
-def _arguments(module: SourceModule, cls: ast.ClassDef) -> str:
-    """Return the required arguments of a constructor, each with a gap to fill."""
+def _required(module: SourceModule, cls: ast.ClassDef) -> list[tuple[ast.arg, bool]]:
+    """Return the arguments that a constructor must get, and whether each is given by position."""
     init = module.kinds.method(cls, "__init__")
     if init is None:
-        return ""
+        return []
     parameters = [*init.args.posonlyargs, *init.args.args][1:]
     required = parameters[: len(parameters) - len(init.args.defaults)] if init.args.defaults else parameters
     required += [a for a, d in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True) if d is None]
     positional = {a.arg for a in init.args.posonlyargs}
-    return ", ".join("..." if a.arg in positional else f"{a.arg}=..." for a in required)
+    return [(a, a.arg in positional) for a in required]
+
+
+def _arguments(module: SourceModule, cls: ast.ClassDef) -> list[str]:
+    """Return the arguments of the constructor's call, which are parameters of build()."""
+    return [a.arg if by_position else f"{a.arg}={a.arg}" for a, by_position in _required(module, cls)]
+
+
+def _parameters(module: SourceModule, cls: ast.ClassDef) -> list[str]:
+    """Return the parameters of build(), with the annotations that need no import."""
+    parts = []
+    for argument, _ in _required(module, cls):
+        note = argument.annotation
+        is_simple = isinstance(note, ast.Name) and note.id in ("bool", "dict", "float", "int", "list", "str")
+        parts.append(f"{argument.arg}: {ast.unparse(note)}" if note is not None and is_simple else argument.arg)
+    return parts
 
 
 def _in_docstring(name: str) -> str:

@@ -58,6 +58,8 @@ class CheckOptions(NamedTuple):
     """True if the report includes the modules of each target."""
     flow_map: bool = False
     """True if the report includes the map of each target."""
+    draft: bool = False
+    """True if the report includes a build() like a script's training."""
     timeout: float = 600.0
     """Seconds that the user code of each target gets."""
     max_memory: Size | None = None

@@ -63,6 +63,7 @@ class ScriptChecker(Checker):
             strict=settings.strict,
             overview=self.options.overview,
             flow_map=self.options.flow_map,
+            draft=self.options.draft,
         )
         result = CheckResult(Report())
         try:

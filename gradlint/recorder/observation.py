@@ -261,6 +261,10 @@ class Observation:
 
     # -- what was found -----------------------------------------------------------------------------------------
 
+    def found(self) -> tuple[dict[str, nn.Module], dict[str, Optimizer]]:
+        """Return the models and the optimizers so far, by name."""
+        return self._found_roots(), self._found_optimizers()
+
     def _found_roots(self, calling: nn.Module | None = None) -> dict[str, nn.Module]:
         """Return the outermost modules around those that were called or that optimizers hold."""
         if self._models is not None:

@@ -29,7 +29,7 @@ from typing import NoReturn
 from gradlint.engine.check import check_trace
 from gradlint.engine.options import Options, given_contract
 from gradlint.errors import GradlintError
-from gradlint.findings import Failure, Note, Report
+from gradlint.findings import Draft, Failure, Note, Report
 from gradlint.load.build import InternalError, user_error
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.ledger.enough import EnoughRecorded
@@ -213,6 +213,8 @@ class _Runner:
             strict=job.strict, contract=contract, files=files, overview=job.overview, flow_map=job.flow_map
         )
         report = check_trace(trace, self.rules, options)
+        if job.draft:
+            report.draft = self.drafted(failure)
         if job.launcher:
             report.notes.append(Note(job.target, _ALONE.format(launcher=job.launcher)))
         if not observation.enough():
@@ -233,6 +235,17 @@ class _Runner:
         elif failure is None:
             report.notes += [Note(job.target, text) for text in _what_comes_later(trace)]
         return report
+
+    def drafted(self, failure: Failure | None) -> Draft:
+        """Return a build() like the training that runs, or the reason why there is none."""
+        from gradlint.runner.draft import NoDraft, draft  # only `init` asks for it
+
+        if failure is not None or not self.observation.enough():
+            return Draft(problem=f"the script ended before each optimizer had stepped {self.job.steps} times")
+        try:
+            return Draft(draft(sys._getframe(), *self.observation.found(), self.job.script))
+        except NoDraft as error:
+            return Draft(problem=str(error))
 
     def why_nothing(self) -> str:
         """Return the reason why there is nothing to judge."""

@@ -52,6 +52,8 @@ class Job:
     """True if the report includes the modules of the script's models."""
     flow_map: bool = False
     """True if the report includes the map of the script's models."""
+    draft: bool = False
+    """True if the report includes a build() like the script's training."""
     trains: tuple[str, ...] = ()
     """Globs of the parameters that are declared to train."""
     frozen: tuple[str, ...] = ()

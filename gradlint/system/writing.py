@@ -11,10 +11,12 @@ import errno
 import os
 import re
 import select
+import shutil
 import stat
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TEMPORARY = re.compile(r"\.gradlint-[0-9a-f]{16}\.tmp")
@@ -124,6 +126,21 @@ def replace(path: str, data: bytes, *, durable: bool = True) -> None:
         os.replace(temporary, path)
     finally:
         _remove(temporary)
+
+
+@contextlib.contextmanager
+def scratch(name: str, data: bytes) -> Iterator[Path]:
+    """Yield the path of a file with that content, in a folder of its own that is gone at exit.
+
+    Raises:
+        OSError: there is no place for it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="gradlint-"))
+    try:
+        (folder / name).write_bytes(data)
+        yield folder / name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_special(path: str | Path) -> bool:
