@@ -158,11 +158,6 @@ def _job(script: str | None, arguments: tuple[str, ...], module: str | None, **s
     name = module or script
     if name is None:
         raise click.UsageError("name the script to run, or a module after -m")
-    if module is None and name.endswith(".ipynb"):
-        raise click.UsageError(
-            f"{name} is a notebook, and only scripts are run: `jupyter nbconvert --to script {name}` writes one; "
-            f"`gradlint check {name}` applies the source rules to it"
-        )
     command = click.get_current_context().command
     assert isinstance(command, ScriptCommand)
     return Job(name, module is not None, arguments, command.misplaced(arguments), **settings)

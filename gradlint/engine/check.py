@@ -45,7 +45,10 @@ def check_target(target: str, rules: Sequence[type[Rule]], options: Options | No
     """
     with _reporting(name or target) as report:
         options = options or Options()
-        _check(report, TargetOnDisk.named(target, options.arguments), rules, options, name or target)
+        buildable = TargetOnDisk.named(target, options.arguments)
+        _check(report, buildable, rules, options, name or target)
+        if skipped := buildable.what_is_skipped():
+            report.notes.append(Note(name or target, skipped))
     return report
 
 

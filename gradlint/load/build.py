@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gradlint.errors import GradlintError, TargetError
 from gradlint.load import event_loop
+from gradlint.load.notebooks import with_cells
 from gradlint.load.setup import Setup
 from gradlint.system.installed import OWN_FOLDER, is_library_file
 from gradlint.system.legible import uncolored
@@ -182,7 +183,8 @@ def user_traceback(exc: BaseException) -> str:
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        part.stack[:] = [frame for frame in part.stack if not is_glue(frame.filename, frame.name, frame.line or "")]
+        shown_frames = [f for f in part.stack if not is_glue(f.filename, f.name, f.line or "")]
+        part.stack[:] = with_cells(shown_frames)
         todo += [part.__cause__, part.__context__]
     try:
         text = "".join(shown.format())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from gradlint.errors import TargetError
 from gradlint.load.arguments.fill import filled
 from gradlint.load.arguments.given import NONE, Arguments
 from gradlint.load.build import Target, call_build
+from gradlint.load.notebooks import what_is_skipped
 from gradlint.load.target import load_target, parse_target
 from gradlint.system.undo import Undo
 
@@ -57,6 +59,11 @@ class TargetOnDisk:
         if target.attribute is None:
             raise TargetError(f"{text} names no attribute: write {text}:build")
         return cls(target, arguments or NONE)
+
+    def what_is_skipped(self) -> str:
+        """Return in words what of a notebook is not run; empty if nothing is, and for other files."""
+        path = self.target.path
+        return what_is_skipped(os.path.abspath(path), self.target.attribute or "") if path is not None else ""
 
     @property
     def label(self) -> str:

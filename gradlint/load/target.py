@@ -19,6 +19,7 @@ from typing import Any
 
 from gradlint.errors import GradlintError, TargetError, UsageError
 from gradlint.load.build import InstanceMethod, Target, user_error, user_traceback
+from gradlint.load.notebooks import code_of, execute, is_notebook
 from gradlint.load.setup import Setup
 from gradlint.system.installed import is_library_file
 from gradlint.system.undo import Undo
@@ -240,16 +241,13 @@ def _execute(target: Target, place: _Place) -> ModuleType:
             return _import_by_name(place)
         parent, _, leaf = place.name.rpartition(".")
         package = importlib.import_module(parent) if parent else None
+        if is_notebook(place.file.name):
+            return _run_notebook(target, place, str(place.file))
         is_package = place.file.name == "__init__.py"
         spec = importlib.util.spec_from_file_location(
             place.name, place.file, submodule_search_locations=[str(place.file.parent)] if is_package else None
         )
         if spec is None or spec.loader is None:
-            if where.endswith(".ipynb"):
-                raise TargetError(
-                    f"{where} is a notebook, and nothing is built from one: `jupyter nbconvert --to script` writes "
-                    "a file"
-                )
             raise TargetError(f"{where} is not a Python file: its name must end in .py")
         module = importlib.util.module_from_spec(spec)
         sys.modules[place.name] = module
@@ -279,6 +277,15 @@ def _execute(target: Target, place: _Place) -> ModuleType:
         raise
     except BaseException as error:
         raise user_error(f"importing {where}", error) from error
+
+
+def _run_notebook(target: Target, place: _Place, file: str) -> ModuleType:
+    """Run the cells of a notebook up to the one with the target's attribute, as a module."""
+    code = code_of(file, target.file_label, target.attribute or "")
+    module = sys.modules[place.name] = ModuleType(place.name)
+    module.__file__ = file
+    execute(code, vars(module))
+    return module
 
 
 def _import_by_name(place: _Place) -> ModuleType:

@@ -28,9 +28,10 @@ from typing import NoReturn
 
 from gradlint.engine.check import check_trace
 from gradlint.engine.options import Options, given_contract
-from gradlint.errors import GradlintError
+from gradlint.errors import GradlintError, TargetError
 from gradlint.findings import Draft, Failure, Note, Report
 from gradlint.load.build import InternalError, user_error
+from gradlint.load.notebooks import code_of, execute, is_notebook, what_is_skipped
 from gradlint.recorder.cuda import CpuStandIn
 from gradlint.recorder.ledger.enough import EnoughRecorded
 from gradlint.recorder.observation import Observation
@@ -38,6 +39,7 @@ from gradlint.recorder.user_code import gradlint_runs_user_code
 from gradlint.rulekit import registry
 from gradlint.runner.job import INTERRUPT_GRACE, Job, discard, leave
 from gradlint.runner.wind_up import wind_up
+from gradlint.source.text import NOTEBOOK
 from gradlint.system.gc_pause import ImportsUnscanned
 from gradlint.system.process_tree import end_tree, open_descriptors
 from gradlint.traces.sites import is_project
@@ -114,6 +116,8 @@ class _Runner:
                 except KeyboardInterrupt:
                     if not self.interrupted:
                         raise
+                except TargetError as error:
+                    failure = Failure(job.target, str(error), error.traceback)
                 except BaseException as error:
                     cause = user_error("the script", error)
                     hint = job.hint() if job.misplaced in str(cause) else ""
@@ -215,6 +219,8 @@ class _Runner:
         report = check_trace(trace, self.rules, options)
         if job.draft:
             report.draft = self.drafted(failure)
+        if not job.module and (skipped := what_is_skipped(os.path.abspath(job.script))):
+            report.notes.append(Note(job.target, skipped))
         if job.launcher:
             report.notes.append(Note(job.target, _ALONE.format(launcher=job.launcher)))
         if not observation.enough():
@@ -288,7 +294,7 @@ def _project_files(job: Job, trace: Trace) -> Iterator[str]:
     imported = {getattr(module, "__file__", None) or "" for module in modules}
     excluded = patterns(job.exclude, Path(job.root))
     for path in sorted(imported | {code.co_filename for code in trace.executed}):
-        if path.endswith(".py") and is_project(path) and not excluded.match_below(path):
+        if path.endswith((".py", NOTEBOOK)) and is_project(path) and not excluded.match_below(path):
             yield path
 
 
@@ -303,10 +309,19 @@ def _script(job: Job) -> None:
         sys.argv = [job.script, *job.arguments]
         script = os.path.abspath(job.script)
         sys.path.insert(0, os.path.dirname(script))
-        if script.endswith(".pyc") or pkgutil.get_importer(script) is not None:  # compiled, or an archive
+        if is_notebook(script):
+            _notebook(script, job.script)
+        elif script.endswith(".pyc") or pkgutil.get_importer(script) is not None:  # compiled, or an archive
             runpy.run_path(script, run_name="__main__")
         else:
             _source_file(script)
+
+
+def _notebook(path: str, label: str) -> None:
+    code = code_of(path, label)
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    vars(module).update(__file__=path, __builtins__=builtins)
+    execute(code, vars(module))
 
 
 def _become_only_rank() -> None:
