@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from gradlint.findings import Severity as Severity
     from gradlint.findings import Summary as Summary
     from gradlint.flow.flow import Flow as Flow
+    from gradlint.integrations.ipython import load_ipython_extension as load_ipython_extension
     from gradlint.load.setup import Setup as Setup
     from gradlint.location import Location as Location
     from gradlint.markers import constant as constant

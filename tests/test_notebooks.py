@@ -271,10 +271,3 @@ def test_an_edit_into_a_magic_is_refused() -> None:
 def test_an_edit_behind_what_a_magic_runs_is_written() -> None:
     book = NotebookText("nb.ipynb", lab(document(cell("%time f(x)"))))
     assert book.encoded(f"{book.text}  # why") == lab(document(cell("%time f(x)  # why")))
-
-
-@each("arguments", [["run", "nb.ipynb"], ["check", "nb.ipynb:build"]])
-def test_a_notebook_that_is_to_run_is_refused(run: Run, folder: Path, arguments: list[str]) -> None:
-    write(folder / "nb.ipynb", lab(three()))
-    result = run(*arguments)
-    assert (result.code, "nbconvert --to script" in " ".join((result.out + result.err).split())) == (2, True)

@@ -20,7 +20,7 @@ from gradlint.location import Location
 from gradlint.lock.lockfile import NAME, key_of, read, section, target_of, write
 from gradlint.lock.snapshot import Change, Snapshot, changes, drift, sections_drift
 from gradlint.report import concise
-from gradlint.report.view import View, shown_path
+from gradlint.report.view import View, shown_path, shown_place
 from gradlint.wording import plural, tensors
 
 
@@ -193,4 +193,4 @@ def _differences(pairs: Sequence[_Pair], view: View) -> str:
 def _line(change: Change, view: View) -> str:
     if change.location is None:
         return change.text
-    return f"{change.text}{change.joint}{shown_path(change.location.path, view.root)}:{change.location.line}"
+    return f"{change.text}{change.joint}{shown_place(change.location, view.root, column=False)}"

@@ -18,6 +18,7 @@ from gradlint.report import DOCUMENTS, FORMATS, WHOLE, WITHOUT_NOTES, concise, r
 from gradlint.report.view import View, shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
+from gradlint.source.text import NOTEBOOK
 from gradlint.system import writing
 from gradlint.triage.baseline import Baseline
 from gradlint.wording import nearest, plural
@@ -196,6 +197,9 @@ def _hints(checker: Checker, result: CheckResult) -> list[Note]:
         if not names:
             ways.append(f"gradlint init {shown} to write build()")
         text += f"; to check which parameters train: {' or '.join(ways)}"
+    elif single and single.endswith(NOTEBOOK):
+        shown = shown_path(single, Path.cwd())
+        text += f"; to check which parameters train: gradlint run {shown} or gradlint check {shown}:build"
     return [Note("", text)]
 
 

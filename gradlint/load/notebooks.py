@@ -16,7 +16,7 @@ from gradlint.location import Location
 from gradlint.source.notebook import NotebookText, notebook, within_cell
 from gradlint.source.text import CELL_END, NOTEBOOK, Unreadable
 from gradlint.system import reading
-from gradlint.wording import plural
+from gradlint.wording import inflect, plural
 
 
 def is_notebook(path: str) -> bool:
@@ -49,7 +49,8 @@ def code_of(path: str, label: str, attribute: str = "") -> CodeType:
     if last:
         tree.body = [statement for statement in tree.body if statement.lineno <= last]
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    return compile(tree, path, "exec", flags=flags, dont_inherit=True)
+    code: CodeType = compile(tree, path, "exec", flags=flags, dont_inherit=True)
+    return code
 
 
 def execute(code: CodeType, namespace: dict[str, Any]) -> None:
@@ -76,22 +77,23 @@ def what_is_skipped(path: str, attribute: str = "") -> str:
     parts = []
     if places:
         first, number, line = places[0]
-        shown = line.strip() if len(line.strip()) <= 40 else line.strip()[:37] + "..."
-        verb = "is" if len(places) == 1 else "are"
-        parts.append(f"{plural(len(places), 'line')} of magics and shell commands {verb} skipped, the first is `{shown}` at cell {first}:{number}")
+        shown = line.strip() if len(line.strip()) <= 40 else f"{line.strip()[:37]}..."
+        lines = f"{plural(len(places), 'line')} of magics and shell commands {inflect(places, 'are')} skipped"
+        parts.append(f"{lines}, the first is `{shown}` at cell {first}:{number}")
     try:
         last = _last_line(book, book.parsed(), attribute) if attribute else 0
     except Unreadable:
         last = 0
     behind = [cell.number for cell in book.cells if last and cell.first > last]
-    if behind:
-        parts.append(f"the cells behind {attribute} ({behind[0]} to {behind[-1]}) are not run" if len(behind) > 1
-                     else f"the cell behind {attribute} ({behind[0]}) is not run")
+    if len(behind) == 1:
+        parts.append(f"the cell behind {attribute} ({behind[0]}) is not run")
+    elif behind:
+        parts.append(f"the cells behind {attribute} ({behind[0]} to {behind[-1]}) are not run")
     return "; ".join(parts)
 
 
 def with_cells(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """Return the frames of a traceback with the cells of notebooks in the place of lines of the whole text."""
+    """Return the frames of a traceback, those of notebooks with the cell and its line."""
     return [_with_cell(frame) if is_notebook(frame.filename) else frame for frame in frames]
 
 

@@ -35,6 +35,7 @@ def rendered(markdown: str, view: View, title: str = "") -> str:
 
     buffer = io.StringIO()
     console = Console(
+        force_jupyter=False,  # else a notebook shows each line by itself, and nothing is returned
         file=buffer,
         width=min(view.width, 100),
         force_terminal=view.color,

@@ -113,6 +113,7 @@ class Page:
         buffer = io.StringIO()
         color = self.view.color
         console = Console(
+            force_jupyter=False,  # else a notebook shows each line by itself, and nothing is returned
             file=buffer, width=self.view.width, force_terminal=color, color_system="standard" if color else None,
             no_color=not color, legacy_windows=False, highlight=False, markup=False, emoji=False,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from gradlint.report.module_tree import DASH
 from gradlint.report.styled import ColorSystem, Style
 from gradlint.report.summary import summary
 from gradlint.report.tree import Row, Totals, Tree
-from gradlint.report.view import View, cells, wrap
+from gradlint.report.view import View, cells, shown_place, wrap
 from gradlint.system import legible
 from gradlint.wording import count, list_of, nearest, plural, shape_text
 
@@ -310,8 +310,10 @@ def _share(totals: Totals) -> str:
 
 
 def _place(finding: Finding) -> str:
-    where = finding.location
-    return f"{finding.code} at {Path(where.path).name}:{where.line}" if where else finding.code
+    if finding.location is None:
+        return finding.code
+    where = shown_place(finding.location, Path(finding.location.path).parent, column=False)
+    return f"{finding.code} at {where}"
 
 
 # -- parameters -------------------------------------------------------------------------------------------------------

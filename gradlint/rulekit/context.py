@@ -13,6 +13,7 @@ from gradlint.flow.outcome import OutcomeKind, outcome_of
 from gradlint.location import Location
 from gradlint.rulekit.contract import Contract, Declaration, own_declarations, resolve
 from gradlint.rulekit.executed_code import choice_location, uncalled_method_statements
+from gradlint.source.notebook import within_cell
 from gradlint.traces.events import Event, Freeze
 from gradlint.traces.ids import SiteId
 from gradlint.traces.trace import GradientSizes, Module, Optimizer, Parameter, Trace
@@ -170,9 +171,16 @@ class Context:
         return Related(message, where) if where is not None else None
 
     def place(self, at: Location | SiteId | Event | None) -> str:
-        """Return a place for a message, as ``train.py:31``; an empty text if it is unknown."""
+        """Return a place for a message, as ``train.py:31``; an empty text if it is unknown.
+
+        In a notebook it is ``train.ipynb:cell 3:5``.
+        """
         place = self.related("", at)
-        return f"{os.path.basename(place.location.path)}:{place.location.line}" if place is not None else ""
+        if place is None:
+            return ""
+        cell, inner = within_cell(place.location)
+        name = os.path.basename(inner.path)
+        return f"{name}:cell {cell}:{inner.line}" if cell else f"{name}:{inner.line}"
 
     def by_user(self, site: SiteId) -> bool:
         """Return True if the innermost frame of a site is in the user's project."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import linecache
 import tokenize
 
 from gradlint.source import overlay
@@ -25,6 +26,8 @@ def source_text(path: str, data: bytes) -> SourceText:
 
 def source_lines(path: str) -> tuple[str, ...]:
     """Return the lines of a source file, decoded as Python would; empty if it cannot be read."""
+    if not overlay.exists(path):  # the cell of a notebook that runs has lines and no file
+        return tuple(line.rstrip("\n") for line in linecache.getlines(path))
     try:
         data = overlay.read(path)
         if path.endswith(NOTEBOOK):

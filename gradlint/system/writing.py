@@ -11,10 +11,8 @@ import errno
 import os
 import re
 import select
-import shutil
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,6 +133,9 @@ def scratch(name: str, data: bytes) -> Iterator[Path]:
     Raises:
         OSError: there is no place for it.
     """
+    import shutil  # no other file needs them
+    import tempfile
+
     folder = Path(tempfile.mkdtemp(prefix="gradlint-"))
     try:
         (folder / name).write_bytes(data)

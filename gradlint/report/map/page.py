@@ -16,7 +16,7 @@ from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
 from gradlint.report.map.layers import rows_of
 from gradlint.report.map.nodes import Node, Nodes
-from gradlint.report.view import View, shown_path
+from gradlint.report.view import View, shown_place
 from gradlint.wording import plural, shape_text
 
 _ASSETS = Path(__file__).parents[1] / "assets"
@@ -149,7 +149,7 @@ class _Content:
         if location not in self._places:
             rows = excerpt(location, self._view, WIDTH)
             self._places[location] = {
-                "text": self._text(f"{shown_path(location.path, self._view.root)}:{location.line}"),
+                "text": self._text(shown_place(location, self._view.root, column=False)),
                 "rows": [[row.gutter, row.text, row.marks] for row in rows],
             }
         return self._places[location]
