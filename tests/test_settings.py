@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ respect-gitignore = false
 unsafe-fixes = true
 baseline = "baseline.json"
 cache-dir = ".cache"
+rule-url = "https://example.org/"
 
 [per-file-ignores]
 "tests/**" = ["GL1"]
@@ -57,7 +59,12 @@ GL302 = "error"
 inputs = ["2,3"]
 trains = ["head.*"]
 frozen = ["body.*"]
+args = { cfg = "conf.yaml", "cfg.lr" = 0.1, flags = [true, 1979-05-27] }
+argv = ["--lr", "1"]
 """
+
+
+ARGUMENTS = (("cfg", "conf.yaml"), ("cfg.lr", 0.1), ("flags", [True, datetime.date(1979, 5, 27)]))
 
 
 def test_every_key_is_read(folder: Path) -> None:
@@ -65,7 +72,7 @@ def test_every_key_is_read(folder: Path) -> None:
     assert settings == Settings(
         path=folder / "gradlint.toml",
         root=folder,
-        targets={"model.py:build": TargetSettings(("2,3",), ("head.*",), ("body.*",))},
+        targets={"model.py:build": TargetSettings(("2,3",), ("head.*",), ("body.*",), ARGUMENTS, ("--lr", "1"))},
         select=("GL1", "GL4"),
         ignore=("GL405",),
         extend_select=("softmax-before-cross-entropy",),
@@ -84,6 +91,7 @@ def test_every_key_is_read(folder: Path) -> None:
         unsafe_fixes=True,
         baseline="baseline.json",
         cache_dir=".cache",
+        rule_url="https://example.org/",
     )
 
 

@@ -359,17 +359,31 @@ def diff(before: str | None, after: str | None, lock_file: str | None, color: st
 
 
 @app.command()
-@click.argument("code", metavar="CODE")
+@click.argument("code", metavar="[CODE]", required=False)
+@click.option("--all", "every", is_flag=True, help="Print the documentation of all rules.")
+@click.option(
+    "--output-format", type=click.Choice(["full", "markdown", "json"]), default="full", show_default=True,
+    help="Write the documentation to stdout in this format.",
+)  # fmt: skip
 @options.rules_dir
 @options.configuration
 @options.color
-def rule(code: str, rules_dirs: tuple[str, ...], config: str | None, isolated: bool, color: str) -> int:
-    """Print the documentation of one rule, given by code or name."""
+def rule(code: str | None, every: bool, output_format: str, color: str, **given: Any) -> int:
+    """Print the documentation of one rule, given by code or name, or of all."""
     from gradlint.report import catalogue
     from gradlint.rulekit import selection  # loads what --version need not
 
-    entry = selection.lookup(_known(CheckOptions(rules_dirs=rules_dirs, config=config, isolated=isolated)), code)
-    streams.write_document(catalogue.page(entry, streams.view_of_stdout(color)))
+    if every == (code is not None):
+        raise click.UsageError("name one rule by its code or name, or give --all")
+    known = _known(parsed(CheckOptions, given))
+    entries = known.entries if code is None else [selection.lookup(known, code)]
+    view = streams.view_of_stdout(color)
+    if output_format == "json":
+        streams.write_document(catalogue.as_json(entries))
+    elif output_format == "markdown":
+        streams.write_document(catalogue.as_pages(entries))
+    else:
+        streams.write_document("\n".join(catalogue.page(entry, view) for entry in entries))
     return CLEAN
 
 

@@ -120,6 +120,8 @@ class OutputOptions(NamedTuple):
     write_baseline: str | None = None
     verbose: bool = False
     color: str = "auto"
+    rule_url: str = ""
+    """Where the pages of rules are; empty for no links to them."""
 
     @property
     def changes_files(self) -> bool:

@@ -15,11 +15,13 @@ from gradlint.config.settings import Settings
 from gradlint.errors import UsageError
 from gradlint.findings import Note, Report, Severity
 from gradlint.report import DOCUMENTS, FORMATS, WHOLE, WITHOUT_NOTES, concise, render, statistics
+from gradlint.report.links import with_links
 from gradlint.report.view import View, shown_path
 from gradlint.rulekit.registry import Entry
 from gradlint.source import overlay
 from gradlint.source.text import NOTEBOOK
 from gradlint.system import writing
+from gradlint.system.legible import sanitized
 from gradlint.triage.baseline import Baseline
 from gradlint.wording import nearest, plural
 
@@ -74,7 +76,9 @@ def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[C
     settings = checker.settings
     fail_on = Severity[output.fail_on.upper()] if output.fail_on else settings.fail_on
     show_info = output.show_info or settings.show_info or fail_on is Severity.INFO
-    output = output._replace(output_format=output.output_format or _configured_format(settings))
+    output = output._replace(
+        output_format=output.output_format or _configured_format(settings), rule_url=settings.rule_url
+    )
     if "html" in _formats(output):
         checker.options = checker.options._replace(flow_map=True)
     try:
@@ -266,6 +270,9 @@ def show(report: Report, output: OutputOptions, rules: Sequence[Entry] = (), *, 
         streams.write_error(text, color=view.color)
     elif output.output_format in DOCUMENTS:
         streams.write_document(text)
+    elif output.rule_url and view.terminal and view.color:
+        codes = [finding.code for finding in report.findings]
+        streams.write_document(with_links(sanitized(text, color=True), codes, output.rule_url))
     else:
         streams.write(text, color=view.color)
     if output.output_format == "concise" and not output.quiet:

@@ -69,6 +69,13 @@ def _path(value: Any) -> str:
     return path
 
 
+def _address(value: Any) -> str:
+    address = _text(value)
+    if address and not (address.startswith(("https://", "http://")) and address.isascii() and address.isprintable()):
+        raise WrongValue("", "must be an address that begins with https://")
+    return address.replace(" ", "%20")
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise WrongValue("", f"must be an array of strings, not {kind_of(value)}")
@@ -162,4 +169,5 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "unsafe-fixes": _boolean,
     "baseline": _path,
     "cache-dir": _path,
+    "rule-url": _address,
 }

@@ -70,6 +70,8 @@ class Settings:
     unsafe_fixes: bool = False
     baseline: str = ""
     cache_dir: str = ""
+    rule_url: str = ""
+    """Where the pages of rules are, for links in terminals: ``{code}`` in it, or the code behind it."""
 
     def target(self, text: str) -> TargetSettings:
         """Return the settings of a target however its path is written, else the defaults."""

@@ -26,6 +26,23 @@ def page(rule: Entry, view: View) -> str:
     return rendered(as_markdown(text), view, title)
 
 
+def as_pages(rules: Sequence[Entry]) -> str:
+    """Return the documentation of rules as one Markdown text, with an anchor for each code."""
+    parts = ["# Rules of gradlint"]
+    for name, members in groupby(rules, key=family):
+        parts.append(f"## {name[:1].upper()}{name[1:]}")
+        for rule in members:
+            facts = [str(rule.severity), *kinds(rule), *(["fixable"] if fixable(rule) else [])]
+            text = as_markdown(documentation(rule) + _precedence(rule) + _messages(rule))
+            parts += [
+                f'<a id="{rule.code}"></a>',
+                f"### {rule.code} {rule.name}",
+                f"*{', '.join(facts)}*",
+                re.sub(r"^(#+ )(?=[A-Z])", r"##\1", text, flags=re.MULTILINE),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
 def rendered(markdown: str, view: View, title: str = "") -> str:
     """Return Markdown as text for a terminal, below a title if there is one."""
     from rich.markdown import Markdown  # slow to import; only documentation needs it

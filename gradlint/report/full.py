@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
@@ -14,13 +15,18 @@ from gradlint.location import Location
 from gradlint.report.excerpt import excerpt
 from gradlint.report.styled import Console, Text
 from gradlint.report.summary import sources, summary
-from gradlint.report.view import View, cells, shown_place, wrap
+from gradlint.report.view import View, cells, cut, shown_place, wrap
 from gradlint.rulekit.registry import Entry
+from gradlint.source import overlay
+from gradlint.source.files import source_text
+from gradlint.source.text import Unreadable
 from gradlint.system import legible
-from gradlint.triage.fixes import applicable
+from gradlint.triage.fixes import applicable, fix_text, unified
 from gradlint.wording import fold_names, plural
 
 SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
+SHOWN_CHANGES = 6
+"""Lines of a safe fix that are shown; a longer change is left to --diff."""
 LISTED = 12
 """Parameter groups listed before the rest is folded."""
 BRIEF = 3
@@ -144,9 +150,33 @@ def _finding(page: Page, finding: Finding) -> None:
         page.source(related.location, "blue", context=0, indent=4)
     if finding.fix:
         page.paragraph(finding.fix.description, label="fix:", style="bold green")
+        for mark, text in _changed_lines(finding):
+            style = "red" if mark == "-" else "green"
+            page.line("    ", Text(cut(f"{mark} {page.view.lines(text)[0]}", page.view.width - 4), style=style))
     if finding.saving:
         saved = f"freezing them saves {saved_in_words(finding.saving)}."
         page.paragraph(saved, label="measured:", style="bold green")
+
+
+def _changed_lines(finding: Finding) -> list[tuple[str, str]]:
+    """Return (``-`` or ``+``, line) of what --fix would change.
+
+    Empty for other fixes and for long changes.
+    """
+    if not applicable(finding, unsafe=False) or finding.fix is None:
+        return []
+    path = finding.fix.edits[0].location.path
+    try:
+        source = source_text(path, overlay.read(path))
+        after = fix_text(source, [finding]).text
+    except (OSError, ValueError, Unreadable):  # a path may be any text
+        return []
+    changed = unified(source.text, after, "").split("\n")[2:]
+    lines = [(line[0], line[1:]) for line in changed if line.startswith(("-", "+"))]
+    if len(lines) > SHOWN_CHANGES:
+        return []
+    texts = textwrap.dedent("\n".join(text for _, text in lines)).split("\n")
+    return [(mark, text) for (mark, _), text in zip(lines, texts, strict=True)]
 
 
 def _parameters(page: Page, finding: Finding) -> None:
