@@ -76,7 +76,10 @@ class ConstantLossTerm(Rule):
     )
     RELATED = "the term is computed here"
     FIX_CANCELLED = "Detach the operand that carries the straight-through gradient: residual - quantized.detach()."
-    FIX = "Keep the term's gradient. If the term is only monitored, log it and leave it out of the loss."
+    FIX = (
+        "Keep the term's gradient: no .detach(), .item() or torch.no_grad() on its way. If it is only "
+        "monitored, log it and leave it out of the loss."
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         for term in context.flow.constant_terms:

@@ -66,11 +66,11 @@ class DeclaredTrainableDoesNotTrain(Rule):
         "{parameters} {are} declared trainable ({patterns}), but this recording does not show whether {they} {train}: "
         "{cause}."
     )
-    FIX_FROZEN = "Remove the freeze, or declare the parameters frozen."
-    FIX_NO_GRADIENT = "Let gradient through, or freeze the parameters and declare them frozen."
-    FIX_UNUSED = "Use the parameters in the forward, or remove them from the contract."
-    FIX_NOT_IN_OPTIMIZER = "Pass the parameters to the optimizer, or freeze them and declare them frozen."
-    FIX_ZERO_LR = "Give the group a learning rate, or freeze the parameters and declare them frozen."
+    FIX_FROZEN = 'Remove the freeze, or declare the parameters in "frozen": [...].'
+    FIX_NO_GRADIENT = 'Let gradient through, or freeze the parameters and declare them in "frozen": [...].'
+    FIX_UNUSED = 'Use the parameters in the forward, or remove them from "trains": [...].'
+    FIX_NOT_IN_OPTIMIZER = 'Pass the parameters to the optimizer, or freeze them and declare them in "frozen": [...].'
+    FIX_ZERO_LR = 'Give the group a learning rate, or freeze the parameters and declare them in "frozen": [...].'
     FIX_UNKNOWN = "Pass a loss that trains them, or check these parameters in a separate training setup."
 
     def check(self, context: Context) -> Iterator[Finding]:

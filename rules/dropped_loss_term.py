@@ -99,7 +99,10 @@ class DroppedLossTerm(Rule):
     RELATED = "computed here"
     RELATED_PART = "the term is computed here"
     FIX_PENALTY = "Add the term to the loss, or leave out create_graph=True."
-    FIX = "Return or add the term. If it is only logged, freeze the parameters that nothing else trains."
+    FIX = (
+        "Return or add the term: loss = loss + term. If it is only logged, freeze the parameters that "
+        "nothing else trains."
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         for term in context.flow.dropped_penalties:

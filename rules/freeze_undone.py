@@ -63,7 +63,7 @@ class FreezeUndone(Rule):
     severity = Severity.WARNING
 
     MESSAGE = "this line unfreezes everything frozen at {place}, {parameters}: the freeze has no effect."
-    FIX = "Unfreeze first and freeze last, or drop the freeze."
+    FIX = "Call requires_grad_(True) first and requires_grad_(False) last, or drop the freeze."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

@@ -69,7 +69,7 @@ class FrozenParameterInOptimizer(Rule):
     FIX = "Freeze first, then give the optimizer only trainable parameters: filter(lambda p: p.requires_grad, ...)."
     FIX_LATE = (
         "If they should train, drop this freeze. Otherwise move it before the optimizer is created, and give the "
-        "optimizer only trainable parameters."
+        "optimizer only trainable parameters: filter(lambda p: p.requires_grad, ...)."
     )
     FIX_BY_DESIGN = "Give the optimizer only trainable parameters, or register the tensor as a buffer."
 

@@ -95,7 +95,7 @@ class GroupAfterScheduler(Rule):
         "rate {rate} while the others follow the schedule."
     )
     RELATED = "the scheduler is created here"
-    FIX = "Add the group before the scheduler is created, or create the scheduler again after it."
+    FIX = "Call add_param_group() before the scheduler is created, or create the scheduler again after it."
 
     def check(self, context: Context) -> Iterator[Finding]:
         for optimizer in context.trace.optimizers:

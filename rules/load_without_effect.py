@@ -108,8 +108,8 @@ class LoadWithoutEffect(Rule):
     FIX = "{changes} each name of the state, and check unexpected_keys of the result."
     FIX_UNRELATED = "Rename the state's entries to the model's names, and check unexpected_keys of the result."
     FIX_NESTED = "Load state[{nested!r}]."
-    FIX_OWN = "Compare the names and shapes in the checkpoint with the model's: none match."
-    FIX_LOST = "Load last, after all layers are in place and initialised."
+    FIX_OWN = "Compare the names and shapes in the checkpoint with model.state_dict(): none match."
+    FIX_LOST = "Load last, for example by model.load_state_dict(), after all layers are in place and initialised."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

@@ -58,7 +58,10 @@ class LossWithoutGradient(Rule):
 
     MESSAGE_CUT = "{loss} does not require grad: every gradient path to {parameters} is cut, here by {call}."
     MESSAGE_INDEPENDENT = "{loss} does not require grad: it depends on none of {parameters}."
-    FIX_CUT = "Compute the loss with differentiable operations and with grad mode on."
+    FIX_CUT = (
+        "Compute the loss with differentiable operations and grad mode on: no .detach(), .item() or "
+        "torch.no_grad() on the way."
+    )
     FIX_CREATE_GRAPH = "Pass create_graph=True to torch.autograd.grad."
     FIX_INDEPENDENT = "Compute the loss from the model's output."
 

@@ -72,7 +72,7 @@ class MarkedGradientContradicted(Rule):
     MESSAGE_LEAF = "this value is marked as differentiable, but nothing that it is computed from requires grad."
     RELATED_CUT = "the gradient path is cut here"
     FIX_CONSTANT = "Detach the value before it is marked: gradlint.constant(value.detach())."
-    FIX_DIFFERENTIABLE = "Remove the cut, or the mark if the value is to be constant."
+    FIX_DIFFERENTIABLE = "Remove the cut, or the mark gradlint.differentiable() if the value is to be constant."
 
     def check(self, context: Context) -> Iterator[Finding]:
         for mark in contradicted_marks(context.flow):

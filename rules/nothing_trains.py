@@ -76,7 +76,7 @@ class NothingTrains(Rule):
     MESSAGE_EMPTY = "{optimizer} trains nothing: it is empty, and the whole model is frozen, {parameters}."
     RELATED_FROZEN = "frozen here too"
     RELATED_CALLED = "frozen from here"
-    FIX = "Drop this freeze, or unfreeze what should train before the optimizer is created."
+    FIX = "Drop this freeze, or call requires_grad_(True) on what should train before the optimizer is created."
     FIX_BORN = "Give the optimizer parameters that require grad."
 
     def check(self, context: Context) -> Iterator[Finding]:

@@ -91,7 +91,7 @@ class OptimizerMadeEveryStep(Rule):
         "each step of {parameters}."
     )
     RELATED = "the only step of each of them"
-    FIX = "Create the optimizer once, before the first step, and keep it."
+    FIX = "Create the optimizer once, before the first step, and keep it, for example as self.optimizer."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

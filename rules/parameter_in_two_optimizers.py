@@ -78,7 +78,7 @@ class ParameterInTwoOptimizers(Rule):
 
     MESSAGE = "this {optimizer} and an earlier optimizer both contain {both}, while {parameters} {are} in no optimizer."
     RELATED = "the earlier optimizer is created here"
-    FIX = "Give the second optimizer the parameters that it is meant for."
+    FIX = "Give the second optimizer the parameters that it is meant for, for example critic.parameters()."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

@@ -61,7 +61,10 @@ class RequiresGradRelabel(Rule):
     needs = frozenset({"forward", "loss"})
 
     MESSAGE = "{call} makes a computed tensor a new leaf: backward() succeeds, but no gradient reaches {parameters}."
-    FIX = "Compute the tensor with differentiable operations that keep its autograd graph, and use it as it is."
+    FIX = (
+        "Compute the tensor with differentiable operations that keep its autograd graph (no .detach(), "
+        ".item(), torch.tensor()), and use it as it is."
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         for relabel in context.flow.relabels:

@@ -68,7 +68,7 @@ class SigmoidBeforeBceWithLogits(Rule):
     MESSAGE = "{loss} applies the sigmoid itself: on probabilities its gradient shrinks for {parameters}."
     MESSAGE_SOURCE = "{loss} applies the sigmoid itself: on probabilities its gradient shrinks."
     RELATED_LOSS = "passed to the loss here"
-    FIX = "Pass the logits to the loss, and apply the sigmoid only where probabilities are needed."
+    FIX = "Pass the logits to the loss, and apply torch.sigmoid() only where probabilities are needed."
 
     def check_source(self, context: SourceContext) -> Iterator[Finding]:
         losses: dict[ast.expr, ast.Call] = {}

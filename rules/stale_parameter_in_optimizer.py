@@ -63,7 +63,7 @@ class StaleParameterInOptimizer(Rule):
     MESSAGE = "{optimizer} still contains the old {names}, which {place} replaced{successors}."
     SUCCESSORS = ". The new {parameters} {are} in no optimizer"
     RELATED = "replaced here, after the optimizer was created"
-    FIX = "Create the optimizer last, after the model is complete."
+    FIX = "Create the optimizer last, with the model.parameters() of the complete model."
     MESSAGE_COPIES = (
         "{optimizer} contains copies of {parameters} and none of the model's own tensors: it changes nothing that the "
         "model uses."

@@ -82,7 +82,7 @@ class TiedParameterFrozen(Rule):
     MESSAGE_UNFROZEN = "{names} are one tensor: this line unfreezes it, though it was frozen under its other name."
     MESSAGE_FROZEN = "{names} are one tensor: this line freezes it under both names, while {parameters} {still_train}."
     MESSAGE_OTHER = "{names} are one tensor: the line that freezes one part of the model freezes {other} too."
-    FIX = "Untie the weights, or freeze (or train) both layers on purpose."
+    FIX = "Untie the weights with nn.Parameter(weight.detach().clone()), or freeze (or train) both layers on purpose."
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace = context.trace

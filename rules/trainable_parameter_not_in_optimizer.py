@@ -58,7 +58,10 @@ class TrainableParameterNotInOptimizer(Rule):
     MESSAGE = "{parameters} {are} in no optimizer: every step computes a gradient and never applies it."
     MESSAGE_LATE = "{parameters} {are} in no optimizer: created at {created}, after {optimizer} was created."
     MESSAGE_WRITTEN = "{parameters} {are} in no optimizer: the training step writes {them} outside of optimizers."
-    FIX = "Add {them} to a group. If {they} should not train, freeze {them}, which saves {saved}."
+    FIX = (
+        "Add {them} to a group, for example by add_param_group(). If {they} should not train, freeze {them}, "
+        "which saves {saved}."
+    )
     FIX_PASSED = (
         "Freeze {them}: gradient still passes through to what {optimizer} trains, and the freeze saves {saved}. If "
         "{they} should train, add {them} to a group."

@@ -82,7 +82,10 @@ class UnusedParameter(Rule):
     STEERS = "the forward uses {them} only to steer control flow"
     NO_EFFECT = "the forward reads {them}, but the loss does not depend on the values"
     OTHER_LOSS = "the loss that the optimizer is stepped for does not depend on {them}, although another loss does"
-    FIX = "Use the result, add the loss term, or remove the layer. If it is not meant to train, freeze it."
+    FIX = (
+        "Use the result, add the loss term, or remove the layer. If it is not meant to train, freeze it: "
+        "requires_grad_(False)."
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         trace, flow = context.trace, context.flow

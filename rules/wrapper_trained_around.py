@@ -106,7 +106,7 @@ class WrapperTrainedAround(Rule):
     ADDS = "this adds parameters"
     REPLACES = "this conversion replaces parameters"
     UNFREEZES = "this unfreezes parameters"
-    FIX_CHANGED = "Make the change before the network is wrapped, or wrap it again after the change."
+    FIX_CHANGED = "Make the change before DistributedDataParallel(network), or wrap it again after the change."
     FIX = "Call the wrapper itself: model(x) in place of model.module(x)."
 
     def check(self, context: Context) -> Iterator[Finding]:

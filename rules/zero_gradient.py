@@ -105,7 +105,10 @@ class ZeroGradient(Rule):
     NOT_SELECTED = "with these inputs, {call} selects no element that depends on it"
     SINGLE_ELEMENT = "{call} normalizes over a single element, so its result is always 1"
     ZERO_OPERANDS = "both operands of {call} are zero and keep each other at zero"
-    FIX = "Choose initial values that let gradient through, or normalize over more than one element."
+    FIX = (
+        "Choose initial values that let gradient through, as nn.init.xavier_uniform_(weight) does, or "
+        "normalize over more than one element."
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         measured = context.flow.evidence.gradients

@@ -26,7 +26,7 @@ from gradlint.findings import Finding, Report, Severity
 from gradlint.source.files import source_text
 from gradlint.triage.fixes import fix_text
 
-CODE = re.compile(r"`[^`]+`|\w+\([^)]*\)|\w+\.\w+|\b\w+_\w+\b|\b\w+=\S+|\[[\w'\":. ]+\]")
+CODE = re.compile(r"`[^`]+`|\w+\([^)]*\)|\w+\.\w+|\b\w+_\w+\b|\b\w+=\S+|\b\w+ = \w+|\[[\w'\":. ]+\]")
 """Matches what reads as code in the text of a fix."""
 
 
