@@ -173,7 +173,7 @@ def _changed_lines(finding: Finding) -> list[tuple[str, str]]:
         return []
     changed = unified(source.text, after, "").split("\n")[2:]
     lines = [(line[0], line[1:]) for line in changed if line.startswith(("-", "+"))]
-    if len(lines) > SHOWN_CHANGES:
+    if not 0 < len(lines) <= SHOWN_CHANGES:
         return []
     texts = textwrap.dedent("\n".join(text for _, text in lines)).split("\n")
     return [(mark, text) for (mark, _), text in zip(lines, texts, strict=True)]
