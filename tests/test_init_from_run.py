@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import each
 from snippets import Run, folder, run, source, write
+from test_notebooks import cell, document, lab
 
 from gradlint.runner.literals import data, literal
 from gradlint.source.script import parsed_at_import
@@ -119,6 +120,15 @@ def test_a_script_that_trains_at_import(run: Run, folder: Path) -> None:
     assert made.code == 0, made.err
     assert "for _ in range(micro):" in made.out and "import flat" not in made.out and "batch()" not in made.out
     assert [path.name for path in folder.iterdir()] == ["flat.py"]
+
+
+@pytest.mark.slow
+def test_a_notebook_that_trains(run: Run, folder: Path) -> None:
+    head, _, rest = FLAT.partition("def batch")
+    write(folder / "nb.ipynb", lab(document(cell(f"%matplotlib inline\n{head}"), cell(f"def batch{rest}"))))
+    made = run("init", "--from-run", "nb.ipynb")
+    assert "wrote nb_build.py (1 finding, as run gave)" in made.err, made.err
+    assert "matplotlib" not in (folder / "nb_build.py").read_text()
 
 
 @pytest.mark.slow

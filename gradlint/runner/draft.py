@@ -31,7 +31,9 @@ from gradlint.runner.draft_syntax import (
     root_of,
 )
 from gradlint.runner.literals import data, literal
+from gradlint.source.files import source_text
 from gradlint.source.script import is_main_guard, parsed_at_import
+from gradlint.system import reading
 from gradlint.traces.sites import is_project
 
 _TRAINED = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
@@ -154,8 +156,7 @@ class _Draft:
 
     def _body(self, file: str, name: str, first: int) -> list[ast.stmt] | None:
         if file not in self._trees:
-            with open(file, "rb") as source:
-                self._trees[file] = ast.parse(source.read())
+            self._trees[file] = source_text(file, reading.read(file)).parsed()
         tree = self._trees[file]
         if name == "<module>":
             return tree.body
