@@ -136,4 +136,5 @@ def test_magics_in_a_notebook(folder: Path) -> None:
     nbclient.NotebookClient(made, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
     shown = made.cells[2].outputs[-1]["data"]
     assert "GL401" in shown["text/plain"] and "self.a(x).detach()" in shown["text/plain"]
+    assert "  In[2]:10:23\n" in shown["text/plain"] and "ipykernel" not in shown["text/plain"]
     assert shown["text/html"].startswith("<div")

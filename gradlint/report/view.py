@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
@@ -129,9 +130,14 @@ def _cut(word: str, width: int) -> tuple[str, str]:
 
 
 def shown_path(path: str, root: Path) -> str:
-    """Return a path as reports show it: relative to `root` if below, with forward slashes."""
+    """Return a path as reports show it: relative to `root` if below, with forward slashes.
+
+    The code of a cell of an IPython session is ``In[3]``.
+    """
     if not path or path.startswith("<"):
         return path
+    if "IPython" in sys.modules and (cell := _cell_of_session(path)):
+        return cell
     base = root.absolute()
     for candidate, below in ((Path(path), base), (_resolved(path), _resolved(str(base)))):
         try:
@@ -139,6 +145,13 @@ def shown_path(path: str, root: Path) -> str:
         except ValueError:
             continue
     return Path(path).as_posix()
+
+
+def _cell_of_session(path: str) -> str:
+    """Return the name of a cell that this session ran; empty for other files."""
+    shell = getattr(sys.modules["IPython"], "get_ipython", lambda: None)()
+    named = getattr(getattr(shell, "compile", None), "format_code_name", lambda _: None)(path)
+    return str(named[1]) if named else ""
 
 
 def file_of_target(of: Finding | Failure) -> str:
