@@ -230,12 +230,13 @@ def _config(value: Any, name: str, default: Any) -> Any:
     config = importlib.import_module("omegaconf").OmegaConf  # installed, as the annotation names it
     if not isinstance(value, (Mapping, list)):
         raise TargetError(f"{name} needs a config, and {_shown(value)} is given: give the file of one")
+    value = plain(value)
     if isinstance(value, Mapping) and isinstance(value.get("defaults"), list):
         raise TargetError(
             f"{name} is composed of other files by its defaults: give the composed one, which the script prints with "
             "--cfg job"
         )
-    made = config.create(plain(value))
+    made = config.create(value)
     return made if default is _EMPTY or default is None else config.merge(default, made)
 
 
