@@ -181,14 +181,20 @@ def _names(builder: Builder, trace: Trace) -> dict[str, str]:
 @functools.cache
 def has_own_step(builder: Builder) -> bool:
     """Return True if a builder gives a step beside its loss."""
-    setup = normalize(builder.load()())
+    setup = _made(builder)
     return setup.step is not None and setup.loss is not None
 
 
 @functools.cache
 def evaluates(builder: Builder) -> bool:
     """Return True if a builder declares that its model runs in eval mode."""
-    return normalize(builder.load()()).train is False
+    return _made(builder).train is False
+
+
+def _made(builder: Builder) -> Setup:
+    """What a builder returns; a grad mode that it leaves off does not stay so."""
+    with torch.enable_grad():
+        return normalize(builder.load()())
 
 
 @functools.cache
