@@ -32,7 +32,7 @@ def repository(folder: Path) -> Path:
 def lines(run: Run, *words: str) -> list[tuple[str, int]]:
     """(file, line) of each finding, after the number that is not new."""
     report = json.loads(run("check", *words, "--since", "HEAD", "--output-format", "json").out)
-    return [("", report["earlier"]), *((f["path"], f["line"]) for f in report["findings"])]
+    return [("", report["baseline"]["known"]), *((f["path"], f["line"]) for f in report["findings"])]
 
 
 def test_an_old_mistake_is_counted(run: Run, repository: Path) -> None:

@@ -86,6 +86,11 @@ class Checker:
         self.targets += configured
         self.plan(self.settings)  # what is wrong with the options is said before anything is run
 
+    def draw_maps(self) -> None:
+        """Let the report include the map of each target."""
+        self.options = self.options._replace(flow_map=True)
+        self.engine_options = self.options.engine_options()
+
     def _settings(self) -> Settings:
         """Return the settings of the call: of the working directory, else of its first target."""
         here = self.configuration.near(Path.cwd())

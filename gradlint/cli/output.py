@@ -80,7 +80,7 @@ def _run(options: CheckOptions, output: OutputOptions, make_checker: Callable[[C
         output_format=output.output_format or _configured_format(settings), rule_url=settings.rule_url
     )
     if "html" in _formats(output):
-        checker.options = checker.options._replace(flow_map=True)
+        checker.draw_maps()
     try:
         result = checker.check()
     except Interrupted as stop:

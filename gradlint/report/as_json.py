@@ -36,8 +36,7 @@ def document(report: Report, root: Path) -> dict[str, Any]:
         "targets": [_target(target) for target in report.targets],
         "sources": _sources(report.sources) if report.sources else None,
         "silenced": report.silenced,
-        "baseline": {"known": report.known, "gone": report.gone},
-        "earlier": report.earlier,
+        "baseline": {"known": report.known + report.earlier, "gone": report.gone},
         "fixed": report.fixed,
     }
 
