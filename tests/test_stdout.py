@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from snippets import FROZEN_WRONG, folder, run, write
 
+from gradlint.cli import streams
 from gradlint.system import writing
 
 __all__ = ["folder", "run"]
@@ -105,3 +106,32 @@ def test_a_working_directory_that_is_gone_is_said(tmp_path: Path) -> None:
         (tmp_path / "gone").mkdir()
         done = subprocess.run([sys.executable, "-c", run, *arguments], capture_output=True, text=True, env=environment)
         assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+# -- how far it is ----------------------------------------------------------------------------------------------------
+
+
+class Ends(threading.Event):
+    """An event that is set at its last wait."""
+
+    def __init__(self, waits: int) -> None:
+        super().__init__()
+        self.left = waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_progress_says_how_long_it_takes(capfd: pytest.CaptureFixture[str]) -> None:
+    streams._tell("checking m.py:build (3/12 targets)", 1.0, Ends(4))
+    assert capfd.readouterr().err.splitlines() == [
+        "checking m.py:build (3/12 targets)",
+        *(f"checking m.py:build (3/12 targets): {seconds} s" for seconds in (10, 20, 40)),
+    ]
+
+
+def test_progress_is_told_on_a_terminal_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with streams.progress("checking m.py:build", after=0.0):
+        time.sleep(0.1)
+    assert capfd.readouterr().err == ""

@@ -9,6 +9,7 @@ import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -309,15 +310,24 @@ def _flush() -> None:
 def progress(text: str, after: float = 1.0) -> Iterator[None]:
     """Write a progress line to stderr after `after` seconds; only on a terminal.
 
-    A whole line: what the user's code prints, tqdm's bars for one, must not meet a half-written one.
+    Later ones say how long it takes. Whole lines: what the user's code prints, tqdm's bars for one, must not meet a
+    half-written one.
     """
     if not _is_terminal(sys.stderr):
         yield
         return
-    timer = threading.Timer(after, write_error, [one_line(text) + "\n"])
-    timer.daemon = True
-    timer.start()
+    ended = threading.Event()
+    threading.Thread(target=_tell, args=(one_line(text), after, ended), daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
+
+
+def _tell(text: str, after: float, ended: threading.Event) -> None:
+    """Write a progress line after some seconds, after ten, and whenever the time has doubled."""
+    begun = time.monotonic()
+    elapsed = after
+    while not ended.wait(begun + elapsed - time.monotonic()):
+        write_error(f"{text}\n" if elapsed == after else f"{text}: {elapsed:.0f} s\n")
+        elapsed = max(10.0, 2 * elapsed)
