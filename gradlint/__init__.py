@@ -64,6 +64,7 @@ from gradlint.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gradlint.api.check import check as check
+    from gradlint.api.check import gradient_map as gradient_map
     from gradlint.api.check import summary as summary
     from gradlint.api.check import trace as trace
     from gradlint.api.fx import fx_graph as fx_graph
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from gradlint.findings import Edit as Edit
     from gradlint.findings import Finding as Finding
     from gradlint.findings import Fix as Fix
+    from gradlint.findings import GradientMap as GradientMap
     from gradlint.findings import Related as Related
     from gradlint.findings import Report as Report
     from gradlint.findings import Severity as Severity

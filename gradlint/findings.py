@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gradlint.location import Location
-from gradlint.system.shown import Shown, to_dict, to_json
+from gradlint.system.shown import Shown, save_map, to_dict, to_json
 
 
 class Severity(enum.IntEnum):
@@ -386,6 +386,23 @@ class Summary(Shown):
     def to_json(self) -> str:
         """Return the JSON summary."""
         return to_json(self)
+
+
+@dataclass(frozen=True)
+class GradientMap(Shown):
+    """Where gradient flows in a training setup and where it stops. Notebooks show it as ``gradlint map`` does."""
+
+    report: Report
+    """The report of a check, with the map of its target."""
+
+    def save(self, path: str) -> None:
+        """Write the map to a file, whose suffix decides the format, as for ``gradlint map -o``.
+
+        Raises:
+            GradlintError: the target failed, or the file cannot be written.
+            UsageError: no map is written in a file of this name.
+        """
+        save_map(self, path)
 
 
 def sorted_findings(findings: Iterable[Finding]) -> list[Finding]:

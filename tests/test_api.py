@@ -202,7 +202,7 @@ def test_help_has_attributes_of_base_classes_once() -> None:
 
 def test_a_name_has_one_place() -> None:
     names = [name for package in PACKAGES for name in modules_of(package)]
-    assert len(names) == len(set(names)) and len(modules_of("gradlint")) <= 41
+    assert len(names) == len(set(names)) and len(modules_of("gradlint")) <= 43
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = gradlint.nothing  # type: ignore[attr-defined]
 
@@ -350,9 +350,31 @@ def test_a_trace_prints_numbers() -> None:
     assert "parameters: 6 tensors, 33 parameters: gradient reaches 2, 0 frozen" in lines[4]
 
 
-@each("kind", ["check", "summary", "trace"])
+@each("kind", ["check", "summary", "trace", "gradient_map"])
 def test_notebooks_get_html_and_text(kind: str) -> None:
     shown = getattr(gradlint, kind)(SHIPPED)
     bundle = shown._repr_mimebundle_()
     assert bundle == {"text/plain": str(shown), "text/html": shown._repr_html_()}
     assert bundle["text/html"].startswith('<div class="gradlint">') and "<script" not in bundle["text/html"]
+
+
+def test_a_map_prints_as_a_flowchart() -> None:
+    assert str(gradlint.gradient_map(SHIPPED)).startswith("flowchart TD\n")
+
+
+def test_a_map_is_saved_in_the_format_of_the_suffix(tmp_path: Path) -> None:
+    drawn = gradlint.gradient_map(SHIPPED)
+    drawn.save(str(tmp_path / "flow.svg"))
+    assert (tmp_path / "flow.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_a_map_of_what_fails_says_so(tmp_path: Path) -> None:
+    drawn = gradlint.gradient_map("nowhere.at.all:build")
+    assert str(drawn).startswith("error nowhere.at.all:build\n")
+    with pytest.raises(gradlint.GradlintError, match="there is no map"):
+        drawn.save(str(tmp_path / "flow.svg"))
+
+
+def test_a_map_is_refused_in_another_format(tmp_path: Path) -> None:
+    with pytest.raises(gradlint.UsageError, match="the suffix decides"):
+        gradlint.gradient_map(SHIPPED).save(str(tmp_path / "flow.pdf"))

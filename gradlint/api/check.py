@@ -12,7 +12,7 @@ from gradlint.system.undo import leaving_nothing
 if TYPE_CHECKING:
     from gradlint.api.inputs import GivenInputs
     from gradlint.engine.options import Options
-    from gradlint.findings import Report, Summary
+    from gradlint.findings import GradientMap, Report, Summary
     from gradlint.rulekit.registry import Registry
     from gradlint.rulekit.selection import Selection
     from gradlint.traces.trace import Trace
@@ -86,6 +86,26 @@ def summary(setup: Any, *, inputs: GivenInputs = (), name: str = "") -> Summary:
     texts, amend = texts_or_change(inputs)
     options = Options(inputs=texts, amend=amend, overview=True)
     return Summary(_judged(setup, rules, selection.select(rules), options, name, show_info=False))
+
+
+@leaving_nothing
+def gradient_map(setup: Any, *, inputs: GivenInputs = (), name: str = "") -> GradientMap:
+    """Record a setup (as for `check`) and return the map of its gradient.
+
+    Raises:
+        UsageError: an input is no tensor, shape or text.
+        GradlintError: a rule is malformed.
+
+    A fault in the user's code raises nothing: it is in ``report.errors`` of the map.
+    """
+    from gradlint.engine.options import Options
+    from gradlint.findings import GradientMap
+    from gradlint.rulekit import registry, selection
+
+    rules = registry.load()
+    texts, amend = texts_or_change(inputs)
+    options = Options(inputs=texts, amend=amend, flow_map=True)
+    return GradientMap(_judged(setup, rules, selection.select(rules), options, name, show_info=False))
 
 
 def _judged(setup: Any, rules: Registry, chosen: Selection, options: Options, name: str, *, show_info: bool) -> Report:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from gradlint.cli import streams
 from gradlint.cli.check import Checker
 from gradlint.cli.exits import CLEAN, FAILED
 from gradlint.cli.options import CheckOptions
-from gradlint.errors import GradlintError, UsageError
 from gradlint.report import concise
 from gradlint.report.map import render
-from gradlint.system import writing
 from gradlint.system.legible import one_line
 
 
@@ -24,18 +21,12 @@ def draw(options: CheckOptions, output: str, make_checker: Callable[[CheckOption
         GradlintError: the file cannot be written.
         Interrupted: on Ctrl-C.
     """
-    suffix = Path(output).suffix.lower()
-    if suffix not in render.SUFFIXES:
-        raise UsageError(f"-o {one_line(output)}: the suffix decides what is written: {', '.join(render.SUFFIXES)}")
+    render.suffix_of(output)
     checker = make_checker(options)
     report = checker.reported(checker.check())
     view = streams.view_of_stdout("never")
     if report.maps:
-        text = render.rendered(report.maps[0], report.findings, view, suffix)
-        try:
-            writing.write(output, text.encode("utf-8", "backslashreplace"))
-        except OSError as error:
-            raise GradlintError(f"{one_line(output)} cannot be written: {error.strerror or error}") from error
+        render.save(report.maps, report.findings, view, output)
         streams.write_error(f"wrote {one_line(output)}\n")
     streams.write_error(concise.errors(report, view))
     return FAILED if report.errors or not report.maps else CLEAN

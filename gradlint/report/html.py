@@ -9,7 +9,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from gradlint.findings import Failure, Finding, Note, Report, Skipped, TargetSummary, sorted_findings
+from gradlint.findings import Failure, Finding, FlowMap, Note, Report, Skipped, TargetSummary, sorted_findings
 from gradlint.flow.cost import saved_in_words
 from gradlint.location import Location
 from gradlint.report.excerpt import Row, excerpt
@@ -79,20 +79,25 @@ def _body(report: Report, view: View) -> str:
 
 
 def _maps(report: Report, view: View) -> str:
-    """Return the map of each target, closed until the reader opens it.
-
-    Each is a page of its own in a frame that reaches nothing around it.
-    """
+    """Return the map of each target, closed until the reader opens it."""
     parts = []
     for flow_map in report.maps:
         target = _text(flow_map.overview.target, view)
-        page = escape(map_page(flow_map, report.findings, view))
-        parts.append(
-            f'<details class="map"><summary>Map of the gradient: <code>{target}</code></summary>'
-            f'<iframe title="Map of {target}" sandbox="allow-scripts" loading="lazy" srcdoc="{page}"></iframe>'
-            "</details>\n"
-        )
+        head = f"<summary>Map of the gradient: <code>{target}</code></summary>"
+        parts.append(f'<details class="map">{head}{_frame(flow_map, report.findings, view)}</details>\n')
     return "".join(parts)
+
+
+def frame(flow_map: FlowMap, findings: Sequence[Finding], view: View) -> str:
+    """Return a map as an element of a page, with its styles."""
+    return styled(f'<div class="map">{_frame(flow_map, findings, _page_view(view))}</div>')
+
+
+def _frame(flow_map: FlowMap, findings: Sequence[Finding], view: View) -> str:
+    """Return a frame with the page of a map, which reaches nothing around it."""
+    target = _text(flow_map.overview.target, view)
+    page = escape(map_page(flow_map, findings, view))
+    return f'<iframe title="Map of {target}" sandbox="allow-scripts" loading="lazy" srcdoc="{page}"></iframe>'
 
 
 def _finding(finding: Finding, view: View) -> str:

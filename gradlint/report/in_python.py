@@ -8,10 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any, TextIO
 
-from gradlint.findings import Report, Summary
+from gradlint.findings import GradientMap, Report, Summary
 from gradlint.report import as_json as json_format
 from gradlint.report import full, html, overview
 from gradlint.report.full import Page
+from gradlint.report.map import render
+from gradlint.report.map.text import mermaid
 from gradlint.report.view import View
 from gradlint.system.legible import json_text
 from gradlint.system.shown import Shown
@@ -30,6 +32,9 @@ def text(shown: Shown, stream: TextIO | None = None) -> str:
             return full.render(shown, view)
         case Summary():
             return overview.render(shown.report, view, overview.Wanted()) + full.failures(shown.report, view)
+        case GradientMap():
+            maps = [mermaid(one, shown.report.findings, view) for one in shown.report.maps]
+            return "".join(maps) + full.failures(shown.report, view)
         case Trace():
             return _trace(shown, view)
     return repr(shown)
@@ -40,6 +45,8 @@ def html_fragment(shown: Shown) -> str:
     view = View(width=100, terminal=True, root=Path.cwd())
     if isinstance(shown, Report):
         return html.fragment(shown, view)
+    if isinstance(shown, GradientMap) and shown.report.maps:
+        return "".join(html.frame(one, shown.report.findings, view) for one in shown.report.maps)
     return html.styled(f"<pre>{escape(text(shown))}</pre>")
 
 
@@ -54,6 +61,17 @@ def as_dict(shown: Shown) -> dict[str, Any]:
 def as_json(shown: Shown) -> str:
     """Return a report or a summary as JSON."""
     return json_text(as_dict(shown))
+
+
+def save_map(shown: GradientMap, path: str) -> None:
+    """Write a map to a file, whose suffix decides the format.
+
+    Raises:
+        GradlintError: there is no map, or the file cannot be written.
+        UsageError: no map is written in a file of this name.
+    """
+    view = View(root=Path.cwd())
+    render.save(shown.report.maps, shown.report.findings, view, path)
 
 
 def _view_of(stream: TextIO) -> View:

@@ -45,5 +45,10 @@ def to_json(shown: Shown) -> str:
     return str(_renderers().as_json(shown))
 
 
+def save_map(shown: Shown, path: str) -> None:
+    """Write a map to a file, whose suffix decides the format."""
+    _renderers().save_map(shown, path)
+
+
 def _renderers() -> Any:
     return importlib.import_module("gradlint.report.in_python")
